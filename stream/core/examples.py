@@ -1,0 +1,69 @@
+"""Training examples, point in time: what a purchase's features, label and post filter were just before it.
+
+Made by the step at each purchase and made again when something older arrives; made from files by the very same code.
+"""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import msgspec
+
+from stream.core import history, limits
+from stream.core.interactions import Conversation, Interaction, Session, session_of
+from stream.core.outputs import EventType, TrainingExample, encode_example
+from stream.core.ranking import Catalogue
+from stream.core.state import Facts, KeptPurchase
+
+
+def event_type(sessions: int, conversations: int) -> EventType | None:
+    """The type of a purchase event, from the interactions before it (paper, section 3)."""
+    if sessions and conversations:
+        return "both"
+    return "session" if sessions else "conversation" if conversations else None
+
+
+def example_of(
+    user_id: str, purchase: KeptPurchase, interactions: Sequence[Interaction], facts: Facts, catalogue: Catalogue
+) -> TrainingExample | None:
+    """The example of `purchase`, or None where nothing came before it. `interactions` is the whole history."""
+    visible = [canonical(interaction) for interaction in history.before(interactions, purchase.occurred_at)]
+    sessions = sum(isinstance(interaction, Session) for interaction in visible)
+    kind = event_type(sessions, len(visible) - sessions)
+    if kind is None:
+        return None
+    return TrainingExample(
+        user_id=user_id,
+        purchase_id=purchase.purchase_id,
+        occurred_at=purchase.occurred_at,
+        revision=purchase.revision + 1,
+        type=kind,
+        items=purchase.items,
+        excluded=post_filter_at(purchase.occurred_at, facts, catalogue),
+        interactions=tuple(visible),
+    )
+
+
+def post_filter_at(moment: int, facts: Facts, catalogue: Catalogue) -> tuple[str, ...]:
+    """The items that could not be offered just before `moment`: owned, not eligible, withdrawn."""
+    owned = (item for item in history.owned_at(facts.owned_before, facts.purchases, moment) if not catalogue.is_repeatable(item))
+    offered = set(catalogue.offered_at(moment))
+    withdrawn = (item for item in catalogue.items if item not in offered)
+    return tuple(sorted({*owned, *history.excluded_at(facts.eligibility, moment), *withdrawn}))
+
+
+def is_complete(example: TrainingExample, facts: Facts) -> bool:
+    """Whether the state still holds all that the example must show: nothing left it that belonged among the last 10."""
+    return facts.gone.newest_started_at < 0 or len(example.interactions) == limits.WINDOW
+
+
+def fingerprint(example: TrainingExample) -> bytes:
+    """8 bytes that tell two contents apart, whatever their revision."""
+    return blake2b(encode_example(msgspec.structs.replace(example, revision=0)), digest_size=8).digest()
+
+
+def canonical(interaction: Interaction) -> Interaction:
+    """The same interaction in the one form that does not depend on the order in which its events arrived."""
+    if isinstance(interaction, Conversation):
+        return interaction
+    older = tuple(sorted(interaction.older_tags()))
+    return session_of(interaction.clicks(), interaction.session_id, older, interaction.started_at)

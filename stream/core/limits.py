@@ -1,0 +1,32 @@
+"""The bounds of a user's state and of an event: what keeps both small whatever users and producers do.
+
+Each is part of the contract (a state written under one bound is read under it), so they are constants, not settings.
+"""
+
+from typing import Final
+
+WINDOW: Final = 10  # interactions that a representation encodes (paper, section 3)
+INTERACTIONS: Final = 20  # kept per user, so that examples can be made again
+CLICKS: Final = 64  # kept in order per session
+SESSION_TAGS: Final = 255  # distinct tags per session: an index fits a byte
+PARTS: Final = 8  # per conversation
+PURCHASES: Final = 8
+ELIGIBILITY_LISTS: Final = 4
+EVENT_IDS: Final = 32
+EXAMPLE_IDS: Final = 256  # remembered for erasure after their purchase left the state
+TAIL: Final = 3  # interactions that may grow at the same time
+KEYWORDS: Final = 64  # per encoded call
+
+USER_ID_BYTES: Final = 128
+ID_CHARACTERS: Final = 128
+TAGS: Final = 16  # per click
+TAG_CHARACTERS: Final = 64
+SENTENCES: Final = 2_000  # per transcript
+ITEMS: Final = 1_000  # per purchase or eligibility event
+ORIGINAL_BYTES: Final = 65_536  # of the original in a dead letter
+
+SECOND_MS: Final = 1_000
+MINUTE_MS: Final = 60 * SECOND_MS
+HOUR_MS: Final = 60 * MINUTE_MS
+DAY_MS: Final = 24 * HOUR_MS
+LAST_TIME_MS: Final = 253_402_300_799_999  # 9999-12-31

@@ -1,0 +1,31 @@
+"""Kafka's default partitioner: which partition a keyed record belongs to.
+
+The step needs it to notice a producer that partitions differently (librdkafka's default does): such a user's clicks and calls would meet in
+no worker.
+"""
+
+_M = 0x5BD1E995
+_MASK = 0xFFFFFFFF
+
+
+def murmur2(data: bytes) -> int:
+    """The 32-bit hash of Kafka's Java client (`Utils.murmur2`), seed 0x9747b28c.
+
+    >>> murmur2(b"abc") & 0x7FFFFFFF
+    479470107
+    """
+    length = len(data)
+    h = 0x9747B28C ^ length
+    end = length & ~3
+    for at in range(0, end, 4):
+        k = int.from_bytes(data[at : at + 4], "little") * _M & _MASK
+        k = (k ^ k >> 24) * _M & _MASK
+        h = (h * _M & _MASK) ^ k
+    if length > end:
+        h = (h ^ int.from_bytes(data[end:], "little")) * _M & _MASK
+    h = (h ^ h >> 13) * _M & _MASK
+    return h ^ h >> 15
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    return (murmur2(key) & 0x7FFFFFFF) % partitions
