@@ -1,7 +1,7 @@
 """The events of the input topics and the one total way from bytes to them.
 
-`parse` gives an event or a `Rejection` with a reason, never an exception: what a producer sends must not stop a partition. Error texts
-name the field and what was expected, never a value: values are personal data.
+`parse` gives an event or a `Rejection` with a reason, never an exception: what a producer sends must not stop a partition. Error
+texts name the field and what was expected, never a value: values are personal data.
 """
 
 import re
@@ -151,9 +151,7 @@ _EVENT_TYPES: Final[dict[Source, type[UserEvent]]] = {
     Source.ERASURE: Erasure,
 }
 _DECODE: Final[dict[Source, Callable[[bytes], UserEvent]]] = {
-    source: (
-        msgspec.msgpack.Decoder(EncodedCall).decode if source is Source.CALL else msgspec.json.Decoder(event_type).decode
-    )
+    source: (msgspec.msgpack.Decoder(EncodedCall).decode if source is Source.CALL else msgspec.json.Decoder(event_type).decode)
     for source, event_type in _EVENT_TYPES.items()
 }
 _UNUSABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)

@@ -1,14 +1,22 @@
 """A user's history as a function of the *set* of his events: where a click, a part of a call and a purchase belong.
 
-Lists in, lists out, all in history order (`Interaction.order`; purchases and eligibility lists by time). Whatever the order of arrival,
-the result is the same, within the bounds of `limits`.
+Lists in, lists out, all in history order (`Interaction.order`; purchases and eligibility lists by time). Whatever the order of
+arrival, the result is the same, within the bounds of `limits`.
 """
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 
 from stream.core import limits
-from stream.core.interactions import Conversation, Interaction, Part, Session, Tags, conversation_of, session_of
+from stream.core.interactions import (
+    Conversation,
+    Interaction,
+    Part,
+    Session,
+    Tags,
+    conversation_of,
+    session_of,
+)
 from stream.core.state import EligibilityList, KeptPurchase
 
 

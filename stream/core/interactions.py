@@ -1,8 +1,8 @@
 """Interactions as the state keeps them, examples carry them and rankers read them: one form everywhere.
 
-A `Session` packs its clicks into bytes, so that a state at its bounds is copied, not rebuilt, when one click is added. Both kinds are
-functions of the *set* of their events: whatever the order of arrival, `clicks()`, `parts` and the set of `tags` are the same (the
-order of `Session.tags` alone may differ).
+A `Session` packs its clicks into bytes, so that a state at its bounds is copied, not rebuilt, when one click is added. Both kinds
+are functions of the *set* of their events: whatever the order of arrival, `clicks()`, `parts` and the set of `tags` are the same
+(the order of `Session.tags` alone may differ).
 """
 
 from bisect import bisect_right

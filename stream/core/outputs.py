@@ -73,8 +73,8 @@ class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
 class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):
     """A purchase event with what came before it (msgpack; key = user and purchase id, see `example_key`).
 
-    `interactions` are the last 10 in order, of each only what came before the purchase. `excluded` are the items that the user could
-    not be offered at that moment (post filter). The newest `revision` of an id holds.
+    `interactions` are the last 10 in order, of each only what came before the purchase. `excluded` are the items that the user
+    could not be offered at that moment (post filter). The newest `revision` of an id holds.
     """
 
     user_id: str

@@ -85,3 +85,34 @@ class Catalogue:
     def is_repeatable(self, item: str) -> bool:
         known = self.items.get(item)
         return known is not None and known.repeatable
+
+    def blocked(self, owned: Iterable[str], excluded: Iterable[str]) -> set[str]:
+        """The items that one user may not be offered: not eligible, or owned and not repeatable."""
+        return {*excluded, *(item for item in owned if not self.is_repeatable(item))}
+
+    def changes_between(self, start_ms: int, end_ms: int) -> bool:
+        """Whether an item's offer begins or ends after `start_ms` and not after `end_ms`."""
+        return any(start_ms < moment <= end_ms for _, start, end in self._offered for moment in (start, end))
+
+
+class PostFilter:
+    """The choice of the top k of a ranker's items, for one catalogue at one moment. An empty catalogue withdraws nothing."""
+
+    def __init__(self, items: Sequence[str], catalogue: Catalogue, moment_ms: int) -> None:
+        self.items = items
+        self._places = {item: place for place, item in enumerate(items)}
+        offered = set(catalogue.offered_at(moment_ms))
+        self._withdrawn = [place for item, place in self._places.items() if catalogue.items and item not in offered]
+
+    def top(self, scores: Rows, blocked: Sequence[Iterable[str]], k: int) -> list[list[int]]:
+        """Per row of scores (n, items) the places of the best k that may be offered, ties in the items' order."""
+        scores = scores.copy()
+        scores[:, self._withdrawn] = -np.inf
+        places = self._places
+        for row, items in enumerate(blocked):
+            for item in items:
+                if item in places:
+                    scores[row, places[item]] = -np.inf
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        allowed = np.isfinite(np.take_along_axis(scores, order, axis=1)).sum(axis=1)
+        return [row[:count] for row, count in zip(order.tolist(), allowed.tolist(), strict=True)]

@@ -1,7 +1,7 @@
 """What arrives from a log: records, the batch they come in, and the five sources that a user's state is made of.
 
-A batch is what one fetch returned for one partition of one topic. Nothing here knows Kafka: aiokafka's records, the embedded log's and
-a test's tuples all satisfy `Record`.
+A batch is what one fetch returned for one partition of one topic. Nothing here knows Kafka: aiokafka's records, the embedded
+log's and a test's tuples all satisfy `Record`.
 """
 
 from collections.abc import Sequence

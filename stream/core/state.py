@@ -1,7 +1,8 @@
-"""A user's state: two records, `Head` and `Facts`, and the `Marker` that an erasure leaves. What is written where, and how it is read.
+"""A user's state: two records, `Head` and `Facts`, and the `Marker` that an erasure leaves; what is written where, how it is read.
 
-An event of a growing interaction touches the head alone; the facts, which may be 30 kB, are read and written only when an interaction
-begins or something arrives late. All three are bounded by `limits` and carry a version: `decode_*` reads every version ever written.
+An event of a growing interaction touches the head alone; the facts, which may be 30 kB, are read and written only when an
+interaction begins or something arrives late. All three are bounded by `limits` and carry a version: `decode_*` reads every
+version ever written.
 """
 
 from hashlib import blake2b
@@ -21,8 +22,8 @@ SOURCE_NUMBERS: Final = {source: number for number, source in enumerate(Source)}
 class Prefix(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The cached encoding of the window's interactions before the growing ones.
 
-    `vector` is little-endian float32 of the ranker's width; `sessions` and `conversations` count what it rests on. It is valid for the
-    ranker of that `fingerprint` ("" = no ranker) alone.
+    `vector` is little-endian float32 of the ranker's width; `sessions` and `conversations` count what it rests on. It is valid
+    for the ranker of that `fingerprint` ("" = no ranker) alone.
     """
 
     fingerprint: str
@@ -44,8 +45,8 @@ class LastList(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Head(msgspec.Struct, array_like=True):
     """What every event writes. Mutable inside one step only.
 
-    `applied` is, per source number, the topic's epoch and the last offset that this state contains; `tail` the interactions that may
-    still grow, the newest ones of the history; `owned` and `excluded` the post filter as of now; times in ms.
+    `applied` is, per source number, the topic's epoch and the last offset that this state contains; `tail` the interactions that
+    may still grow, the newest ones of the history; `owned` and `excluded` the post filter as of now; times in ms.
     """
 
     version: int = VERSION
@@ -62,7 +63,7 @@ class Head(msgspec.Struct, array_like=True):
 
 
 class KeptPurchase(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A purchase or cancellation. `example` is a hash of the newest example made from it, b"" where none was; `revision` its number."""
+    """A purchase or cancellation. `example` hashes the newest example made from it (b"": none), `revision` counts them."""
 
     occurred_at: int
     purchase_id: str
@@ -89,8 +90,8 @@ class Gone(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Facts(msgspec.Struct, array_like=True):
     """What changes seldom: the interactions before the tail, purchases, eligibility. Mutable inside one step only.
 
-    `owned_before` is the newest action per item of the purchases no longer kept: (time, bought). `example_ids` are (time, purchase id)
-    of purchases no longer kept whose examples an erasure must still reach.
+    `owned_before` is the newest action per item of the purchases no longer kept: (time, bought). `example_ids` are (time,
+    purchase id) of purchases no longer kept whose examples an erasure must still reach.
     """
 
     version: int = VERSION

@@ -1,0 +1,1 @@
+"""The pure part: events, states, the step. Standard library, msgspec and numpy only."""

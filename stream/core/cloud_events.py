@@ -1,0 +1,14 @@
+"""The headers that name an event on the border topics: CloudEvents 1.0, Kafka protocol binding, binary mode."""
+
+from datetime import UTC, datetime
+
+
+def cloud_event(event_id: str, kind: str, at_ms: int) -> tuple[tuple[str, bytes], ...]:
+    time = datetime.fromtimestamp(at_ms / 1000, tz=UTC).isoformat(timespec="milliseconds")
+    return (
+        ("ce_specversion", b"1.0"),
+        ("ce_id", event_id.encode()),
+        ("ce_type", kind.encode()),
+        ("ce_source", b"isthmus"),
+        ("ce_time", time.encode()),
+    )
