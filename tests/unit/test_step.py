@@ -1,0 +1,272 @@
+"""What one batch brings about: lists, examples, duplicates, dead letters, erasure."""
+
+import msgspec
+import pytest
+
+from stream.core import limits
+from stream.core.events import Click, Eligibility, Erasure, Item, Purchase
+from stream.core.outputs import decode_example, example_key
+from stream.core.ranking import Catalogue
+from stream.core.records import Batch, PlainRecord, Source
+from stream.core.state import facts_key, head_key
+from tests import world
+from tests.world import MINUTE, NOW, OrderRanker, Store, batch_of, call, deliver, run
+
+HOUR = 60 * MINUTE
+
+
+def click(at: int = NOW - MINUTE, *tags: str, **fields: str) -> Click:
+    return Click("u", at, tags or ("home",), **fields)
+
+
+def sent(store: Store) -> dict[str, object]:
+    value = store.recommendations[b"u"]
+    assert value is not None
+    found: dict[str, object] = msgspec.json.decode(value)
+    return found
+
+
+def test_before_the_first_model_the_catalogue_is_recommended_in_its_order() -> None:
+    """A user is never left without a list; the fallback is named."""
+    store = Store()
+    run(store, batch_of(Source.CLICK, [(0, click())]))
+    assert store.last_list() == world.ITEMS[:5]
+    assert sent(store)["fallback"] == "catalogue"
+    assert sent(store)["model"] == {"name": "none", "version": "0", "role": "champion"}
+
+
+def test_a_user_without_interactions_gets_the_popularity_prior() -> None:
+    """An eligibility list alone makes a list, from the model's prior."""
+    store = Store()
+    run(store, batch_of(Source.ELIGIBILITY, [(0, Eligibility("u", NOW, ("item-0",)))]), OrderRanker())
+    assert sent(store)["fallback"] == "popularity"
+    assert store.last_list() == world.ITEMS[1:6]
+
+
+def test_a_recommendation_names_its_cause_model_and_support() -> None:
+    """The last event of the batch caused the list; ranks count from one; scores fall."""
+    store = Store()
+    run(store, batch_of(Source.CLICK, [(0, click(NOW - 2 * MINUTE)), (1, click(NOW - MINUTE, "car", event_id="e2"))]), OrderRanker())
+    found = sent(store)
+    assert found["caused_by"] == {"event_id": "e2", "type": "click", "occurred_at": NOW - MINUTE}
+    assert found["modalities"] == {"session": 1, "conversation": 0}
+    assert "fallback" not in found
+    items = found["items"]
+    assert isinstance(items, list)
+    assert [one["rank"] for one in items] == [1, 2, 3, 4, 5]
+    assert [one["score"] for one in items] == sorted((one["score"] for one in items), reverse=True)
+
+
+def test_an_unchanged_list_is_suppressed() -> None:
+    """Same items in the same order by the same model: nothing is sent."""
+    store = Store()
+    events = [(number, click(NOW - MINUTE + number)) for number in range(2)]
+    first = run(store, batch_of(Source.CLICK, events[:1]))
+    second = run(store, batch_of(Source.CLICK, events[1:]))
+    assert first.counts["recommendations", "sent"] == 1
+    assert second.counts["recommendations", "suppressed"] == 1
+    assert not second.recommendations
+
+
+def test_another_model_version_is_a_new_list_even_with_the_same_items() -> None:
+    """A swap is told to the CRM at the user's next event."""
+    store = Store()
+    run(store, batch_of(Source.CLICK, [(0, click(NOW - MINUTE))]), OrderRanker(version="1", seed=1))
+    outcome = run(store, batch_of(Source.CLICK, [(1, click(NOW - MINUTE))]), OrderRanker(version="2", seed=2))
+    assert outcome.counts["recommendations", "sent"] == 1
+
+
+def test_ids_differ_where_contents_differ_and_agree_where_they_agree() -> None:
+    """A recommendation id names one content."""
+    store, again = Store(), Store()
+    first = run(store, batch_of(Source.CLICK, [(0, click())]), OrderRanker())
+    same = run(again, batch_of(Source.CLICK, [(0, click())]), OrderRanker())
+    other = run(Store(), batch_of(Source.CLICK, [(1, click())]), OrderRanker())
+    ids = [msgspec.json.decode(outcome.recommendations[0].value or b"")["recommendation_id"] for outcome in (first, same, other)]
+    assert ids[0] == ids[1] != ids[2]
+    assert dict(first.recommendations[0].headers)["ce_id"] == ids[0].encode()
+
+
+@pytest.mark.parametrize(("gap_minutes", "sessions"), [(29, 1), (30, 2)])
+def test_a_session_ends_after_thirty_minutes_without_a_click(gap_minutes: int, sessions: int) -> None:
+    """The gap is under 30 minutes within a session."""
+    store = Store()
+    deliver(store, [(Source.CLICK, click(NOW - HOUR)), (Source.CLICK, click(NOW - HOUR + gap_minutes * MINUTE))])
+    assert len(world.history_of(store)) == sessions + 4
+
+
+def test_a_late_click_joins_two_sessions_into_one() -> None:
+    """It closes the gap, and the history has one interaction less."""
+    store = Store()
+    times = [NOW - 2 * HOUR, NOW - 2 * HOUR + 40 * MINUTE, NOW - 2 * HOUR + 20 * MINUTE]
+    counts = deliver(store, [(Source.CLICK, click(at, f"tag{number}")) for number, at in enumerate(times)])
+    assert len(world.history_of(store)) == 1 + 4
+    assert counts["late", "click", "within"] == 1
+
+
+def test_an_example_shows_only_what_came_before_the_purchase() -> None:
+    """Later clicks, and the part of the call in which the agent sold, are not in the features."""
+    store = Store()
+    bought = NOW - HOUR
+    deliver(
+        store,
+        [
+            (Source.CLICK, click(bought - MINUTE, "before")),
+            (Source.CLICK, click(bought + MINUTE, "after")),
+            (Source.CALL, call("c", bought - 20 * MINUTE, bought - 10 * MINUTE, 1, offset=0)),
+            (Source.CALL, call("c", bought - 10 * MINUTE, bought + MINUTE, 2, offset=1)),
+            (Source.PURCHASE, Purchase("u", bought, ("item-3",), event_id="p1")),
+        ],
+    )
+    example = decode_example(store.examples[example_key("u", "p1")] or b"")
+    conversation, session = example.interactions
+    assert example.type == "both"
+    assert example.items == ("item-3",)
+    assert session.tags == ("before",)  # type: ignore[union-attr]
+    assert len(conversation.parts) == 1  # type: ignore[union-attr]
+
+
+def test_an_arrival_older_than_a_purchase_makes_its_example_again() -> None:
+    """Same id, revision + 1; an arrival that changes nothing makes nothing."""
+    store = Store()
+    counts = deliver(
+        store,
+        [
+            (Source.CLICK, click(NOW - HOUR)),
+            (Source.PURCHASE, Purchase("u", NOW - 30 * MINUTE, ("item-1",), event_id="p1")),
+            (Source.CALL, call("c", NOW - 50 * MINUTE, NOW - 40 * MINUTE)),
+            (Source.CLICK, click(NOW - MINUTE)),
+        ],
+    )
+    assert decode_example(store.examples[example_key("u", "p1")] or b"").revision == 2
+    assert (counts["examples", "first"], counts["examples", "revision"]) == (1, 1)
+
+
+def test_a_purchase_without_interactions_gives_no_example_and_is_counted() -> None:
+    """Until something older arrives."""
+    store = Store()
+    counts = deliver(store, [(Source.PURCHASE, Purchase("u", NOW, ("item-1",)))])
+    assert counts["purchases_without_interactions",] == 1
+    assert not store.examples
+
+
+def test_owned_items_are_not_offered_unless_repeatable_and_return_when_cancelled() -> None:
+    """The post filter follows purchases and cancellations by event time."""
+    store = Store()
+    items = world.catalogue(item_1=True)
+    bought = Purchase("u", NOW - HOUR, ("item-0", "item-1"))
+    deliver(store, [(Source.CLICK, click(NOW - 2 * HOUR)), (Source.PURCHASE, bought)], items=items)
+    assert store.last_list() == ("item-1", "item-2", "item-3", "item-4", "item-5")
+    cancelled = Purchase("u", NOW, ("item-0",), action="cancelled")
+    run(store, batch_of(Source.PURCHASE, [(1, cancelled)]), items=items)
+    assert "item-0" in store.last_list()
+
+
+def test_withdrawn_items_are_not_offered() -> None:
+    """An item outside its dates of offer, or absent from the catalogue, is not on the list."""
+    items = Catalogue([Item("item-1", "one", offered_until=NOW), Item("item-2", "two", offered_from=NOW), Item("item-3", "three")])
+    store = Store()
+    run(store, batch_of(Source.CLICK, [(0, click())]), OrderRanker(), items)
+    assert set(store.last_list()) == {"item-2", "item-3"}
+
+
+def test_a_producers_duplicate_is_dropped_by_its_event_id() -> None:
+    """Another offset, the same id: counted, not applied; the same id on another topic is another event."""
+    store = Store()
+    one = click(NOW - MINUTE, event_id="e1")
+    outcome = run(store, batch_of(Source.CLICK, [(0, one), (1, one)]))
+    assert outcome.counts["events", "click", "duplicate_event"] == 1
+    assert run(store, batch_of(Source.ELIGIBILITY, [(0, Eligibility("u", NOW, (), "e1"))])).counts["events", "eligibility", "applied"]
+
+
+def test_a_recreated_topic_starts_anew() -> None:
+    """Under a new epoch old offsets count as none."""
+    store = Store()
+    run(store, batch_of(Source.CLICK, [(7, click())]))
+    outcome = run(store, batch_of(Source.CLICK, [(0, click(NOW))], epoch=2))
+    assert outcome.counts["events", "click", "applied"] == 1
+    assert outcome.counts["epoch_changes", "click"] == 1
+
+
+def test_erasure_leaves_tombstones_and_a_marker_and_nothing_else() -> None:
+    """State, list and example are gone; what is redelivered, or happened before, stays out; what happens later is a new user's."""
+    store = Store()
+    before = [(0, click(NOW - HOUR))]
+    run(store, batch_of(Source.CLICK, before))
+    run(store, batch_of(Source.PURCHASE, [(0, Purchase("u", NOW - MINUTE, ("item-1",), "p1"))]))
+    outcome = run(store, batch_of(Source.ERASURE, [(0, Erasure("u", NOW))]))
+    assert outcome.new_users == -1
+    assert store.recommendations[b"u"] is None
+    assert store.examples[example_key("u", "p1")] is None
+    assert [key[:1] for key in store.records] == [b"m"]
+    assert not any(b"u" in key[1:] for key in store.records if key in (head_key(b"u"), facts_key(b"u")))
+    again = run(store, batch_of(Source.CLICK, [*before, (1, click(NOW - 1))]))
+    assert again.counts["events", "click", "erased"] == 1
+    assert not again.recommendations
+    assert run(store, batch_of(Source.CLICK, [(2, click(NOW + 1))])).new_users == 1
+
+
+def test_an_erasure_marker_expires_with_the_inputs_retention() -> None:
+    """After it, nothing that it would keep out can still be delivered."""
+    store = Store()
+    run(store, batch_of(Source.ERASURE, [(0, Erasure("u", NOW))]))
+    later = batch_of(Source.CLICK, [(0, click(NOW))], now=NOW + 8 * limits.DAY_MS)
+    assert run(store, later).counts["events", "click", "applied"] == 1
+
+
+def test_the_hit_of_a_purchase_is_judged_against_the_last_list_before_it() -> None:
+    """Counted by model version, type of the purchase event and fallback; without a list it is unserved."""
+    store = Store()
+    items = Catalogue()
+    deliver(store, [(Source.CLICK, click(NOW - HOUR))], OrderRanker(), items)
+    first = store.last_list()[0]
+    counts = run(store, batch_of(Source.PURCHASE, [(0, Purchase("u", NOW, (first,)))]), OrderRanker(), items).counts
+    assert counts["purchases", "1", "session", "none"] == counts["hits", "1", "session", "none"] == 1
+    other = Batch(Source.PURCHASE, "purchases", 1, 0, [PlainRecord(1, NOW, b"v", world.encode(Purchase("v", NOW, ("item-1",))))])
+    assert run(store, other, OrderRanker()).counts["purchases", "0", "none", "unserved"] == 1
+
+
+def test_a_call_of_another_text_model_is_kept_but_not_read() -> None:
+    """It is counted, and the list does not rest on it."""
+    store = Store()
+    foreign = call("c", NOW - HOUR, NOW - MINUTE, text_model="text-2")
+    outcome = run(store, batch_of(Source.CALL, [(0, foreign)]), OrderRanker())
+    assert outcome.counts["foreign_text_model",] == 1
+    assert sent(store)["modalities"] == {"session": 0, "conversation": 0}
+    assert sent(store)["fallback"] == "popularity"
+
+
+def test_an_explained_list_names_what_moved_its_first_item() -> None:
+    """Score with and without each interaction, the most telling first."""
+    store = Store()
+    events = [(number, click(at, f"tag{number}")) for number, at in enumerate([NOW - 5 * HOUR, NOW - 3 * HOUR, NOW - HOUR])]
+    run(store, batch_of(Source.CLICK, events), OrderRanker(), step_settings=world.settings(explain=True))
+    because = sent(store)["because"]
+    assert isinstance(because, list)
+    moved = [abs(one["score_with"] - one["score_without"]) for one in because]
+    assert len(because) == 3
+    assert moved == sorted(moved, reverse=True)
+
+
+def test_a_growing_session_writes_the_head_alone() -> None:
+    """The facts may be large: a click more does not touch them."""
+    store = Store()
+    deliver(store, [(Source.CLICK, click(NOW - 5 * HOUR)), (Source.CLICK, click(NOW - HOUR))], OrderRanker())
+    outcome = run(store, batch_of(Source.CLICK, [(2, click(NOW - HOUR + 1))]), OrderRanker())
+    assert list(outcome.writes) == [head_key(b"u")]
+
+
+def test_one_user_at_every_bound_stays_small() -> None:
+    """100 sessions of 100 clicks, 40 calls and 30 purchases leave at most 20 interactions and 8 purchases."""
+    store = Store()
+    at = NOW - 100 * limits.DAY_MS
+    for number in range(100):
+        at += limits.DAY_MS // 2
+        clicks = [(number * 100 + one, click(at + one, f"tag{one % 40}", f"other{number}")) for one in range(100)]
+        run(store, batch_of(Source.CLICK, clicks), OrderRanker())
+        if number % 3 == 0:
+            run(store, batch_of(Source.PURCHASE, [(number, Purchase("u", at + 200, ("item-1",), f"p{number}"))]), OrderRanker())
+    *interactions, purchases, _, _, _ = world.history_of(store)
+    assert len(interactions) == limits.INTERACTIONS
+    assert len(purchases) == limits.PURCHASES  # type: ignore[arg-type]
+    assert sum(map(len, store.records.values())) < 60_000
