@@ -13,7 +13,7 @@ import numpy as np
 
 from stream.core import limits
 from stream.core.cloud_events import cloud_event
-from stream.core.interactions import Conversation, Interaction, Session
+from stream.core.interactions import Interaction, Session
 from stream.core.outputs import (
     Fallback,
     Modalities,
@@ -37,28 +37,40 @@ _encode: Final = msgspec.json.Encoder().encode
 
 def readable(interactions: Sequence[Interaction], ranker: Ranker | None) -> list[Interaction]:
     """What a ranker can read of the interactions: parts of calls that another text model encoded mean nothing to it."""
-    if ranker is None or ranker.text_model is None:
+    text_model = None if ranker is None else ranker.text_model
+    if text_model is None:
         return list(interactions)
-    seen = (other.for_text_model(ranker.text_model) if isinstance(other, Conversation) else other for other in interactions)
-    return [other for other in seen if other is not None]
+    read: list[Interaction] = []
+    for other in interactions:
+        seen = other if isinstance(other, Session) else other.for_text_model(text_model)
+        if seen is not None:
+            read.append(seen)
+    return read
 
 
 def modalities_of(interactions: Sequence[Interaction]) -> Modalities:
-    sessions = sum(isinstance(other, Session) for other in interactions)
+    sessions = len([other for other in interactions if isinstance(other, Session)])
     return Modalities(sessions, len(interactions) - sessions)
 
 
 def support(user: User, ranker: Ranker | None) -> Modalities:
     """How many interactions of each modality the user's list rests on, as of the last `represent` and the tail of now."""
-    prefix, tail = user.head.prefix, modalities_of(readable(user.head.tail, ranker))
-    return tail if prefix is None else Modalities(prefix.sessions + tail.session, prefix.conversations + tail.conversation)
+    return _supported(user.head.prefix, readable(user.head.tail, ranker))
 
 
-def represent(users: Sequence[User], ranker: Ranker | None) -> Rows:
-    """The users' representations, (n, width); brings each one's cached prefix up to date."""
+def _supported(prefix: Prefix | None, tail: Sequence[Interaction]) -> Modalities:
+    counted = modalities_of(tail)
+    if prefix is None:
+        return counted
+    return Modalities(prefix.sessions + counted.session, prefix.conversations + counted.conversation)
+
+
+def represent(users: Sequence[User], ranker: Ranker | None) -> tuple[Rows, list[Modalities]]:
+    """The users' representations, (n, width), and what each rests on; brings each one's cached prefix up to date."""
     rows = _prefixes(users, ranker)
     tails = [readable(user.head.tail, ranker) for user in users]
-    return rows if ranker is None else _advance(ranker, rows, tails)
+    supports = [_supported(user.head.prefix, tail) for user, tail in zip(users, tails, strict=True)]
+    return (rows if ranker is None else _advance(ranker, rows, tails)), supports
 
 
 def _prefixes(users: Sequence[User], ranker: Ranker | None) -> Rows:
@@ -122,18 +134,15 @@ def recommend(
     users: Sequence[User], ranker: Ranker | None, catalogue: Catalogue, k: int, outcome: Outcome, *, explain: bool
 ) -> None:
     """Ranks the items for the users and appends the lists that differ from the last ones sent to `outcome`."""
-    rows = represent(users, ranker)
-    supports = [support(user, ranker) for user in users]
+    rows, supports = represent(users, ranker)
     scored, items = _scores(rows, supports, ranker, catalogue, users)
-    filters: dict[int, PostFilter] = {}
-    for start, group in _by_offer(users, catalogue):
-        post_filter = filters.setdefault(start, PostFilter(items, catalogue, start))
+    rounded = np.round(scored.astype(np.float64), SCORE_DIGITS).tolist()
+    for moment, group in _by_offer(users, catalogue):
+        post_filter = PostFilter(items, catalogue, moment)
         blocked = [catalogue.blocked(users[row].head.owned, users[row].head.excluded) for row in group]
         for row, places in zip(group, post_filter.top(scored[group], blocked, k), strict=True):
-            ranked = tuple(
-                RankedItem(items[place], rank, round(float(scored[row, place]), SCORE_DIGITS))
-                for rank, place in enumerate(places, start=1)
-            )
+            scores = rounded[row]
+            ranked = tuple([RankedItem(items[place], rank, scores[place]) for rank, place in enumerate(places, start=1)])
             because = _because(users[row], ranker, places) if explain and ranker is not None and places else None
             _emit(users[row], ranked, supports[row], ranker, because, outcome)
 
@@ -177,7 +186,7 @@ def _emit(
         return
     model = _NO_MODEL if ranker is None else ModelName(ranker.name, ranker.version)
     fallback = fallback_of(counted, ranker)
-    items = tuple(one.item for one in ranked)
+    items = tuple([one.item for one in ranked])
     fingerprint = "" if ranker is None else ranker.fingerprint
     last = head.last_list
     if last is not None and (last.items, last.fingerprint, last.fallback) == (items, fingerprint, fallback):

@@ -165,7 +165,7 @@ def _handle(user: User, record: Record, event: UserEvent, context: _Context) -> 
         counts["events", source, "duplicate_offset"] += 1
         return
     moment = event_moment(event)
-    rejection = _unusable(user, record, event, moment, context)
+    rejection = _unusable(user, record, event, place, moment, context)
     if rejection is not None:
         _reject(record, event, rejection, context)
         return
@@ -197,8 +197,7 @@ def _coordinates(record: Record, event: UserEvent | None, batch: Batch) -> Coord
     return batch.coordinates(record)
 
 
-def _unusable(user: User, record: Record, event: UserEvent, moment: int, context: _Context) -> Rejection | None:
-    place = _coordinates(record, event, context.batch)
+def _unusable(user: User, record: Record, event: UserEvent, place: Coordinates, moment: int, context: _Context) -> Rejection | None:
     if user.foreign or place.partition != context.batch.partition:
         error = "the key belongs to another partition: produce with Kafka's default partitioner, murmur2"
         return Rejection(Reason.WRONG_PARTITION, error)
