@@ -1,0 +1,28 @@
+# Everything that is done with Isthmus. `make demo` and `make test` set up what they need, once.
+.PHONY: setup setup-kafka demo test lint docs bench
+SECONDS ?=
+PYTEST ?=
+
+setup:
+	@bash deploy/setup.sh
+
+setup-kafka:
+	@bash deploy/setup.sh --kafka
+
+demo: setup ## the whole system with live synthetic users, no Kafka needed
+	@.venv/bin/isthmus demo $(if $(SECONDS),--seconds $(SECONDS))
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+
+test: setup-kafka lint ## everything that CI runs
+	.venv/bin/python -m pytest $(PYTEST)
+
+docs: setup ## writes the generated reference pages and the AsyncAPI document anew
+	.venv/bin/python -m deploy.generate
+
+bench: setup-kafka ## throughput and latency on real Kafka; writes build/bench.json
+	.venv/bin/python -m tests.benchmarks.run

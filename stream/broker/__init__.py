@@ -1,0 +1,1 @@
+"""All that knows Faust and Kafka: batch delivery, state tables, agents, followers, topics."""

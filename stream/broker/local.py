@@ -1,0 +1,134 @@
+"""A real Kafka broker of our own on loopback: one Java process with plain jars, for tests, benchmarks and `isthmus demo --kafka`.
+
+Not for production: one node, replication 1, no authentication.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Final, Self
+
+from stream.errors import IsthmusError
+
+JARS: Final = Path(__file__).parents[2] / "build" / "kafka"
+START_S: Final = 60.0
+_JVM: Final = ("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+
+
+class LocalKafka:
+    """A broker with its data in `folder`: `start`, `stop` (SIGTERM), `kill` (-9); it may be started again on the same data and port."""
+
+    def __init__(self, folder: Path, jars: Path | None = None) -> None:
+        self.jars = jars or Path(os.environ.get("ISTHMUS_KAFKA_JARS", JARS))
+        reason = why_not(self.jars)
+        if reason is not None:
+            raise IsthmusError(reason)
+        self.folder = folder
+        self.port = free_port()
+        self._controller_port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise IsthmusError("the local broker is not running: call start() first")
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Starts the broker and waits until it takes connections; formats its folder the first time."""
+        properties = self.folder / "server.properties"
+        if not properties.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            properties.write_text(self._properties())
+            cluster = self._java("kafka.tools.StorageTool", "random-uuid").stdout.decode().strip().splitlines()[-1]
+            self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties))
+        log = (self.folder / "broker.log").open("ab")
+        command = ["java", *_JVM, "-cp", f"{self.jars}/*", "kafka.Kafka", str(properties)]
+        self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)  # noqa: S603  (our own command)
+        log.close()
+        self._wait_until_ready()
+        return self
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            if self._process is None or self._process.poll() is not None:
+                raise IsthmusError(f"the local broker ended at its start: see {self.folder / 'broker.log'}")
+            with socket.socket() as probe:
+                probe.settimeout(1)
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
+        self.kill()
+        raise IsthmusError(f"the local broker was not ready within {START_S:.0f} s: see {self.folder / 'broker.log'}")
+
+    def _java(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        command = ["java", *_JVM, "-cp", f"{self.jars}/*", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, cwd=self.folder)  # noqa: S603
+
+    def _properties(self) -> str:
+        return "\n".join(
+            [
+                "process.roles=broker,controller",
+                "node.id=1",
+                f"controller.quorum.voters=1@127.0.0.1:{self._controller_port}",
+                f"listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}",
+                "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+                "controller.listener.names=CONTROLLER",
+                f"log.dirs={self.folder / 'data'}",
+                "offsets.topic.replication.factor=1",
+                "offsets.topic.num.partitions=8",
+                "transaction.state.log.replication.factor=1",
+                "transaction.state.log.min.isr=1",
+                "group.initial.rebalance.delay.ms=0",
+                "auto.create.topics.enable=false",
+                "",
+            ]
+        )
+
+
+def why_not(jars: Path | None = None) -> str | None:
+    """Why no local broker can be started here and what to do about it; None where one can."""
+    jars = jars or Path(os.environ.get("ISTHMUS_KAFKA_JARS", JARS))
+    if shutil.which("java") is None:
+        return "a local Kafka broker needs Java 17: `make setup-kafka` installs it, or name a running broker with --bootstrap HOST:PORT"
+    if not any(jars.glob("kafka_*.jar")):
+        return f"Kafka's jars are not in {jars}: run `make setup-kafka`, or name a running broker with --bootstrap HOST:PORT"
+    return None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,1 @@
+"""The command line: composes broker, text, models and training, which do not know each other."""

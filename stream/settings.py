@@ -1,0 +1,159 @@
+"""Every setting, declared once: `isthmus.toml` in the working directory (or ISTHMUS_CONFIG), then ISTHMUS_* variables, which win.
+
+`ISTHMUS_KAFKA__BOOTSTRAP` is `bootstrap` of section `[kafka]`. Read once, by the command line; nothing else knows the environment.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from stream.errors import IsthmusError
+
+CACHE: Final = Path(os.path.expanduser("~")) / ".cache" / "isthmus"  # noqa: PTH111  (pathlib's twin raises where there is no home)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Kafka(Section):
+    bootstrap: str = Field("127.0.0.1:9092", description="host:port of one or more brokers, comma-separated")
+    dev: bool = Field(False, description="one broker only: topics get replication 1")
+
+
+class Topics(Section):
+    clicks: str = "web-clicks"
+    transcripts: str = "call-transcripts"
+    encoded_calls: str = "encoded-calls"
+    purchases: str = "purchases"
+    eligibility: str = "eligibility"
+    erasures: str = "erasures"
+    items: str = "items"
+    models: str = "models"
+    recommendations: str = "recommendations"
+    training_examples: str = "training-examples"
+    dead_letters: str = "dead-letters"
+    partitions: int = Field(8, ge=1, le=1024, description="of every topic keyed by user; cannot be changed later")
+
+
+class Step(Section):
+    list_length: int = Field(5, ge=1, le=100, description="items on a recommendation")
+    session_gap_s: int = Field(1_800, ge=1, description="a session ends after this long without a click")
+    max_ahead_s: int = Field(300, ge=0, description="an event further ahead of its Kafka timestamp is a dead letter")
+    allowed_lateness_s: int = Field(86_400, ge=0, description="later events are counted as beyond")
+    marker_retention_s: int = Field(604_800, ge=0, description="how long an erasure keeps old events out: the inputs' retention")
+    explain: bool = Field(False, description="adds `because` to each recommendation, at the price of encoding histories again")
+    erasure_key: SecretStr = Field(SecretStr("isthmus"), description="hides whose an erasure marker is; 1 to 64 bytes; set your own")
+
+
+class Mapping(Section):
+    clicks: dict[str, str] = Field(default_factory=dict, description="our field = JMESPath expression over your JSON")
+    transcripts: dict[str, str] = Field(default_factory=dict)
+    purchases: dict[str, str] = Field(default_factory=dict)
+    eligibility: dict[str, str] = Field(default_factory=dict)
+    erasures: dict[str, str] = Field(default_factory=dict)
+
+
+class Worker(Section):
+    name: str = Field("worker-1", description="stable name: of the state directory and of static membership")
+    state_dir: Path = Field(CACHE / "state", description="RocksDB tables")
+    metrics_port: int = Field(9101, ge=0, le=65_535, description="Prometheus; 0 chooses a free one")
+    batch_records: int = Field(1_000, ge=1, le=10_000, description="most records of one batch")
+    in_flight: int = Field(6, ge=1, le=64, description="batches of one partition number that may be unacknowledged")
+    static_membership: bool = Field(True, description="a restarted worker takes its partitions back at once; off where workers scale down")
+
+
+class Encoder(Section):
+    name: str = Field("encoder-1", description="stable name of this process")
+    metrics_port: int = Field(9102, ge=0, le=65_535, description="Prometheus; 0 chooses a free one")
+    text_model: Path | None = Field(None, description="text model folder; none: the packaged one, as imported by set-up")
+    batch_sentences: int = Field(32, ge=1, le=1_024, description="sentences per run of the network")
+    threads: int = Field(1, ge=1, le=64)
+
+
+class Registry(Section):
+    uri: str = Field(f"sqlite:///{CACHE / 'registry' / 'mlflow.db'}", description="MLflow: a SQLite file, or a server's URL")
+    folder: Path = Field(CACHE / "registry" / "models", description="model folders; workers must be able to read it")
+
+
+class Training(Section):
+    margin: float = Field(0.01, ge=0, description="how much worse in MAP@3 the same configuration may be on fresher data")
+    min_judged: int = Field(200, ge=1, description="fresh purchase events that the gate needs")
+    seed: int = 0
+
+
+class Settings(BaseSettings):
+    """All sections. Every one has defaults that run on one machine."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="ISTHMUS_", env_nested_delimiter="__")
+
+    cache_dir: Path = Field(CACHE, description="text models and other files that can be made again")
+    kafka: Kafka = Kafka()
+    topics: Topics = Topics()
+    step: Step = Step()
+    mapping: Mapping = Mapping()
+    worker: Worker = Worker()
+    encoder: Encoder = Encoder()
+    registry: Registry = Registry()
+    training: Training = Training()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+    @model_validator(mode="after")
+    def _erasure_key_fits(self) -> Self:
+        if not 1 <= len(self.step.erasure_key.get_secret_value().encode()) <= 64:
+            raise ValueError("step.erasure_key must have 1 to 64 bytes")
+        return self
+
+
+def config_file() -> Path:
+    return Path(os.environ.get("ISTHMUS_CONFIG", "isthmus.toml"))
+
+
+def load(**sections: Any) -> Settings:
+    """The settings; what the command line gives (by section) wins.
+
+    Raises:
+        IsthmusError: a value is wrong; the message names it, its variable and what was expected.
+    """
+    try:
+        return Settings(**sections)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            path = ".".join(str(part) for part in problem["loc"])
+            variable = "ISTHMUS_" + "__".join(str(part) for part in problem["loc"]).upper()
+            lines.append(f"setting {path} ({variable}, or in {config_file()}): {problem['msg']}")
+        raise IsthmusError("\n".join(lines)) from None
+    except ValueError as error:
+        raise IsthmusError(f"{config_file()} is not valid TOML: {error}") from None
+
+
+def leaves(settings: Settings) -> list[tuple[str, str, str]]:
+    """(dotted name, value as text, origin) of every setting; secrets hidden."""
+    environment = {name.upper() for name in os.environ}
+    file = config_file().read_text() if config_file().exists() else ""
+    rows = []
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        inner = {f"{name}.{key}": getattr(value, key) for key in type(value).model_fields} if isinstance(value, Section) else {name: value}
+        for dotted, leaf in inner.items():
+            variable = "ISTHMUS_" + dotted.replace(".", "__").upper()
+            key = dotted.rpartition(".")[2]
+            from_file = any(line.split("=")[0].strip() == key for line in file.splitlines())
+            origin = variable if variable in environment else str(config_file()) if from_file else "default"
+            rows.append((dotted, str(leaf), origin))
+    return rows

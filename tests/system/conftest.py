@@ -1,0 +1,27 @@
+"""One real Kafka broker for the session; without Java or jars its tests are skipped by hand and fail in CI."""
+
+import os
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from stream.broker.local import LocalKafka, why_not
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The broker's address; every test makes topics of its own."""
+    reason = why_not()
+    if reason is not None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with LocalKafka(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker.bootstrap
+
+
+@pytest.fixture
+def unique() -> str:
+    """A prefix for the topics and groups of one test."""
+    return f"t{uuid4().hex[:8]}"
