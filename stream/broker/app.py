@@ -1,0 +1,164 @@
+"""The Faust apps of worker and encoder, on either transport, and how a process runs one until it is told to stop."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import faust
+import mode
+from mode import get_logger
+
+from stream.broker.delivery import Sender
+from stream.broker.kafka import KafkaSender, KafkaTransport
+from stream.broker.ownership import check_ownership
+from stream.broker.processor import Emission, Processor
+from stream.broker.profiles import Profiles, Serving
+from stream.broker.recovery import SafeTableManager
+from stream.broker.table import UserTable
+from stream.core.records import Batch, Source
+from stream.core.step import StepSettings
+from stream.metrics import Metrics
+from stream.settings import Topics
+
+logger = get_logger(__name__)
+LAG_EVERY_S = 5.0
+
+
+def make_app(name: str, url: str, *, data: Path, partitions: int, batch_records: int = 1_000, instance: str | None = None) -> Any:
+    """A Faust app with batch delivery. `url` is kafka://host:port or embedded://NAME; `instance` a stable name (static membership)."""
+    app = faust.App(
+        name,
+        broker=url.replace("kafka://", "aiokafka://"),
+        store="rocksdb://",
+        datadir=data,
+        autodiscover=False,
+        web_enabled=False,
+        agent_supervisor=mode.CrashingSupervisor,
+        broker_commit_interval=0.5,
+        broker_session_timeout=30.0,
+        broker_max_poll_records=batch_records,
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=instance,
+        consumer_max_fetch_size=8 << 20,
+        producer_linger=0.002,
+        producer_max_batch_size=262_144,
+        producer_max_request_size=8 << 20,
+        stream_buffer_maxsize=64,
+        stream_recovery_delay=0.0,
+        table_standby_replicas=0,
+        topic_partitions=partitions,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        TableManager=SafeTableManager,
+    )
+    if not url.startswith("embedded://"):
+        app.transport = KafkaTransport(app.conf.broker_consumer, app)
+        app.producer_transport = KafkaTransport(app.conf.broker_producer, app)
+    return app
+
+
+def sender_of(app: Any) -> Sender:
+    if isinstance(app.transport, KafkaTransport):
+        return KafkaSender(app)
+    sender: Sender = app.producer_transport.sender
+    return sender
+
+
+def add_profiles(
+    app: Any,
+    sources: Mapping[str, Source],
+    epochs: Mapping[str, int],
+    serving: Serving,
+    settings: StepSettings,
+    topics: Topics,
+    metrics: Metrics,
+    *,
+    in_flight: int = 6,
+) -> Profiles:
+    """Gives the app its user table and the profile agent over all five inputs."""
+    table = UserTable(app)
+    profiles = Profiles(app, sources, epochs, table, sender_of(app), serving, settings, topics, metrics)
+    _add_agent(app, list(sources), profiles.run, "profiles")
+
+    async def on_assigned(_: Any, assigned: Any, **__: Any) -> None:
+        app.consumer.in_flight = in_flight
+        check_ownership(assigned, sources)
+
+    app.on_partitions_assigned.connect(on_assigned, weak=False)
+    _add_lag(app, set(sources), metrics)
+    return profiles
+
+
+def add_processor(
+    app: Any, topic: str, epochs: Mapping[str, int], process: Callable[[Batch], Any], metrics: Metrics, *, in_flight: int = 4
+) -> Processor:
+    """Gives the app a stateless agent over one topic."""
+    processor = Processor(app, epochs, sender_of(app), process)
+    _add_agent(app, [topic], processor.run, "processor")
+
+    async def on_assigned(*_: Any, **__: Any) -> None:
+        app.consumer.in_flight = in_flight
+
+    app.on_partitions_assigned.connect(on_assigned, weak=False)
+    _add_lag(app, {topic}, metrics)
+    return processor
+
+
+def _add_agent(app: Any, topics: list[str], run: Callable[[Any], Awaitable[None]], name: str) -> None:
+    channel = app.topic(
+        *topics, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", partitions=app.conf.topic_partitions
+    )
+
+    async def agent(stream: Any) -> None:
+        await run(stream)
+
+    app.agent(channel, name=name, concurrency=1)(agent)
+
+
+def _add_lag(app: Any, topics: set[str], metrics: Metrics) -> None:
+    async def lag() -> None:
+        metrics.clear("committed_offset")
+        metrics.clear("end_offset")
+        for tp in app.consumer.assignment():
+            if tp.topic in topics:
+                labels = (tp.topic, str(tp.partition))
+                metrics.gauge("committed_offset", *labels).set(app.consumer._committed_offset[tp] or 0)
+                metrics.gauge("end_offset", *labels).set(app.consumer.highwater(tp) or 0)
+
+    app.timer(LAG_EVERY_S)(lag)
+
+
+async def run_until_stopped(app: Any, stop: asyncio.Event) -> None:
+    """Runs an app until `stop` is set or it crashes; then finishes what is in flight, commits and leaves.
+
+    Raises whatever crashed it.
+    """
+    app.finalize()
+    await app.start()
+    try:
+        watch = [asyncio.create_task(stop.wait()), asyncio.create_task(_crashed(app))]
+        await asyncio.wait(watch, return_when=asyncio.FIRST_COMPLETED)
+        for task in watch:
+            task.cancel()
+    finally:
+        await app.stop()
+    if app.crash_reason is not None:
+        raise app.crash_reason
+
+
+async def _crashed(app: Any) -> None:
+    await app._crashed.wait()
+
+
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+__all__ = ["Emission", "Serving", "add_processor", "add_profiles", "make_app", "run_until_stopped", "stop_on_signals"]

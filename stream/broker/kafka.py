@@ -1,0 +1,107 @@
+"""The Kafka transport: Faust's own over aiokafka, with batch delivery, an idempotent producer and two corrections.
+
+- Fetch guard: Faust hands aiokafka its *live* set of active partitions; when that becomes empty meanwhile, aiokafka takes it for *all*.
+- Seek for uncommitted partitions: aiokafka skips partitions without a committed offset, so what was read and dropped during a first
+  recovery would be gone.
+
+Both belong to faust-streaming 0.15 and aiokafka 0.14; tests/contracts/test_faust.py notices when they change.
+"""
+
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any
+
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from stream.broker.delivery import BatchConsumer, last_offset
+from stream.core.outputs import Output
+
+
+class GuardedThread(driver.AIOKafkaConsumerThread):
+    """The thread that fetches, with both corrections."""
+
+    async def getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109
+        frozen = None if active_partitions is None else frozenset(active_partitions)
+        if frozen is not None and not frozen:
+            return {}
+        generation = self.consumer.app.consumer_generation_id
+        records = await super().getmany(frozen, timeout)  # type: ignore[arg-type]
+        return await self._hand_back(records, generation)
+
+    async def _hand_back(self, records: Any, generation: int) -> Any:
+        """Gives back to the fetcher what must not be delivered now, so that it is fetched again."""
+        consumer: Any = self.consumer
+        stale = not consumer.flow_active or consumer.app.consumer_generation_id != generation
+        active = consumer._get_active_partitions()
+        kept = {}
+        for tp, fetched in records.items():
+            if not stale and tp in active:
+                kept[tp] = fetched
+            elif fetched:
+                await self.call_thread(self._seek_back, tp, fetched[0].offset)
+        return kept
+
+    async def _seek_back(self, tp: Any, offset: int) -> None:
+        kafka = self._ensure_consumer()
+        if kafka._subscription.is_assigned(tp):
+            kafka._fetcher.seek_to(tp, offset)
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        committed = await super().seek_to_committed()
+        changelogs = self.consumer.app.tables.changelog_topics
+        fresh = [tp for tp, offset in committed.items() if not offset and tp.topic not in changelogs]
+        if fresh:
+            await self.call_thread(self._ensure_consumer().seek_to_beginning, *fresh)
+        return committed
+
+
+class KafkaConsumer(BatchConsumer, driver.Consumer):
+    """Faust's Kafka consumer with batch delivery."""
+
+    def _new_consumer_thread(self) -> GuardedThread:
+        return GuardedThread(self, loop=self.loop, beacon=self.beacon)
+
+
+class KafkaProducer(driver.Producer):
+    """Idempotent without transactions: a retry neither reorders nor duplicates."""
+
+    def _settings_extra(self) -> Mapping[str, Any]:
+        return {"acks": "all", "enable_idempotence": True}
+
+
+class KafkaTransport(driver.Transport):
+    Consumer = KafkaConsumer
+    Producer = KafkaProducer
+
+
+class KafkaSender:
+    """Sends outputs as whole batches through the app's own aiokafka producer."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def send(
+        self, topic: str, partition: int, outputs: Sequence[Output], timestamps: Sequence[int] | None = None
+    ) -> Awaitable[int]:
+        producer = self._app.producer._ensure_producer()
+        futures, counts = [], []
+        batch, count = producer.create_batch(), 0
+        for number, output in enumerate(outputs):
+            fields: dict[str, Any] = {
+                "key": output.key,
+                "value": output.value,
+                "timestamp": None if timestamps is None else timestamps[number],
+                "headers": list(output.headers),
+            }
+            if batch.append(**fields) is None:
+                batch.close()
+                futures.append(await producer.send_batch(batch, topic, partition=partition))
+                counts.append(count)
+                batch, count = producer.create_batch(), 0
+                batch.append(**fields)
+            count += 1
+        if count:
+            batch.close()
+            futures.append(await producer.send_batch(batch, topic, partition=partition))
+            counts.append(count)
+        return last_offset(futures, counts)

@@ -1,0 +1,48 @@
+"""A stateless stage over batches, with the same delivery: compute in a thread, outputs acknowledged, then the source message.
+
+The encoder runs on it. What it computes is a function from a batch to outputs; where they go is the same partition number.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from stream.broker.delivery import Sender
+from stream.broker.finishing import Finishing
+from stream.core.outputs import Output
+from stream.core.records import Batch, Source
+
+
+class Emission(NamedTuple):
+    """Outputs for one topic; `timestamps` in ms where the records are not to carry the time of sending."""
+
+    topic: str
+    outputs: Sequence[Output]
+    timestamps: Sequence[int] | None = None
+
+
+class Processor:
+    """One agent's work: batches in order, one at a time in a thread of its own, so that heartbeats go on."""
+
+    def __init__(self, app: Any, epochs: Mapping[str, int], sender: Sender, process: Callable[[Batch], Sequence[Emission]]) -> None:
+        self._epochs = epochs
+        self._sender = sender
+        self._process = process
+        self._finishing = Finishing(app)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="processor")
+        app.on_partitions_revoked.connect(self._on_revoked)
+
+    async def run(self, stream: Any) -> None:
+        loop = asyncio.get_running_loop()
+        async for event in stream.noack().events():
+            message = event.message
+            batch = Batch(Source.CALL, message.topic, self._epochs[message.topic], message.partition, message.value)
+            emissions = await loop.run_in_executor(self._thread, self._process, batch)
+            if not self._finishing.is_current(message):
+                continue
+            sent = [await self._sender.send(emission.topic, batch.partition, emission.outputs, emission.timestamps) for emission in emissions]
+            self._finishing.add(event, sent)
+
+    async def _on_revoked(self, *_: Any, **__: Any) -> None:
+        self._finishing.forget()

@@ -1,0 +1,127 @@
+"""The profile agent: batches of all five inputs through the pure step, and what it brought about made durable in order.
+
+Outputs, changelog, RocksDB, offset: were the state durable before its outputs, a crash in between would skip the records after the restart
+and their recommendations would be lost.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mode import get_logger
+
+from stream.broker.delivery import Sender
+from stream.broker.finishing import Finishing
+from stream.broker.table import UserTable
+from stream.core.outputs import Outcome, Output
+from stream.core.ranking import Catalogue, Ranker
+from stream.core.records import Batch, Source
+from stream.core.step import StepSettings, step
+from stream.metrics import Metrics
+from stream.settings import Topics
+
+logger = get_logger(__name__)
+
+
+@dataclass
+class Serving:
+    """What the followers keep up to date and every batch reads once."""
+
+    ranker: Ranker | None = None
+    catalogue: Catalogue = field(default_factory=Catalogue)
+
+
+class Profiles:
+    """One agent's work. Nothing is awaited between reading a user's state and deciding its new value."""
+
+    def __init__(
+        self,
+        app: Any,
+        sources: Mapping[str, Source],
+        epochs: Mapping[str, int],
+        table: UserTable,
+        sender: Sender,
+        serving: Serving,
+        settings: StepSettings,
+        topics: Topics,
+        metrics: Metrics,
+    ) -> None:
+        self._app = app
+        self._sources = sources
+        self._epochs = epochs
+        self._table = table
+        self._sender = sender
+        self._serving = serving
+        self._settings = settings
+        self._topics = topics
+        self._metrics = metrics
+        self._finishing = Finishing(app)
+        self._number = 0
+        app.on_partitions_revoked.connect(self._on_revoked)
+        app.on_rebalance_complete.connect(self._on_rebalanced)
+
+    async def run(self, stream: Any) -> None:
+        async for event in stream.noack().events():
+            if self._finishing.is_current(event.message):
+                await self._process(event)
+
+    async def _process(self, event: Any) -> None:
+        message = event.message
+        topic, partition = message.topic, message.partition
+        batch = Batch(self._sources[topic], topic, self._epochs[topic], partition, message.value)
+        started = time.perf_counter()
+        outcome = step(batch, self._table.states(partition), self._serving.ranker, self._serving.catalogue, self._settings)
+        self._number += 1
+        number = self._number
+        self._table.hold(partition, outcome.writes, number)
+        stepped = time.perf_counter()
+        sent = [
+            await self._sender.send(name, partition, outputs)
+            for name, outputs in (
+                (self._topics.recommendations, outcome.recommendations),
+                (self._topics.training_examples, outcome.examples),
+                (self._topics.dead_letters, outcome.dead_letters),
+            )
+            if outputs
+        ]
+        self._observe("step", stepped - started)
+        self._observe("send", time.perf_counter() - stepped)
+        self._metrics.histogram("batch_records", batch.source).observe(len(batch.records))
+
+        async def persist() -> None:
+            await self._persist(message, partition, outcome, number)
+            self._observe("finish", time.perf_counter() - stepped)
+
+        self._finishing.add(event, sent, persist)
+
+    async def _persist(self, message: Any, partition: int, outcome: Outcome, number: int) -> None:
+        if outcome.writes:
+            records = [Output(key, value) for key, value in outcome.writes.items()]
+            offset = await (await self._sender.send(self._table.changelog, partition, records))
+            if self._finishing.is_current(message):
+                self._table.write(partition, outcome.writes, offset, number)
+        self._count(outcome)
+
+    def _count(self, outcome: Outcome) -> None:
+        """Metrics of a batch that is durable: counted once however often it was delivered before."""
+        self._metrics.count(outcome.counts)
+        self._metrics.gauge("users").inc(outcome.new_users)
+        now_ms = time.time() * 1_000
+        from_event = self._metrics.histogram("age_from_event_seconds")
+        from_broker = self._metrics.histogram("age_from_broker_seconds")
+        for moments in outcome.moments:
+            from_event.observe(max(0.0, (now_ms - moments.event_ms) / 1_000))
+            from_broker.observe(max(0.0, (now_ms - moments.broker_ms) / 1_000))
+
+    def _observe(self, stage: str, seconds: float) -> None:
+        self._metrics.histogram("stage_seconds", stage).observe(seconds)
+
+    async def _on_revoked(self, *_: Any, **__: Any) -> None:
+        self._table.drop_overlay()
+        self._finishing.forget()
+
+    async def _on_rebalanced(self, *_: Any, **__: Any) -> None:
+        numbers = {tp.partition for tp in self._app.consumer.assignment() if tp.topic in self._sources}
+        self._metrics.gauge("users").set(sum(self._table.count_users(number) for number in numbers))
+        logger.info("serving %d partition numbers", len(numbers))
