@@ -12,6 +12,7 @@ from stream.errors import IsthmusError
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "topics": ("stream.cli.topics", "Create or check all topics."),
+    "text-model": ("stream.cli.text_model", "Import a sentence encoder; build a keyword list."),
     "worker": ("stream.cli.worker", "Run one profile worker: events in, recommendations out."),
 }
 

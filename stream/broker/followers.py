@@ -1,0 +1,104 @@
+"""Every worker follows `items` and `models` whole: the catalogue, and the champion, loaded, verified and swapped between batches.
+
+A model that does not fit is refused with its reason; the worker then keeps what it has. Loading runs in a thread; the swap is one
+assignment that the next batch sees.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from mode import get_logger
+
+from models.folder import ModelRefused, load_ranker
+from stream.broker.profiles import Serving
+from stream.core.announcements import ModelAnnouncement, decode_announcement
+from stream.core.events import Item
+from stream.core.ranking import Catalogue, Ranker
+from stream.core.records import Record
+from stream.metrics import Metrics
+
+logger = get_logger(__name__)
+_decode_item = msgspec.json.Decoder(Item).decode
+
+
+class ServingFollower:
+    """Turns records of both topics into what `Serving` holds. `load` is `models.folder.load_ranker`, or a test's."""
+
+    def __init__(self, serving: Serving, metrics: Metrics, load: Callable[[str, str], Ranker] = load_ranker) -> None:
+        self._serving = serving
+        self._metrics = metrics
+        self._load = load
+        self._items: dict[bytes, Item] = {}
+        self._served: ModelAnnouncement | None = None
+
+    async def on_items(self, records: Sequence[Record]) -> None:
+        """Takes over items and tombstones; an item that is none is logged and left out."""
+        for record in records:
+            if record.key is None:
+                continue
+            if not record.value:
+                self._items.pop(record.key, None)
+                continue
+            try:
+                self._items[record.key] = _decode_item(record.value)
+            except msgspec.MsgspecError as error:
+                logger.error("items, offset %d is no item: %s", record.offset, error)
+        self._serving.catalogue = Catalogue(self._items.values())
+        self._metrics.gauge("catalogue_items").set(len(self._items))
+
+    async def on_models(self, records: Sequence[Record]) -> None:
+        """Loads the newest champion among the records."""
+        newest = [record.value for record in records if record.key == b"champion" and record.value]
+        if newest:
+            try:
+                announced = decode_announcement(newest[-1])
+            except msgspec.MsgspecError as error:
+                self._refuse("announcement", str(error))
+                return
+            await self._swap(announced)
+
+    async def _swap(self, announced: ModelAnnouncement) -> None:
+        if self._served is not None and announced.sha256 == self._served.sha256:
+            return
+        try:
+            ranker = await asyncio.to_thread(self._load, announced.uri, announced.sha256)
+        except ModelRefused as refused:
+            self._refuse(refused.reason, str(refused))
+            return
+        self._serving.ranker = ranker
+        self._served = announced
+        self._metrics.clear("model_info")
+        self._metrics.gauge("model_info", announced.name, announced.version).set(1)
+        self._metrics.gauge("model_published_timestamp_seconds").set(announced.published_at / 1_000)
+        self._metrics.counter("model_swaps").inc()
+        logger.info("serving %s version %s", announced.name, announced.version)
+
+    def _refuse(self, reason: str, text: str) -> None:
+        self._metrics.counter("model_refusals", reason).inc()
+        logger.error("model refused (%s): %s; keeping what is served", reason, text)
+
+
+async def follow_kafka(bootstrap: str, topic: str, apply: Callable[[Sequence[Any]], Any], ready: asyncio.Event) -> None:
+    """Reads a topic whole and for ever, without a group; sets `ready` once all that was there at the start is applied."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or {0})]
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        await consumer.seek_to_beginning(*partitions)
+        records: list[Any] = []
+        while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
+            fetched = await consumer.getmany(timeout_ms=200)
+            records += [record for batch in fetched.values() for record in batch]
+        await apply(records)
+        ready.set()
+        while True:
+            fetched = await consumer.getmany(timeout_ms=1_000)
+            for batch in fetched.values():
+                await apply(batch)
+    finally:
+        await consumer.stop()

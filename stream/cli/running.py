@@ -1,0 +1,107 @@
+"""How the commands run a worker and an encoder on Kafka: settings in, a process that works until it is told to stop."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stream.core.records import Source
+from stream.core.step import StepSettings
+from stream.errors import IsthmusError
+from stream.settings import Settings
+
+logger = logging.getLogger("isthmus")
+
+
+def step_settings(settings: Settings) -> StepSettings:
+    """The step's settings, with a producer's mapping compiled."""
+    step = settings.step
+    mapping = {
+        Source.CLICK: settings.mapping.clicks,
+        Source.PURCHASE: settings.mapping.purchases,
+        Source.ELIGIBILITY: settings.mapping.eligibility,
+        Source.ERASURE: settings.mapping.erasures,
+    }
+    return StepSettings(
+        partitions=settings.topics.partitions,
+        list_length=step.list_length,
+        session_gap_ms=step.session_gap_s * 1_000,
+        max_ahead_ms=step.max_ahead_s * 1_000,
+        allowed_lateness_ms=step.allowed_lateness_s * 1_000,
+        marker_retention_ms=step.marker_retention_s * 1_000,
+        erasure_key=step.erasure_key.get_secret_value().encode(),
+        explain=step.explain,
+        adapters={source: adapter_of(f"mapping.{source}", fields) for source, fields in mapping.items() if fields},
+    )
+
+
+def adapter_of(section: str, fields: Mapping[str, str]) -> Callable[[Any], Any]:
+    """A producer's JSON object -> ours, by one JMESPath expression per field; a field that is not found is left out."""
+    import jmespath
+
+    compiled = {}
+    for name, expression in fields.items():
+        try:
+            compiled[name] = jmespath.compile(expression)
+        except jmespath.exceptions.JMESPathError as error:
+            raise IsthmusError(f"setting {section}.{name}: {expression!r} is not a JMESPath expression ({error})") from None
+
+    def adapt(value: Any) -> dict[str, Any]:
+        try:
+            found = {name: expression.search(value) for name, expression in compiled.items()}
+        except jmespath.exceptions.JMESPathError as error:
+            raise ValueError(type(error).__name__) from None
+        return {name: field for name, field in found.items() if field is not None}
+
+    return adapt
+
+
+def run_worker(settings: Settings) -> None:
+    """Runs a worker on Kafka until SIGTERM or SIGINT."""
+    import uvloop
+
+    if settings.step.erasure_key.get_secret_value() == "isthmus":
+        logger.warning("erasure markers can be guessed: set ISTHMUS_STEP__ERASURE_KEY to a secret of your own")
+    uvloop.run(_worker(settings))
+
+
+async def _worker(settings: Settings) -> None:
+    from stream.broker.app import Serving, add_profiles, make_app, run_until_stopped, stop_on_signals
+    from stream.broker.followers import ServingFollower, follow_kafka
+    from stream.broker.topics import create_or_check, source_topics, topic_epochs
+    from stream.metrics import Metrics
+
+    bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.worker
+    create_or_check(bootstrap, topics, create=False)
+    stop, metrics, serving = stop_on_signals(), Metrics(), Serving()
+    follower = ServingFollower(serving, metrics)
+    ready = [asyncio.Event(), asyncio.Event()]
+    follows = [
+        asyncio.create_task(follow_kafka(bootstrap, topics.items, follower.on_items, ready[0])),
+        asyncio.create_task(follow_kafka(bootstrap, topics.models, follower.on_models, ready[1])),
+    ]
+    for event, task in zip(ready, follows, strict=True):
+        await asyncio.wait({task, asyncio.create_task(event.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            await task
+    sources = source_topics(topics)
+    app = make_app(
+        "isthmus-profiles",
+        f"kafka://{bootstrap}",
+        data=own.state_dir / own.name,
+        partitions=topics.partitions,
+        batch_records=own.batch_records,
+        instance=own.name if own.static_membership else None,
+    )
+    add_profiles(
+        app, sources, topic_epochs(bootstrap, sources), serving, step_settings(settings), topics, metrics, in_flight=own.in_flight
+    )
+    server, _ = metrics.serve(own.metrics_port)
+    logger.info("worker %s: metrics at http://127.0.0.1:%d/metrics", own.name, server.server_port)
+    try:
+        await run_until_stopped(app, stop)
+    finally:
+        for task in follows:
+            task.cancel()
+        await asyncio.gather(*follows, return_exceptions=True)
+        server.shutdown()

@@ -1,0 +1,33 @@
+"""`isthmus worker`: one profile worker of a deployment."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def worker(
+    bootstrap: Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")] = None,
+    name: Annotated[str | None, typer.Option(help="stable name; default: setting worker.name")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Prometheus port, 0 chooses one; default: setting worker.metrics_port")] = None,
+) -> None:
+    """Fold clicks, calls, purchases, eligibility and erasures into users' states and recommend.
+
+    Several workers with different names share the partitions. SIGTERM finishes what is in flight and commits.
+
+    Example: isthmus worker --bootstrap localhost:9092 --name worker-1
+    """
+    from stream.cli.common import log_to_stderr, settings_with
+    from stream.cli.running import run_worker
+
+    settings = settings_with(bootstrap)
+    changes: dict[str, object] = {}
+    if name is not None:
+        changes["name"] = name
+    if metrics_port is not None:
+        changes["metrics_port"] = metrics_port
+    settings = settings.model_copy(update={"worker": settings.worker.model_copy(update=changes)})
+    log_to_stderr()
+    run_worker(settings)
