@@ -25,7 +25,7 @@ class LatentFeatureConfig(msgspec.Struct, frozen=True, kw_only=True):
     latent: int = 128
     hidden: int = 256
     dense: int = 128
-    dropout: float = 0.3
+    dropout: float = 0.5
     text_width: int = 384
 
 

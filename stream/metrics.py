@@ -49,7 +49,7 @@ DECLARED: Final[dict[str, Declared]] = {
     "model_refusals": Declared(Counter, "announced model versions that this worker refused", ("reason",)),
     "catalogue_items": Declared(Gauge, "items in the catalogue"),
     "encoder_transcripts": Declared(Counter, "transcripts in, by outcome", ("outcome",)),
-    "encoder_sentences": Declared(Counter, "sentences, encoded or found in the cache", ("outcome",)),
+    "encoder_sentences": Declared(Counter, "sentences encoded"),
     "encoder_seconds": Declared(Histogram, "time to encode a batch", (), _SECONDS),
 }
 

@@ -19,3 +19,9 @@ def log_to_stderr() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("aiokafka", "kafka", "faust", "mode"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def with_changes(settings: Settings, section: str, **changes: object) -> Settings:
+    """The settings with a section's values from the command line on top; None leaves a value as it is."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    return settings.model_copy(update={section: getattr(settings, section).model_copy(update=given)})

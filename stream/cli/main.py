@@ -12,6 +12,9 @@ from stream.errors import IsthmusError
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "topics": ("stream.cli.topics", "Create or check all topics."),
+    "train": ("stream.cli.train", "Train a model; promote it if it passes the gate; --every 15m."),
+    "models": ("stream.cli.models", "The registry: list, show, promote, rollback."),
+    "encoder": ("stream.cli.encoder", "Run one encoder: transcripts in, vectors and keywords out."),
     "text-model": ("stream.cli.text_model", "Import a sentence encoder; build a keyword list."),
     "worker": ("stream.cli.worker", "Run one profile worker: events in, recommendations out."),
 }

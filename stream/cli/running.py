@@ -1,16 +1,25 @@
 """How the commands run a worker and an encoder on Kafka: settings in, a process that works until it is told to stop."""
 
+from __future__ import annotations
+
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any, Final
 
-from stream.core.records import Source
+from stream.core.records import Batch, Source
 from stream.core.step import StepSettings
 from stream.errors import IsthmusError
 from stream.settings import Settings
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from stream.broker.processor import Emission
+    from stream.metrics import Metrics
+
 logger = logging.getLogger("isthmus")
+ENCODER_BATCH: Final = 64  # transcripts: half a second of work
 
 
 def step_settings(settings: Settings) -> StepSettings:
@@ -105,3 +114,63 @@ async def _worker(settings: Settings) -> None:
             task.cancel()
         await asyncio.gather(*follows, return_exceptions=True)
         server.shutdown()
+
+
+def run_encoder(settings: Settings) -> None:
+    """Runs an encoder on Kafka until SIGTERM or SIGINT."""
+    import uvloop
+
+    uvloop.run(_encoder(settings))
+
+
+async def _encoder(settings: Settings) -> None:
+    from stream.broker.app import add_processor, make_app, run_until_stopped, stop_on_signals
+    from stream.broker.topics import create_or_check, topic_epochs
+    from stream.metrics import Metrics
+
+    bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.encoder
+    create_or_check(bootstrap, topics, create=False)
+    stop, metrics = stop_on_signals(), Metrics()
+    app = make_app(
+        "isthmus-encoder",
+        f"kafka://{bootstrap}",
+        data=settings.worker.state_dir / own.name,
+        partitions=topics.partitions,
+        batch_records=ENCODER_BATCH,
+        instance=own.name,
+    )
+    process = encoder_process(settings, metrics)
+    add_processor(app, topics.transcripts, topic_epochs(bootstrap, [topics.transcripts]), process, metrics)
+    server, _ = metrics.serve(own.metrics_port)
+    logger.info("encoder %s: metrics at http://127.0.0.1:%d/metrics", own.name, server.server_port)
+    try:
+        await run_until_stopped(app, stop)
+    finally:
+        server.shutdown()
+
+
+def encoder_process(settings: Settings, metrics: Metrics) -> Callable[[Batch], list[Emission]]:
+    """The stage as `stream.broker.processor` runs it: encoded calls and dead letters, counted."""
+    from stream.broker.processor import Emission
+    from stream.cli.text_model import default_folder
+    from stream.text.model import TextModel
+    from stream.text.stage import encode_batch
+
+    own, topics = settings.encoder, settings.topics
+    folder = own.text_model or default_folder(settings.cache_dir)
+    model = TextModel(folder, batch_sentences=own.batch_sentences, threads=own.threads)
+    fields = settings.mapping.transcripts
+    adapter = adapter_of("mapping.transcripts", fields) if fields else None
+
+    def process(batch: Batch) -> list[Emission]:
+        started = time.perf_counter()
+        encoded = encode_batch(batch, model, adapter)
+        metrics.histogram("encoder_seconds").observe(time.perf_counter() - started)
+        metrics.counter("encoder_sentences").inc(encoded.sentences)
+        metrics.count(encoded.counts)
+        return [
+            Emission(topics.encoded_calls, encoded.calls, encoded.timestamps),
+            Emission(topics.dead_letters, encoded.dead_letters),
+        ]
+
+    return process

@@ -19,15 +19,9 @@ def worker(
 
     Example: isthmus worker --bootstrap localhost:9092 --name worker-1
     """
-    from stream.cli.common import log_to_stderr, settings_with
+    from stream.cli.common import log_to_stderr, settings_with, with_changes
     from stream.cli.running import run_worker
 
-    settings = settings_with(bootstrap)
-    changes: dict[str, object] = {}
-    if name is not None:
-        changes["name"] = name
-    if metrics_port is not None:
-        changes["metrics_port"] = metrics_port
-    settings = settings.model_copy(update={"worker": settings.worker.model_copy(update=changes)})
+    settings = with_changes(settings_with(bootstrap), "worker", name=name, metrics_port=metrics_port)
     log_to_stderr()
     run_worker(settings)

@@ -22,13 +22,14 @@ _CHARACTERS = 4_000  # of a sentence: far more than the encoder's 256 tokens
 
 
 class Encoded(NamedTuple):
-    """What a batch became. `timestamps` are the origins' broker times, for the step's clock; `counts` by outcome."""
+    """What a batch became. `timestamps` are the origins' broker times, for the step's clock; `counts` by
+    metric and labels."""
 
     calls: list[Output]
     timestamps: list[int]
     dead_letters: list[Output]
     sentences: int
-    counts: Counter[str]
+    counts: Counter[tuple[str, ...]]
 
 
 def encode_batch(batch: Batch, model: TextModel, adapter: Adapter | None = None) -> Encoded:
@@ -39,8 +40,8 @@ def encode_batch(batch: Batch, model: TextModel, adapter: Adapter | None = None)
         read = _read(record, adapter)
         if isinstance(read, Rejection):
             encoded.dead_letters.append(dead_letter(batch.coordinates(record), record, read, with_original=False))
-            encoded.counts["dead_letter"] += 1
-            encoded.counts[f"dead_letter:{read.reason}"] += 1
+            encoded.counts["encoder_transcripts", "dead_letter"] += 1
+            encoded.counts["dead_letters", read.reason] += 1
         else:
             usable.append((record, read, [text for sentence in read.sentences if (text := sentence.text.strip()[:_CHARACTERS])]))
     vectors = model.encode([text for _, _, texts in usable for text in texts])
@@ -51,7 +52,7 @@ def encode_batch(batch: Batch, model: TextModel, adapter: Adapter | None = None)
         call = _call(batch, record, transcript, len(texts), total.astype("<f4").tobytes(), model.keywords.find(texts), model.hash)
         encoded.calls.append(Output(transcript.user_id.encode(), _encode(call)))
         encoded.timestamps.append(record.timestamp)
-        encoded.counts["encoded"] += 1
+        encoded.counts["encoder_transcripts", "encoded"] += 1
         start = end
     return encoded._replace(sentences=start)
 

@@ -1,0 +1,27 @@
+"""`isthmus encoder`: the process that turns transcripts into vectors and keywords."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def encoder(
+    bootstrap: Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")] = None,
+    name: Annotated[str | None, typer.Option(help="stable name; default: setting encoder.name")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Prometheus port, 0 chooses one; default: setting encoder.metrics_port")] = None,
+) -> None:
+    """Encode call transcripts; the text goes no further than this process.
+
+    Several encoders with different names share the partitions. SIGTERM finishes what is in flight and commits.
+
+    Example: isthmus encoder --bootstrap localhost:9092
+    """
+    from stream.cli.common import log_to_stderr, settings_with, with_changes
+    from stream.cli.running import run_encoder
+
+    settings = with_changes(settings_with(bootstrap), "encoder", name=name, metrics_port=metrics_port)
+    log_to_stderr()
+    run_encoder(settings)

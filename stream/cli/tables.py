@@ -1,0 +1,47 @@
+"""Tables in the paper's layout as training examples, encoded with the text model: what `train --data` and `replay` share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stream.errors import IsthmusError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from stream.core.outputs import TrainingExample
+    from stream.core.records import Batch, PlainRecord
+    from stream.settings import Settings
+    from training.tables import Tables
+
+
+def load_tables(folder: Path) -> Tables:
+    from training.tables import TableError, read_tables
+
+    try:
+        return read_tables(folder)
+    except TableError as error:
+        raise IsthmusError(str(error)) from None
+
+
+def examples_from_tables(settings: Settings, folder: Path, purchase_events: int | None = None) -> tuple[list[TrainingExample], list[str]]:
+    """The newest examples, and the item ids in the tables' order."""
+    from stream.cli.text_model import default_folder
+    from stream.core.records import PlainRecord
+    from stream.text.model import TextModel
+    from stream.text.stage import encode_batch
+    from training.examples import examples_of
+
+    tables = load_tables(folder)
+    own = settings.encoder
+    model = TextModel(own.text_model or default_folder(settings.cache_dir), batch_sentences=own.batch_sentences, threads=own.threads)
+
+    def encode(batch: Batch) -> Sequence[PlainRecord]:
+        encoded = encode_batch(batch, model)
+        if encoded.dead_letters:
+            raise IsthmusError(f"{folder}: a conversation cannot be encoded: {(encoded.dead_letters[0].value or b'').decode()}")
+        pairs = zip(encoded.calls, encoded.timestamps, strict=True)
+        return [PlainRecord(offset, at_ms, call.key, call.value) for offset, (call, at_ms) in enumerate(pairs)]
+
+    return examples_of(tables, encode, purchase_events), list(tables.items)

@@ -1,0 +1,169 @@
+"""`isthmus train`: one training run, or one every so often."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stream.core.outputs import TrainingExample
+    from stream.settings import Settings
+    from training.run import Result, RunConfig
+
+app = typer.Typer(add_completion=False)
+REFUSED = 3
+
+
+@app.command()
+def train(
+    bootstrap: Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")] = None,
+    examples: Annotated[Path | None, typer.Option(help="train on a file of examples instead of the topic")] = None,
+    data: Annotated[Path | None, typer.Option(help="train on tables in the paper's layout instead of the topic")] = None,
+    items: Annotated[str | None, typer.Option(help="with --examples: item ids, comma-separated; default: those bought")] = None,
+    every: Annotated[str | None, typer.Option(help="train again every 15m, 1h, 30s ... on what has come since")] = None,
+    seed: Annotated[int | None, typer.Option(help="default: setting training.seed")] = None,
+    min_judged: Annotated[int | None, typer.Option(help="fresh purchases for the gate; default: setting training.min_judged")] = None,
+    announce_file: Annotated[Path | None, typer.Option(help="append announcements to this file instead of the models topic")] = None,
+) -> None:
+    """Train the Latent Feature model, register the version, and promote it if it passes the gate.
+
+    Exit codes: 0 promoted (or --every was ended), 3 refused by the gate (the reason is printed), 2 wrong use or surroundings.
+
+    Example: isthmus train --bootstrap localhost:9092 --every 15m
+    """
+    from stream.cli.common import log_to_stderr, settings_with, with_changes
+    from training.loop import TrainingConfig
+    from training.run import RunConfig
+
+    settings = with_changes(settings_with(bootstrap), "training", seed=seed, min_judged=min_judged)
+    own = settings.training
+    config = RunConfig(training=TrainingConfig(seed=own.seed), margin=own.margin, min_judged=own.min_judged)
+    log_to_stderr()
+    load, names = _source(settings, examples, data, None if items is None else items.split(","))
+    tell = _announcer(settings, announce_file, offline=examples is not None or data is not None)
+    if every is not None:
+        _periodically(settings, load, names, config, tell, seconds(every))
+        return
+    result = _once(settings, load(), names(), config, tell)
+    typer.echo(result.reason)
+    if result.announcement is None:
+        raise typer.Exit(REFUSED)
+
+
+def seconds(text: str) -> float:
+    """Seconds in 30s, 15m, 1h or a bare number."""
+    from stream.errors import IsthmusError
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if match is None or float(match[1]) <= 0:
+        raise IsthmusError(f"{text!r} is no duration: write 30s, 15m or 1h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3_600}[match[2]]
+
+
+def _once(
+    settings: Settings, examples: Sequence[TrainingExample], names: Sequence[str], config: RunConfig, tell: Callable[[Result], None]
+) -> Result:
+    from stream.errors import IsthmusError
+    from training.registry import Registry
+    from training.run import TooFewExamplesError, publish_popular, train_once
+
+    registry = Registry(settings.registry.uri, settings.registry.folder)
+    if registry.holder("champion") is None and examples:
+        first = publish_popular(examples[: max(1, len(examples) * 8 // 10)], names, registry)
+        typer.echo(first.reason)
+        tell(first)
+    try:
+        result = train_once(examples, names, registry, config, typer.echo)
+    except TooFewExamplesError as error:
+        raise IsthmusError(str(error)) from None
+    tell(result)
+    return result
+
+
+def _periodically(
+    settings: Settings,
+    load: Callable[[], Sequence[TrainingExample]],
+    names: Callable[[], Sequence[str]],
+    config: RunConfig,
+    tell: Callable[[Result], None],
+    every_s: float,
+) -> None:
+    from training.registry import Registry
+    from training.retraining import retrain
+    from training.run import publish_popular, train_once
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    registry = Registry(settings.registry.uri, settings.registry.folder)
+
+    def run(found: Sequence[TrainingExample]) -> Result:
+        if registry.holder("champion") is None:
+            if not found:
+                from training.run import TooFewExamplesError
+
+                raise TooFewExamplesError("no examples yet")
+            return publish_popular(found, names(), registry)
+        return train_once(found, names(), registry, config, typer.echo)
+
+    retrain(load, run, tell, every_s, stop)
+
+
+def _source(
+    settings: Settings, examples: Path | None, data: Path | None, items: list[str] | None
+) -> tuple[Callable[[], Sequence[TrainingExample]], Callable[[], Sequence[str]]]:
+    """Where the examples and the item ids come from."""
+    if data is not None:
+        from stream.cli.tables import examples_from_tables
+
+        found, names = examples_from_tables(settings, data)
+        return (lambda: found), (lambda: names)
+    if examples is not None:
+        from training.example_files import read_examples
+        from training.examples import in_time_order
+
+        def load() -> Sequence[TrainingExample]:
+            return in_time_order(read_examples(examples))
+
+        return load, lambda: items or sorted({item for example in load() for item in example.items})
+    from stream.errors import IsthmusError
+    from training.example_topic import CompactedTopic, TopicError, examples_in, items_in
+
+    try:
+        sold = CompactedTopic(settings.kafka.bootstrap, settings.topics.training_examples)
+        catalogue = CompactedTopic(settings.kafka.bootstrap, settings.topics.items)
+    except TopicError as error:
+        raise IsthmusError(str(error)) from None
+
+    def read() -> Sequence[TrainingExample]:
+        sold.read_on()
+        return examples_in(sold)
+
+    def listed() -> Sequence[str]:
+        catalogue.read_on()
+        return items_in(catalogue) or sorted({item for example in examples_in(sold) for item in example.items})
+
+    return read, listed
+
+
+def _announcer(settings: Settings, file: Path | None, *, offline: bool) -> Callable[[Result], None]:
+    from stream.core.announcements import encode_announcement
+    from training.example_topic import announce
+
+    def tell(result: Result) -> None:
+        if result.announcement is None:
+            return
+        if file is not None:
+            with file.open("ab") as opened:
+                opened.write(encode_announcement(result.announcement) + b"\n")
+        elif not offline:
+            announce(settings.kafka.bootstrap, settings.topics.models, result.announcement)
+
+    return tell
