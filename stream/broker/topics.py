@@ -83,7 +83,7 @@ def create_or_check(bootstrap: str, topics: Topics, *, dev: bool = False, create
     Raises:
         IsthmusError: the broker cannot be reached, a topic is missing (`create` off), or one is not as it must be.
     """
-    admin = _admin(bootstrap)
+    admin = admin_client(bootstrap)
     try:
         present = {found["name"]: found for found in admin.describe_topics([spec.name for spec in specs(topics)]) if not found["error_code"]}
         lines, wrong = [], []
@@ -107,7 +107,7 @@ def create_or_check(bootstrap: str, topics: Topics, *, dev: bool = False, create
 
 def topic_epochs(bootstrap: str, names: Iterable[str]) -> dict[str, int]:
     """Each topic's epoch: 63 bits of its Kafka topic id, which a recreated topic does not share."""
-    admin = _admin(bootstrap)
+    admin = admin_client(bootstrap)
     try:
         found = admin.describe_topics(list(names))
     except KafkaError as error:
@@ -120,7 +120,7 @@ def topic_epochs(bootstrap: str, names: Iterable[str]) -> dict[str, int]:
     return {topic["name"]: UUID(str(topic["topic_id"])).int >> 65 for topic in found}
 
 
-def _admin(bootstrap: str) -> Any:
+def admin_client(bootstrap: str) -> Any:
     try:
         return KafkaAdminClient(bootstrap_servers=bootstrap, client_id="isthmus-topics")
     except KafkaError as error:

@@ -15,6 +15,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "train": ("stream.cli.train", "Train a model; promote it if it passes the gate; --every 15m."),
     "models": ("stream.cli.models", "The registry: list, show, promote, rollback."),
     "encoder": ("stream.cli.encoder", "Run one encoder: transcripts in, vectors and keywords out."),
+    "replay": ("stream.cli.replay", "Tables through Kafka, encoder and worker; train and measure."),
     "text-model": ("stream.cli.text_model", "Import a sentence encoder; build a keyword list."),
     "worker": ("stream.cli.worker", "Run one profile worker: events in, recommendations out."),
 }
@@ -57,3 +58,7 @@ def main() -> None:
     except IsthmusError as error:
         click.echo(f"isthmus: {error}", err=True)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
