@@ -67,7 +67,9 @@ PAGES: Final[dict[str, tuple[int, int]]] = {
     "leisure": (9, 10),
 }
 _PAGE_OF: Final = {number: (page, place == 1) for page, pair in PAGES.items() for place, number in enumerate(pair)}
-CATALOGUE: Final = tuple(WorldItem(number, name, text, again, *_PAGE_OF[number], topic) for number, name, text, again, topic in _ROWS)
+CATALOGUE: Final = tuple(
+    WorldItem(number, name, text, again, *_PAGE_OF[number], topic) for number, name, text, again, topic in _ROWS
+)
 REPEATABLE: Final = frozenset(item.number for item in CATALOGUE if item.repeatable)
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a template stays on one line)
 """The wording of the calls: templates, and what a speech recogniser makes of words. Data only.
 
 In a template `[a|b|c]` stands for one of the alternatives (one may be empty). A topic's phrases fit both its items; an item's

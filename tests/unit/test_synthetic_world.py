@@ -1,0 +1,232 @@
+"""The synthetic world: calibrated, seeded, with a signal that models can find and no label in what they see."""
+
+import gzip
+import hashlib
+import json
+from collections import Counter, defaultdict
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from stream.core.events import Item, Purchase, Rejection, Transcript, parse
+from stream.core.limits import DAY_MS
+from stream.core.records import Source
+from tests import linear_reference as linear
+from training.synthetic import NOTICE, load
+from training.synthetic.calls import write_call
+from training.synthetic.catalogue import CATALOGUE
+from training.synthetic.chance import Chance
+from training.synthetic.check import compare, read_events
+from training.synthetic.live import LiveEvent, Pace, Rates, start_for, stream_events, wall_s, write_events
+from training.synthetic.sessions import all_tags, write_session
+from training.synthetic.tables import ANSWERS, COLUMNS, write_tables
+from training.synthetic.world import make_world
+from training.table_events import user_events
+from training.tables import read_tables
+
+START_MS = 1_700_000_000_000
+SOURCES = {"clicks": Source.CLICK, "purchases": Source.PURCHASE, "eligibility": Source.ELIGIBILITY, "erasures": Source.ERASURE}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world with 6,000 purchase events."""
+    out: Path = tmp_path_factory.mktemp("world")
+    write_tables(out, 6_000, 1)
+    return out
+
+
+def stream(seconds: float = 20.0, seed: int = 5, **rates: object) -> list[LiveEvent]:
+    rng = np.random.default_rng(seed)
+    chosen = Rates(**rates)  # type: ignore[arg-type]
+    until = START_MS + int(seconds * chosen.speed * 1000)
+    return list(stream_events(make_world(rng), rng, START_MS, rates=chosen, until_ms=until))
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_world_has_the_aggregates_of_the_papers_tables(folder: Path) -> None:
+    """Every published aggregate within its stated tolerance, Popular's scores among them."""
+    assert [(row.name, row.fact, round(row.found, 4)) for row in compare(read_events(folder)) if not row.fits] == []
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
+    """Chance is an argument; nothing else enters, the time of writing neither."""
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        write_tables(tmp_path / name, 300, seed)
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    assert digest(tmp_path / "a") != digest(tmp_path / "c")
+
+
+def test_the_tables_load_and_have_the_layouts_columns(folder: Path) -> None:
+    """The loader checks ids, numbers and that every label is within its filter; the events of the tables parse."""
+    tables = read_tables(folder)
+    assert len(tables.purchases) == 6_000
+    assert list(tables.items) == [item.item_id for item in CATALOGUE]
+    assert all(event.role in {*SOURCES, "transcripts"} for event in islice(user_events(tables), 5_000))
+    for name, columns in COLUMNS.items():
+        raw = (folder / name).read_bytes()
+        text = gzip.decompress(raw) if name.endswith(".gz") else raw
+        assert text.decode().splitlines()[0].split(",") == list(columns)
+
+
+def test_the_output_says_that_it_is_synthetic(folder: Path, tmp_path: Path) -> None:
+    """In the folder of the tables and in that of the events."""
+    rng = np.random.default_rng(0)
+    write_events(tmp_path, make_world(rng), rng, START_MS, 5)
+    assert NOTICE in (folder / "README.md").read_text()
+    assert NOTICE in (tmp_path / "README.md").read_text()
+
+
+def test_a_linear_model_finds_what_was_planted(folder: Path) -> None:
+    """Far above Popular; the order of interactions and of clicks matters, and each modality adds to the other.
+
+    Held with margins: 600 test events have a standard error of about .015.
+    """
+    tables = linear.read(folder)
+    border = len(tables.events) * 9 // 10
+    rng = np.random.default_rng(0)
+
+    def score(order: linear.Order, modalities: str = "SC", *, pairs: bool) -> dict[str, tuple[float, float, int]]:
+        rows = [linear.features(tables, event, order=order, pairs=pairs, modalities=modalities, rng=rng) for event in tables.events]
+        return linear.measure(tables, linear.fit_and_score(rows, tables.events, border), border)
+
+    popular = linear.measure(tables, linear.popular(tables.events, border), border)["union"]
+    full = score("kept", pairs=True)
+    assert full["union"][0] > popular[0] + 0.25
+    assert full["union"][1] > popular[1] + 0.3
+    assert full["union"][1] > score("shuffled", pairs=True)["union"][1] + 0.03
+    assert full["union"][1] > score("kept", pairs=False)["union"][1] + 0.02
+    assert full["both"][1] > score("kept", "S", pairs=True)["both"][1] + 0.03
+    assert full["both"][1] > score("kept", "C", pairs=True)["both"][1] + 0.03
+
+
+def test_the_two_items_of_a_page_leave_the_same_tags() -> None:
+    """What tells them apart is the order of clicks alone."""
+    chance = Chance(np.random.default_rng(0))
+    tags = [{tag for _ in range(400) for click in write_session(chance, item, frozenset()) for tag in click} for item in (18, 8)]
+    assert {tag for tag in tags[0] if tag.startswith("home")} == {tag for tag in tags[1] if tag.startswith("home")}
+    assert 100 <= len(all_tags()) <= 200
+
+
+def test_before_a_sale_no_words_of_the_sale_are_said() -> None:
+    """No item's name, no "bought", whatever is sold: after it both are."""
+    chance = Chance(np.random.default_rng(0))
+    for number in range(2_000):
+        item = CATALOGUE[number % 24]
+        call = write_call(chance, item.number, (item.number,))
+        before = " ".join(text for _, text in call.before)
+        assert item.name.lower() not in before
+        assert "now bought" not in before
+        assert item.name.lower() in " ".join(text for _, text in call.after)
+
+
+def test_no_conversation_of_the_tables_holds_what_is_said_after_a_sale(folder: Path) -> None:
+    """The answer key stands in a folder of its own; no table has a column of it."""
+    text = gzip.decompress((folder / "data_conversations_text.csv.gz").read_bytes()).decode()
+    assert "now bought" not in text
+    assert not [item.name for item in CATALOGUE if item.name.lower() in text]
+    assert (folder / ANSWERS).parent.name == "answer-key"
+    assert "item_in_mind" not in {column for columns in COLUMNS.values() for column in columns}
+
+
+def test_what_is_said_after_a_sale_ends_after_the_purchase() -> None:
+    """So no training example can see it: the step takes the parts that ended before the purchase."""
+    events = stream(30, pace=Pace(late_purchases=0))
+    bought: dict[str | None, list[int]] = defaultdict(list)
+    for event in events:
+        if event.role == "purchases":
+            bought[event.key].append(event.event_ms)
+    sales = [event for event in events if event.role == "transcripts" and b"now bought" in (event.value or b"")]
+    assert len(sales) > 50
+    for sale in sales:
+        said = msgspec.json.decode(sale.value or b"", type=Transcript)
+        assert isinstance(said.started_at, int)
+        assert isinstance(said.ended_at, int)
+        assert any(said.started_at - 1_000 <= at < said.ended_at for at in bought[sale.key])
+
+
+def test_every_live_event_parses_and_its_key_is_its_user() -> None:
+    """All input topics occur; calls come whole and in pieces, some purchases late, some users ask to be forgotten."""
+    events = stream(60)
+    counts = Counter(event.role for event in events)
+    assert all(counts[role] for role in ("items", "transcripts", *SOURCES))
+    pieces = set()
+    for event in events:
+        if event.role == "items":
+            assert msgspec.json.decode(event.value or b"", type=Item).item_id == event.key
+        elif event.role == "transcripts":
+            said = msgspec.json.decode(event.value or b"", type=Transcript)
+            pieces.add(said.piece)
+            assert said.user_id == event.key
+        else:
+            parsed = parse(SOURCES[event.role], event.value)
+            assert not isinstance(parsed, Rejection)
+            assert parsed.user_id == event.key
+    assert pieces == {None, 1, 2}
+    delays = [event.delivery_ms - event.event_ms for event in events if event.role == "purchases"]
+    assert 0.08 < np.mean([delay > 10 * 60_000 for delay in delays]) < 0.2
+    assert max(delays) < DAY_MS
+
+
+def test_events_come_in_the_order_of_delivery_and_never_before_they_happen() -> None:
+    events = stream()
+    assert [event.delivery_ms for event in events] == sorted(event.delivery_ms for event in events)
+    assert all(event.event_ms <= event.delivery_ms for event in events)
+    assert events == stream()
+    assert {event.key for event in events if event.role == "clicks"}.isdisjoint(e.key for e in stream(seed=6) if e.role == "clicks")
+
+
+def test_event_time_reaches_now_when_it_was_told_to() -> None:
+    """So the demo's events are never ahead of the broker's clock."""
+    now_ms, rates = 1_800_000_000_000, Rates()
+    start = start_for(now_ms, 3_600, rates.speed)
+    at_the_end = LiveEvent("clicks", "u", b"{}", now_ms, now_ms)
+    assert wall_s(at_the_end, start, rates) == pytest.approx(3_600)
+
+
+def test_two_thousand_purchases_arrive_within_forty_seconds_at_the_default_rates() -> None:
+    """And calls stay below what one encoder can follow (about 400 sentences a second)."""
+    events = stream(40)
+    assert sum(event.role == "purchases" for event in events) >= 2_000
+    sentences = sum((event.value or b"").count(b'"speaker"') for event in events if event.role == "transcripts")
+    assert sentences / 40 < 250
+
+
+def test_a_planted_event_is_broken_in_the_way_that_it_says() -> None:
+    """Their number is known: one in so many, and each names its reason."""
+    events = stream(20, broken_every=1_000)
+    planted = [event for event in events if event.planted]
+    others = sum(not event.planted and event.role != "items" for event in events)
+    assert len(planted) == others // 1_000 > 6
+    for event in planted:
+        if event.role == "transcripts":
+            with pytest.raises(msgspec.ValidationError):
+                msgspec.json.decode(event.value or b"", type=Transcript)
+            continue
+        parsed = parse(SOURCES[event.role], event.value)
+        rejected = parsed.reason if isinstance(parsed, Rejection) else "key_mismatch" if event.key else "missing_key"
+        assert rejected == event.planted
+
+
+def test_events_written_as_json_lines_are_those_of_the_stream(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    counts = write_events(tmp_path, make_world(rng), rng, START_MS, 200)
+    assert counts["purchases"] == 200
+    for role, count in counts.items():
+        assert len((tmp_path / f"{role}.jsonl").read_bytes().splitlines()) == count
+    first = json.loads((tmp_path / "purchases.jsonl").read_text().splitlines()[0])
+    assert msgspec.convert(first["value"], Purchase).user_id == first["key"]
+
+
+def test_the_load_generators_clicks_parse() -> None:
+    rng = np.random.default_rng(1)
+    for key, value in islice(load.clicks(make_world(rng), rng, users=50, start_ms=START_MS), 2_000):
+        click = parse(Source.CLICK, value)
+        assert not isinstance(click, Rejection)
+        assert click.user_id.encode() == key
