@@ -16,4 +16,6 @@ def check_ownership(assigned: Iterable[Any], inputs: Iterable[str]) -> None:
     for number, topics in sorted(held.items()):
         if topics != wanted:
             missing = ", ".join(sorted(wanted - topics))
-            raise IsthmusError(f"partition number {number} was assigned without {missing}: give all inputs the same partition count")
+            raise IsthmusError(
+                f"partition number {number} was assigned without {missing}: give all inputs the same partition count"
+            )

@@ -41,7 +41,10 @@ class Processor:
             emissions = await loop.run_in_executor(self._thread, self._process, batch)
             if not self._finishing.is_current(message):
                 continue
-            sent = [await self._sender.send(emission.topic, batch.partition, emission.outputs, emission.timestamps) for emission in emissions]
+            sent = [
+                await self._sender.send(emission.topic, batch.partition, emission.outputs, emission.timestamps)
+                for emission in emissions
+            ]
             self._finishing.add(event, sent)
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:

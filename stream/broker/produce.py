@@ -25,7 +25,9 @@ class Keyed(Protocol):
 
 async def produce(bootstrap: str, events: Iterable[Keyed], topics: Mapping[str, str], say: Callable[[int], None]) -> int:
     """Sends the events to the topics of their roles as fast as the broker takes them; gives how many."""
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5, max_request_size=4 << 20)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5, max_request_size=4 << 20
+    )
     await producer.start()
     try:
         pending: list[Any] = []
@@ -44,4 +46,3 @@ async def produce(bootstrap: str, events: Iterable[Keyed], topics: Mapping[str, 
         return sent
     finally:
         await producer.stop()
-

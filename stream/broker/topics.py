@@ -59,7 +59,13 @@ def specs(topics: Topics, application: str = "isthmus-profiles") -> list[TopicSp
         TopicSpec("models", topics.models, "role", 1, _COMPACTED),
         TopicSpec("recommendations", topics.recommendations, "user", keyed, _COMPACTED),
         TopicSpec("training_examples", topics.training_examples, "user and purchase id (msgpack)", keyed, _COMPACTED),
-        TopicSpec("dead_letters", topics.dead_letters, "topic/epoch/partition/offset", keyed, {**derived, "retention.ms": str(30 * DAY_MS)}),
+        TopicSpec(
+            "dead_letters",
+            topics.dead_letters,
+            "topic/epoch/partition/offset",
+            keyed,
+            {**derived, "retention.ms": str(30 * DAY_MS)},
+        ),
         TopicSpec(
             "changelog", changelog_name(application), "state record", keyed, {**_COMPACTED, "min.compaction.lag.ms": str(HOUR_MS)}
         ),
@@ -85,7 +91,11 @@ def create_or_check(bootstrap: str, topics: Topics, *, dev: bool = False, create
     """
     admin = admin_client(bootstrap)
     try:
-        present = {found["name"]: found for found in admin.describe_topics([spec.name for spec in specs(topics)]) if not found["error_code"]}
+        present = {
+            found["name"]: found
+            for found in admin.describe_topics([spec.name for spec in specs(topics)])
+            if not found["error_code"]
+        }
         lines, wrong = [], []
         for spec in specs(topics):
             if spec.name in present:
@@ -124,7 +134,9 @@ def admin_client(bootstrap: str) -> Any:
     try:
         return KafkaAdminClient(bootstrap_servers=bootstrap, client_id="isthmus-topics")
     except KafkaError as error:
-        raise IsthmusError(f"no broker answers at {bootstrap} ({type(error).__name__}): check kafka.bootstrap or --bootstrap") from error
+        raise IsthmusError(
+            f"no broker answers at {bootstrap} ({type(error).__name__}): check kafka.bootstrap or --bootstrap"
+        ) from error
 
 
 def _create(admin: Any, spec: TopicSpec, *, dev: bool) -> None:
@@ -142,11 +154,14 @@ def _create(admin: Any, spec: TopicSpec, *, dev: bool) -> None:
 def _problems(admin: Any, spec: TopicSpec, partitions: int) -> list[str]:
     problems = []
     if partitions != spec.partitions:
-        problems.append(f"has {partitions} partitions, not {spec.partitions}: a count cannot be changed; set topics.partitions = {partitions}")
+        problems.append(
+            f"has {partitions} partitions, not {spec.partitions}: a count cannot be changed; set topics.partitions = {partitions}"
+        )
     described = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, spec.name)])["topic"][spec.name]
     values = {key: setting["value"] for key, setting in described.items()}
     for key, wanted in spec.settings.items():
         if key in {"cleanup.policy", "message.timestamp.type"} and values.get(key) != wanted:
-            problems.append(f"{key} is {values.get(key)}, not {wanted}: kafka-configs --alter --topic {spec.name} --add-config {key}={wanted}")
+            problems.append(
+                f"{key} is {values.get(key)}, not {wanted}: kafka-configs --alter --topic {spec.name} --add-config {key}={wanted}"
+            )
     return problems
-

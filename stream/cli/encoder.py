@@ -11,7 +11,9 @@ app = typer.Typer(add_completion=False)
 def encoder(
     bootstrap: Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")] = None,
     name: Annotated[str | None, typer.Option(help="stable name; default: setting encoder.name")] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Prometheus port, 0 chooses one; default: setting encoder.metrics_port")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Prometheus port, 0 chooses one; default: setting encoder.metrics_port")
+    ] = None,
 ) -> None:
     """Encode call transcripts; the text goes no further than this process.
 

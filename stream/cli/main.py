@@ -11,6 +11,7 @@ from typer.main import get_command
 from stream.errors import IsthmusError
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "demo": ("stream.cli.demo", "The whole system with live synthetic users; no Kafka needed."),
     "topics": ("stream.cli.topics", "Create or check all topics."),
     "train": ("stream.cli.train", "Train a model; promote it if it passes the gate; --every 15m."),
     "models": ("stream.cli.models", "The registry: list, show, promote, rollback."),

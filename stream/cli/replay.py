@@ -87,7 +87,8 @@ def _children(address: str, folder: Path) -> list[Child]:
 
     environment = {"ISTHMUS_WORKER__STATE_DIR": str(folder / "state"), "ISTHMUS_KAFKA__DEV": "true"}
     return [
-        Child([name, "--bootstrap", address, "--metrics-port", "0"], environment, folder / f"{name}.log") for name in ("encoder", "worker")
+        Child([name, "--bootstrap", address, "--metrics-port", "0"], environment, folder / f"{name}.log")
+        for name in ("encoder", "worker")
     ]
 
 
@@ -102,7 +103,9 @@ def _measure(examples: Sequence[TrainingExample], items: Sequence[str], seed: in
     training, validation, test = split(examples)
     started = time.monotonic()
     trained = train(training, validation, items, TrainingConfig(seed=seed), say=typer.echo)
-    typer.echo(f"trained in {time.monotonic() - started:.1f} s\n\n{'events':<14}{'n':>6}   {'Popular':^15}   {trained.ranker().name:^15}")
+    typer.echo(
+        f"trained in {time.monotonic() - started:.1f} s\n\n{'events':<14}{'n':>6}   {'Popular':^15}   {trained.ranker().name:^15}"
+    )
     ours, popular = table(judge(trained.ranker(), test)), table(judge(popular_of([*training, *validation], items), test))
     for row, base in zip(ours, popular, strict=True):
         typer.echo(f"{row.event_type:<14}{row.events:>6}   {base.hr3:.3f} / {base.map3:.3f}   {row.hr3:.3f} / {row.map3:.3f}")

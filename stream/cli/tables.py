@@ -25,7 +25,9 @@ def load_tables(folder: Path) -> Tables:
         raise IsthmusError(str(error)) from None
 
 
-def examples_from_tables(settings: Settings, folder: Path, purchase_events: int | None = None) -> tuple[list[TrainingExample], list[str]]:
+def examples_from_tables(
+    settings: Settings, folder: Path, purchase_events: int | None = None
+) -> tuple[list[TrainingExample], list[str]]:
     """The newest examples, and the item ids in the tables' order."""
     from stream.cli.text_model import default_folder
     from stream.core.records import PlainRecord
@@ -35,7 +37,9 @@ def examples_from_tables(settings: Settings, folder: Path, purchase_events: int 
 
     tables = load_tables(folder)
     own = settings.encoder
-    model = TextModel(own.text_model or default_folder(settings.cache_dir), batch_sentences=own.batch_sentences, threads=own.threads)
+    model = TextModel(
+        own.text_model or default_folder(settings.cache_dir), batch_sentences=own.batch_sentences, threads=own.threads
+    )
 
     def encode(batch: Batch) -> Sequence[PlainRecord]:
         encoded = encode_batch(batch, model)

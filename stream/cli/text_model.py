@@ -39,7 +39,9 @@ def import_(
 
 @app.command()
 def keywords(
-    transcripts: Annotated[Path, typer.Argument(help="JSON lines of transcript events, or a folder of tables in the paper's layout")],
+    transcripts: Annotated[
+        Path, typer.Argument(help="JSON lines of transcript events, or a folder of tables in the paper's layout")
+    ],
     out: Annotated[Path, typer.Option(help="folder of the new text model")],
     source: Annotated[Path | None, typer.Option(help="text model to start from; default: the imported one")] = None,
     min_users: Annotated[int, typer.Option(help="a word enters the list when so many users said it")] = 20,

@@ -29,8 +29,12 @@ def train(
     items: Annotated[str | None, typer.Option(help="with --examples: item ids, comma-separated; default: those bought")] = None,
     every: Annotated[str | None, typer.Option(help="train again every 15m, 1h, 30s ... on what has come since")] = None,
     seed: Annotated[int | None, typer.Option(help="default: setting training.seed")] = None,
-    min_judged: Annotated[int | None, typer.Option(help="fresh purchases for the gate; default: setting training.min_judged")] = None,
-    announce_file: Annotated[Path | None, typer.Option(help="append announcements to this file instead of the models topic")] = None,
+    min_judged: Annotated[
+        int | None, typer.Option(help="fresh purchases for the gate; default: setting training.min_judged")
+    ] = None,
+    announce_file: Annotated[
+        Path | None, typer.Option(help="append announcements to this file instead of the models topic")
+    ] = None,
 ) -> None:
     """Train the Latent Feature model, register the version, and promote it if it passes the gate.
 

@@ -11,7 +11,9 @@ app = typer.Typer(add_completion=False)
 def worker(
     bootstrap: Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")] = None,
     name: Annotated[str | None, typer.Option(help="stable name; default: setting worker.name")] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Prometheus port, 0 chooses one; default: setting worker.metrics_port")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Prometheus port, 0 chooses one; default: setting worker.metrics_port")
+    ] = None,
 ) -> None:
     """Fold clicks, calls, purchases, eligibility and erasures into users' states and recommend.
 

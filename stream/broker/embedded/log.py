@@ -17,7 +17,7 @@ from stream.broker.embedded.storage import Storage
 from stream.broker.topics import TopicSpec
 from stream.core.outputs import Output
 from stream.core.partitioner import partition_of
-from stream.core.records import PlainRecord
+from stream.core.records import Headers, PlainRecord
 from stream.errors import IsthmusError
 
 KEPT: Final = 50_000  # records of a partition of a deleting topic
@@ -74,24 +74,31 @@ class Log:
                 append_time = spec.settings.get("message.timestamp.type") == "LogAppendTime"
                 self._create(spec.name, spec.partitions, compacted=compacted, append_time=append_time)
             elif len(known.partitions) != spec.partitions:
-                raise IsthmusError(f"{spec.name} has {len(known.partitions)} partitions, not {spec.partitions}: a count cannot be changed")
+                raise IsthmusError(
+                    f"{spec.name} has {len(known.partitions)} partitions, not {spec.partitions}: a count cannot be changed"
+                )
 
     def epochs(self, names: Iterable[str]) -> dict[str, int]:
         return {name: self.topics[name].epoch for name in names}
 
-    def append(self, topic: str, key: str, value: bytes | None) -> asyncio.Future[int]:
-        """Appends as a producer would, to the key's partition; the future gives the offset."""
-        encoded = key.encode()
-        partition = partition_of(encoded, len(self.topics[topic].partitions))
-        return self.append_to(topic, partition, Output(encoded, value), None)
+    def append(self, topic: str, key: str | None, value: bytes | None) -> asyncio.Future[int]:
+        """Appends as a producer would, to the key's partition (none: the first); the future gives the offset."""
+        encoded = None if key is None else key.encode()
+        number = 0 if encoded is None else partition_of(encoded, len(self.topics[topic].partitions))
+        return self._append(topic, number, encoded, value, (), None)
 
     def append_to(self, topic: str, number: int, output: Output, timestamp_ms: int | None) -> asyncio.Future[int]:
         """Appends to a partition by number."""
+        return self._append(topic, number, output.key, output.value, output.headers, timestamp_ms)
+
+    def _append(
+        self, topic: str, number: int, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int | None
+    ) -> asyncio.Future[int]:
         known = self.topics[topic]
         now_ms = time.time_ns() // 1_000_000
         timestamp = now_ms if known.append_time or timestamp_ms is None else timestamp_ms
         partition = known.partitions[number]
-        record = PlainRecord(partition.next, timestamp, output.key, output.value, output.headers)
+        record = PlainRecord(partition.next, timestamp, key, value, headers)
         partition.next += 1
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if self._storage is None:
@@ -192,7 +199,11 @@ def compact(records: Sequence[PlainRecord]) -> list[PlainRecord]:
     """The newest record of each key, and always the last record: a recovery waits for it."""
     newest = {record.key: record.offset for record in records}
     last = records[-1].offset if records else -1
-    return [record for record in records if record.offset in (newest[record.key], last) and (record.value is not None or record.offset == last)]
+    return [
+        record
+        for record in records
+        if record.offset in (newest[record.key], last) and (record.value is not None or record.offset == last)
+    ]
 
 
 _LOGS: Final[dict[str, Log]] = {}

@@ -41,7 +41,9 @@ class Storage:
             self._db.execute("commit")
         except sqlite3.OperationalError as error:
             self._db.close()
-            raise IsthmusError(f"{path} is in use by another process, or is no log ({error}): choose another --data folder") from None
+            raise IsthmusError(
+                f"{path} is in use by another process, or is no log ({error}): choose another --data folder"
+            ) from None
 
     def topics(self) -> Iterator[tuple[str, int, bool, bool, int]]:
         """(name, partitions, compacted, append_time, epoch)."""
@@ -49,7 +51,9 @@ class Storage:
             yield name, partitions, bool(compacted), bool(append_time), epoch
 
     def records(self) -> Iterator[tuple[str, int, PlainRecord]]:
-        for topic, number, offset, timestamp, key, value, headers in self._db.execute("select * from record order by topic, number, offset"):
+        for topic, number, offset, timestamp, key, value, headers in self._db.execute(
+            "select * from record order by topic, number, offset"
+        ):
             yield topic, number, PlainRecord(offset, timestamp, key, value, tuple(map(tuple, msgspec.msgpack.decode(headers))))
 
     def groups(self) -> Iterator[tuple[str, str, int, int]]:
@@ -66,7 +70,9 @@ class Storage:
         ]
         self._db.execute("begin")
         self._db.executemany("insert into record values (?, ?, ?, ?, ?, ?, ?)", rows)
-        self._db.executemany("insert or replace into committed values (?, ?, ?, ?)", [(*place, offset) for place, offset in committed.items()])
+        self._db.executemany(
+            "insert or replace into committed values (?, ?, ?, ?)", [(*place, offset) for place, offset in committed.items()]
+        )
         self._db.execute("commit")
 
     def close(self) -> None:

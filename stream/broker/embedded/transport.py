@@ -130,7 +130,9 @@ class Consumer(BatchConsumer, FaustConsumer):
         return {tp: committed[tp.topic, tp.partition] for tp in self._assigned if tuple(tp) in committed}
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        self._log.commit(self.app.conf.id, {(tp.topic, tp.partition): offset for tp, offset in offsets.items() if tp in self._assigned})
+        self._log.commit(
+            self.app.conf.id, {(tp.topic, tp.partition): offset for tp, offset in offsets.items() if tp in self._assigned}
+        )
         return True
 
     async def _seek(self, partition: TP, offset: int) -> None:
@@ -217,7 +219,9 @@ class Producer(FaustProducer):
     ) -> Awaitable[RecordMetadata]:
         del headers, transactional_id
         tp = TP(topic, partition or 0)
-        future = self.transport.log.append_to(topic, tp.partition, Output(key or b"", value), int(timestamp * 1_000) if timestamp else None)
+        future = self.transport.log.append_to(
+            topic, tp.partition, Output(key or b"", value), int(timestamp * 1_000) if timestamp else None
+        )
         return _metadata(tp, future)
 
     async def send_and_wait(self, *args: Any, **kwargs: Any) -> RecordMetadata:

@@ -1,0 +1,87 @@
+"""`isthmus demo`: the whole system with live synthetic users."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from stream.cli.demonstration.tally import Tally
+    from stream.settings import Settings
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float | None, typer.Option(help="end by itself after so long, with a summary", min=1)] = None,
+    kafka: Annotated[bool, typer.Option(help="on a real local broker, with encoder, two workers and trainer as processes")] = False,
+    bootstrap: Annotated[str | None, typer.Option(help="with --kafka: this broker instead of one of our own")] = None,
+    summary: Annotated[Path | None, typer.Option(help="write the summary as JSON")] = None,
+    data: Annotated[Path | None, typer.Option(help="without --kafka: keep log, tables and models here")] = None,
+    seed: Annotated[int | None, typer.Option(help="of the users; default: others each time")] = None,
+    metrics_port: Annotated[int, typer.Option(help="Prometheus port; 0 chooses a free one")] = 0,
+) -> None:
+    """Clicks and calls of synthetic users in, recommendations out, a model trained on their purchases and swapped in while it runs.
+
+    The users are invented and do not react to what is recommended. Ctrl-C ends it with a summary.
+
+    Example: isthmus demo --seconds 90
+    """
+    import tempfile
+
+    import msgspec
+
+    from stream.cli.common import settings_with, with_changes
+    from stream.cli.demonstration.tally import Tally
+    from stream.cli.demonstration.view import print_summary
+    from stream.errors import IsthmusError
+
+    if bootstrap is not None and not kafka:
+        raise IsthmusError("--bootstrap goes with --kafka")
+    if data is not None and kafka:
+        raise IsthmusError("--data goes without --kafka: the broker keeps its own log")
+    settings = with_changes(settings_with(dev=True), "worker", metrics_port=metrics_port)
+    tally = Tally()
+    with tempfile.TemporaryDirectory(prefix="isthmus-demo-") as temporary:
+        folder = Path(temporary) if data is None else data.resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        import uvloop
+
+        uvloop.run(
+            _run(settings, folder, tally, kafka=kafka, bootstrap=bootstrap, persist=data is not None, seconds=seconds, seed=seed)
+        )
+    print_summary(tally)
+    if summary is not None:
+        summary.write_bytes(msgspec.json.format(msgspec.json.encode(tally.summary())))
+
+
+async def _run(
+    settings: Settings,
+    folder: Path,
+    tally: Tally,
+    *,
+    kafka: bool,
+    bootstrap: str | None,
+    persist: bool,
+    seconds: float | None,
+    seed: int | None,
+) -> None:
+    from stream.broker.app import stop_on_signals
+    from stream.cli.demonstration.view import View
+
+    stop = stop_on_signals()
+    if seconds is not None:
+        asyncio.get_running_loop().call_later(seconds, stop.set)
+    with View(tally) as view:
+        if kafka:
+            from stream.cli.demonstration.kafka import run_on_kafka
+
+            await run_on_kafka(settings, folder, bootstrap, tally, stop, view.refresh, seconds, seed)
+        else:
+            from stream.cli.demonstration.embedded import run_embedded
+
+            await run_embedded(settings, folder, folder if persist else None, tally, stop, view.refresh, seconds, seed)

@@ -1,0 +1,160 @@
+"""The demo on a real broker: encoder, two workers and trainer as processes of their own, watched through their metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import urllib.request
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from stream.broker.local import LocalKafka, free_port
+from stream.broker.topics import create_or_check
+from stream.cli.demonstration.load import send_live
+from stream.cli.processes import Child
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from prometheus_client.metrics_core import Metric
+
+    from stream.cli.demonstration.tally import Tally
+    from stream.settings import Settings
+    from training.synthetic.live import LiveEvent
+
+WORKERS: Final = 2
+EVERY: Final = "20s"
+MIN_JUDGED: Final = 100
+LOOK_S: Final = 1.0
+
+
+async def run_on_kafka(
+    settings: Settings,
+    folder: Path,
+    bootstrap: str | None,
+    tally: Tally,
+    stop: asyncio.Event,
+    show: Callable[[], None],
+    seconds: float | None,
+    seed: int | None,
+) -> None:
+    """Runs the parts until `stop`; starts a local broker of its own where none is named."""
+    with ExitStack() as stack:
+        pids = {"demo": os.getpid()}
+        if bootstrap is None:
+            kafka = stack.enter_context(LocalKafka(folder / "kafka"))
+            bootstrap, pids["kafka"] = kafka.bootstrap, kafka.pid
+        await asyncio.to_thread(create_or_check, bootstrap, settings.topics, dev=True)
+        ports = [free_port() for _ in range(WORKERS)]
+        tally.metrics_at = ", ".join(f"http://127.0.0.1:{port}/metrics" for port in ports)
+        children = _children(bootstrap, folder, ports)
+        for child in children.values():
+            stack.callback(child.stop)
+        pids |= {name: child.pid for name, child in children.items()}
+        await _run(settings, bootstrap, ports, children, pids, tally, stop, show, seconds, seed)
+
+
+def _children(bootstrap: str, folder: Path, ports: Sequence[int]) -> dict[str, Child]:
+    environment = {
+        "ISTHMUS_KAFKA__DEV": "true",
+        "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
+        "ISTHMUS_REGISTRY__URI": f"sqlite:///{folder / 'registry' / 'mlflow.db'}",
+        "ISTHMUS_REGISTRY__FOLDER": str(folder / "registry" / "models"),
+        "OMP_NUM_THREADS": "1",
+    }
+    commands = {"encoder": ["encoder", "--metrics-port", "0"]}
+    for number, port in enumerate(ports, start=1):
+        commands[f"worker-{number}"] = ["worker", "--name", f"worker-{number}", "--metrics-port", str(port)]
+    commands["trainer"] = ["train", "--every", EVERY, "--min-judged", str(MIN_JUDGED)]
+    return {
+        name: Child([*command, "--bootstrap", bootstrap], environment, folder / f"{name}.log") for name, command in commands.items()
+    }
+
+
+async def _run(
+    settings: Settings,
+    bootstrap: str,
+    ports: Sequence[int],
+    children: dict[str, Child],
+    pids: dict[str, int],
+    tally: Tally,
+    stop: asyncio.Event,
+    show: Callable[[], None],
+    seconds: float | None,
+    seed: int | None,
+) -> None:
+    names = settings.topics.model_dump()
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5)
+    await producer.start()
+
+    async def send(events: Sequence[LiveEvent]) -> None:
+        for event in events:
+            key = None if event.key is None else event.key.encode()
+            await producer.send(names[event.role], key=key, value=event.value)
+
+    async def watch() -> None:
+        while True:
+            for child in children.values():
+                child.check()
+            tally.read(await asyncio.to_thread(_scrape, ports))
+            tally.weigh(pids)
+            show()
+            await asyncio.sleep(LOOK_S)
+
+    tasks = [
+        asyncio.create_task(task)
+        for task in (
+            send_live(send, tally, seconds, seed),
+            watch(),
+            _consume(bootstrap, names["recommendations"], lambda records: tally.saw_recommendations(one.value for one in records)),
+            _consume(bootstrap, names["dead_letters"], lambda records: _add_dead_letters(tally, len(records))),
+        )
+    ]
+    try:
+        await asyncio.wait([asyncio.create_task(stop.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED)
+        tally.read(await asyncio.to_thread(_scrape, ports))
+        tally.weigh(pids)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        await producer.stop()
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+def _add_dead_letters(tally: Tally, count: int) -> None:
+    tally.dead_letters += count
+
+
+async def _consume(bootstrap: str, topic: str, take: Callable[[list[Any]], None]) -> None:
+    """Reads a topic from its end on, for ever."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="latest")
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or {0}]
+        consumer.assign(partitions)
+        await consumer.seek_to_end(*partitions)
+        while True:
+            for records in (await consumer.getmany(timeout_ms=500)).values():
+                take(records)
+    finally:
+        await consumer.stop()
+
+
+def _scrape(ports: Sequence[int]) -> list[list[Metric]]:
+    """The metrics of the workers that answer already."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    found = []
+    for port in ports:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
+                found.append(list(text_string_to_metric_families(answer.read().decode())))
+        except OSError:
+            continue
+    return found

@@ -1,0 +1,49 @@
+"""The live synthetic users: events sent when they are due, in simulated time that runs faster than the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from stream.cli.demonstration.tally import Tally
+    from training.synthetic.live import LiveEvent
+
+BROKEN_EVERY: Final = 5_000
+TICK_S: Final = 0.05
+WORLD_SEED: Final = 7  # tastes stay the same over restarts with --data; the users are new ones
+ENDLESS_S: Final = 86_400.0
+
+
+async def send_live(
+    send: Callable[[Sequence[LiveEvent]], Awaitable[None]], tally: Tally, seconds: float | None, seed: int | None
+) -> None:
+    """Sends until it is cancelled; `send` takes what is due, in order."""
+    import numpy as np
+
+    from training.synthetic.live import Rates, start_for, stream_events, wall_s
+    from training.synthetic.world import make_world
+
+    rates = Rates(broken_every=BROKEN_EVERY)
+    start_ms = start_for(time.time_ns() // 1_000_000, (seconds or ENDLESS_S) + 60.0, rates.speed)
+    world = make_world(np.random.default_rng(WORLD_SEED))
+    started = time.monotonic()
+    due: list[LiveEvent] = []
+    for event in stream_events(world, np.random.default_rng(seed), start_ms, rates=rates):
+        while wall_s(event, start_ms, rates) > time.monotonic() - started:
+            await _flush(send, due, tally)
+            await asyncio.sleep(TICK_S)
+        due.append(event)
+        if len(due) >= 500:
+            await _flush(send, due, tally)
+
+
+async def _flush(send: Callable[[Sequence[LiveEvent]], Awaitable[None]], due: list[LiveEvent], tally: Tally) -> None:
+    if due:
+        await send(due)
+        tally.sent += len(due)
+        tally.planted += sum(bool(event.planted) for event in due)
+        due.clear()
