@@ -1,7 +1,7 @@
 """A model version as one folder: written by the trainer, verified and loaded by workers, wherever fsspec can open it.
 
-`manifest.json` names every file with its SHA-256; the manifest's own SHA-256 is the model's fingerprint and what an announcement carries.
-Nothing is unpickled. MLflow is not imported here.
+`manifest.json` names every file with its SHA-256; the manifest's own SHA-256 is the model's fingerprint and what an announcement
+carries. Nothing is unpickled. MLflow is not imported here.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from stream.core.ranking import Ranker, Rows
 MANIFEST: Final = "manifest.json"
 
 
-class ModelRefused(Exception):
+class ModelRefused(Exception):  # noqa: N818  (a refusal is an answer, not a fault)
     """A model folder that must not be served. `reason` is one word for the metric; the text says which file and why."""
 
     def __init__(self, reason: str, text: str) -> None:
@@ -30,7 +30,9 @@ class ModelRefused(Exception):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a folder says of itself. `last_event` is (occurred_at ms, user id) of the newest example seen; `files` name -> SHA-256."""
+    """What a folder says of itself. `last_event` is (occurred_at ms, user id) of the newest example seen; `files` name ->
+    SHA-256.
+    """
 
     kind: str
     version: str

@@ -1,7 +1,9 @@
-"""Latent Feature (paper, section 4): one dense tanh layer per modality into one space, a GRU over the interactions, sigmoid over items.
+"""Latent Feature (paper, section 4): one dense tanh layer per modality into one space, a GRU over the interactions, sigmoid over
+items.
 
-A session is the set of its tags (multi-hot, max-pooled over its clicks), a conversation its mean sentence vector. What is missing adds
-nothing. Deviations: the conversation indicator is an input of the GRU beside the latent vector, and the size of the latent space is 128.
+A session is the set of its tags (multi-hot, max-pooled over its clicks), a conversation its mean sentence vector. What is missing
+adds nothing. Deviations: the conversation indicator is an input of the GRU beside the latent vector, and the size of the latent
+space is 128.
 """
 
 from collections.abc import Sequence
@@ -47,10 +49,11 @@ class LatentFeatureNetwork(nn.Module):
     def latents(self, tags: Tensor, offsets: Tensor, texts: Tensor, is_text: Tensor) -> Tensor:
         """Each interaction in the shared space, with its conversation indicator: (n, latent + 1).
 
-        `tags` and `offsets` (n + 1,) are the sessions' tags as bags, empty for conversations; `texts` are the conversations' vectors
-        in their order, (m, text_width); `is_text` (n,) says which interactions those are.
+        `tags` and `offsets` (n + 1,) are the sessions' tags as bags, empty for conversations; `texts` are the conversations'
+        vectors in their order, (m, text_width); `is_text` (n,) says which interactions those are.
         """
-        z = torch.tanh(self.tag_layer(tags, offsets) + self.tag_bias)  # (n, latent)
+        summed: Tensor = self.tag_layer(tags, offsets)
+        z = torch.tanh(summed + self.tag_bias)  # (n, latent)
         if len(texts):
             z = z.index_copy(0, is_text.nonzero().squeeze(1), torch.tanh(self.text_layer(texts)))
         return torch.cat([z, is_text.to(z.dtype).unsqueeze(1)], dim=1)
@@ -102,7 +105,7 @@ class LatentFeature:
         self.network.eval()
         gru = self.network.gru
         weights = (gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0)
-        object.__setattr__(self, "_weights", tuple(weight.detach() for weight in weights))
+        object.__setattr__(self, "_weights", weights)
 
     @property
     def width(self) -> int:
@@ -124,7 +127,8 @@ class LatentFeature:
     def _turn(self, x: Tensor, h: Tensor) -> Tensor:
         """One step of the GRU, as torch defines it: (n, latent + 1), (n, hidden) -> (n, hidden)."""
         w_ih, w_hh, b_ih, b_hh = self._weights
-        return torch.gru_cell(x, h, w_ih, w_hh, b_ih, b_hh)
+        turned: Tensor = torch.gru_cell(x, h, w_ih, w_hh, b_ih, b_hh)
+        return turned
 
     def encode_many(self, histories: Sequence[Sequence[Interaction]]) -> Rows:
         rows = np.zeros((len(histories), self.width), dtype=np.float32)

@@ -26,7 +26,9 @@ _JUDGED: Final = ("model_version", "type", "fallback")
 DECLARED: Final[dict[str, Declared]] = {
     "events": Declared(Counter, "events in, by what became of them", ("source", "outcome")),
     "dead_letters": Declared(Counter, "events that could not be used", ("reason",)),
-    "late": Declared(Counter, "events older than the newest of their user, within or beyond the allowed lateness", ("source", "extent")),
+    "late": Declared(
+        Counter, "events older than the newest of their user, within or beyond the allowed lateness", ("source", "extent")
+    ),
     "recommendations": Declared(Counter, "lists sent, and suppressed because nothing had changed", ("outcome",)),
     "examples": Declared(Counter, "training examples: first, made again (revision), erased", ("kind",)),
     "purchases_without_interactions": Declared(Counter, "purchases that gave no example, for nothing came before them"),
@@ -35,7 +37,9 @@ DECLARED: Final[dict[str, Declared]] = {
     "epoch_changes": Declared(Counter, "users' first events of a recreated topic", ("source",)),
     "purchases": Declared(Counter, "purchases, by the list sent last before them (unserved: none)", _JUDGED),
     "hits": Declared(Counter, "purchases with an item among the list's first three", _JUDGED),
-    "popularity_hits": Declared(Counter, "the same purchases with an item among popularity's first three, under the same filter", _JUDGED),
+    "popularity_hits": Declared(
+        Counter, "the same purchases with an item among popularity's first three, under the same filter", _JUDGED
+    ),
     "batch_records": Declared(Histogram, "records of a batch", ("source",), _COUNTS),
     "stage_seconds": Declared(Histogram, "time of a batch in each stage", ("stage",), _SECONDS),
     "age_from_event_seconds": Declared(Histogram, "from event time to acknowledged recommendation", (), _AGES),
@@ -63,7 +67,11 @@ class Metrics:
         for name, declared in DECLARED.items():
             more = {"buckets": declared.buckets} if declared.buckets else {}
             self._all[name] = declared.kind(
-                f"isthmus_{name}", declared.text, declared.labels, registry=self.registry, **more  # type: ignore[arg-type]
+                f"isthmus_{name}",
+                declared.text,
+                declared.labels,
+                registry=self.registry,
+                **more,  # type: ignore[arg-type]
             )
 
     def count(self, counts: Mapping[tuple[str, ...], int]) -> None:

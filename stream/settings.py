@@ -46,7 +46,9 @@ class Step(Section):
     allowed_lateness_s: int = Field(86_400, ge=0, description="later events are counted as beyond")
     marker_retention_s: int = Field(604_800, ge=0, description="how long an erasure keeps old events out: the inputs' retention")
     explain: bool = Field(False, description="adds `because` to each recommendation, at the price of encoding histories again")
-    erasure_key: SecretStr = Field(SecretStr("isthmus"), description="hides whose an erasure marker is; 1 to 64 bytes; set your own")
+    erasure_key: SecretStr = Field(
+        SecretStr("isthmus"), description="hides whose an erasure marker is; 1 to 64 bytes; set your own"
+    )
 
 
 class Mapping(Section):
@@ -63,7 +65,9 @@ class Worker(Section):
     metrics_port: int = Field(9101, ge=0, le=65_535, description="Prometheus; 0 chooses a free one")
     batch_records: int = Field(1_000, ge=1, le=10_000, description="most records of one batch")
     in_flight: int = Field(6, ge=1, le=64, description="batches of one partition number that may be unacknowledged")
-    static_membership: bool = Field(True, description="a restarted worker takes its partitions back at once; off where workers scale down")
+    static_membership: bool = Field(
+        True, description="a restarted worker takes its partitions back at once; off where workers scale down"
+    )
 
 
 class Encoder(Section):
@@ -149,7 +153,11 @@ def leaves(settings: Settings) -> list[tuple[str, str, str]]:
     rows = []
     for name in type(settings).model_fields:
         value = getattr(settings, name)
-        inner = {f"{name}.{key}": getattr(value, key) for key in type(value).model_fields} if isinstance(value, Section) else {name: value}
+        inner = (
+            {f"{name}.{key}": getattr(value, key) for key in type(value).model_fields}
+            if isinstance(value, Section)
+            else {name: value}
+        )
         for dotted, leaf in inner.items():
             variable = "ISTHMUS_" + dotted.replace(".", "__").upper()
             key = dotted.rpartition(".")[2]

@@ -55,7 +55,8 @@ class OrderRanker:
 
     def advance_many(self, representations: Rows, interactions: Sequence[Interaction]) -> Rows:
         features = np.stack([self._features(interaction) for interaction in interactions])
-        return np.tanh(representations @ self._turn + features @ self._read).astype(np.float32)
+        rows: Rows = np.tanh(representations @ self._turn + features @ self._read).astype(np.float32)
+        return rows
 
     def encode_many(self, histories: Sequence[Sequence[Interaction]]) -> Rows:
         rows = np.zeros((len(histories), self.width), dtype=np.float32)
@@ -65,7 +66,8 @@ class OrderRanker:
         return rows
 
     def rank_many(self, representations: Rows) -> Rows:
-        return (1 / (1 + np.exp(-representations @ self._head))).astype(np.float32)
+        scores: Rows = (1 / (1 + np.exp(-representations @ self._head))).astype(np.float32)
+        return scores
 
     def _features(self, interaction: Interaction) -> Rows:
         if isinstance(interaction, Conversation):
@@ -122,8 +124,15 @@ def encode(event: UserEvent) -> bytes:
     return msgspec.msgpack.encode(event) if isinstance(event, EncodedCall) else msgspec.json.encode(event)
 
 
-def call(  # noqa: PLR0913  (an encoded call has that many fields)
-    conversation_id: str, started_at: int, ended_at: int, seed: int = 0, *, user: str = "u", offset: int = 0, text_model: str = "text-1"
+def call(
+    conversation_id: str,
+    started_at: int,
+    ended_at: int,
+    seed: int = 0,
+    *,
+    user: str = "u",
+    offset: int = 0,
+    text_model: str = "text-1",
 ) -> EncodedCall:
     vector = np.random.default_rng(seed).normal(size=WIDTH).astype("<f4")
     return EncodedCall(

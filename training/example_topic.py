@@ -31,7 +31,10 @@ class CompactedTopic:
         self._where = f"{topic} at {bootstrap}"
         try:
             self._consumer: Any = KafkaConsumer(
-                bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest", max_partition_fetch_bytes=8 << 20
+                bootstrap_servers=bootstrap,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                max_partition_fetch_bytes=8 << 20,
             )
             partitions = self._consumer.partitions_for_topic(topic)
         except KafkaError as error:

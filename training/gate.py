@@ -1,7 +1,8 @@
 """The gate: which trained model may become champion.
 
-On events after the last one that either model was trained on, a paired bootstrap of the difference in AP@3. The same configuration on fresher data
-must be no worse than the champion within a margin; a new configuration must be better; both must beat Popular.
+On events after the last one that either model was trained on, a paired bootstrap of the difference in AP@3. The same
+configuration on fresher data must be no worse than the champion within a margin; a new configuration must be better; both must
+beat Popular.
 """
 
 from typing import Final, NamedTuple
@@ -39,7 +40,7 @@ def bootstrap(candidate: Scores, other: Scores, rng: np.random.Generator) -> Dif
     return Difference(float(differences.mean()), float(low), float(high))
 
 
-def decide(
+def decide(  # noqa: PLR0911  (one return per verdict)
     candidate: Scores,
     champion: Scores | None,
     popular: Scores,
@@ -51,10 +52,14 @@ def decide(
 ) -> Verdict:
     """The verdict on AP@3 per fresh purchase event, (n,) each; `champion` is None where there is none yet."""
     if len(candidate) < min_judged:
-        return Verdict(False, f"only {len(candidate)} fresh purchase events to judge by; {min_judged} are needed: wait for more purchases")
+        return Verdict(
+            False, f"only {len(candidate)} fresh purchase events to judge by; {min_judged} are needed: wait for more purchases"
+        )
     against = bootstrap(candidate, popular, rng)
     if against.low <= 0:
-        return Verdict(False, f"not better than Popular on {len(candidate)} fresh events: MAP@3 {_told(candidate, popular, against)}")
+        return Verdict(
+            False, f"not better than Popular on {len(candidate)} fresh events: MAP@3 {_told(candidate, popular, against)}"
+        )
     if champion is None:
         return Verdict(True, f"better than Popular on {len(candidate)} fresh events: MAP@3 {_told(candidate, popular, against)}")
     difference = bootstrap(candidate, champion, rng)
@@ -70,4 +75,5 @@ def decide(
 
 def _told(candidate: Scores, other: Scores, difference: Difference) -> str:
     low, high = difference.low, difference.high
-    return f"{candidate.mean():.4f} against {other.mean():.4f} (difference {difference.mean:+.4f}, 90 % interval {low:+.4f} to {high:+.4f})"
+    means = f"{candidate.mean():.4f} against {other.mean():.4f}"
+    return f"{means} (difference {difference.mean:+.4f}, 90 % interval {low:+.4f} to {high:+.4f})"

@@ -1,4 +1,6 @@
-"""Training of the Latent Feature network: one straight loop that proves itself. Same seed, same weights; no step on a loss that is not finite."""
+"""Training of the Latent Feature network: one straight loop that proves itself. Same seed, same weights; no step on a loss that
+is not finite.
+"""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -71,9 +73,7 @@ def train(
     torch.manual_seed(config.seed)
     text_model = newest_text_model(training)
     vocabulary, network = _start([*training], items, config, warm)
-    fit, check = (
-        _tensors(examples, vocabulary, items, text_model, config) for examples in (training, validation)
-    )
+    fit, check = (_tensors(examples, vocabulary, items, text_model, config) for examples in (training, validation))
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     best, best_weights, since, epoch = float("inf"), copy.deepcopy(network.state_dict()), 0, 0
     for epoch in range(1, config.epochs + 1):
@@ -84,7 +84,7 @@ def train(
             if not torch.isfinite(loss):
                 raise NotFiniteError(f"the loss of epoch {epoch} is {loss.item()}: lower the learning rate, or look at the vectors")
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         current = evaluate(network, check)
         say(f"epoch {epoch:2d}  validation loss {current:.4f}{'  best' if current < best else ''}")
@@ -101,7 +101,9 @@ def train(
 def loss_of(network: LatentFeatureNetwork, batch: BatchTensors) -> Tensor:
     """Weighted binary cross-entropy of a batch."""
     latents = network.latents(batch.tags, batch.offsets, batch.texts, batch.is_text)
-    padded = torch.nn.utils.rnn.pad_sequence(torch.split(latents, batch.lengths.tolist()), batch_first=True)  # (b, T, latent + 1)
+    padded = torch.nn.utils.rnn.pad_sequence(
+        list(torch.split(latents, batch.lengths.tolist())), batch_first=True
+    )  # (b, T, latent + 1)
     logits = network(padded, batch.lengths)
     losses = binary_cross_entropy_with_logits(logits, batch.labels, reduction="none").sum(dim=1)
     return (losses * batch.weights).mean()
@@ -136,14 +138,19 @@ def _start(
 
 
 def _tensors(
-    examples: Sequence[TrainingExample], vocabulary: Vocabulary, items: Sequence[str], text_model: str | None, config: TrainingConfig
+    examples: Sequence[TrainingExample],
+    vocabulary: Vocabulary,
+    items: Sequence[str],
+    text_model: str | None,
+    config: TrainingConfig,
 ) -> Examples:
     kept, histories = [], []
     for example in examples:
         history = [
             seen
             for one in example.interactions
-            if (seen := one.for_text_model(text_model) if isinstance(one, Conversation) and text_model is not None else one) is not None
+            if (seen := one.for_text_model(text_model) if isinstance(one, Conversation) and text_model is not None else one)
+            is not None
         ]
         if history:
             kept.append(example)

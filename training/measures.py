@@ -1,7 +1,7 @@
 """HR@3 and MAP@3 with the post filter, as the paper's authors compute them.
 
-AP@3 of a purchase event: the sum over ranks 1 to 3 of (precision at the rank, if the item there was bought), divided by the smaller of 3 and
-the items bought. HR@3: whether any of the first three was bought.
+AP@3 of a purchase event: the sum over ranks 1 to 3 of (precision at the rank, if the item there was bought), divided by the
+smaller of 3 and the items bought. HR@3: whether any of the first three was bought.
 """
 
 from collections.abc import Sequence
@@ -77,6 +77,8 @@ def table(judged: Judged) -> list[Row]:
     return rows
 
 
-def popular_of(examples: Sequence[TrainingExample], items: Sequence[str], version: str = "0", fingerprint: str = "popular") -> Popular:
+def popular_of(
+    examples: Sequence[TrainingExample], items: Sequence[str], version: str = "0", fingerprint: str = "popular"
+) -> Popular:
     """Popularity among the examples' purchases; ties by item order."""
     return Popular(version, fingerprint, tuple(items), prior_of((example.items for example in examples), items))

@@ -1,4 +1,6 @@
-"""Periodic training: every so often on what has come since, warm, until it is told to stop. A failed run is told and changes nothing."""
+"""Periodic training: every so often on what has come since, warm, until it is told to stop. A failed run is told and changes
+nothing.
+"""
 
 import logging
 import threading

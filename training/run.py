@@ -1,7 +1,7 @@
 """One training run: examples -> split -> training -> registry -> gate -> champion. Whatever fails, the champion stays in place.
 
-The newest tenth of the examples is held out of training and of nothing else: on the part of it that is also newer than all that the champion
-was trained on, the gate compares both.
+The newest tenth of the examples is held out of training and of nothing else: on the part of it that is also newer than all that
+the champion was trained on, the gate compares both.
 """
 
 import time
@@ -80,7 +80,9 @@ def train_once(
         training.loop.NotFiniteError: training broke off; nothing was registered.
     """
     if len(examples) < MIN_EXAMPLES:
-        raise TooFewExamplesError(f"{len(examples)} examples; {MIN_EXAMPLES} are needed: wait for purchases with interactions before them")
+        raise TooFewExamplesError(
+            f"{len(examples)} examples; {MIN_EXAMPLES} are needed: wait for purchases with interactions before them"
+        )
     training, validation, held_out = split(examples)
     champion = registry.holder("champion")
     served, served_last_ms = _load(champion, say)

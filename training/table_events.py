@@ -1,8 +1,9 @@
 """Tables as events: what would have arrived on the input topics. The tables have no times; these are invented.
 
-The rule: purchase event n (in order of its id) happens at START + n * 1 s; the interactions before it end before it, one every 40 minutes, in
-the order of `event_number`, clicks and sentences one a second; its eligibility list comes a moment before it. An interaction shared by several
-purchase events of a user is told once, before the first. Ids become event ids, sessions keep theirs, so a replay tells nothing twice.
+The rule: purchase event n (in order of its id) happens at START + n * 1 s; the interactions before it end before it, one every 40
+minutes, in the order of `event_number`, clicks and sentences one a second; its eligibility list comes a moment before it. An
+interaction shared by several purchase events of a user is told once, before the first. Ids become event ids, sessions keep
+theirs, so a replay tells nothing twice.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """The paper's table layout, read and checked: CSV or CSV.gz files in one folder.
 
-`data_users`, `data_sessions`, `data_conversations_text`, `data_purchase_events`, `data_post_filter` and `items`. In the paper's own data
-interactions are shared by several purchase events of a user, and `event_number` need not start at 1.
+`data_users`, `data_sessions`, `data_conversations_text`, `data_purchase_events`, `data_post_filter` and `items`. In the paper's
+own data interactions are shared by several purchase events of a user, and `event_number` need not start at 1.
 """
 
 import csv
@@ -43,7 +43,8 @@ def read_tables(folder: Path) -> Tables:
     """Reads a folder in the layout.
 
     Raises:
-        TableError: a file or column is missing, a row holds both or neither interaction, an id is unknown, or a number stands twice.
+        TableError: a file or column is missing, a row holds both or neither interaction, an id is unknown, or a number stands
+        twice.
     """
     sessions = _numbered(folder, "data_sessions", "session_id", "action_number", lambda row: tuple(row["action_tags"].split(",")))
     conversations = _numbered(
@@ -114,8 +115,7 @@ def _rows(folder: Path, table: str, columns: tuple[str, ...]) -> Iterator[tuple[
     path = plain if plain.exists() else zipped
     if not path.exists():
         raise TableError(f"{folder} has neither {plain.name} nor {zipped.name}")
-    opened = gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="")
-    with opened as file:
+    with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as file:
         reader = csv.DictReader(file)
         missing = [column for column in columns if column not in (reader.fieldnames or ())]
         if missing:

@@ -1,4 +1,6 @@
-"""Examples as tensors, once, so that the loop does no work per example: flat tags, sentence vectors and labels with offsets into them."""
+"""Examples as tensors, once, so that the loop does no work per example: flat tags, sentence vectors and labels with offsets into
+them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +17,8 @@ from stream.core.outputs import TrainingExample
 
 @dataclass(frozen=True)
 class Examples:
-    """n examples with N interactions, in order. `starts` (n + 1,) into the interactions; `tag_starts` (N + 1,) into `tags`; `text` (N,) is the
-    row in `texts` (m, width), -1 for sessions; `labels` (n, items); `weights` (n,).
+    """n examples with N interactions, in order. `starts` (n + 1,) into the interactions; `tag_starts` (N + 1,) into `tags`;
+    `text` (N,) is the row in `texts` (m, width), -1 for sessions; `labels` (n, items); `weights` (n,).
     """
 
     starts: NDArray[np.int64]
@@ -68,7 +70,8 @@ def spans(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.i
     [5, 6, 0, 1, 2]
     """
     ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+    places: NDArray[np.int64] = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+    return places
 
 
 def tensors_of(
@@ -81,7 +84,8 @@ def tensors_of(
 ) -> Examples:
     """Tensors of examples whose readable interactions are `histories` (none empty).
 
-    `rare_weight` is the weight of examples with conversations relative to the others (paper, section 5: sample weights for the rarer modality).
+    `rare_weight` is the weight of examples with conversations relative to the others (paper, section 5: sample weights for the
+    rarer modality).
     """
     places = {item: place for place, item in enumerate(items)}
     labels = torch.zeros(len(examples), len(items))

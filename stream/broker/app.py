@@ -27,7 +27,9 @@ LAG_EVERY_S = 5.0
 
 
 def make_app(name: str, url: str, *, data: Path, partitions: int, batch_records: int = 1_000, instance: str | None = None) -> Any:
-    """A Faust app with batch delivery. `url` is kafka://host:port or embedded://NAME; `instance` a stable name (static membership)."""
+    """A Faust app with batch delivery. `url` is kafka://host:port or embedded://NAME; `instance` a stable name (static
+    membership).
+    """
     data.mkdir(parents=True, exist_ok=True)
     app = faust.App(
         name,

@@ -1,8 +1,8 @@
 """Batch delivery: what one fetch returned for a source partition travels through Faust as ONE message.
 
-Faust spends 100-200 us of Python on every message before an agent sees it; with batches it spends that once per thousand records. Shared
-by both transports: `BatchConsumer` is mixed into Faust's Kafka consumer (`stream.broker.kafka`) and into the embedded one. It knows
-nothing of what the records mean.
+Faust spends 100-200 us of Python on every message before an agent sees it; with batches it spends that once per thousand records.
+Shared by both transports: `BatchConsumer` is mixed into Faust's Kafka consumer (`stream.broker.kafka`) and into the embedded one.
+It knows nothing of what the records mean.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ _LOOK_AGAIN_S: Final = 0.1
 class Sender(Protocol):
     """Appends outputs to one partition of a topic, in order.
 
-    The first await hands them over (back-pressure), the second one waits until the broker has acknowledged them and gives the offset of
-    the last (-1 where there was none).
+    The first await hands them over (back-pressure), the second one waits until the broker has acknowledged them and gives the
+    offset of the last (-1 where there was none).
     """
 
     async def send(
@@ -33,8 +33,8 @@ class Sender(Protocol):
 class BatchConsumer:
     """Mixed in before a Faust `Consumer`: one message per fetched partition batch, value = the raw records.
 
-    Changelog partitions keep going record by record, as recovery expects. `in_flight` bounds the unacknowledged batches per partition
-    *number*: a quiet stream gets small batches at once, a busy one large ones (natural batching).
+    Changelog partitions keep going record by record, as recovery expects. `in_flight` bounds the unacknowledged batches per
+    partition *number*: a quiet stream gets small batches at once, a busy one large ones (natural batching).
     """
 
     in_flight = 6

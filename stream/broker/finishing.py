@@ -1,7 +1,7 @@
 """What comes after a batch was computed: outputs acknowledged, then state durable, then the source message acknowledged.
 
-The finishing of the batches of one partition *number* is a chain, in order: clicks-3 and purchases-3 hold the same users, and an older
-state must never follow a newer one. Computing the next batch does not wait for it.
+The finishing of the batches of one partition *number* is a chain, in order: clicks-3 and purchases-3 hold the same users, and an
+older state must never follow a newer one. Computing the next batch does not wait for it.
 """
 
 import asyncio

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 from mode import get_logger
 
 from models.folder import ModelRefused, load_ranker
@@ -45,7 +45,7 @@ class ServingFollower:
             try:
                 self._items[record.key] = _decode_item(record.value)
             except msgspec.MsgspecError as error:
-                logger.error("items, offset %d is no item: %s", record.offset, error)
+                logger.warning("items, offset %d is no item: %s", record.offset, error)
         self._serving.catalogue = Catalogue(self._items.values())
         self._metrics.gauge("catalogue_items").set(len(self._items))
 
@@ -83,13 +83,11 @@ class ServingFollower:
 
 async def follow_kafka(bootstrap: str, topic: str, apply: Callable[[Sequence[Any]], Any], ready: asyncio.Event) -> None:
     """Reads a topic whole and for ever, without a group; sets `ready` once all that was there at the start is applied."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest")
     await consumer.start()
     try:
-        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or {0})]
-        consumer.assign(partitions)
+        partitions = sorted(consumer.assignment())
         ends = await consumer.end_offsets(partitions)
-        await consumer.seek_to_beginning(*partitions)
         records: list[Any] = []
         while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
             fetched = await consumer.getmany(timeout_ms=200)

@@ -1,6 +1,7 @@
 """The Kafka transport: Faust's own over aiokafka, with batch delivery, an idempotent producer and two corrections.
 
-- Fetch guard: Faust hands aiokafka its *live* set of active partitions; when that becomes empty meanwhile, aiokafka takes it for *all*.
+- Fetch guard: Faust hands aiokafka its *live* set of active partitions; when that becomes empty meanwhile, aiokafka takes it for
+  *all*.
 - Seek for uncommitted partitions: aiokafka skips partitions without a committed offset, so what was read and dropped during a first
   recovery would be gone.
 
@@ -25,7 +26,7 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         if frozen is not None and not frozen:
             return {}
         generation = self.consumer.app.consumer_generation_id
-        records = await super().getmany(frozen, timeout)  # type: ignore[arg-type]
+        records = await super().getmany(frozen, timeout)
         return await self._hand_back(records, generation)
 
     async def _hand_back(self, records: Any, generation: int) -> Any:

@@ -33,5 +33,5 @@ def _committed(admin: Any, group: str, partitions: list[Any]) -> dict[Any, int]:
         found = admin.list_group_offsets({group: partitions})
     except (CoordinatorNotAvailableError, GroupIdNotFoundError):
         return {}
-    offsets = found[group] if group in found else found
+    offsets = found.get(group, found)
     return {partition: max(0, offset.offset) for partition, offset in offsets.items()}

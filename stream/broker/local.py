@@ -20,7 +20,9 @@ _JVM: Final = ("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 
 
 class LocalKafka:
-    """A broker with its data in `folder`: `start`, `stop` (SIGTERM), `kill` (-9); it may be started again on the same data and port."""
+    """A broker with its data in `folder`: `start`, `stop` (SIGTERM), `kill` (-9); it may be started again on the same data and
+    port.
+    """
 
     def __init__(self, folder: Path, jars: Path | None = None) -> None:
         self.jars = jars or Path(os.environ.get("ISTHMUS_KAFKA_JARS", JARS))
@@ -121,9 +123,9 @@ def why_not(jars: Path | None = None) -> str | None:
     """Why no local broker can be started here and what to do about it; None where one can."""
     jars = jars or Path(os.environ.get("ISTHMUS_KAFKA_JARS", JARS))
     if shutil.which("java") is None:
-        return "a local Kafka broker needs Java 17: `make setup-kafka` installs it, or name a running broker with --bootstrap HOST:PORT"
+        return "a local Kafka broker needs Java 17: `make setup-kafka` installs it, or name a broker with --bootstrap HOST:PORT"
     if not any(jars.glob("kafka_*.jar")):
-        return f"Kafka's jars are not in {jars}: run `make setup-kafka`, or name a running broker with --bootstrap HOST:PORT"
+        return f"Kafka's jars are not in {jars}: run `make setup-kafka`, or name a broker with --bootstrap HOST:PORT"
     return None
 
 

@@ -1,4 +1,6 @@
-"""A worker goes on only if each partition number that it owns is held for all inputs: a user's clicks and calls must meet in one place."""
+"""A worker goes on only if each partition number that it owns is held for all inputs: a user's clicks and calls must meet in one
+place.
+"""
 
 from collections.abc import Iterable
 from typing import Any

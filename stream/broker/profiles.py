@@ -1,7 +1,7 @@
 """The profile agent: batches of all five inputs through the pure step, and what it brought about made durable in order.
 
-Outputs, changelog, RocksDB, offset: were the state durable before its outputs, a crash in between would skip the records after the restart
-and their recommendations would be lost.
+Outputs, changelog, RocksDB, offset: were the state durable before its outputs, a crash in between would skip the records after
+the restart and their recommendations would be lost.
 """
 
 import time

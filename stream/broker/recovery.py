@@ -1,7 +1,7 @@
 """Recovery of tables, with two corrections of Faust 0.15: records lost around the end of a recovery, and one that never ends.
 
-1. Faust resumes the source partitions, then seeks them to the committed offsets, then clears the agents' queues: what was fetched in
-   between vanishes (faust-streaming/faust#596). Here they are resumed after all of that.
+1. Faust resumes the source partitions, then seeks them to the committed offsets, then clears the agents' queues: what was fetched
+   in between vanishes (faust-streaming/faust#596). Here they are resumed after all of that.
 2. Faust waits for a changelog record at end offset - 1; where compaction has removed it, for ever (#176, #597). A watchdog compares
    positions.
 """
@@ -26,9 +26,11 @@ class SafeRecovery(Recovery):
         finally:
             consumer.release_resume(resume=self.app.consumer_generation_id == generation_id)
 
-    @Service.task
+    @Service.task  # type: ignore[untyped-decorator]
     async def _watch_positions(self) -> None:
-        """Ends a recovery whose consumer stands at the end although the last record never came. Looks twice: records may be on their way."""
+        """Ends a recovery whose consumer stands at the end although the last record never came. Looks twice: records may be on
+        their way.
+        """
         passed: set[Any] = set()
         while not self.should_stop:
             await self.sleep(1.0)
@@ -56,7 +58,7 @@ class SafeTableManager(TableManager):
 
     @property
     def recovery(self) -> Recovery:
-        if self._recovery is None:
+        if self._recovery is None:  # type: ignore[has-type]
             self._recovery = SafeRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
         return self._recovery
 

@@ -1,7 +1,7 @@
 """The user table: a Faust table on RocksDB with a changelog, read and written per partition in batches.
 
-Faust opens, restores and closes the stores. Writing goes past its one-record path: one `WriteBatch` holds a batch's states, tombstones and
-the changelog offset up to which the store is complete. States of batches still in flight lie in an overlay.
+Faust opens, restores and closes the stores. Writing goes past its one-record path: one `WriteBatch` holds a batch's states,
+tombstones and the changelog offset up to which the store is complete. States of batches still in flight lie in an overlay.
 """
 
 from collections.abc import Mapping, Sequence

@@ -96,7 +96,8 @@ def create_or_check(bootstrap: str, topics: Topics, *, dev: bool = False, create
             for found in admin.describe_topics([spec.name for spec in specs(topics)])
             if not found["error_code"]
         }
-        lines, wrong = [], []
+        lines: list[str] = []
+        wrong: list[str] = []
         for spec in specs(topics):
             if spec.name in present:
                 problems = _problems(admin, spec, len(present[spec.name]["partitions"]))

@@ -1,11 +1,11 @@
-"""`isthmus`: a table of commands whose modules are imported when they are called, so that `--help` stays fast."""
+"""`isthmus`: a table of commands whose modules are imported when they are called, so that the command line starts fast."""
 
 import importlib
 import sys
-from typing import Final
+from typing import Any, Final
 
-import click
 import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from stream.errors import IsthmusError
@@ -23,42 +23,58 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 
 
-class LazyGroup(click.Group):
-    """Knows its commands by name; imports a module when its command is called."""
+class LazyGroup(TyperGroup):
+    """Knows its commands by name; imports a module when its command is called, or its help asked for."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         del ctx
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        app: typer.Typer = importlib.import_module(COMMANDS[cmd_name][0]).app
-        return get_command(app)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        module, text = COMMANDS[cmd_name]
+        command = get_command(importlib.import_module(module).app)
+        command.short_help = text
+        return command
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="isthmus")
-def cli() -> None:
+app = typer.Typer(
+    cls=LazyGroup,
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"isthmus {version('isthmus')}")
+        raise typer.Exit
+
+
+@app.callback()
+def isthmus(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version and exit."),
+) -> None:
     """Isthmus: website clicks and call transcripts in, recommendations out.
 
     Settings come from isthmus.toml and ISTHMUS_* variables: `isthmus settings` prints them.
 
     Example: isthmus demo --seconds 90
     """
+    del version
 
 
 def main() -> None:
     try:
-        cli()
+        app()
     except IsthmusError as error:
-        click.echo(f"isthmus: {error}", err=True)
+        typer.echo(f"isthmus: {error}", err=True)
         sys.exit(2)
 
 

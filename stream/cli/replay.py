@@ -13,9 +13,9 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stream.cli.processes import Child
     from stream.core.outputs import TrainingExample
     from stream.settings import Settings
-    from stream.cli.processes import Child
     from training.tables import Tables
 
 app = typer.Typer(add_completion=False)
@@ -32,8 +32,8 @@ def replay(
 ) -> None:
     """Turn tables into events, stream them through Kafka at full speed, train on the resulting examples, and measure.
 
-    The tables have no times: these are invented (one purchase event a second, what came before it every 40 minutes). The last 10 % of the
-    purchase events are the test set, as in the paper.
+    The tables have no times: these are invented (one purchase event a second, what came before it every 40 minutes). The last 10
+    % of the purchase events are the test set, as in the paper.
 
     Example: isthmus replay --data my-tables --local
     """

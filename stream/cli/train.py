@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from stream.core.outputs import TrainingExample
     from stream.settings import Settings
+    from training.registry import Registry
     from training.run import Result, RunConfig
 
 app = typer.Typer(add_completion=False)
@@ -76,19 +77,29 @@ def _once(
 ) -> Result:
     from stream.errors import IsthmusError
     from training.registry import Registry
-    from training.run import TooFewExamplesError, publish_popular, train_once
+    from training.run import TooFewExamplesError
 
     registry = Registry(settings.registry.uri, settings.registry.folder)
-    if registry.holder("champion") is None and examples:
-        first = publish_popular(examples[: max(1, len(examples) * 8 // 10)], names, registry)
-        typer.echo(first.reason)
-        tell(first)
     try:
-        result = train_once(examples, names, registry, config, typer.echo)
+        result = _run(registry, examples, names, config, tell)
     except TooFewExamplesError as error:
         raise IsthmusError(str(error)) from None
     tell(result)
     return result
+
+
+def _run(
+    registry: Registry, examples: Sequence[TrainingExample], names: Sequence[str], config: RunConfig, tell: Callable[[Result], None]
+) -> Result:
+    """A training run; before the first of all, popularity is published, so that something is served meanwhile."""
+    from training.run import publish_popular, train_once
+
+    if registry.holder("champion") is None and examples:
+        known = examples[: max(1, len(examples) * 8 // 10)]  # what is newer stays fresh for the gate
+        first = publish_popular(known, names, registry)
+        typer.echo(first.reason)
+        tell(first)
+    return train_once(examples, names, registry, config, typer.echo)
 
 
 def _periodically(
@@ -101,23 +112,12 @@ def _periodically(
 ) -> None:
     from training.registry import Registry
     from training.retraining import retrain
-    from training.run import publish_popular, train_once
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     registry = Registry(settings.registry.uri, settings.registry.folder)
-
-    def run(found: Sequence[TrainingExample]) -> Result:
-        if registry.holder("champion") is None:
-            if not found:
-                from training.run import TooFewExamplesError
-
-                raise TooFewExamplesError("no examples yet")
-            return publish_popular(found, names(), registry)
-        return train_once(found, names(), registry, config, typer.echo)
-
-    retrain(load, run, tell, every_s, stop)
+    retrain(load, lambda found: _run(registry, found, names(), config, tell), tell, every_s, stop)
 
 
 def _source(

@@ -63,7 +63,7 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
         return tuple(self.tags[place] for place in self.older)
 
     def with_click(self, at: int, tags: Tags) -> "Session":
-        """This session and one click more, wherever in time it falls."""
+        """The session and one click more, wherever in time it falls."""
         if at < self.ended_at:
             clicks = self.clicks()
             clicks.insert(bisect_right(clicks, at, key=lambda click: click[0]), (at, tags))

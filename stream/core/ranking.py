@@ -56,7 +56,7 @@ class Ranker(Protocol):
         ...
 
     def encode_many(self, histories: Sequence[Sequence[Interaction]]) -> Rows:
-        """n histories -> (n, width)."""
+        """N histories -> (n, width)."""
         ...
 
     def rank_many(self, representations: Rows) -> Rows:

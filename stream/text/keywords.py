@@ -1,12 +1,13 @@
 """Keywords: which words and pairs of words of a versioned list a call contains, and how such a list is made.
 
-A list holds no numbers and no names: a word or pair enters it only when at least 20 users used it. That is what keeps a caller's own words
-out of the profile topics; it is a rule of thumb, not a proof.
+A list holds no numbers and no names: a word or pair enters it only when at least 20 users used it. That is what keeps a caller's
+own words out of the profile topics; it is a rule of thumb, not a proof.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Final
 
 MIN_USERS: Final = 20
@@ -14,10 +15,108 @@ MOST: Final = 64  # per encoded call
 _WORD: Final = re.compile(r"[a-z][a-z'-]+")
 _CAPITALISED: Final = re.compile(r"(?<=[a-z,] )[A-Z][a-z]+")
 _STOP: Final = frozenset(
-    "a about after all also am an and any are as at be because been before but by can could did do does for from had has have he her here"
-    " him his how i i'd i'll i'm i've if in into is it it's its just let like me more my no not of ok okay on one or our out please she so"
-    " some thank thanks that that's the their them then there they this to up us was we we'd we'll well were what when where which who will"
-    " with would yeah yes you you'd you're your".split()
+    [
+        "a",
+        "about",
+        "after",
+        "all",
+        "also",
+        "am",
+        "an",
+        "and",
+        "any",
+        "are",
+        "as",
+        "at",
+        "be",
+        "because",
+        "been",
+        "before",
+        "but",
+        "by",
+        "can",
+        "could",
+        "did",
+        "do",
+        "does",
+        "for",
+        "from",
+        "had",
+        "has",
+        "have",
+        "he",
+        "her",
+        "here",
+        "him",
+        "his",
+        "how",
+        "i",
+        "i'd",
+        "i'll",
+        "i'm",
+        "i've",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "it's",
+        "its",
+        "just",
+        "let",
+        "like",
+        "me",
+        "more",
+        "my",
+        "no",
+        "not",
+        "of",
+        "ok",
+        "okay",
+        "on",
+        "one",
+        "or",
+        "our",
+        "out",
+        "please",
+        "she",
+        "so",
+        "some",
+        "thank",
+        "thanks",
+        "that",
+        "that's",
+        "the",
+        "their",
+        "them",
+        "then",
+        "there",
+        "they",
+        "this",
+        "to",
+        "up",
+        "us",
+        "was",
+        "we",
+        "we'd",
+        "we'll",
+        "well",
+        "were",
+        "what",
+        "when",
+        "where",
+        "which",
+        "who",
+        "will",
+        "with",
+        "would",
+        "yeah",
+        "yes",
+        "you",
+        "you'd",
+        "you're",
+        "your",
+    ]
 )
 
 
@@ -44,12 +143,14 @@ def candidates(text: str) -> list[str]:
     """The words of a text that say something, and the pairs of such words that stand together."""
     words = _WORD.findall(text.lower())
     kept = [word for word in words if word not in _STOP]
-    pairs = [f"{first} {second}" for first, second in zip(words, words[1:], strict=False) if first not in _STOP and second not in _STOP]
+    pairs = [f"{first} {second}" for first, second in pairwise(words) if first not in _STOP and second not in _STOP]
     return kept + pairs
 
 
 def keywords_of(texts_by_user: Mapping[str, Iterable[str]], min_users: int = MIN_USERS) -> Keywords:
-    """A list from transcripts: used by at least `min_users` users, and not mostly written as a name (capitalised within a sentence)."""
+    """A list from transcripts: used by at least `min_users` users, and not mostly written as a name (capitalised within a
+    sentence).
+    """
     users: Counter[str] = Counter()
     names: Counter[str] = Counter()
     for texts in texts_by_user.values():

@@ -1,7 +1,7 @@
 """The text model: a folder with the sentence encoder (ONNX), its tokenizer and the keyword list, under one hash.
 
-`encode` runs ONNX Runtime, without torch. `import_encoder` makes the encoder's files once, at set-up, from a packaged sentence-transformers
-model, and checks them against the original's vectors.
+`encode` runs ONNX Runtime, without torch. `import_encoder` makes the encoder's files once, at set-up, from a packaged
+sentence-transformers model, and checks them against the original's vectors.
 """
 
 import hashlib
@@ -164,7 +164,7 @@ def _check(original: Any, exported: TextModel, say: Callable[[str], None]) -> No
     sentences = [
         "I would like to insure my car from next month on.",
         "ok",
-        "My basement was flooded last night and the carpet is ruined, can you tell me whether my home contents policy pays for that?",
+        "My basement was flooded last night and the carpet is ruined, does my home contents policy pay for that?",
     ]
     cosines = (exported.encode(sentences) * original.encode(sentences, normalize_embeddings=True)).sum(axis=1)
     if cosines.min() < _AGREE:

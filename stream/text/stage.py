@@ -23,7 +23,8 @@ _CHARACTERS = 4_000  # of a sentence: far more than the encoder's 256 tokens
 
 class Encoded(NamedTuple):
     """What a batch became. `timestamps` are the origins' broker times, for the step's clock; `counts` by
-    metric and labels."""
+    metric and labels.
+    """
 
     calls: list[Output]
     timestamps: list[int]

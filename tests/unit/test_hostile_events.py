@@ -116,7 +116,7 @@ json_values = st.recursive(
 )
 nearly_events = st.fixed_dictionaries(
     {"user_id": st.just("u") | json_values, "occurred_at": st.integers() | json_values},
-    optional={name: json_values for name in ("tags", "items", "excluded", "event_id", "session_id", "action")},
+    optional=dict.fromkeys(("tags", "items", "excluded", "event_id", "session_id", "action"), json_values),
 ).map(msgspec.json.encode)
 
 

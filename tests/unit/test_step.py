@@ -46,7 +46,9 @@ def test_a_user_without_interactions_gets_the_popularity_prior() -> None:
 def test_a_recommendation_names_its_cause_model_and_support() -> None:
     """The last event of the batch caused the list; ranks count from one; scores fall."""
     store = Store()
-    run(store, batch_of(Source.CLICK, [(0, click(NOW - 2 * MINUTE)), (1, click(NOW - MINUTE, "car", event_id="e2"))]), OrderRanker())
+    run(
+        store, batch_of(Source.CLICK, [(0, click(NOW - 2 * MINUTE)), (1, click(NOW - MINUTE, "car", event_id="e2"))]), OrderRanker()
+    )
     found = sent(store)
     assert found["caused_by"] == {"event_id": "e2", "type": "click", "occurred_at": NOW - MINUTE}
     assert found["modalities"] == {"session": 1, "conversation": 0}
@@ -176,7 +178,9 @@ def test_a_producers_duplicate_is_dropped_by_its_event_id() -> None:
     one = click(NOW - MINUTE, event_id="e1")
     outcome = run(store, batch_of(Source.CLICK, [(0, one), (1, one)]))
     assert outcome.counts["events", "click", "duplicate_event"] == 1
-    assert run(store, batch_of(Source.ELIGIBILITY, [(0, Eligibility("u", NOW, (), "e1"))])).counts["events", "eligibility", "applied"]
+    assert run(store, batch_of(Source.ELIGIBILITY, [(0, Eligibility("u", NOW, (), "e1"))])).counts[
+        "events", "eligibility", "applied"
+    ]
 
 
 def test_a_recreated_topic_starts_anew() -> None:

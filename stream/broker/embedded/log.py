@@ -1,7 +1,7 @@
 """The embedded log: topics of partitions of records, in memory, and on request in a SQLite file that survives a kill.
 
-A persistent record is visible, and its future resolved, only once its transaction is committed. Everything runs on one event loop; only the
-commits run in a thread.
+A persistent record is visible, and its future resolved, only once its transaction is committed. Everything runs on one event
+loop; only the commits run in a thread.
 """
 
 import asyncio

@@ -18,7 +18,8 @@ create table if not exists committed (grp text, topic text, number int, offset i
 """
 _COMPACT = """
 delete from record where topic in (select name from topic where compacted) and offset < (
-    select max(other.offset) from record other where other.topic = record.topic and other.number = record.number and other.key = record.key
+    select max(other.offset) from record other
+    where other.topic = record.topic and other.number = record.number and other.key = record.key
 ) and offset < (select max(other.offset) from record other where other.topic = record.topic and other.number = record.number)
 """
 

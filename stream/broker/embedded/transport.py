@@ -1,7 +1,7 @@
 """The Faust transport over an embedded log: consumer, producer and the sender of batches. `embedded://NAME` names an open log.
 
-Its limit: one process, one worker. It exercises agents, acks, commits, tables, changelog, recovery and rebalances; not the group protocol,
-aiokafka or a network.
+Its limit: one process, one worker. It exercises agents, acks, commits, tables, changelog, recovery and rebalances; not the group
+protocol, aiokafka or a network.
 """
 
 import asyncio

@@ -129,11 +129,13 @@ def _parts(settings: Settings, folder: Path, log: Log, metrics: Metrics, tally: 
 
 
 async def _train_again_and_again(log: Log, names: dict[str, str], folder: Path, save: Callable[[Path], int], tally: Tally) -> None:
-    """One training run in a child process as soon as there is enough, and one every 45 s from then on; announces what it promoted."""
+    """One training run in a child process as soon as there is enough, and one every 45 s from then on; announces what it
+    promoted.
+    """
     examples, announced = folder / "examples.bin", folder / "announced.jsonl"
     topic = log.topics[names["training_examples"]]
     while sum(len(partition.records) for partition in topic.partitions) < FIRST_EXAMPLES:
-        await asyncio.sleep(LOOK_S)
+        await log.wait(LOOK_S)
     announced.write_bytes(b"")
     told = 0
     while True:

@@ -8,7 +8,7 @@ import urllib.request
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from stream.broker.local import LocalKafka, free_port
 from stream.broker.topics import create_or_check
@@ -16,7 +16,7 @@ from stream.cli.demonstration.load import send_live
 from stream.cli.processes import Child
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from prometheus_client.metrics_core import Metric
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from training.synthetic.live import LiveEvent
 
 WORKERS: Final = 2
-EVERY: Final = "20s"
-MIN_JUDGED: Final = 100
+EVERY: Final = "10s"
+MIN_JUDGED: Final = 80
 LOOK_S: Final = 1.0
 
 
@@ -48,38 +48,49 @@ async def run_on_kafka(
             kafka = stack.enter_context(LocalKafka(folder / "kafka"))
             bootstrap, pids["kafka"] = kafka.bootstrap, kafka.pid
         await asyncio.to_thread(create_or_check, bootstrap, settings.topics, dev=True)
+        parts = Parts(bootstrap, folder, pids, stack)
         ports = [free_port() for _ in range(WORKERS)]
         tally.metrics_at = ", ".join(f"http://127.0.0.1:{port}/metrics" for port in ports)
-        children = _children(bootstrap, folder, ports)
-        for child in children.values():
-            stack.callback(child.stop)
-        pids |= {name: child.pid for name, child in children.items()}
-        await _run(settings, bootstrap, ports, children, pids, tally, stop, show, seconds, seed)
+        for number, port in enumerate(ports, start=1):
+            parts.start(f"worker-{number}", ["worker", "--name", f"worker-{number}", "--metrics-port", str(port)])
+        parts.start("encoder", ["encoder", "--metrics-port", "0"])
+        await _run(settings, bootstrap, ports, parts, tally, stop, show, seconds, seed)
 
 
-def _children(bootstrap: str, folder: Path, ports: Sequence[int]) -> dict[str, Child]:
-    environment = {
-        "ISTHMUS_KAFKA__DEV": "true",
-        "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
-        "ISTHMUS_REGISTRY__URI": f"sqlite:///{folder / 'registry' / 'mlflow.db'}",
-        "ISTHMUS_REGISTRY__FOLDER": str(folder / "registry" / "models"),
-        "OMP_NUM_THREADS": "1",
-    }
-    commands = {"encoder": ["encoder", "--metrics-port", "0"]}
-    for number, port in enumerate(ports, start=1):
-        commands[f"worker-{number}"] = ["worker", "--name", f"worker-{number}", "--metrics-port", str(port)]
-    commands["trainer"] = ["train", "--every", EVERY, "--min-judged", str(MIN_JUDGED)]
-    return {
-        name: Child([*command, "--bootstrap", bootstrap], environment, folder / f"{name}.log") for name, command in commands.items()
-    }
+class Parts:
+    """The processes of the deployment, ended with `stack`."""
+
+    def __init__(self, bootstrap: str, folder: Path, pids: dict[str, int], stack: ExitStack) -> None:
+        self.pids = pids
+        self._bootstrap = bootstrap
+        self._folder = folder
+        self._stack = stack
+        self._children: list[Child] = []
+
+    def start(self, name: str, command: list[str]) -> None:
+        folder = self._folder
+        environment = {
+            "ISTHMUS_KAFKA__DEV": "true",
+            "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
+            "ISTHMUS_REGISTRY__URI": f"sqlite:///{folder / 'registry' / 'mlflow.db'}",
+            "ISTHMUS_REGISTRY__FOLDER": str(folder / "registry" / "models"),
+            "OMP_NUM_THREADS": "1",
+        }
+        child = Child([*command, "--bootstrap", self._bootstrap], environment, folder / f"{name}.log")
+        self._stack.callback(child.stop)
+        self._children.append(child)
+        self.pids[name] = child.pid
+
+    def check(self) -> None:
+        for child in self._children:
+            child.check()
 
 
 async def _run(
     settings: Settings,
     bootstrap: str,
     ports: Sequence[int],
-    children: dict[str, Child],
-    pids: dict[str, int],
+    parts: Parts,
     tally: Tally,
     stop: asyncio.Event,
     show: Callable[[], None],
@@ -96,12 +107,15 @@ async def _run(
             await producer.send(names[event.role], key=key, value=event.value)
 
     async def watch() -> None:
+        trains = False
         while True:
-            for child in children.values():
-                child.check()
+            parts.check()
             tally.read(await asyncio.to_thread(_scrape, ports))
-            tally.weigh(pids)
+            tally.weigh(parts.pids)
             show()
+            if not trains and tally.recommendations:  # its start takes a core for seconds: the workers come first
+                parts.start("trainer", ["train", "--every", EVERY, "--min-judged", str(MIN_JUDGED)])
+                trains = True
             await asyncio.sleep(LOOK_S)
 
     tasks = [
@@ -116,7 +130,7 @@ async def _run(
     try:
         await asyncio.wait([asyncio.create_task(stop.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED)
         tally.read(await asyncio.to_thread(_scrape, ports))
-        tally.weigh(pids)
+        tally.weigh(parts.pids)
     finally:
         for task in tasks:
             task.cancel()
@@ -133,12 +147,10 @@ def _add_dead_letters(tally: Tally, count: int) -> None:
 
 async def _consume(bootstrap: str, topic: str, take: Callable[[list[Any]], None]) -> None:
     """Reads a topic from its end on, for ever."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="latest")
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="latest")
     await consumer.start()
     try:
-        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or {0}]
-        consumer.assign(partitions)
-        await consumer.seek_to_end(*partitions)
+        await consumer.seek_to_end()
         while True:
             for records in (await consumer.getmany(timeout_ms=500)).values():
                 take(records)
@@ -146,11 +158,11 @@ async def _consume(bootstrap: str, topic: str, take: Callable[[list[Any]], None]
         await consumer.stop()
 
 
-def _scrape(ports: Sequence[int]) -> list[list[Metric]]:
+def _scrape(ports: Sequence[int]) -> list[Iterable[Metric]]:
     """The metrics of the workers that answer already."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    found = []
+    found: list[Iterable[Metric]] = []
     for port in ports:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:

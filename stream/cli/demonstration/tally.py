@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING
 import msgspec
 import psutil
 
+from stream.core.outputs import ModelName
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from prometheus_client.metrics_core import Metric
 
 LATEST = 6
+
+
+class _MadeBy(msgspec.Struct):
+    """Of a recommendation, the model alone."""
+
+    model: ModelName
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +91,9 @@ class Tally:
                         self._serves(sample.labels["name"], sample.labels["version"])
                     elif name == "model_published_timestamp_seconds":
                         self.published_at = max(self.published_at, sample.value)
+        for value in self.latest:
+            made_by = msgspec.json.decode(value, type=_MadeBy).model
+            self.names[made_by.version] = made_by.name
         self.purchases, self.hits, self.popularity_hits = counters["purchases"], counters["hits"], counters["popularity_hits"]
         self.swaps = max(self.swaps, *swaps)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 from rich.console import Console, Group
@@ -32,7 +32,7 @@ class View:
         self._last_line = 0.0
         self._rates: deque[tuple[float, int]] = deque(maxlen=20)
 
-    def __enter__(self) -> View:
+    def __enter__(self) -> Self:
         self._console.print(f"Isthmus: clicks and calls in, recommendations out. {NOTICE}", highlight=False)
         if self._live is not None:
             self._live.start()
@@ -95,6 +95,7 @@ def print_summary(tally: Tally) -> None:
     memory = ", ".join(f"{name} {rss / 2**20:.0f} MiB" for name, rss in done.peak_rss_bytes.items())
     print(
         f"\n{done.events} events, {done.recommendations} recommendations, {done.dead_letters} dead letters "
-        f"({done.planted_dead_letters} planted)\nfirst recommendation: {first}; first trained model serving: {trained}; swaps: {done.swaps}\n"
+        f"({done.planted_dead_letters} planted)\n"
+        f"first recommendation: {first}; first trained model serving: {trained}; swaps: {done.swaps}\n"
         f"live hit rate at 3: {rates}\npeak memory: {memory}\n{NOTICE}"
     )
