@@ -1,7 +1,7 @@
 """How far a group is behind: end offsets less committed ones, as the broker tells them."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka import TopicPartition
 from kafka.admin import OffsetSpec
@@ -11,21 +11,30 @@ from stream.broker.topics import admin_client
 from stream.errors import IsthmusError
 
 
-def group_lag(bootstrap: str, group: str, topics: Iterable[str]) -> int:
-    """Records of the topics that the group has not committed."""
+class Progress(NamedTuple):
+    """Records that a group has committed of those that there are, over all partitions of some topics."""
+
+    committed: int
+    end: int
+
+    @property
+    def lag(self) -> int:
+        return self.end - self.committed
+
+
+def group_progress(bootstrap: str, group: str, topics: Iterable[str]) -> Progress:
+    """How far a group is in the topics (as if none of their records had been deleted)."""
     admin = admin_client(bootstrap)
     try:
         described = admin.describe_topics(list(topics))
-        partitions = [
-            TopicPartition(topic["name"], number["partition_index"]) for topic in described for number in topic["partitions"]
-        ]
+        partitions = [TopicPartition(topic["name"], number["partition_index"]) for topic in described for number in topic["partitions"]]
         ends = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
         committed = _committed(admin, group, partitions)
     except KafkaError as error:
         raise IsthmusError(f"offsets at {bootstrap} cannot be read ({type(error).__name__})") from error
     finally:
         admin.close()
-    return sum(max(0, ends[partition].offset - committed.get(partition, 0)) for partition in partitions)
+    return Progress(sum(committed.values()), sum(end.offset for end in ends.values()))
 
 
 def _committed(admin: Any, group: str, partitions: list[Any]) -> dict[Any, int]:

@@ -18,9 +18,9 @@ class Keyed(Protocol):
     @property
     def role(self) -> str: ...
     @property
-    def key(self) -> str: ...
+    def key(self) -> str | None: ...
     @property
-    def value(self) -> bytes: ...
+    def value(self) -> bytes | None: ...
 
 
 async def produce(bootstrap: str, events: Iterable[Keyed], topics: Mapping[str, str], say: Callable[[int], None]) -> int:
@@ -33,7 +33,8 @@ async def produce(bootstrap: str, events: Iterable[Keyed], topics: Mapping[str, 
         pending: list[Any] = []
         sent = 0
         for event in events:
-            pending.append(await producer.send(topics[event.role], key=event.key.encode(), value=event.value))
+            key = None if event.key is None else event.key.encode()
+            pending.append(await producer.send(topics[event.role], key=key, value=event.value))
             sent += 1
             if len(pending) >= _PENDING:
                 await asyncio.gather(*pending)

@@ -73,4 +73,4 @@ def wait_for(condition: object, children: list[Child], timeout_s: float, what: s
             child.check()
         if time.monotonic() > deadline:
             raise IsthmusError(f"{what} did not happen within {timeout_s:.0f} s")
-        time.sleep(0.5)
+        time.sleep(0.1)

@@ -53,7 +53,7 @@ def replay(
 
 def _through_kafka(settings: Settings, tables: Tables, limit: int | None, folder: Path | None) -> Sequence[TrainingExample]:
     """The newest examples that the worker made of the tables; with `folder`, encoder and worker are children of ours."""
-    from stream.broker.lag import group_lag
+    from stream.broker.lag import group_progress
     from stream.broker.produce import produce
     from stream.broker.topics import create_or_check, source_topics
     from stream.cli.processes import wait_for
@@ -69,8 +69,8 @@ def _through_kafka(settings: Settings, tables: Tables, limit: int | None, folder
         asyncio.run(produce(address, item_events(tables), names, lambda _: None))
         sent = asyncio.run(produce(address, user_events(tables, limit), names, lambda sent: typer.echo(f"sent {sent} events")))
         typer.echo(f"sent {sent} events in {time.monotonic() - started:.1f} s; waiting for encoder and worker")
-        encoded = lambda: group_lag(address, "isthmus-encoder", [topics.transcripts]) == 0  # noqa: E731
-        folded = lambda: group_lag(address, "isthmus-profiles", source_topics(topics)) == 0  # noqa: E731
+        encoded = lambda: group_progress(address, "isthmus-encoder", [topics.transcripts]).lag == 0  # noqa: E731
+        folded = lambda: group_progress(address, "isthmus-profiles", source_topics(topics)).lag == 0  # noqa: E731
         wait_for(encoded, children, SETTLE_S, "the encoding of all calls")
         wait_for(folded, children, SETTLE_S, "the folding of all events")
         typer.echo(f"all of it encoded, folded and acknowledged after {time.monotonic() - started:.1f} s")

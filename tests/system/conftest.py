@@ -1,22 +1,18 @@
 """One real Kafka broker for the session; without Java or jars its tests are skipped by hand and fail in CI."""
 
-import os
 from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
 
-from stream.broker.local import LocalKafka, why_not
+from stream.broker.local import LocalKafka
+from tests.system.needs import broker_or_skip
 
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The broker's address; every test makes topics of its own."""
-    reason = why_not()
-    if reason is not None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    broker_or_skip()
     with LocalKafka(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker.bootstrap
 

@@ -1,0 +1,97 @@
+"""What must be in the output topics, by the pure step over all records of the input topics; and what is there."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from kafka import KafkaConsumer, TopicPartition
+
+from stream.broker.topics import changelog_name, source_topics, topic_epochs
+from stream.core.events import Item
+from stream.core.outputs import decode_example
+from stream.core.ranking import Catalogue, Ranker
+from stream.core.records import Batch, PlainRecord
+from stream.core.step import StepSettings, step
+from stream.settings import Topics
+from tests.world import Store, history_of
+
+
+def read_all(bootstrap: str, topic: str) -> dict[int, list[PlainRecord]]:
+    """All records of a topic, by partition."""
+    consumer: Any = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, max_partition_fetch_bytes=8 << 20)
+    try:
+        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends = consumer.end_offsets(partitions)
+        found: dict[int, list[PlainRecord]] = {partition.partition: [] for partition in partitions}
+        while any(consumer.position(partition) < ends[partition] for partition in partitions):
+            for partition, records in consumer.poll(timeout_ms=500).items():
+                found[partition.partition] += [PlainRecord(one.offset, one.timestamp, one.key, one.value) for one in records]
+        return found
+    finally:
+        consumer.close()
+
+
+def newest(records: dict[int, list[PlainRecord]]) -> dict[bytes, bytes]:
+    """The newest value of each key; tombstones leave none."""
+    values = {record.key: record.value for found in records.values() for record in found}
+    return {key: value for key, value in values.items() if key is not None and value is not None}
+
+
+def expected(bootstrap: str, topics: Topics, ranker: Ranker | None) -> Store:
+    """All input records through the step, topic after topic: the history is a function of their set."""
+    items = Catalogue(msgspec.json.decode(value, type=Item) for value in newest(read_all(bootstrap, topics.items)).values())
+    sources = source_topics(topics)
+    epochs = topic_epochs(bootstrap, sources)
+    store = Store()
+    for topic, source in sources.items():
+        for number, records in read_all(bootstrap, topic).items():
+            for start in range(0, len(records), 500):
+                batch = Batch(source, topic, epochs[topic], number, records[start : start + 500])
+                store.apply(step(batch, store, ranker, items, StepSettings(partitions=topics.partitions)))
+    return store
+
+
+def actual(bootstrap: str, topics: Topics) -> Store:
+    """What the workers left in changelog, recommendations and training examples."""
+    store = Store()
+    store.records = newest(read_all(bootstrap, changelog_name("isthmus-profiles")))
+    store.recommendations.update(newest(read_all(bootstrap, topics.recommendations)))
+    store.examples.update(newest(read_all(bootstrap, topics.training_examples)))
+    return store
+
+
+def users_of(store: Store) -> set[str]:
+    return {key[1:].decode() for key in store.records if key[:1] == b"h"}
+
+
+def assert_exact(bootstrap: str, topics: Topics, ranker: Ranker | None) -> int:
+    """Histories, newest examples and last lists are exactly what the records give; gives the number of users."""
+    wanted, found = expected(bootstrap, topics, ranker), actual(bootstrap, topics)
+    assert users_of(found) == users_of(wanted)
+    wrong = [user for user in users_of(wanted) if history_of(found, user) != history_of(wanted, user)]
+    assert not wrong, f"{len(wrong)} users with another history, among them {wrong[:3]}"
+    assert found.newest_examples() == wanted.newest_examples()
+    other = [user for user in users_of(wanted) if found.last_list(user) != wanted.last_list(user)]
+    assert not other, f"{len(other)} users with another last list, among them {other[:3]}"
+    return len(users_of(wanted))
+
+
+def contents_per_id(values: Iterable[bytes | None]) -> dict[str, set[bytes]]:
+    """Recommendation id -> its contents."""
+    found: dict[str, set[bytes]] = {}
+    for value in values:
+        if value is not None:
+            found.setdefault(msgspec.json.decode(value)["recommendation_id"], set()).add(value)
+    return found
+
+
+def revisions(records: dict[int, list[PlainRecord]]) -> dict[bytes, list[int]]:
+    """Training examples by key: their revisions in order of sending."""
+    found: dict[bytes, list[int]] = {}
+    for partition in records.values():
+        for record in partition:
+            if record.value is not None and record.key is not None:
+                found.setdefault(record.key, []).append(decode_example(record.value).revision)
+    return found
