@@ -3,19 +3,27 @@
 Names begin with `isthmus_`. Rates are for the query to make, over all workers.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
 from threading import Thread
 from typing import Final, NamedTuple
 from wsgiref.simple_server import WSGIServer
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.core import HistogramMetricFamily, Metric
 
 
 class Declared(NamedTuple):
+    """One metric. A histogram `by_batch` takes whole batches of observations (`Ages`)."""
+
     kind: type[Counter | Gauge | Histogram]
     text: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    by_batch: bool = False
 
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -42,8 +50,8 @@ DECLARED: Final[dict[str, Declared]] = {
     ),
     "batch_records": Declared(Histogram, "records of a batch", ("source",), _COUNTS),
     "stage_seconds": Declared(Histogram, "time of a batch in each stage", ("stage",), _SECONDS),
-    "age_from_event_seconds": Declared(Histogram, "from event time to acknowledged recommendation", (), _AGES),
-    "age_from_broker_seconds": Declared(Histogram, "from broker time to acknowledged recommendation", (), _SECONDS),
+    "age_from_event_seconds": Declared(Histogram, "from event time to acknowledged recommendation", (), _AGES, by_batch=True),
+    "age_from_broker_seconds": Declared(Histogram, "from broker time to acknowledged recommendation", (), _SECONDS, by_batch=True),
     "users": Declared(Gauge, "users in this worker's state"),
     "committed_offset": Declared(Gauge, "committed offset", ("topic", "partition")),
     "end_offset": Declared(Gauge, "end offset; less the committed one: the lag", ("topic", "partition")),
@@ -58,13 +66,39 @@ DECLARED: Final[dict[str, Declared]] = {
 }
 
 
+class Ages:
+    """A histogram that takes a whole batch at once: one observation each would cost more than folding an event."""
+
+    def __init__(self, name: str, declared: Declared, registry: CollectorRegistry) -> None:
+        self._name = name
+        self._text = declared.text
+        self._bounds = np.array(declared.buckets)
+        self._counts = np.zeros(len(declared.buckets) + 1, dtype=np.int64)
+        self._sum = 0.0
+        registry.register(self)
+
+    def observe_many(self, seconds: NDArray[np.float64]) -> None:
+        places = np.searchsorted(self._bounds, seconds)
+        self._counts += np.bincount(places, minlength=len(self._counts))
+        self._sum += float(seconds.sum())
+
+    def collect(self) -> Iterable[Metric]:
+        names = [*(str(bound) for bound in self._bounds), "+Inf"]
+        counts = np.cumsum(self._counts).tolist()
+        yield HistogramMetricFamily(self._name, self._text, list(zip(names, counts, strict=True)), self._sum)
+
+
 class Metrics:
     """The metrics of one process, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._all: dict[str, Counter | Gauge | Histogram] = {}
+        self._ages: dict[str, Ages] = {}
         for name, declared in DECLARED.items():
+            if declared.by_batch:
+                self._ages[name] = Ages(f"isthmus_{name}", declared, self.registry)
+                continue
             more = {"buckets": declared.buckets} if declared.buckets else {}
             self._all[name] = declared.kind(
                 f"isthmus_{name}",
@@ -93,6 +127,9 @@ class Metrics:
         metric = self._all[name]
         assert isinstance(metric, Histogram)
         return metric.labels(*labels) if labels else metric
+
+    def ages(self, name: str) -> Ages:
+        return self._ages[name]
 
     def clear(self, name: str) -> None:
         """Forgets all label values: of partitions that went to another worker, of a model that is no longer served."""

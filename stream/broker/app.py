@@ -1,6 +1,7 @@
 """The Faust apps of worker and encoder, on either transport, and how a process runs one until it is told to stop."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -145,6 +146,7 @@ async def run_until_stopped(app: Any, stop: asyncio.Event) -> None:
     """
     app.finalize()
     await app.start()
+    calm_collector()
     try:
         watch = [asyncio.create_task(stop.wait()), asyncio.create_task(_crashed(app))]
         await asyncio.wait(watch, return_when=asyncio.FIRST_COMPLETED)
@@ -154,6 +156,15 @@ async def run_until_stopped(app: Any, stop: asyncio.Event) -> None:
         await app.stop()
     if app.crash_reason is not None:
         raise app.crash_reason
+
+
+def calm_collector() -> None:
+    """Lets the cyclic garbage collector run rarely: a batch makes and frees 30,000 objects, and walking them took a third of the
+    time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(1_000_000, 5, 5)
 
 
 async def _crashed(app: Any) -> None:

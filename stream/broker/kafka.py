@@ -88,18 +88,14 @@ class KafkaSender:
         futures, counts = [], []
         batch, count = producer.create_batch(), 0
         for number, output in enumerate(outputs):
-            fields: dict[str, Any] = {
-                "key": output.key,
-                "value": output.value,
-                "timestamp": None if timestamps is None else timestamps[number],
-                "headers": list(output.headers),
-            }
-            if batch.append(**fields) is None:
+            at_ms = None if timestamps is None else timestamps[number]
+            headers = list(output.headers)
+            if batch.append(timestamp=at_ms, key=output.key, value=output.value, headers=headers) is None:
                 batch.close()
                 futures.append(await producer.send_batch(batch, topic, partition=partition))
                 counts.append(count)
                 batch, count = producer.create_batch(), 0
-                batch.append(**fields)
+                batch.append(timestamp=at_ms, key=output.key, value=output.value, headers=headers)
             count += 1
         if count:
             batch.close()

@@ -27,7 +27,9 @@ def group_progress(bootstrap: str, group: str, topics: Iterable[str]) -> Progres
     admin = admin_client(bootstrap)
     try:
         described = admin.describe_topics(list(topics))
-        partitions = [TopicPartition(topic["name"], number["partition_index"]) for topic in described for number in topic["partitions"]]
+        partitions = [
+            TopicPartition(topic["name"], number["partition_index"]) for topic in described for number in topic["partitions"]
+        ]
         ends = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
         committed = _committed(admin, group, partitions)
     except KafkaError as error:

@@ -38,12 +38,14 @@ def demo(
     from stream.cli.common import settings_with, with_changes
     from stream.cli.demonstration.tally import Tally
     from stream.cli.demonstration.view import print_summary
+    from stream.cli.running import one_thread_each
     from stream.errors import IsthmusError
 
     if bootstrap is not None and not kafka:
         raise IsthmusError("--bootstrap goes with --kafka")
     if data is not None and kafka:
         raise IsthmusError("--data goes without --kafka: the broker keeps its own log")
+    one_thread_each()
     settings = with_changes(settings_with(dev=True), "worker", metrics_port=metrics_port)
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="isthmus-demo-") as temporary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,9 +66,18 @@ def adapter_of(section: str, fields: Mapping[str, str]) -> Callable[[Any], Any]:
     return adapt
 
 
+def one_thread_each() -> None:
+    """Numeric libraries on one thread, before they are imported: a deployment scales by processes, and small batches lose by
+    threads.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def run_worker(settings: Settings) -> None:
     """Runs a worker on Kafka until SIGTERM or SIGINT."""
     import uvloop
+
+    one_thread_each()
 
     if settings.step.erasure_key.get_secret_value() == "isthmus":
         logger.warning("erasure markers can be guessed: set ISTHMUS_STEP__ERASURE_KEY to a secret of your own")
@@ -119,6 +129,8 @@ async def _worker(settings: Settings) -> None:
 def run_encoder(settings: Settings) -> None:
     """Runs an encoder on Kafka until SIGTERM or SIGINT."""
     import uvloop
+
+    one_thread_each()
 
     uvloop.run(_encoder(settings))
 

@@ -39,7 +39,8 @@ def train(
 ) -> None:
     """Train the Latent Feature model, register the version, and promote it if it passes the gate.
 
-    Exit codes: 0 promoted (or --every was ended), 3 refused by the gate (the reason is printed), 2 wrong use or surroundings.
+    Exit codes: 0 promoted (or --every was ended by a signal), 3 refused by the gate (the reason is printed), 2 wrong use or
+    surroundings (what to do is printed), 1 a bug. Whatever fails, the champion stays in place.
 
     Example: isthmus train --bootstrap localhost:9092 --every 15m
     """
@@ -76,20 +77,36 @@ def _once(
     settings: Settings, examples: Sequence[TrainingExample], names: Sequence[str], config: RunConfig, tell: Callable[[Result], None]
 ) -> Result:
     from stream.errors import IsthmusError
-    from training.registry import Registry
+    from training.example_topic import TopicError
+    from training.loop import NotFiniteError
+    from training.registry import Registry, RegistryError
     from training.run import TooFewExamplesError
 
-    registry = Registry(settings.registry.uri, settings.registry.folder)
     try:
-        result = _run(registry, examples, names, config, tell)
-    except TooFewExamplesError as error:
+        registry = Registry(settings.registry.uri, settings.registry.folder)
+        result = _run(registry, examples, names, config, tell, typer.echo)
+    except (TooFewExamplesError, NotFiniteError, RegistryError) as error:
         raise IsthmusError(str(error)) from None
-    tell(result)
+    except TopicError as error:
+        raise IsthmusError(_untold(error)) from None
+    try:
+        tell(result)
+    except TopicError as error:
+        raise IsthmusError(f"{result.reason}\n{_untold(error)}") from None
     return result
 
 
+def _untold(error: Exception) -> str:
+    return f"{error}; the registry is changed, the workers are not told: `isthmus models announce` tells them"
+
+
 def _run(
-    registry: Registry, examples: Sequence[TrainingExample], names: Sequence[str], config: RunConfig, tell: Callable[[Result], None]
+    registry: Registry,
+    examples: Sequence[TrainingExample],
+    names: Sequence[str],
+    config: RunConfig,
+    tell: Callable[[Result], None],
+    say: Callable[[str], None],
 ) -> Result:
     """A training run; before the first of all, popularity is published, so that something is served meanwhile."""
     from training.run import publish_popular, train_once
@@ -97,9 +114,9 @@ def _run(
     if registry.holder("champion") is None and examples:
         known = examples[: max(1, len(examples) * 8 // 10)]  # what is newer stays fresh for the gate
         first = publish_popular(known, names, registry)
-        typer.echo(first.reason)
+        say(first.reason)
         tell(first)
-    return train_once(examples, names, registry, config, typer.echo)
+    return train_once(examples, names, registry, config, say)
 
 
 def _periodically(
@@ -110,14 +127,28 @@ def _periodically(
     tell: Callable[[Result], None],
     every_s: float,
 ) -> None:
-    from training.registry import Registry
-    from training.retraining import retrain
+    from stream.errors import IsthmusError
+    from training.example_topic import TopicError
+    from training.registry import Registry, RegistryError
+    from training.retraining import StoppedError, retrain
+    from training.run import Result, announcement_of
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    registry = Registry(settings.registry.uri, settings.registry.folder)
-    retrain(load, lambda found: _run(registry, found, names(), config, tell), tell, every_s, stop)
+
+    def say(line: str) -> None:
+        if stop.is_set():  # between two epochs: nothing is registered yet, or all of it is
+            raise StoppedError
+        typer.echo(line)
+
+    try:
+        registry = Registry(settings.registry.uri, settings.registry.folder)
+        if (champion := registry.holder("champion")) is not None:  # a trainer that died before it told anybody
+            tell(Result(announcement_of(champion), "the champion as it is"))
+    except (RegistryError, TopicError) as error:
+        raise IsthmusError(str(error)) from None
+    retrain(load, lambda found: _run(registry, found, names(), config, tell, say), tell, every_s, stop)
 
 
 def _source(

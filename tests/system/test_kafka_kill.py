@@ -1,4 +1,6 @@
-"""Worker and encoder killed with -9 in mid stream on real Kafka: every user's history, examples and last list are exact afterwards."""
+"""Worker and encoder killed with -9 in mid stream on real Kafka: every user's history, examples and last list are exact
+afterwards.
+"""
 
 import asyncio
 import itertools
@@ -92,7 +94,11 @@ def _tags(event: LiveEvent) -> list[str]:
 
 
 def start(name: str, bootstrap: str, folder: Path) -> Child:
-    environment = {"ISTHMUS_WORKER__STATE_DIR": str(folder / "state"), "ISTHMUS_TOPICS__PARTITIONS": "4", "ISTHMUS_KAFKA__DEV": "true"}
+    environment = {
+        "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
+        "ISTHMUS_TOPICS__PARTITIONS": "4",
+        "ISTHMUS_KAFKA__DEV": "true",
+    }
     return Child([name, "--bootstrap", bootstrap, "--metrics-port", "0"], environment, folder / f"{name}.log")
 
 
@@ -115,7 +121,9 @@ def send_slowly(bootstrap: str, events: list[LiveEvent]) -> None:
 
 @pytest.mark.timeout(240)
 def test_kills_of_worker_and_encoder_lose_nothing_and_apply_nothing_twice(own_kafka: LocalKafka, tmp_path: Path) -> None:
-    """The worker is killed in mid stream three times and restarted, once with its store wiped; the encoder too, while clicks flow."""
+    """The worker is killed in mid stream three times and restarted, once with its store wiped; the encoder too, while clicks
+    flow.
+    """
     bootstrap = own_kafka.bootstrap
     events = live_events(EVENTS)
     ranker = publish_model(bootstrap, tmp_path / "model")
@@ -144,4 +152,3 @@ def test_kills_of_worker_and_encoder_lose_nothing_and_apply_nothing_twice(own_ka
     assert all(len(contents) == 1 for contents in contents_per_id(sent).values())
     letters = {record.key for found in read_all(bootstrap, TOPICS.dead_letters).values() for record in found}
     assert len(letters) == sum(bool(event.planted) for event in events)
-

@@ -1,0 +1,80 @@
+"""The benchmarks' load: clicks of synthetic users, new ones and ones whose state is at its bounds, and a network of the served size."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from models.folder import write_folder
+from stream.core import limits
+
+ITEMS = tuple(str(number) for number in range(1, 25))
+TAGS = tuple(f"{section}-{thing}" for section in ("view", "compare", "price", "claim", "faq") for thing in range(30))
+NOW_MS = 1_780_000_000_000
+START_MS = NOW_MS - 300 * limits.DAY_MS
+
+
+class Sent(NamedTuple):
+    """A click for the topic of role `clicks`."""
+
+    role: str
+    key: str
+    value: bytes
+
+
+def _click(user: str, number: int, at_ms: int, tags: np.ndarray) -> Sent:
+    names = '","'.join(TAGS[tag] for tag in tags)
+    return Sent("clicks", user, f'{{"event_id":"{number}","user_id":"{user}","occurred_at":{at_ms},"tags":["{names}"]}}'.encode())
+
+
+def new_users(count: int, seed: int = 0) -> Iterator[Sent]:
+    """Clicks of users in their first session, three each."""
+    rng = np.random.default_rng(seed)
+    tags = rng.integers(len(TAGS), size=(count, 3))
+    users = rng.integers(max(1, count // 3), size=count)
+    for number in range(count):
+        yield _click(f"new-{seed}-{users[number]}", number, START_MS + number * 5, tags[number])
+
+
+def to_the_bounds(users: int) -> Iterator[Sent]:
+    """What fills the state: 19 sessions, and one of 64 clicks that grows."""
+    rng = np.random.default_rng(1)
+    number = 0
+    for session in range(limits.INTERACTIONS):
+        for click in range(limits.CLICKS if session == limits.INTERACTIONS - 1 else 1):
+            tags = rng.integers(len(TAGS), size=(users, 3))
+            for user in range(users):
+                yield _click(f"old-{user}", number, START_MS + session * limits.DAY_MS + click * 1_000, tags[user])
+                number += 1
+
+
+def at_the_bounds(users: int, count: int) -> Iterator[Sent]:
+    """More clicks of those users' growing sessions."""
+    rng = np.random.default_rng(2)
+    tags = rng.integers(len(TAGS), size=(count, 3))
+    begin = START_MS + (limits.INTERACTIONS - 1) * limits.DAY_MS + 100_000
+    for number in range(count):
+        yield _click(f"old-{number % users}", 10_000_000 + number, begin + number // users * 1_000, tags[number])
+
+
+def write_network(folder: Path) -> str:
+    """A Latent Feature network of the default size with random weights; gives its hash. Serving costs what a trained one costs."""
+    import torch
+    from safetensors.torch import save
+
+    from models.latent_feature import LatentFeatureConfig, LatentFeatureNetwork
+    from models.vocabulary import Vocabulary
+
+    torch.manual_seed(0)
+    network = LatentFeatureNetwork(LatentFeatureConfig(), len(TAGS), len(ITEMS))
+    return write_folder(
+        folder,
+        kind="latent_feature",
+        version="1",
+        items=ITEMS,
+        prior=np.linspace(0.2, 0.01, len(ITEMS), dtype=np.float32),
+        text_model="none",
+        vocabulary=Vocabulary(TAGS),
+        weights=save(dict(network.state_dict())),
+    )

@@ -1,0 +1,139 @@
+"""`make bench`: throughput of one worker on one core, beside a plain Faust agent and the compute-only limit, and latency; one run, one machine.
+
+Writes build/bench.json and prints the table of tests/benchmarks/README.md. Contenders take turns; the broker keeps to the other cores.
+"""
+
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from stream.broker.local import LocalKafka
+from stream.broker.produce import produce
+from stream.broker.topics import create_or_check
+from stream.cli.processes import Child
+from stream.settings import Topics
+from tests.benchmarks import latency
+from tests.benchmarks.load import Sent, at_the_bounds, new_users, to_the_bounds, write_network
+
+TOPICS = Topics(partitions=4)
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "2"))
+WARM, COUNT, PLAIN_COUNT, USERS = 20_000, 100_000, 6_000, 2_000
+OUT = Path("build/bench.json")
+
+
+def contend(name: str, events: Iterable[Sent], job: dict[str, Any], folder: Path) -> dict[str, float]:
+    """One contender on a fresh broker, its clicks there already."""
+    with LocalKafka(folder / "kafka") as broker:
+        psutil.Process(broker.pid).cpu_affinity(list(range(1, os.cpu_count() or 2)) or [0])
+        create_or_check(broker.bootstrap, TOPICS, dev=True)
+        asyncio.run(produce(broker.bootstrap, events, TOPICS.model_dump(), lambda _: None))
+        return _child(name, {**job, "bootstrap": broker.bootstrap, "folder": str(folder / "state"), "partitions": 4})
+
+
+def _child(name: str, job: dict[str, Any]) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.benchmarks.contenders", name]
+    Path(job["folder"]).mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        command, input=json.dumps(job).encode(), stdout=subprocess.PIPE, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    row: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def latency_row(model: Path, sha256: str, folder: Path, rate: int) -> dict[str, float]:
+    """The real worker process with the model announced, at `rate` clicks a second."""
+    from stream.core.announcements import ModelAnnouncement
+    from training.example_topic import announce
+
+    with LocalKafka(folder / "kafka") as broker:
+        create_or_check(broker.bootstrap, TOPICS, dev=True)
+        announcement = ModelAnnouncement(
+            role="champion", name="latent_feature", version="1", uri=str(model), sha256=sha256, published_at=0
+        )
+        announce(broker.bootstrap, TOPICS.models, announcement)
+        environment = {
+            "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
+            "ISTHMUS_TOPICS__PARTITIONS": "4",
+            "ISTHMUS_KAFKA__DEV": "true",
+        }
+        worker = Child(["worker", "--bootstrap", broker.bootstrap, "--metrics-port", "0"], environment, folder / "worker.log")
+        try:
+            psutil.Process(worker.pid).cpu_affinity([0])
+            return asyncio.run(latency.measure(broker.bootstrap, rate, 20.0, 10.0))
+        finally:
+            worker.stop()
+
+
+def main() -> None:
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="isthmus-bench-") as temporary:
+        folder = Path(temporary)
+        model = folder / "model"
+        sha256 = write_network(model)
+        trials: dict[tuple[str, str, bool], list[dict[str, float]]] = {}
+        for number in range(ROUNDS):
+            for scored in (False, True):
+                job = {"skip": WARM, "count": COUNT, "model": str(model) if scored else ""}
+                for name in ("ours", "limit"):
+                    row = (
+                        contend(name, new_users(WARM + COUNT), job, folder / f"{number}-{name}-{scored}")
+                        if name == "ours"
+                        else _child(name, {**job, "bootstrap": "", "folder": str(folder / "x"), "partitions": 1})
+                    )
+                    _take(trials, (name, "new users", scored), row)
+                full = sum(1 for _ in to_the_bounds(USERS))
+                bounded = {"skip": full, "count": COUNT // 2, "model": job["model"], "bounds": USERS}
+                events = [*to_the_bounds(USERS), *at_the_bounds(USERS, COUNT // 2)]
+                _take(trials, ("ours", "at the bounds", scored), contend("ours", events, bounded, folder / f"{number}-b-{scored}"))
+                child = {**bounded, "bootstrap": "", "folder": str(folder / "x"), "partitions": 1}
+                _take(trials, ("limit", "at the bounds", scored), _child("limit", child))
+                short = {**job, "skip": 1_000, "count": PLAIN_COUNT}
+                row = contend("plain", new_users(1_000 + PLAIN_COUNT), short, folder / f"{number}-plain-{scored}")
+                _take(trials, ("plain Faust agent", "new users", scored), row)
+        for (contender, users, scored), found in trials.items():
+            medians = {key: statistics.median(row[key] for row in found) for key in found[0]}
+            rows.append({"contender": contender, "users": users, "scored": scored, **medians})
+        for rate in (1_000, 5_000):
+            timed = latency_row(model, sha256, folder / f"latency-{rate}", rate)
+            rows.append({"contender": "ours", "users": f"{rate} clicks/s", "scored": True, **timed})
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps(rows, indent=2))
+    print(as_table(rows))
+
+
+def _take(trials: dict[tuple[str, str, bool], list[dict[str, float]]], key: tuple[str, str, bool], row: dict[str, float]) -> None:
+    trials.setdefault(key, []).append(row)
+    print(*key, {name: round(value, 1) for name, value in row.items()}, file=sys.stderr, flush=True)
+
+
+def as_table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| contender | users | scored | events/s | CPU us/event | peak MiB | p50 ms | p99 ms |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        cells = [
+            f"{row[key] / scale:,.{digits}f}" if key in row else ""
+            for key, scale, digits in (
+                ("events_per_s", 1, 0),
+                ("cpu_us_per_event", 1, 1),
+                ("peak_rss_bytes", 2**20, 0),
+                ("p50_ms", 1, 1),
+                ("p99_ms", 1, 1),
+            )
+        ]
+        lines.append(f"| {row['contender']} | {row['users']} | {'yes' if row['scored'] else 'no'} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
