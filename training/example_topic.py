@@ -3,6 +3,7 @@
 Over kafka-python, apart from the workers' transport: training and the edge never import each other.
 """
 
+import logging
 import time
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from stream.core.events import Item
 from stream.core.outputs import TrainingExample, decode_example
 from training.examples import in_time_order
 
+logger = logging.getLogger(__name__)
 POLL_MS: Final = 500
 READ_S: Final = 600.0
 
@@ -70,8 +72,14 @@ class CompactedTopic:
 
 
 def examples_in(topic: CompactedTopic) -> list[TrainingExample]:
-    """The newest revision of each example, in order of time."""
-    return in_time_order(decode_example(value) for value in topic.values.values())
+    """The newest revision of each example, in order of time; a record that is no example is told and left out."""
+    found = []
+    for key, value in topic.values.items():
+        try:
+            found.append(decode_example(value))
+        except msgspec.MsgspecError as error:
+            logger.warning("the record of key %s is no training example (%s): left out", key.hex(), error)
+    return in_time_order(found)
 
 
 def items_in(topic: CompactedTopic) -> list[str]:

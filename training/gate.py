@@ -34,10 +34,19 @@ class Difference(NamedTuple):
 def bootstrap(candidate: Scores, other: Scores, rng: np.random.Generator) -> Difference:
     """Candidate less other, paired by event: (n,), (n,)."""
     differences = candidate - other
-    chosen = rng.integers(len(differences), size=(RESAMPLES, len(differences)))
-    means = differences[chosen].mean(axis=1)
+    count = len(differences)
+    means = np.array([differences[rng.integers(count, size=count)].mean() for _ in range(RESAMPLES)])  # one at a time: O(n) memory
     low, high = np.quantile(means, [ALPHA, 1 - ALPHA])
     return Difference(float(differences.mean()), float(low), float(high))
+
+
+def too_few(judged: int, min_judged: int) -> Verdict | None:
+    """The refusal where there are not enough fresh events to judge by; known before anything is trained."""
+    if judged >= min_judged:
+        return None
+    return Verdict(
+        False, f"only {judged} fresh purchase events to judge by; {min_judged} are needed: wait for {min_judged - judged} more"
+    )
 
 
 def decide(  # noqa: PLR0911  (one return per verdict)
@@ -51,10 +60,8 @@ def decide(  # noqa: PLR0911  (one return per verdict)
     rng: np.random.Generator,
 ) -> Verdict:
     """The verdict on AP@3 per fresh purchase event, (n,) each; `champion` is None where there is none yet."""
-    if len(candidate) < min_judged:
-        return Verdict(
-            False, f"only {len(candidate)} fresh purchase events to judge by; {min_judged} are needed: wait for more purchases"
-        )
+    if (refusal := too_few(len(candidate), min_judged)) is not None:
+        return refusal
     against = bootstrap(candidate, popular, rng)
     if against.low <= 0:
         return Verdict(

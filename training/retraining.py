@@ -1,5 +1,7 @@
-"""Periodic training: every so often on what has come since, warm, until it is told to stop. A failed run is told and changes
-nothing.
+"""Periodic training: every so often on what has come since, warm, until it is told to stop.
+
+A failed run is told and changes nothing. A champion that could not be announced is announced at the next turn: until then the
+registry and the workers disagree.
 """
 
 import logging
@@ -8,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from stream.core.announcements import ModelAnnouncement
 from stream.core.outputs import TrainingExample
 from training.example_topic import TopicError
 from training.loop import NotFiniteError
@@ -18,29 +21,75 @@ logger = logging.getLogger(__name__)
 EXPECTED: Final = (TooFewExamplesError, NotFiniteError, TopicError, RegistryError, OSError, ValueError)
 
 
+class StoppedError(Exception):
+    """A run was broken off because the trainer was told to stop."""
+
+
+class Announcer:
+    """Tells of new champions, and keeps the newest that could not be told until it can be."""
+
+    def __init__(self, send: Callable[[ModelAnnouncement], None]) -> None:
+        self._send = send
+        self._waiting: ModelAnnouncement | None = None
+
+    def tell(self, result: Result) -> None:
+        """Raises what `send` raises; the announcement waits then."""
+        if result.announcement is not None:
+            self._waiting = result.announcement
+            self.tell_waiting()
+
+    def tell_waiting(self) -> None:
+        if self._waiting is not None:
+            self._send(self._waiting)
+            self._waiting = None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the registry has a champion of which the workers do not know."""
+        return self._waiting is not None
+
+
 def retrain(
     load: Callable[[], Sequence[TrainingExample]],
     run: Callable[[Sequence[TrainingExample]], Result],
-    announce: Callable[[Result], None],
+    announcer: Announcer,
     every_s: float,
     stop: threading.Event,
 ) -> None:
-    """Loads, runs and announces once per `every_s` until `stop` is set; skips a turn when nothing has come."""
-    seen: tuple[int, int] | None = None
+    """Loads, runs and announces once per `every_s` until `stop` is set; skips a turn when nothing has come.
+
+    `run` may raise StoppedError between two epochs once `stop` is set.
+    """
+    seen: frozenset[tuple[str, str, int]] | None = None
     while not stop.is_set():
         started = time.monotonic()
         try:
+            announcer.tell_waiting()
             examples = load()
-            mark = (len(examples), sum(example.revision for example in examples))
-            if mark == seen:
+            known = revisions_of(examples)
+            if known == seen:
                 logger.info("nothing new since the last run")
             else:
                 result = run(examples)
-                seen = mark
+                seen = known
                 logger.info("%s", result.reason)
-                announce(result)
+                announcer.tell(result)
+        except StoppedError:
+            logger.info("stopped in the middle of a run, the champion stays")
+            return
         except EXPECTED as error:
-            logger.warning("this run came to nothing, the champion stays: %s", error)
+            logger.warning("%s: %s", _what_it_means(announcer), error)
         except Exception:
-            logger.exception("this run failed, the champion stays")
+            logger.exception("%s", _what_it_means(announcer))
         stop.wait(max(0.0, every_s - (time.monotonic() - started)))
+
+
+def revisions_of(examples: Sequence[TrainingExample]) -> frozenset[tuple[str, str, int]]:
+    """What tells whether anything came, changed or was erased."""
+    return frozenset((example.user_id, example.purchase_id, example.revision) for example in examples)
+
+
+def _what_it_means(announcer: Announcer) -> str:
+    if announcer.is_behind:
+        return "the new champion could not be announced; it is at the next turn"
+    return "this run came to nothing, the champion stays"

@@ -17,9 +17,9 @@ from models.folder import ModelRefused, load_ranker, read_manifest, write_folder
 from models.latent_feature import LatentFeature
 from models.popular import prior_of
 from stream.core.announcements import ModelAnnouncement
-from stream.core.outputs import TrainingExample
+from stream.core.outputs import Role, TrainingExample
 from stream.core.ranking import Ranker
-from training.gate import Verdict, decide
+from training.gate import Verdict, decide, too_few
 from training.loop import Trained, TrainingConfig, train
 from training.measures import judge, popular_of, table
 from training.registry import Registry, Version
@@ -64,10 +64,10 @@ def publish_popular(examples: Sequence[TrainingExample], items: Sequence[str], r
         examples=len(examples),
         code_version=code_version(),
     )
-    registered = registry.register(folder, sha256, "popular", {"examples": len(examples)}, {})
+    registry.register(number, folder, sha256, "popular", {"examples": len(examples), "last_event_ms": last_ms}, {})
     reason = "the first model: popularity"
-    registry.say_why(registered, reason)
-    return Result(announcement_of(registry.promote(registered)), reason)
+    registry.say_why(number, reason)
+    return Result(announcement_of(registry.promote(number)), reason)
 
 
 def train_once(
@@ -78,6 +78,7 @@ def train_once(
     Raises:
         TooFewExamplesError: under 50 examples.
         training.loop.NotFiniteError: training broke off; nothing was registered.
+        training.registry.RegistryError: the registry cannot be used.
     """
     if len(examples) < MIN_EXAMPLES:
         raise TooFewExamplesError(
@@ -86,12 +87,14 @@ def train_once(
     training, validation, held_out = split(examples)
     champion = registry.holder("champion")
     served, served_last_ms = _load(champion, say)
+    last_ms = max(example.occurred_at for example in [*training, *validation])
+    fresh = [example for example in held_out if example.occurred_at > max(last_ms, served_last_ms)]
+    if (refusal := too_few(len(fresh), config.min_judged)) is not None:
+        return Result(None, refusal.reason)  # before training: nothing that it could bring would pass
     warm = served if isinstance(served, LatentFeature) else None
     started = time.monotonic()
     trained = train(training, validation, items, config.training, warm=warm, say=say)
     say(f"trained on {len(training)} examples in {time.monotonic() - started:.1f} s")
-    last_ms = max(example.occurred_at for example in [*training, *validation])
-    fresh = [example for example in held_out if example.occurred_at > max(last_ms, served_last_ms)]
     number, ranker = _register(trained, registry, config, fresh, last_ms, len(training) + len(validation))
     verdict = _gate(ranker, served, fresh, [*training, *validation], config, same=_same(champion, config))
     registry.say_why(number, verdict.reason)
@@ -100,9 +103,10 @@ def train_once(
     return Result(announcement_of(registry.promote(number)), f"version {number} promoted: {verdict.reason}")
 
 
-def announcement_of(version: Version) -> ModelAnnouncement:
+def announcement_of(version: Version, role: Role = "champion") -> ModelAnnouncement:
+    """What the workers are told of a version in a role."""
     return ModelAnnouncement(
-        role="champion",
+        role=role,
         name=version.kind,
         version=version.version,
         uri=version.uri,
@@ -173,8 +177,8 @@ def _register(
         code_version=code_version(),
     )
     params = {"examples": count, "epochs": trained.epochs, "seed": config.training.seed, "last_event_ms": last_ms}
-    registered = registry.register(folder, sha256, "latent_feature", params, metrics)
-    return registered, load_ranker(str(folder), sha256)
+    registry.register(number, folder, sha256, "latent_feature", params, metrics)
+    return number, load_ranker(str(folder), sha256)
 
 
 def _gate(

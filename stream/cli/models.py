@@ -1,16 +1,30 @@
-"""`isthmus models`: list, show, promote, roll back."""
+"""`isthmus models`: list, show, promote, roll back, announce again."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stream.settings import Settings
-    from training.registry import Registry
+    from training.registry import Registry, Version
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+class RoleName(StrEnum):
+    """`stream.core.outputs.Role` as typer reads it."""
+
+    champion = "champion"
+    challenger = "challenger"
+    shadow = "shadow"
+
+
 Bootstrap = Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")]
 NoAnnounce = Annotated[bool, typer.Option("--no-announce", help="change the registry only; workers are not told")]
 
@@ -20,7 +34,8 @@ def _registry() -> tuple[Settings, Registry]:
     from training.registry import Registry
 
     settings = settings_with()
-    return settings, Registry(settings.registry.uri, settings.registry.folder)
+    with _told_plainly():
+        return settings, Registry(settings.registry.uri, settings.registry.folder)
 
 
 @app.command("list")
@@ -30,7 +45,11 @@ def list_() -> None:
     Example: isthmus models list
     """
     _, registry = _registry()
-    for found in registry.versions():
+    with _told_plainly():
+        versions = registry.versions()
+    if not versions:
+        typer.echo("no versions yet: `isthmus train` makes the first")
+    for found in versions:
         map3 = found.metrics.get("map3_union")
         measured = "" if map3 is None else f"MAP@3 {map3:.3f}"
         typer.echo(f"{found.version:>4}  {found.kind:<15} {','.join(found.roles) or '-':<20} {measured:<12} {found.reason}")
@@ -42,14 +61,9 @@ def show(version: str) -> None:
 
     Example: isthmus models show 3
     """
-    from stream.errors import IsthmusError
-    from training.registry import RegistryError
-
     _, registry = _registry()
-    try:
+    with _told_plainly():
         found = registry.get(version)
-    except RegistryError as error:
-        raise IsthmusError(str(error)) from None
     for name, value in (found._asdict() | {"metrics": ""}).items():
         typer.echo(f"{name:<8} {value}")
     for name, number in sorted(found.metrics.items()):
@@ -57,22 +71,22 @@ def show(version: str) -> None:
 
 
 @app.command()
-def promote(version: str, bootstrap: Bootstrap = None, no_announce: NoAnnounce = False) -> None:
-    """Make a version champion by hand, past the gate, and tell the workers.
+def promote(
+    version: str,
+    role: Annotated[RoleName, typer.Option(help="the role that it gets")] = RoleName.champion,
+    bootstrap: Bootstrap = None,
+    no_announce: NoAnnounce = False,
+) -> None:
+    """Give a version a role by hand, past the gate, and tell the workers.
 
     Example: isthmus models promote 3
     """
-    from stream.errors import IsthmusError
-    from training.registry import RegistryError
-
     settings, registry = _registry()
-    try:
-        found = registry.promote(version)
-    except RegistryError as error:
-        raise IsthmusError(str(error)) from None
+    with _told_plainly():
+        found = registry.promote(version, role.value)
+    typer.echo(f"version {version} is {role.value}")
     if not no_announce:
-        _tell(settings, bootstrap, found)
-    typer.echo(f"version {version} is champion")
+        _tell(settings, bootstrap, found, role)
 
 
 @app.command()
@@ -81,24 +95,52 @@ def rollback(bootstrap: Bootstrap = None, no_announce: NoAnnounce = False) -> No
 
     Example: isthmus models rollback
     """
+    settings, registry = _registry()
+    with _told_plainly():
+        found = registry.rollback()
+    typer.echo(f"version {found.version} is champion again")
+    if not no_announce:
+        _tell(settings, bootstrap, found)
+
+
+@app.command()
+def announce(bootstrap: Bootstrap = None) -> None:
+    """Tell the workers again which version is champion: after an announcement that did not arrive.
+
+    Example: isthmus models announce
+    """
     from stream.errors import IsthmusError
 
     settings, registry = _registry()
-    previous = registry.holder("previous")
-    if previous is None:
-        raise IsthmusError("there is no former champion to go back to: `isthmus models list` shows the versions")
-    found = registry.promote(previous.version)
-    if not no_announce:
-        _tell(settings, bootstrap, found)
-    typer.echo(f"version {found.version} is champion again")
+    with _told_plainly():
+        found = registry.holder("champion")
+    if found is None:
+        raise IsthmusError("there is no champion yet: `isthmus train` makes one")
+    _tell(settings, bootstrap, found)
+    typer.echo(f"version {found.version} is announced as champion")
 
 
-def _tell(settings: Settings, bootstrap: str | None, found: object) -> None:
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    """The registry's errors as a person sees them."""
     from stream.errors import IsthmusError
-    from training.example_topic import TopicError, announce
+    from training.registry import RegistryError
+
+    try:
+        yield
+    except RegistryError as error:
+        raise IsthmusError(str(error)) from None
+
+
+def _tell(settings: Settings, bootstrap: str | None, found: Version, role: RoleName = RoleName.champion) -> None:
+    from stream.errors import IsthmusError
+    from training.example_topic import TopicError
+    from training.example_topic import announce as send
     from training.run import announcement_of
 
     try:
-        announce(bootstrap or settings.kafka.bootstrap, settings.topics.models, announcement_of(found))  # type: ignore[arg-type]
+        send(bootstrap or settings.kafka.bootstrap, settings.topics.models, announcement_of(found, role.value))
     except TopicError as error:
-        raise IsthmusError(f"{error}; the registry is changed, the workers are not told") from None
+        raise IsthmusError(
+            f"{error}; the registry is changed, the workers are not told: `isthmus models announce` tells them of the champion"
+        ) from None

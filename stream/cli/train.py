@@ -13,9 +13,11 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from stream.core.announcements import ModelAnnouncement
     from stream.core.outputs import TrainingExample
     from stream.settings import Settings
     from training.registry import Registry
+    from training.retraining import Announcer
     from training.run import Result, RunConfig
 
 app = typer.Typer(add_completion=False)
@@ -46,6 +48,7 @@ def train(
     """
     from stream.cli.common import log_to_stderr, settings_with, with_changes
     from training.loop import TrainingConfig
+    from training.retraining import Announcer
     from training.run import RunConfig
 
     settings = with_changes(settings_with(bootstrap), "training", seed=seed, min_judged=min_judged)
@@ -53,11 +56,11 @@ def train(
     config = RunConfig(training=TrainingConfig(seed=own.seed), margin=own.margin, min_judged=own.min_judged)
     log_to_stderr()
     load, names = _source(settings, examples, data, None if items is None else items.split(","))
-    tell = _announcer(settings, announce_file, offline=examples is not None or data is not None)
+    send = _sender(settings, announce_file, offline=examples is not None or data is not None)
     if every is not None:
-        _periodically(settings, load, names, config, tell, seconds(every))
+        _periodically(settings, load, names, config, Announcer(send), seconds(every))
         return
-    result = _once(settings, load(), names(), config, tell)
+    result = _once(settings, load(), names(), config, Announcer(send).tell)
     typer.echo(result.reason)
     if result.announcement is None:
         raise typer.Exit(REFUSED)
@@ -114,8 +117,8 @@ def _run(
     if registry.holder("champion") is None and examples:
         known = examples[: max(1, len(examples) * 8 // 10)]  # what is newer stays fresh for the gate
         first = publish_popular(known, names, registry)
-        say(first.reason)
         tell(first)
+        say(first.reason)
     return train_once(examples, names, registry, config, say)
 
 
@@ -124,7 +127,7 @@ def _periodically(
     load: Callable[[], Sequence[TrainingExample]],
     names: Callable[[], Sequence[str]],
     config: RunConfig,
-    tell: Callable[[Result], None],
+    announcer: Announcer,
     every_s: float,
 ) -> None:
     from stream.errors import IsthmusError
@@ -145,10 +148,10 @@ def _periodically(
     try:
         registry = Registry(settings.registry.uri, settings.registry.folder)
         if (champion := registry.holder("champion")) is not None:  # a trainer that died before it told anybody
-            tell(Result(announcement_of(champion), "the champion as it is"))
+            announcer.tell(Result(announcement_of(champion), "the champion as it is"))
     except (RegistryError, TopicError) as error:
         raise IsthmusError(str(error)) from None
-    retrain(load, lambda found: _run(registry, found, names(), config, tell, say), tell, every_s, stop)
+    retrain(load, lambda found: _run(registry, found, names(), config, announcer.tell, say), announcer, every_s, stop)
 
 
 def _source(
@@ -188,17 +191,16 @@ def _source(
     return read, listed
 
 
-def _announcer(settings: Settings, file: Path | None, *, offline: bool) -> Callable[[Result], None]:
+def _sender(settings: Settings, file: Path | None, *, offline: bool) -> Callable[[ModelAnnouncement], None]:
+    """Where announcements go: a file, or the topic; nowhere when training from files without one."""
     from stream.core.announcements import encode_announcement
     from training.example_topic import announce
 
-    def tell(result: Result) -> None:
-        if result.announcement is None:
-            return
+    def send(announcement: ModelAnnouncement) -> None:
         if file is not None:
             with file.open("ab") as opened:
-                opened.write(encode_announcement(result.announcement) + b"\n")
+                opened.write(encode_announcement(announcement) + b"\n")
         elif not offline:
-            announce(settings.kafka.bootstrap, settings.topics.models, result.announcement)
+            announce(settings.kafka.bootstrap, settings.topics.models, announcement)
 
-    return tell
+    return send

@@ -1,0 +1,49 @@
+"""Training examples by hand: sessions whose tags tell what is bought, or tell nothing; and a run small enough for a test."""
+
+from typing import Final
+
+import numpy as np
+
+from models.latent_feature import LatentFeatureConfig
+from stream.core.interactions import session_of
+from stream.core.outputs import TrainingExample
+from training.loop import TrainingConfig
+from training.run import RunConfig
+
+ITEMS: Final = tuple(f"item-{number}" for number in range(6))
+START_MS: Final = 1_700_000_000_000
+MINUTE_MS: Final = 60_000
+
+
+def purchases(count: int, *, first: int = 0, tells: bool = True, seed: int = 0) -> list[TrainingExample]:
+    """Examples number `first` to `first + count`, one a minute. With `tells` the last session names the item that is bought;
+    without, tags are chance and nothing but popularity can be learned.
+    """
+    rng = np.random.default_rng((seed, first))
+    popularity = np.array([0.3, 0.25, 0.18, 0.12, 0.1, 0.05])
+    found = []
+    for number in range(first, first + count):
+        bought = int(rng.choice(len(ITEMS), p=popularity))
+        seen = bought if tells else int(rng.integers(len(ITEMS)))
+        at = START_MS + number * MINUTE_MS
+        clicks = [(at - 2_000, ("home",)), (at - 1_000, (f"about-{seen}", "price"))]
+        found.append(
+            TrainingExample(
+                user_id=f"user-{number}",
+                purchase_id=f"purchase-{number}",
+                occurred_at=at,
+                revision=0,
+                type="session",
+                items=(ITEMS[bought],),
+                excluded=(),
+                interactions=(session_of(clicks),),
+            )
+        )
+    return found
+
+
+def small_run(*, seed: int = 0, min_judged: int = 30, hidden: int = 16) -> RunConfig:
+    """A configuration that learns the planted taste in a second."""
+    network = LatentFeatureConfig(latent=8, hidden=hidden, dense=8, dropout=0.0)
+    training = TrainingConfig(network=network, seed=seed, epochs=25, patience=5, batch=32, learning_rate=0.02)
+    return RunConfig(training=training, min_judged=min_judged)

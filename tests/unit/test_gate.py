@@ -1,0 +1,128 @@
+"""The gate: who may become champion, by average precision per fresh purchase event."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from training.gate import Verdict, bootstrap, decide, too_few
+
+Scores = NDArray[np.float64]
+COUNT = 400
+
+
+def scores(mean: float, *, seed: int = 0, count: int = COUNT) -> Scores:
+    """Zeros and ones with about that mean, as AP@3 of one-item purchases."""
+    return (np.random.default_rng(seed).random(count) < mean).astype(np.float64)
+
+
+def verdict(
+    candidate: Scores, champion: Scores | None, popular: Scores, *, same: bool = True, margin: float = 0.02, min_judged: int = 200
+) -> Verdict:
+    rng = np.random.default_rng(7)
+    return decide(candidate, champion, popular, same_configuration=same, margin=margin, min_judged=min_judged, rng=rng)
+
+
+POPULAR = scores(0.3, seed=1)
+GOOD = scores(0.8, seed=2)
+
+
+def test_too_few_fresh_events_are_refused_and_the_reason_says_how_many_are_needed() -> None:
+    """However good the candidate looks on them."""
+    found = verdict(np.ones(30), np.zeros(30), np.zeros(30))
+    assert not found.promoted
+    assert "only 30" in found.reason
+    assert "200 are needed" in found.reason
+    assert "170 more" in found.reason
+
+
+def test_just_enough_fresh_events_are_judged() -> None:
+    assert too_few(200, 200) is None
+    assert verdict(np.ones(200), None, np.zeros(200)).promoted
+
+
+def test_no_fresh_event_at_all_is_a_refusal_and_no_crash() -> None:
+    empty = np.zeros(0)
+    assert not verdict(empty, empty, empty).promoted
+
+
+def test_without_a_champion_it_is_enough_to_beat_popular() -> None:
+    found = verdict(GOOD, None, POPULAR)
+    assert found.promoted
+    assert f"{GOOD.mean():.4f} against {POPULAR.mean():.4f}" in found.reason
+
+
+def test_what_popular_does_as_well_is_refused_even_if_it_beats_the_champion() -> None:
+    found = verdict(POPULAR, np.zeros(COUNT), POPULAR)
+    assert not found.promoted
+    assert "not better than Popular" in found.reason
+
+
+def test_the_same_configuration_needs_to_be_no_worse() -> None:
+    found = verdict(GOOD, GOOD, POPULAR)
+    assert found.promoted
+    assert "no worse than the champion within the margin 0.02" in found.reason
+
+
+def test_a_new_configuration_that_is_just_as_good_is_refused() -> None:
+    found = verdict(GOOD, GOOD, POPULAR, same=False)
+    assert not found.promoted
+    assert "not better than the champion" in found.reason
+
+
+def test_a_new_configuration_that_is_better_is_promoted() -> None:
+    better = GOOD.copy()
+    better[:80] = 1.0
+    assert verdict(better, GOOD, POPULAR, same=False).promoted
+
+
+@pytest.mark.parametrize(("worse_by", "promoted"), [(2, True), (60, False)])
+def test_the_margin_parts_a_little_worse_from_clearly_worse(worse_by: int, promoted: bool) -> None:
+    """2 of 400 lists fewer is within a margin of 0.02; 60 are not."""
+    worse = GOOD.copy()
+    worse[np.flatnonzero(worse)[:worse_by]] = 0.0
+    assert verdict(worse, GOOD, POPULAR).promoted is promoted
+
+
+def test_few_noisy_events_are_not_enough_to_call_a_candidate_no_worse() -> None:
+    """The interval decides, not the mean: both have the same, each right in 10 of 40 events where the other is wrong."""
+    one = np.tile([1.0, 1.0, 1.0, 0.0], 10)
+    other = np.tile([1.0, 1.0, 0.0, 1.0], 10)
+    assert one.mean() == other.mean()
+    found = verdict(one, other, np.zeros(40), min_judged=30)
+    assert not found.promoted
+    assert "may be worse" in found.reason
+
+
+def test_the_same_events_and_seed_give_the_same_verdict() -> None:
+    assert verdict(GOOD, scores(0.79, seed=5), POPULAR) == verdict(GOOD, scores(0.79, seed=5), POPULAR)
+
+
+grids = st.lists(st.sampled_from([0.0, 1 / 3, 0.5, 1.0]), min_size=60, max_size=60).map(np.array)
+
+
+@settings(max_examples=30, deadline=None)
+@given(grids, grids, grids, st.booleans(), st.sampled_from([0.05, 0.2, 1.0]))
+def test_a_better_candidate_never_fares_worse(
+    candidate: Scores, champion: Scores, popular: Scores, same: bool, more: float
+) -> None:
+    """Raising every score of a promoted candidate never turns the verdict into a refusal."""
+    before = verdict(candidate, champion, popular, same=same, min_judged=60)
+    after = verdict(candidate + more, champion, popular, same=same, min_judged=60)
+    assert after.promoted or not before.promoted
+
+
+@settings(max_examples=30, deadline=None)
+@given(grids, grids)
+def test_exchanging_the_two_turns_the_difference_around(one: Scores, other: Scores) -> None:
+    there = bootstrap(one, other, np.random.default_rng(0))
+    back = bootstrap(other, one, np.random.default_rng(0))
+    assert np.allclose([back.mean, back.low, back.high], [-there.mean, -there.high, -there.low])
+
+
+@settings(max_examples=30, deadline=None)
+@given(grids, grids, st.booleans())
+def test_nothing_is_promoted_that_may_not_beat_popular(candidate: Scores, popular: Scores, same: bool) -> None:
+    if verdict(candidate, None, popular, same=same, min_judged=60).promoted:
+        assert candidate.mean() > popular.mean()
