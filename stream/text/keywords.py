@@ -7,11 +7,11 @@ own words out of the profile topics; it is a rule of thumb, not a proof.
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 from typing import Final
 
 MIN_USERS: Final = 20
 MOST: Final = 64  # per encoded call
+_CLAUSE: Final = re.compile(r"[.,;:!?]")
 _WORD: Final = re.compile(r"[a-z][a-z'-]+")
 _CAPITALISED: Final = re.compile(r"(?<=[a-z,] )[A-Z][a-z]+")
 _STOP: Final = frozenset(
@@ -140,11 +140,19 @@ class Keywords:
 
 
 def candidates(text: str) -> list[str]:
-    """The words of a text that say something, and the pairs of such words that stand together."""
-    words = _WORD.findall(text.lower())
-    kept = [word for word in words if word not in _STOP]
-    pairs = [f"{first} {second}" for first, second in pairwise(words) if first not in _STOP and second not in _STOP]
-    return kept + pairs
+    """The words of a text that say something, each before the pair that it ends: two such words side by side in one clause."""
+    found = []
+    for clause in _CLAUSE.split(text.lower()):
+        former = ""
+        for word in _WORD.findall(clause):
+            if word in _STOP:
+                former = ""
+                continue
+            found.append(word)
+            if former:
+                found.append(f"{former} {word}")
+            former = word
+    return found
 
 
 def keywords_of(texts_by_user: Mapping[str, Iterable[str]], min_users: int = MIN_USERS) -> Keywords:

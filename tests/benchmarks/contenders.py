@@ -1,7 +1,7 @@
 """One contender in a process of its own on one core: reads the clicks, folds, scores, writes state and recommendations durably.
 
-`python -m tests.benchmarks.contenders NAME` with a JSON job on standard input; prints a row as JSON. The clock runs from the first event after
-`skip` to the last one that is acknowledged.
+`python -m tests.benchmarks.contenders NAME` with a JSON job on standard input; prints a row as JSON. The clock runs from the
+first event after `skip` to the last one that is acknowledged.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import mode
 import msgspec
 
 from models.folder import load_ranker
-from stream.broker.app import add_profiles, make_app, run_until_stopped
+from stream.broker.app import add_profiles, calm_collector, make_app, run_until_stopped
 from stream.broker.profiles import Serving
 from stream.broker.topics import source_topics, topic_epochs
 from stream.core.events import Item
@@ -140,7 +140,7 @@ async def _watch(app: Any, job: Job, done: Callable[[], float]) -> dict[str, flo
     stop, clock = asyncio.Event(), Clock(job.skip, job.count)
     running = asyncio.create_task(run_until_stopped(app, stop))
     while not running.done() and not clock.look(done()):
-        await asyncio.sleep(0.01)
+        await asyncio.wait([running], timeout=0.01)
     stop.set()
     await running
     assert clock.row is not None
@@ -155,6 +155,7 @@ def limit(job: Job) -> dict[str, float]:
         [*to_the_bounds(job.bounds), *at_the_bounds(job.bounds, job.count)] if job.bounds else list(new_users(job.skip + job.count))
     )
     records = [PlainRecord(number, 2_000_000_000_000, event.key.encode(), event.value) for number, event in enumerate(events)]
+    calm_collector()
     for start in range(0, len(records), 1_000):
         outcome = step(Batch(Source.CLICK, "web-clicks", 1, 0, records[start : start + 1_000]), store, ranker, CATALOGUE, settings)
         for key, value in outcome.writes.items():

@@ -1,4 +1,6 @@
-"""From produce to acknowledged recommendation: clicks at a fixed rate on real Kafka, each of another user, so that each brings a list."""
+"""From produce to acknowledged recommendation: clicks at a fixed rate on real Kafka, each of another user, so that each brings a
+list.
+"""
 
 import asyncio
 import time

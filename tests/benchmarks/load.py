@@ -1,4 +1,6 @@
-"""The benchmarks' load: clicks of synthetic users, new ones and ones whose state is at its bounds, and a network of the served size."""
+"""The benchmarks' load: clicks of synthetic users, new ones and ones whose state is at its bounds, and a network of the served
+size.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

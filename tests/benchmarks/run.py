@@ -1,6 +1,8 @@
-"""`make bench`: throughput of one worker on one core, beside a plain Faust agent and the compute-only limit, and latency; one run, one machine.
+"""`make bench`: throughput of one worker on one core, beside a plain Faust agent and the compute-only limit, and latency; one
+run, one machine.
 
-Writes build/bench.json and prints the table of tests/benchmarks/README.md. Contenders take turns; the broker keeps to the other cores.
+Writes build/bench.json and prints the table of tests/benchmarks/README.md. Contenders take turns; the broker keeps to the other
+cores.
 """
 
 import asyncio

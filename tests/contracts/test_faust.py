@@ -1,0 +1,183 @@
+"""What `stream.broker` leans on inside Faust, mode and aiokafka.
+
+When one of these fails after an upgrade, read `stream.broker` again.
+"""
+
+import asyncio
+import inspect
+from importlib.metadata import version
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.producer.message_accumulator import BatchBuilder
+from faust.tables.manager import TableManager
+from faust.tables.recovery import Recovery
+from faust.transport.consumer import Consumer
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from stream.broker.delivery import BatchConsumer
+from stream.broker.kafka import GuardedThread
+from stream.broker.recovery import SafeRecovery
+
+SOURCE = TP("web-clicks", 0)
+CHANGELOG = TP("changelog", 0)
+
+
+def parameters(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_the_versions_are_those_that_were_read() -> None:
+    """The subclasses were written against these; pyproject.toml pins the range."""
+    assert version("faust-streaming").startswith("0.15.")
+    assert version("aiokafka").startswith("0.14.")
+
+
+def test_the_signatures_that_are_overridden_are_as_they_were() -> None:
+    """Names and order of parameters."""
+    assert parameters(Consumer.getmany) == ["self", "timeout"]
+    assert parameters(Consumer._wait_next_records) == ["self", "timeout"]
+    assert parameters(Consumer._add_gap) == ["self", "tp", "offset_from", "offset_to"]
+    assert parameters(Consumer._new_offset) == ["self", "tp"]
+    assert parameters(Consumer.resume_partitions) == ["self", "tps"]
+    assert parameters(driver.AIOKafkaConsumerThread.getmany) == ["self", "active_partitions", "timeout"]
+    assert parameters(driver.AIOKafkaConsumerThread.seek_to_committed) == ["self"]
+    assert parameters(driver.Producer._settings_extra) == ["self"]
+    assert parameters(Recovery.on_recovery_completed) == ["self", "generation_id"]
+    assert parameters(Fetcher.seek_to) == ["self", "tp", "offset"]
+    assert parameters(BatchBuilder.append) == ["self", "timestamp", "key", "value", "headers"]
+
+
+def test_what_is_called_inside_is_still_there() -> None:
+    """Private names, by their use in the source of Faust itself."""
+    for name in (
+        "_unacked_messages",
+        "_clean_unacked_messages",
+        "_wait_for_ack",
+        "_acked_index",
+        "_committed_offset",
+        "flow_active",
+    ):
+        assert name in inspect.getsource(Consumer)
+    for name in (
+        "active_remaining",
+        "active_highwaters",
+        "active_offsets",
+        "flush_buffers",
+        "_set_recovery_ended",
+        "signal_recovery_end",
+    ):
+        assert name in inspect.getsource(Recovery)
+    assert "_recovery" in inspect.getsource(TableManager)
+    assert "self.recovery.start()" in inspect.getsource(TableManager.on_start)
+
+
+def test_recovery_still_resumes_before_it_seeks() -> None:
+    """Correction 1 is needed as long as this is so (faust-streaming/faust#596)."""
+    source = inspect.getsource(Recovery.on_recovery_completed)
+    assert source.index("resume_partitions") < source.index("perform_seek")
+
+
+@pytest.mark.parametrize(("generation", "resumed"), [(1, [{SOURCE}]), (0, [])])
+def test_source_partitions_are_resumed_only_after_the_recovery_has_completed(
+    monkeypatch: pytest.MonkeyPatch, generation: int, resumed: list[set[TP]]
+) -> None:
+    """Correction 1: what Faust resumes meanwhile is held until it has returned; a changed generation resumes nothing."""
+    seen: list[set[TP]] = []
+
+    class Base:
+        def resume_partitions(self, tps: set[TP]) -> None:
+            seen.append(set(tps))
+
+    class Held(BatchConsumer, Base):
+        pass
+
+    async def completed(self: Any, generation_id: int = 0) -> None:
+        del generation_id
+        self.app.consumer.resume_partitions({SOURCE})
+        assert not seen
+
+    monkeypatch.setattr(Recovery, "on_recovery_completed", completed)
+    recovery = SafeRecovery.__new__(SafeRecovery)
+    recovery.app = SimpleNamespace(consumer=Held(), consumer_generation_id=1)
+    asyncio.run(recovery.on_recovery_completed(generation))
+    assert seen == resumed
+
+
+class FakeKafka:
+    """As much of an aiokafka consumer as the thread touches."""
+
+    def __init__(self, committed: dict[TP, int | None]) -> None:
+        self.committed = committed
+        self.sought: list[object] = []
+        self._subscription = SimpleNamespace(is_assigned=lambda _: True)
+        self._fetcher = SimpleNamespace(seek_to=lambda tp, offset: self.sought.append((tp, offset)))
+
+    async def seek_to_committed(self) -> dict[TP, int | None]:
+        return self.committed
+
+    async def seek_to_beginning(self, *tps: TP) -> None:
+        self.sought.append(("beginning", tps))
+
+
+def thread(kafka: FakeKafka, *, flow_active: bool = True, active: tuple[TP, ...] = (SOURCE,)) -> Any:
+    """The guarded thread without its loop."""
+    made: Any = GuardedThread.__new__(GuardedThread)
+    made.consumer = SimpleNamespace(
+        flow_active=flow_active,
+        app=SimpleNamespace(consumer_generation_id=1, tables=SimpleNamespace(changelog_topics={"changelog"})),
+        _get_active_partitions=lambda: set(active),
+    )
+    made._ensure_consumer = lambda: kafka
+
+    async def call_thread(function: Any, *arguments: Any) -> Any:
+        return await function(*arguments)
+
+    made.call_thread = call_thread
+    return made
+
+
+def test_nothing_is_fetched_when_no_partition_is_active() -> None:
+    """Correction 2: to aiokafka an empty set means all partitions."""
+    assert asyncio.run(thread(FakeKafka({})).getmany(set(), 1.0)) == {}
+
+
+@pytest.mark.parametrize(("flow_active", "generation"), [(False, 1), (True, 0)])
+def test_records_fetched_for_a_former_state_are_handed_back(flow_active: bool, generation: int) -> None:
+    """Correction 2: the flow stopped or the generation changed meanwhile."""
+    kafka = FakeKafka({})
+    records = {SOURCE: [SimpleNamespace(offset=7), SimpleNamespace(offset=8)]}
+    assert asyncio.run(thread(kafka, flow_active=flow_active)._hand_back(records, generation)) == {}
+    assert kafka.sought == [(SOURCE, 7)]
+
+
+def test_records_of_partitions_no_longer_active_are_handed_back() -> None:
+    """Correction 2: those of the others are delivered."""
+    kafka = FakeKafka({})
+    other = TP("web-clicks", 1)
+    records = {SOURCE: [SimpleNamespace(offset=7)], other: [SimpleNamespace(offset=3)]}
+    assert set(asyncio.run(thread(kafka)._hand_back(records, 1))) == {SOURCE}
+    assert kafka.sought == [(other, 3)]
+
+
+def test_uncommitted_source_partitions_are_sought_to_their_beginning() -> None:
+    """Correction 3: aiokafka leaves them where they are; changelogs stay where recovery left them."""
+    kafka = FakeKafka({SOURCE: None, CHANGELOG: None, TP("web-clicks", 1): 5})
+    asyncio.run(thread(kafka).seek_to_committed())
+    assert kafka.sought == [("beginning", (SOURCE,))]
+
+
+def test_batches_commit_one_past_their_last_offset() -> None:
+    """Between two batches lie the second one's records, not a gap."""
+
+    class Acked(BatchConsumer):
+        _acked: dict[TP, list[int]]
+        _acked_index: dict[TP, set[int]]
+
+    consumer = Acked()
+    consumer._acked, consumer._acked_index = {SOURCE: [499, 731]}, {SOURCE: {499, 731}}
+    assert consumer._new_offset(SOURCE) == 732
+    assert consumer._new_offset(SOURCE) is None

@@ -1,0 +1,203 @@
+"""The worker's own app on the embedded transport: exact delivery, recovery, restart, forced rebalances. No Kafka, no Java."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from stream.broker.app import Serving, add_profiles, make_app, run_until_stopped
+from stream.broker.embedded.following import follow_log
+from stream.broker.embedded.log import Log, forget, open_log
+from stream.broker.topics import changelog_name, source_topics, specs
+from stream.core.events import Click, Erasure, Purchase, UserEvent
+from stream.core.records import Batch, Record
+from stream.core.step import StepSettings, step
+from stream.metrics import Metrics
+from stream.settings import Topics
+from tests import world
+
+TOPICS = Topics(partitions=4)
+SOURCES = source_topics(TOPICS)
+RANKER = world.OrderRanker(text_model=None)
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    """A log of one test, forgotten afterwards."""
+    chosen = uuid4().hex[:8]
+    yield chosen
+    forget(chosen)
+
+
+def events(count: int) -> list[tuple[str, UserEvent]]:
+    """Clicks of 50 users with a purchase now and then, and one erasure."""
+    now = time.time_ns() // 1_000_000 - 10_000_000
+    made: list[tuple[str, UserEvent]] = []
+    for number in range(count):
+        user = f"user-{number * 7 % 50}"
+        made.append((TOPICS.clicks, Click(user, now + number * 500, (f"tag{number % 9}", "home"), event_id=f"e{number}")))
+        if number % 40 == 39:
+            buyer = f"user-{number // 40 % 50}"  # each buys less often than the state remembers
+            made.append(
+                (TOPICS.purchases, Purchase(buyer, now + number * 500 + 1, (world.ITEMS[number % 6],), event_id=f"p{number}"))
+            )
+    made.append((TOPICS.erasures, Erasure("user-7", now + count * 250)))
+    return made
+
+
+@asynccontextmanager
+async def worker(name: str, log: Log, folder: Path) -> Any:
+    """A running worker; leaving the context ends it as SIGTERM does."""
+    metrics, stop = Metrics(), asyncio.Event()
+    app = make_app("isthmus-profiles", f"embedded://{name}", data=folder, partitions=4, batch_records=200)
+    settings = StepSettings(partitions=4)
+    add_profiles(app, SOURCES, log.epochs(SOURCES), Serving(RANKER, world.catalogue()), settings, TOPICS, metrics)
+    running = asyncio.create_task(run_until_stopped(app, stop))
+    try:
+        yield app, metrics
+    finally:
+        stop.set()
+        await running
+
+
+async def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.02)
+
+
+async def send(log: Log, made: Sequence[tuple[str, UserEvent]]) -> None:
+    await asyncio.gather(*(log.append(topic, event.user_id, world.encode(event)) for topic, event in made))
+
+
+async def send_on_and_on(log: Log, made: Sequence[tuple[str, UserEvent]]) -> None:
+    """At some thousand events a second."""
+    for start in range(0, len(made), 10):
+        await send(log, made[start : start + 10])
+        await asyncio.sleep(0.01)
+
+
+def records_of(log: Log, topic: str) -> list[list[Any]]:
+    return [list(partition.records) for partition in log.topics[topic].partitions]
+
+
+def newest(log: Log, topic: str) -> dict[bytes, bytes]:
+    values = {record.key: record.value for records in records_of(log, topic) for record in records}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def assert_exact(log: Log) -> None:
+    """What the worker left is what the step makes of all records, and all is committed."""
+    wanted = world.Store()
+    epochs = log.epochs(SOURCES)
+    for topic, source in SOURCES.items():
+        for number, records in enumerate(records_of(log, topic)):
+            if records:
+                batch = Batch(source, topic, epochs[topic], number, records)
+                wanted.apply(step(batch, wanted, RANKER, world.catalogue(), StepSettings(partitions=4)))
+    found = world.Store(records=newest(log, changelog_name("isthmus-profiles")))
+    found.recommendations.update(newest(log, TOPICS.recommendations))
+    found.examples.update(newest(log, TOPICS.training_examples))
+    users = {key[1:].decode() for key in wanted.records if key[:1] == b"h"}
+    assert {key[1:].decode() for key in found.records if key[:1] == b"h"} == users
+    assert [user for user in users if world.history_of(found, user) != world.history_of(wanted, user)] == []
+    assert [user for user in users if found.last_list(user) != wanted.last_list(user)] == []
+    assert found.newest_examples() == wanted.newest_examples()
+    assert log.lag("isthmus-profiles", SOURCES) == 0
+
+
+async def test_every_event_is_folded_and_answered_exactly_once(name: str, tmp_path: Path) -> None:
+    """Clicks, purchases and an erasure: state, lists and examples are what the step makes of them."""
+    log = open_log(name)
+    log.create_topics(specs(TOPICS))
+    made = events(1_500)
+    async with worker(name, log, tmp_path):
+        await send(log, made)
+        await until(lambda: log.lag("isthmus-profiles", SOURCES) == 0)
+    assert_exact(log)
+
+
+async def test_a_wiped_store_is_restored_from_the_changelog(name: str, tmp_path: Path) -> None:
+    """What came before and what comes after make one history."""
+    log = open_log(name)
+    log.create_topics(specs(TOPICS))
+    made = events(1_000)
+    async with worker(name, log, tmp_path / "one"):
+        await send(log, made[:500])
+        await until(lambda: log.lag("isthmus-profiles", SOURCES) == 0)
+    shutil.rmtree(tmp_path / "one")
+    async with worker(name, log, tmp_path / "one"):
+        await send(log, made[500:])
+        await until(lambda: log.lag("isthmus-profiles", SOURCES) == 0)
+    assert_exact(log)
+
+
+async def test_log_and_tables_survive_a_restart(name: str, tmp_path: Path) -> None:
+    """With a folder the log is read back: topics with their epochs, records, committed offsets."""
+    made = events(600)
+    log = open_log(name, tmp_path)
+    log.create_topics(specs(TOPICS))
+    epochs = log.epochs(SOURCES)
+    async with worker(name, log, tmp_path / "state"):
+        await send(log, made[:300])
+        await until(lambda: log.lag("isthmus-profiles", SOURCES) == 0)
+    await log.close()
+    again = open_log(name, tmp_path)
+    again.create_topics(specs(TOPICS))
+    assert again.epochs(SOURCES) == epochs
+    assert again.lag("isthmus-profiles", SOURCES) == 0
+    async with worker(name, again, tmp_path / "state"):
+        await send(again, made[300:])
+        await until(lambda: again.lag("isthmus-profiles", SOURCES) == 0)
+    assert_exact(again)
+    await again.close()
+
+
+async def test_rebalances_under_load_lose_nothing(name: str, tmp_path: Path) -> None:
+    """Seeking is made slow and events keep coming, so that much happens in between."""
+    log = open_log(name)
+    log.create_topics(specs(TOPICS))
+    made = events(2_000)
+    async with worker(name, log, tmp_path) as (app, _):
+        await until(lambda: bool(app.consumer.assignment()))
+        seek = app.consumer.seek_to_committed
+
+        async def slowly() -> Any:
+            await asyncio.sleep(0.1)
+            found = await seek()
+            await asyncio.sleep(0.1)
+            return found
+
+        app.consumer.seek_to_committed = slowly
+        sending = asyncio.create_task(send_on_and_on(log, made))
+        while not sending.done():
+            await app.consumer.rebalance()
+            await asyncio.sleep(0.2)
+        await until(lambda: log.lag("isthmus-profiles", SOURCES) == 0, 30)
+    assert_exact(log)
+
+
+async def test_followers_see_all_there_was_and_all_that_comes(name: str) -> None:
+    """`ready` is set once the first are applied."""
+    log = open_log(name)
+    log.create_topics(specs(TOPICS))
+    seen: list[bytes | None] = []
+
+    async def take(records: Sequence[Record]) -> None:
+        seen.extend(record.key for record in records)
+
+    await log.append(TOPICS.items, "one", b"1")
+    ready = asyncio.Event()
+    following = asyncio.create_task(follow_log(log, TOPICS.items, take, ready))
+    await ready.wait()
+    assert seen == [b"one"]
+    await log.append(TOPICS.items, "two", b"2")
+    await until(lambda: seen == [b"one", b"two"])
+    following.cancel()

@@ -1,0 +1,173 @@
+"""The encoder stage and the text model: every transcript is encoded or a dead letter, and no text gets out."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream.cli.text_model import default_folder
+from stream.core.events import EncodedCall, Reason, Sentence, Transcript
+from stream.core.records import Batch, PlainRecord, Source
+from stream.settings import Settings
+from stream.text.keywords import MOST, Keywords, keywords_of, standing_in
+from stream.text.model import TextModel, with_keywords
+from stream.text.stage import Encoded, encode_batch
+
+START = 1_700_000_000_000
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
+    """The packaged encoder with a small keyword list."""
+    folder = tmp_path_factory.mktemp("text")
+    with_keywords(default_folder(Settings().cache_dir), folder, Keywords(["car", "car insurance", "flood"]))
+    return TextModel(folder)
+
+
+def transcript(*texts: str, **fields: object) -> Transcript:
+    sentences = tuple(Sentence("customer", text) for text in texts)
+    return Transcript(**{"user_id": "u", "conversation_id": "c", "started_at": START, "sentences": sentences, **fields})  # type: ignore[arg-type]
+
+
+def encode(model: TextModel, *values: bytes | None, key: bytes | None = b"u") -> Encoded:
+    records = [PlainRecord(offset, START + 9, key, value, [("h", b"x")]) for offset, value in enumerate(values)]
+    return encode_batch(Batch(Source.CALL, "call-transcripts", 5, 2, records), model)
+
+
+def test_a_transcript_becomes_a_vector_sum_keywords_and_its_origin(model: TextModel) -> None:
+    """The sum over its sentences, the listed words, where the transcript stands, and the origin's broker time."""
+    texts = ("My car insurance please.", "There was a flood!")
+    encoded = encode(model, msgspec.json.encode(transcript(*texts, event_id="e1", ended_at=START + 5)))
+    call = msgspec.msgpack.decode(encoded.calls[0].value or b"", type=EncodedCall)
+    assert np.allclose(np.frombuffer(call.vector_sum, dtype="<f4"), model.encode(texts).sum(axis=0), atol=1e-5)
+    assert call.keywords == ("car", "car insurance", "flood")
+    assert (call.origin_topic, call.origin_epoch, call.origin_partition, call.origin_offset) == ("call-transcripts", 5, 2, 0)
+    assert (call.sentences, call.ended_at, call.event_id, call.text_model) == (2, START + 5, "e1", model.hash)
+    assert encoded.timestamps == [START + 9]
+
+
+def test_vectors_are_of_length_one_whatever_shares_their_batch(model: TextModel) -> None:
+    """Padding does not leak into a sentence's vector; a repeated sentence has the same one."""
+    long = "I have been with you for many years and would like to hear about everything that you offer. " * 3
+    together = model.encode(["ok", long, "ok"])
+    assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    assert np.array_equal(together[0], together[2])
+    assert np.allclose(together[0], TextModel(default_folder(Settings().cache_dir)).encode(["ok"])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "reason"),
+    [
+        (None, b"u", Reason.EMPTY),
+        (b"{", b"u", Reason.NOT_JSON),
+        (b"[" * 100_000, b"u", Reason.INVALID),
+        (msgspec.json.encode(transcript("a")), None, Reason.MISSING_KEY),
+        (msgspec.json.encode(transcript("a")), b"v", Reason.KEY_MISMATCH),
+        (msgspec.json.encode(transcript(" ", "")), b"u", Reason.INVALID),
+        (msgspec.json.encode(transcript("a", ended_at=START - 1)), b"u", Reason.INVALID),
+        (msgspec.json.encode(transcript(*["a"] * 2_001)), b"u", Reason.INVALID),
+    ],
+)
+def test_an_unusable_transcript_is_a_dead_letter_with_coordinates_only(
+    model: TextModel, value: bytes | None, key: bytes | None, reason: Reason
+) -> None:
+    """Neither text nor key nor headers: whoever may, reads the origin."""
+    encoded = encode(model, value, key=key)
+    letter = msgspec.json.decode(encoded.dead_letters[0].value or b"")
+    assert letter["reason"] == reason
+    assert not {"key", "headers", "original"} & letter.keys()
+    assert not encoded.calls
+
+
+def test_a_call_ends_with_its_last_sentence_where_it_says_nothing_else(model: TextModel) -> None:
+    """Its own end, else the last sentence's time, else its beginning."""
+    timed = Transcript("u", "c", START, (Sentence("agent", "hello", START + 3), Sentence("agent", "bye", START + 8)))
+    encoded = encode(model, msgspec.json.encode(timed), msgspec.json.encode(transcript("hello")))
+    ends = [msgspec.msgpack.decode(call.value or b"", type=EncodedCall).ended_at for call in encoded.calls]
+    assert ends == [START + 8, START]
+
+
+def test_a_huge_sentence_costs_no_more_than_the_encoder_reads(model: TextModel) -> None:
+    """It is cut; the call is encoded."""
+    assert len(encode(model, msgspec.json.encode(transcript("word " * 200_000))).calls) == 1
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+sentences = st.lists(
+    st.fixed_dictionaries({"speaker": st.sampled_from(["agent", "customer", "x"]), "text": st.text(max_size=12)}), max_size=3
+)
+nearly_transcripts = st.fixed_dictionaries(
+    {"user_id": st.just("u") | json_values, "started_at": st.integers(0, 9) | json_values, "sentences": sentences | json_values},
+    optional={"conversation_id": st.just("c") | json_values, "ended_at": st.integers(0, 9) | json_values},
+).map(msgspec.json.encode)
+
+
+@settings(max_examples=60, deadline=None)
+@given(value=st.none() | st.binary(max_size=99) | nearly_transcripts)
+def test_any_bytes_are_an_encoded_call_or_a_dead_letter(model: TextModel, value: bytes | None) -> None:
+    """Each record exactly one of them."""
+    encoded = encode(model, value)
+    assert len(encoded.calls) + len(encoded.dead_letters) == 1
+
+
+def test_no_text_gets_out(model: TextModel, caplog: pytest.LogCaptureFixture) -> None:
+    """A planted secret is in no output and no log line, whether the transcript was usable or not."""
+    secret = "Rumpelstiltskin"
+    good = msgspec.json.encode(transcript(f"my name is {secret} and I drive a car"))
+    bad = msgspec.json.encode(
+        {"user_id": "u", "sentences": [{"speaker": secret, "text": secret}], "started_at": 1, "conversation_id": "c"}
+    )
+    encoded = encode(model, good, bad, good[:-1])
+    outputs = [output.value or b"" for output in (*encoded.calls, *encoded.dead_letters)]
+    assert len(outputs) == 3
+    assert not any(secret.lower().encode() in output.lower() for output in outputs)
+    assert secret not in caplog.text
+
+
+def test_keywords_are_whole_words_and_neighbouring_pairs() -> None:
+    """ "carpet" is no "car"; a pair needs its words side by side."""
+    found = Keywords(["car", "home insurance", "dog"]).find(["The carpet at home. Insurance for my DOG?"])
+    assert found == ("dog",)
+    assert Keywords(["home insurance"]).find(["my home insurance"]) == ("home insurance",)
+
+
+def test_a_call_has_at_most_sixty_four_keywords() -> None:
+    """In order of first mention."""
+    words = [f"{first}{second}x" for first in "abcdefghij" for second in "abcdefghij"]
+    assert Keywords(words).find([" ".join(words)]) == tuple(words[:MOST])
+
+
+def test_a_list_holds_what_enough_users_said_and_neither_numbers_nor_names() -> None:
+    """A word of one user is personal; so is a word written as a name."""
+    said = {f"user-{number}": ["I need travel insurance, says Matilda.", f"number {number} of mine"] for number in range(25)}
+    said["one"] = ["zeppelin"]
+    listed = keywords_of(said).listed
+    assert {"travel", "insurance", "travel insurance"} <= set(listed)
+    assert not {"matilda", "zeppelin", "7"} & set(listed)
+    assert not any("matilda" in keyword for keyword in listed)
+
+
+def test_the_first_list_is_made_of_the_catalogues_and_the_tags_words() -> None:
+    """Until there are transcripts to make one of."""
+    assert {"car", "insurance", "view"} <= set(standing_in(["Car insurance", "view_item"]).listed)
+
+
+def test_another_keyword_list_is_another_text_model(model: TextModel, tmp_path: Path) -> None:
+    """Its hash differs, so that a ranker trained for one never reads the other's facts."""
+    assert with_keywords(default_folder(Settings().cache_dir), tmp_path / "t", Keywords(["other"])) != model.hash
+
+
+def test_the_encoders_process_needs_no_torch() -> None:
+    """600 MB that it does without."""
+    import subprocess
+    import sys
+
+    code = "import sys, stream.text.model, stream.text.stage, stream.cli.running; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
