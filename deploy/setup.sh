@@ -27,23 +27,38 @@ fi
 
 .venv/bin/isthmus text-model import
 
-if [ "${1:-}" = --kafka ]; then
-  jars=build/kafka
-  if [ ! -e "$jars/.complete" ]; then
-    missing=""
-    command -v java >/dev/null || missing="openjdk-17-jre-headless"
-    command -v mvn >/dev/null || missing="$missing maven"
-    if [ -n "$missing" ]; then
-      root=""
-      [ "$(id -u)" = 0 ] || root="sudo -n"
-      say "installing $missing from Debian's packages"
-      { $root apt-get update -qq && DEBIAN_FRONTEND=noninteractive $root apt-get install -y -qq --no-install-recommends $missing; } \
-        || skip "Java or Maven is missing and cannot be installed here: tests on real Kafka will not run (install: $missing)"
-    fi
-    if command -v mvn >/dev/null; then
-      say "fetching Kafka's jars (44 MB)"
-      mvn -q -B -f deploy/kafka/pom.xml dependency:copy-dependencies "-DoutputDirectory=$PWD/$jars" && touch "$jars/.complete" \
-        || skip "Kafka's jars could not be fetched: tests on real Kafka will not run"
-    fi
+[ "${1:-}" = --kafka ] || exit 0
+
+root=""
+[ "$(id -u)" = 0 ] || root="sudo -n"
+debian() { # installs Debian's packages, once its lists are fresh
+  [ -n "${lists:-}" ] || { $root apt-get update -qq && lists=fresh; }
+  DEBIAN_FRONTEND=noninteractive $root apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+wanted=""
+command -v java >/dev/null || wanted="openjdk-17-jre-headless"
+command -v mvn >/dev/null || wanted="$wanted maven"
+command -v npm >/dev/null || wanted="$wanted nodejs npm"
+command -v promtool >/dev/null || wanted="$wanted prometheus"
+if [ -n "$wanted" ]; then
+  say "installing $wanted from Debian's packages"
+  # shellcheck disable=SC2086  # words are packages
+  debian $wanted || skip "cannot be installed here: $wanted; what needs them will not be tested"
+fi
+
+jars=build/kafka
+if [ ! -e "$jars/.complete" ] && command -v mvn >/dev/null; then
+  say "fetching Kafka's jars (44 MB)"
+  if mvn -q -B -f deploy/kafka/pom.xml dependency:copy-dependencies "-DoutputDirectory=$PWD/$jars"; then touch "$jars/.complete"; else
+    skip "Kafka's jars could not be fetched: tests on real Kafka will not run"
+  fi
+fi
+
+npm=build/npm
+if [ ! -e "$npm/.complete" ] && command -v npm >/dev/null; then
+  say "fetching the AsyncAPI schemas"
+  if npm install --silent --no-audit --no-fund --prefix "$npm" @asyncapi/specs@6.11.1; then touch "$npm/.complete"; else
+    skip "the AsyncAPI schemas could not be fetched: the document will not be checked"
   fi
 fi

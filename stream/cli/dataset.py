@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:
     from training.synthetic.check import Comparison
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 _EVENTS_FROM_MS = 1_767_225_600_000  # 2026-01-01, so that the same seed gives the same files
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from stream.cli.demonstration.tally import Tally
     from stream.settings import Settings
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

@@ -17,6 +17,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "models": ("stream.cli.models", "The registry: list, show, promote, rollback."),
     "encoder": ("stream.cli.encoder", "Run one encoder: transcripts in, vectors and keywords out."),
     "replay": ("stream.cli.replay", "Tables through Kafka, encoder and worker; train and measure."),
+    "settings": ("stream.cli.settings", "Print all settings with their origin; secrets hidden."),
     "dataset": ("stream.cli.dataset", "Data sets in the paper's layout: the synthetic world."),
     "text-model": ("stream.cli.text_model", "Import a sentence encoder; build a keyword list."),
     "worker": ("stream.cli.worker", "Run one profile worker: events in, recommendations out."),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stream.settings import Settings
     from training.registry import Registry, Version
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 
 
 class RoleName(StrEnum):

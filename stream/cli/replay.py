@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stream.settings import Settings
     from training.tables import Tables
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 SETTLE_S: Final = 1_800.0
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from training.retraining import Announcer
     from training.run import Result, RunConfig
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 REFUSED = 3
 
 

@@ -1,0 +1,1 @@
+"""Deployment: files that a tool checks in the tests, and the generator of the reference pages."""

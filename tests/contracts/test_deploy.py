@@ -1,0 +1,110 @@
+"""Every file of `deploy/` is checked by the tool that knows its kind.
+
+What set-up could not install is skipped by hand, and fails in CI.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from stream.cli.main import COMMANDS
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+SPECS = Path(__file__).parents[2] / "build" / "npm" / "node_modules" / "@asyncapi" / "specs" / "schemas"
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if found is None:
+        absent(f"{name} is not installed: run `make setup-kafka`")
+    return str(found)
+
+
+def absent(reason: str) -> None:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def check(*command: str) -> None:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_asyncapi_document_is_one() -> None:
+    """By the published schema of AsyncAPI 3.0.0."""
+    schema = SPECS / "3.0.0-without-$id.json"
+    if not schema.exists():
+        absent("@asyncapi/specs is not installed: run `make setup-kafka`")
+    document = json.loads((DEPLOY / "asyncapi.json").read_text())
+    jsonschema.Draft7Validator(json.loads(schema.read_text())).validate(document)
+
+
+def references(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+        return own + [found for inner in value.values() for found in references(inner)]
+    return [found for inner in value for found in references(inner)] if isinstance(value, list) else []
+
+
+def test_every_reference_of_the_asyncapi_document_leads_somewhere() -> None:
+    """The schema does not look."""
+    document = json.loads((DEPLOY / "asyncapi.json").read_text())
+    for reference in references(document):
+        place = document
+        for name in reference.removeprefix("#/").split("/"):
+            place = place[name]
+
+
+def test_the_compose_file_fits_its_schema() -> None:
+    """The compose specification's, which check-jsonschema carries (its own command wants another click than Faust allows)."""
+    spec = importlib.util.find_spec("check_jsonschema")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    vendored = Path(spec.submodule_search_locations[0]) / "builtin_schemas" / "vendor" / "compose-spec.json"
+    jsonschema.validate(yaml.safe_load((DEPLOY / "compose.yaml").read_text()), json.loads(vendored.read_text()))
+
+
+def test_the_compose_file_names_services_and_commands_that_exist() -> None:
+    """Its schema sees neither."""
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    for name, service in services.items():
+        assert set(service.get("depends_on", {})) <= services.keys(), name
+        if service["image"] == "isthmus":
+            assert service["command"][0] in COMMANDS, name
+
+
+def test_the_scrape_file_is_one_and_its_targets_are_services() -> None:
+    """By Prometheus's own tool; ports are the settings' defaults."""
+    path = DEPLOY / "prometheus" / "prometheus.yml"
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    for job in yaml.safe_load(path.read_text())["scrape_configs"]:
+        for target in job["static_configs"][0]["targets"]:
+            assert target.split(":")[0] in services
+    check(tool("promtool"), "check", "config", str(path))
+
+
+def test_the_dockerfile_follows_the_linter() -> None:
+    """With nothing ignored."""
+    check(tool("hadolint"), str(DEPLOY / "Dockerfile"))
+
+
+def test_the_set_up_script_is_valid_shell() -> None:
+    """As far as the shell can tell without running it."""
+    check("bash", "-n", str(DEPLOY / "setup.sh"))
+
+
+def test_the_pom_is_well_formed() -> None:
+    """Maven reads it at set-up; a broken one would fail there."""
+    import xml.etree.ElementTree as ET
+
+    assert ET.parse(DEPLOY / "kafka" / "pom.xml").getroot().tag.endswith("project")
