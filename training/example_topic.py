@@ -19,6 +19,7 @@ from training.examples import in_time_order
 logger = logging.getLogger(__name__)
 POLL_MS: Final = 500
 READ_S: Final = 600.0
+BOOTSTRAP_MS: Final = 10_000  # 30 s by default: too long to wait for a mistyped address
 
 
 class TopicError(Exception):
@@ -34,6 +35,7 @@ class CompactedTopic:
         try:
             self._consumer: Any = KafkaConsumer(
                 bootstrap_servers=bootstrap,
+                bootstrap_timeout_ms=BOOTSTRAP_MS,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 max_partition_fetch_bytes=8 << 20,
@@ -100,7 +102,9 @@ def announce(bootstrap: str, topic: str, announcement: ModelAnnouncement) -> Non
         TopicError: the broker did not take it.
     """
     try:
-        producer: Any = KafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True)
+        producer: Any = KafkaProducer(
+            bootstrap_servers=bootstrap, bootstrap_timeout_ms=BOOTSTRAP_MS, acks="all", enable_idempotence=True
+        )
         try:
             producer.send(topic, key=announcement.role.encode(), value=encode_announcement(announcement)).get(timeout=30)
         finally:

@@ -1,0 +1,157 @@
+"""The trainer on real Kafka: newest examples of a compacted topic, announcements, and `isthmus train --every` ended by a signal."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from kafka import KafkaProducer
+from kafka.admin import NewTopic
+
+from stream.broker.topics import admin_client
+from stream.cli.processes import Child, wait_for
+from stream.core.announcements import ModelAnnouncement, decode_announcement
+from stream.core.outputs import TrainingExample, encode_example, example_key
+from tests.purchases import ITEMS, purchases
+from tests.system.exact import newest, read_all
+from tests.system.registries import registry_in, uri_of
+from training.example_topic import CompactedTopic, TopicError, announce, examples_in, items_in
+
+Record = tuple[bytes, bytes | None]
+
+
+@pytest.fixture
+def topic(kafka: str, unique: str) -> str:
+    """A fresh compacted topic of three partitions."""
+    return create(kafka, f"{unique}-examples", 3)
+
+
+def create(kafka: str, name: str, partitions: int = 1) -> str:
+    admin = admin_client(kafka)
+    try:
+        admin.create_topics(
+            [NewTopic(name, num_partitions=partitions, replication_factor=1, topic_configs={"cleanup.policy": "compact"})]
+        )
+    finally:
+        admin.close()
+    return name
+
+
+def send(kafka: str, topic: str, records: Iterable[Record]) -> None:
+    producer: Any = KafkaProducer(bootstrap_servers=kafka, acks="all", enable_idempotence=True)
+    try:
+        for sent in [producer.send(topic, key=key, value=value) for key, value in records]:
+            sent.get(timeout=30)
+    finally:
+        producer.close()
+
+
+def record(example: TrainingExample) -> Record:
+    return example_key(example.user_id, example.purchase_id), encode_example(example)
+
+
+@pytest.fixture
+def reader(kafka: str, topic: str) -> Iterator[CompactedTopic]:
+    reader = CompactedTopic(kafka, topic)
+    yield reader
+    reader.close()
+
+
+def test_the_newest_revision_of_each_example_comes_in_order_of_time(kafka: str, topic: str, reader: CompactedTopic) -> None:
+    """Whatever order they were sent in."""
+    examples = purchases(40)
+    revised = msgspec.structs.replace(examples[3], revision=1, items=("item-5",))
+    send(kafka, topic, [record(example) for example in [*reversed(examples), revised]])
+    assert reader.read_on() == 41
+    assert examples_in(reader) == [*examples[:3], revised, *examples[4:]]
+
+
+def test_a_tombstone_removes_its_example_and_no_other(kafka: str, topic: str, reader: CompactedTopic) -> None:
+    examples = purchases(5)
+    send(kafka, topic, [record(example) for example in examples])
+    reader.read_on()
+    send(kafka, topic, [(record(examples[2])[0], None)])
+    assert reader.read_on() == 1
+    assert examples_in(reader) == [*examples[:2], *examples[3:]]
+
+
+def test_reading_on_brings_only_what_has_come_since(kafka: str, topic: str, reader: CompactedTopic) -> None:
+    send(kafka, topic, [record(example) for example in purchases(5)])
+    assert reader.read_on() == 5
+    assert reader.read_on() == 0
+    send(kafka, topic, [record(example) for example in purchases(3, first=5)])
+    assert reader.read_on() == 3
+    assert len(examples_in(reader)) == 8
+
+
+def test_an_empty_topic_has_no_examples(reader: CompactedTopic) -> None:
+    assert reader.read_on() == 0
+    assert examples_in(reader) == []
+
+
+def test_a_record_that_is_no_example_is_told_and_left_out(
+    kafka: str, topic: str, reader: CompactedTopic, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One such record must not end all training for ever."""
+    send(kafka, topic, [(b"broken", b"\xc1 no msgpack"), (b"other", b"\x01"), *(record(example) for example in purchases(2))])
+    reader.read_on()
+    assert examples_in(reader) == purchases(2)
+    assert caplog.text.count("no training example") == 2
+
+
+def test_items_come_in_order_and_what_is_none_is_left_out(kafka: str, topic: str, reader: CompactedTopic) -> None:
+    items = [(item.encode(), msgspec.json.encode({"item_id": item, "name": item})) for item in reversed(ITEMS)]
+    send(kafka, topic, [*items, (b"x", b"no item"), (ITEMS[0].encode(), None)])
+    reader.read_on()
+    assert items_in(reader) == sorted(ITEMS[1:])
+
+
+def test_a_missing_topic_says_how_to_make_it(kafka: str, unique: str) -> None:
+    with pytest.raises(TopicError, match="isthmus topics"):
+        CompactedTopic(kafka, f"{unique}-missing")
+
+
+def test_an_announcement_is_there_when_the_call_returns_and_the_newest_of_a_role_holds(kafka: str, unique: str) -> None:
+    models = create(kafka, f"{unique}-models")
+    first, second = (
+        ModelAnnouncement(role="champion", name="popular", version=version, uri="u", sha256="s", published_at=1) for version in "12"
+    )
+    announce(kafka, models, first)
+    announce(kafka, models, second)
+    found = newest(read_all(kafka, models))
+    assert {key: decode_announcement(value) for key, value in found.items()} == {b"champion": second}
+
+
+@pytest.mark.timeout(180)
+def test_a_periodic_trainer_takes_the_examples_from_the_topic_announces_and_ends_on_a_signal(
+    kafka: str, unique: str, topic: str, registry_folder: Path, tmp_path: Path
+) -> None:
+    """The real command in a process of its own: popularity at once, then the network; SIGTERM ends it with exit code 0."""
+    models, items = create(kafka, f"{unique}-models"), create(kafka, f"{unique}-items")
+    send(kafka, topic, [record(example) for example in purchases(600)])
+    send(kafka, items, [(item.encode(), msgspec.json.encode({"item_id": item, "name": item})) for item in ITEMS])
+    environment = {
+        "ISTHMUS_REGISTRY__URI": uri_of(registry_folder),
+        "ISTHMUS_REGISTRY__FOLDER": str(registry_folder / "models"),
+        "ISTHMUS_TOPICS__TRAINING_EXAMPLES": topic,
+        "ISTHMUS_TOPICS__MODELS": models,
+        "ISTHMUS_TOPICS__ITEMS": items,
+        "ISTHMUS_TRAINING__MIN_JUDGED": "30",
+        "OMP_NUM_THREADS": "1",
+    }
+    trainer = Child(["train", "--bootstrap", kafka, "--every", "1s"], environment, tmp_path / "train.log")
+    try:
+        wait_for(lambda: len(all_of(kafka, models)) == 2, [trainer], 120, "two announcements")
+        wait_for(lambda: "nothing new" in (tmp_path / "train.log").read_text(), [trainer], 30, "a turn without anything new")
+    finally:
+        trainer.stop()
+    assert trainer.process.returncode == 0, (tmp_path / "train.log").read_text()
+    assert [announcement.name for announcement in all_of(kafka, models)] == ["popular", "latent_feature"]
+    champion = registry_in(registry_folder).holder("champion")
+    assert champion is not None
+    assert champion.sha256 == all_of(kafka, models)[-1].sha256
+
+
+def all_of(kafka: str, models: str) -> list[ModelAnnouncement]:
+    return [decode_announcement(record.value) for found in read_all(kafka, models).values() for record in found if record.value]
