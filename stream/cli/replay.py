@@ -47,11 +47,11 @@ def replay(
     tables = load_tables(data)
     with tempfile.TemporaryDirectory(prefix="isthmus-replay-") as folder, broker(bootstrap, Path(folder)) as address:
         settings = settings_with(address, dev=local)
-        examples = _through_kafka(settings, tables, limit, Path(folder) if local else None)
+        examples = through_kafka(settings, tables, limit, Path(folder) if local else None)
     _measure(examples, list(tables.items), seed)
 
 
-def _through_kafka(settings: Settings, tables: Tables, limit: int | None, folder: Path | None) -> Sequence[TrainingExample]:
+def through_kafka(settings: Settings, tables: Tables, limit: int | None, folder: Path | None) -> Sequence[TrainingExample]:
     """The newest examples that the worker made of the tables; with `folder`, encoder and worker are children of ours."""
     from stream.broker.lag import group_progress
     from stream.broker.produce import produce

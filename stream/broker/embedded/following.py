@@ -10,9 +10,11 @@ _LOOK_S: Final = 1.0
 _MANY: Final = 10_000
 
 
-async def follow_log(log: Log, topic: str, apply: Callable[[Sequence[Any]], Any], ready: asyncio.Event) -> None:
-    """Reads all partitions from their starts; sets `ready` once all that was there at first is applied."""
-    positions = [partition.start for partition in log.topics[topic].partitions]
+async def follow_log(
+    log: Log, topic: str, apply: Callable[[Sequence[Any]], Any], ready: asyncio.Event, *, from_end: bool = False
+) -> None:
+    """Reads all partitions from their starts, or their ends; sets `ready` once all that was there at first is applied."""
+    positions = [partition.end if from_end else partition.start for partition in log.topics[topic].partitions]
     while True:
         found: list[Any] = []
         for number, offset in enumerate(positions):

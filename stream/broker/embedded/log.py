@@ -136,6 +136,8 @@ class Log:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         await asyncio.wait([waiter], timeout=timeout_s)
+        if not waiter.done():
+            self._waiters.remove(waiter)
 
     async def close(self) -> None:
         """Commits what is pending and lets go of the file."""
@@ -186,7 +188,12 @@ class Log:
             await asyncio.sleep(COMMIT_EVERY_S)
             records, self._pending = self._pending, []
             commits, self._pending_commits = self._pending_commits, {}
-            await asyncio.to_thread(self._storage.write, [row[:3] for row in records], commits)
+            try:
+                await asyncio.to_thread(self._storage.write, [row[:3] for row in records], commits)
+            except Exception as error:
+                for *_, future in records:  # whoever waits for one must know: the app crashes and reads again after a restart
+                    future.set_exception(error)
+                raise
             for name, number, record, future in records:
                 topic = self.topics[name]
                 self._show(topic, topic.partitions[number], record)

@@ -40,7 +40,7 @@ class Storage:
             self._db.execute("create index if not exists newest on record (topic, number, key, offset)")
             self._db.execute(_COMPACT)
             self._db.execute("commit")
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             self._db.close()
             raise IsthmusError(
                 f"{path} is in use by another process, or is no log ({error}): choose another --data folder"

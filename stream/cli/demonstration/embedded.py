@@ -19,7 +19,7 @@ from stream.core.outputs import decode_example
 from stream.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from stream.broker.embedded.log import Log
@@ -118,14 +118,14 @@ def _parts(settings: Settings, folder: Path, log: Log, metrics: Metrics, tally: 
     async def on_dead_letters(records: Sequence[Record]) -> None:
         tally.dead_letters += len(records)
 
-    follows: list[tuple[str, Callable[[Sequence[Record]], Awaitable[None]]]] = [
-        (topics.items, follower.on_items),
-        (topics.models, follower.on_models),
-        (topics.recommendations, on_recommendations),
-        (topics.dead_letters, on_dead_letters),
+    return [
+        run_until_stopped(worker, stop),
+        run_until_stopped(encoder, stop),
+        follow_log(log, topics.items, follower.on_items, asyncio.Event()),
+        follow_log(log, topics.models, follower.on_models, asyncio.Event()),
+        follow_log(log, topics.recommendations, on_recommendations, asyncio.Event(), from_end=True),
+        follow_log(log, topics.dead_letters, on_dead_letters, asyncio.Event(), from_end=True),
     ]
-    apps = [run_until_stopped(worker, stop), run_until_stopped(encoder, stop)]
-    return apps + [follow_log(log, topic, apply, asyncio.Event()) for topic, apply in follows]
 
 
 async def _train_again_and_again(log: Log, names: dict[str, str], folder: Path, save: Callable[[Path], int], tally: Tally) -> None:

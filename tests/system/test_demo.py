@@ -1,0 +1,84 @@
+"""`isthmus demo` as a newcomer runs it: a short run with its summary, and Ctrl-C.
+
+The long run, until a trained model serves, is for hand and eye.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+KEYS = {
+    "events",
+    "recommendations",
+    "dead_letters",
+    "planted_dead_letters",
+    "first_recommendation_s",
+    "trained_model_s",
+    "swaps",
+    "hit_rate_3",
+    "peak_rss_bytes",
+}
+
+
+def demo(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "stream.cli.main", "demo", *arguments]
+
+
+@pytest.mark.timeout(120)
+def test_a_short_demo_recommends_and_says_what_it_did(tmp_path: Path) -> None:
+    """Lists within seconds, only planted dead letters, memory of each process, exit code 0; again on the same data."""
+    for _ in range(2):
+        command = demo("--seconds", "14", "--summary", str(tmp_path / "summary.json"), "--data", str(tmp_path / "data"))
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        summary = json.loads((tmp_path / "summary.json").read_text())
+        assert summary.keys() == KEYS
+        assert summary["first_recommendation_s"] < 12
+        assert summary["recommendations"] > 100
+        assert summary["events"] > 3_000
+        assert summary["dead_letters"] == summary["planted_dead_letters"]
+        assert summary["peak_rss_bytes"]["demo"] > 0
+        assert "do not react" in done.stdout.replace("does not react", "do not react")
+
+
+@pytest.mark.timeout(90)
+def test_ctrl_c_ends_with_the_summary_while_metrics_are_served(tmp_path: Path) -> None:
+    """Exit code 0, and nothing is left running."""
+    log = tmp_path / "out.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(demo("--metrics-port", "0"), stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 40
+        while "recommendations" not in log.read_text() or " 0 recommendations" in log.read_text().splitlines()[-1]:
+            assert time.monotonic() < deadline, log.read_text()
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0, log.read_text()
+    finally:
+        process.kill()
+    assert "peak memory" in log.read_text()
+
+
+def test_the_metrics_port_serves_all_that_is_declared() -> None:
+    """Over HTTP, under their names."""
+    from stream.metrics import DECLARED, Metrics
+
+    metrics = Metrics()
+    metrics.count({("events", "click", "applied"): 3})
+    server, thread = metrics.serve(0)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert [name for name in DECLARED if f"isthmus_{name}" not in text] == []
+    assert 'isthmus_events_total{outcome="applied",source="click"} 3.0' in text

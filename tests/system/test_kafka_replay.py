@@ -1,0 +1,54 @@
+"""`isthmus replay` on real Kafka: the newest examples are those that the step builds from the files.
+
+All is sent at full speed, so purchases overtake the encoding of calls.
+"""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from stream.broker.local import LocalKafka
+from stream.cli.replay import through_kafka
+from stream.cli.tables import examples_from_tables, load_tables
+from stream.core.interactions import Conversation, Interaction
+from stream.core.outputs import TrainingExample
+from stream.settings import Kafka, Settings
+from tests.system.needs import broker_or_skip
+from training.synthetic.tables import write_tables
+
+EVENTS = 150
+
+
+def without_vectors(example: TrainingExample) -> TrainingExample:
+    """The example less its vectors, which depend on what was encoded together in the seventh digit, and its revision."""
+    return msgspec.structs.replace(example, revision=0, interactions=tuple(_bare(one) for one in example.interactions))
+
+
+def _bare(interaction: Interaction) -> Interaction:
+    if not isinstance(interaction, Conversation):
+        return interaction
+    return msgspec.structs.replace(
+        interaction, parts=tuple(msgspec.structs.replace(part, vector=b"") for part in interaction.parts)
+    )
+
+
+def vectors(examples: list[TrainingExample]) -> np.ndarray:
+    return np.stack([one.vector() for example in examples for one in example.interactions if isinstance(one, Conversation)])
+
+
+@pytest.mark.timeout(170)
+def test_examples_through_kafka_are_those_built_from_the_files(tmp_path: Path) -> None:
+    """All events at full speed, encoder and worker as processes of their own."""
+    broker_or_skip()
+    write_tables(tmp_path / "tables", EVENTS, 3)
+    tables = load_tables(tmp_path / "tables")
+    with LocalKafka(tmp_path / "kafka") as broker:
+        settings = Settings(kafka=Kafka(bootstrap=broker.bootstrap, dev=True))
+        streamed = list(through_kafka(settings, tables, None, tmp_path))
+    built, items = examples_from_tables(settings, tmp_path / "tables")
+    assert len(items) == 24
+    assert len(built) > EVENTS / 2
+    assert [without_vectors(example) for example in streamed] == [without_vectors(example) for example in built]
+    assert np.abs(vectors(streamed) - vectors(built)).max() < 2e-3
