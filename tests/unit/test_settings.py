@@ -1,0 +1,94 @@
+"""Settings: from file and environment, with errors that name what is wrong and where; mappings that adapt a producer's fields."""
+
+from pathlib import Path
+
+import pytest
+
+from stream.cli.running import adapter_of, step_settings
+from stream.core.events import Click, Reason, Rejection, parse
+from stream.core.records import Source
+from stream.errors import IsthmusError
+from stream.settings import leaves, load
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory without a settings file."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_variables_win_over_the_file_and_the_file_over_defaults(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each value's origin is told."""
+    (here / "isthmus.toml").write_text('[kafka]\nbootstrap = "file:1"\n[worker]\nname = "file-worker"\n')
+    monkeypatch.setenv("ISTHMUS_KAFKA__BOOTSTRAP", "variable:2")
+    settings = load()
+    assert (settings.kafka.bootstrap, settings.worker.name, settings.step.list_length) == ("variable:2", "file-worker", 5)
+    origins = {name: origin for name, _, origin in leaves(settings)}
+    assert origins["kafka.bootstrap"] == "ISTHMUS_KAFKA__BOOTSTRAP"
+    assert origins["worker.name"] == "isthmus.toml"
+    assert origins["step.list_length"] == "default"
+
+
+def test_a_wrong_value_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And with what was expected."""
+    monkeypatch.setenv("ISTHMUS_TOPICS__PARTITIONS", "many")
+    with pytest.raises(IsthmusError, match=r"topics.partitions \(ISTHMUS_TOPICS__PARTITIONS.*integer"):
+        load()
+
+
+def test_an_unknown_setting_in_the_file_is_an_error(here: Path) -> None:
+    """A misspelt one would be silently without effect."""
+    (here / "isthmus.toml").write_text("[worker]\nnmae = 'x'\n")
+    with pytest.raises(IsthmusError, match=r"worker\.nmae"):
+        load()
+
+
+def test_a_file_that_is_no_toml_is_an_error(here: Path) -> None:
+    """It names the file."""
+    (here / "isthmus.toml").write_text("[worker\n")
+    with pytest.raises(IsthmusError, match=r"isthmus.toml is not valid TOML"):
+        load()
+
+
+def test_secrets_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in what `isthmus settings` prints."""
+    monkeypatch.setenv("ISTHMUS_STEP__ERASURE_KEY", "top-secret")
+    settings = load()
+    assert "top-secret" not in str(leaves(settings))
+    assert step_settings(settings).erasure_key == b"top-secret"
+
+
+def test_an_erasure_key_of_no_bytes_or_too_many_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 7693 takes 1 to 64."""
+    monkeypatch.setenv("ISTHMUS_STEP__ERASURE_KEY", "x" * 65)
+    with pytest.raises(IsthmusError, match="1 to 64 bytes"):
+        load()
+
+
+FIELDS = {"user_id": "customer.id", "occurred_at": "time", "tags": "[page.section, page.object, action]"}
+
+
+def test_a_mapping_adapts_a_producers_fields() -> None:
+    """As the README shows it."""
+    theirs = b'{"customer":{"id":"c-1"},"time":"2026-01-02T03:04:05Z","page":{"section":"car","object":"price"},"action":"view"}'
+    click = parse(Source.CLICK, theirs, adapter_of("mapping.clicks", FIELDS))
+    assert isinstance(click, Click)
+    assert (click.user_id, click.tags) == ("c-1", ("car", "price", "view"))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(b"{", Reason.NOT_JSON), (b"[1]", Reason.INVALID), (b'{"customer":{"id":7}}', Reason.INVALID)],
+)
+def test_what_a_mapping_cannot_adapt_is_a_rejection(value: bytes, reason: Reason) -> None:
+    """Never an exception."""
+    found = parse(Source.CLICK, value, adapter_of("mapping.clicks", FIELDS))
+    assert isinstance(found, Rejection)
+    assert found.reason == reason
+
+
+def test_a_wrong_expression_is_named() -> None:
+    """At the start, not at the first event."""
+    with pytest.raises(IsthmusError, match=r"mapping.clicks.tags: '\[' is not a JMESPath expression"):
+        adapter_of("mapping.clicks", {"tags": "["})
