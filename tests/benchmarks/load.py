@@ -15,6 +15,8 @@ ITEMS = tuple(str(number) for number in range(1, 25))
 TAGS = tuple(f"{section}-{thing}" for section in ("view", "compare", "price", "claim", "faq") for thing in range(30))
 NOW_MS = 1_780_000_000_000
 START_MS = NOW_MS - 300 * limits.DAY_MS
+SESSION_CLICKS = 10
+"""Clicks per session of users at the bounds."""
 
 
 class Sent(NamedTuple):
@@ -40,24 +42,31 @@ def new_users(count: int, seed: int = 0) -> Iterator[Sent]:
 
 
 def to_the_bounds(users: int) -> Iterator[Sent]:
-    """What fills the state: 19 sessions, and one of 64 clicks that grows."""
+    """What fills the state: 19 sessions of 16 clicks with 16 tags each, so that the facts are large, and one of 64 clicks that
+    grows.
+    """
     rng = np.random.default_rng(1)
     number = 0
     for session in range(limits.INTERACTIONS):
-        for click in range(limits.CLICKS if session == limits.INTERACTIONS - 1 else 1):
-            tags = rng.integers(len(TAGS), size=(users, 3))
+        is_last = session == limits.INTERACTIONS - 1
+        for click in range(limits.CLICKS if is_last else 16):
+            tags = rng.integers(len(TAGS), size=(users, 3 if is_last else limits.TAGS))
             for user in range(users):
                 yield _click(f"old-{user}", number, START_MS + session * limits.DAY_MS + click * 1_000, tags[user])
                 number += 1
 
 
 def at_the_bounds(users: int, count: int) -> Iterator[Sent]:
-    """More clicks of those users' growing sessions."""
+    """More clicks of those users. Every tenth of a user begins a session: it alone reads and writes the facts, and slides the
+    window.
+    """
     rng = np.random.default_rng(2)
     tags = rng.integers(len(TAGS), size=(count, 3))
     begin = START_MS + (limits.INTERACTIONS - 1) * limits.DAY_MS + 100_000
     for number in range(count):
-        yield _click(f"old-{number % users}", 10_000_000 + number, begin + number // users * 1_000, tags[number])
+        turn = number // users
+        at = begin + turn * 1_000 + (turn + SESSION_CLICKS // 2) // SESSION_CLICKS * limits.HOUR_MS
+        yield _click(f"old-{number % users}", 10_000_000 + number, at, tags[number])
 
 
 def write_network(folder: Path) -> str:

@@ -6,13 +6,15 @@ cores.
 """
 
 import asyncio
+import fcntl
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,14 @@ TOPICS = Topics(partitions=4)
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "2"))
 WARM, COUNT, PLAIN_COUNT, USERS = 20_000, 100_000, 6_000, 2_000
 OUT = Path("build/bench.json")
+OTHERS = list(range(1, os.cpu_count() or 1)) or [0]
+"""All cores but the contender's, 0: for broker and load."""
 
 
 def contend(name: str, events: Iterable[Sent], job: dict[str, Any], folder: Path) -> dict[str, float]:
     """One contender on a fresh broker, its clicks there already."""
     with LocalKafka(folder / "kafka") as broker:
-        psutil.Process(broker.pid).cpu_affinity(list(range(1, os.cpu_count() or 2)) or [0])
+        psutil.Process(broker.pid).cpu_affinity(OTHERS)
         create_or_check(broker.bootstrap, TOPICS, dev=True)
         asyncio.run(produce(broker.bootstrap, events, TOPICS.model_dump(), lambda _: None))
         return _child(name, {**job, "bootstrap": broker.bootstrap, "folder": str(folder / "state"), "partitions": 4})
@@ -57,6 +61,7 @@ def latency_row(model: Path, sha256: str, folder: Path, rate: int) -> dict[str, 
     from training.example_topic import announce
 
     with LocalKafka(folder / "kafka") as broker:
+        psutil.Process(broker.pid).cpu_affinity(OTHERS)
         create_or_check(broker.bootstrap, TOPICS, dev=True)
         announcement = ModelAnnouncement(
             role="champion", name="latent_feature", version="1", uri=str(model), sha256=sha256, published_at=0
@@ -75,7 +80,24 @@ def latency_row(model: Path, sha256: str, folder: Path, rate: int) -> dict[str, 
             worker.stop()
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Two runs on one machine would measure each other: the second ends here."""
+    with (Path(tempfile.gettempdir()) / "isthmus-bench.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit("another benchmark is running on this machine: wait for its end")
+        yield
+
+
 def main() -> None:
+    with alone():
+        measure_all()
+
+
+def measure_all() -> None:
+    psutil.Process().cpu_affinity(OTHERS)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="isthmus-bench-") as temporary:
         folder = Path(temporary)
@@ -89,14 +111,14 @@ def main() -> None:
                     row = (
                         contend(name, new_users(WARM + COUNT), job, folder / f"{number}-{name}-{scored}")
                         if name == "ours"
-                        else _child(name, {**job, "bootstrap": "", "folder": str(folder / "x"), "partitions": 1})
+                        else _child(name, {**job, "bootstrap": "", "folder": str(folder / "x"), "partitions": TOPICS.partitions})
                     )
                     _take(trials, (name, "new users", scored), row)
                 full = sum(1 for _ in to_the_bounds(USERS))
                 bounded = {"skip": full, "count": COUNT // 2, "model": job["model"], "bounds": USERS}
                 events = [*to_the_bounds(USERS), *at_the_bounds(USERS, COUNT // 2)]
                 _take(trials, ("ours", "at the bounds", scored), contend("ours", events, bounded, folder / f"{number}-b-{scored}"))
-                child = {**bounded, "bootstrap": "", "folder": str(folder / "x"), "partitions": 1}
+                child = {**bounded, "bootstrap": "", "folder": str(folder / "x"), "partitions": TOPICS.partitions}
                 _take(trials, ("limit", "at the bounds", scored), _child("limit", child))
                 short = {**job, "skip": 1_000, "count": PLAIN_COUNT}
                 row = contend("plain", new_users(1_000 + PLAIN_COUNT), short, folder / f"{number}-plain-{scored}")
@@ -105,8 +127,13 @@ def main() -> None:
             medians = {key: statistics.median(row[key] for row in found) for key in found[0]}
             rows.append({"contender": contender, "users": users, "scored": scored, **medians})
         for rate in (1_000, 5_000):
-            timed = latency_row(model, sha256, folder / f"latency-{rate}", rate)
+            try:
+                timed = latency_row(model, sha256, folder / f"latency-{rate}", rate)
+            except TimeoutError as error:
+                print(f"{rate} clicks/s: no figures: {error}", file=sys.stderr)
+                continue
             rows.append({"contender": "ours", "users": f"{rate} clicks/s", "scored": True, **timed})
+            print(rows[-1], file=sys.stderr, flush=True)
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(rows, indent=2))
     print(as_table(rows))

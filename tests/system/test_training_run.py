@@ -190,6 +190,7 @@ def test_dying_between_alias_and_former_champion_keeps_a_champion(registry_folde
     assert champion(registry_in(registry_folder)) == "1"
 
 
+ROOT = Path(__file__).parents[2]
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -213,7 +214,7 @@ def test_a_training_process_killed_in_mid_training_leaves_the_champion(registry_
         [sys.executable, "-c", KILLED, str(registry_folder)],
         check=False,
         capture_output=True,
-        env={**os.environ, "PYTHONPATH": "."},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     again = registry_in(registry_folder)
