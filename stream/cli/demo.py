@@ -73,17 +73,19 @@ async def _run(
     seed: int | None,
 ) -> None:
     from stream.broker.app import stop_on_signals
+    from stream.cli.demonstration.stage import Stage
     from stream.cli.demonstration.view import View
 
     stop = stop_on_signals()
     if seconds is not None:
         asyncio.get_running_loop().call_later(seconds, stop.set)
     with View(tally) as view:
+        stage = Stage(settings, folder, tally, stop, view.refresh, seconds, seed)
         if kafka:
             from stream.cli.demonstration.kafka import run_on_kafka
 
-            await run_on_kafka(settings, folder, bootstrap, tally, stop, view.refresh, seconds, seed)
+            await run_on_kafka(stage, bootstrap)
         else:
             from stream.cli.demonstration.embedded import run_embedded
 
-            await run_embedded(settings, folder, folder if persist else None, tally, stop, view.refresh, seconds, seed)
+            await run_embedded(stage, persist=persist)

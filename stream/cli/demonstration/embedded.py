@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,13 +20,13 @@ from stream.core.outputs import decode_example
 from stream.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from stream.broker.embedded.log import Log
+    from stream.cli.demonstration.stage import Stage
     from stream.cli.demonstration.tally import Tally
     from stream.core.records import Record
-    from stream.settings import Settings
     from training.synthetic.live import LiveEvent
 
 NAME: Final = "demo"
@@ -35,81 +36,77 @@ MIN_JUDGED: Final = 80
 LOOK_S: Final = 0.25
 
 
-async def run_embedded(
-    settings: Settings,
-    folder: Path,
-    persist: Path | None,
-    tally: Tally,
-    stop: asyncio.Event,
-    show: Callable[[], None],
-    seconds: float | None,
-    seed: int | None,
-) -> None:
-    """Runs everything until `stop`; `persist` keeps log and tables there."""
-    from training.example_files import write_examples
-    from training.examples import in_time_order
-
-    log = open_log(NAME, persist)
-    log.create_topics(specs(settings.topics))
+async def run_embedded(stage: Stage, *, persist: bool) -> None:
+    """Runs everything until the stage's `stop`; `persist` keeps log and tables in its folder."""
+    log = open_log(NAME, stage.folder if persist else None)
+    log.create_topics(specs(stage.settings.topics))
     metrics = Metrics()
-    server, _ = metrics.serve(settings.worker.metrics_port)
-    tally.metrics_at = f"http://127.0.0.1:{server.server_port}/metrics"
-    names = settings.topics.model_dump()
+    server, _ = metrics.serve(stage.settings.worker.metrics_port)
+    stage.tally.metrics_at = f"http://127.0.0.1:{server.server_port}/metrics"
+    names = stage.settings.topics.model_dump()
 
     async def send(events: Sequence[LiveEvent]) -> None:
         for event in events:
             log.append(names[event.role], event.key, event.value)
 
-    async def watch() -> None:
-        pids = {"demo": _own_pid()}
-        while True:
-            tally.read([metrics.registry.collect()])
-            tally.weigh(pids)
-            show()
-            await asyncio.sleep(LOOK_S)
-
-    def save(path: Path) -> int:
-        newest = {
-            record.key: record.value
-            for partition in log.topics[names["training_examples"]].partitions
-            for record in list(partition.records)
-        }
-        examples = in_time_order(decode_example(value) for value in newest.values() if value)
-        write_examples(path, examples)
-        return len(examples)
-
-    tasks = [
-        *_parts(settings, folder, log, metrics, tally, stop),
-        send_live(send, tally, seconds, seed),
-        watch(),
-        _train_again_and_again(log, names, folder, save, tally),
+    serving = Serving()
+    apps = _apps(stage, log, metrics, serving)
+    others = [
+        *_follows(stage, log, metrics, serving),
+        send_live(send, stage.tally, stage.seconds, stage.seed),
+        _watch(stage, metrics),
+        _train_again_and_again(log, names, stage.folder, stage.tally),
     ]
-    running = [asyncio.create_task(task) for task in tasks]
+    running = [asyncio.create_task(task) for task in [*apps, *others]]
     try:
-        await asyncio.wait([asyncio.create_task(stop.wait()), *running], return_when=asyncio.FIRST_COMPLETED)
-        stop.set()
-        for task in running[2:]:
+        await asyncio.wait([asyncio.create_task(stage.stop.wait()), *running], return_when=asyncio.FIRST_COMPLETED)
+        stage.stop.set()
+        for task in running[len(apps) :]:
             task.cancel()
         for result in await asyncio.gather(*running, return_exceptions=True):
             if isinstance(result, Exception):
                 raise result
-        tally.read([metrics.registry.collect()])
+        stage.tally.read([metrics.registry.collect()])
     finally:
         server.shutdown()
         await log.close()
         forget(NAME)
 
 
-def _parts(settings: Settings, folder: Path, log: Log, metrics: Metrics, tally: Tally, stop: asyncio.Event) -> list[Any]:
-    """Worker and encoder (which end by `stop`), and what follows the log."""
-    topics = settings.topics
+async def _watch(stage: Stage, metrics: Metrics) -> None:
+    while True:
+        stage.tally.read([metrics.registry.collect()])
+        stage.tally.weigh({"demo": os.getpid()})
+        stage.show()
+        await asyncio.sleep(LOOK_S)
+
+
+def _save_examples(log: Log, topic: str, path: Path) -> int:
+    """Writes the newest examples to a file; gives how many."""
+    from training.example_files import write_examples
+    from training.examples import in_time_order
+
+    newest = {record.key: record.value for partition in log.topics[topic].partitions for record in list(partition.records)}
+    examples = in_time_order(decode_example(value) for value in newest.values() if value)
+    write_examples(path, examples)
+    return len(examples)
+
+
+def _apps(stage: Stage, log: Log, metrics: Metrics, serving: Serving) -> list[Any]:
+    """Worker and encoder; they end by the stage's `stop`."""
+    settings, topics = stage.settings, stage.settings.topics
     url, partitions = f"embedded://{NAME}", topics.partitions
-    serving = Serving()
     sources = source_topics(topics)
-    worker = make_app("isthmus-profiles", url, data=folder / "worker", partitions=partitions)
+    worker = make_app("isthmus-profiles", url, data=stage.folder / "worker", partitions=partitions)
     add_profiles(worker, sources, log.epochs(sources), serving, step_settings(settings), topics, metrics)
-    encoder = make_app("isthmus-encoder", url, data=folder / "encoder", partitions=partitions, batch_records=ENCODER_BATCH)
+    encoder = make_app("isthmus-encoder", url, data=stage.folder / "encoder", partitions=partitions, batch_records=ENCODER_BATCH)
     add_processor(encoder, topics.transcripts, log.epochs([topics.transcripts]), encoder_process(settings, metrics), metrics)
+    return [run_until_stopped(worker, stage.stop), run_until_stopped(encoder, stage.stop)]
+
+
+def _follows(stage: Stage, log: Log, metrics: Metrics, serving: Serving) -> list[Any]:
+    """What follows the log: catalogue and models for the worker, lists and dead letters for the tally."""
+    topics, tally = stage.settings.topics, stage.tally
     follower = ServingFollower(serving, metrics)
 
     async def on_recommendations(records: Sequence[Record]) -> None:
@@ -119,8 +116,6 @@ def _parts(settings: Settings, folder: Path, log: Log, metrics: Metrics, tally: 
         tally.dead_letters += len(records)
 
     return [
-        run_until_stopped(worker, stop),
-        run_until_stopped(encoder, stop),
         follow_log(log, topics.items, follower.on_items, asyncio.Event()),
         follow_log(log, topics.models, follower.on_models, asyncio.Event()),
         follow_log(log, topics.recommendations, on_recommendations, asyncio.Event(), from_end=True),
@@ -128,7 +123,7 @@ def _parts(settings: Settings, folder: Path, log: Log, metrics: Metrics, tally: 
     ]
 
 
-async def _train_again_and_again(log: Log, names: dict[str, str], folder: Path, save: Callable[[Path], int], tally: Tally) -> None:
+async def _train_again_and_again(log: Log, names: dict[str, str], folder: Path, tally: Tally) -> None:
     """One training run in a child process as soon as there is enough, and one every 45 s from then on; announces what it
     promoted.
     """
@@ -139,7 +134,7 @@ async def _train_again_and_again(log: Log, names: dict[str, str], folder: Path, 
     announced.write_bytes(b"")
     told = 0
     while True:
-        count = await asyncio.to_thread(save, examples)
+        count = await asyncio.to_thread(_save_examples, log, names["training_examples"], examples)
         tally.news.append(f"training on {count} examples in a process of its own")
         arguments = ["train", "--examples", str(examples), "--announce-file", str(announced), "--min-judged", str(MIN_JUDGED)]
         command = [sys.executable, "-m", "stream.cli.main", *arguments, "--items", ",".join(_item_ids(log, names["items"]))]
@@ -174,17 +169,9 @@ def _item_ids(log: Log, topic: str) -> list[str]:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    import os
-
     return {
         **os.environ,
         "ISTHMUS_REGISTRY__URI": f"sqlite:///{folder / 'registry' / 'mlflow.db'}",
         "ISTHMUS_REGISTRY__FOLDER": str(folder / "registry" / "models"),
         "OMP_NUM_THREADS": "1",
     }
-
-
-def _own_pid() -> int:
-    import os
-
-    return os.getpid()

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from stream.cli.demonstration.stage import Stage
     from stream.cli.demonstration.tally import Tally
-    from stream.settings import Settings
     from training.synthetic.live import LiveEvent
 
 WORKERS: Final = 2
@@ -31,30 +31,21 @@ MIN_JUDGED: Final = 80
 LOOK_S: Final = 1.0
 
 
-async def run_on_kafka(
-    settings: Settings,
-    folder: Path,
-    bootstrap: str | None,
-    tally: Tally,
-    stop: asyncio.Event,
-    show: Callable[[], None],
-    seconds: float | None,
-    seed: int | None,
-) -> None:
-    """Runs the parts until `stop`; starts a local broker of its own where none is named."""
+async def run_on_kafka(stage: Stage, bootstrap: str | None) -> None:
+    """Runs the parts until the stage's `stop`; starts a local broker of its own where none is named."""
     with ExitStack() as stack:
         pids = {"demo": os.getpid()}
         if bootstrap is None:
-            kafka = stack.enter_context(LocalKafka(folder / "kafka"))
+            kafka = stack.enter_context(LocalKafka(stage.folder / "kafka"))
             bootstrap, pids["kafka"] = kafka.bootstrap, kafka.pid
-        await asyncio.to_thread(create_or_check, bootstrap, settings.topics, dev=True)
-        parts = Parts(bootstrap, folder, pids, stack)
+        await asyncio.to_thread(create_or_check, bootstrap, stage.settings.topics, dev=True)
+        parts = Parts(bootstrap, stage.folder, pids, stack)
         ports = [free_port() for _ in range(WORKERS)]
-        tally.metrics_at = ", ".join(f"http://127.0.0.1:{port}/metrics" for port in ports)
+        stage.tally.metrics_at = ", ".join(f"http://127.0.0.1:{port}/metrics" for port in ports)
         for number, port in enumerate(ports, start=1):
             parts.start(f"worker-{number}", ["worker", "--name", f"worker-{number}", "--metrics-port", str(port)])
         parts.start("encoder", ["encoder", "--metrics-port", "0"])
-        await _run(settings, bootstrap, ports, parts, tally, stop, show, seconds, seed)
+        await _run(stage, bootstrap, ports, parts)
 
 
 class Parts:
@@ -86,18 +77,8 @@ class Parts:
             child.check()
 
 
-async def _run(
-    settings: Settings,
-    bootstrap: str,
-    ports: Sequence[int],
-    parts: Parts,
-    tally: Tally,
-    stop: asyncio.Event,
-    show: Callable[[], None],
-    seconds: float | None,
-    seed: int | None,
-) -> None:
-    names = settings.topics.model_dump()
+async def _run(stage: Stage, bootstrap: str, ports: Sequence[int], parts: Parts) -> None:
+    names, tally = stage.settings.topics.model_dump(), stage.tally
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5)
     await producer.start()
 
@@ -112,7 +93,7 @@ async def _run(
             parts.check()
             tally.read(await asyncio.to_thread(_scrape, ports))
             tally.weigh(parts.pids)
-            show()
+            stage.show()
             if not trains and tally.recommendations:  # its start takes a core for seconds: the workers come first
                 parts.start("trainer", ["train", "--every", EVERY, "--min-judged", str(MIN_JUDGED)])
                 trains = True
@@ -121,14 +102,14 @@ async def _run(
     tasks = [
         asyncio.create_task(task)
         for task in (
-            send_live(send, tally, seconds, seed),
+            send_live(send, tally, stage.seconds, stage.seed),
             watch(),
             _consume(bootstrap, names["recommendations"], lambda records: tally.saw_recommendations(one.value for one in records)),
             _consume(bootstrap, names["dead_letters"], lambda records: _add_dead_letters(tally, len(records))),
         )
     ]
     try:
-        await asyncio.wait([asyncio.create_task(stop.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([asyncio.create_task(stage.stop.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED)
         tally.read(await asyncio.to_thread(_scrape, ports))
         tally.weigh(parts.pids)
     finally:

@@ -1,0 +1,27 @@
+"""What both ways to run the demo are given: where it runs, for how long, who counts and who shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from stream.cli.demonstration.tally import Tally
+    from stream.settings import Settings
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`folder` holds all files; `stop` ends the demo; `show` refreshes the view; `seconds` is None where nobody has set an end."""
+
+    settings: Settings
+    folder: Path
+    tally: Tally
+    stop: asyncio.Event
+    show: Callable[[], None]
+    seconds: float | None
+    seed: int | None
