@@ -1,14 +1,24 @@
 """How far a group is behind: end offsets less committed ones, as the broker tells them."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from kafka import TopicPartition
 from kafka.admin import OffsetSpec
-from kafka.errors import CoordinatorNotAvailableError, GroupIdNotFoundError, KafkaError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    GroupIdNotFoundError,
+    KafkaError,
+    NotCoordinatorError,
+)
 
 from stream.broker.topics import admin_client
 from stream.errors import IsthmusError
+
+
+_NO_GROUP_YET: Final = (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, GroupIdNotFoundError, NotCoordinatorError)
+"""What a broker answers for a while after its start, or before a group's first commit."""
 
 
 class Progress(NamedTuple):
@@ -42,7 +52,7 @@ def group_progress(bootstrap: str, group: str, topics: Iterable[str]) -> Progres
 def _committed(admin: Any, group: str, partitions: list[Any]) -> dict[Any, int]:
     try:
         found = admin.list_group_offsets({group: partitions})
-    except (CoordinatorNotAvailableError, GroupIdNotFoundError):
+    except _NO_GROUP_YET:
         return {}
     offsets = found.get(group, found)
     return {partition: max(0, offset.offset) for partition, offset in offsets.items()}

@@ -1,0 +1,210 @@
+"""A worker on real Kafka: hostile messages, two workers sharing, a swapped model, and what is refused at the start."""
+
+import asyncio
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from kafka import KafkaProducer
+
+from models.folder import write_folder
+from stream.broker.lag import group_progress
+from stream.broker.local import LocalKafka, free_port
+from stream.broker.produce import produce
+from stream.broker.topics import create_or_check, source_topics
+from stream.cli.processes import Child, wait_for
+from stream.core.announcements import ModelAnnouncement
+from stream.core.events import Click, Item, Reason
+from stream.core.partitioner import partition_of
+from stream.settings import Topics
+from tests.system.exact import assert_exact, newest, read_all
+from tests.system.needs import broker_or_skip
+from training.example_topic import announce
+from training.synthetic.live import LiveEvent, Rates, stream_events
+from training.synthetic.world import make_world
+
+TOPICS = Topics(partitions=4)
+START_MS = 1_750_000_000_000
+ITEMS = tuple(f"item-{number}" for number in range(5))
+
+
+@pytest.fixture
+def bootstrap(tmp_path: Path) -> Iterator[str]:
+    """A broker of the test's own, with all topics."""
+    broker_or_skip()
+    with LocalKafka(tmp_path / "kafka") as broker:
+        create_or_check(broker.bootstrap, TOPICS, dev=True)
+        yield broker.bootstrap
+
+
+def worker(bootstrap: str, folder: Path, name: str = "worker-1", port: int = 0, **environment: str) -> Child:
+    variables = {
+        "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
+        "ISTHMUS_TOPICS__PARTITIONS": "4",
+        "ISTHMUS_KAFKA__DEV": "true",
+        "ISTHMUS_WORKER__STATIC_MEMBERSHIP": "false",
+        **environment,
+    }
+    arguments = ["worker", "--bootstrap", bootstrap, "--name", name, "--metrics-port", str(port)]
+    return Child(arguments, variables, folder / f"{name}.log")
+
+
+def folded(bootstrap: str, records: int) -> bool:
+    progress = group_progress(bootstrap, "isthmus-profiles", source_topics(TOPICS))
+    return progress.end >= records and progress.lag == 0
+
+
+def click(user: str, number: int = 0) -> bytes:
+    return msgspec.json.encode(Click(user, START_MS + number, ("home",), event_id=f"{user}-{number}"))
+
+
+HOSTILE: list[tuple[bytes | None, bytes | None, Reason]] = [
+    (b"h", b"{", Reason.NOT_JSON),
+    (b"h", b"\xff\xfe", Reason.NOT_JSON),
+    (b"h", b"", Reason.EMPTY),
+    (b"h", None, Reason.EMPTY),
+    (None, click("h"), Reason.MISSING_KEY),
+    (b"other", click("h"), Reason.KEY_MISMATCH),
+    (b"h", b"[" * 100_000, Reason.INVALID),
+    (b"h", b'{"user_id":"h","x":' + b"[" * 100_000, Reason.NOT_JSON),
+    (b"h", b'{"user_id":"h","occurred_at":NaN,"tags":["a"]}', Reason.NOT_JSON),
+    (b"h", b'{"user_id":"h","occurred_at":Infinity,"tags":["a"]}', Reason.NOT_JSON),
+    (b"h", b'{"user_id":"h","occurred_at":1e999,"tags":["a"]}', Reason.INVALID),
+    (b"h", b'{"user_id":["h"],"occurred_at":{},"tags":7}', Reason.INVALID),
+    (b"h", b'{"user_id":"h","occurred_at":99999999999999,"tags":["a"]}', Reason.TOO_FAR_AHEAD),
+    (b"h", b'{"user_id":"h","occurred_at":1,"tags":["' + b"a" * 1_000_000 + b'"]}', Reason.INVALID),
+    (b"h", b'"' + b"a" * 1_048_400 + b'"', Reason.INVALID),
+]
+"""The last one is as large as the topic takes. Each must become one dead letter with this reason."""
+
+
+def test_hostile_messages_become_dead_letters_and_their_partitions_go_on(bootstrap: str, tmp_path: Path) -> None:
+    """Also random bytes; ancient times and unknown fields are accepted; a good click behind them in each partition is answered."""
+    rng = np.random.default_rng(5)
+    noise = [rng.bytes(int(rng.integers(1, 300))) for _ in range(25)]
+    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", max_request_size=2 << 20)
+    partition = partition_of(b"h", 4)
+    for key, value, _ in HOSTILE:
+        producer.send(TOPICS.clicks, key=key, value=value, partition=partition).get(10)
+    for value in noise:
+        producer.send(TOPICS.clicks, key=b"h", value=value, partition=partition).get(10)
+    producer.send(TOPICS.clicks, key=b"stray", value=click("stray"), partition=(partition_of(b"stray", 4) + 1) % 4).get(10)
+    ancient = b'{"user_id":"ancient","occurred_at":0,"tags":["a"],"colour":{"deep":[1]}}'
+    producer.send(TOPICS.clicks, key=b"ancient", value=ancient, partition=partition_of(b"ancient", 4)).get(10)
+    good = [f"good-{number}" for number in range(12)]
+    for user in good:
+        producer.send(TOPICS.clicks, key=user.encode(), value=click(user), partition=partition_of(user.encode(), 4)).get(10)
+    producer.close()
+    sent = len(HOSTILE) + len(noise) + 2 + len(good)
+    child = worker(bootstrap, tmp_path)
+    try:
+        wait_for(lambda: folded(bootstrap, sent), [child], 40, "the folding of all events")
+    finally:
+        child.stop()
+    letters = [msgspec.json.decode(value) for value in newest(read_all(bootstrap, TOPICS.dead_letters)).values()]
+    by_offset = {(letter["origin"]["partition"], letter["origin"]["offset"]): letter["reason"] for letter in letters}
+    assert [by_offset[partition, offset] for offset in range(len(HOSTILE))] == [reason for _, _, reason in HOSTILE]
+    assert len(letters) == len(HOSTILE) + len(noise) + 1
+    assert Reason.WRONG_PARTITION in by_offset.values()
+    answered = newest(read_all(bootstrap, TOPICS.recommendations)).keys()
+    assert {user.encode() for user in good} | {b"ancient"} <= answered
+    assert child.process.returncode == 0
+
+
+def test_two_workers_share_and_one_hands_over_when_it_leaves(bootstrap: str, tmp_path: Path) -> None:
+    """SIGTERM of one, the rest folded by the other: every history, example and list is exact."""
+    world = make_world(np.random.default_rng(1))
+    events = [
+        event
+        for event, _ in zip(stream_events(world, np.random.default_rng(2), START_MS, rates=Rates()), range(5_000), strict=False)
+    ]
+    told = [event for event in events if event.role != "transcripts"]
+    first, second = worker(bootstrap, tmp_path, "one"), worker(bootstrap, tmp_path, "two")
+    half = len(told) // 2
+    try:
+        wait_for(lambda: shares(tmp_path), [first, second], 40, "sharing")
+        send(bootstrap, told[:half])
+        wait_for(lambda: folded(bootstrap, half - 24), [first, second], 40, "the folding of the first half")
+        first.stop()
+        assert first.process.returncode == 0
+        send(bootstrap, told[half:])
+        wait_for(lambda: folded(bootstrap, len(told) - 24), [second], 40, "the folding of the rest")
+    finally:
+        first.stop()
+        second.stop()
+    assert assert_exact(bootstrap, TOPICS, None) > 100
+
+
+def shares(folder: Path) -> bool:
+    """Both have said how many partition numbers they serve, and it is less than all."""
+    logs = [(folder / f"{name}.log").read_text() if (folder / f"{name}.log").exists() else "" for name in ("one", "two")]
+    return all("serving 2 partition numbers" in log for log in logs)
+
+
+def send(bootstrap: str, events: list[LiveEvent]) -> None:
+    asyncio.run(produce(bootstrap, events, TOPICS.model_dump(), lambda _: None))
+
+
+def publish(bootstrap: str, folder: Path, version: str) -> None:
+    prior = np.linspace(0.9, 0.1, len(ITEMS), dtype=np.float32)
+    items = ITEMS if version == "1" else ITEMS[::-1]
+    sha256 = write_folder(folder, kind="popular", version=version, items=items, prior=prior)
+    announcement = ModelAnnouncement(
+        role="champion", name="popular", version=version, uri=str(folder), sha256=sha256, published_at=1
+    )
+    if version == "3":
+        (folder / "items.json").write_text("{}")
+    announce(bootstrap, TOPICS.models, announcement)
+
+
+def test_a_champion_is_swapped_in_and_a_corrupt_one_refused_without_a_restart(bootstrap: str, tmp_path: Path) -> None:
+    """The list's model version tells; the refusal is counted with its reason; the catalogue is followed live."""
+    port = free_port()
+    child = worker(bootstrap, tmp_path, port=port)
+    number = 0
+
+    def version_of_next_list() -> str:
+        nonlocal number
+        number += 1
+        user = f"user-{number}"
+        producer = KafkaProducer(bootstrap_servers=bootstrap)
+        producer.send(TOPICS.clicks, key=user.encode(), value=click(user), partition=partition_of(user.encode(), 4)).get(10)
+        producer.close()
+        wait_for(lambda: user.encode() in newest(read_all(bootstrap, TOPICS.recommendations)), [child], 30, "a list")
+        found = msgspec.json.decode(newest(read_all(bootstrap, TOPICS.recommendations))[user.encode()])
+        version: str = found["model"]["version"]
+        return version
+
+    def metrics() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    try:
+        producer = KafkaProducer(bootstrap_servers=bootstrap)
+        for item in ITEMS:
+            producer.send(TOPICS.items, key=item.encode(), value=msgspec.json.encode(Item(item, item))).get(10)
+        producer.close()
+        assert version_of_next_list() == "0"
+        for version in ("1", "2"):
+            publish(bootstrap, tmp_path / version, version)
+            wait_for(lambda: f'version="{version}"' in metrics(), [child], 20, "the swap")  # noqa: B023
+            assert version_of_next_list() == version
+        publish(bootstrap, tmp_path / "3", "3")
+        wait_for(lambda: 'isthmus_model_refusals_total{reason="hash"} 1.0' in metrics(), [child], 20, "the refusal")
+        assert version_of_next_list() == "2"
+        assert "isthmus_catalogue_items 5.0" in metrics()
+    finally:
+        child.stop()
+
+
+@pytest.mark.parametrize(("partitions", "said"), [("6", "has 4 partitions, not 6"), ("4", "missing")])
+def test_a_worker_refuses_topics_that_do_not_fit(bootstrap: str, tmp_path: Path, partitions: str, said: str) -> None:
+    """Exit code 2 and what to do about it, before it touches anything."""
+    missing = {} if partitions == "6" else {"ISTHMUS_TOPICS__CLICKS": "other-clicks"}
+    child = worker(bootstrap, tmp_path, **{"ISTHMUS_TOPICS__PARTITIONS": partitions, **missing})
+    assert child.process.wait(30) == 2
+    assert said in child.log.read_text()
