@@ -16,7 +16,6 @@ from kafka.errors import (
 from stream.broker.topics import admin_client
 from stream.errors import IsthmusError
 
-
 _NO_GROUP_YET: Final = (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, GroupIdNotFoundError, NotCoordinatorError)
 """What a broker answers for a while after its start, or before a group's first commit."""
 

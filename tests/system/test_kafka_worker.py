@@ -2,7 +2,7 @@
 
 import asyncio
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -40,13 +40,13 @@ def bootstrap(tmp_path: Path) -> Iterator[str]:
         yield broker.bootstrap
 
 
-def worker(bootstrap: str, folder: Path, name: str = "worker-1", port: int = 0, **environment: str) -> Child:
+def worker(bootstrap: str, folder: Path, name: str = "worker-1", port: int = 0, more: Mapping[str, str] | None = None) -> Child:
     variables = {
         "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
         "ISTHMUS_TOPICS__PARTITIONS": "4",
         "ISTHMUS_KAFKA__DEV": "true",
         "ISTHMUS_WORKER__STATIC_MEMBERSHIP": "false",
-        **environment,
+        **(more or {}),
     }
     arguments = ["worker", "--bootstrap", bootstrap, "--name", name, "--metrics-port", str(port)]
     return Child(arguments, variables, folder / f"{name}.log")
@@ -205,6 +205,6 @@ def test_a_champion_is_swapped_in_and_a_corrupt_one_refused_without_a_restart(bo
 def test_a_worker_refuses_topics_that_do_not_fit(bootstrap: str, tmp_path: Path, partitions: str, said: str) -> None:
     """Exit code 2 and what to do about it, before it touches anything."""
     missing = {} if partitions == "6" else {"ISTHMUS_TOPICS__CLICKS": "other-clicks"}
-    child = worker(bootstrap, tmp_path, **{"ISTHMUS_TOPICS__PARTITIONS": partitions, **missing})
+    child = worker(bootstrap, tmp_path, more={"ISTHMUS_TOPICS__PARTITIONS": partitions, **missing})
     assert child.process.wait(30) == 2
     assert said in child.log.read_text()
