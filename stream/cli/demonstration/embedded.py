@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from stream.broker.app import add_processor, add_profiles, make_app, run_until_stopped
@@ -14,6 +13,7 @@ from stream.broker.followers import ServingFollower
 from stream.broker.profiles import Serving
 from stream.broker.topics import source_topics, specs
 from stream.cli.demonstration.load import send_live
+from stream.cli.processes import Child
 from stream.cli.running import ENCODER_BATCH, encoder_process, step_settings
 from stream.core.announcements import decode_announcement
 from stream.core.outputs import decode_example
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 NAME: Final = "demo"
 FIRST_EXAMPLES: Final = 900
 AGAIN_S: Final = 45.0
+TRAINER_LOOKS: Final = "2s"
 MIN_JUDGED: Final = 80
 LOOK_S: Final = 0.25
 
@@ -88,7 +89,9 @@ def _save_examples(log: Log, topic: str, path: Path) -> int:
 
     newest = {record.key: record.value for partition in log.topics[topic].partitions for record in list(partition.records)}
     examples = in_time_order(decode_example(value) for value in newest.values() if value)
-    write_examples(path, examples)
+    unfinished = path.with_suffix(".unfinished")
+    write_examples(unfinished, examples)
+    unfinished.replace(path)
     return len(examples)
 
 
@@ -124,36 +127,34 @@ def _follows(stage: Stage, log: Log, metrics: Metrics, serving: Serving) -> list
 
 
 async def _train_again_and_again(log: Log, names: dict[str, str], folder: Path, tally: Tally) -> None:
-    """One training run in a child process as soon as there is enough, and one every 45 s from then on; announces what it
-    promoted.
+    """A trainer in a child process, from the start, for its imports take seconds: it finds new examples as soon as there are
+    enough, and every 45 s from then on; what it promotes is announced.
     """
-    examples, announced = folder / "examples.bin", folder / "announced.jsonl"
-    topic = log.topics[names["training_examples"]]
-    while sum(len(partition.records) for partition in topic.partitions) < FIRST_EXAMPLES:
+    while not (items := _item_ids(log, names["items"])):
         await log.wait(LOOK_S)
+    examples, announced, output = folder / "examples.bin", folder / "announced.jsonl", folder / "train.log"
     announced.write_bytes(b"")
-    told = 0
-    while True:
-        count = await asyncio.to_thread(_save_examples, log, names["training_examples"], examples)
-        tally.news.append(f"training on {count} examples in a process of its own")
-        arguments = ["train", "--examples", str(examples), "--announce-file", str(announced), "--min-judged", str(MIN_JUDGED)]
-        command = [sys.executable, "-m", "stream.cli.main", *arguments, "--items", ",".join(_item_ids(log, names["items"]))]
-        output = (folder / "train.log").open("ab")
-        process = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output, env=_environment(folder))
-        output.close()
-        try:
-            while process.returncode is None:
-                told = _announce_new(log, names["models"], announced, told)
-                tally.weigh({"train": process.pid})
-                await asyncio.wait([asyncio.create_task(process.wait())], timeout=LOOK_S)
-        finally:
-            if process.returncode is None:
-                process.terminate()
-                await process.wait()
-        told = _announce_new(log, names["models"], announced, told)
-        lines = (folder / "train.log").read_text(errors="replace").strip().splitlines()
-        tally.news.append(f"training ended: {lines[-1] if lines else 'without a word'}")
-        await asyncio.sleep(AGAIN_S)
+    arguments = ["train", "--every", TRAINER_LOOKS, "--examples", str(examples), "--announce-file", str(announced)]
+    arguments += ["--min-judged", str(MIN_JUDGED), "--items", ",".join(items)]
+    trainer = Child(arguments, _environment(folder), output)
+    try:
+        told, said, due = 0, "", 0.0
+        while True:
+            trainer.check()
+            tally.weigh({"train": trainer.pid})
+            records = sum(len(partition.records) for partition in log.topics[names["training_examples"]].partitions)
+            if records >= FIRST_EXAMPLES and tally.elapsed_s >= due:
+                count = await asyncio.to_thread(_save_examples, log, names["training_examples"], examples)
+                tally.news.append(f"{count} examples for the trainer, a process of its own")
+                due = tally.elapsed_s + AGAIN_S
+            told = _announce_new(log, names["models"], announced, told)
+            verdicts = [line for line in output.read_text(errors="replace").splitlines() if "version" in line and "INFO" in line]
+            if verdicts and verdicts[-1] != said:
+                said = verdicts[-1]
+                tally.news.append(said.partition(": ")[2])
+            await asyncio.sleep(LOOK_S)
+    finally:
+        await asyncio.to_thread(trainer.stop)
 
 
 def _announce_new(log: Log, topic: str, announced: Path, told: int) -> int:
@@ -170,7 +171,6 @@ def _item_ids(log: Log, topic: str) -> list[str]:
 
 def _environment(folder: Path) -> dict[str, str]:
     return {
-        **os.environ,
         "ISTHMUS_REGISTRY__URI": f"sqlite:///{folder / 'registry' / 'mlflow.db'}",
         "ISTHMUS_REGISTRY__FOLDER": str(folder / "registry" / "models"),
         "OMP_NUM_THREADS": "1",
