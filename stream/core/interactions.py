@@ -71,11 +71,12 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
         table = self.tags
         places = []
         for tag in tags:
-            if tag in table:
+            try:
                 places.append(table.index(tag))
-            elif len(table) < limits.SESSION_TAGS:
-                places.append(len(table))
-                table = (*table, tag)
+            except ValueError:
+                if len(table) < limits.SESSION_TAGS:
+                    places.append(len(table))
+                    table = (*table, tag)
         times = self.times + _TIME.pack(at)
         marks = self.marks + bytes((len(places), *places))
         older = self.older

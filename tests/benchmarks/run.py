@@ -30,10 +30,12 @@ from tests.benchmarks.load import Sent, at_the_bounds, new_users, to_the_bounds,
 
 TOPICS = Topics(partitions=4)
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "2"))
-WARM, COUNT, PLAIN_COUNT, USERS = 20_000, 100_000, 6_000, 2_000
+WARM, COUNT, PLAIN_COUNT, USERS, PLAIN_USERS = 20_000, 100_000, 6_000, 2_000, 60
 OUT = Path("build/bench.json")
 OTHERS = list(range(1, os.cpu_count() or 1)) or [0]
 """All cores but the contender's, 0: for broker and load."""
+
+Trials = dict[tuple[str, str, bool], list[dict[str, float]]]
 
 
 def contend(name: str, events: Iterable[Sent], job: dict[str, Any], folder: Path) -> dict[str, float]:
@@ -103,26 +105,10 @@ def measure_all() -> None:
         folder = Path(temporary)
         model = folder / "model"
         sha256 = write_network(model)
-        trials: dict[tuple[str, str, bool], list[dict[str, float]]] = {}
+        trials: Trials = {}
         for number in range(ROUNDS):
             for scored in (False, True):
-                job = {"skip": WARM, "count": COUNT, "model": str(model) if scored else ""}
-                for name in ("ours", "limit"):
-                    row = (
-                        contend(name, new_users(WARM + COUNT), job, folder / f"{number}-{name}-{scored}")
-                        if name == "ours"
-                        else _child(name, {**job, "bootstrap": "", "folder": str(folder / "x"), "partitions": TOPICS.partitions})
-                    )
-                    _take(trials, (name, "new users", scored), row)
-                full = sum(1 for _ in to_the_bounds(USERS))
-                bounded = {"skip": full, "count": COUNT // 2, "model": job["model"], "bounds": USERS}
-                events = [*to_the_bounds(USERS), *at_the_bounds(USERS, COUNT // 2)]
-                _take(trials, ("ours", "at the bounds", scored), contend("ours", events, bounded, folder / f"{number}-b-{scored}"))
-                child = {**bounded, "bootstrap": "", "folder": str(folder / "x"), "partitions": TOPICS.partitions}
-                _take(trials, ("limit", "at the bounds", scored), _child("limit", child))
-                short = {**job, "skip": 1_000, "count": PLAIN_COUNT}
-                row = contend("plain", new_users(1_000 + PLAIN_COUNT), short, folder / f"{number}-plain-{scored}")
-                _take(trials, ("plain Faust agent", "new users", scored), row)
+                _one_round(folder / f"{number}-{scored}", str(model) if scored else "", trials)
         for (contender, users, scored), found in trials.items():
             medians = {key: statistics.median(row[key] for row in found) for key in found[0]}
             rows.append({"contender": contender, "users": users, "scored": scored, **medians})
@@ -139,7 +125,30 @@ def measure_all() -> None:
     print(as_table(rows))
 
 
-def _take(trials: dict[tuple[str, str, bool], list[dict[str, float]]], key: tuple[str, str, bool], row: dict[str, float]) -> None:
+def _one_round(folder: Path, model: str, trials: Trials) -> None:
+    """Every contender once, with one model ("" for none)."""
+    scored = bool(model)
+    in_memory = {"bootstrap": "", "folder": str(folder / "memory"), "partitions": TOPICS.partitions}
+    job = {"skip": WARM, "count": COUNT, "model": model}
+    _take(trials, ("ours", "new users", scored), contend("ours", new_users(WARM + COUNT), job, folder / "new"))
+    _take(trials, ("limit", "new users", scored), _child("limit", {**job, **in_memory}))
+    bounded = {"skip": filling(USERS), "count": COUNT // 2, "model": model, "bounds": USERS}
+    events = [*to_the_bounds(USERS), *at_the_bounds(USERS, COUNT // 2)]
+    _take(trials, ("ours", "at the bounds", scored), contend("ours", events, bounded, folder / "bounds"))
+    _take(trials, ("limit", "at the bounds", scored), _child("limit", {**bounded, **in_memory}))
+    short = {**job, "skip": 1_000, "count": PLAIN_COUNT}
+    row = contend("plain", new_users(1_000 + PLAIN_COUNT), short, folder / "plain")
+    _take(trials, ("plain Faust agent", "new users", scored), row)
+    events = [*to_the_bounds(PLAIN_USERS), *at_the_bounds(PLAIN_USERS, PLAIN_COUNT)]
+    row = contend("plain", events, {**short, "skip": filling(PLAIN_USERS)}, folder / "plain-bounds")
+    _take(trials, ("plain Faust agent", "at the bounds", scored), row)
+
+
+def filling(users: int) -> int:
+    return sum(1 for _ in to_the_bounds(users))
+
+
+def _take(trials: Trials, key: tuple[str, str, bool], row: dict[str, float]) -> None:
     trials.setdefault(key, []).append(row)
     print(*key, {name: round(value, 1) for name, value in row.items()}, file=sys.stderr, flush=True)
 
