@@ -86,7 +86,7 @@ def fit_and_score(rows: Sequence[Features], events: Sequence[Event], border: int
     for item in range(1, 25):
         bought = np.array([item in event.items for event in events[:border]])
         if bought.any():
-            model = LogisticRegression(C=0.3, solver="liblinear").fit(train, bought)
+            model = LogisticRegression(C=0.3, solver="liblinear", tol=0.01).fit(train, bought)
             scores[:, item - 1] = model.decision_function(test)
         else:
             scores[:, item - 1] = -100

@@ -1,7 +1,8 @@
 """A life as events on the input topics: gives times to what a user does, cuts calls into pieces, delays what arrives late.
 
 Times are milliseconds. An event's delivery is when its producer sends it: calls at their pieces' ends, some purchases hours later.
-What was said after a sale stands in a piece that ends after the purchase; a tenth of these calls comes whole, after it.
+What was said after a sale stands in a piece that ends after the purchase; a tenth of these calls comes whole, after it. Sessions
+have 3 to 8 clicks and calls 3 to 8 sentences: shorter than in the tables, so that one encoder follows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,9 +14,9 @@ import msgspec
 
 from stream.core.events import Click, Eligibility, Erasure, Purchase, Sentence, Transcript
 from stream.core.limits import HOUR_MS, MINUTE_MS, SECOND_MS
-from training.synthetic.calls import Spoken, write_call
+from training.synthetic.calls import Spoken, write_short_call
 from training.synthetic.chance import Chance
-from training.synthetic.sessions import write_session
+from training.synthetic.sessions import SHORT, write_session
 from training.synthetic.world import Life, Shown, World
 
 
@@ -46,7 +47,6 @@ class Pace:
     return_h: float = 96.0  # to the interactions before a user's next purchase, where it shares none
     late_purchases: float = 0.15  # of purchases are sent hours after they happened
     late_h: float = 3.0  # mean of that delay; never above 20 hours
-    chatter: int = 3  # most sentences of small talk in a call
     erased: float = 0.004  # of users ask to be forgotten, a day after their last purchase
     whole_sale: float = 0.1  # of calls that end in a sale come whole, after it
 
@@ -82,13 +82,13 @@ def events_of(world: World, chance: Chance, life: Life, user: str, start_ms: int
             clock.now_ms += _hours(chance, pace.gap_h if shares else pace.return_h)
         fresh = buying.history[len(buying.history) - buying.fresh :]
         for place in fresh[:-1]:
-            yield from _interact(world, chance, life.interactions[place], clock, pace, with_session_id=with_session_id)
+            yield from _interact(world, chance, life.interactions[place], clock, with_session_id=with_session_id)
             clock.now_ms += 40 * MINUTE_MS + _hours(chance, pace.gap_h)
         last = life.interactions[fresh[-1]]
         if last.sold:
             yield from _sale(chance, last, clock, pace)
             continue
-        yield from _interact(world, chance, last, clock, pace, with_session_id=with_session_id)
+        yield from _interact(world, chance, last, clock, with_session_id=with_session_id)
         clock.now_ms += 30 * MINUTE_MS + _hours(chance, pace.decision_h)
         yield _purchase(chance, clock, buying.basket, pace)
     if chance.happens(pace.erased):
@@ -100,14 +100,12 @@ def _hours(chance: Chance, mean: float) -> int:
     return int(chance.exponential(mean) * HOUR_MS)
 
 
-def _interact(
-    world: World, chance: Chance, shown: Shown, clock: _Clock, pace: Pace, *, with_session_id: bool
-) -> Iterator[LiveEvent]:
+def _interact(world: World, chance: Chance, shown: Shown, clock: _Clock, *, with_session_id: bool) -> Iterator[LiveEvent]:
     if shown.modality == "C":
-        yield from _call(chance, write_call(chance, shown.focus, (), pace.chatter).before, clock)
+        yield from _call(chance, write_short_call(chance, shown.focus).before, clock)
         return
     session_id = clock.name("s") if with_session_id else None
-    for tags in write_session(chance, shown.focus, world.flipped):
+    for tags in write_session(chance, shown.focus, world.flipped, SHORT):
         click = Click(clock.user, clock.now_ms, tags, clock.name("c"), session_id)
         yield LiveEvent("clicks", clock.user, _json(click), clock.now_ms, clock.now_ms + 200)
         clock.now_ms += 4 * SECOND_MS + int(chance.uniform() * 50 * SECOND_MS)
@@ -127,7 +125,7 @@ def _call(chance: Chance, spoken: Sequence[Spoken], clock: _Clock) -> Iterator[L
 def _sale(chance: Chance, shown: Shown, clock: _Clock, pace: Pace) -> Iterator[LiveEvent]:
     """A call in which the user buys: the purchase lies between what was said before and after it."""
     conversation = clock.name("k")
-    call = write_call(chance, shown.focus, shown.sold, pace.chatter)
+    call = write_short_call(chance, shown.focus, shown.sold)
     if chance.happens(pace.whole_sale):
         bought_ms = clock.now_ms + len(call.before) * _SENTENCE_MS
         whole = _piece(clock, conversation, (*call.before, *call.after), None, final=None)

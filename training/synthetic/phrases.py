@@ -17,17 +17,22 @@ OPENERS: Final = (
     "[hi|hello] my name is [smith|jones|miller|walker|green|baker] [and i am a customer of yours|i have been with you for years|]",
     "[yes|okay|right] so [i was looking at your website|my neighbour told me to call|i got a letter from you] and [i am not sure|i got confused|i have some questions]",
 )
-SMALL_TALK: Final = (
+CUSTOMER_TALK: Final = (
     "[sorry|excuse me] [the line is bad|there is some noise here|my kids are shouting in the back]",
+    "[it is raining|what weather|it is so hot] [here today|today|again this week]",
+    "[no problem at all|take your time|of course|sure no rush]",
+    "[thank you|thanks] [that is very kind|for explaining|for your help]",
+    "[i waited|i have been waiting] [quite long|for ten minutes|for ages] [in the queue|on the line|] [but never mind|]",
+    "[my address is|my number is|that would be] [the old one|on my letter somewhere|the same as before]",
+    "[yes exactly|yes that is right|mm yes|okay yes|right]",
+)
+AGENT_TALK: Final = (
     "[it is raining|what weather|it is so hot] [here today|today|again this week]",
     "[one moment please|just a second|hold on] [i am looking it up|the system is slow today|my computer is slow]",
     "[no problem at all|take your time|of course|sure no rush]",
-    "[thank you|thanks] [that is very kind|for your patience|for explaining]",
-    "[i waited|i have been waiting] [quite long|for ten minutes|for ages] [in the queue|on the line|] [but never mind|]",
+    "[thank you|thanks] [that is very kind|for your patience|for waiting]",
     "can i have your [date of birth|address|customer number|post code] please",
-    "[it is|that would be] [the old address|on my letter somewhere|the same as before]",
     "[how was your holiday|did you have a nice weekend|busy day today]",
-    "[yes exactly|yes that is right|mm yes|okay yes|right]",
 )
 QUESTIONS: Final = (
     "[what exactly happened|can you tell me more|what are you worried about most|what do you have in mind]",
@@ -43,7 +48,7 @@ EXPLANATIONS: Final = (
 )
 CLOSINGS: Final = (
     "[thank you|thanks a lot|many thanks] [goodbye|bye|have a nice day]",
-    "[is there anything else|can i do anything else for you] [no that was all|no thank you|]",
+    "[no that was all|nothing else] [thank you|thanks|for today]",
     "[i will think about it|let me sleep on it|i need to talk to my wife|i will look at it tonight] [bye|thanks]",
 )
 SERVICE: Final = (

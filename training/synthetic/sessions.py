@@ -4,16 +4,15 @@ Both items of a page leave the same tags; which of the two it was shows only in 
 price, or the other way round). What a session holds beside that is the website's everyday: start, login, claims, search.
 """
 
+from dataclasses import dataclass
 from typing import Final
 
 from training.synthetic.catalogue import PAGES, item_of
-from training.synthetic.chance import Chance, cumulative
+from training.synthetic.chance import Chance, Cumulative, cumulative
 
 Tags = tuple[str, ...]
 
 ORDERED: Final = 0.85  # of a focused session's click pairs stand in their item's order; the rest the other way round
-_STRAY: Final = 0.15  # of focused sessions also look at some other page
-_PAIRS: Final = cumulative((0.55, 0.3, 0.15))  # one, two or three telling pairs of clicks
 _EVERYDAY: Final[tuple[Tags, ...]] = tuple(
     (section, thing, kind)
     for section, thing, kinds in (
@@ -41,6 +40,25 @@ _COMMON: Final = cumulative([1 / (place + 2) for place in range(len(_EVERYDAY))]
 _ASIDE: Final = (("terms", "open"), ("terms", "download"), ("questions", "view"), ("examples", "view"), ("start", "scroll"))
 
 
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How long sessions are. `before` and `after`: odds of one more everyday click there, and the most.
+
+    `pairs`: cumulative shares of one, two ... telling pairs of clicks. `stray`: of focused sessions also look at some other page.
+    """
+
+    before: tuple[float, int]
+    pairs: Cumulative
+    after: tuple[float, int]
+    stray: float
+    least: int
+
+
+FULL: Final = Length((0.5, 6), cumulative((0.55, 0.3, 0.15)), (0.35, 4), 0.15, 1)
+SHORT: Final = Length((0.25, 1), cumulative((0.55, 0.45)), (0.0, 0), 0.0, 3)
+"""3 to 8 clicks."""
+
+
 class _Page:
     """The clicks of one page: entry, the two of the telling pair, and those that tell nothing."""
 
@@ -64,26 +82,26 @@ def all_tags() -> set[str]:
     return {tag for click in clicks for tag in click}
 
 
-def write_session(chance: Chance, focus: int | None, flipped: frozenset[str]) -> list[Tags]:
-    """The clicks of a user who thinks of item `focus` (None: of nothing that is sold). At least one, seldom more than 20.
+def write_session(chance: Chance, focus: int | None, flipped: frozenset[str], length: Length = FULL) -> list[Tags]:
+    """The clicks of a user who thinks of item `focus` (None: of nothing that is sold). In full length seldom more than 20.
 
     `flipped` are the world's pages on which the first item is the one whose price comes before its cover.
     """
-    clicks = [_everyday(chance) for _ in range(chance.more(0.5, 6))]
+    clicks = [_everyday(chance) for _ in range(chance.more(*length.before))]
     if focus is None:
-        return clicks or [_everyday(chance)]
+        return clicks + [_everyday(chance) for _ in range(length.least - len(clicks))]
     item = item_of(focus)
     page = _PAGES[item.page]
     clicks.append(page.entry)
-    for _ in range(1 + chance.pick(_PAIRS)):
+    for _ in range(1 + chance.pick(length.pairs)):
         cover_first = (item.second == (item.page in flipped)) == chance.happens(ORDERED)
         clicks += (page.cover, page.price) if cover_first else (page.price, page.cover)
         clicks.append(chance.one_of(page.asides) if chance.happens(0.6) else _everyday(chance))
-    if chance.happens(_STRAY):
+    if chance.happens(length.stray):
         other = chance.one_of(tuple(_PAGES.values()))
         clicks.insert(chance.below(2), other.entry)
         clicks.insert(0, chance.one_of(other.asides))
-    clicks += [_everyday(chance) for _ in range(chance.more(0.35, 4))]
+    clicks += [_everyday(chance) for _ in range(chance.more(*length.after))]
     return clicks
 
 
