@@ -1,5 +1,7 @@
 """`isthmus dataset`: data sets in the paper's layout. Today: the synthetic world."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,20 +66,27 @@ def _refuse_to_overwrite(folder: Path, *, force: bool) -> None:
         raise IsthmusError(f"{folder} is not empty: choose another folder, or overwrite what is there with --force")
 
 
-def _write_tables(out: Path, purchases: int, seed: int) -> None:
+@contextmanager
+def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr; hears of each of `total`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from training.synthetic.tables import write_tables
-
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("purchase events", total=purchases)
+        task = bar.add_task(name, total=total)
 
         def show(written: int) -> None:
             if written % 500 == 0:
                 bar.update(task, completed=written)
 
+        yield show
+
+
+def _write_tables(out: Path, purchases: int, seed: int) -> None:
+    from training.synthetic.tables import write_tables
+
+    with _progress("purchase events", purchases) as show:
         write_tables(out, purchases, seed, progress=show)
 
 
@@ -88,7 +97,8 @@ def _write_events(out: Path, purchases: int, seed: int) -> None:
     from training.synthetic.world import make_world
 
     rng = np.random.default_rng(seed)
-    counts = write_events(out, make_world(rng), rng, _EVENTS_FROM_MS, purchases)
+    with _progress("purchases in live events", purchases) as show:
+        counts = write_events(out, make_world(rng), rng, _EVENTS_FROM_MS, purchases, progress=show)
     typer.echo(f"events in {out}: " + ", ".join(f"{count} {role}" for role, count in counts.items()))
 
 
