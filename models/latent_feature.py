@@ -84,7 +84,12 @@ def bags(interactions: Sequence[Interaction], vocabulary: Vocabulary, width: int
             is_text.append(True)
         offsets.append(len(tags))
     stacked = np.stack(texts) if texts else np.zeros((0, width), dtype=np.float32)
-    return torch.tensor(tags, dtype=torch.long), torch.tensor(offsets), torch.from_numpy(stacked), torch.tensor(is_text)
+    return (
+        torch.from_numpy(np.array(tags, dtype=np.int64)),
+        torch.from_numpy(np.array(offsets)),
+        torch.from_numpy(stacked),
+        torch.from_numpy(np.array(is_text, dtype=np.bool_)),
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, cast
 
 from stream.core.interactions import Session
 
@@ -20,8 +20,8 @@ class Vocabulary:
         return len(self.tags)
 
     def places(self, tags: Iterable[str]) -> list[int]:
-        known = self._places
-        return [known[tag] for tag in tags if tag in known]
+        places = list(map(self._places.get, tags))
+        return [place for place in places if place is not None] if None in places else cast("list[int]", places)
 
 
 def vocabulary_of(sessions: Iterable[Session], min_share: float = MIN_SHARE) -> Vocabulary:

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from stream.core import limits
+from stream.core.interactions import TAG_MARK
 from stream.core.records import Source
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -55,6 +56,10 @@ class Click(msgspec.Struct, frozen=True, gc=False):
     tags: Annotated[tuple[Tag, ...], Meta(min_length=1, max_length=limits.TAGS)]
     event_id: Id | None = None
     session_id: Id | None = None
+
+    def __post_init__(self) -> None:
+        if TAG_MARK in "".join(self.tags):
+            raise ValueError("a tag holds the control character U+001F")
 
 
 class Sentence(msgspec.Struct, frozen=True, gc=False):

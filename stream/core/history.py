@@ -27,7 +27,7 @@ def with_click(interactions: Sequence[Interaction], at: int, tags: Tags, session
     """The history and one click more: in its session, joining two into one, or beginning one of its own."""
     own = [other for other in interactions if isinstance(other, Session) and belongs(at, session_id, other, gap_ms)]
     if not own:
-        return in_order([*interactions, Session(at, at, session_id, (), b"", b"").with_click(at, tags)])
+        return in_order([*interactions, Session(at, at, session_id, "", b"", b"").with_click(at, tags)])
     joined = own[0]
     for other in own[1:]:
         joined = joined.joined(other)

@@ -52,6 +52,7 @@ def reject(value: bytes | None, key: bytes | None = b"u", source: Source = Sourc
         (b'{"user_id":"u","occurred_at":1,"tags":["' + b"x" * 65 + b'"]}', Reason.INVALID),
         (b'{"user_id":"u","occurred_at":1,"tags":["' + b"x" * 900_000 + b'"]}', Reason.INVALID),
         (b'{"user_id":"u","occurred_at":1,"tags":[' + b'"x",' * 16 + b'"x"]}', Reason.INVALID),
+        (b'{"user_id":"u","occurred_at":1,"tags":["a\\u001fb"]}', Reason.INVALID),
         (b'{"user_id":7,"occurred_at":1,"tags":["x"]}', Reason.INVALID),
         (b'{"user_id":"","occurred_at":1,"tags":["x"]}', Reason.INVALID),
         (b'{"occurred_at":1,"tags":["x"]}', Reason.INVALID),
