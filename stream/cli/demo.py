@@ -39,6 +39,7 @@ def demo(
     from stream.cli.demonstration.tally import Tally
     from stream.cli.demonstration.view import print_summary
     from stream.cli.running import one_thread_each
+    from stream.cli.text_model import with_stand_in
     from stream.errors import IsthmusError
 
     if bootstrap is not None and not kafka:
@@ -51,6 +52,7 @@ def demo(
     with tempfile.TemporaryDirectory(prefix="isthmus-demo-") as temporary:
         folder = Path(temporary) if data is None else data.resolve()
         folder.mkdir(parents=True, exist_ok=True)
+        settings = with_stand_in(settings, _words_of_the_world(), folder / "text-model")
         import uvloop
 
         uvloop.run(
@@ -89,3 +91,10 @@ async def _run(
             from stream.cli.demonstration.embedded import run_embedded
 
             await run_embedded(stage, persist=persist)
+
+
+def _words_of_the_world() -> set[str]:
+    from training.synthetic.catalogue import items
+    from training.synthetic.sessions import all_tags
+
+    return {*(item.name for item in items()), *(item.text or "" for item in items()), *all_tags()}

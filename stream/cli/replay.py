@@ -40,13 +40,14 @@ def replay(
     from stream.cli.common import settings_with
     from stream.cli.processes import broker
     from stream.cli.tables import load_tables
+    from stream.cli.text_model import with_stand_in, words_of_tables
     from stream.errors import IsthmusError
 
     if local == (bootstrap is not None):
         raise IsthmusError("name a broker with --bootstrap HOST:PORT, or let --local start one")
     tables = load_tables(data)
     with tempfile.TemporaryDirectory(prefix="isthmus-replay-") as folder, broker(bootstrap, Path(folder)) as address:
-        settings = settings_with(address, dev=local)
+        settings = with_stand_in(settings_with(address, dev=local), words_of_tables(tables), Path(folder) / "text-model")
         examples = through_kafka(settings, tables, limit, Path(folder) if local else None)
     _measure(examples, list(tables.items), seed)
 
@@ -62,7 +63,7 @@ def through_kafka(settings: Settings, tables: Tables, limit: int | None, folder:
 
     address, topics = settings.kafka.bootstrap, settings.topics
     create_or_check(address, topics, dev=settings.kafka.dev)
-    children = [] if folder is None else _children(address, folder)
+    children = [] if folder is None else _children(settings, folder)
     try:
         started = time.monotonic()
         names = topics.model_dump()
@@ -82,12 +83,16 @@ def through_kafka(settings: Settings, tables: Tables, limit: int | None, folder:
     return examples_in(sold)
 
 
-def _children(address: str, folder: Path) -> list[Child]:
+def _children(settings: Settings, folder: Path) -> list[Child]:
     from stream.cli.processes import Child
 
-    environment = {"ISTHMUS_WORKER__STATE_DIR": str(folder / "state"), "ISTHMUS_KAFKA__DEV": "true"}
+    environment = {
+        "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
+        "ISTHMUS_KAFKA__DEV": "true",
+        "ISTHMUS_ENCODER__TEXT_MODEL": str(settings.encoder.text_model),
+    }
     return [
-        Child([name, "--bootstrap", address, "--metrics-port", "0"], environment, folder / f"{name}.log")
+        Child([name, "--bootstrap", settings.kafka.bootstrap, "--metrics-port", "0"], environment, folder / f"{name}.log")
         for name in ("encoder", "worker")
     ]
 

@@ -171,6 +171,8 @@ def encoder_process(settings: Settings, metrics: Metrics) -> Callable[[Batch], l
     own, topics = settings.encoder, settings.topics
     folder = own.text_model or default_folder(settings.cache_dir)
     model = TextModel(folder, batch_sentences=own.batch_sentences, threads=own.threads)
+    if not model.keywords.listed:
+        logger.warning("calls get no keywords, for the text model's list is empty: make one with `isthmus text-model stand-in`")
     fields = settings.mapping.transcripts
     adapter = adapter_of("mapping.transcripts", fields) if fields else None
 

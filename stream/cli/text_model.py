@@ -1,9 +1,19 @@
 """`isthmus text-model`: import a sentence encoder, build a keyword list."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stream.settings import Settings
+    from training.tables import Tables
+
+RECENT_CLICKS: Final = 10_000  # per partition: enough to meet every tag that is not rare
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 
@@ -76,3 +86,68 @@ def keywords(
     listed = keywords_of(said, min_users)
     folder = source or default_folder(settings_with().cache_dir)
     typer.echo(f"{len(listed.listed)} keywords; text model {with_keywords(folder, out, listed)} in {out}")
+
+
+@app.command("stand-in")
+def stand_in(
+    out: Annotated[Path, typer.Option(help="folder of the new text model")],
+    bootstrap: Annotated[str | None, typer.Option(help="the broker whose catalogue and newest clicks are read")] = None,
+    data: Annotated[Path | None, typer.Option(help="or tables in the paper's layout: their items and tags")] = None,
+) -> None:
+    """Build the first keyword list, while there are no transcripts to build one from: the catalogue's and the tags' words.
+
+    Example: isthmus text-model stand-in --bootstrap localhost:9092 --out my-text-model
+    """
+    from stream.cli.common import settings_with, with_changes
+    from stream.errors import IsthmusError
+
+    settings = settings_with(bootstrap)
+    if (data is None) == (bootstrap is None):
+        raise IsthmusError("name a broker with --bootstrap HOST:PORT, or tables with --data DIR")
+    if data is None:
+        texts = _words_on_kafka(settings)
+    else:
+        from stream.cli.tables import load_tables
+
+        texts = words_of_tables(load_tables(data))
+    made = with_stand_in(with_changes(settings, "encoder", text_model=None), texts, out)
+    typer.echo(f"text model in {made.encoder.text_model}: set encoder.text_model to it")
+
+
+def with_stand_in(settings: Settings, texts: Iterable[str], folder: Path) -> Settings:
+    """The settings with a text model in `folder` whose keywords are the words of `texts`; one that is set already stays."""
+    from stream.cli.common import with_changes
+    from stream.text.keywords import standing_in
+    from stream.text.model import with_keywords
+
+    if settings.encoder.text_model is not None:
+        return settings
+    with_keywords(default_folder(settings.cache_dir), folder, standing_in(texts))
+    return with_changes(settings, "encoder", text_model=folder)
+
+
+def words_of_tables(tables: Tables) -> set[str]:
+    """The names of the items and the tags of the sessions."""
+    tags = {tag for clicks in tables.sessions.values() for click in clicks for tag in click}
+    return {*tables.items.values(), *tags}
+
+
+def _words_on_kafka(settings: Settings) -> set[str]:
+    """The catalogue's names and texts, and the tags of the newest clicks."""
+    import msgspec
+
+    from stream.broker.recent import recent_values
+    from stream.cli.running import step_settings
+    from stream.core.events import Click, Item, parse
+    from stream.core.records import Source
+    from training.example_topic import CompactedTopic
+
+    bootstrap, topics = settings.kafka.bootstrap, settings.topics
+    catalogue = CompactedTopic(bootstrap, topics.items)
+    catalogue.read_on()
+    items = [msgspec.json.decode(value, type=Item) for value in catalogue.values.values()]
+    catalogue.close()
+    adapter = step_settings(settings).adapters.get(Source.CLICK)
+    clicks = [parse(Source.CLICK, value, adapter) for value in recent_values(bootstrap, topics.clicks, RECENT_CLICKS)]
+    tags = {tag for click in clicks if isinstance(click, Click) for tag in click.tags}
+    return {*(item.name for item in items), *(item.text or "" for item in items), *tags}

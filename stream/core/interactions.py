@@ -77,16 +77,15 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
             clicks = self.clicks()
             clicks.insert(bisect_right(clicks, at, key=lambda click: click[0]), (at, tags))
             return session_of(clicks, self.session_id, self.older_tags(), min(self.started_at, at))
-        text = self.tag_text
+        text = self.tag_text + TAG_MARK
         places = []
         for tag in tags:
-            marked = TAG_MARK + tag
-            found = (text + TAG_MARK).find(marked + TAG_MARK)
-            place = text.count(TAG_MARK, 0, None if found < 0 else found)
+            found = text.find(f"{TAG_MARK}{tag}{TAG_MARK}")
+            place = text.count(TAG_MARK, 0, found) if found >= 0 else text.count(TAG_MARK) - 1
             if found < 0:
                 if place == limits.SESSION_TAGS:
                     continue
-                text += marked
+                text += tag + TAG_MARK
             places.append(place)
         times = self.times + _TIME.pack(at)
         marks = self.marks + bytes((len(places), *places))
@@ -95,7 +94,7 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
             first = 1 + marks[0]
             older = bytes(sorted({*older, *marks[1:first]}))
             times, marks = times[_TIME.size :], marks[first:]
-        return Session(self.started_at, at, self.session_id, text, times, marks, older)
+        return Session(self.started_at, at, self.session_id, text[:-1], times, marks, older)
 
     def joined(self, other: "Session") -> "Session":
         """Two sessions as one, when a late click has closed the gap between them."""

@@ -39,7 +39,7 @@ class TextModel:
         manifest = json.loads((folder / "manifest.json").read_text())
         self.width: int = manifest["width"]
         self.hash: str = manifest["text_model"]
-        self.keywords = Keywords((folder / "keywords.txt").read_text().splitlines())
+        self.keywords = Keywords(filter(None, (folder / "keywords.txt").read_text().splitlines()))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self._session = onnxruntime.InferenceSession(str(folder / "encoder.onnx"), options, providers=["CPUExecutionProvider"])

@@ -208,3 +208,16 @@ def test_a_worker_refuses_topics_that_do_not_fit(bootstrap: str, tmp_path: Path,
     child = worker(bootstrap, tmp_path, more={"ISTHMUS_TOPICS__PARTITIONS": partitions, **missing})
     assert child.process.wait(30) == 2
     assert said in child.log.read_text()
+
+
+def test_the_first_keyword_list_is_made_of_the_catalogue_and_the_clicks_on_the_broker(bootstrap: str, tmp_path: Path) -> None:
+    """What is no click is passed over."""
+    producer = KafkaProducer(bootstrap_servers=bootstrap)
+    producer.send(TOPICS.items, key=b"1", value=msgspec.json.encode(Item("1", "Boat insurance", "Sail and motor."))).get(10)
+    producer.send(TOPICS.clicks, key=b"h", value=b"{").get(10)
+    producer.send(TOPICS.clicks, key=b"u", value=click("u")).get(10)
+    producer.close()
+    made = Child(["text-model", "stand-in", "--bootstrap", bootstrap, "--out", str(tmp_path / "made")], {}, tmp_path / "made.log")
+    assert made.process.wait(60) == 0, made.log.read_text()
+    listed = (tmp_path / "made" / "keywords.txt").read_text().split("\n")
+    assert {"boat insurance", "sail", "home"} <= set(listed)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.cli.text_model import default_folder
+from stream.cli.text_model import default_folder, with_stand_in
 from stream.core.events import EncodedCall, Reason, Sentence, Transcript
 from stream.core.records import Batch, PlainRecord, Source
 from stream.settings import Settings
@@ -157,6 +157,14 @@ def test_a_list_holds_what_enough_users_said_and_neither_numbers_nor_names() -> 
 def test_the_first_list_is_made_of_the_catalogues_and_the_tags_words() -> None:
     """Until there are transcripts to make one of."""
     assert {"car", "insurance", "view"} <= set(standing_in(["Car insurance", "view_item"]).listed)
+
+
+def test_a_text_model_stands_in_with_words_of_its_own_until_one_is_chosen(tmp_path: Path) -> None:
+    """One that the settings name stays."""
+    made = with_stand_in(Settings(), ["Car insurance"], tmp_path / "t")
+    assert made.encoder.text_model is not None
+    assert TextModel(made.encoder.text_model).keywords.listed == ("car", "car insurance", "insurance")
+    assert with_stand_in(made, ["Boat"], tmp_path / "other") is made
 
 
 def test_another_keyword_list_is_another_text_model(model: TextModel, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from stream.cli.processes import Child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from prometheus_client.metrics_core import Metric
 
@@ -39,7 +38,7 @@ async def run_on_kafka(stage: Stage, bootstrap: str | None) -> None:
             kafka = stack.enter_context(LocalKafka(stage.folder / "kafka"))
             bootstrap, pids["kafka"] = kafka.bootstrap, kafka.pid
         await asyncio.to_thread(create_or_check, bootstrap, stage.settings.topics, dev=True)
-        parts = Parts(bootstrap, stage.folder, pids, stack)
+        parts = Parts(stage, bootstrap, pids, stack)
         ports = [free_port() for _ in range(WORKERS)]
         stage.tally.metrics_at = ", ".join(f"http://127.0.0.1:{port}/metrics" for port in ports)
         for number, port in enumerate(ports, start=1):
@@ -51,10 +50,11 @@ async def run_on_kafka(stage: Stage, bootstrap: str | None) -> None:
 class Parts:
     """The processes of the deployment, ended with `stack`."""
 
-    def __init__(self, bootstrap: str, folder: Path, pids: dict[str, int], stack: ExitStack) -> None:
+    def __init__(self, stage: Stage, bootstrap: str, pids: dict[str, int], stack: ExitStack) -> None:
         self.pids = pids
         self._bootstrap = bootstrap
-        self._folder = folder
+        self._folder = stage.folder
+        self._text_model = stage.settings.encoder.text_model
         self._stack = stack
         self._children: list[Child] = []
 
@@ -65,6 +65,7 @@ class Parts:
             "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
             "ISTHMUS_REGISTRY__URI": f"sqlite:///{folder / 'registry' / 'mlflow.db'}",
             "ISTHMUS_REGISTRY__FOLDER": str(folder / "registry" / "models"),
+            "ISTHMUS_ENCODER__TEXT_MODEL": str(self._text_model),
             "OMP_NUM_THREADS": "1",
         }
         child = Child([*command, "--bootstrap", self._bootstrap], environment, folder / f"{name}.log")
