@@ -85,11 +85,12 @@ def through_kafka(settings: Settings, tables: Tables, limit: int | None, folder:
 
 def _children(settings: Settings, folder: Path) -> list[Child]:
     from stream.cli.processes import Child
+    from stream.cli.text_model import folder_of
 
     environment = {
         "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
         "ISTHMUS_KAFKA__DEV": "true",
-        "ISTHMUS_ENCODER__TEXT_MODEL": str(settings.encoder.text_model),
+        "ISTHMUS_ENCODER__TEXT_MODEL": str(folder_of(settings)),
     }
     return [
         Child([name, "--bootstrap", settings.kafka.bootstrap, "--metrics-port", "0"], environment, folder / f"{name}.log")

@@ -164,13 +164,12 @@ async def _encoder(settings: Settings) -> None:
 def encoder_process(settings: Settings, metrics: Metrics) -> Callable[[Batch], list[Emission]]:
     """The stage as `stream.broker.processor` runs it: encoded calls and dead letters, counted."""
     from stream.broker.processor import Emission
-    from stream.cli.text_model import default_folder
+    from stream.cli.text_model import folder_of
     from stream.text.model import TextModel
     from stream.text.stage import encode_batch
 
     own, topics = settings.encoder, settings.topics
-    folder = own.text_model or default_folder(settings.cache_dir)
-    model = TextModel(folder, batch_sentences=own.batch_sentences, threads=own.threads)
+    model = TextModel(folder_of(settings), batch_sentences=own.batch_sentences, threads=own.threads)
     if not model.keywords.listed:
         logger.warning("calls get no keywords, for the text model's list is empty: make one with `isthmus text-model stand-in`")
     fields = settings.mapping.transcripts

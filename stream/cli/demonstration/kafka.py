@@ -14,6 +14,7 @@ from stream.broker.local import LocalKafka, free_port
 from stream.broker.topics import create_or_check
 from stream.cli.demonstration.load import send_live
 from stream.cli.processes import Child
+from stream.cli.text_model import folder_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -54,7 +55,7 @@ class Parts:
         self.pids = pids
         self._bootstrap = bootstrap
         self._folder = stage.folder
-        self._text_model = stage.settings.encoder.text_model
+        self._text_model = folder_of(stage.settings)
         self._stack = stack
         self._children: list[Child] = []
 
