@@ -52,6 +52,11 @@ DECLARED: Final[dict[str, Declared]] = {
     "stage_seconds": Declared(Histogram, "time of a batch in each stage", ("stage",), _SECONDS),
     "age_from_event_seconds": Declared(Histogram, "from event time to acknowledged recommendation", (), _AGES, by_batch=True),
     "age_from_broker_seconds": Declared(Histogram, "from broker time to acknowledged recommendation", (), _SECONDS, by_batch=True),
+    "late_batches": Declared(
+        Counter,
+        "batches held for want of a heartbeat within the session timeout, or dropped because their partition had gone",
+        ("outcome",),
+    ),
     "users": Declared(Gauge, "users in this worker's state"),
     "committed_offset": Declared(Gauge, "committed offset", ("topic", "partition")),
     "end_offset": Declared(Gauge, "end offset; less the committed one: the lag", ("topic", "partition")),

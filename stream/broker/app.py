@@ -11,10 +11,11 @@ import faust
 import mode
 from mode import get_logger
 
-from stream.broker.delivery import Sender
+from stream.broker.delivery import Emission, Sender
+from stream.broker.finishing import AtLeastOnce
 from stream.broker.kafka import KafkaSender, KafkaTransport
 from stream.broker.ownership import check_ownership
-from stream.broker.processor import Emission, Processor
+from stream.broker.processor import Processor
 from stream.broker.profiles import Profiles, Serving
 from stream.broker.recovery import SafeTableManager
 from stream.broker.table import UserTable
@@ -83,7 +84,7 @@ def add_profiles(
 ) -> Profiles:
     """Gives the app its user table and the profile agent over all five inputs."""
     table = UserTable(app)
-    profiles = Profiles(app, sources, epochs, table, sender_of(app), serving, settings, topics, metrics)
+    profiles = Profiles(app, sources, epochs, table, AtLeastOnce(app, sender_of(app), metrics), serving, settings, topics, metrics)
     _add_agent(app, list(sources), profiles.run, "profiles")
 
     async def on_assigned(_: Any, assigned: Any, **__: Any) -> None:
@@ -99,7 +100,7 @@ def add_processor(
     app: Any, topic: str, epochs: Mapping[str, int], process: Callable[[Batch], Any], metrics: Metrics, *, in_flight: int = 4
 ) -> Processor:
     """Gives the app a stateless agent over one topic."""
-    processor = Processor(app, epochs, sender_of(app), process)
+    processor = Processor(app, epochs, AtLeastOnce(app, sender_of(app), metrics), process)
     _add_agent(app, [topic], processor.run, "processor")
 
     async def on_assigned(*_: Any, **__: Any) -> None:

@@ -7,7 +7,7 @@ It knows nothing of what the records mean.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from faust.types import TP, ConsumerMessage
 from mode import get_logger
@@ -16,6 +16,14 @@ from stream.core.outputs import Output
 
 logger = get_logger(__name__)
 _LOOK_AGAIN_S: Final = 0.1
+
+
+class Emission(NamedTuple):
+    """Outputs for one topic; `timestamps` in ms where the records are not to carry the time of sending."""
+
+    topic: str
+    outputs: Sequence[Output]
+    timestamps: Sequence[int] | None = None
 
 
 class Sender(Protocol):
@@ -87,6 +95,14 @@ class BatchConsumer:
             tp=tp,
             generation_id=self.app.consumer_generation_id,
         )
+
+    def holds(self, generation: int) -> bool:
+        """Whether the partitions are still ours as they were assigned in a generation."""
+        return bool(self.app.consumer_generation_id == generation)
+
+    def is_member(self) -> bool:
+        """Whether the group is known to count us in."""
+        return True
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Nothing: between the last offsets of two batches lie the records of the second."""

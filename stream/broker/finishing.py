@@ -1,54 +1,123 @@
-"""What comes after a batch was computed: outputs acknowledged, then state durable, then the source message acknowledged.
+"""At least once: a computed batch is made durable in one order, and only then is its source message acknowledged.
 
-The finishing of the batches of one partition *number* is a chain, in order: clicks-3 and purchases-3 hold the same users, and an
-older state must never follow a newer one. Computing the next batch does not wait for it.
+Outputs, changelog, RocksDB, offset: were the state durable before its outputs, a crash in between would skip the records after
+the restart and their recommendations would be lost. Exactly once, `stream.broker.transactions`, is the other way.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 from mode import get_logger
 
+from stream.broker.delivery import Emission, Sender
+from stream.metrics import Metrics
+
 logger = get_logger(__name__)
+_LOOK_AGAIN_S: Final = 0.05
 
 
-class Finishing:
-    """One chain per partition number; an error in any link crashes the app (a restart delivers again what was not acknowledged)."""
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a computed batch leaves to do before its source message may be acknowledged.
 
-    def __init__(self, app: Any) -> None:
+    `persist` writes the states to the local store; it is given the changelog offset of the last of them (-1: none).
+    """
+
+    event: Any
+    outputs: Sequence[Emission]
+    changelog: Emission | None = None
+    persist: Callable[[int], None] | None = None
+
+
+class Delivery(Protocol):
+    """Makes the work of batches durable, in the order in which it is given for a partition number.
+
+    An error crashes the app: a restart delivers again what was not acknowledged.
+    """
+
+    def is_current(self, message: Any) -> bool: ...
+    async def deliver(self, work: Work) -> None: ...
+    def forget(self) -> None: ...
+
+
+class Guard:
+    """Whether a batch may still be sent: its partition is ours as it was when the batch was fetched, and the group knows it.
+
+    A worker that was paused past its session timeout wakes up with batches of partitions that went to another. Nothing on the
+    broker stops them in this mode: so no send without a heartbeat younger than the session timeout.
+    """
+
+    def __init__(self, app: Any, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
+
+    def is_current(self, message: Any) -> bool:
+        return bool(self._app.consumer.holds(message.generation_id))
+
+    async def may_send(self, message: Any) -> bool:
+        """Waits where the last heartbeat is too old, until the group has answered; False where the partition was lost."""
+        consumer = self._app.consumer
+        held = False
+        while consumer.holds(message.generation_id):
+            if consumer.is_member():
+                return True
+            if not held:
+                held = True
+                self._metrics.counter("late_batches", "held").inc()
+                logger.warning("a batch of %s waits: no heartbeat within the session timeout", message.tp)
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        self._metrics.counter("late_batches", "dropped").inc()
+        return False
+
+
+class AtLeastOnce:
+    """The finishing of the batches of one partition *number* is a chain, in order: clicks-3 and purchases-3 hold the same users,
+    and an older state must never follow a newer one. Computing the next batch does not wait for it.
+    """
+
+    def __init__(self, app: Any, sender: Sender, metrics: Metrics) -> None:
+        self._app = app
+        self._sender = sender
+        self._guard = Guard(app, metrics)
         self._last: dict[int, asyncio.Task[None]] = {}
 
     def is_current(self, message: Any) -> bool:
-        """Whether the partition is still ours as it was when the message was fetched."""
-        return bool(message.generation_id == self._app.consumer_generation_id)
+        return self._guard.is_current(message)
 
-    def add(self, event: Any, sent: list[Awaitable[Any]], persist: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Once `sent` is acknowledged and the former batch finished: `persist`, then acknowledge `event`."""
-        partition = event.message.partition
-        self._last[partition] = asyncio.create_task(self._finish(self._last.get(partition), event, sent, persist))
+    async def deliver(self, work: Work) -> None:
+        """Hands the outputs over at once; all that follows waits for the former batch."""
+        message = work.event.message
+        if not await self._guard.may_send(message):
+            return
+        sent = [await self._send(emission, message.partition) for emission in work.outputs if emission.outputs]
+        former = self._last.get(message.partition)
+        self._last[message.partition] = asyncio.create_task(self._finish(former, work, sent))
 
     def forget(self) -> None:
         self._last.clear()
 
-    async def _finish(
-        self,
-        former: asyncio.Task[None] | None,
-        event: Any,
-        sent: list[Awaitable[Any]],
-        persist: Callable[[], Awaitable[None]] | None,
-    ) -> None:
+    async def _send(self, emission: Emission, partition: int) -> Any:
+        return await self._sender.send(emission.topic, partition, emission.outputs, emission.timestamps)
+
+    async def _finish(self, former: asyncio.Task[None] | None, work: Work, sent: list[Any]) -> None:
+        """The order of durability."""
+        message, offset = work.event.message, -1
         try:
-            await asyncio.gather(*sent)
+            await asyncio.gather(*sent)  # 1. outputs
             if former is not None:
                 await former
-            if not self.is_current(event.message):
+            if not await self._guard.may_send(message):
                 return
-            if persist is not None:
-                await persist()
-            event.ack()
+            if work.changelog is not None:  # 2. changelog
+                offset = await (await self._send(work.changelog, message.partition))
+            if not self.is_current(message):
+                return
+            if work.persist is not None:  # 3. RocksDB
+                work.persist(offset)
+            work.event.ack()  # 4. offset
         except Exception as error:
-            logger.exception("a batch of %s could not be finished", event.message.tp)
+            logger.exception("a batch of %s could not be finished", message.tp)
             await self._app.crash(error)
             raise

@@ -1,4 +1,5 @@
-"""The Kafka transport: Faust's own over aiokafka, with batch delivery, an idempotent producer and two corrections.
+"""The Kafka transport: Faust's own over aiokafka, with batch delivery, an idempotent producer, a note of each heartbeat and two
+corrections.
 
 - Fetch guard: Faust hands aiokafka its *live* set of active partitions; when that becomes empty meanwhile, aiokafka takes it for
   *all*.
@@ -8,6 +9,7 @@
 Both belong to faust-streaming 0.15 and aiokafka 0.14; tests/contracts/test_faust.py notices when they change.
 """
 
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +21,35 @@ from stream.core.outputs import Output
 
 
 class GuardedThread(driver.AIOKafkaConsumerThread):
-    """The thread that fetches, with both corrections."""
+    """The thread that fetches, with both corrections. `heartbeat_at` is when the last request was sent that the group answered well
+    (monotonic clock, s).
+    """
+
+    heartbeat_at = 0.0
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        coordinator = self._ensure_consumer()._coordinator
+        heartbeat = coordinator._do_heartbeat
+
+        async def noted() -> bool:
+            sent_at = time.monotonic()
+            answered: bool = await heartbeat()
+            if answered:
+                self.heartbeat_at = sent_at
+            return answered
+
+        coordinator._do_heartbeat = noted
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self.heartbeat_at = time.monotonic()
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    @property
+    def generation(self) -> int:
+        """The group's generation as its coordinator knows it; -1 once the group has told that we are not in it."""
+        known: int = self._ensure_consumer()._coordinator.generation
+        return known
 
     async def getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109
         frozen = None if active_partitions is None else frozenset(active_partitions)
@@ -61,6 +91,13 @@ class KafkaConsumer(BatchConsumer, driver.Consumer):
 
     def _new_consumer_thread(self) -> GuardedThread:
         return GuardedThread(self, loop=self.loop, beacon=self.beacon)
+
+    def holds(self, generation: int) -> bool:
+        return super().holds(generation) and self._thread.generation == generation
+
+    def is_member(self) -> bool:
+        age_s: float = time.monotonic() - self._thread.heartbeat_at
+        return age_s < self.app.conf.broker_session_timeout
 
 
 class KafkaProducer(driver.Producer):

@@ -6,30 +6,22 @@ The encoder runs on it. What it computes is a function from a batch to outputs; 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
-from stream.broker.delivery import Sender
-from stream.broker.finishing import Finishing
-from stream.core.outputs import Output
+from stream.broker.delivery import Emission
+from stream.broker.finishing import Delivery, Work
 from stream.core.records import Batch, Source
-
-
-class Emission(NamedTuple):
-    """Outputs for one topic; `timestamps` in ms where the records are not to carry the time of sending."""
-
-    topic: str
-    outputs: Sequence[Output]
-    timestamps: Sequence[int] | None = None
 
 
 class Processor:
     """One agent's work: batches in order, one at a time in a thread of its own, so that heartbeats go on."""
 
-    def __init__(self, app: Any, epochs: Mapping[str, int], sender: Sender, process: Callable[[Batch], Sequence[Emission]]) -> None:
+    def __init__(
+        self, app: Any, epochs: Mapping[str, int], delivery: Delivery, process: Callable[[Batch], Sequence[Emission]]
+    ) -> None:
         self._epochs = epochs
-        self._sender = sender
+        self._delivery = delivery
         self._process = process
-        self._finishing = Finishing(app)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="processor")
         app.on_partitions_revoked.connect(self._on_revoked)
 
@@ -39,13 +31,8 @@ class Processor:
             message = event.message
             batch = Batch(Source.CALL, message.topic, self._epochs[message.topic], message.partition, message.value)
             emissions = await loop.run_in_executor(self._thread, self._process, batch)
-            if not self._finishing.is_current(message):
-                continue
-            sent = [
-                await self._sender.send(emission.topic, batch.partition, emission.outputs, emission.timestamps)
-                for emission in emissions
-            ]
-            self._finishing.add(event, sent)
+            if self._delivery.is_current(message):
+                await self._delivery.deliver(Work(event, emissions))
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
-        self._finishing.forget()
+        self._delivery.forget()

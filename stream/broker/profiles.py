@@ -1,7 +1,6 @@
-"""The profile agent: batches of all five inputs through the pure step, and what it brought about made durable in order.
+"""The profile agent: batches of all five inputs through the pure step; what it brought about is made durable by a `Delivery`.
 
-Outputs, changelog, RocksDB, offset: were the state durable before its outputs, a crash in between would skip the records after
-the restart and their recommendations would be lost.
+Nothing here knows in which order, or in which transaction.
 """
 
 import time
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 from mode import get_logger
 
-from stream.broker.delivery import Sender
-from stream.broker.finishing import Finishing
+from stream.broker.delivery import Emission
+from stream.broker.finishing import Delivery, Work
 from stream.broker.table import UserTable
 from stream.core.outputs import Outcome, Output
 from stream.core.ranking import Catalogue, Ranker
@@ -42,7 +41,7 @@ class Profiles:
         sources: Mapping[str, Source],
         epochs: Mapping[str, int],
         table: UserTable,
-        sender: Sender,
+        delivery: Delivery,
         serving: Serving,
         settings: StepSettings,
         topics: Topics,
@@ -52,19 +51,18 @@ class Profiles:
         self._sources = sources
         self._epochs = epochs
         self._table = table
-        self._sender = sender
+        self._delivery = delivery
         self._serving = serving
         self._settings = settings
         self._topics = topics
         self._metrics = metrics
-        self._finishing = Finishing(app)
         self._number = 0
         app.on_partitions_revoked.connect(self._on_revoked)
         app.on_rebalance_complete.connect(self._on_rebalanced)
 
     async def run(self, stream: Any) -> None:
         async for event in stream.noack().events():
-            if self._finishing.is_current(event.message):
+            if self._delivery.is_current(event.message):
                 await self._process(event)
 
     async def _process(self, event: Any) -> None:
@@ -77,32 +75,24 @@ class Profiles:
         number = self._number
         self._table.hold(partition, outcome.writes, number)
         stepped = time.perf_counter()
-        sent = [
-            await self._sender.send(name, partition, outputs)
-            for name, outputs in (
-                (self._topics.recommendations, outcome.recommendations),
-                (self._topics.training_examples, outcome.examples),
-                (self._topics.dead_letters, outcome.dead_letters),
-            )
-            if outputs
+        outputs = [
+            Emission(self._topics.recommendations, outcome.recommendations),
+            Emission(self._topics.training_examples, outcome.examples),
+            Emission(self._topics.dead_letters, outcome.dead_letters),
         ]
+        changes = [Output(key, value) for key, value in outcome.writes.items()]
+
+        def persist(offset: int) -> None:
+            if outcome.writes:
+                self._table.write(partition, outcome.writes, offset, number)
+            self._count(outcome)
+            self._observe("finish", time.perf_counter() - stepped)
+
+        changelog = Emission(self._table.changelog, changes) if changes else None
+        await self._delivery.deliver(Work(event, outputs, changelog, persist))
         self._observe("step", stepped - started)
         self._observe("send", time.perf_counter() - stepped)
         self._metrics.histogram("batch_records", batch.source).observe(len(batch.records))
-
-        async def persist() -> None:
-            await self._persist(message, partition, outcome, number)
-            self._observe("finish", time.perf_counter() - stepped)
-
-        self._finishing.add(event, sent, persist)
-
-    async def _persist(self, message: Any, partition: int, outcome: Outcome, number: int) -> None:
-        if outcome.writes:
-            records = [Output(key, value) for key, value in outcome.writes.items()]
-            offset = await (await self._sender.send(self._table.changelog, partition, records))
-            if self._finishing.is_current(message):
-                self._table.write(partition, outcome.writes, offset, number)
-        self._count(outcome)
 
     def _count(self, outcome: Outcome) -> None:
         """Metrics of a batch that is durable: counted once however often it was delivered before."""
@@ -118,7 +108,7 @@ class Profiles:
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         self._table.drop_overlay()
-        self._finishing.forget()
+        self._delivery.forget()
 
     async def _on_rebalanced(self, *_: Any, **__: Any) -> None:
         numbers = {tp.partition for tp in self._app.consumer.assignment() if tp.topic in self._sources}

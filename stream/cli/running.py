@@ -16,7 +16,7 @@ from stream.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from stream.broker.processor import Emission
+    from stream.broker.delivery import Emission
     from stream.metrics import Metrics
 
 logger = logging.getLogger("isthmus")
@@ -163,7 +163,7 @@ async def _encoder(settings: Settings) -> None:
 
 def encoder_process(settings: Settings, metrics: Metrics) -> Callable[[Batch], list[Emission]]:
     """The stage as `stream.broker.processor` runs it: encoded calls and dead letters, counted."""
-    from stream.broker.processor import Emission
+    from stream.broker.delivery import Emission
     from stream.cli.text_model import folder_of
     from stream.text.model import TextModel
     from stream.text.stage import encode_batch

@@ -5,12 +5,14 @@ When one of these fails after an upgrade, read `stream.broker` again.
 
 import asyncio
 import inspect
+import time
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
@@ -19,7 +21,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from stream.broker.delivery import BatchConsumer
-from stream.broker.kafka import GuardedThread
+from stream.broker.kafka import GuardedThread, KafkaConsumer
 from stream.broker.recovery import SafeRecovery
 
 SOURCE = TP("web-clicks", 0)
@@ -181,3 +183,55 @@ def test_batches_commit_one_past_their_last_offset() -> None:
     consumer._acked, consumer._acked_index = {SOURCE: [499, 731]}, {SOURCE: {499, 731}}
     assert consumer._new_offset(SOURCE) == 732
     assert consumer._new_offset(SOURCE) is None
+
+
+def test_a_heartbeat_is_still_one_call_that_tells_whether_the_group_answered_well() -> None:
+    """The thread notes each one by standing in for this call; a lost membership still resets the coordinator's generation."""
+    routine = inspect.getsource(GroupCoordinator._heartbeat_routine)
+    assert "success = await self._do_heartbeat()" in routine
+    beat = inspect.getsource(GroupCoordinator._do_heartbeat)
+    assert "return True" in beat
+    assert "return False" in beat
+    assert "self.reset_generation()" in beat
+    assert "self.generation = OffsetCommitRequest.DEFAULT_GENERATION_ID" in inspect.getsource(GroupCoordinator.reset_generation)
+    assert driver.DEFAULT_GENERATION_ID == -1
+
+
+@pytest.mark.parametrize(("answered", "noted"), [(True, True), (False, False)])
+def test_only_a_heartbeat_that_the_group_answered_well_is_noted(
+    monkeypatch: pytest.MonkeyPatch, answered: bool, noted: bool
+) -> None:
+    """With the time at which it was sent."""
+
+    async def started(self: Any) -> None:
+        del self
+
+    async def beat() -> bool:
+        return answered
+
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "on_start", started)
+    made: Any = GuardedThread.__new__(GuardedThread)
+    coordinator = SimpleNamespace(_do_heartbeat=beat, generation=4)
+    made._ensure_consumer = lambda: SimpleNamespace(_coordinator=coordinator)
+
+    async def run() -> bool:
+        await made.on_start()
+        result: bool = await coordinator._do_heartbeat()
+        return result
+
+    assert asyncio.run(run()) is answered
+    assert (made.heartbeat_at > 0) is noted
+    assert made.generation == 4
+
+
+@pytest.mark.parametrize(("known", "age_s", "holds", "member"), [(4, 1, True, True), (-1, 1, False, True), (4, 31, True, False)])
+def test_partitions_are_ours_in_the_coordinators_generation_and_sure_for_a_session_timeout(
+    known: int, age_s: float, holds: bool, member: bool
+) -> None:
+    """-1 is a coordinator that was told that it is not in the group."""
+    consumer: Any = KafkaConsumer.__new__(KafkaConsumer)
+    consumer.app = SimpleNamespace(consumer_generation_id=4, conf=SimpleNamespace(broker_session_timeout=30.0))
+    consumer._thread = SimpleNamespace(generation=known, heartbeat_at=time.monotonic() - age_s)
+    assert consumer.holds(4) is holds
+    assert not consumer.holds(3)
+    assert consumer.is_member() is member
