@@ -1,26 +1,28 @@
 """Training examples from files: the tables' events through the very step that runs in the worker, states in memory."""
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
 
 from stream.core.events import Item
-from stream.core.outputs import TrainingExample, decode_example
+from stream.core.outputs import DeadLetter, TrainingExample, decode_example
 from stream.core.ranking import Catalogue
 from stream.core.records import Batch, PlainRecord, Source
 from stream.core.step import StepSettings, step
-from training.table_events import TableEvent, item_events, user_events
+from training.table_events import TableEvent, events_by_purchase, item_events
+from training.table_files import TableError
 from training.tables import Tables
 
 SOURCES: Final = {
     "clicks": Source.CLICK,
     "transcripts": Source.CALL,
-    "purchases": Source.PURCHASE,
+    "encoded_calls": Source.CALL,
     "eligibility": Source.ELIGIBILITY,
+    "purchases": Source.PURCHASE,
 }
 BATCH: Final = 500
+TOGETHER: Final = 200
 Encode = Callable[[Batch], Sequence[PlainRecord]]
 """The encoder stage: a batch of transcripts -> records of encoded calls."""
 
@@ -42,17 +44,27 @@ class MemoryStates:
                 self.records[key] = value
 
 
-def examples_of(tables: Tables, encode: Encode, purchase_events: int | None = None) -> list[TrainingExample]:
-    """The newest example of each purchase event, in order of time."""
+def examples_of(
+    tables: Tables, encode: Encode, purchase_events: int | None = None, *, progress: Callable[[int], object] = lambda _: None
+) -> list[TrainingExample]:
+    """The newest example of each purchase event, in order of time; `progress` hears how many purchase events are done.
+
+    Raises:
+        TableError: the step could not use an event of the tables.
+    """
     items = Catalogue(msgspec.json.decode(event.value, type=Item) for event in item_events(tables))
     states, settings = MemoryStates(), StepSettings(partitions=1)
     newest: dict[bytes, bytes | None] = {}
-    for batch in _batches(user_events(tables, purchase_events)):
-        if batch.source is Source.CALL:
+    for done, batch in _batches(events_by_purchase(tables, purchase_events)):
+        if batch.topic == "transcripts":
             batch = batch._replace(records=encode(batch))  # noqa: PLW2901
         outcome = step(batch, states, None, items, settings)
+        if outcome.dead_letters:
+            letter = msgspec.json.decode(outcome.dead_letters[0].value or b"", type=DeadLetter)
+            raise TableError(f"one of the tables' {batch.topic} cannot be used ({letter.reason}: {letter.error})")
         states.write(outcome.writes)
         newest.update((output.key, output.value) for output in outcome.examples)
+        progress(done)
     return in_time_order(decode_example(value) for value in newest.values() if value is not None)
 
 
@@ -60,13 +72,28 @@ def in_time_order(examples: Iterable[TrainingExample]) -> list[TrainingExample]:
     return sorted(examples, key=lambda example: (example.occurred_at, example.user_id, example.purchase_id))
 
 
-def _batches(events: Iterable[TableEvent]) -> Iterable[Batch]:
-    """Consecutive events of one topic as batches; offsets count per topic."""
-    offsets: dict[str, int] = {}
-    for role, group in groupby(events, key=lambda event: event.role):
-        waiting: list[PlainRecord] = []
-        for event in group:
-            offset = offsets[role] = offsets.get(role, -1) + 1
-            waiting.append(PlainRecord(offset, event.at_ms, event.key.encode(), event.value))
-        for start in range(0, len(waiting), BATCH):
-            yield Batch(SOURCES[role], role, 0, 0, waiting[start : start + BATCH])
+def _batches(told: Iterable[Sequence[TableEvent]]) -> Iterator[tuple[int, Batch]]:
+    """(purchase events begun, batch): the events of many purchase events together, for the step's cost is by batch; a user's next
+    purchase event waits for the batches after it.
+    """
+    offsets: dict[str, int] = dict.fromkeys(SOURCES, -1)
+    waiting: dict[str, list[PlainRecord]] = {role: [] for role in SOURCES}
+    users: set[str] = set()
+    for done, events in enumerate(told):
+        user = events[0].key
+        if user in users or len(users) == TOGETHER:
+            yield from ((done, batch) for batch in _cut(waiting))
+            users.clear()
+        users.add(user)
+        for event in events:
+            offset = offsets[event.role] = offsets[event.role] + 1
+            waiting[event.role].append(PlainRecord(offset, event.at_ms, event.key.encode(), event.value))
+    yield from ((offsets["purchases"] + 1, batch) for batch in _cut(waiting))
+
+
+def _cut(waiting: dict[str, list[PlainRecord]]) -> Iterator[Batch]:
+    """The waiting records as batches, purchases last; empties them."""
+    for role, records in waiting.items():
+        for start in range(0, len(records), BATCH):
+            yield Batch(SOURCES[role], role, 0, 0, records[start : start + BATCH])
+        records.clear()

@@ -1,18 +1,21 @@
 """The paper's table layout, read and checked: CSV or CSV.gz files in one folder.
 
-`data_users`, `data_sessions`, `data_conversations_text`, `data_purchase_events`, `data_post_filter` and `items`. In the paper's
-own data interactions are shared by several purchase events of a user, and `event_number` need not start at 1.
+`data_users`, `data_sessions`, `data_purchase_events`, `data_post_filter`, conversations (`training.table_conversations`) and, where
+there is one, `items`. In the paper's own data interactions are shared by several purchase events of a user, at most the last 10 are
+listed, and `event_number` need not start at 1.
 """
 
-import csv
-import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Container
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Final, NamedTuple
 
+from stream.core import limits
+from stream.core.interactions import TAG_MARK
+from training.table_conversations import TEXT, EncodedConversations, read_encoded, read_text
+from training.table_files import Problem, Report, TableError, ident, rows_of, stop_at, whole
 
-class TableError(Exception):
-    """A table that cannot be used: file, row and reason."""
+__all__ = ["InteractionRow", "Problem", "TableError", "Tables", "problems_of", "read_tables"]
+_USERS: Final = ("user_id", "purchase_event_id", "event_number", "conversation_id", "session_id")
 
 
 class InteractionRow(NamedTuple):
@@ -28,7 +31,8 @@ class InteractionRow(NamedTuple):
 class Tables(NamedTuple):
     """A data set. `sessions`: id -> tags of each action, in order; `conversations`: id -> (speaker, sentence), in order.
 
-    `purchases` and `allowed` by purchase event id; an event without a row in `allowed` may be recommended anything.
+    `purchases` and `allowed` by purchase event id; an event without a row in `allowed` may be recommended anything. `encoded` takes
+    the place of `conversations` where there is no text; both are empty where nobody called.
     """
 
     interactions: list[InteractionRow]
@@ -37,91 +41,152 @@ class Tables(NamedTuple):
     purchases: dict[int, list[str]]
     allowed: dict[int, set[str]]
     items: dict[str, str]
+    encoded: EncodedConversations | None = None
 
 
 def read_tables(folder: Path) -> Tables:
     """Reads a folder in the layout.
 
     Raises:
-        TableError: a file or column is missing, a row holds both or neither interaction, an id is unknown, or a number stands
-        twice.
+        TableError: the first fault, with file, row and reason: a file or column is missing, a row holds both or neither
+        interaction, an id is unknown, a label lies outside its filter, a number is none or stands twice.
     """
-    sessions = _numbered(folder, "data_sessions", "session_id", "action_number", lambda row: tuple(row["action_tags"].split(",")))
-    conversations = _numbered(
-        folder,
-        "data_conversations_text",
-        "conversation_id",
-        "sentence_number",
-        lambda row: (row["sentence_speaker"], row["sentence"]),
-    )
+    return _read(folder, stop_at)
+
+
+class _EnoughError(Exception):
+    """As many problems as were asked for."""
+
+
+def problems_of(folder: Path, most: int) -> tuple[Tables | None, list[Problem]]:
+    """Every problem, up to `most`; the tables where they could be read to the end."""
+    found: list[Problem] = []
+
+    def report(problem: Problem) -> None:
+        found.append(problem)
+        if len(found) == most:
+            raise _EnoughError
+
+    try:
+        tables = _read(folder, report)
+    except _EnoughError:
+        return None, found
+    return tables, found
+
+
+def _read(folder: Path, report: Report) -> Tables:
+    if not folder.is_dir():
+        raise TableError(f"{folder} is not a folder: name one with tables in the paper's layout")
+    sessions = _sessions(folder, report)
+    conversations = read_text(folder, report)
+    encoded = None if conversations else read_encoded(folder, report)
     purchases: dict[int, list[str]] = {}
-    for _, row in _rows(folder, "data_purchase_events", ("purchase_event_id", "item_id")):
-        purchases.setdefault(int(row["purchase_event_id"]), []).append(row["item_id"])
+    _each_event(folder, "data_purchase_events", report, lambda event, item: purchases.setdefault(event, []).append(item))
     allowed: dict[int, set[str]] = {}
-    for _, row in _rows(folder, "data_post_filter", ("purchase_event_id", "item_id")):
-        allowed.setdefault(int(row["purchase_event_id"]), set()).add(row["item_id"])
-    items = {row["item_id"]: row["name"] for _, row in _rows(folder, "items", ("item_id", "name"))}
-    tables = Tables(_interactions(folder, sessions, conversations, purchases), sessions, conversations, purchases, allowed, items)
-    _check_labels(folder, tables)
+    _each_event(folder, "data_post_filter", report, lambda event, item: allowed.setdefault(event, set()).add(item))
+    items = _items(folder, purchases, allowed, report)
+    spoken = encoded.by_id.keys() if encoded is not None else conversations.keys()
+    interactions = _interactions(folder, sessions.keys(), spoken, purchases, report)
+    tables = Tables(interactions, sessions, conversations, purchases, allowed, items, encoded)
+    _check_items(folder, tables, report)
     return tables
 
 
-def _check_labels(folder: Path, tables: Tables) -> None:
-    for event, bought in tables.purchases.items():
-        for item in bought:
-            if item not in tables.items:
-                raise TableError(f"{folder}/data_purchase_events: event {event} bought item {item}, which is not in items")
-            if event in tables.allowed and item not in tables.allowed[event]:
-                raise TableError(f"{folder}/data_post_filter: event {event} bought item {item}, which its filter does not allow")
+def _sessions(folder: Path, report: Report) -> dict[str, list[tuple[str, ...]]]:
+    """The tags of each action in order, by session; equal actions share one tuple."""
+    found: dict[str, dict[int, tuple[str, ...]]] = {}
+    known: dict[str, tuple[str, ...]] = {}
+    columns = ("session_id", "action_number", "action_tags")
+    for place, row, (name, number, tags) in rows_of(folder, "data_sessions", columns, report):
+        counted = whole(number)
+        if counted is None:
+            report(Problem(place, row, f"action_number {number!r} is no whole number"))
+            continue
+        actions = found.setdefault(ident(name), {})
+        if counted in actions:
+            report(Problem(place, row, f"action_number {number} stands twice for session_id {name}"))
+        if tags not in known:
+            known[tags] = tuple(tag for text in tags.split(",") if (tag := text.strip()))
+            if any(len(tag) > limits.TAG_CHARACTERS or TAG_MARK in tag for tag in known[tags]):
+                report(Problem(place, row, f"a tag is longer than {limits.TAG_CHARACTERS} characters, or holds U+001F"))
+        actions[counted] = known[tags]
+    return {name: [actions[number] for number in sorted(actions)] for name, actions in found.items()}
 
 
-def _interactions(folder: Path, sessions: Any, conversations: Any, purchases: Any) -> list[InteractionRow]:
-    interactions = []
-    numbers: set[tuple[int, int]] = set()
-    columns = ("user_id", "purchase_event_id", "event_number", "conversation_id", "session_id")
-    for line, row in _rows(folder, "data_users", columns):
-        where = f"{folder}/data_users, row {line}"
-        conversation, session = row["conversation_id"] or None, row["session_id"] or None
-        if (conversation is None) == (session is None):
-            raise TableError(f"{where}: exactly one of conversation_id and session_id must be filled")
-        event, number = int(row["purchase_event_id"]), int(row["event_number"])
-        if event not in purchases:
-            raise TableError(f"{where}: purchase event {event} is not in data_purchase_events")
-        if conversation is not None and conversation not in conversations:
-            raise TableError(f"{where}: conversation {conversation} is not in data_conversations_text")
-        if session is not None and session not in sessions:
-            raise TableError(f"{where}: session {session} is not in data_sessions")
-        if (event, number) in numbers:
-            raise TableError(f"{where}: event_number {number} stands twice for purchase event {event}")
-        numbers.add((event, number))
-        interactions.append(InteractionRow(row["user_id"], event, number, conversation, session))
+def _each_event(folder: Path, table: str, report: Report, keep: Callable[[int, str], object]) -> None:
+    for place, row, (name, item) in rows_of(folder, table, ("purchase_event_id", "item_id"), report):
+        event = whole(name)
+        if event is None:
+            report(Problem(place, row, f"purchase_event_id {name!r} is no whole number"))
+        elif not item:
+            report(Problem(place, row, "item_id is empty"))
+        else:
+            keep(event, ident(item))
+
+
+def _items(folder: Path, purchases: dict[int, list[str]], allowed: dict[int, set[str]], report: Report) -> dict[str, str]:
+    """Names by id, in the table's order; without the table (as in the paper's data) the ids that occur, numbers first."""
+    named = rows_of(folder, "items", ("item_id", "name"), report, optional=True)
+    listed = {ident(item): name for _, _, (item, name) in named}
+    if listed:
+        return listed
+    ids = {item for bought in purchases.values() for item in bought}.union(*allowed.values())
+    return {item: item for item in sorted(ids, key=lambda item: (not item.isdigit(), int(item) if item.isdigit() else 0, item))}
+
+
+def _interactions(
+    folder: Path, sessions: Container[str], spoken: Container[str], purchases: dict[int, list[str]], report: Report
+) -> list[InteractionRow]:
+    interactions: list[InteractionRow] = []
+    seen: set[tuple[int, int]] = set()
+    users: dict[int, str] = {}
+    for place, line, values in rows_of(folder, "data_users", _USERS, report):
+        row, faults = _interaction(values, sessions, spoken, purchases)
+        if row is not None and (row.purchase_event_id, row.event_number) in seen:
+            faults.append(f"event_number {row.event_number} stands twice for purchase event {row.purchase_event_id}")
+        if row is not None and users.setdefault(row.purchase_event_id, row.user_id) != row.user_id:
+            faults.append(f"purchase event {row.purchase_event_id} is user {users[row.purchase_event_id]}'s in another row")
+        for fault in faults:
+            report(Problem(place, line, fault))
+        if row is not None and not faults:
+            seen.add((row.purchase_event_id, row.event_number))
+            interactions.append(row)
     return interactions
 
 
-def _numbered(folder: Path, table: str, key: str, number: str, value: Any) -> dict[str, Any]:
-    """Rows by key, in the order of their numbers."""
-    found: dict[str, dict[int, Any]] = {}
-    for line, row in _rows(folder, table, (key, number)):
-        rows = found.setdefault(row[key], {})
-        if int(row[number]) in rows:
-            raise TableError(f"{folder}/{table}, row {line}: {number} {row[number]} stands twice for {key} {row[key]}")
-        rows[int(row[number])] = value(row)
-    return {name: [rows[place] for place in sorted(rows)] for name, rows in found.items()}
+def _interaction(
+    values: tuple[str, ...], sessions: Container[str], spoken: Container[str], purchases: dict[int, list[str]]
+) -> tuple[InteractionRow | None, list[str]]:
+    """One row of data_users, and what is wrong with it; None where its numbers cannot be read."""
+    user, event_text, number_text, conversation, session = map(ident, values)
+    event, number = whole(event_text), whole(number_text)
+    read = (("purchase_event_id", event), ("event_number", number))
+    faults = [f"{name} is no whole number" for name, value in read if value is None]
+    if not user:
+        faults.append("user_id is empty")
+    if bool(conversation) == bool(session):
+        faults.append("exactly one of conversation_id and session_id must be filled")
+    elif conversation and conversation not in spoken:
+        faults.append(f"conversation {conversation} is not in {TEXT} (nor in its keyword or embedding tables)")
+    elif session and session not in sessions:
+        faults.append(f"session {session} is not in data_sessions")
+    if event is None or number is None:
+        return None, faults
+    if event not in purchases:
+        faults.append(f"purchase event {event} is not in data_purchase_events")
+    return InteractionRow(user, event, number, conversation or None, session or None), faults
 
 
-def _rows(folder: Path, table: str, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(row number, row) of a table, gzipped or not; the header is row 1."""
-    plain, zipped = folder / f"{table}.csv", folder / f"{table}.csv.gz"
-    path = plain if plain.exists() else zipped
-    if not path.exists():
-        raise TableError(f"{folder} has neither {plain.name} nor {zipped.name}")
-    with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [column for column in columns if column not in (reader.fieldnames or ())]
-        if missing:
-            raise TableError(f"{path}: column {missing[0]} is missing")
-        for line, row in enumerate(reader, start=2):
-            try:
-                yield line, row
-            except ValueError as error:
-                raise TableError(f"{path}, row {line}: {error}") from None
+def _check_items(folder: Path, tables: Tables, report: Report) -> None:
+    labels, filters = str(folder / "data_purchase_events"), str(folder / "data_post_filter")
+    for event, bought in tables.purchases.items():
+        for item in bought:
+            if item not in tables.items:
+                report(Problem(labels, None, f"event {event} bought item {item}, which is not in items"))
+            if event in tables.allowed and item not in tables.allowed[event]:
+                report(Problem(filters, None, f"event {event} bought item {item}, which its filter does not allow"))
+    for event, allowed in tables.allowed.items():
+        if unknown := allowed - tables.items.keys():
+            report(Problem(filters, None, f"event {event} allows item {min(unknown)}, which is not in items"))
+        if event not in tables.purchases:
+            report(Problem(filters, None, f"event {event} is not in data_purchase_events"))

@@ -32,8 +32,8 @@ def replay(
 ) -> None:
     """Turn tables into events, stream them through Kafka at full speed, train on the resulting examples, and measure.
 
-    The tables have no times: these are invented (one purchase event a second, what came before it every 40 minutes). The last 10
-    % of the purchase events are the test set, as in the paper.
+    The tables have no times: these are invented (one purchase event an hour, what came before it evenly before it). The last 10 %
+    of the purchase events are the test set, as in the paper.
 
     Example: isthmus replay --data my-tables --local
     """
@@ -46,6 +46,10 @@ def replay(
     if local == (bootstrap is not None):
         raise IsthmusError("name a broker with --bootstrap HOST:PORT, or let --local start one")
     tables = load_tables(data)
+    if tables.encoded is not None:
+        raise IsthmusError(
+            f"{data} has no transcripts for the encoder: isthmus train --data and isthmus benchmark take it as it is"
+        )
     with tempfile.TemporaryDirectory(prefix="isthmus-replay-") as folder, broker(bootstrap, Path(folder)) as address:
         settings = with_stand_in(settings_with(address, dev=local), words_of_tables(tables), Path(folder) / "text-model")
         examples = through_kafka(settings, tables, limit, Path(folder) if local else None)

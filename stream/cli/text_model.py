@@ -75,9 +75,11 @@ def keywords(
 
     said: dict[str, list[str]] = {}
     if transcripts.is_dir():
-        from training.tables import read_tables
+        from stream.cli.tables import load_tables
 
-        tables = read_tables(transcripts)
+        tables = load_tables(transcripts)
+        if tables.encoded is not None:
+            raise IsthmusError(f"{transcripts} has no transcripts: its calls come with keywords or vectors already")
         for row in tables.interactions:
             if row.conversation_id is not None:
                 said.setdefault(row.user_id, []).extend(text for _, text in tables.conversations[row.conversation_id])

@@ -5,10 +5,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stream.core.events import Click, Eligibility, Purchase, Transcript
+from stream.core.events import Click, Eligibility, EncodedCall, Purchase, Transcript, milliseconds
+from stream.core.interactions import Conversation, Session
+from stream.core.records import Batch, PlainRecord
+from training.examples import examples_of
 from training.table_events import item_events, user_events
-from training.tables import TableError, read_tables
+from training.tables import InteractionRow, TableError, Tables, problems_of, read_tables
 
 GOOD = {
     "data_users": "user_id,purchase_event_id,event_number,conversation_id,session_id\nu,1,3,,s1\nu,1,4,c1,\nu,2,7,,s1\nu,2,9,,s2\n",
@@ -51,6 +56,13 @@ def test_tables_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
         ("data_sessions", GOOD["data_sessions"] + "s2,1,e\n", "row 5: action_number 1 stands twice"),
         ("data_purchase_events", GOOD["data_purchase_events"] + "2,z\n", "item z, which is not in items"),
         ("data_purchase_events", GOOD["data_purchase_events"] + "2,x\n", "its filter does not allow"),
+        ("data_users", GOOD["data_users"] + "v,1,5,,s1\n", "row 6: purchase event 1 is user u's in another row"),
+        ("data_users", GOOD["data_users"] + "u,one,5,,s1\n", "row 6: purchase_event_id is no whole number"),
+        ("data_users", GOOD["data_users"] + "u,1\n", "row 6: has 2 values, the header 5 columns"),
+        ("data_sessions", GOOD["data_sessions"] + "s2,-1,e\n", "row 5: action_number '-1' is no whole number"),
+        ("data_conversations_text", GOOD["data_conversations_text"] + "c1,3,robot,Hi\n", "row 4: sentence_speaker is 'robot'"),
+        ("data_conversations_text", GOOD["data_conversations_text"] + "c2,1,user, \n", "conversation c2 has no text"),
+        ("data_post_filter", GOOD["data_post_filter"] + "1,z\n", "allows item z, which is not in items"),
     ],
 )
 def test_a_fault_is_named_with_file_row_and_reason(tmp_path: Path, table: str, text: str, said: str) -> None:
@@ -62,14 +74,152 @@ def test_a_fault_is_named_with_file_row_and_reason(tmp_path: Path, table: str, t
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """With both names it could have."""
     write(tmp_path)
-    (tmp_path / "items.csv").unlink()
-    with pytest.raises(TableError, match=r"neither items\.csv nor items\.csv\.gz"):
+    (tmp_path / "data_sessions.csv").unlink()
+    with pytest.raises(TableError, match=r"neither data_sessions\.csv nor data_sessions\.csv\.gz"):
         read_tables(tmp_path)
 
 
+def test_without_a_catalogue_the_items_are_those_that_occur_numbers_first(tmp_path: Path) -> None:
+    """The paper's data set has none."""
+    events, allowed = "purchase_event_id,item_id\n1,10\n2,9\n", "purchase_event_id,item_id\n1,10\n1,x\n2,9\n"
+    write(tmp_path, data_purchase_events=events, data_post_filter=allowed)
+    (tmp_path / "items.csv").unlink()
+    assert list(read_tables(tmp_path).items) == ["9", "10", "x"]
+
+
+def test_ids_that_were_written_as_floats_are_those_they_mean(tmp_path: Path) -> None:
+    """As the paper's authors wrote those of interactions: one column has gaps, so a data frame made floats of them."""
+    users = "user_id,purchase_event_id,event_number,conversation_id,session_id\n1,1,1,7.0,\n1,1,2,,5.0\n"
+    sessions = "session_id,action_number,action_tags\n5,1,a\n"
+    said = "conversation_id,sentence_number,sentence_speaker,sentence\n7,1,user,Hello\n"
+    tables = read_tables(write(tmp_path, data_users=users, data_sessions=sessions, data_conversations_text=said))
+    assert [(row.conversation_id, row.session_id) for row in tables.interactions] == [("7", None), (None, "5")]
+
+
+def test_every_problem_is_found_up_to_a_bound(tmp_path: Path) -> None:
+    """Reading stops at the first one, checking at the bound."""
+    write(
+        tmp_path,
+        data_users=GOOD["data_users"] + "u,1,5,,s9\nu,x,5,,s1\n",
+        data_purchase_events=GOOD["data_purchase_events"] + "2,z\n",
+    )
+    tables, problems = problems_of(tmp_path, 100)
+    assert [(problem.row, problem.reason) for problem in problems[:2]] == [
+        (6, "session s9 is not in data_sessions"),
+        (7, "purchase_event_id is no whole number"),
+    ]
+    assert "item z, which is not in items" in str(problems[2])
+    assert len(problems) == 4
+    assert tables is not None
+    assert problems_of(tmp_path, 2) == (None, problems[:2])
+
+
+def published(folder: Path, keywords: str, *embeddings: str) -> Path:
+    """The layout that the paper's authors published: keywords, and vectors split over numbered files in a folder of their own."""
+    write(folder, data_conversations_keyword=keywords)
+    (folder / "data_conversations_text.csv").unlink()
+    (folder / "data_conversations_embedding").mkdir()
+    for number, text in enumerate(embeddings, start=1):
+        (folder / "data_conversations_embedding" / f"data_conversations_embedding_{number}.csv").write_text(text)
+    return folder
+
+
+KEYWORDS = 'conversation_id,sentence_number,sentence_speaker,keywords\nc1,2,agent,"21,4"\nc1,1,user,"4,9"\nc1,3,user,\n'
+HEADER = "conversation_id,sentence_number,sentence_speaker,embedding_1,embedding_2\n"
+
+
+def test_keywords_and_vectors_take_the_place_of_text_and_reach_the_example(tmp_path: Path) -> None:
+    """A conversation may go on in the next file; its vector is the mean over its sentences."""
+    published(tmp_path, KEYWORDS, HEADER + "c1,1,user,1,2\nc1,2,agent,2,4\n", HEADER + "c1,3,user,3,0\n")
+    tables = read_tables(tmp_path)
+    assert tables.encoded is not None
+    assert tables.encoded.text_model == "tables-embedding-2"
+    first, second = examples_of(tables, refuse)
+    conversation = first.interactions[1]
+    assert isinstance(conversation, Conversation)
+    assert conversation.keywords == ("4", "9", "21")
+    assert conversation.vector().tolist() == [2.0, 2.0]
+    assert conversation.sentences == 3
+    assert [one.modality for one in second.interactions] == ["session", "session"]
+
+
+def test_keywords_alone_are_enough(tmp_path: Path) -> None:
+    """Vectors of width 1 stand in: nothing was said about the sentences' meaning."""
+    published(tmp_path, KEYWORDS)
+    conversation = examples_of(read_tables(tmp_path), refuse)[0].interactions[1]
+    assert isinstance(conversation, Conversation)
+    assert (conversation.keywords, conversation.vector().tolist()) == (("4", "9", "21"), [0.0])
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ([HEADER + "c1,1,user,1,2\n", HEADER + "c1,1,user,1,2\n"], "_2.csv, row 2: sentence_number '1' stands twice"),
+        ([HEADER + "c1,1,user,1,2\nc1,2,user,,2\n"], "_1.csv, row 3: a number of the embedding is missing"),
+        ([HEADER + "c1,1,user,1,x\n"], "invalid value 'x'"),
+        ([HEADER.replace("embedding_1", "embedding_7") + "c1,1,user,1,2\n"], "column embedding_1 is missing"),
+    ],
+)
+def test_a_fault_among_the_vectors_is_named(tmp_path: Path, files: list[str], said: str) -> None:
+    """With file and reason; with the row where the file can be cut into rows."""
+    with pytest.raises(TableError, match=said):
+        read_tables(published(tmp_path, KEYWORDS, *files))
+
+
+def test_a_numbered_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    """107 files are easily downloaded in part."""
+    published(tmp_path, KEYWORDS, HEADER, HEADER, HEADER)
+    (tmp_path / "data_conversations_embedding" / "data_conversations_embedding_2.csv").unlink()
+    with pytest.raises(TableError, match="file data_conversations_embedding_2 is missing"):
+        read_tables(tmp_path)
+
+
+def refuse(batch: Batch) -> list[PlainRecord]:
+    raise AssertionError(f"nothing to encode in {batch.topic}")
+
+
+def words_only(batch: Batch) -> list[PlainRecord]:
+    """Encoded calls without a text encoder."""
+    calls = []
+    for record in batch.records:
+        said = msgspec.json.decode(record.value or b"", type=Transcript)
+        call = EncodedCall(
+            said.user_id, said.conversation_id, milliseconds(said.started_at), milliseconds(said.ended_at or 0), str(said.event_id),
+            len(said.sentences), bytes(4), (), "none", batch.topic, 0, 0, record.offset,
+        )  # fmt: skip
+        calls.append(PlainRecord(record.offset, record.timestamp, record.key, msgspec.msgpack.encode(call)))
+    return calls
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.lists(st.integers(0, 14), min_size=1, max_size=12, unique=True)), min_size=1))
+def test_an_example_sees_exactly_the_last_ten_interactions_that_the_tables_list_for_it(events: list[tuple[str, list[int]]]) -> None:
+    """Whatever a user's purchase events share, repeat or leave out: the times are invented so that nothing else comes in."""
+    rows = [
+        InteractionRow(user, event, number, *((f"{user}{one}", None) if one % 3 == 0 else (None, f"{user}{one}")))
+        for event, (user, listed) in enumerate(events)
+        for number, one in enumerate(listed, start=1)
+    ]
+    names = [f"{user}{one}" for user in "ab" for one in range(15)]
+    tables = Tables(
+        interactions=rows,
+        sessions={name: [("tag",)] * 3 for name in names},
+        conversations={name: [("user", "Hello")] for name in names},
+        purchases={event: ["x"] for event in range(len(events))},
+        allowed={},
+        items={"x": "Ex"},
+    )
+    examples = examples_of(tables, words_only)
+    seen = [
+        [one.session_id if isinstance(one, Session) else one.conversation_id for one in example.interactions]
+        for example in examples
+    ]
+    assert [[name[1:] for name in names] for names in seen] == [[f"{user}{one}" for one in listed[-10:]] for user, listed in events]
+    assert {example.revision for example in examples} == {1}
+
+
 def test_events_keep_the_order_of_the_tables_and_tell_shared_interactions_once(tmp_path: Path) -> None:
-    """Interactions before their purchase, the filter just before it; session s1 is shared by both purchases."""
-    tables = read_tables(write(tmp_path))
+    """Interactions before their purchase, the filter just before it; s1 and c1 are shared by both purchases."""
+    tables = read_tables(write(tmp_path, data_users=GOOD["data_users"] + "u,2,8,c1,\n"))
     told = list(user_events(tables))
     assert [event.role for event in told] == [
         "clicks", "clicks", "transcripts", "eligibility", "purchases", "clicks", "eligibility", "purchases",

@@ -1,0 +1,113 @@
+"""Files of tables: CSV or CSV.gz, whole or split over numbered files, read row by row; and what may be wrong with a row.
+
+A fault is a `Problem` with file, row and reason; whoever reads decides whether it raises or is collected. Nothing here knows what
+a table means.
+"""
+
+import csv
+import gzip
+import re
+from collections.abc import Callable, Iterator
+from operator import itemgetter
+from pathlib import Path
+from typing import NamedTuple
+
+
+class TableError(Exception):
+    """A table that cannot be used: file, row and reason."""
+
+
+class Problem(NamedTuple):
+    """One fault. `row` counts as a spreadsheet does (the header is row 1); None where it lies in no single row."""
+
+    place: str
+    row: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}" if self.row is None else f"{self.place}, row {self.row}: {self.reason}"
+
+
+Report = Callable[[Problem], None]
+
+
+def stop_at(problem: Problem) -> None:
+    """The report of a reader that stops at the first fault.
+
+    Raises:
+        TableError: always.
+    """
+    raise TableError(str(problem))
+
+
+def ident(text: str) -> str:
+    """An id as text; the paper's authors wrote some as floats.
+
+    >>> ident("3596.0"), ident("s1.0"), ident("")
+    ('3596', 's1.0', '')
+    """
+    named = text.removesuffix(".0")
+    return named if named.isdigit() else text
+
+
+def whole(text: str) -> int | None:
+    """A whole number from 0, or None where the text is none.
+
+    >>> whole("7"), whole("7.0"), whole("-1"), whole("seven")
+    (7, 7, None, None)
+    """
+    named = text.removesuffix(".0")
+    return int(named) if named.isascii() and named.isdigit() else None
+
+
+def files_of(folder: Path, table: str, report: Report) -> list[Path]:
+    """The files of a table in order: `table.csv`, `table.csv.gz`, or `table_1.csv` ... here or in a folder `table`.
+
+    Reports a gap in the numbers; an empty list where there is no such table.
+    """
+    for name in (f"{table}.csv", f"{table}.csv.gz"):
+        if (folder / name).is_file():
+            return [folder / name]
+    pattern = re.compile(rf"{re.escape(table)}_(\d+)\.csv(\.gz)?")
+    places = [place for place in (folder, folder / table) if place.is_dir()]
+    numbered = sorted(
+        (int(match[1]), path) for place in places for path in place.iterdir() if (match := pattern.fullmatch(path.name))
+    )
+    numbers = [number for number, _ in numbered]
+    for missing in sorted({*range(1, max(numbers, default=0))} - {*numbers}):
+        report(Problem(str(folder / table), None, f"file {table}_{missing} is missing, {table}_{numbers[-1]} is there"))
+    for number in sorted({number for number in numbers if numbers.count(number) > 1}):
+        report(Problem(str(folder / table), None, f"file {table}_{number} is there twice"))
+    return [path for _, path in numbered]
+
+
+def rows_of(
+    folder: Path, table: str, columns: tuple[str, ...], report: Report, *, optional: bool = False
+) -> Iterator[tuple[str, int, tuple[str, ...]]]:
+    """(file, row number, values of `columns`) of all rows. Reports missing files and columns, and rows that are cut short."""
+    files = files_of(folder, table, report)
+    if not files and not optional:
+        report(Problem(str(folder), None, f"has neither {table}.csv nor {table}.csv.gz (nor numbered files {table}_1.csv ...)"))
+    for path in files:
+        yield from _rows_of_file(path, columns, report)
+
+
+def _rows_of_file(path: Path, columns: tuple[str, ...], report: Report) -> Iterator[tuple[str, int, tuple[str, ...]]]:
+    place, row = str(path), 1
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") if path.suffix == ".gz" else path.open(newline="") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            missing = [column for column in columns if column not in header]
+            for column in missing:
+                report(Problem(place, 1, f"column {column} is missing"))
+            if missing:
+                return
+            chosen, width = itemgetter(*(header.index(column) for column in columns)), len(header)
+            for row, values in enumerate(reader, start=2):
+                if len(values) == width:
+                    yield place, row, chosen(values)
+                elif values:
+                    report(Problem(place, row, f"has {len(values)} values, the header {width} columns"))
+    except (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+        report(Problem(place, row + 1, f"cannot be read ({error})"))
