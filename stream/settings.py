@@ -78,6 +78,13 @@ class Encoder(Section):
     threads: int = Field(1, ge=1, le=64)
 
 
+class DeadLetters(Section):
+    stop_share: float = Field(
+        0.5, gt=0, le=1, description="worker and encoder stop when more of a topic's last records are dead letters; 1: never"
+    )
+    window_records: int = Field(1_000, ge=1, description="over at least so many records")
+
+
 class Registry(Section):
     uri: str = Field(f"sqlite:///{CACHE / 'registry' / 'mlflow.db'}", description="MLflow: a SQLite file, or a server's URL")
     folder: Path = Field(CACHE / "registry" / "models", description="model folders; workers must be able to read it")
@@ -101,6 +108,7 @@ class Settings(BaseSettings):
     mapping: Mapping = Mapping()
     worker: Worker = Worker()
     encoder: Encoder = Encoder()
+    dead_letters: DeadLetters = DeadLetters()
     registry: Registry = Registry()
     training: Training = Training()
 

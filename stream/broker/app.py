@@ -19,6 +19,7 @@ from stream.broker.processor import Processor
 from stream.broker.profiles import Profiles, Serving
 from stream.broker.recovery import SafeTableManager
 from stream.broker.table import UserTable
+from stream.core.dead_letters import DeadLetterLimit
 from stream.core.records import Batch, Source
 from stream.core.step import StepSettings
 from stream.metrics import Metrics
@@ -81,10 +82,12 @@ def add_profiles(
     metrics: Metrics,
     *,
     in_flight: int = 6,
+    limit: DeadLetterLimit | None = None,
 ) -> Profiles:
     """Gives the app its user table and the profile agent over all five inputs."""
     table = UserTable(app)
-    profiles = Profiles(app, sources, epochs, table, AtLeastOnce(app, sender_of(app), metrics), serving, settings, topics, metrics)
+    delivery = AtLeastOnce(app, sender_of(app), metrics)
+    profiles = Profiles(app, sources, epochs, table, delivery, serving, settings, topics, metrics, limit or DeadLetterLimit())
     _add_agent(app, list(sources), profiles.run, "profiles")
 
     async def on_assigned(_: Any, assigned: Any, **__: Any) -> None:

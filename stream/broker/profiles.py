@@ -14,10 +14,14 @@ from mode import get_logger
 from stream.broker.delivery import Emission
 from stream.broker.finishing import Delivery, Work
 from stream.broker.table import UserTable
+from stream.core.dead_letters import DeadLetterLimit
+from stream.core.events import Reason
 from stream.core.outputs import Outcome, Output
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, Source
-from stream.core.step import StepSettings, step
+from stream.core.step import StepSettings
+from stream.core.total import total_step
+from stream.errors import IsthmusError
 from stream.metrics import Metrics
 from stream.settings import Topics
 
@@ -46,6 +50,7 @@ class Profiles:
         settings: StepSettings,
         topics: Topics,
         metrics: Metrics,
+        limit: DeadLetterLimit,
     ) -> None:
         self._app = app
         self._sources = sources
@@ -56,6 +61,7 @@ class Profiles:
         self._settings = settings
         self._topics = topics
         self._metrics = metrics
+        self._limit = limit
         self._number = 0
         app.on_partitions_revoked.connect(self._on_revoked)
         app.on_rebalance_complete.connect(self._on_rebalanced)
@@ -70,7 +76,8 @@ class Profiles:
         topic, partition = message.topic, message.partition
         batch = Batch(self._sources[topic], topic, self._epochs[topic], partition, message.value)
         started = time.perf_counter()
-        outcome = step(batch, self._table.states(partition), self._serving.ranker, self._serving.catalogue, self._settings)
+        outcome = total_step(batch, self._table.states(partition), self._serving.ranker, self._serving.catalogue, self._settings)
+        self._look_at_dead_letters(batch, outcome)
         self._number += 1
         number = self._number
         self._table.hold(partition, outcome.writes, number)
@@ -93,6 +100,15 @@ class Profiles:
         self._observe("step", stepped - started)
         self._observe("send", time.perf_counter() - stepped)
         self._metrics.histogram("batch_records", batch.source).observe(len(batch.records))
+
+    def _look_at_dead_letters(self, batch: Batch, outcome: Outcome) -> None:
+        """Raises IsthmusError, before anything of the batch is sent, where too much of its topic cannot be used."""
+        poisoned = outcome.counts["dead_letters", Reason.POISON]
+        if poisoned:
+            logger.error("%d events of %s made the step raise; their dead letters say where", poisoned, batch.topic)
+        broken = self._limit.add(batch.topic, len(batch.records), outcome.dead_letters)
+        if broken is not None:
+            raise IsthmusError(broken)
 
     def _count(self, outcome: Outcome) -> None:
         """Metrics of a batch that is durable: counted once however often it was delivered before."""

@@ -8,6 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from stream.core.dead_letters import DeadLetterLimit
 from stream.core.records import Batch, Source
 from stream.core.step import StepSettings
 from stream.errors import IsthmusError
@@ -66,6 +67,10 @@ def adapter_of(section: str, fields: Mapping[str, str]) -> Callable[[Any], Any]:
     return adapt
 
 
+def limit_of(settings: Settings) -> DeadLetterLimit:
+    return DeadLetterLimit(settings.dead_letters.stop_share, settings.dead_letters.window_records)
+
+
 def one_thread_each() -> None:
     """Numeric libraries on one thread, before they are imported: a deployment scales by processes, and small batches lose by
     threads.
@@ -113,7 +118,15 @@ async def _worker(settings: Settings) -> None:
         instance=own.name if own.static_membership else None,
     )
     add_profiles(
-        app, sources, topic_epochs(bootstrap, sources), serving, step_settings(settings), topics, metrics, in_flight=own.in_flight
+        app,
+        sources,
+        topic_epochs(bootstrap, sources),
+        serving,
+        step_settings(settings),
+        topics,
+        metrics,
+        in_flight=own.in_flight,
+        limit=limit_of(settings),
     )
     server, _ = metrics.serve(own.metrics_port)
     logger.info("worker %s: metrics at http://127.0.0.1:%d/metrics", own.name, server.server_port)
@@ -174,10 +187,14 @@ def encoder_process(settings: Settings, metrics: Metrics) -> Callable[[Batch], l
         logger.warning("calls get no keywords, for the text model's list is empty: make one with `isthmus text-model stand-in`")
     fields = settings.mapping.transcripts
     adapter = adapter_of("mapping.transcripts", fields) if fields else None
+    limit = limit_of(settings)
 
     def process(batch: Batch) -> list[Emission]:
         started = time.perf_counter()
         encoded = encode_batch(batch, model, adapter)
+        broken = limit.add(batch.topic, len(batch.records), encoded.dead_letters)
+        if broken is not None:
+            raise IsthmusError(broken)
         metrics.histogram("encoder_seconds").observe(time.perf_counter() - started)
         metrics.counter("encoder_sentences").inc(encoded.sentences)
         metrics.count(encoded.counts)

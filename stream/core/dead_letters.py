@@ -1,8 +1,10 @@
-"""A dead letter from a record: what could not be used, why, and where it stands.
+"""A dead letter from a record: what could not be used, why, and where it stands; and when there are too many of them.
 
 One can always be sent, whatever the record holds.
 """
 
+from collections import Counter, deque
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -15,6 +17,7 @@ from stream.core.records import Coordinates, Record
 
 _HEADER_BYTES: Final = 8_192
 _encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(DeadLetter).decode
 
 
 def dead_letter(origin: Coordinates, record: Record, rejection: Rejection, *, with_original: bool = True) -> Output:
@@ -47,3 +50,38 @@ def _bounded(record: Record) -> tuple[tuple[str, bytes], ...]:
             break
         kept.append((name, value or b""))
     return tuple(kept)
+
+
+class DeadLetterLimit:
+    """Tells when a topic is broken rather than some of its events: too great a share of its last records became dead letters.
+
+    `share` of at least `window` records, by topic; a batch counts whole. A share of 1 never stops anything.
+    """
+
+    def __init__(self, share: float = 0.5, window: int = 1_000) -> None:
+        self._share = share
+        self._window = window
+        self._batches: dict[str, deque[tuple[int, int]]] = {}
+
+    def add(self, topic: str, records: int, letters: Sequence[Output]) -> str | None:
+        """Counts a batch and its dead letters; what is wrong where the share is exceeded, else None."""
+        batches = self._batches.setdefault(topic, deque())
+        batches.append((records, len(letters)))
+        total = sum(count for count, _ in batches)
+        while total - batches[0][0] >= self._window:
+            total -= batches.popleft()[0]
+        lost = sum(count for _, count in batches)
+        if total < self._window or lost <= self._share * total:
+            return None
+        return (
+            f"{lost} of the last {total} records of {topic} are dead letters ({_most_frequent(letters)}), more than the share "
+            f"dead_letters.stop_share = {self._share:g}: the topic, its mapping or this version is broken. The last batch is not "
+            "committed. Mend the cause and start again, then `isthmus dead-letters replay` what is in the topic already"
+        )
+
+
+def _most_frequent(letters: Sequence[Output]) -> str:
+    """The reason and error that most dead letters have."""
+    decoded = (_decode(letter.value) for letter in letters if letter.value is not None)
+    (found, _), *_ = Counter((letter.reason, letter.error) for letter in decoded).most_common(1) or [(("", ""), 0)]
+    return ": ".join(found)

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     WRONG_PARTITION = "wrong_partition"
     TOO_FAR_AHEAD = "too_far_ahead"
     MAPPING = "mapping"
+    POISON = "poison"
 
 
 class Rejection(msgspec.Struct, frozen=True):

@@ -50,7 +50,7 @@ from stream.core.state import (
 )
 from stream.core.users import States, User
 
-__all__ = ["States", "StepSettings", "step"]
+__all__ = ["States", "StepSettings", "coordinates_of", "step"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +158,7 @@ def _load(admitted: Sequence[tuple[Record, UserEvent]], states: States, settings
 def _handle(user: User, record: Record, event: UserEvent, context: _Context) -> None:
     """Applies one event to its user, unless it is unusable, a duplicate or erased."""
     source, counts = context.batch.source, context.outcome.counts
-    place = _coordinates(record, event, context.batch)
+    place = coordinates_of(record, event, context.batch)
     number = SOURCE_NUMBERS[source]
     epoch, offset = user.head.applied.get(number, (place.epoch, -1))
     if epoch == place.epoch and place.offset <= offset:
@@ -190,7 +190,7 @@ def _handle(user: User, record: Record, event: UserEvent, context: _Context) -> 
     _fold(user, event, user.cause, context)
 
 
-def _coordinates(record: Record, event: UserEvent | None, batch: Batch) -> Coordinates:
+def coordinates_of(record: Record, event: UserEvent | None, batch: Batch) -> Coordinates:
     """Where an event stands; of an encoded call, where its transcript does."""
     if isinstance(event, EncodedCall):
         return Coordinates(event.origin_topic, event.origin_epoch, event.origin_partition, event.origin_offset)
@@ -239,7 +239,7 @@ def _fold(user: User, event: UserEvent, cause: Cause, context: _Context) -> None
 
 def _reject(record: Record, event: UserEvent | None, rejection: Rejection, context: _Context) -> None:
     batch, outcome = context.batch, context.outcome
-    origin = _coordinates(record, event, batch)
+    origin = coordinates_of(record, event, batch)
     outcome.dead_letters.append(dead_letter(origin, record, rejection, with_original=batch.source is not Source.CALL))
     outcome.counts["events", batch.source, "dead_letter"] += 1
     outcome.counts["dead_letters", rejection.reason] += 1

@@ -14,6 +14,7 @@ from stream.core.dead_letters import dead_letter
 from stream.core.events import Adapter, EncodedCall, Reason, Rejection, Transcript, milliseconds, parse_mapped, rejection_of
 from stream.core.outputs import Output
 from stream.core.records import Batch, Record
+from stream.core.total import NO_EVENTS_FAULT, sift
 from stream.text.model import TextModel
 
 _decode = msgspec.json.Decoder(Transcript).decode
@@ -34,15 +35,43 @@ class Encoded(NamedTuple):
 
 
 def encode_batch(batch: Batch, model: TextModel, adapter: Adapter | None = None) -> Encoded:
-    """Every record becomes one encoded call or one dead letter, in order; never raises on what a record holds."""
+    """Every record becomes one encoded call or one dead letter, in order.
+
+    A transcript that makes the encoder raise is sifted out, as the step's events are (`stream.core.total`).
+    """
+    try:
+        return _encode_all(batch, model, adapter)
+    except NO_EVENTS_FAULT:
+        raise
+    except Exception:  # noqa: BLE001  (a bug is what sifting is for)
+        return _in_pieces(batch, model, adapter)
+
+
+def _in_pieces(batch: Batch, model: TextModel, adapter: Adapter | None) -> Encoded:
+    whole = Encoded([], [], [], 0, Counter())
+    sentences = 0
+
+    def attempt(records: Sequence[Record]) -> None:
+        nonlocal sentences
+        piece = _encode_all(batch._replace(records=records), model, adapter)
+        whole.calls.extend(piece.calls)
+        whole.timestamps.extend(piece.timestamps)
+        whole.dead_letters.extend(piece.dead_letters)
+        whole.counts.update(piece.counts)
+        sentences += piece.sentences
+
+    for record, error in sift(batch.records, attempt):
+        _bury(batch, record, Rejection(Reason.POISON, error), whole)
+    return whole._replace(sentences=sentences)
+
+
+def _encode_all(batch: Batch, model: TextModel, adapter: Adapter | None) -> Encoded:
     encoded = Encoded([], [], [], 0, Counter())
     usable: list[tuple[Record, Transcript, list[str]]] = []
     for record in batch.records:
         read = _read(record, adapter)
         if isinstance(read, Rejection):
-            encoded.dead_letters.append(dead_letter(batch.coordinates(record), record, read, with_original=False))
-            encoded.counts["encoder_transcripts", "dead_letter"] += 1
-            encoded.counts["dead_letters", read.reason] += 1
+            _bury(batch, record, read, encoded)
         else:
             usable.append((record, read, [text for sentence in read.sentences if (text := sentence.text.strip()[:_CHARACTERS])]))
     vectors = model.encode([text for _, _, texts in usable for text in texts])
@@ -56,6 +85,12 @@ def encode_batch(batch: Batch, model: TextModel, adapter: Adapter | None = None)
         encoded.counts["encoder_transcripts", "encoded"] += 1
         start = end
     return encoded._replace(sentences=start)
+
+
+def _bury(batch: Batch, record: Record, rejection: Rejection, encoded: Encoded) -> None:
+    encoded.dead_letters.append(dead_letter(batch.coordinates(record), record, rejection, with_original=False))
+    encoded.counts["encoder_transcripts", "dead_letter"] += 1
+    encoded.counts["dead_letters", rejection.reason] += 1
 
 
 def _read(record: Record, adapter: Adapter | None) -> Transcript | Rejection:

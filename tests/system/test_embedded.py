@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from stream.broker.app import Serving, add_profiles, make_app, run_until_stopped
 from stream.broker.embedded.following import follow_log
 from stream.broker.embedded.log import Log, forget, open_log
 from stream.broker.topics import changelog_name, source_topics, specs
+from stream.core.dead_letters import DeadLetterLimit
 from stream.core.events import Click, Erasure, Purchase, UserEvent
+from stream.core.interactions import Interaction, Session
+from stream.core.ranking import Rows
 from stream.core.records import Batch, Record
 from stream.core.step import StepSettings, step
+from stream.errors import IsthmusError
 from stream.metrics import Metrics
 from stream.settings import Topics
 from tests import world
@@ -52,12 +57,15 @@ def events(count: int) -> list[tuple[str, UserEvent]]:
 
 
 @asynccontextmanager
-async def worker(name: str, log: Log, folder: Path) -> Any:
+async def worker(
+    name: str, log: Log, folder: Path, ranker: world.OrderRanker = RANKER, limit: DeadLetterLimit | None = None
+) -> Any:
     """A running worker; leaving the context ends it as SIGTERM does."""
     metrics, stop = Metrics(), asyncio.Event()
     app = make_app("isthmus-profiles", f"embedded://{name}", data=folder, partitions=4, batch_records=200)
     settings = StepSettings(partitions=4)
-    add_profiles(app, SOURCES, log.epochs(SOURCES), Serving(RANKER, world.catalogue()), settings, TOPICS, metrics)
+    serving = Serving(ranker, world.catalogue())
+    add_profiles(app, SOURCES, log.epochs(SOURCES), serving, settings, TOPICS, metrics, limit=limit)
     running = asyncio.create_task(run_until_stopped(app, stop))
     try:
         yield app, metrics
@@ -201,3 +209,49 @@ async def test_followers_see_all_there_was_and_all_that_comes(name: str) -> None
     await log.append(TOPICS.items, "two", b"2")
     await until(lambda: seen == [b"one", b"two"])
     following.cancel()
+
+
+class Touchy(world.OrderRanker):
+    """A ranker with a bug: it cannot read sessions with a planted tag."""
+
+    def advance_many(self, representations: Rows, interactions: Sequence[Interaction]) -> Rows:
+        if any(isinstance(interaction, Session) and "planted" in interaction.tags for interaction in interactions):
+            raise ZeroDivisionError
+        return super().advance_many(representations, interactions)
+
+
+async def test_poison_ends_in_dead_letters_and_the_partition_goes_on(name: str, tmp_path: Path) -> None:
+    """What is left is exact: as if the planted events had never been sent."""
+    log = open_log(name)
+    log.create_topics(specs(TOPICS))
+    made = events(600)
+    planted = [(TOPICS.clicks, Click(f"user-{number}", 1_750_000_000_000, ("planted",))) for number in range(10, 30)]
+    async with worker(name, log, tmp_path, ranker=Touchy(text_model=None)):
+        await send(log, [event for pair in zip(made[:20], planted, strict=True) for event in pair] + made[20:])
+        await until(lambda: log.lag("isthmus-profiles", SOURCES) == 0)
+    letters = [msgspec.json.decode(value) for value in newest(log, TOPICS.dead_letters).values()]
+    assert {letter["reason"] for letter in letters} == {"poison"}
+    assert len(letters) == len(planted)
+    for partition in log.topics[TOPICS.clicks].partitions:
+        partition.records = [record for record in partition.records if b"planted" not in (record.value or b"")]
+    assert_exact(log)
+
+
+async def test_a_broken_topic_stops_the_worker_instead_of_being_drained(name: str, tmp_path: Path) -> None:
+    """With an error that names topic and reason; the last batch is neither sent nor committed."""
+    log = open_log(name)
+    log.create_topics(specs(TOPICS))
+    good = [(TOPICS.purchases, Purchase(f"user-{number}", 1_750_000_000_000, ("item-1",))) for number in range(300)]
+
+    async def run() -> None:
+        async with worker(name, log, tmp_path, limit=DeadLetterLimit(window=400)) as (app, _):
+            await send(log, good)
+            await until(lambda: log.lag("isthmus-profiles", SOURCES) == 0)
+            await asyncio.gather(*(log.append(TOPICS.clicks, f"user-{number}", b"{") for number in range(2_000)))
+            await asyncio.wait_for(app._crashed.wait(), 15)
+
+    with pytest.raises(IsthmusError, match=r"of web-clicks are dead letters \(not_json"):
+        await run()
+    lost = sum(map(len, records_of(log, TOPICS.dead_letters)))
+    assert 0 < lost < 400 + 200
+    assert log.lag("isthmus-profiles", SOURCES) >= 2_000 - lost

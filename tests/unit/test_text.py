@@ -1,6 +1,8 @@
 """The encoder stage and the text model: every transcript is encoded or a dead letter, and no text gets out."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -179,3 +181,31 @@ def test_the_encoders_process_needs_no_torch() -> None:
 
     code = "import sys, stream.text.model, stream.text.stage, stream.cli.running; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_transcript_that_makes_the_encoder_raise_is_a_dead_letter_and_the_others_are_encoded(
+    model: TextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order, with the same vectors; coordinates only, and no message of the exception."""
+    values = [msgspec.json.encode(transcript(text)) for text in ("hello there", "a planted one", "my car", "good bye")]
+    without = encode(model, values[0], values[2], values[3])
+    inner = model.encode
+
+    def touchy(texts: Sequence[str]) -> Any:
+        if any("planted" in text for text in texts):
+            raise IndexError(texts)
+        return inner(texts)
+
+    monkeypatch.setattr(model, "encode", touchy)
+    encoded = encode(model, *values)
+    letter = msgspec.json.decode(encoded.dead_letters[0].value or b"")
+    assert (letter["reason"], letter["origin"]["offset"]) == ("poison", 1)
+    assert "planted" not in str(letter)
+    assert not {"key", "original"} & letter.keys()
+    calls, wanted = (
+        [msgspec.msgpack.decode(output.value or b"", type=EncodedCall) for output in found.calls] for found in (encoded, without)
+    )
+    assert [call.origin_offset for call in calls] == [0, 2, 3]
+    for call, other in zip(calls, wanted, strict=True):
+        np.testing.assert_allclose(np.frombuffer(call.vector_sum, "<f4"), np.frombuffer(other.vector_sum, "<f4"), atol=1e-5)
+    assert encoded.sentences == 3

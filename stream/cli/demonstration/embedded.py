@@ -14,7 +14,7 @@ from stream.broker.profiles import Serving
 from stream.broker.topics import source_topics, specs
 from stream.cli.demonstration.load import send_live
 from stream.cli.processes import Child
-from stream.cli.running import ENCODER_BATCH, encoder_process, step_settings
+from stream.cli.running import ENCODER_BATCH, encoder_process, limit_of, step_settings
 from stream.core.announcements import decode_announcement
 from stream.core.outputs import decode_example
 from stream.metrics import Metrics
@@ -101,7 +101,8 @@ def _apps(stage: Stage, log: Log, metrics: Metrics, serving: Serving) -> list[An
     url, partitions = f"embedded://{NAME}", topics.partitions
     sources = source_topics(topics)
     worker = make_app("isthmus-profiles", url, data=stage.folder / "worker", partitions=partitions)
-    add_profiles(worker, sources, log.epochs(sources), serving, step_settings(settings), topics, metrics)
+    limit = limit_of(settings)
+    add_profiles(worker, sources, log.epochs(sources), serving, step_settings(settings), topics, metrics, limit=limit)
     encoder = make_app("isthmus-encoder", url, data=stage.folder / "encoder", partitions=partitions, batch_records=ENCODER_BATCH)
     add_processor(encoder, topics.transcripts, log.epochs([topics.transcripts]), encoder_process(settings, metrics), metrics)
     return [run_until_stopped(worker, stage.stop), run_until_stopped(encoder, stage.stop)]
