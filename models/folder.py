@@ -1,7 +1,7 @@
 """A model version as one folder: written by the trainer, verified and loaded by workers, wherever fsspec can open it.
 
 `manifest.json` names every file with its SHA-256; the manifest's own SHA-256 is the model's fingerprint and what an announcement
-carries. Nothing is unpickled. MLflow is not imported here.
+carries. A network's folder also holds what it reads, its sizes and its weights. Nothing is unpickled. MLflow is not imported here.
 """
 
 import hashlib
@@ -13,8 +13,10 @@ from typing import Any, Final
 import fsspec
 import msgspec
 import numpy as np
+from safetensors import SafetensorError
 
 from models.popular import Popular
+from models.systems import POPULAR, SYSTEMS, network_type
 from models.vocabulary import Vocabulary
 from stream.core.ranking import Ranker, Rows
 
@@ -30,14 +32,14 @@ class ModelRefused(Exception):  # noqa: N818  (a refusal is an answer, not a fau
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a folder says of itself. `last_event` is (occurred_at ms, user id) of the newest example seen; `files` name ->
-    SHA-256.
+    """What a folder says of itself. `training` is the configuration that it was trained with, `last_event_ms` the time of the
+    newest example seen; `files` name -> SHA-256.
     """
 
     kind: str
     version: str
     text_model: str | None
-    config: dict[str, Any]
+    training: dict[str, Any]
     metrics: dict[str, float]
     last_event_ms: int
     examples: int
@@ -45,37 +47,31 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, str]
 
 
-def write_folder(
+def write_ranker(
     folder: Path,
+    ranker: Ranker,
     *,
-    kind: str,
     version: str,
-    items: tuple[str, ...],
-    prior: Rows,
-    text_model: str | None = None,
-    vocabulary: Vocabulary | None = None,
-    weights: bytes | None = None,
-    config: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
     last_event_ms: int = 0,
     examples: int = 0,
     code_version: str = "",
 ) -> str:
-    """Writes a new folder and gives the SHA-256 of its manifest, which is written last: a folder without one is unfinished."""
+    """Writes a ranker as a new folder and gives the SHA-256 of its manifest, which is written last: a folder without one is
+    unfinished. `training` is the configuration that it was trained with.
+    """
     folder.mkdir(parents=True)
-    contents = {"items.json": json.dumps({"items": items, "prior": [float(share) for share in prior]}).encode()}
-    if vocabulary is not None:
-        contents["vocabulary.json"] = json.dumps(vocabulary.tags).encode()
-    if weights is not None:
-        contents["weights.safetensors"] = weights
+    listed = {"items": ranker.items, "prior": [float(share) for share in ranker.prior]}
+    contents = {"items.json": json.dumps(listed).encode(), **_network_contents(ranker)}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     manifest = msgspec.json.encode(
         Manifest(
-            kind=kind,
+            kind=ranker.name,
             version=version,
-            text_model=text_model,
-            config=dict(config or {}),
+            text_model=ranker.text_model,
+            training=dict(training or {}),
             metrics=dict(metrics or {}),
             last_event_ms=last_event_ms,
             examples=examples,
@@ -85,6 +81,27 @@ def write_folder(
     )
     (folder / MANIFEST).write_bytes(manifest)
     return hashlib.sha256(manifest).hexdigest()
+
+
+def _network_contents(ranker: Ranker) -> dict[str, bytes]:
+    if ranker.name == POPULAR:
+        return {}
+    from safetensors.torch import save  # noqa: PLC0415
+
+    from models.network import NeuralRanker  # noqa: PLC0415  (torch: 600 MB, only where a network is written)
+
+    if not isinstance(ranker, NeuralRanker):
+        raise TypeError(f"{type(ranker).__name__} is no ranker that a folder can hold")
+    reader = {
+        "vocabularies": {kind: known.tokens for kind, known in ranker.reader.vocabularies.items()},
+        "text_width": ranker.reader.text_width,
+    }
+    weights = {name: weight.contiguous() for name, weight in ranker.network.state_dict().items()}
+    return {
+        "reader.json": json.dumps(reader).encode(),
+        "network.json": msgspec.json.encode(ranker.config),
+        "weights.safetensors": save(weights),
+    }
 
 
 def read_manifest(uri: str, sha256: str | None = None) -> tuple[Manifest, str]:
@@ -114,32 +131,34 @@ def load_ranker(uri: str, sha256: str | None = None) -> Ranker:
         raise ModelRefused("items", f"{uri}: items.json is not usable ({type(error).__name__})") from None
     if len(items) != len(prior) or len(set(items)) != len(items) or not np.isfinite(prior).all():
         raise ModelRefused("items", f"{uri}: items and popularity prior do not fit each other")
-    if manifest.kind == "popular":
+    if manifest.kind == POPULAR:
         return Popular(manifest.version, found, items, prior)
-    if manifest.kind == "latent_feature":
-        return _latent_feature(uri, manifest, found, items, prior, contents)
-    raise ModelRefused("kind", f"{uri}: this version of Isthmus knows no model of kind {manifest.kind!r}")
+    if manifest.kind not in SYSTEMS:
+        raise ModelRefused("kind", f"{uri}: this version of Isthmus knows no model of kind {manifest.kind!r}")
+    return _neural(uri, manifest, found, items, prior, contents)
 
 
-def _latent_feature(
-    uri: str, manifest: Manifest, found: str, items: tuple[str, ...], prior: Rows, contents: Mapping[str, bytes]
-) -> Ranker:
+def _neural(uri: str, manifest: Manifest, found: str, items: tuple[str, ...], prior: Rows, contents: Mapping[str, bytes]) -> Ranker:
     import torch  # noqa: PLC0415  (600 MB: only where a network is served)
     from safetensors.torch import load  # noqa: PLC0415
 
-    from models.latent_feature import LatentFeature, LatentFeatureConfig, LatentFeatureNetwork  # noqa: PLC0415
+    from models.features import Reader  # noqa: PLC0415
+    from models.network import NeuralRanker  # noqa: PLC0415
 
     try:
-        vocabulary = Vocabulary(json.loads(contents["vocabulary.json"]))
-        config = msgspec.convert(manifest.config, LatentFeatureConfig)
+        listed = json.loads(contents["reader.json"])
+        vocabularies = {kind: Vocabulary(tokens) for kind, tokens in listed["vocabularies"].items()}
+        reader = Reader(vocabularies, int(listed["text_width"]))
+        made = network_type(manifest.kind)
+        config = msgspec.json.decode(contents["network.json"], type=type(made.default))
+        network = made(config, reader, torch.from_numpy(prior))
         weights = load(contents["weights.safetensors"])
-        network = LatentFeatureNetwork(config, len(vocabulary), len(items))
         network.load_state_dict(weights)
-    except (KeyError, ValueError, RuntimeError, msgspec.MsgspecError) as error:
-        raise ModelRefused("weights", f"{uri}: weights, vocabulary and configuration do not fit: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError, msgspec.MsgspecError) as error:
+        raise ModelRefused("weights", f"{uri}: weights, reader and configuration do not fit: {error}") from None
     if not all(torch.isfinite(weight).all() for weight in weights.values()):
         raise ModelRefused("weights", f"{uri}: a weight is not finite")
-    return LatentFeature(manifest.version, found, items, prior, manifest.text_model, vocabulary, network)
+    return NeuralRanker(manifest.kind, manifest.version, found, items, prior, manifest.text_model, reader, network, config)
 
 
 def _verified(uri: str, name: str, wanted: str) -> bytes:

@@ -1,34 +1,36 @@
-"""The tags that a model knows, and the places of a session's tags among them."""
+"""The tokens that a model knows of one kind (tags, keywords ...), and the places of an interaction's tokens among them."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, cast
 
-from stream.core.interactions import Session
-
-MIN_SHARE: Final = 0.001  # of sessions: rarer tags are dropped (paper, section 5)
+MIN_SHARE: Final = 0.001  # of the interactions that have any: rarer tokens are dropped (paper, section 5)
 
 
 class Vocabulary:
-    """Tags in a fixed order. Unknown tags have no place."""
+    """Tokens in a fixed order. Unknown tokens have no place."""
 
-    def __init__(self, tags: Sequence[str]) -> None:
-        self.tags = tuple(tags)
-        self._places = {tag: place for place, tag in enumerate(self.tags)}
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self.tokens = tuple(tokens)
+        self._places = {token: place for place, token in enumerate(self.tokens)}
 
     def __len__(self) -> int:
-        return len(self.tags)
+        return len(self.tokens)
 
-    def places(self, tags: Iterable[str]) -> list[int]:
-        places = list(map(self._places.get, tags))
+    def places(self, tokens: Iterable[str]) -> list[int]:
+        places = list(map(self._places.get, tokens))
         return [place for place in places if place is not None] if None in places else cast("list[int]", places)
 
 
-def vocabulary_of(sessions: Iterable[Session], min_share: float = MIN_SHARE) -> Vocabulary:
-    """The tags of at least `min_share` of the sessions, in alphabetical order."""
+def vocabulary_of(bags: Iterable[Sequence[str]], min_share: float = MIN_SHARE) -> Vocabulary:
+    """The tokens in at least `min_share` of the bags that hold any, in alphabetical order.
+
+    >>> vocabulary_of([["a", "b"], ["b"], []], min_share=0.6).tokens
+    ('b',)
+    """
     counts: Counter[str] = Counter()
     total = 0
-    for session in sessions:
-        total += 1
-        counts.update(set(session.tags))
-    return Vocabulary(sorted(tag for tag, count in counts.items() if count >= min_share * total))
+    for bag in bags:
+        total += bool(bag)
+        counts.update(set(bag))
+    return Vocabulary(sorted(token for token, count in counts.items() if count >= min_share * total))

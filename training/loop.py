@@ -1,9 +1,9 @@
-"""Training of the Latent Feature network: one straight loop that proves itself. Same seed, same weights; no step on a loss that
-is not finite.
+"""Training of a network: one straight loop that proves itself. Same seed, same weights; no step that is not finite; goes on where
+it was interrupted; in one process or several.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -12,147 +12,145 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from models.latent_feature import LatentFeature, LatentFeatureConfig, LatentFeatureNetwork
-from models.popular import prior_of
-from models.vocabulary import Vocabulary, vocabulary_of
-from stream.core.interactions import Conversation, Session
-from stream.core.outputs import TrainingExample
-from training.tensors import BatchTensors, Examples, tensors_of
+from models.network import Network, encode
+from training import processes
+from training.checkpoints import Checkpoints
+from training.progress import SILENT, Watch
+from training.tensors import Batch, Examples
+
+Loss = Callable[[Network, Batch], Tensor]
+"""A network's losses on a batch, one an example (b,)."""
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How a network is trained. Epochs end when validation loss has not fallen for `patience` of them."""
+    """How a system is trained. `network` and `batch`: None takes the system's own, the paper's. Epochs end when validation loss has
+    not fallen for `patience` of them.
+    """
 
-    network: LatentFeatureConfig = LatentFeatureConfig()
+    network: msgspec.Struct | None = None
+    batch: int | None = None
     seed: int = 0
-    epochs: int = 40
+    epochs: int = 100
     patience: int = 5
-    batch: int = 128
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-5
-    rare_weight: float = 1.0
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
 
 
 class NotFiniteError(Exception):
-    """The loss became infinite or not a number; no weight was changed by it."""
+    """The loss or a gradient became infinite or not a number; no weight was changed by it."""
 
 
-class Trained(NamedTuple):
-    """A trained network with what it needs to serve. `validation` is its best loss."""
+class Fitted(NamedTuple):
+    """How long a stage took and its best validation loss."""
 
-    network: LatentFeatureNetwork
-    vocabulary: Vocabulary
-    items: tuple[str, ...]
-    prior: np.ndarray
-    text_model: str | None
     epochs: int
     validation: float
 
-    def ranker(self, version: str = "0", fingerprint: str = "trained") -> LatentFeature:
-        return LatentFeature(version, fingerprint, self.items, self.prior, self.text_model, self.vocabulary, self.network)
+
+def cross_entropy(network: Network, batch: Batch) -> Tensor:
+    """Binary cross-entropy, the mean over items (b,)."""
+    logits = network.logits(encode(network, network.rows(batch.inputs), batch.lengths))
+    return binary_cross_entropy_with_logits(logits, batch.labels, reduction="none").mean(dim=1)
 
 
-def train(
-    training: Sequence[TrainingExample],
-    validation: Sequence[TrainingExample],
-    items: Sequence[str],
+def fit(
+    network: Network,
+    examples: Examples,
+    check: Examples,
     config: TrainingConfig,
     *,
-    warm: LatentFeature | None = None,
-    say: Callable[[str], None] = lambda _: None,
-) -> Trained:
-    """Trains until validation says stop; `warm` gives the first weights where its vocabulary and items fit.
+    batch: int,
+    loss: Loss = cross_entropy,
+    stage: str = "training",
+    watch: Watch = SILENT,
+    checkpoints: Checkpoints | None = None,
+) -> Fitted:
+    """Trains what in the network wants gradients until `check` says stop, and leaves its best weights in it, on the CPU.
 
     Raises:
-        NotFiniteError: a loss was not finite.
-        ValueError: there is nothing to learn from.
+        NotFiniteError: a step would not have been finite.
+        training.checkpoints.CheckpointError: the checkpoint is another run's.
     """
-    if not training or not validation:
-        raise ValueError("training and validation need at least one example each")
-    generator = torch.Generator().manual_seed(config.seed)
     torch.manual_seed(config.seed)
-    text_model = newest_text_model(training)
-    vocabulary, network = _start([*training], items, config, warm)
-    fit, check = (_tensors(examples, vocabulary, items, text_model, config) for examples in (training, validation))
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    generator = torch.Generator().manual_seed(config.seed)
+    device = processes.device()
+    network.to(device)
+    learned = [weight for weight in network.parameters() if weight.requires_grad]
+    optimizer = torch.optim.Adam(learned, lr=config.learning_rate, weight_decay=config.weight_decay)
     best, best_weights, since, epoch = float("inf"), copy.deepcopy(network.state_dict()), 0, 0
-    for epoch in range(1, config.epochs + 1):
-        order = torch.randperm(len(fit), generator=generator).numpy()
+    if checkpoints is not None and (kept := checkpoints.read(stage)) is not None:
+        network.load_state_dict(kept["network"])
+        optimizer.load_state_dict(kept["optimizer"])
+        generator.set_state(kept["order"])
+        torch.set_rng_state(kept["chance"])
+        best, best_weights, since, epoch = kept["best"], kept["best_weights"], kept["since"], kept["epoch"]
+        watch.say(f"{stage}: goes on after epoch {epoch}")
+    while epoch < config.epochs and since < config.patience:
+        epoch += 1
+        order = torch.randperm(len(examples), generator=generator).numpy()
         network.train()
-        for start in range(0, len(fit), config.batch):
-            loss = loss_of(network, fit.batch(order[start : start + config.batch]))
-            if not torch.isfinite(loss):
-                raise NotFiniteError(f"the loss of epoch {epoch} is {loss.item()}: lower the learning rate, or look at the vectors")
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        current = evaluate(network, check)
-        say(f"epoch {epoch:2d}  validation loss {current:.4f}{'  best' if current < best else ''}")
+        starts = range(0, len(order), batch)
+        for done, start in enumerate(starts, start=1):
+            _step(network, optimizer, loss, examples, order[start : start + batch], f"epoch {epoch} of {stage}", device)
+            watch.tick(f"{stage}, epoch {epoch}", done, len(starts))
+        current = evaluate(network, check, loss, device)
         since = 0 if current < best else since + 1
         if current < best:
             best, best_weights = current, copy.deepcopy(network.state_dict())
-        if since >= config.patience:
-            break
+        if checkpoints is not None and processes.number() == 0:
+            checkpoints.write(
+                stage,
+                {
+                    "network": network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "order": generator.get_state(),
+                    "chance": torch.get_rng_state(),
+                    "best": best,
+                    "best_weights": best_weights,
+                    "since": since,
+                    "epoch": epoch,
+                },
+            )
+        watch.say(f"epoch {epoch:2d}  {stage}  validation loss {current:.4f}{'' if since else '  best'}")
     network.load_state_dict(best_weights)
-    prior = prior_of((example.items for example in training), items)
-    return Trained(network, vocabulary, tuple(items), prior, text_model, epoch, best)
+    network.cpu().eval()
+    return Fitted(epoch, best)
 
 
-def loss_of(network: LatentFeatureNetwork, batch: BatchTensors) -> Tensor:
-    """Weighted binary cross-entropy of a batch."""
-    latents = network.latents(batch.tags, batch.offsets, batch.texts, batch.is_text)
-    padded = torch.nn.utils.rnn.pad_sequence(
-        list(torch.split(latents, batch.lengths.tolist())), batch_first=True
-    )  # (b, T, latent + 1)
-    logits = network(padded, batch.lengths)
-    losses = binary_cross_entropy_with_logits(logits, batch.labels, reduction="none").sum(dim=1)
-    return (losses * batch.weights).mean()
+def _step(
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    examples: Examples,
+    rows: np.ndarray,
+    where: str,
+    device: torch.device,
+) -> None:
+    """One step on the examples at `rows`, unless loss or gradient are not finite."""
+    batch = examples.batch(processes.share(rows), device)
+    total = (loss(network, batch) * batch.weights).sum() / len(rows)
+    optimizer.zero_grad()
+    total.backward()  # type: ignore[no-untyped-call]
+    learned = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for weight in learned:
+        if weight.grad is None:  # every process must send the same message, also one whose share of the batch is empty
+            weight.grad = torch.zeros_like(weight)
+    gradients = [weight.grad for weight in learned]
+    total = total.detach()
+    processes.add_up([total, *gradients])
+    if not torch.isfinite(total + torch.nn.utils.get_total_norm(gradients)):
+        raise NotFiniteError(
+            f"a step in {where} is not finite (loss {total.item()}): lower the learning rate, or look at the vectors"
+        )
+    optimizer.step()
 
 
-def evaluate(network: LatentFeatureNetwork, examples: Examples) -> float:
+def evaluate(network: Network, examples: Examples, loss: Loss = cross_entropy, device: torch.device | None = None) -> float:
+    """The mean of the weighted losses."""
     network.eval()
-    rows = np.arange(len(examples))
+    total = 0.0
     with torch.inference_mode():
-        parts = [rows[start : start + 1_000] for start in range(0, len(rows), 1_000)]
-        losses = [loss_of(network, examples.batch(part)).item() * len(part) for part in parts]
-    return sum(losses) / len(rows)
-
-
-def newest_text_model(examples: Sequence[TrainingExample]) -> str | None:
-    """The text model of the newest conversation: what is encoded now."""
-    for example in reversed(examples):
-        for interaction in reversed(example.interactions):
-            if isinstance(interaction, Conversation):
-                return interaction.parts[-1].text_model
-    return None
-
-
-def _start(
-    training: Sequence[TrainingExample], items: Sequence[str], config: TrainingConfig, warm: LatentFeature | None
-) -> tuple[Vocabulary, LatentFeatureNetwork]:
-    if warm is not None and warm.items == tuple(items) and warm.network.config == config.network:
-        return warm.vocabulary, copy.deepcopy(warm.network)
-    sessions = (one for example in training for one in example.interactions if isinstance(one, Session))
-    vocabulary = vocabulary_of(sessions)
-    return vocabulary, LatentFeatureNetwork(config.network, len(vocabulary), len(items))
-
-
-def _tensors(
-    examples: Sequence[TrainingExample],
-    vocabulary: Vocabulary,
-    items: Sequence[str],
-    text_model: str | None,
-    config: TrainingConfig,
-) -> Examples:
-    kept, histories = [], []
-    for example in examples:
-        history = [
-            seen
-            for one in example.interactions
-            if (seen := one.for_text_model(text_model) if isinstance(one, Conversation) and text_model is not None else one)
-            is not None
-        ]
-        if history:
-            kept.append(example)
-            histories.append(history)
-    return tensors_of(kept, histories, vocabulary, items, config.network.text_width, config.rare_weight)
+        for start in range(0, len(examples), 1_000):
+            batch = examples.batch(np.arange(start, min(start + 1_000, len(examples))), device)
+            total += (loss(network, batch) * batch.weights).sum().item()
+    return total / len(examples)

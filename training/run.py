@@ -5,25 +5,27 @@ the champion was trained on, the gate compares both.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from safetensors.torch import save
 
-from models.folder import ModelRefused, load_ranker, read_manifest, write_folder
-from models.latent_feature import LatentFeature
-from models.popular import prior_of
+from models.folder import ModelRefused, load_ranker, read_manifest, write_ranker
+from models.systems import DEFAULT, POPULAR, network_type
 from stream.core.announcements import ModelAnnouncement
 from stream.core.outputs import Role, TrainingExample
 from stream.core.ranking import Ranker
+from training import processes
 from training.gate import Verdict, decide, too_few
-from training.loop import Trained, TrainingConfig, train
+from training.loop import TrainingConfig
 from training.measures import judge, popular_of, table
+from training.progress import SILENT, Watch
 from training.registry import Registry, Version
 from training.split import split
+from training.systems import Trained, train_system
 
 MIN_EXAMPLES = 50
 Say = Callable[[str], None]
@@ -32,6 +34,7 @@ Say = Callable[[str], None]
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What a run is made with; `margin` and `min_judged` are the gate's."""
 
+    system: str = DEFAULT
     training: TrainingConfig = TrainingConfig()
     margin: float = 0.01
     min_judged: int = 200
@@ -51,33 +54,32 @@ class TooFewExamplesError(Exception):
 def publish_popular(examples: Sequence[TrainingExample], items: Sequence[str], registry: Registry) -> Result:
     """The first version of all: popularity, champion until something beats it."""
     number = registry.next_version()
-    folder = registry.new_folder(number)
-    prior = prior_of((example.items for example in examples), items)
     last_ms = max((example.occurred_at for example in examples), default=0)
-    sha256 = write_folder(
-        folder,
-        kind="popular",
-        version=number,
-        items=tuple(items),
-        prior=prior,
-        last_event_ms=last_ms,
-        examples=len(examples),
-        code_version=code_version(),
-    )
-    registry.register(number, folder, sha256, "popular", {"examples": len(examples), "last_event_ms": last_ms}, {})
+    params = {"examples": len(examples), "last_event_ms": last_ms}
+    _write(popular_of(examples, items), number, registry, {}, params, {})
     reason = "the first model: popularity"
     registry.say_why(number, reason)
     return Result(announcement_of(registry.promote(number)), reason)
 
 
 def train_once(
-    examples: Sequence[TrainingExample], items: Sequence[str], registry: Registry, config: RunConfig, say: Say = lambda _: None
+    examples: Sequence[TrainingExample],
+    items: Sequence[str],
+    registry: Registry,
+    config: RunConfig,
+    watch: Watch = SILENT,
+    checkpoints: Path | None = None,
 ) -> Result:
     """Trains on `examples` (newest revisions, in order of time), registers the version and lets the gate decide.
+
+    Of several processes (`training.processes`) all train; the first alone registers and judges. `checkpoints`: a folder from which
+    an interrupted training goes on.
 
     Raises:
         TooFewExamplesError: under 50 examples.
         training.loop.NotFiniteError: training broke off; nothing was registered.
+        training.systems.NothingToLearnError: the examples lack the events that the system is made of.
+        training.checkpoints.CheckpointError: the folder holds another run's checkpoints.
         training.registry.RegistryError: the registry cannot be used.
     """
     if len(examples) < MIN_EXAMPLES:
@@ -86,15 +88,18 @@ def train_once(
         )
     training, validation, held_out = split(examples)
     champion = registry.holder("champion")
-    served, served_last_ms = _load(champion, say)
+    served, served_last_ms = _load(champion, watch.say)
     last_ms = max(example.occurred_at for example in [*training, *validation])
     fresh = [example for example in held_out if example.occurred_at > max(last_ms, served_last_ms)]
     if (refusal := too_few(len(fresh), config.min_judged)) is not None:
         return Result(None, refusal.reason)  # before training: nothing that it could bring would pass
-    warm = served if isinstance(served, LatentFeature) else None
     started = time.monotonic()
-    trained = train(training, validation, items, config.training, warm=warm, say=say)
-    say(f"trained on {len(training)} examples in {time.monotonic() - started:.1f} s")
+    trained = train_system(
+        config.system, training, validation, items, config.training, warm=served, watch=watch, checkpoints=checkpoints
+    )
+    watch.say(f"{config.system}: trained on {len(training)} examples in {time.monotonic() - started:.1f} s")
+    if processes.number() > 0:
+        return Result(None, "trained; the first process registers and judges")
     number, ranker = _register(trained, registry, config, fresh, last_ms, len(training) + len(validation))
     verdict = _gate(ranker, served, fresh, [*training, *validation], config, same=_same(champion, config))
     registry.say_why(number, verdict.reason)
@@ -123,10 +128,13 @@ def code_version() -> str:
 
 
 def configuration_of(config: RunConfig) -> dict[str, Any]:
-    """What makes two runs of one configuration: all but the seed."""
-    found: dict[str, Any] = msgspec.to_builtins(config.training)
+    """What makes two runs of one configuration: the system and all of its settings but the seed."""
+    network = config.training.network
+    if network is None and config.system != POPULAR:
+        network = network_type(config.system).default
+    found: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(config.training, network=network))
     found.pop("seed")
-    return found
+    return {"system": config.system, **found}
 
 
 def _load(champion: Version | None, say: Say) -> tuple[Ranker | None, int]:
@@ -148,37 +156,43 @@ def _same(champion: Version | None, config: RunConfig) -> bool:
         manifest, _ = read_manifest(champion.uri, champion.sha256)
     except ModelRefused:
         return False
-    return manifest.config.get("training") == configuration_of(config)
+    return manifest.training == configuration_of(config)
 
 
 def _register(
     trained: Trained, registry: Registry, config: RunConfig, fresh: Sequence[TrainingExample], last_ms: int, count: int
 ) -> tuple[str, Ranker]:
-    """Writes the folder, registers it, and gives version and ranker as a worker would load it."""
+    """The version's number, and its ranker as a worker would load it."""
     number = registry.next_version()
-    folder = registry.new_folder(number)
     metrics = {"validation_loss": trained.validation}
-    for row in table(judge(trained.ranker(), fresh)):
+    for row in table(judge(trained.ranker, fresh)):
         metrics |= {f"hr3_{row.event_type}": row.hr3, f"map3_{row.event_type}": row.map3}
-    network_config: dict[str, Any] = msgspec.to_builtins(config.training.network)
-    sha256 = write_folder(
+    params = {"examples": count, "epochs": trained.epochs, "seed": config.training.seed, "last_event_ms": last_ms}
+    return number, _write(trained.ranker, number, registry, configuration_of(config), params, metrics)
+
+
+def _write(
+    ranker: Ranker,
+    number: str,
+    registry: Registry,
+    training: Mapping[str, Any],
+    params: Mapping[str, int],
+    metrics: Mapping[str, float],
+) -> Ranker:
+    """Writes the version's folder, registers it, and gives the ranker as a worker would load it."""
+    folder = registry.new_folder(number)
+    sha256 = write_ranker(
         folder,
-        kind="latent_feature",
+        ranker,
         version=number,
-        items=trained.items,
-        prior=trained.prior,
-        text_model=trained.text_model,
-        vocabulary=trained.vocabulary,
-        weights=save({name: weight.contiguous() for name, weight in trained.network.state_dict().items()}),
-        config={**network_config, "training": configuration_of(config)},
+        training=training,
         metrics=metrics,
-        last_event_ms=last_ms,
-        examples=count,
+        last_event_ms=params["last_event_ms"],
+        examples=params["examples"],
         code_version=code_version(),
     )
-    params = {"examples": count, "epochs": trained.epochs, "seed": config.training.seed, "last_event_ms": last_ms}
-    registry.register(number, folder, sha256, "latent_feature", params, metrics)
-    return number, load_ranker(str(folder), sha256)
+    registry.register(number, folder, sha256, ranker.name, params, metrics)
+    return load_ranker(str(folder), sha256)
 
 
 def _gate(

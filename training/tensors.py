@@ -1,109 +1,139 @@
-"""Examples as tensors, once, so that the loop does no work per example: flat tags, sentence vectors and labels with offsets into
-them.
-"""
+"""Examples as arrays, once, so that the loop does no work per example: interactions read flat, and which of them each one has."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.vocabulary import Vocabulary
-from stream.core.interactions import Interaction, Session
-from stream.core.outputs import TrainingExample
+from models.features import Inputs, Places, Read, Reader, spans
+from stream.core.examples import event_type
+from stream.core.interactions import Conversation, Interaction, Modality, Session
+from stream.core.outputs import EventType, TrainingExample
 
 
 @dataclass(frozen=True)
-class Examples:
-    """n examples with N interactions, in order. `starts` (n + 1,) into the interactions; `tag_starts` (N + 1,) into `tags`;
-    `text` (N,) is the row in `texts` (m, width), -1 for sessions; `labels` (n, items); `weights` (n,).
+class Batch:
+    """b examples: the inputs of all their interactions, one example after another, how many each has (b,), what is to be learned
+    (b, I), and the examples' weights (b,).
     """
 
-    starts: NDArray[np.int64]
-    tags: NDArray[np.int64]
-    tag_starts: NDArray[np.int64]
-    text: NDArray[np.int64]
-    texts: Tensor
-    labels: Tensor
-    weights: Tensor
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def batch(self, rows: NDArray[np.int64]) -> "BatchTensors":
-        """The chosen examples."""
-        lengths = self.starts[rows + 1] - self.starts[rows]
-        chosen = spans(self.starts[rows], lengths)
-        tag_lengths = self.tag_starts[chosen + 1] - self.tag_starts[chosen]
-        text = self.text[chosen]
-        is_text = text >= 0
-        return BatchTensors(
-            tags=torch.from_numpy(self.tags[spans(self.tag_starts[chosen], tag_lengths)]),
-            offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(tag_lengths)])),
-            texts=self.texts[torch.from_numpy(text[is_text])],
-            is_text=torch.from_numpy(is_text),
-            lengths=torch.from_numpy(lengths),
-            labels=self.labels[torch.from_numpy(rows)],
-            weights=self.weights[torch.from_numpy(rows)],
-        )
-
-
-@dataclass(frozen=True)
-class BatchTensors:
-    """A batch of b examples: the inputs of `latents` over all their interactions, and how many each has (b,)."""
-
-    tags: Tensor
-    offsets: Tensor
-    texts: Tensor
-    is_text: Tensor
+    inputs: Inputs
     lengths: Tensor
     labels: Tensor
     weights: Tensor
 
 
-def spans(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The places start, start + 1 ... of each span, one after another.
-
-    >>> spans(np.array([5, 0]), np.array([2, 3])).tolist()
-    [5, 6, 0, 1, 2]
+@dataclass(frozen=True)
+class Examples:
+    """n examples. `picks` are places in `read`, one example after another; `starts` (n + 1,) into them; `labels` (n, I); `weights`
+    (n,); `types` (n,) are the purchase events' types.
     """
-    ends = np.cumsum(lengths)
-    places: NDArray[np.int64] = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
-    return places
+
+    read: Read
+    picks: Places
+    starts: Places
+    labels: Tensor
+    weights: Tensor
+    types: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> Places:
+        return np.diff(self.starts)
+
+    def batch(self, rows: Places, device: torch.device | None = None) -> Batch:
+        """The chosen examples."""
+        lengths = self.starts[rows + 1] - self.starts[rows]
+        chosen = self.picks[spans(self.starts[rows], lengths)]
+        index = torch.from_numpy(rows)
+        labels, weights = self.labels[index], self.weights[index]
+        return Batch(
+            inputs=self.read.inputs(chosen, device),
+            lengths=torch.from_numpy(lengths),
+            labels=labels if device is None else labels.to(device),
+            weights=weights if device is None else weights.to(device),
+        )
+
+    def only(self, modality: Modality) -> "Examples":
+        """The examples that have interactions of a modality, with these alone."""
+        kept = (self.read.text[self.picks] >= 0) == (modality == "conversation")
+        counts = np.add.reduceat(np.append(kept, 0), self.starts[:-1]) if len(self) else np.zeros(0, dtype=np.int64)
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return replace(self, picks=self.picks[kept], starts=starts).at(counts.nonzero()[0])
+
+    def of_type(self, kind: EventType) -> "Examples":
+        return self.at((self.types == kind).nonzero()[0])
+
+    def at(self, rows: Places) -> "Examples":
+        """The examples at `rows`, in that order."""
+        lengths = self.starts[rows + 1] - self.starts[rows]
+        index = torch.from_numpy(rows)
+        return replace(
+            self,
+            picks=self.picks[spans(self.starts[rows], lengths)],
+            starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            labels=self.labels[index],
+            weights=self.weights[index],
+            types=self.types[rows],
+        )
 
 
-def tensors_of(
-    examples: Sequence[TrainingExample],
-    histories: Sequence[Sequence[Interaction]],
-    vocabulary: Vocabulary,
-    items: Sequence[str],
-    width: int,
-    rare_weight: float,
+def readable_histories(
+    examples: Sequence[TrainingExample], text_model: str | None
+) -> tuple[list[TrainingExample], list[list[Interaction]]]:
+    """The examples that a model of `text_model` can read, each with what it can read of its history."""
+    kept, histories = [], []
+    for example in examples:
+        history = [seen for one in example.interactions if (seen := _readable(one, text_model)) is not None]
+        if history:
+            kept.append(example)
+            histories.append(history)
+    return kept, histories
+
+
+def examples_as_arrays(
+    examples: Sequence[TrainingExample], histories: Sequence[Sequence[Interaction]], reader: Reader, items: Sequence[str]
 ) -> Examples:
-    """Tensors of examples whose readable interactions are `histories` (none empty).
-
-    `rare_weight` is the weight of examples with conversations relative to the others (paper, section 5: sample weights for the
-    rarer modality).
-    """
+    """Arrays of examples whose readable interactions are `histories` (none empty)."""
     places = {item: place for place, item in enumerate(items)}
-    labels = torch.zeros(len(examples), len(items))
+    rows, columns = [], []
     for row, example in enumerate(examples):
         for item in example.items:
             if item in places:
-                labels[row, places[item]] = 1
+                rows.append(row)
+                columns.append(places[item])
+    labels = torch.zeros(len(examples), len(items))
+    labels[rows, columns] = 1
     flat = [interaction for history in histories for interaction in history]
-    bags = [vocabulary.places(one.tags) if isinstance(one, Session) else [] for one in flat]
-    vectors = [one.vector() for one in flat if not isinstance(one, Session)]
-    is_text = np.array([not isinstance(one, Session) for one in flat], dtype=bool)
-    weights = torch.tensor([1.0 if example.type == "session" else rare_weight for example in examples])
     return Examples(
+        read=reader.read(flat),
+        picks=np.arange(len(flat)),
         starts=np.concatenate([[0], np.cumsum([len(history) for history in histories])]).astype(np.int64),
-        tags=np.array([place for bag in bags for place in bag], dtype=np.int64),
-        tag_starts=np.concatenate([[0], np.cumsum([len(bag) for bag in bags])]).astype(np.int64),
-        text=np.where(is_text, np.cumsum(is_text) - 1, -1),
-        texts=torch.from_numpy(np.stack(vectors)) if vectors else torch.zeros(0, width),
         labels=labels,
-        weights=weights / weights.mean(),
+        weights=torch.ones(len(examples)),
+        types=np.array([_type(history) for history in histories], dtype=np.str_),
     )
+
+
+def newest_text_model(examples: Sequence[TrainingExample]) -> str | None:
+    """The text model of the newest conversation: what is encoded now."""
+    for example in reversed(examples):
+        for interaction in reversed(example.interactions):
+            if isinstance(interaction, Conversation):
+                return interaction.parts[-1].text_model
+    return None
+
+
+def _type(history: Sequence[Interaction]) -> str:
+    """The purchase event's type as far as its history can be read."""
+    sessions = sum(isinstance(one, Session) for one in history)
+    return event_type(sessions, len(history) - sessions) or ""
+
+
+def _readable(one: Interaction, text_model: str | None) -> Interaction | None:
+    return one.for_text_model(text_model) if isinstance(one, Conversation) and text_model is not None else one

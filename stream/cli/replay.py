@@ -104,19 +104,20 @@ def _children(settings: Settings, folder: Path) -> list[Child]:
 
 def _measure(examples: Sequence[TrainingExample], items: Sequence[str], seed: int) -> None:
     """Trains on the first 90 % and prints HR@3 and MAP@3 on the rest, beside Popular."""
-    from training.loop import TrainingConfig, train
+    from models.systems import DEFAULT
+    from training.loop import TrainingConfig
     from training.measures import judge, popular_of, table
+    from training.progress import Watch
     from training.split import split
+    from training.systems import train_system
 
     revised = sum(example.revision > 1 for example in examples)
     typer.echo(f"{len(examples)} examples, {revised} of them made again because something arrived late")
     training, validation, test = split(examples)
     started = time.monotonic()
-    trained = train(training, validation, items, TrainingConfig(seed=seed), say=typer.echo)
-    typer.echo(
-        f"trained in {time.monotonic() - started:.1f} s\n\n{'events':<14}{'n':>6}   {'Popular':^15}   {trained.ranker().name:^15}"
-    )
-    ours, popular = table(judge(trained.ranker(), test)), table(judge(popular_of([*training, *validation], items), test))
+    ranker = train_system(DEFAULT, training, validation, items, TrainingConfig(seed=seed), watch=Watch(typer.echo)).ranker
+    typer.echo(f"trained in {time.monotonic() - started:.1f} s\n\n{'events':<14}{'n':>6}   {'Popular':^15}   {ranker.name:^15}")
+    ours, popular = table(judge(ranker, test)), table(judge(popular_of([*training, *validation], items), test))
     for row, base in zip(ours, popular, strict=True):
         typer.echo(f"{row.event_type:<14}{row.events:>6}   {base.hr3:.3f} / {base.map3:.3f}   {row.hr3:.3f} / {row.map3:.3f}")
     typer.echo("HR@3 / MAP@3 with the post filter, on the last 10 % of the purchase events")

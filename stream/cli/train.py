@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from models.systems import DEFAULT, SYSTEMS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stream.core.announcements import ModelAnnouncement
     from stream.core.outputs import TrainingExample
     from stream.settings import Settings
+    from training.progress import Watch
     from training.registry import Registry
     from training.retraining import Announcer
     from training.run import Result, RunConfig
@@ -31,7 +34,11 @@ def train(
     data: Annotated[Path | None, typer.Option(help="train on tables in the paper's layout instead of the topic")] = None,
     items: Annotated[str | None, typer.Option(help="with --examples: item ids, comma-separated; default: those bought")] = None,
     every: Annotated[str | None, typer.Option(help="train again every 15m, 1h, 30s ... on what has come since")] = None,
+    system: Annotated[str, typer.Option(help=f"one of {', '.join(SYSTEMS)}")] = DEFAULT,
     seed: Annotated[int | None, typer.Option(help="default: setting training.seed")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="keep checkpoints in this folder, and go on from those of an interrupted run")
+    ] = None,
     min_judged: Annotated[
         int | None, typer.Option(help="fresh purchases for the gate; default: setting training.min_judged")
     ] = None,
@@ -39,7 +46,9 @@ def train(
         Path | None, typer.Option(help="append announcements to this file instead of the models topic")
     ] = None,
 ) -> None:
-    """Train the Latent Feature model, register the version, and promote it if it passes the gate.
+    """Train a system, register the version, and promote it if it passes the gate.
+
+    With `torchrun -m stream.cli.main train ...` several processes train as one.
 
     Exit codes: 0 promoted (or --every was ended by a signal), 3 refused by the gate (the reason is printed), 2 wrong use or
     surroundings (what to do is printed), 1 a bug. Whatever fails, the champion stays in place.
@@ -47,22 +56,31 @@ def train(
     Example: isthmus train --bootstrap localhost:9092 --every 15m
     """
     from stream.cli.common import log_to_stderr, settings_with, with_changes
+    from stream.errors import IsthmusError
+    from training import processes
     from training.loop import TrainingConfig
     from training.retraining import Announcer
     from training.run import RunConfig
 
+    if system not in SYSTEMS:
+        raise IsthmusError(f"no system is called {system!r}: choose one of {', '.join(SYSTEMS)}")
+    if resume is not None and every is not None:
+        raise IsthmusError("--resume goes on with one run, --every trains on ever new examples: leave one of them out")
     settings = with_changes(settings_with(bootstrap), "training", seed=seed, min_judged=min_judged)
     own = settings.training
-    config = RunConfig(training=TrainingConfig(seed=own.seed), margin=own.margin, min_judged=own.min_judged)
+    config = RunConfig(system=system, training=TrainingConfig(seed=own.seed), margin=own.margin, min_judged=own.min_judged)
     log_to_stderr()
     load, names = _source(settings, examples, data, None if items is None else items.split(","))
     send = _sender(settings, announce_file, offline=examples is not None or data is not None)
     if every is not None:
         _periodically(settings, load, names, config, Announcer(send), seconds(every))
         return
-    result = _once(settings, load(), names(), config, Announcer(send).tell)
-    typer.echo(result.reason)
-    if result.announcement is None:
+    with processes.joined():
+        result = _once(settings, load(), names(), config, Announcer(send).tell, resume)
+        first = processes.number() == 0
+    if first:
+        typer.echo(result.reason)
+    if first and result.announcement is None:
         raise typer.Exit(REFUSED)
 
 
@@ -77,18 +95,29 @@ def seconds(text: str) -> float:
 
 
 def _once(
-    settings: Settings, examples: Sequence[TrainingExample], names: Sequence[str], config: RunConfig, tell: Callable[[Result], None]
+    settings: Settings,
+    examples: Sequence[TrainingExample],
+    names: Sequence[str],
+    config: RunConfig,
+    tell: Callable[[Result], None],
+    resume: Path | None,
 ) -> Result:
     from stream.errors import IsthmusError
+    from training import processes
+    from training.checkpoints import CheckpointError
     from training.example_topic import TopicError
     from training.loop import NotFiniteError
+    from training.progress import SILENT, shown
     from training.registry import Registry, RegistryError
     from training.run import TooFewExamplesError
+    from training.systems import NothingToLearnError
 
     try:
         registry = Registry(settings.registry.uri, settings.registry.folder)
-        result = _run(registry, examples, names, config, tell, typer.echo)
-    except (TooFewExamplesError, NotFiniteError, RegistryError) as error:
+        with shown(typer.echo) as watch:
+            own = watch if processes.number() == 0 else SILENT
+            result = _run(registry, examples, names, config, tell, own, resume)
+    except (TooFewExamplesError, NothingToLearnError, NotFiniteError, CheckpointError, RegistryError) as error:
         raise IsthmusError(str(error)) from None
     except TopicError as error:
         raise IsthmusError(_untold(error)) from None
@@ -109,17 +138,19 @@ def _run(
     names: Sequence[str],
     config: RunConfig,
     tell: Callable[[Result], None],
-    say: Callable[[str], None],
+    watch: Watch,
+    resume: Path | None = None,
 ) -> Result:
     """A training run; before the first of all, popularity is published, so that something is served meanwhile."""
+    from training import processes
     from training.run import publish_popular, train_once
 
-    if registry.holder("champion") is None and examples:
+    if processes.number() == 0 and registry.holder("champion") is None and examples:
         known = examples[: max(1, len(examples) * 8 // 10)]  # what is newer stays fresh for the gate
         first = publish_popular(known, names, registry)
         tell(first)
-        say(first.reason)
-    return train_once(examples, names, registry, config, say)
+        watch.say(first.reason)
+    return train_once(examples, names, registry, config, watch, resume)
 
 
 def _periodically(
@@ -132,6 +163,7 @@ def _periodically(
 ) -> None:
     from stream.errors import IsthmusError
     from training.example_topic import TopicError
+    from training.progress import Watch
     from training.registry import Registry, RegistryError
     from training.retraining import StoppedError, retrain
     from training.run import Result, announcement_of
@@ -151,7 +183,7 @@ def _periodically(
             announcer.tell(Result(announcement_of(champion), "the champion as it is"))
     except (RegistryError, TopicError) as error:
         raise IsthmusError(str(error)) from None
-    retrain(load, lambda found: _run(registry, found, names(), config, announcer.tell, say), announcer, every_s, stop)
+    retrain(load, lambda found: _run(registry, found, names(), config, announcer.tell, Watch(say)), announcer, every_s, stop)
 
 
 def _source(

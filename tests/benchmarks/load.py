@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.folder import write_folder
+from models.folder import write_ranker
 from stream.core import limits
+from tests.rankers import random_ranker
 
 ITEMS = tuple(str(number) for number in range(1, 25))
 TAGS = tuple(f"{section}-{thing}" for section in ("view", "compare", "price", "claim", "faq") for thing in range(30))
@@ -71,21 +72,9 @@ def at_the_bounds(users: int, count: int) -> Iterator[Sent]:
 
 def write_network(folder: Path) -> str:
     """A Latent Feature network of the default size with random weights; gives its hash. Serving costs what a trained one costs."""
-    import torch
-    from safetensors.torch import save
+    from models.latent_feature import LatentFeatureNetwork
 
-    from models.latent_feature import LatentFeatureConfig, LatentFeatureNetwork
-    from models.vocabulary import Vocabulary
-
-    torch.manual_seed(0)
-    network = LatentFeatureNetwork(LatentFeatureConfig(), len(TAGS), len(ITEMS))
-    return write_folder(
-        folder,
-        kind="latent_feature",
-        version="1",
-        items=ITEMS,
-        prior=np.linspace(0.2, 0.01, len(ITEMS), dtype=np.float32),
-        text_model="none",
-        vocabulary=Vocabulary(TAGS),
-        weights=save(dict(network.state_dict())),
-    )
+    prior = np.linspace(0.2, 0.01, len(ITEMS), dtype=np.float32)
+    default = LatentFeatureNetwork.default
+    ranker = random_ranker("latent_feature", ITEMS, prior, config=default, tags=TAGS, text_model="none")
+    return write_ranker(folder, ranker, version="1")

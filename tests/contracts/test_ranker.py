@@ -1,78 +1,87 @@
 """One suite on every ranker: one interaction at a time gives what the whole history gives."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models.folder import MANIFEST, ModelRefused, load_ranker, write_folder
+from models.folder import MANIFEST, ModelRefused, load_ranker, write_ranker
 from models.popular import prior_of
-from models.vocabulary import Vocabulary
-from stream.core.interactions import Interaction, Part, conversation_of, session_of
+from models.systems import POPULAR, SYSTEMS
+from stream.core.interactions import Part, conversation_of, session_of
 from stream.core.ranking import Ranker
+from tests.rankers import TEXT_WIDTH, random_history, random_ranker
 
 ITEMS = ("a", "b", "c", "d", "e")
-TAGS = ("car", "claim", "dog", "home", "price")
-WIDTH = 384
 
 
-def write(folder: Path, kind: str, **changes: object) -> str:
-    fields: dict[str, object] = {"kind": kind, "version": "7", "items": ITEMS, "prior": prior_of([["a"], ["b", "a"]], ITEMS)}
-    if kind == "latent_feature":
-        import torch
-        from safetensors.torch import save
-
-        from models.latent_feature import LatentFeatureConfig, LatentFeatureNetwork
-
-        torch.manual_seed(1)
-        config = LatentFeatureConfig(latent=12, hidden=24, dense=10)
-        network = LatentFeatureNetwork(config, len(TAGS), len(ITEMS))
-        fields |= {
-            "text_model": "text-1",
-            "vocabulary": Vocabulary(TAGS),
-            "weights": save(dict(network.state_dict())),
-            "config": {"latent": 12, "hidden": 24, "dense": 10},
-        }
-    return write_folder(folder, **(fields | changes))  # type: ignore[arg-type]
+def write(folder: Path, name: str, version: str = "7") -> str:
+    return write_ranker(folder, random_ranker(name, ITEMS, prior_of([["a"], ["b", "a"]], ITEMS)), version=version)
 
 
-@pytest.fixture(params=["popular", "latent_feature"])
+@pytest.fixture(params=SYSTEMS)
 def ranker(request: pytest.FixtureRequest, tmp_path: Path) -> Ranker:
     """Written and loaded as a worker does."""
     return load_ranker(str(tmp_path / "model"), write(tmp_path / "model", request.param))
 
 
-def history(rng: np.random.Generator, length: int) -> list[Interaction]:
-    made: list[Interaction] = []
-    for number in range(length):
-        if rng.random() < 0.3:
-            vector = rng.normal(size=WIDTH).astype("<f2").tobytes()
-            made.append(conversation_of([Part(number, number, 2, vector, (), "text-1")], f"c{number}"))
-        else:
-            tags = tuple(rng.choice([*TAGS, "unknown"], size=int(rng.integers(1, 4))).tolist())
-            made.append(session_of([(number, tags)]))
-    return made
-
-
-def test_advancing_one_by_one_gives_what_encoding_gives(ranker: Ranker) -> None:
-    """Same first three for at least 99.9 % of users, scores within 1e-3."""
+@pytest.mark.parametrize("conversations", [0.0, 0.4, 1.0], ids=["sessions", "both", "conversations"])
+def test_advancing_one_by_one_gives_what_encoding_gives(ranker: Ranker, conversations: float) -> None:
+    """Same first three for at least 99.9 % of users, scores within 1e-3; with one modality missing, both, none, and 10 long."""
     rng = np.random.default_rng(0)
-    histories = [history(rng, int(rng.integers(0, 11))) for _ in range(1_000)]
+    lengths = [0, 10, *rng.integers(0, 11, size=400)]
+    histories = [random_history(rng, int(length), conversations=conversations) for length in lengths]
     encoded = ranker.rank_many(ranker.encode_many(histories))
     rows = np.tile(ranker.initial(), (len(histories), 1))
     for turn in range(10):
         due = [row for row, one in enumerate(histories) if len(one) > turn]
         rows[due] = ranker.advance_many(rows[due], [histories[row][turn] for row in due])
     advanced = ranker.rank_many(rows)
+    assert rows.dtype == np.float32
+    assert rows.shape == (len(histories), ranker.width)
     assert np.abs(encoded - advanced).max() < 1e-3
     same = (np.argsort(-encoded, axis=1, kind="stable")[:, :3] == np.argsort(-advanced, axis=1, kind="stable")[:, :3]).all(axis=1)
     assert same.mean() >= 0.999
 
 
+def test_a_batch_of_one_or_none_gives_what_a_large_batch_gives(ranker: Ranker) -> None:
+    """A user's list does not depend on whose events came along with his."""
+    rng = np.random.default_rng(2)
+    histories = [random_history(rng, length) for length in (3, 1, 10, 0)]
+    together = ranker.rank_many(ranker.encode_many(histories))
+    alone = np.concatenate([ranker.rank_many(ranker.encode_many([history])) for history in histories])
+    assert np.allclose(together, alone, atol=1e-6)
+    assert ranker.encode_many([]).shape == (0, ranker.width)
+
+
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name not in {POPULAR, "session", "conversation_keyword"}])
+def test_what_a_system_reads_moves_its_scores(name: str) -> None:
+    """Sessions, conversations, and for those that read both the order among them."""
+    ranker = random_ranker(name, ITEMS, prior_of([["a"]], ITEMS))
+    session, call = random_history(np.random.default_rng(3), 1, conversations=0), None
+    call = random_history(np.random.default_rng(4), 1, conversations=1)
+    scores = ranker.rank_many(ranker.encode_many([[], session, call, session + call]))
+    assert not np.allclose(scores[0], scores[2])
+    assert name == "conversation" or not np.allclose(scores[1], scores[3])
+    assert name == "conversation" or not np.allclose(scores[2], scores[3])
+
+
+@pytest.mark.parametrize(("name", "other"), [("session", 1.0), ("conversation", 0.0), ("conversation_keyword", 0.0)])
+def test_a_uni_modal_system_gives_popularity_where_its_modality_is_missing(name: str, other: float) -> None:
+    """And is not moved by interactions of the other."""
+    ranker = random_ranker(name, ITEMS, prior_of([["a"], ["b", "a"]], ITEMS))
+    own, foreign = (random_history(np.random.default_rng(5), 3, conversations=share) for share in (1 - other, other))
+    scores = ranker.rank_many(ranker.encode_many([foreign, own, [*foreign, *own, *foreign]]))
+    assert np.allclose(scores[0], ranker.prior)
+    assert np.allclose(scores[1], scores[2])
+    assert not np.allclose(scores[1], ranker.prior)
+
+
 def test_scores_are_one_per_item_between_nought_and_one(ranker: Ranker) -> None:
     """Also for users without interactions; the prior has one share per item."""
-    scores = ranker.rank_many(ranker.encode_many([[], history(np.random.default_rng(1), 3)]))
+    scores = ranker.rank_many(ranker.encode_many([[], random_history(np.random.default_rng(1), 3)]))
     assert scores.shape == (2, len(ITEMS))
     assert ((scores >= 0) & (scores <= 1)).all()
     assert ranker.prior.tolist() == [1.0, 0.5, 0.0, 0.0, 0.0]
@@ -82,7 +91,7 @@ def test_names_version_and_fingerprint_come_from_the_folder(ranker: Ranker, tmp_
     """The fingerprint is the manifest's hash: two trainings never share it."""
     assert ranker.version == "7"
     assert ranker.items == ITEMS
-    other = load_ranker(str(tmp_path / "other"), write(tmp_path / "other", ranker.name, version="8"))
+    other = load_ranker(str(tmp_path / "other"), write(tmp_path / "other", ranker.name, "8"))
     assert other.fingerprint != ranker.fingerprint
 
 
@@ -90,7 +99,7 @@ def test_latent_feature_reads_order_and_both_modalities(tmp_path: Path) -> None:
     """The same interactions in another order, or one modality less, are another representation."""
     ranker = load_ranker(str(tmp_path / "m"), write(tmp_path / "m", "latent_feature"))
     one, two = session_of([(1, ("car",))]), session_of([(2, ("dog",))])
-    call = conversation_of([Part(3, 3, 1, np.ones(WIDTH, dtype="<f2").tobytes(), (), "text-1")], "c")
+    call = conversation_of([Part(3, 3, 1, np.ones(TEXT_WIDTH, dtype="<f2").tobytes(), (), "text-1")], "c")
     rows = ranker.encode_many([[one, two], [two, one], [one, two, call]])
     assert not np.allclose(rows[0], rows[1])
     assert not np.allclose(rows[0], rows[2])
@@ -102,9 +111,14 @@ def test_latent_feature_reads_order_and_both_modalities(tmp_path: Path) -> None:
         (lambda folder: (folder / MANIFEST).unlink(), "unreadable"),
         (lambda folder: (folder / MANIFEST).write_text("{"), "manifest"),
         (lambda folder: (folder / "weights.safetensors").write_bytes(b"x"), "hash"),
-        (lambda folder: (folder / "vocabulary.json").unlink(), "unreadable"),
+        (lambda folder: (folder / "reader.json").unlink(), "unreadable"),
         (lambda folder: rewrite(folder, kind="oracle"), "kind"),
-        (lambda folder: rewrite(folder, config={"latent": 13}), "weights"),
+        (lambda folder: rewrite(folder, kind="keyword"), "weights"),
+        (lambda folder: replaced(folder, "network.json", b'{"latent":13}'), "weights"),
+        (lambda folder: replaced(folder, "network.json", b"[]"), "weights"),
+        (lambda folder: replaced(folder, "reader.json", b'{"vocabularies":{},"text_width":384}'), "weights"),
+        (lambda folder: replaced(folder, "reader.json", b'{"vocabularies":[1]}'), "weights"),
+        (lambda folder: replaced(folder, "weights.safetensors", b"x"), "weights"),
     ],
 )
 def test_a_folder_that_does_not_fit_is_refused_with_its_reason(tmp_path: Path, harm: object, reason: str) -> None:
@@ -121,6 +135,13 @@ def rewrite(folder: Path, **changes: object) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
+def replaced(folder: Path, name: str, content: bytes) -> None:
+    """As one who can write a manifest would."""
+    (folder / name).write_bytes(content)
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    rewrite(folder, files=files | {name: hashlib.sha256(content).hexdigest()})
+
+
 def test_another_manifest_than_the_announced_one_is_refused(tmp_path: Path) -> None:
     """Whoever can write to the folder cannot change what is served."""
     write(tmp_path / "m", "popular")
@@ -130,12 +151,11 @@ def test_another_manifest_than_the_announced_one_is_refused(tmp_path: Path) -> N
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     """A diverged training is not served."""
-    import torch
-    from safetensors.torch import load, save
+    from models.network import NeuralRanker
 
-    write(tmp_path / "good", "latent_feature")
-    weights = load((tmp_path / "good" / "weights.safetensors").read_bytes())
-    weights["tag_bias"] = torch.full_like(weights["tag_bias"], float("nan"))
-    write(tmp_path / "bad", "latent_feature", weights=save(weights))
+    ranker = random_ranker("latent_feature", ITEMS, prior_of([["a"]], ITEMS))
+    assert isinstance(ranker, NeuralRanker)
+    ranker.network.state_dict()["tags.bias"].fill_(float("nan"))
+    write_ranker(tmp_path / "bad", ranker, version="1")
     with pytest.raises(ModelRefused, match="not finite"):
         load_ranker(str(tmp_path / "bad"))

@@ -13,9 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.folder import load_ranker, write_folder
-from models.latent_feature import LatentFeatureConfig, LatentFeatureNetwork
-from models.vocabulary import Vocabulary
+from models.folder import load_ranker, write_ranker
 from stream.broker.lag import Progress, group_progress
 from stream.broker.local import LocalKafka
 from stream.broker.produce import produce
@@ -25,6 +23,7 @@ from stream.cli.text_model import default_folder
 from stream.core.announcements import ModelAnnouncement
 from stream.core.ranking import Ranker
 from stream.settings import Settings, Topics
+from tests.rankers import random_ranker
 from tests.system.exact import assert_exact, contents_per_id, read_all
 from tests.system.needs import broker_or_skip
 from training.example_topic import announce
@@ -57,28 +56,12 @@ def publish_model(bootstrap: str, folder: Path) -> Ranker:
     """A Latent Feature network with random weights, announced as champion."""
     import json
 
-    import torch
-    from safetensors.torch import save
-
-    torch.manual_seed(3)
     names = tuple(item.item_id for item in items())
     tags = sorted({tag for event in live_events(3_000) if event.role == "clicks" and not event.planted for tag in _tags(event)})
-    config = LatentFeatureConfig(latent=16, hidden=32, dense=16)
-    network = LatentFeatureNetwork(config, len(tags), len(names))
-    for weight in network.parameters():
-        torch.nn.init.normal_(weight, std=0.5)
     text_model = json.loads((default_folder(Settings().cache_dir) / "manifest.json").read_text())["text_model"]
-    sha256 = write_folder(
-        folder,
-        kind="latent_feature",
-        version="1",
-        items=names,
-        prior=np.linspace(0.5, 0.1, len(names), dtype=np.float32),
-        text_model=text_model,
-        vocabulary=Vocabulary(tags),
-        weights=save(dict(network.state_dict())),
-        config={"latent": 16, "hidden": 32, "dense": 16},
-    )
+    prior = np.linspace(0.5, 0.1, len(names), dtype=np.float32)
+    ranker = random_ranker("latent_feature", names, prior, tags=tags, text_model=text_model, seed=3)
+    sha256 = write_ranker(folder, ranker, version="1")
     announcement = ModelAnnouncement(
         role="champion", name="latent_feature", version="1", uri=str(folder), sha256=sha256, published_at=0
     )

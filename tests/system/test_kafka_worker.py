@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from kafka import KafkaProducer
 
-from models.folder import write_folder
+from models.folder import write_ranker
+from models.popular import Popular
 from stream.broker.lag import group_progress
 from stream.broker.local import LocalKafka, free_port
 from stream.broker.produce import produce
@@ -151,7 +152,7 @@ def send(bootstrap: str, events: list[LiveEvent]) -> None:
 def publish(bootstrap: str, folder: Path, version: str) -> None:
     prior = np.linspace(0.9, 0.1, len(ITEMS), dtype=np.float32)
     items = ITEMS if version == "1" else ITEMS[::-1]
-    sha256 = write_folder(folder, kind="popular", version=version, items=items, prior=prior)
+    sha256 = write_ranker(folder, Popular("0", "popular", items, prior), version=version)
     announcement = ModelAnnouncement(
         role="champion", name="popular", version=version, uri=str(folder), sha256=sha256, published_at=1
     )

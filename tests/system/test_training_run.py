@@ -102,7 +102,7 @@ def test_too_few_fresh_events_are_refused_before_anything_is_trained(
     registry_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = registry_in(registry_folder)
-    monkeypatch.setattr(training.run, "train", pytest.fail)
+    monkeypatch.setattr(training.run, "train_system", pytest.fail)
     result = train_once(purchases(600), ITEMS, registry, small_run(min_judged=200))
     assert result.announcement is None
     assert "only 60 fresh purchase events" in result.reason
@@ -131,7 +131,7 @@ def test_a_loop_that_breaks_off_leaves_champion_and_registry_as_they_were(
     def breaks_off(*_: object, **__: object) -> Any:
         raise NotFiniteError("the loss is nan")
 
-    monkeypatch.setattr(training.run, "train", breaks_off)
+    monkeypatch.setattr(training.run, "train_system", breaks_off)
     with pytest.raises(NotFiniteError):
         train_once(examples, ITEMS, registry, small_run())
     assert [found.version for found in registry.versions()] == ["1"]
@@ -149,7 +149,7 @@ def dies(*_: object, **__: object) -> Any:
 @pytest.mark.parametrize(
     "effect",
     [
-        (training.run, "write_folder"),
+        (training.run, "write_ranker"),
         (Registry, "register"),
         (training.run, "load_ranker"),
         (Registry, "say_why"),
@@ -196,13 +196,14 @@ import os, signal, sys
 from pathlib import Path
 from tests.purchases import ITEMS, purchases, small_run
 from tests.system.registries import registry_in
+from training.progress import Watch
 from training.run import train_once
 
 def say(line):
     if line.startswith("epoch  3"):
         os.kill(os.getpid(), signal.SIGKILL)
 
-train_once(purchases(600), ITEMS, registry_in(Path(sys.argv[1])), small_run(), say)
+train_once(purchases(600), ITEMS, registry_in(Path(sys.argv[1])), small_run(), Watch(say))
 """
 
 

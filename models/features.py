@@ -1,0 +1,149 @@
+"""What networks read of interactions: bags of tokens (each kind with its vocabulary), sentence vectors, and which are calls.
+
+One reading for serving and training alike: `Reader.read` turns interactions into flat arrays once, `Read.inputs` gathers any of
+them as tensors without a loop. What a network makes of them is its own affair.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.vocabulary import Vocabulary, vocabulary_of
+from stream.core.interactions import Conversation, Interaction, Session
+
+Places = NDArray[np.int64]
+
+
+def _tags(one: Interaction) -> Sequence[str]:
+    return one.tags if isinstance(one, Session) else ()
+
+
+def _keywords(one: Interaction) -> Sequence[str]:
+    return one.keywords if isinstance(one, Conversation) else ()
+
+
+def _words(one: Interaction) -> Sequence[str]:
+    return one.tags if isinstance(one, Session) else one.keywords
+
+
+TOKENS: Final[Mapping[str, Callable[[Interaction], Sequence[str]]]] = {
+    "tags": _tags,  # a session's, united over its clicks (the paper's max-pooling)
+    "keywords": _keywords,  # a conversation's, united over its sentences
+    "words": _words,  # both in one vocabulary: a tag and a keyword of one name are one token
+}
+"""The kinds of bags: what an interaction's tokens of each kind are."""
+
+
+class Bag(NamedTuple):
+    """One kind of tokens of n interactions: `places` in the vocabulary, one interaction after another; `offsets` (n + 1,)."""
+
+    places: Tensor
+    offsets: Tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """n interactions as networks see them. `texts` (m, width) are the vectors of the conversations among them, `text_rows` (m,)
+    says which those are; `is_text` (n, 1) and `sentences` (n, 1) as float, 0 for sessions.
+    """
+
+    bags: Mapping[str, Bag]
+    texts: Tensor
+    text_rows: Tensor
+    is_text: Tensor
+    sentences: Tensor
+
+    def __len__(self) -> int:
+        return len(self.is_text)
+
+
+@dataclass(frozen=True)
+class Read:
+    """N interactions as flat arrays. `bags`: kind -> (places, starts (N + 1,)); `text` (N,) is the row in `texts` (m, width), -1
+    for sessions; `sentences` (N,).
+    """
+
+    bags: Mapping[str, tuple[Places, Places]]
+    texts: NDArray[np.float32]
+    text: Places
+    sentences: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def inputs(self, chosen: Places | None = None, device: torch.device | None = None) -> Inputs:
+        """All interactions, or those at the places `chosen`, in that order."""
+        text = self.text if chosen is None else self.text[chosen]
+        sentences = self.sentences if chosen is None else self.sentences[chosen]
+        is_text = text >= 0
+        texts = self.texts if chosen is None else self.texts[text[is_text]]
+
+        def tensor(array: NDArray[np.generic]) -> Tensor:
+            made = torch.from_numpy(array)
+            return made if device is None else made.to(device)
+
+        bags = {}
+        for kind, (places, starts) in self.bags.items():
+            if chosen is not None:
+                lengths = starts[chosen + 1] - starts[chosen]
+                places = places[spans(starts[chosen], lengths)]  # noqa: PLW2901
+                starts = np.concatenate([[0], np.cumsum(lengths)])  # noqa: PLW2901
+            bags[kind] = Bag(tensor(places), tensor(starts))
+        return Inputs(
+            bags=bags,
+            texts=tensor(texts),
+            text_rows=tensor(is_text.nonzero()[0]),
+            is_text=tensor(is_text.astype(np.float32)[:, None]),
+            sentences=tensor(sentences[:, None]),
+        )
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads interactions for one network. `text_width` is the sentence vectors' size, 0 where the network reads none."""
+
+    vocabularies: Mapping[str, Vocabulary]
+    text_width: int = 0
+
+    def read(self, interactions: Sequence[Interaction]) -> Read:
+        bags = {kind: _bag(map(TOKENS[kind], interactions), known) for kind, known in self.vocabularies.items()}
+        is_text = np.array([isinstance(one, Conversation) for one in interactions], dtype=np.bool_)
+        texts = [one.vector() for one in interactions if isinstance(one, Conversation)] if self.text_width else []
+        return Read(
+            bags=bags,
+            texts=np.stack(texts) if texts else np.zeros((int(is_text.sum()), self.text_width), dtype=np.float32),
+            text=np.where(is_text, np.cumsum(is_text) - 1, -1),
+            sentences=np.array([one.sentences if isinstance(one, Conversation) else 0 for one in interactions], dtype=np.float32),
+        )
+
+
+def reader_of(kinds: Sequence[str], *, texts: bool, interactions: Sequence[Interaction]) -> Reader:
+    """A reader for what a network reads, its vocabularies and vector size those of the training interactions."""
+    vocabularies = {kind: vocabulary_of(map(TOKENS[kind], interactions)) for kind in kinds}
+    width = next((len(one.vector()) for one in interactions if isinstance(one, Conversation)), 0) if texts else 0
+    return Reader(vocabularies, width)
+
+
+def _bag(bags: "map[Sequence[str]]", vocabulary: Vocabulary) -> tuple[Places, Places]:
+    places: list[int] = []
+    starts = [0]
+    for tokens in bags:
+        places += vocabulary.places(tokens)
+        starts.append(len(places))
+    return np.array(places, dtype=np.int64), np.array(starts, dtype=np.int64)
+
+
+def spans(starts: Places, lengths: Places) -> Places:
+    """The places start, start + 1 ... of each span, one after another.
+
+    >>> spans(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    ends = np.cumsum(lengths)
+    places: Places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+    return places

@@ -1,0 +1,95 @@
+"""The layers that the networks share, and their first weights: as Keras makes them, for the paper's authors used Keras.
+
+A GRU takes its input's share of the gates ready-made: a linear layer on a bag of tags is a sum of rows, and over all interactions
+of a batch at once it is one product. So `rows` of a network holds gates, and a step costs the recurrent part alone.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding_bag, relu
+
+from models.features import Inputs
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """A dense layer with Glorot's uniform weights and no bias at first."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class BagLayer(nn.Module):
+    """A dense layer on the multi-hot vector of one kind of tokens, (n interactions) -> (n, outputs). Nothing but the bias for
+    interactions without a known token.
+    """
+
+    def __init__(self, kind: str, tokens: int, outputs: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.weight = nn.Parameter(torch.empty(max(tokens, 1), outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        bag = inputs.bags[self.kind]
+        summed: Tensor = embedding_bag(bag.places, self.weight, bag.offsets, mode="sum", include_last_offset=True)
+        biased: Tensor = summed + self.bias
+        return biased
+
+    def of_multi_hot(self, rows: Tensor) -> Tensor:
+        """The same of multi-hot rows, (n, tokens) -> (n, outputs)."""
+        return rows @ self.weight + self.bias
+
+
+class TextLayer(nn.Module):
+    """A dense layer on conversations' vectors, (n interactions) -> (n, outputs); nought for sessions."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width, outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        if width:  # nought where training saw no conversation
+            nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        made = inputs.texts @ self.weight + self.bias
+        spread: Tensor = made.new_zeros(len(inputs), made.shape[1]).index_copy(0, inputs.text_rows, made)
+        return spread
+
+
+class Gru(nn.Module):
+    """A gated recurrent unit (Cho et al. 2014, reset after the product as in Keras), its input's share computed before."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.recurrent = linear(hidden, 3 * hidden)
+        nn.init.orthogonal_(self.recurrent.weight)
+
+    @property
+    def gates(self) -> int:
+        return 3 * self.hidden
+
+    def forward(self, states: Tensor, gates: Tensor) -> Tensor:
+        """One step: (n, hidden), (n, 3 hidden) -> (n, hidden)."""
+        own = self.recurrent(states)
+        both = 2 * self.hidden
+        reset, update = torch.sigmoid(gates[:, :both] + own[:, :both]).chunk(2, dim=1)
+        new = torch.tanh(gates[:, both:] + reset * own[:, both:])
+        return torch.lerp(new, states, update)
+
+
+class Head(nn.Module):
+    """Dropout, dense ReLU, one logit per item: (n, inputs) -> (n, items)."""
+
+    def __init__(self, inputs: int, dense: int, items: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.dense = linear(inputs, dense)
+        self.output = linear(dense, items)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return cast("Tensor", self.output(relu(self.dense(self.dropout(states)))))

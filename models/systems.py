@@ -1,0 +1,29 @@
+"""The systems by name, and which network each one is. torch is imported when a network is asked for."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from models.network import Network
+
+POPULAR: Final = "popular"
+_NETWORKS: Final = {
+    "session": ("models.unimodal", "SessionNetwork"),
+    "conversation": ("models.unimodal", "ConversationNetwork"),
+    "conversation_keyword": ("models.unimodal", "ConversationKeywordNetwork"),
+    "late_fusion": ("models.composite", "LateFusion"),
+    "keyword": ("models.keyword", "KeywordNetwork"),
+    "latent_feature": ("models.latent_feature", "LatentFeatureNetwork"),
+}
+"""Name -> where its network class is."""
+
+SYSTEMS: Final = (POPULAR, *_NETWORKS)
+DEFAULT: Final = "latent_feature"
+"""What `isthmus train` trains unless told otherwise."""
+
+
+def network_type(name: str) -> "type[Network]":
+    """The class of a system's network. Raises KeyError for a name that is not a network's."""
+    module, network = _NETWORKS[name]
+    found: type[Network] = getattr(import_module(module), network)
+    return found

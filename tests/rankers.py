@@ -1,0 +1,75 @@
+"""Rankers of every system with random weights: small enough for a test, or as large as trained ones, for what serving costs."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from models.popular import Popular
+from models.systems import POPULAR
+from stream.core.interactions import Interaction, Part, conversation_of, session_of
+from stream.core.ranking import Ranker, Rows
+
+TEXT_WIDTH: Final = 384
+TAGS: Final = ("car", "claim", "dog", "home", "price")
+KEYWORDS: Final = ("car", "cat", "house insurance")
+TEXT_MODEL: Final = "text-1"
+
+
+def small(name: str) -> Any:
+    """A configuration whose network costs nothing."""
+    from models.composite import CompositeConfig
+    from models.latent_feature import LatentFeatureConfig
+    from models.network import Sizes
+
+    sizes = Sizes(hidden=12, dense=10)
+    return {
+        "latent_feature": LatentFeatureConfig(latent=6, hidden=12, dense=10),
+        "late_fusion": CompositeConfig(session=sizes, conversation=Sizes(hidden=8, dense=6)),
+    }.get(name, sizes)
+
+
+def random_ranker(
+    name: str,
+    items: Sequence[str],
+    prior: Rows,
+    *,
+    config: Any = None,
+    tags: Sequence[str] = TAGS,
+    text_model: str = TEXT_MODEL,
+    seed: int = 1,
+) -> Ranker:
+    """A ranker whose scores depend on all that it reads. `config`: None is a small one."""
+    if name == POPULAR:
+        return Popular("0", "popular", tuple(items), prior)
+    import torch
+
+    from models.features import Reader
+    from models.network import NeuralRanker
+    from models.systems import network_type
+    from models.vocabulary import Vocabulary
+
+    made = network_type(name)
+    known = {"tags": tags, "keywords": KEYWORDS, "words": sorted({*tags, *KEYWORDS})}
+    reader = Reader({kind: Vocabulary(known[kind]) for kind in made.kinds}, TEXT_WIDTH if made.reads_texts else 0)
+    torch.manual_seed(seed)
+    config = small(name) if config is None else config
+    network = made(config, reader, torch.from_numpy(prior))
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    own_text_model = text_model if made.reads_conversations else None
+    return NeuralRanker(name, "0", "random", tuple(items), prior, own_text_model, reader, network, config)
+
+
+def random_history(rng: np.random.Generator, length: int, *, conversations: float = 0.3) -> list[Interaction]:
+    """Interactions, of which that share are conversations; some with tags and keywords that no vocabulary knows."""
+    made: list[Interaction] = []
+    for number in range(length):
+        if rng.random() < conversations:
+            vector = rng.normal(size=TEXT_WIDTH).astype("<f2").tobytes()
+            words = tuple(rng.choice([*KEYWORDS, "unknown"], size=int(rng.integers(0, 3)), replace=False).tolist())
+            made.append(conversation_of([Part(number, number, int(rng.integers(1, 9)), vector, words, TEXT_MODEL)], f"c{number}"))
+        else:
+            tags = tuple(rng.choice([*TAGS, "unknown"], size=int(rng.integers(1, 4)), replace=False).tolist())
+            made.append(session_of([(number, tags)]))
+    return made
