@@ -57,6 +57,9 @@ DECLARED: Final[dict[str, Declared]] = {
         "batches held for want of a heartbeat within the session timeout, or dropped because their partition had gone",
         ("outcome",),
     ),
+    "late_records": Declared(
+        Counter, "changelog records left out at recovery, for a worker that had lost the partition wrote them"
+    ),
     "users": Declared(Gauge, "users in this worker's state"),
     "committed_offset": Declared(Gauge, "committed offset", ("topic", "partition")),
     "end_offset": Declared(Gauge, "end offset; less the committed one: the lag", ("topic", "partition")),

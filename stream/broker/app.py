@@ -85,7 +85,7 @@ def add_profiles(
     limit: DeadLetterLimit | None = None,
 ) -> Profiles:
     """Gives the app its user table and the profile agent over all five inputs."""
-    table = UserTable(app)
+    table = UserTable(app, metrics)
     delivery = AtLeastOnce(app, sender_of(app), metrics)
     profiles = Profiles(app, sources, epochs, table, delivery, serving, settings, topics, metrics, limit or DeadLetterLimit())
     _add_agent(app, list(sources), profiles.run, "profiles")

@@ -41,7 +41,7 @@ class Sender(Protocol):
 class BatchConsumer:
     """Mixed in before a Faust `Consumer`: one message per fetched partition batch, value = the raw records.
 
-    Changelog partitions keep going record by record, as recovery expects. `in_flight` bounds the unacknowledged batches per
+    Changelogs are read elsewhere (`stream.broker.recovery`). `in_flight` bounds the unacknowledged batches per
     partition *number*: a quiet stream gets small batches at once, a busy one large ones (natural batching).
     """
 
@@ -59,10 +59,6 @@ class BatchConsumer:
         for tp, fetched in records.items():
             if not consumer.flow_active:
                 return
-            if consumer._is_changelog_tp(tp):
-                for record in fetched:
-                    yield tp, consumer._to_message(tp, record)
-                continue
             await self._room(tp.partition, generation)
             if not consumer.flow_active or self.app.consumer_generation_id != generation:
                 return

@@ -10,14 +10,20 @@ Both belong to faust-streaming 0.15 and aiokafka 0.14; tests/contracts/test_faus
 """
 
 import time
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from typing import Any, Final
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from stream.broker.changelog import Fetched, check_start
 from stream.broker.delivery import BatchConsumer, last_offset
 from stream.core.outputs import Output
+
+READ_COMMITTED: Final = "read_committed"
+"""Always: where nobody uses transactions it changes nothing, and what a fenced worker left open is nobody's."""
+_CHANGELOG_RECORDS: Final = 2_000
 
 
 class GuardedThread(driver.AIOKafkaConsumerThread):
@@ -41,8 +47,16 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
 
         coordinator._do_heartbeat = noted
 
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        made = super()._create_worker_consumer(transport)
+        made._isolation_level = READ_COMMITTED
+        return made
+
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self.heartbeat_at = time.monotonic()
+        changelogs = self.consumer.app.tables.changelog_topics
+        read_elsewhere = {tp for tp in assigned if tp.topic in changelogs}
+        self._ensure_consumer().pause(*driver.ensure_aiokafka_TPset(read_elsewhere))
         await super().on_partitions_assigned(assigned, generation_id)
 
     @property
@@ -110,6 +124,46 @@ class KafkaProducer(driver.Producer):
 class KafkaTransport(driver.Transport):
     Consumer = KafkaConsumer
     Producer = KafkaProducer
+
+    async def read_changelog(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[Fetched]:
+        """`stream.broker.changelog.ChangelogReader`, by a consumer of its own: past Faust's queue and thread."""
+        conf = self.app.conf
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=driver.server_list(self.url, self.default_port),
+            enable_auto_commit=False,
+            isolation_level=READ_COMMITTED,
+            check_crcs=conf.broker_check_crcs,
+            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
+            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+        )
+        await consumer.start()
+        try:
+            async for fetched in _read_to_end(consumer, topic, starts):
+                yield fetched
+        finally:
+            await consumer.stop()
+
+
+async def _read_to_end(consumer: AIOKafkaConsumer, topic: str, starts: Mapping[int, int]) -> AsyncIterator[Fetched]:
+    tps = {TopicPartition(topic, number): start for number, start in starts.items()}
+    consumer.assign(list(tps))
+    begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+    positions = {}
+    for tp, start in tps.items():
+        check_start(topic, tp.partition, start, ends[tp])
+        positions[tp] = max(start, begins[tp])
+        consumer.seek(tp, positions[tp])
+    while True:
+        for tp in [tp for tp, position in positions.items() if position >= ends[tp]]:
+            consumer.pause(tp)
+            del positions[tp]
+        if not positions:
+            return
+        found = await consumer.getmany(timeout_ms=200, max_records=_CHANGELOG_RECORDS)
+        for tp, before in positions.items():
+            positions[tp] = await consumer.position(tp)
+            if positions[tp] > before:
+                yield Fetched(tp.partition, found.get(tp, ()), positions[tp])
 
 
 class KafkaSender:

@@ -16,7 +16,7 @@ from stream.broker.finishing import Delivery, Work
 from stream.broker.table import UserTable
 from stream.core.dead_letters import DeadLetterLimit
 from stream.core.events import Reason
-from stream.core.outputs import Outcome, Output
+from stream.core.outputs import Outcome
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, Source
 from stream.core.step import StepSettings
@@ -87,11 +87,11 @@ class Profiles:
             Emission(self._topics.training_examples, outcome.examples),
             Emission(self._topics.dead_letters, outcome.dead_letters),
         ]
-        changes = [Output(key, value) for key, value in outcome.writes.items()]
+        changes = self._table.changes(partition, outcome.writes)
 
         def persist(offset: int) -> None:
             if outcome.writes:
-                self._table.write(partition, outcome.writes, offset, number)
+                self._table.write(partition, outcome.writes, offset, number, outcome.new_users)
             self._count(outcome)
             self._observe("finish", time.perf_counter() - stepped)
 

@@ -1,36 +1,46 @@
 """The user table: a Faust table on RocksDB with a changelog, read and written per partition in batches.
 
-Faust opens, restores and closes the stores. Writing goes past its one-record path: one `WriteBatch` holds a batch's states,
-tombstones and the changelog offset up to which the store is complete. States of batches still in flight lie in an overlay.
+Faust opens and closes the stores. Writing and restoring go past its one-record path: one `WriteBatch` holds a batch's states,
+tombstones, the changelog offset up to which the store is complete, the owner's term and the number of users. States of batches
+still in flight lie in an overlay.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from faust.types import TP
+from mode import get_logger
 from rocksdict import WriteBatch
 
+from stream.broker.changelog import Fetched, stamp, term_of
 from stream.broker.topics import TABLE
+from stream.core.outputs import Output
+from stream.metrics import Metrics
 
+logger = get_logger(__name__)
 ROCKSDB: Final = {"block_cache_size": 32 << 20, "write_buffer_size": 8 << 20, "max_open_files": 256}
 """Per partition; the defaults are 2 GiB of cache each."""
 _HEADS: Final = (b"h", b"i")
+_TERM: Final = b"__isthmus\0term__"
+_USERS: Final = b"__isthmus\0users__"
 
 
 class UserTable:
     """State records of the partitions that this worker owns."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._table = app.Table(
             TABLE,
             key_type=bytes,
             value_type=bytes,
             partitions=app.conf.topic_partitions,
             options=dict(ROCKSDB),
-            recovery_buffer_size=1_000,
         )
         self._overlay: dict[int, dict[bytes, tuple[bytes | None, int]]] = {}
+        self._terms: dict[int, int] = {}
+        self._users: dict[int, int] = {}
         self.changelog: str = self._table.changelog_topic_name
+        app.tables.restorable = self
 
     def states(self, partition: int) -> "PartitionStates":
         return PartitionStates(self._db(partition), self._overlay.setdefault(partition, {}))
@@ -39,7 +49,14 @@ class UserTable:
         """Shows a batch's new states to the next batches before they are durable."""
         self._overlay.setdefault(partition, {}).update((key, (value, number)) for key, value in writes.items())
 
-    def write(self, partition: int, writes: Mapping[bytes, bytes | None], changelog_offset: int, number: int) -> None:
+    def changes(self, partition: int, writes: Mapping[bytes, bytes | None]) -> list[Output]:
+        """A batch's new states as changelog records, stamped with the owner's term."""
+        headers = stamp(self._terms[partition])
+        return [Output(key, value, headers) for key, value in writes.items()]
+
+    def write(
+        self, partition: int, writes: Mapping[bytes, bytes | None], changelog_offset: int, number: int, new_users: int
+    ) -> None:
         """Makes a batch's states durable, together with the changelog offset that holds the last of them."""
         batch = WriteBatch(raw_mode=True)
         for key, value in writes.items():
@@ -47,28 +64,84 @@ class UserTable:
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        batch.put(self._table.data.offset_key, str(changelog_offset).encode())
-        self._db(partition).write(batch)
+        self._users[partition] += new_users
+        self._seal(batch, partition, changelog_offset)
         overlay = self._overlay.get(partition, {})
         for key in writes:
             if key in overlay and overlay[key][1] == number:
                 del overlay[key]
+
+    def _seal(self, batch: WriteBatch, partition: int, changelog_offset: int) -> None:
+        """Writes a batch with what it must be consistent with."""
+        batch.put(self._table.data.offset_key, b"%d" % changelog_offset)
+        batch.put(_TERM, b"%d" % self._terms[partition])
+        if partition in self._users:
+            batch.put(_USERS, b"%d" % self._users[partition])
+        self._db(partition).write(batch)
+
+    def restore_from(self, partition: int) -> int:
+        """The first changelog offset that the store lacks."""
+        db = self._db(partition)
+        offset, term, users = db.get([self._table.data.offset_key, _TERM, _USERS])
+        self._terms[partition] = int(term or 0)
+        self._users.pop(partition, None)
+        if users is not None:
+            self._users[partition] = int(users)
+        return 0 if offset is None else int(offset) + 1
+
+    def restore(self, fetched: Fetched) -> None:
+        """Applies changelog records to the store, but for those that an earlier owner wrote late."""
+        partition, term = fetched.number, self._terms[fetched.number]
+        batch, late = WriteBatch(raw_mode=True), 0
+        kept: dict[bytes, bool] = {}
+        for record in fetched.records:
+            key = record.key
+            if (stamped := term_of(record.headers)) < term or key is None:
+                late += 1
+                continue
+            term = stamped
+            kept[key] = record.value is not None
+            if record.value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, record.value)
+        if late:
+            self._metrics.counter("late_records").inc(late)
+            logger.warning("%d changelog records of partition %d left out: an earlier owner wrote them late", late, partition)
+        self._terms[partition] = term
+        if partition in self._users:
+            self._users[partition] += self._growth(partition, kept)
+        self._seal(batch, partition, fetched.position - 1)
+
+    def _growth(self, partition: int, kept: Mapping[bytes, bool]) -> int:
+        """By how many users restored records change the store, before they are written."""
+        heads = [key for key in kept if key[:1] == _HEADS[0]]
+        stored = self._db(partition).get(heads) if heads else []
+        return sum(kept[key] for key in heads) - sum(value is not None for value in stored)
+
+    def restored(self, partition: int, generation: int) -> None:
+        """Begins our term: above every one that the changelog holds, though the group may have begun to count anew."""
+        self._terms[partition] = max(generation, self._terms[partition] + 1)
+        if partition not in self._users:
+            self._users[partition] = self._count_users(partition)
+            self._db(partition).put(_USERS, b"%d" % self._users[partition])
 
     def drop_overlay(self) -> None:
         """Forgets what is in flight: after a revocation it is delivered again, here or elsewhere."""
         self._overlay.clear()
 
     def count_users(self, partition: int) -> int:
-        """Users in one partition's store, by reading all its keys: at assignment only."""
-        db, count = self._db(partition), 0
-        for key in db.keys(from_key=_HEADS[0]):
+        """Users in one partition's store."""
+        return self._users[partition]
+
+    def _count_users(self, partition: int) -> int:
+        """By reading all keys, 2 us each: once, after the store was restored whole."""
+        count = 0
+        for key in self._db(partition).keys(from_key=_HEADS[0]):
             if key >= _HEADS[1]:
                 break
             count += 1
         return count
-
-    def changelog_tp(self, partition: int) -> TP:
-        return TP(self.changelog, partition)
 
     def _db(self, partition: int) -> Any:
         return self._table.data._db_for_partition(partition)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -19,6 +20,7 @@ from faust.tables.recovery import Recovery
 from faust.transport.consumer import Consumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from mode.services import ServiceTask
 
 from stream.broker.delivery import BatchConsumer
 from stream.broker.kafka import GuardedThread, KafkaConsumer
@@ -64,15 +66,11 @@ def test_what_is_called_inside_is_still_there() -> None:
         "flow_active",
     ):
         assert name in inspect.getsource(Consumer)
-    for name in (
-        "active_remaining",
-        "active_highwaters",
-        "active_offsets",
-        "flush_buffers",
-        "_set_recovery_ended",
-        "signal_recovery_end",
-    ):
+    for name in ("_restart_recovery", "_slurp_changelogs", "_publish_stats"):
+        assert isinstance(getattr(Recovery, name), ServiceTask), "ours stand in for these"
+    for name in ("_wait", "_set_recovery_started", "_is_changelog_tp", "signal_recovery_start", "_generation_id", "active_tps"):
         assert name in inspect.getsource(Recovery)
+    assert "self._isolation_level" in inspect.getsource(AIOKafkaConsumer.start)
     assert "_recovery" in inspect.getsource(TableManager)
     assert "self.recovery.start()" in inspect.getsource(TableManager.on_start)
 

@@ -6,7 +6,7 @@ protocol, aiokafka or a network.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from typing import Any
 
 from faust.exceptions import ImproperlyConfigured
@@ -16,11 +16,13 @@ from faust.transport.producer import Producer as FaustProducer
 from faust.types import TP, ConsumerMessage, RecordMetadata
 from faust.types.enums import ProcessingGuarantee
 
+from stream.broker.changelog import Fetched, check_start
 from stream.broker.delivery import BatchConsumer
 from stream.broker.embedded.log import Log, log_named
 from stream.core.outputs import Output
 
 _EMPTY_S = 0.1
+_MANY = 2_000
 
 
 class Cluster:
@@ -250,3 +252,15 @@ class Transport(base.Transport):
         super().__init__(*args, **kwargs)
         self.log = log_named(self.url[0].host or "")
         self.sender = Sender(self.log)
+
+    async def read_changelog(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[Fetched]:
+        """`stream.broker.changelog.ChangelogReader`: what the log holds now."""
+        for number, start in starts.items():
+            end = self.log.topics[topic].partitions[number].end
+            check_start(topic, number, start, end)
+            position = start
+            while position < end:
+                records = self.log.read(topic, number, position, _MANY)
+                position = records[-1].offset + 1 if records else end
+                yield Fetched(number, records, position)
+                await asyncio.sleep(0)
