@@ -1,7 +1,5 @@
-"""`isthmus dataset`: data sets in the paper's layout. Today: the synthetic world."""
+"""`isthmus dataset`: data sets in the paper's layout: checked, described, made of public corpora, and the synthetic world."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +14,7 @@ _EVENTS_FROM_MS = 1_767_225_600_000  # 2026-01-01, so that the same seed gives t
 
 @app.callback()
 def dataset() -> None:
-    """Data sets in the paper's layout: the synthetic world."""
+    """Data sets in the paper's layout: checks, figures, conversion of public corpora, the synthetic world."""
 
 
 @app.command()
@@ -57,6 +55,83 @@ def synthesize(
             raise typer.Exit(1)
 
 
+@app.command()
+def validate(
+    folder: Annotated[Path, typer.Argument(help="tables in the paper's layout")],
+    most: Annotated[int, typer.Option(min=1, help="stop after so many problems")] = 20,
+) -> None:
+    """Say what a folder of tables holds, or what is wrong with it: file, row and reason of every problem up to a bound.
+
+    Exit codes: 0 usable, 1 problems (printed on standard error), 2 wrong use.
+
+    Example: isthmus dataset validate my-tables
+    """
+    from stream.errors import IsthmusError
+    from training.describing import facts_of
+    from training.tables import TableError, problems_of
+
+    try:
+        tables, problems = problems_of(folder, most)
+    except TableError as error:
+        raise IsthmusError(str(error)) from None
+    for problem in problems:
+        typer.echo(str(problem), err=True)
+    if tables is not None:
+        for line in facts_of(tables):
+            typer.echo(line)
+    if problems:
+        typer.echo(f"{len(problems)} problems{'; there may be more: --most' if tables is None else ''}", err=True)
+        raise typer.Exit(1)
+    typer.echo("no problems: it can be trained on, replayed and benchmarked")
+
+
+@app.command()
+def describe(
+    folder: Annotated[Path, typer.Argument(help="tables in the paper's layout")],
+    out: Annotated[Path, typer.Option(help="folder for the plots and description.md")],
+) -> None:
+    """Draw the paper's figures and tables of a data set: users by modality, event types, interactions, actions, sentences, tags,
+    items, what is bought together, and drift over time.
+
+    Example: isthmus dataset describe my-tables --out build/description
+    """
+    from stream.cli.tables import load_tables
+    from training.description import describe as draw
+
+    text = draw(load_tables(folder), folder.name, out)
+    typer.echo(f"{text}\nwritten: {out / 'description.md'} and the plots beside it")
+
+
+@app.command("import")
+def import_(
+    corpus: Annotated[str, typer.Argument(help="sgd: the Schema-Guided Dialogue corpus")],
+    folder: Annotated[Path, typer.Argument(help="its files as published: dialogues_*.json and schema.json, gzipped or not")],
+    out: Annotated[Path, typer.Option(help="folder for the tables")],
+    seed: Annotated[int, typer.Option(min=0, help="the same seed and files give the same rows")] = 0,
+    force: Annotated[bool, typer.Option(help="overwrite what an earlier run left in the folder")] = False,
+) -> None:
+    """Make tables in the paper's layout of a public corpus. An item is a transaction that succeeded; a moment is drawn in each
+    dialogue; each exchange before it is seen as text (a conversation) or as the assistant's logged acts (a session).
+
+    What comes of it must say that the wording is human but the flow simulated, that no user comes twice, and that modalities are
+    missing at random; the corpus's licence (CC BY-SA 4.0) holds for the tables too.
+
+    Example: isthmus dataset import sgd dstc8-schema-guided-dialogue --out build/sgd --seed 0
+    """
+    from stream.errors import IsthmusError
+    from training.sgd import write_sgd
+    from training.table_files import TableError
+
+    if corpus != "sgd":
+        raise IsthmusError(f"{corpus} is no corpus that can be imported: sgd is")
+    _refuse_to_overwrite(out, force=force)
+    try:
+        events = write_sgd(folder, out, seed)
+    except TableError as error:
+        raise IsthmusError(str(error)) from None
+    typer.echo(f"{events} purchase events in {out}")
+
+
 def _refuse_to_overwrite(folder: Path, *, force: bool) -> None:
     from stream.errors import IsthmusError
 
@@ -66,38 +141,23 @@ def _refuse_to_overwrite(folder: Path, *, force: bool) -> None:
         raise IsthmusError(f"{folder} is not empty: choose another folder, or overwrite what is there with --force")
 
 
-@contextmanager
-def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr; hears of each of `total`."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=total)
-
-        def show(written: int) -> None:
-            if written % 500 == 0:
-                bar.update(task, completed=written)
-
-        yield show
-
-
 def _write_tables(out: Path, purchases: int, seed: int) -> None:
+    from stream.cli.progress import progress_bar
     from training.synthetic.tables import write_tables
 
-    with _progress("purchase events", purchases) as show:
+    with progress_bar("purchase events", purchases) as show:
         write_tables(out, purchases, seed, progress=show)
 
 
 def _write_events(out: Path, purchases: int, seed: int) -> None:
     import numpy as np
 
+    from stream.cli.progress import progress_bar
     from training.synthetic.live import write_events
     from training.synthetic.world import make_world
 
     rng = np.random.default_rng(seed)
-    with _progress("purchases in live events", purchases) as show:
+    with progress_bar("purchases in live events", purchases) as show:
         counts = write_events(out, make_world(rng), rng, _EVENTS_FROM_MS, purchases, progress=show)
     typer.echo(f"events in {out}: " + ", ".join(f"{count} {role}" for role, count in counts.items()))
 

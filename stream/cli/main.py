@@ -18,7 +18,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "encoder": ("stream.cli.encoder", "Run one encoder: transcripts in, vectors and keywords out."),
     "replay": ("stream.cli.replay", "Tables through Kafka, encoder and worker; train and measure."),
     "settings": ("stream.cli.settings", "Print all settings with their origin; secrets hidden."),
-    "dataset": ("stream.cli.dataset", "Data sets in the paper's layout: the synthetic world."),
+    "dataset": ("stream.cli.dataset", "Data sets in the paper's layout: check, describe, import, synthesize."),
     "text-model": ("stream.cli.text_model", "Import a sentence encoder; build a keyword list."),
     "worker": ("stream.cli.worker", "Run one profile worker: events in, recommendations out."),
 }

@@ -30,20 +30,36 @@ def examples_from_tables(
 ) -> tuple[list[TrainingExample], list[str]]:
     """The newest examples, and the item ids in the tables' order."""
     from stream.cli.text_model import folder_of
+
+    tables = load_tables(folder)
+    return examples_with(settings, folder, tables, folder_of(settings), purchase_events), list(tables.items)
+
+
+def examples_with(
+    settings: Settings, folder: Path, tables: Tables, text_model: Path, purchase_events: int | None = None
+) -> list[TrainingExample]:
+    """The newest examples of tables that were read from `folder`, transcripts encoded with a text model."""
+    from stream.cli.progress import progress_bar
     from stream.core.records import PlainRecord
     from stream.text.model import TextModel
     from stream.text.stage import encode_batch
     from training.examples import examples_of
+    from training.tables import TableError
 
-    tables = load_tables(folder)
     own = settings.encoder
-    model = TextModel(folder_of(settings), batch_sentences=own.batch_sentences, threads=own.threads)
+    texts = bool(tables.conversations)
+    model = TextModel(text_model, batch_sentences=own.batch_sentences, threads=own.threads) if texts else None
 
     def encode(batch: Batch) -> Sequence[PlainRecord]:
+        assert model is not None
         encoded = encode_batch(batch, model)
         if encoded.dead_letters:
             raise IsthmusError(f"{folder}: a conversation cannot be encoded: {(encoded.dead_letters[0].value or b'').decode()}")
         pairs = zip(encoded.calls, encoded.timestamps, strict=True)
         return [PlainRecord(offset, at_ms, call.key, call.value) for offset, (call, at_ms) in enumerate(pairs)]
 
-    return examples_of(tables, encode, purchase_events), list(tables.items)
+    try:
+        with progress_bar("purchase events encoded", purchase_events or len(tables.purchases), every=100) as show:
+            return examples_of(tables, encode, purchase_events, progress=show)
+    except TableError as error:
+        raise IsthmusError(f"{folder}: {error}") from None

@@ -1,13 +1,16 @@
-"""`isthmus dataset synthesize`: writes, says what it wrote, and does not overwrite."""
+"""`isthmus dataset`: writes, says what it wrote or found, and does not overwrite."""
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from stream.cli.dataset import app
 from stream.errors import IsthmusError
 from training.synthetic import NOTICE
+from training.synthetic.tables import write_tables
+from training.tables import read_tables
 
 
 def test_it_writes_tables_and_events_and_says_that_they_are_synthetic(tmp_path: Path) -> None:
@@ -39,3 +42,90 @@ def test_help_has_an_example_and_says_that_the_world_is_synthetic() -> None:
 @pytest.mark.parametrize("purchases", ["0", "-1"])
 def test_it_refuses_a_world_without_purchases(purchases: str, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["synthesize", "--out", str(tmp_path / "x"), "--purchases", purchases]).exit_code == 2
+
+
+def test_what_can_be_used_is_told_and_what_cannot_is_named(tmp_path: Path) -> None:
+    """Exit code 0 or 1; each problem with its row."""
+    write_tables(tmp_path, 60, 0)
+    result = CliRunner().invoke(app, ["validate", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "60 purchase events" in result.output
+    with (tmp_path / "data_users.csv").open("w") as file:
+        file.write("user_id,purchase_event_id,event_number,conversation_id,session_id\n1,1,1,,\n1,99999,1,,1\n")
+    (tmp_path / "data_users.csv.gz").unlink()
+    result = CliRunner().invoke(app, ["validate", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "row 2: exactly one of conversation_id and session_id" in result.output
+    assert "row 3: purchase event 99999 is not in data_purchase_events" in result.output
+    assert isinstance(CliRunner().invoke(app, ["validate", str(tmp_path / "nothing")]).exception, IsthmusError)
+
+
+def test_a_description_holds_the_numbers_and_the_plots_it_names(tmp_path: Path) -> None:
+    """Of a world, and of one without conversations."""
+    write_tables(tmp_path / "world", 60, 0)
+    result = CliRunner().invoke(app, ["describe", str(tmp_path / "world"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "out" / "description.md").read_text()
+    assert "60 purchase events" in text
+    named = [part.split(")")[0] for part in text.split("](")[1:]]
+    assert len(named) == 5
+    assert all((tmp_path / "out" / name).stat().st_size > 5_000 for name in named)
+
+
+def turn(speaker: str, utterance: str, acts: list[tuple[str, str, list[str]]], call: str | None = None) -> dict[str, object]:
+    frame: dict[str, object] = {
+        "service": "Buses_1",
+        "actions": [{"act": act, "slot": slot, "values": values} for act, slot, values in acts],
+    }
+    return {"speaker": speaker, "utterance": utterance, "frames": [frame | ({"service_call": {"method": call}} if call else {})]}
+
+
+def corpus(folder: Path, dialogues: int) -> Path:
+    """Dialogues of one kind in the published form: two exchanges, then a purchase."""
+    turns = [
+        turn("USER", "I need a bus. To Lund!", []),
+        turn("SYSTEM", "Here is one.", [("OFFER", "leaving_time", ["7"]), ("INFORM_COUNT", "count", ["1"])], "FindBus"),
+        turn("USER", "Yes, two seats.", []),
+        turn("SYSTEM", "Is it right?", [("OFFER_INTENT", "intent", ["BuyBusTicket"]), ("CONFIRM", "travelers", ["2"])]),
+        turn("USER", "It is.", []),
+        turn("SYSTEM", "You have bought it.", [("NOTIFY_SUCCESS", "", [])], "BuyBusTicket"),
+        turn("USER", "Thanks.", []),
+    ]
+    intents = [{"name": "FindBus", "is_transactional": False}, {"name": "BuyBusTicket", "is_transactional": True}]
+    (folder / "schema.json").write_bytes(msgspec.json.encode([{"service_name": "Buses_1", "intents": intents}]))
+    told = [{"dialogue_id": f"1_{number}", "turns": turns} for number in range(dialogues)]
+    (folder / "dialogues_001.json").write_bytes(msgspec.json.encode(told))
+    return folder
+
+
+def test_dialogues_become_tables_by_the_rules_and_never_tell_the_purchase(tmp_path: Path) -> None:
+    """Every exchange through one channel only; nothing of what was said or logged once the item was bought."""
+    arguments = ["import", "sgd", str(corpus(tmp_path, 40)), "--seed", "3", "--out"]
+    result = CliRunner().invoke(app, [*arguments, str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "40 purchase events" in result.output
+    tables = read_tables(tmp_path / "out")
+    assert list(tables.items.values()) == ["Buses_BuyBusTicket"]
+    actions = {
+        (("call", "buses", "find", "bus"), ("buses", "leaving", "time", "offer"), ("buses", "count", "inform")),
+        (("buses", "buy", "bus", "ticket", "offer", "intent"), ("buses", "travelers", "confirm")),
+    }
+    assert {tuple(session) for session in tables.sessions.values()} == actions
+    assert {tuple(said) for said in tables.conversations.values()} <= {
+        (("user", "I need a bus."), ("user", "To Lund!"), ("agent", "Here is one.")),
+        (("user", "Yes, two seats."), ("agent", "Is it right?")),
+        (("user", "It is."),),
+    }
+    assert CliRunner().invoke(app, [*arguments, str(tmp_path / "again")]).exit_code == 0
+    for name in ("data_users.csv.gz", "data_sessions.csv.gz", "data_conversations_text.csv.gz", "source.csv.gz"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_a_folder_that_is_no_corpus_is_refused(tmp_path: Path) -> None:
+    """With what is missing."""
+    refused = CliRunner().invoke(app, ["import", "sgd", str(tmp_path), "--out", str(tmp_path / "out")]).exception
+    assert "dialogues_*.json" in str(refused)
+    corpus(tmp_path, 1)
+    (tmp_path / "dialogues_001.json").write_text("[{}]")
+    refused = CliRunner().invoke(app, ["import", "sgd", str(tmp_path), "--out", str(tmp_path / "out")]).exception
+    assert "dialogues_001.json is no file of dialogues" in str(refused)

@@ -23,9 +23,10 @@ from training.synthetic.chance import Chance
 from training.synthetic.check import compare, read_events
 from training.synthetic.live import LiveEvent, Pace, Rates, start_for, stream_events, wall_s, write_events
 from training.synthetic.sessions import SHORT, all_tags, write_session
-from training.synthetic.tables import ANSWERS, COLUMNS, write_tables
+from training.synthetic.tables import ANSWERS, write_tables
 from training.synthetic.world import make_world
 from training.table_events import user_events
+from training.table_writing import COLUMNS
 from training.tables import read_tables
 
 START_MS = 1_700_000_000_000

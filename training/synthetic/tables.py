@@ -4,14 +4,11 @@ Users, purchase events, sessions and conversations are numbered as they appear i
 begins: what agents say after it is the label. Written row by row; only the lives are held in memory.
 """
 
-import csv
-import gzip
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -22,16 +19,9 @@ from training.synthetic.catalogue import CATALOGUE, REPEATABLE
 from training.synthetic.chance import Chance
 from training.synthetic.sessions import write_session
 from training.synthetic.world import Buying, Life, World, draw_lives, make_world
+from training.table_writing import COLUMNS, Row, open_table
 
 ANSWERS: Final = Path("answer-key") / "answers.csv.gz"
-COLUMNS: Final[dict[str, tuple[str, ...]]] = {
-    "data_users.csv.gz": ("user_id", "purchase_event_id", "event_number", "conversation_id", "session_id"),
-    "data_sessions.csv.gz": ("session_id", "action_number", "action_tags"),
-    "data_conversations_text.csv.gz": ("conversation_id", "sentence_number", "sentence_speaker", "sentence"),
-    "data_purchase_events.csv.gz": ("purchase_event_id", "item_id"),
-    "data_post_filter.csv.gz": ("purchase_event_id", "item_id"),
-    "items.csv": ("item_id", "name"),
-}
 _ANSWER_COLUMNS: Final = ("purchase_event_id", "event_number", "item_in_mind", "present_intention", "sold_in_call")
 _README: Final = """# A synthetic world
 
@@ -57,9 +47,6 @@ class _Numbering:
     conversations: int = 0
 
 
-Row = Callable[[tuple[Any, ...]], object]
-
-
 def write_tables(out: Path, purchase_events: int, seed: int, *, progress: Callable[[int], object] = lambda _: None) -> None:
     """Writes all tables of a world with so many purchase events; `progress` hears of each event written.
 
@@ -74,8 +61,8 @@ def write_tables(out: Path, purchase_events: int, seed: int, *, progress: Callab
     (out / ANSWERS.parent).mkdir(parents=True, exist_ok=True)
     (out / "README.md").write_text(_README.format(notice=NOTICE, purchases=purchase_events, seed=seed))
     with ExitStack() as files:
-        rows = {name: _table(files, out / name, columns) for name, columns in COLUMNS.items()}
-        answers = _table(files, out / ANSWERS, _ANSWER_COLUMNS)
+        rows = {name: open_table(files, out / name, columns) for name, columns in COLUMNS.items()}
+        answers = open_table(files, out / ANSWERS, _ANSWER_COLUMNS)
         for item in CATALOGUE:
             rows["items.csv"]((item.number, item.name))
         numbering = _Numbering()
@@ -83,19 +70,6 @@ def write_tables(out: Path, purchase_events: int, seed: int, *, progress: Callab
             life = lives[place]
             _write_event(rows, answers, chance, world, numbering, life, place, number, event_id)
             progress(event_id)
-
-
-def _table(files: ExitStack, path: Path, columns: tuple[str, ...]) -> Row:
-    """Opens a table and writes its header; gzip without a time stamp, so that the same seed gives the same bytes."""
-    if path.suffix == ".gz":
-        raw = files.enter_context(path.open("wb"))
-        packed = files.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=5, mtime=0))
-        text = files.enter_context(TextIOWrapper(packed, encoding="utf-8", newline=""))
-    else:
-        text = files.enter_context(path.open("w", encoding="utf-8", newline=""))  # type: ignore[arg-type]
-    write: Row = csv.writer(text, lineterminator="\n").writerow
-    write(columns)
-    return write
 
 
 def _write_event(

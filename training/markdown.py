@@ -1,0 +1,14 @@
+"""Tables in Markdown that are readable as they stand."""
+
+from collections.abc import Sequence
+
+
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, columns of equal width; the first row is its head.
+
+    >>> aligned([["a", "bc"], ["def", ""]])
+    ['| a   | bc |', '| --- | -- |', '| def |    |']
+    """
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in table]
+    return [lines[0], "| " + " | ".join("-" * width for width in widths) + " |", *lines[1:]]
