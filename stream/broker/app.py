@@ -44,6 +44,7 @@ def make_app(name: str, url: str, *, data: Path, partitions: int, batch_records:
         agent_supervisor=mode.CrashingSupervisor,
         broker_commit_interval=0.5,
         broker_session_timeout=30.0,
+        broker_request_timeout=40.0,
         broker_max_poll_records=batch_records,
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=instance,

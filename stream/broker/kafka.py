@@ -24,6 +24,7 @@ from stream.core.outputs import Output
 READ_COMMITTED: Final = "read_committed"
 """Always: where nobody uses transactions it changes nothing, and what a fenced worker left open is nobody's."""
 _CHANGELOG_RECORDS: Final = 2_000
+ANSWER_MS: Final = 20_000
 
 
 class GuardedThread(driver.AIOKafkaConsumerThread):
@@ -115,10 +116,21 @@ class KafkaConsumer(BatchConsumer, driver.Consumer):
 
 
 class KafkaProducer(driver.Producer):
-    """Idempotent without transactions: a retry neither reorders nor duplicates."""
+    """Idempotent without transactions: a retry neither reorders nor duplicates.
+
+    Two times that aiokafka takes from one setting are told apart. An answer is waited for `ANSWER_MS`: on a connection that is cut
+    on one side none ever comes, and the batch is sent again on a new one. A batch itself is patient (Faust's 20 minutes): it waits
+    for a broker that is away, and never expires before a later one that is sent.
+    """
 
     def _settings_extra(self) -> Mapping[str, Any]:
         return {"acks": "all", "enable_idempotence": True}
+
+    def _new_producer(self, transactional_id: str | None = None) -> Any:
+        producer = super()._new_producer(transactional_id)
+        producer.client._request_timeout_ms = ANSWER_MS
+        producer._sender._request_timeout_ms = ANSWER_MS
+        return producer
 
 
 class KafkaTransport(driver.Transport):

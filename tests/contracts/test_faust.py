@@ -10,8 +10,10 @@ from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
 
+import faust
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -23,7 +25,7 @@ from faust.types import TP
 from mode.services import ServiceTask
 
 from stream.broker.delivery import BatchConsumer
-from stream.broker.kafka import GuardedThread, KafkaConsumer
+from stream.broker.kafka import ANSWER_MS, GuardedThread, KafkaConsumer, KafkaTransport
 from stream.broker.recovery import SafeRecovery
 
 SOURCE = TP("web-clicks", 0)
@@ -168,6 +170,19 @@ def test_uncommitted_source_partitions_are_sought_to_their_beginning() -> None:
     kafka = FakeKafka({SOURCE: None, CHANGELOG: None, TP("web-clicks", 1): 5})
     asyncio.run(thread(kafka).seek_to_committed())
     assert kafka.sought == [("beginning", (SOURCE,))]
+
+
+async def test_answers_are_waited_for_shortly_and_batches_are_kept_long() -> None:
+    """On a connection cut on one side no answer ever comes: waiting Faust's 20 minutes for it stalled the worker. A batch that
+    expired where a later one is sent would be a hole.
+    """
+    app = faust.App("patience", broker="aiokafka://127.0.0.1:9", web_enabled=False, autodiscover=False)
+    made: Any = KafkaTransport(app.conf.broker_producer, app).create_producer()
+    producer = made._new_producer()
+    assert producer.client._request_timeout_ms == producer._sender._request_timeout_ms == ANSWER_MS == 20_000
+    assert producer._message_accumulator._batch_ttl == producer._request_timeout_ms / 1_000 == app.conf.producer_request_timeout
+    assert app.conf.producer_request_timeout >= 600
+    assert "self._request_timeout = request_timeout_ms" in inspect.getsource(AIOKafkaConnection.__init__)
 
 
 def test_batches_commit_one_past_their_last_offset() -> None:
