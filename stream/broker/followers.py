@@ -50,24 +50,23 @@ class ServingFollower:
         self._metrics.gauge("catalogue_items").set(len(self._items))
 
     async def on_models(self, records: Sequence[Record]) -> None:
-        """Loads the newest champion among the records."""
-        newest = [record.value for record in records if record.key == b"champion" and record.value]
-        if newest:
+        """Loads the newest champion among the records; where it is refused, the one before it: a worker that starts has none."""
+        for value in [record.value for record in records if record.key == b"champion" and record.value][::-1]:
             try:
-                announced = decode_announcement(newest[-1])
+                announced = decode_announcement(value)
+                await self._swap(announced)
             except msgspec.MsgspecError as error:
                 self._refuse("announcement", str(error))
+            except ModelRefused as refused:
+                self._refuse(refused.reason, str(refused))
+            else:
                 return
-            await self._swap(announced)
 
     async def _swap(self, announced: ModelAnnouncement) -> None:
         if self._served is not None and announced.sha256 == self._served.sha256:
             return
-        try:
-            ranker = await asyncio.to_thread(self._load, announced.uri, announced.sha256)
-        except ModelRefused as refused:
-            self._refuse(refused.reason, str(refused))
-            return
+        ranker = await asyncio.to_thread(self._load, announced.uri, announced.sha256)
+        self._check_items(ranker, announced.uri)
         self._serving.ranker = ranker
         self._served = announced
         self._metrics.clear("model_info")
@@ -75,6 +74,15 @@ class ServingFollower:
         self._metrics.gauge("model_published_timestamp_seconds").set(announced.published_at / 1_000)
         self._metrics.counter("model_swaps").inc()
         logger.info("serving %s version %s", announced.name, announced.version)
+
+    def _check_items(self, ranker: Ranker, uri: str) -> None:
+        """A model made for another catalogue would leave lists short or empty: most of its items must be in ours, where we have
+        one.
+        """
+        known = self._serving.catalogue.items
+        foreign = sum(item not in known for item in ranker.items)
+        if known and 2 * foreign > len(ranker.items):
+            raise ModelRefused("items", f"{uri}: {foreign} of its {len(ranker.items)} items are not in the catalogue")
 
     def _refuse(self, reason: str, text: str) -> None:
         self._metrics.counter("model_refusals", reason).inc()

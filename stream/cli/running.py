@@ -99,15 +99,14 @@ async def _worker(settings: Settings) -> None:
     create_or_check(bootstrap, topics, create=False)
     stop, metrics, serving = stop_on_signals(), Metrics(), Serving()
     follower = ServingFollower(serving, metrics)
-    ready = [asyncio.Event(), asyncio.Event()]
-    follows = [
-        asyncio.create_task(follow_kafka(bootstrap, topics.items, follower.on_items, ready[0])),
-        asyncio.create_task(follow_kafka(bootstrap, topics.models, follower.on_models, ready[1])),
-    ]
-    for event, task in zip(ready, follows, strict=True):
-        await asyncio.wait({task, asyncio.create_task(event.wait())}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            await task
+    follows: list[asyncio.Task[None]] = []
+    for topic, apply in ((topics.items, follower.on_items), (topics.models, follower.on_models)):
+        ready = asyncio.Event()  # one after the other: a model is checked against the catalogue
+        follows.append(asyncio.create_task(follow_kafka(bootstrap, topic, apply, ready)))
+        await asyncio.wait({follows[-1], asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        if follows[-1].done():
+            await follows[-1]
+        follows[-1].add_done_callback(lambda _: stop.set())
     sources = source_topics(topics)
     app = make_app(
         "isthmus-profiles",
@@ -135,8 +134,11 @@ async def _worker(settings: Settings) -> None:
     finally:
         for task in follows:
             task.cancel()
-        await asyncio.gather(*follows, return_exceptions=True)
+        ended = await asyncio.gather(*follows, return_exceptions=True)
         server.shutdown()
+    for error in ended:  # a worker that no longer follows would serve an old model for ever
+        if isinstance(error, Exception):
+            raise error
 
 
 def run_encoder(settings: Settings) -> None:

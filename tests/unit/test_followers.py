@@ -1,0 +1,82 @@
+"""What a worker takes over from `items` and `models`, and what it refuses while it goes on with what it has."""
+
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+
+from models.folder import ModelRefused
+from stream.broker.followers import ServingFollower
+from stream.broker.profiles import Serving
+from stream.core.announcements import ModelAnnouncement, encode_announcement
+from stream.core.events import Item
+from stream.core.ranking import Ranker
+from stream.core.records import PlainRecord
+from stream.metrics import Metrics
+from tests import world
+
+
+@dataclass
+class Registry:
+    """Models by URI; what is not there is refused as unreadable."""
+
+    models: dict[str, Ranker]
+
+    def load(self, uri: str, sha256: str) -> Ranker:
+        del sha256
+        if uri not in self.models:
+            raise ModelRefused("unreadable", f"{uri} cannot be read")
+        return self.models[uri]
+
+
+def announced(uri: str) -> PlainRecord:
+    announcement = ModelAnnouncement(role="champion", name="order", version=uri, uri=uri, sha256=uri, published_at=0)
+    return PlainRecord(0, 0, b"champion", encode_announcement(announcement))
+
+
+def item(name: str) -> PlainRecord:
+    return PlainRecord(0, 0, name.encode(), msgspec.json.encode(Item(name, name)))
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def follower(metrics: Metrics) -> ServingFollower:
+    """With a catalogue of the test's items and three models: two that fit it, and one of other items."""
+    foreign = world.OrderRanker(version="foreign", items=tuple(f"foreign-{number}" for number in range(6)))
+    registry = Registry({"1": world.OrderRanker("1"), "2": world.OrderRanker("2"), "foreign": foreign})
+    return ServingFollower(Serving(catalogue=world.catalogue()), metrics, registry.load)
+
+
+async def test_a_model_of_other_items_is_refused_and_the_old_one_stays(follower: ServingFollower, metrics: Metrics) -> None:
+    """Its lists would be empty. The refusal is counted with its reason."""
+    await follower.on_models([announced("1")])
+    await follower.on_models([announced("foreign")])
+    assert follower._serving.ranker is not None
+    assert follower._serving.ranker.version == "1"
+    assert metrics.total("model_refusals", "items") == 1
+
+
+async def test_a_model_may_lack_new_items_and_hold_withdrawn_ones(follower: ServingFollower) -> None:
+    """Catalogue and model are never of the same day."""
+    await follower.on_items([item(name) for name in (*world.ITEMS[2:], "item-new", "item-newer")])
+    await follower.on_models([announced("2")])
+    assert follower._serving.ranker is not None
+
+
+async def test_a_starting_worker_takes_the_newest_champion_that_it_can_load(follower: ServingFollower, metrics: Metrics) -> None:
+    """Where the newest is refused, the one announced before it: it has none to keep."""
+    await follower.on_models([announced("1"), announced("2"), announced("nowhere")])
+    assert follower._serving.ranker is not None
+    assert follower._serving.ranker.version == "2"
+    assert metrics.total("model_refusals", "unreadable") == 1
+
+
+async def test_any_model_is_taken_while_there_is_no_catalogue(metrics: Metrics) -> None:
+    """`items` may be filled later."""
+    follower = ServingFollower(Serving(), metrics, Registry({"1": world.OrderRanker("1")}).load)
+    await follower.on_models([announced("1")])
+    assert follower._serving.ranker is not None
