@@ -1,7 +1,9 @@
 # Everything that is done with Isthmus. `make demo` and `make test` set up what they need, once.
-.PHONY: setup setup-kafka demo test lint docs bench
+.PHONY: setup setup-kafka demo test lint docs bench chaos soak
 SECONDS ?=
 PYTEST ?=
+CASES ?=
+SEED ?= 1
 
 setup:
 	@bash deploy/setup.sh
@@ -26,3 +28,9 @@ docs: setup ## writes the generated reference pages and the AsyncAPI document an
 
 bench: setup-kafka ## throughput and latency on real Kafka; writes build/bench.json
 	.venv/bin/python -m tests.benchmarks.run
+
+chaos: setup-kafka ## faults of every kind on real Kafka, about an hour; CASES="killed,disk" chooses; writes build/chaos.json
+	.venv/bin/python -m tests.chaos.run --cases "$(CASES)" --seed $(SEED)
+
+soak: setup-kafka ## half an hour (SECONDS) at 70 % of capacity, memory and descriptors watched; writes build/soak.json and .png
+	.venv/bin/python -m tests.chaos.soak $(if $(SECONDS),--seconds $(SECONDS))

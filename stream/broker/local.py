@@ -3,6 +3,7 @@
 Not for production: one node, replication 1, no authentication.
 """
 
+import base64
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Final, Self
+from uuid import uuid4
 
 from stream.errors import IsthmusError
 
@@ -21,7 +23,7 @@ _JVM: Final = ("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 
 class LocalKafka:
     """A broker with its data in `folder`: `start`, `stop` (SIGTERM), `kill` (-9); it may be started again on the same data and
-    port.
+    port. `properties` go over its own before the first start: so tests make a cluster of several.
     """
 
     def __init__(self, folder: Path, jars: Path | None = None) -> None:
@@ -31,7 +33,9 @@ class LocalKafka:
             raise IsthmusError(reason)
         self.folder = folder
         self.port = free_port()
-        self._controller_port = free_port()
+        self.controller_port = free_port()
+        self.properties: dict[str, str] = {}
+        self.cluster_id = random_cluster_id()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -49,9 +53,8 @@ class LocalKafka:
         properties = self.folder / "server.properties"
         if not properties.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            properties.write_text(self._properties())
-            cluster = self._java("kafka.tools.StorageTool", "random-uuid").stdout.decode().strip().splitlines()[-1]
-            self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties))
+            properties.write_text("".join(f"{name}={value}\n" for name, value in self._all_properties().items()))
+            self.format()
         log = (self.folder / "broker.log").open("ab")
         command = ["java", *_JVM, "-cp", f"{self.jars}/*", "kafka.Kafka", str(properties)]
         self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)  # noqa: S603  (our own command)
@@ -94,29 +97,40 @@ class LocalKafka:
         self.kill()
         raise IsthmusError(f"the local broker was not ready within {START_S:.0f} s: see {self.folder / 'broker.log'}")
 
-    def _java(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-        command = ["java", *_JVM, "-cp", f"{self.jars}/*", *arguments]
-        return subprocess.run(command, check=True, capture_output=True, cwd=self.folder)  # noqa: S603
-
-    def _properties(self) -> str:
-        return "\n".join(
-            [
-                "process.roles=broker,controller",
-                "node.id=1",
-                f"controller.quorum.voters=1@127.0.0.1:{self._controller_port}",
-                f"listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}",
-                "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-                "controller.listener.names=CONTROLLER",
-                f"log.dirs={self.folder / 'data'}",
-                "offsets.topic.replication.factor=1",
-                "offsets.topic.num.partitions=8",
-                "transaction.state.log.replication.factor=1",
-                "transaction.state.log.min.isr=1",
-                "group.initial.rebalance.delay.ms=0",
-                "auto.create.topics.enable=false",
-                "",
-            ]
+    def format(self) -> None:
+        """Formats its log directories, those that are new or were deleted."""
+        properties = str(self.folder / "server.properties")
+        command = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", self.cluster_id, "-c", properties]
+        subprocess.run(  # noqa: S603  (our own command)
+            ["java", *_JVM, "-cp", f"{self.jars}/*", *command],  # noqa: S607
+            check=True,
+            capture_output=True,
+            cwd=self.folder,
         )
+
+    def _all_properties(self) -> dict[str, str]:
+        own = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{self.controller_port}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.controller_port}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(self.folder / "data"),
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "8",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            "auto.create.topics.enable": "false",
+        }
+        return own | self.properties
+
+
+def random_cluster_id() -> str:
+    """22 characters of URL-safe base64, as Kafka's own tool makes them (none begins with a dash)."""
+    made = base64.urlsafe_b64encode(uuid4().bytes).rstrip(b"=").decode()
+    return made if made[0] != "-" else random_cluster_id()
 
 
 def why_not(jars: Path | None = None) -> str | None:

@@ -1,0 +1,42 @@
+"""The model that a case's workers serve: a Latent Feature network with random weights, so that lists depend on all of a history."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from models.folder import load_ranker, write_ranker
+from stream.cli.text_model import default_folder
+from stream.core.announcements import ModelAnnouncement
+from stream.core.ranking import Ranker
+from stream.settings import Settings
+from tests.chaos.sender import live_events
+from tests.rankers import random_ranker
+from training.example_topic import announce
+from training.synthetic.catalogue import items
+
+_NAME: Final = "latent_feature"
+
+
+def publish_champion(bootstrap: str, topic: str, folder: Path) -> Ranker:
+    """Writes the folder, announces it as champion and gives the ranker that the check uses."""
+    sha256 = write_champion(folder, tuple(item.item_id for item in items()))
+    announce_champion(bootstrap, topic, "1", str(folder), sha256)
+    return load_ranker(str(folder), sha256)
+
+
+def announce_champion(bootstrap: str, topic: str, version: str, uri: str, sha256: str) -> None:
+    announcement = ModelAnnouncement(role="champion", name=_NAME, version=version, uri=uri, sha256=sha256, published_at=0)
+    announce(bootstrap, topic, announcement)
+
+
+def write_champion(folder: Path, names: tuple[str, ...], version: str = "1") -> str:
+    """A folder whose manifest has the hash that is returned."""
+    clicks = [event for event in itertools.islice(live_events(2), 3_000) if event.role == "clicks" and not event.planted]
+    tags = sorted({tag for event in clicks for tag in msgspec.json.decode(event.value or b"{}")["tags"]})
+    text_model = json.loads((default_folder(Settings().cache_dir) / "manifest.json").read_text())["text_model"]
+    prior = np.linspace(0.5, 0.1, len(names), dtype=np.float32)
+    return write_ranker(folder, random_ranker(_NAME, names, prior, tags=tags, text_model=text_model, seed=3), version=version)

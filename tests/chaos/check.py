@@ -1,0 +1,240 @@
+"""The verdict on one run: what was observed in the topics against what the pure step makes of the set of events in them.
+
+Pure: it knows no broker, process or clock, so that it can be shown to see a lost, a doubled and a wrongly answered event
+(`tests/unit/test_chaos_check.py`).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from stream.core.dead_letters import dead_letter
+from stream.core.events import EncodedCall, Reason, Rejection
+from stream.core.interactions import Session
+from stream.core.ranking import Catalogue, Ranker
+from stream.core.records import Batch, Coordinates, PlainRecord, Record, Source
+from stream.core.state import Facts, Head, decode_facts, decode_head, facts_key, head_key
+from stream.core.step import StepSettings, step
+from tests.world import Store, history_of
+
+SCORE_TOLERANCE: Final = 1e-3
+PLANTED: Final = (b"broken-", b"astray-", b"poison-")
+"""Keys of the events that a case breaks on purpose; so are events without a key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """All that lay in the topics. `batches` are the step's inputs in any order; `acknowledged` what the producer was promised.
+
+    `recommendations` are all records in order of sending (tombstones too), the other outputs the newest value of each key.
+    """
+
+    batches: Sequence[Batch]
+    transcripts: Sequence[Batch]
+    acknowledged: Mapping[tuple[str, int, int], tuple[bytes | None, bytes | None]]
+    catalogue: Catalogue
+    changelog: Mapping[bytes, bytes]
+    recommendations: Sequence[tuple[bytes | None, bytes | None]]
+    examples: Mapping[bytes, bytes]
+    dead_letters: frozenset[bytes]
+    committed: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What one run left, counted. All but `events`, `duplicates_sent` and `committed_equals_end` must be 0 after an exact one.
+
+    `lost`: facts of a history that the set gives and the state lacks, transcripts without an encoded call, acknowledged events that
+    no topic holds, planted events without a dead letter. `applied_twice`: facts in the state that the set does not give.
+    """
+
+    events: int
+    lost: int
+    applied_twice: int
+    wrong_history: int
+    wrong_last: int
+    wrong_examples: int
+    two_contents: int
+    stray_dead_letters: int
+    duplicates_sent: int
+    committed_equals_end: bool
+    examples_of: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def is_exact(self) -> bool:
+        wrong = (self.lost, self.applied_twice, self.wrong_history, self.wrong_last, self.wrong_examples)
+        return self.committed_equals_end and not any((*wrong, self.two_contents, self.stray_dead_letters))
+
+
+def judge(observed: Observed, ranker: Ranker | None, settings: StepSettings) -> Verdict:
+    """Counts what differs, per user; a few names of each kind stand in `examples_of`."""
+    wanted, found = expected(observed, ranker, settings), found_in(observed)
+    users = sorted(users_of(wanted) | users_of(found))
+    missing: Counter[str] = Counter()
+    surplus: Counter[str] = Counter()
+    for user in users:
+        wants, has = facts_of(wanted, user), facts_of(found, user)
+        missing[user] += (wants - has).total()
+        surplus[user] += (has - wants).total()
+    other_history = [user for user in users if history_of(found, user) != history_of(wanted, user)]
+    answered = sorted({*users, *(key.decode() for key in (*wanted.recommendations, *found.recommendations))})
+    other_list = [user for user in answered if not same_list(last(wanted, user), last(found, user))]
+    examples = {key for key in {*wanted.examples, *found.examples} if example_of(wanted, key) != example_of(found, key)}
+    unencoded, undelivered = unencoded_calls(observed), undelivered_events(observed)
+    planted = planted_coordinates(observed)
+    names = {
+        "lost": [user for user, count in missing.items() if count] + unencoded + undelivered,
+        "applied_twice": [user for user, count in surplus.items() if count],
+        "wrong_history": other_history,
+        "wrong_last": other_list,
+        "stray_dead_letters": sorted(name.decode() for name in observed.dead_letters - planted),
+    }
+    contents = contents_per_id(observed)
+    return Verdict(
+        events=sum(len(batch.records) for batch in observed.batches if batch.source is not Source.CALL)
+        + sum(len(batch.records) for batch in observed.transcripts),
+        lost=missing.total() + len(unencoded) + len(undelivered) + len(planted - observed.dead_letters),
+        applied_twice=surplus.total(),
+        wrong_history=len(other_history),
+        wrong_last=len(other_list),
+        wrong_examples=len(examples),
+        two_contents=sum(len(set(values)) > 1 for values in contents.values()),
+        stray_dead_letters=len(observed.dead_letters - planted),
+        duplicates_sent=sum(len(values) - 1 for values in contents.values()),
+        committed_equals_end=observed.committed == observed.end,
+        examples_of={kind: some[:5] for kind, some in names.items() if some},
+    )
+
+
+def expected(observed: Observed, ranker: Ranker | None, settings: StepSettings) -> Store:
+    """All input records through the step, batch after batch: the history is a function of their set."""
+    stores: dict[int, Store] = {}
+    for batch in observed.batches:
+        store = stores.setdefault(batch.partition, Store())
+        for start in range(0, len(batch.records), 500):
+            part = batch._replace(records=batch.records[start : start + 500])
+            store.apply(step(part, store, ranker, observed.catalogue, settings))
+    whole = Store()
+    for store in stores.values():
+        whole.records.update(store.records)
+        whole.recommendations.update(store.recommendations)
+        whole.examples.update(store.examples)
+    return whole
+
+
+def found_in(observed: Observed) -> Store:
+    store = Store(records=dict(observed.changelog))
+    store.recommendations.update((key, value) for key, value in observed.recommendations if key is not None)
+    store.examples.update(observed.examples)
+    return store
+
+
+def users_of(store: Store) -> set[str]:
+    return {key[1:].decode() for key in store.records if key[:1] == b"h"}
+
+
+def facts_of(store: Store, user: str) -> Counter[bytes]:
+    """What the state holds of a user, one entry per click, part of a call, purchase and eligibility list."""
+    stored_head, stored_facts = store.get_many([head_key(user.encode()), facts_key(user.encode())])
+    head = Head() if stored_head is None else decode_head(stored_head)
+    facts = Facts() if stored_facts is None else decode_facts(stored_facts)
+    held: list[Any] = []
+    for interaction in (*facts.interactions, *head.tail):
+        held += interaction.clicks() if isinstance(interaction, Session) else interaction.parts
+    held += [(kept.occurred_at, kept.purchase_id, kept.items) for kept in facts.purchases]
+    held += [(kept.occurred_at, kept.excluded) for kept in facts.eligibility]
+    return Counter(map(msgspec.msgpack.encode, held))
+
+
+def last(store: Store, user: str) -> dict[str, Any] | None:
+    value = store.recommendations.get(user.encode())
+    return None if value is None else msgspec.json.decode(value)
+
+
+def same_list(wanted: dict[str, Any] | None, found: dict[str, Any] | None) -> bool:
+    """The same items in the same order by the same model version, and scores within `SCORE_TOLERANCE` where both were sent for the
+    same events.
+
+    A list is not sent again while its items stand in the same order, so which of two lists was sent last, and with it the scores,
+    may depend on the order of arrival.
+    """
+    if wanted is None or found is None:
+        return wanted is found
+    if wanted["model"] != found["model"] or wanted.get("fallback") != found.get("fallback"):
+        return False
+    ours, theirs = wanted["items"], found["items"]
+    if [one["item"] for one in ours] != [one["item"] for one in theirs]:
+        return False
+    return not rest_on_same(wanted, found) or all(
+        abs(one["score"] - other["score"]) <= SCORE_TOLERANCE for one, other in zip(ours, theirs, strict=True)
+    )
+
+
+def rest_on_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two lists certainly answer the same events: an id names them, and where no call counts, the click that caused it."""
+    if one["recommendation_id"] == other["recommendation_id"]:
+        return True
+    causes = one["caused_by"], other["caused_by"]
+    calls = one["modalities"]["conversation"] + other["modalities"]["conversation"]
+    return causes[0] == causes[1] and causes[0]["type"] == Source.CLICK and not calls
+
+
+def example_of(store: Store, key: bytes) -> Any:
+    """The newest example with its revision left out: how often one was made again depends on the order of arrival."""
+    value = store.examples.get(key)
+    return None if value is None else {**msgspec.msgpack.decode(value), "revision": 0}
+
+
+def contents_per_id(observed: Observed) -> dict[str, list[bytes]]:
+    """Recommendation id -> all that was sent under it."""
+    found: dict[str, list[bytes]] = {}
+    for _, value in observed.recommendations:
+        if value is not None:
+            found.setdefault(msgspec.json.decode(value)["recommendation_id"], []).append(value)
+    return found
+
+
+def unencoded_calls(observed: Observed) -> list[str]:
+    """Transcripts, not planted ones, of which no encoded call came."""
+    encoded = set()
+    for batch in observed.batches:
+        if batch.source is Source.CALL:
+            for record in batch.records:
+                call = msgspec.msgpack.decode(record.value or b"", type=EncodedCall)
+                encoded.add(Coordinates(call.origin_topic, call.origin_epoch, call.origin_partition, call.origin_offset))
+    wanted = [(batch.coordinates(record), record) for batch in observed.transcripts for record in batch.records]
+    return ["/".join(map(str, at)) for at, record in wanted if not is_planted(record) and at not in encoded]
+
+
+def undelivered_events(observed: Observed) -> list[str]:
+    """Events that a broker acknowledged and that are not where it said."""
+    held = {
+        (batch.topic, batch.partition, record.offset): (record.key, record.value)
+        for batch in (*observed.batches, *observed.transcripts)
+        for record in batch.records
+    }
+    wrong = [place for place, event in observed.acknowledged.items() if held.get(place) != event]
+    return ["/".join(map(str, place)) for place in wrong]
+
+
+def planted_coordinates(observed: Observed) -> frozenset[bytes]:
+    """The keys of the dead letters that must be there."""
+    inputs = [batch for batch in observed.batches if batch.source is not Source.CALL]
+    return frozenset(
+        letter_key(batch.coordinates(record), record)
+        for batch in (*inputs, *observed.transcripts)
+        for record in batch.records
+        if is_planted(record)
+    )
+
+
+def is_planted(record: Record) -> bool:
+    return record.key is None or record.key.startswith(PLANTED)
+
+
+def letter_key(place: Coordinates, record: Record) -> bytes:
+    return dead_letter(place, PlainRecord(record.offset, record.timestamp, None, None), Rejection(Reason.INVALID, "")).key

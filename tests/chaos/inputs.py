@@ -1,0 +1,127 @@
+"""What comes twice, again, on the wrong partition or from a topic that is no longer the same: exact, or a clear refusal."""
+
+import shutil
+from typing import Any, Final
+from zlib import crc32
+
+import msgspec
+from kafka import KafkaProducer, TopicPartition
+from kafka.admin import OffsetSpec
+
+from stream.broker.topics import admin_client, changelog_name, create_or_check
+from stream.core.events import Click
+from stream.core.partitioner import partition_of
+from tests.chaos.members import DYNAMIC
+from tests.chaos.observe import WORKERS, batches_of
+from tests.chaos.stage import SOURCES, TOPICS, Case, Stage
+
+_PARTITIONS: Final = TOPICS.partitions
+
+
+def send_twice(stage: Stage) -> None:
+    """A producer that sends every third event twice, under a worker that is killed."""
+    stage.folds_on(5_000)
+    stage["worker-1"].kill()
+    stage["worker-1"].start()
+    stage.folds_on(2_000)
+
+
+def rewind(stage: Stage) -> None:
+    """All committed offsets go back to the start while the worker is away; its states are kept."""
+    stage.folds_on(3_000)
+    stage["worker-1"].stop()
+    rewind_group(stage)
+    stage["worker-1"].start()
+    stage.folds_on(3_000)
+
+
+def rewind_group(stage: Stage) -> None:
+    partitions = [TopicPartition(topic, number) for topic in SOURCES for number in range(_PARTITIONS)]
+    told = ask(stage, lambda admin: admin.reset_group_offsets(WORKERS, dict.fromkeys(partitions, OffsetSpec.EARLIEST)))
+    assert told, "the offsets could not be reset"
+
+
+def recreate_input(stage: Stage) -> None:
+    """The purchases' topic is deleted and made anew under the running worker; its former records count too."""
+    rate = stage.sender.rate
+    stage.folds_on(3_000)
+    stage.hush()
+    stage.former += batches_of(stage.bootstrap, {TOPICS.purchases: SOURCES[TOPICS.purchases]})
+    stage.forget_acknowledged(TOPICS.purchases)
+    ask(stage, lambda admin: admin.delete_topics([TOPICS.purchases]))
+    stage.wait(2)
+    create_or_check(stage.bootstrap, TOPICS, dev=True)
+    stage.wait(5)
+    stage.sender.rate = rate
+    stage.wait(25)
+
+
+def recreate_changelog(stage: Stage) -> None:
+    """Refused while the local store is ahead of it; exact after what the refusal says: store away, offsets to the start."""
+    worker = stage["worker-1"]
+    stage.folds_on(3_000)
+    worker.stop()
+    ask(stage, lambda admin: admin.delete_topics([changelog_name(WORKERS)]))
+    stage.wait(2)
+    create_or_check(stage.bootstrap, TOPICS, dev=True)
+    worker.start()
+    stage.until(lambda: worker.ended_by_itself > 0, 60, "the refusal of a store without its changelog")
+    assert worker.said("changelog"), "the refusal does not name the changelog"
+    if worker.is_running:
+        worker.kill()
+    shutil.rmtree(worker.state)
+    rewind_group(stage)
+    worker.start()
+    stage.folds_on(3_000)
+
+
+def add_partitions(stage: Stage) -> None:
+    """An input gets more partitions under the running worker: it ends with the reason, and again at each start."""
+    stage.folds_on(2_000)
+    stage.hush()
+    ask(stage, lambda admin: admin.create_partitions({TOPICS.clicks: 6}))
+    worker = stage["worker-1"]
+    worker.stop()
+    worker.start()
+    stage.until(lambda: worker.ended_by_itself > 1, 90, "the refusal of another partition count")
+    assert worker.said("has 6 partitions, not 4")
+
+
+def partition_otherwise(stage: Stage) -> None:
+    """A producer with CRC-32, as librdkafka's default: each of its events on a wrong partition is a dead letter."""
+    producer: Any = KafkaProducer(bootstrap_servers=stage.bootstrap, acks="all")
+    users = [name for name in (f"astray-{number}" for number in range(400)) if partition_by_crc(name) != partition_by_murmur(name)]
+    for start in range(0, len(users), 20):  # few among many: a topic of nothing else stops the worker
+        for user in users[start : start + 20]:
+            click = msgspec.json.encode(Click(user, 1_750_000_000_000, ("home",), event_id=user))
+            producer.send(TOPICS.clicks, key=user.encode(), value=click, partition=partition_by_crc(user))
+        stage.wait(1)
+    producer.close()
+    stage.notes.append(f"{len(users)} events on a partition that is not their user's")
+    stage.folds_on(2_000)
+
+
+def partition_by_crc(user: str) -> int:
+    return crc32(user.encode()) % _PARTITIONS
+
+
+def partition_by_murmur(user: str) -> int:
+    return partition_of(user.encode(), _PARTITIONS)
+
+
+def ask(stage: Stage, question: Any) -> Any:
+    admin = admin_client(stage.bootstrap)
+    try:
+        return question(admin)
+    finally:
+        admin.close()
+
+
+CASES: Final = (
+    Case(name="producer's duplicates", faults=send_twice, repeat=0.3),
+    Case(name="offsets redelivered", faults=rewind, variables=DYNAMIC),
+    Case(name="input topic recreated", faults=recreate_input),
+    Case(name="changelog recreated", faults=recreate_changelog, variables=DYNAMIC),
+    Case(name="partition count differs", faults=add_partitions, settles=False),
+    Case(name="another partitioner", faults=partition_otherwise),
+)

@@ -1,0 +1,49 @@
+"""Reads all that a run left on the broker, for the check."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from stream.broker.lag import group_progress
+from stream.broker.topics import changelog_name, source_topics, topic_epochs
+from stream.core.events import Item
+from stream.core.ranking import Catalogue
+from stream.core.records import Batch, Source
+from stream.settings import Topics
+from tests.chaos.check import Observed
+from tests.chaos.sender import Place, Sent
+from tests.system.exact import newest, read_all
+
+WORKERS, ENCODERS = "isthmus-profiles", "isthmus-encoder"
+
+
+def batches_of(bootstrap: str, sources: Mapping[str, Source]) -> list[Batch]:
+    """All records of the topics, a batch per partition."""
+    epochs = topic_epochs(bootstrap, sources)
+    return [
+        Batch(source, topic, epochs[topic], number, records)
+        for topic, source in sources.items()
+        for number, records in read_all(bootstrap, topic).items()
+        if records
+    ]
+
+
+def observe(bootstrap: str, topics: Topics, acknowledged: Mapping[Place, Sent], former: Sequence[Batch] = ()) -> Observed:
+    """`former` are records of topics that were deleted meanwhile."""
+    sources = source_topics(topics)
+    inputs = {*sources, topics.transcripts}
+    catalogue = newest(read_all(bootstrap, topics.items)).values()
+    progress = [group_progress(bootstrap, WORKERS, sources), group_progress(bootstrap, ENCODERS, [topics.transcripts])]
+    sent = read_all(bootstrap, topics.recommendations)
+    return Observed(
+        batches=[*former, *batches_of(bootstrap, sources)],
+        transcripts=batches_of(bootstrap, {topics.transcripts: Source.CALL}),
+        acknowledged={place: event for place, event in acknowledged.items() if place[0] in inputs},
+        catalogue=Catalogue(msgspec.json.decode(value, type=Item) for value in catalogue),
+        changelog=newest(read_all(bootstrap, changelog_name(WORKERS))),
+        recommendations=[(record.key, record.value) for records in sent.values() for record in records],
+        examples=newest(read_all(bootstrap, topics.training_examples)),
+        dead_letters=frozenset(newest(read_all(bootstrap, topics.dead_letters))),
+        committed=sum(one.committed for one in progress),
+        end=sum(one.end for one in progress),
+    )

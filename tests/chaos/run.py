@@ -1,0 +1,61 @@
+"""`make chaos`: runs cases one after the other and writes build/chaos.json, one row a case, after each of them.
+
+`CASES="kill,broker"` runs those whose names hold one of the words; `SEED` draws other moments.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from tests.chaos.cases import CASES
+from tests.chaos.stage import run_case
+
+BUILD: Final = Path(__file__).parents[2] / "build"
+COLUMNS: Final = ("events", "lost", "applied_twice", "wrong_last", "duplicates_sent", "committed_equals_end", "seconds", "ok")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", default="", help="words, comma-separated: cases whose names hold one of them (default: all)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rate", type=float, help="events/s, instead of each case's own")
+    given = parser.parse_args()
+    words = [word.strip() for word in given.cases.split(",") if word.strip()]
+    chosen = [case for case in CASES.values() if not words or any(word in case.name for word in words)]
+    if given.rate:
+        chosen = [replace(case, rate=given.rate) for case in chosen]
+    if not chosen:
+        print("no such case; there are: " + ", ".join(CASES), file=sys.stderr)
+        return 2
+    (BUILD / "chaos").mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(filename=BUILD / "chaos" / "clients.log", level=logging.WARNING)
+    rows: list[dict[str, Any]] = []
+    for number, case in enumerate(chosen, 1):
+        print(f"[{number}/{len(chosen)}] {case.name} ...", flush=True)
+        rows.append(run_case(case, BUILD / "chaos" / case.name.replace(" ", "-").replace(",", ""), given.seed))
+        print(table(rows[-1:]), flush=True)
+        (BUILD / "chaos.json").write_text(json.dumps(rows, indent=1))
+    if len(rows) > 1:
+        print(table(rows))
+    return 0 if all(row["ok"] for row in rows) else 1
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows as a Markdown table; what else was seen stands below it."""
+    lines = [f"| case | {' | '.join(COLUMNS)} |", "| --- |" + " --- |" * len(COLUMNS)]
+    lines += [f"| {row['case']} | {' | '.join(str(row.get(column, '')) for column in COLUMNS)} |" for row in rows]
+    for row in rows:
+        seen = [*row.get("notes", []), *([row["error"]] if "error" in row else [])]
+        seen += [f"skipped: {row['skipped']}"] if "skipped" in row else []
+        seen += [f"{row['ended_by_themselves']} times a process ended by itself"] if row.get("ended_by_themselves") else []
+        seen += [f"{kind}: {', '.join(names)}" for kind, names in row.get("examples_of", {}).items()]
+        lines += [f"  {row['case']}: {text}" for text in seen]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

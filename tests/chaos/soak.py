@@ -1,0 +1,145 @@
+"""`make soak`: worker and encoder at 70 % of capacity for `SECONDS` (1,800); memory and file descriptors must stay flat.
+
+Capacity is what both fold together of a burst, measured first on the machine as it is. Writes build/soak.json and build/soak.png.
+Warm-up is the first third: until then caches, memtables and the collector fill up. Growth is the last tenth's mean over that of the
+first tenth after it.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import psutil
+
+from stream.broker.topics import create_or_check
+from stream.core.step import StepSettings
+from tests.chaos.champion import publish_champion
+from tests.chaos.check import judge
+from tests.chaos.cluster import Cluster
+from tests.chaos.observe import observe
+from tests.chaos.run import BUILD
+from tests.chaos.stage import SETTLE_S, TOPICS, Case, Stage
+
+SHARE: Final = 0.7
+MOST_GROWTH: Final = 0.05
+MOST_DESCRIPTORS: Final = 8
+"""RocksDB's files come and go with its compactions."""
+BURST: Final = 6_000
+LOOKS: Final = 240
+
+
+class Look(NamedTuple):
+    """One process at one moment: seconds since the start, resident bytes, open file descriptors."""
+
+    at_s: float
+    name: str
+    resident: int
+    descriptors: int
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=1_800.0)
+    parser.add_argument("--rate", type=float, help="events/s, instead of 70 %% of the measured capacity")
+    given = parser.parse_args()
+    folder = BUILD / "chaos" / "soak"
+    shutil.rmtree(folder, ignore_errors=True)
+    case = Case(name="soak", faults=lambda _: None, rate=0.0)
+    with Cluster(folder) as cluster:
+        stage = Stage(case, cluster, folder, 1)
+        looks, rate, exact = soak(stage, given.seconds, given.rate)
+    grown = {name: growth(looks, name) for name in stage.processes}
+    report = {"seconds": given.seconds, "rate": round(rate), "exact": exact, "processes": grown, "looks": looks}
+    (BUILD / "soak.json").write_text(json.dumps(report, indent=1))
+    draw(looks, BUILD / "soak.png")
+    flat = all(found["resident"] <= MOST_GROWTH and found["descriptors"] <= MOST_DESCRIPTORS for found in grown.values())
+    for name, found in grown.items():
+        print(f"{name}: memory {found['resident']:+.1%}, file descriptors {found['descriptors']:+.0f} after warm-up")
+    print(f"{rate:.0f} events/s for {given.seconds:.0f} s; {'exact' if exact else 'NOT exact'}; {'flat' if flat else 'NOT flat'}")
+    return 0 if flat and exact else 1
+
+
+def soak(stage: Stage, seconds: float, rate: float | None) -> tuple[list[Look], float, bool]:
+    """The looks taken, the rate, and whether all that was sent is exact afterwards."""
+    create_or_check(stage.bootstrap, TOPICS, dev=True)
+    ranker = publish_champion(stage.bootstrap, TOPICS.models, stage.folder / "model")
+    try:
+        stage.add("worker", "worker-1")
+        stage.add("encoder", "encoder-1")
+        stage.sender.start()
+        rate = rate or SHARE * capacity(stage)
+        stage.sender.rate = rate
+        looks: list[Look] = []
+        began = time.monotonic()
+        while (at_s := time.monotonic() - began) < seconds:
+            looks += [look(stage, name, at_s) for name in stage.processes]
+            print(f"\r{at_s:6.0f} s of {seconds:.0f}, {stage.sender.sent} events", end="", file=sys.stderr, flush=True)
+            stage.wait(max(0.5, seconds / LOOKS))
+        print(file=sys.stderr)
+        stage.sender.stop()
+        stage.until(stage.is_settled, SETTLE_S, "the folding of all events")
+    finally:
+        for process in stage.processes.values():
+            if process.is_running:
+                process.stop()
+    verdict = judge(observe(stage.bootstrap, TOPICS, {}), ranker, StepSettings(partitions=TOPICS.partitions))
+    return looks, rate, verdict.is_exact
+
+
+def capacity(stage: Stage) -> float:
+    """Events/s of a burst, from the first to the last commit; after a smaller one that warms both processes."""
+    for burst in (BURST // 4, BURST):
+        before = stage.sender.sent
+        stage.sender.rate = 20_000.0
+        began = time.monotonic()
+        stage.until(lambda: stage.sender.sent >= before + burst, 60, "the sending of a burst")  # noqa: B023
+        stage.hush()
+        found = (stage.sender.sent - before) / (time.monotonic() - began)
+    return found
+
+
+def look(stage: Stage, name: str, at_s: float) -> Look:
+    process = psutil.Process(stage[name].child.pid)
+    return Look(round(at_s, 1), name, process.memory_info().rss, process.num_fds())
+
+
+def growth(looks: Sequence[Look], name: str) -> dict[str, float]:
+    """After warm-up: resident memory as a share of what it was, file descriptors as a number."""
+    own = [one for one in looks if one.name == name]
+    warm = own[len(own) // 3 :]
+    tenth = max(1, len(warm) // 10)
+    first, final = warm[:tenth], warm[-tenth:]
+    return {
+        "resident": float(np.mean([one.resident for one in final]) / np.mean([one.resident for one in first]) - 1),
+        "descriptors": float(np.mean([one.descriptors for one in final]) - np.mean([one.descriptors for one in first])),
+    }
+
+
+def draw(looks: Sequence[Look], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (above, below) = plt.subplots(2, 1, sharex=True, figsize=(9, 6), layout="constrained")
+    for name in sorted({one.name for one in looks}):
+        own = [one for one in looks if one.name == name]
+        above.plot([one.at_s for one in own], [one.resident / 2**20 for one in own], label=name)
+        below.plot([one.at_s for one in own], [one.descriptors for one in own], label=name)
+    above.set_ylabel("resident memory, MiB")
+    below.set_ylabel("file descriptors")
+    below.set_xlabel("seconds")
+    for axes in (above, below):
+        axes.set_ylim(bottom=0)
+        axes.legend()
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

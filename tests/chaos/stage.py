@@ -1,0 +1,262 @@
+"""What a case acts on: brokers, workers and encoders as processes of their own, and a stream of events; and how a case is run.
+
+A process that ends by itself is started again, as a deployment would do; how often that happened is part of the result.
+"""
+
+import pickle
+import shutil
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from signal import SIGCONT, SIGSTOP
+from typing import Any, Final
+
+import numpy as np
+
+from stream.broker.lag import Progress, group_progress
+from stream.broker.local import free_port
+from stream.broker.topics import create_or_check, source_topics
+from stream.cli.processes import Child
+from stream.core.ranking import Ranker
+from stream.core.records import Batch
+from stream.core.step import StepSettings
+from stream.errors import IsthmusError
+from stream.settings import Topics
+from tests.chaos.champion import publish_champion
+from tests.chaos.check import Verdict, judge
+from tests.chaos.cluster import Cluster
+from tests.chaos.observe import ENCODERS, WORKERS, observe
+from tests.chaos.sender import Sender
+
+TOPICS: Final = Topics(partitions=4)
+SOURCES: Final = source_topics(TOPICS)
+SETTLE_S: Final = 180.0
+_RESTART_AFTER_S: Final = 1.0
+_LOOK_S: Final = 0.5
+
+
+class Skipped(Exception):  # noqa: N818  (an answer, not a fault)
+    """A case that cannot run here, and why."""
+
+
+class Process:
+    """One worker or encoder that can be killed, paused and started again under its name."""
+
+    def __init__(self, command: str, name: str, bootstrap: str, folder: Path, variables: Mapping[str, str]) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        self.state = folder / "state" / name
+        self.ended_by_itself = 0
+        self._port = free_port()
+        self._arguments = [command, "--bootstrap", bootstrap, "--name", name, "--metrics-port", str(self._port)]
+        self._variables = {
+            "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
+            "ISTHMUS_TOPICS__PARTITIONS": str(TOPICS.partitions),
+            "ISTHMUS_KAFKA__DEV": "true",
+            **variables,
+        }
+        self._child: Child | None = None
+        self._ended_at: float | None = None
+
+    def start(self) -> None:
+        self._child, self._ended_at = Child(self._arguments, self._variables, self.log), None
+
+    def kill(self) -> None:
+        """With -9."""
+        self.child.kill()
+        self._child = None
+
+    def stop(self) -> int:
+        """With SIGTERM; gives the exit code."""
+        child, self._child = self.child, None
+        child.stop()
+        return int(child.process.returncode)
+
+    def pause(self) -> None:
+        self.child.process.send_signal(SIGSTOP)
+
+    def resume(self) -> None:
+        self.child.process.send_signal(SIGCONT)
+
+    @property
+    def child(self) -> Child:
+        if self._child is None:
+            raise RuntimeError(f"{self.name} is not running")
+        return self._child
+
+    @property
+    def is_running(self) -> bool:
+        return self._child is not None and self._child.process.poll() is None
+
+    def metric(self, sample: str) -> float:
+        """The value of one sample as it stands in the exposition, 0 where there is none."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{sample} "))
+
+    def said(self, text: str) -> bool:
+        return text in self.log.read_text(errors="replace")
+
+    def tend(self) -> None:
+        """Starts it again a second after it ended by itself."""
+        if self._child is None or self._child.process.poll() is None:
+            return
+        now = time.monotonic()
+        if self._ended_at is None:
+            self._ended_at = now
+            self.ended_by_itself += 1
+        elif now - self._ended_at > _RESTART_AFTER_S:
+            self.start()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A stream of events at a rate (events/s), a schedule of faults, and what must hold afterwards.
+
+    The stream goes on while the faults do. `settles` off: the faults end in a refusal, after all was folded. `exact` off: what
+    remains is counted and reported, not failed (`why` says why).
+    """
+
+    name: str
+    faults: Callable[["Stage"], None]
+    rate: float = 400.0
+    workers: int = 1
+    encoders: int = 1
+    brokers: int = 1
+    proxied: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
+    repeat: float = 0.0
+    settles: bool = True
+    exact: bool = True
+    why: str = ""
+
+
+class Stage:
+    """Everything that the faults of one case may touch. `rng` draws their moments."""
+
+    def __init__(self, case: Case, cluster: Cluster, folder: Path, seed: int) -> None:
+        self.case = case
+        self.cluster = cluster
+        self.bootstrap = cluster.bootstrap
+        self.folder = folder
+        self.rng = np.random.default_rng(seed)
+        self.former: list[Batch] = []
+        self.notes: list[str] = []
+        self.processes: dict[str, Process] = {}
+        self.ranker: Ranker | None = None
+        self.afterwards = ExitStack()
+        self.sender = Sender(self.bootstrap, TOPICS.model_dump(), seed, case.rate, repeat=case.repeat)
+
+    def __getitem__(self, name: str) -> Process:
+        return self.processes[name]
+
+    def add(self, command: str, name: str) -> Process:
+        """A further worker or encoder, started."""
+        made = Process(command, name, self.bootstrap, self.folder, self.case.variables)
+        self.processes[name] = made
+        made.start()
+        return made
+
+    def wait(self, seconds: float) -> None:
+        """Lets the stream flow; whatever ends by itself is started again."""
+        self.until(lambda: False, seconds, "", must=False)
+
+    def until(self, condition: Callable[[], bool], seconds: float, what: str, *, must: bool = True) -> bool:
+        """Waits for `condition` while tending the processes; whether it came true. Raises AssertionError where it must and does
+        not.
+        """
+        deadline = time.monotonic() + seconds
+        while not condition():
+            for process in self.processes.values():
+                process.tend()
+            if time.monotonic() > deadline:
+                assert not must, f"{what} did not happen within {seconds:.0f} s"
+                return False
+            time.sleep(min(_LOOK_S, max(0.0, deadline - time.monotonic())))
+        return True
+
+    def progress(self, group: str = WORKERS) -> Progress:
+        """How far a group is; nothing while the broker cannot tell."""
+        try:
+            return group_progress(self.bootstrap, group, SOURCES if group == WORKERS else [TOPICS.transcripts])
+        except IsthmusError:
+            return Progress(0, 0)
+
+    def folds_on(self, records: int = 1, seconds: float = 120.0) -> None:
+        """Waits until so many more records are committed."""
+        before = self.progress().committed
+        self.until(lambda: self.progress().committed >= before + records, seconds, "the folding of more events")
+
+    def forget_acknowledged(self, topic: str) -> None:
+        """Of a topic about to be deleted: its records will not be where they were."""
+        kept = {place: event for place, event in self.sender.acknowledged.items() if place[0] != topic}
+        self.sender.acknowledged.clear()
+        self.sender.acknowledged.update(kept)
+
+    def hush(self) -> None:
+        """Stops the stream for now, and waits until all of it is folded."""
+        self.sender.rate = 0.0
+        self.until(lambda: self.sender.is_quiet() and self.is_settled(), SETTLE_S, "the folding of all events so far")
+
+    def is_settled(self) -> bool:
+        """Whether all is committed: the encoders' part first, for it makes work for the workers."""
+        encoders = self.progress(ENCODERS)
+        workers = self.progress()
+        return encoders.end > 0 and workers.end > 0 and encoders.lag == 0 and workers.lag == 0
+
+
+def run_case(case: Case, folder: Path, seed: int) -> dict[str, Any]:
+    """Runs a case in `folder` and gives its row; the folder is kept where the case did not end as it must."""
+    began = time.monotonic()
+    row: dict[str, Any] = {"case": case.name, "seed": seed, "ok": False, "events": 0}
+    stage = None
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with Cluster(folder, case.brokers, proxied=case.proxied) as cluster:
+            stage = Stage(case, cluster, folder, seed)
+            verdict = play(stage)
+        row |= asdict(verdict)
+        row["ok"] = verdict.is_exact or not case.exact
+    except Skipped as skipped:
+        row |= {"ok": True, "skipped": str(skipped)}
+    except (AssertionError, IsthmusError, RuntimeError) as error:
+        row["error"] = f"{type(error).__name__}: {error}"
+    if stage is not None:
+        row["ended_by_themselves"] = sum(process.ended_by_itself for process in stage.processes.values())
+        row["notes"] = [*stage.notes, *([] if case.exact else [case.why])]
+    row["seconds"] = round(time.monotonic() - began, 1)
+    if row["ok"]:
+        shutil.rmtree(folder, ignore_errors=True)
+    return row
+
+
+def play(stage: Stage) -> Verdict:
+    """Starts everything, lets the faults happen under the stream, waits until all is folded, and judges."""
+    case, bootstrap = stage.case, stage.bootstrap
+    create_or_check(bootstrap, TOPICS, dev=case.brokers == 1)
+    stage.ranker = publish_champion(bootstrap, TOPICS.models, stage.folder / "model")
+    try:
+        for number in range(1, case.workers + 1):
+            stage.add("worker", f"worker-{number}")
+        for number in range(1, case.encoders + 1):
+            stage.add("encoder", f"encoder-{number}")
+        stage.sender.start()
+        stage.until(lambda: stage.progress().committed > 0, 90, "the folding of the first events")
+        case.faults(stage)
+        stage.sender.stop()
+        if case.settles and not stage.until(stage.is_settled, SETTLE_S, "the folding of all events", must=False):
+            stage.notes.append(f"not settled within {SETTLE_S:.0f} s: {stage.progress()} {stage.progress(ENCODERS)}")
+        ended = {process.name: process.stop() for process in stage.processes.values() if process.is_running}
+        stage.notes += [f"{name} ended with code {code} at SIGTERM" for name, code in ended.items() if code]
+    finally:
+        stage.sender.abandon()
+        for process in stage.processes.values():
+            if process.is_running:
+                process.kill()
+        stage.afterwards.close()
+    observed = observe(bootstrap, TOPICS, stage.sender.acknowledged, stage.former)
+    (stage.folder / "observed.pickle").write_bytes(pickle.dumps(observed))
+    return judge(observed, stage.ranker, StepSettings(partitions=TOPICS.partitions))
