@@ -100,6 +100,11 @@ class BatchConsumer:
         """Whether the group is known to count us in."""
         return True
 
+    def abandon(self, message: Any) -> None:
+        """A batch that is not finished here is acknowledged by nobody: a rebalance that waited for it would never end."""
+        consumer: Any = self
+        consumer._unacked_messages.discard(message)
+
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Nothing: between the last offsets of two batches lie the records of the second."""
 

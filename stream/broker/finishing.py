@@ -54,13 +54,18 @@ class Guard:
         self._metrics = metrics
 
     def is_current(self, message: Any) -> bool:
-        return bool(self._app.consumer.holds(message.generation_id))
+        """Whether its partition is still held as it was; where not, nobody waits for the batch any longer."""
+        consumer = self._app.consumer
+        if consumer.holds(message.generation_id):
+            return True
+        consumer.abandon(message)
+        return False
 
     async def may_send(self, message: Any) -> bool:
         """Waits where the last heartbeat is too old, until the group has answered; False where the partition was lost."""
         consumer = self._app.consumer
         held = False
-        while consumer.holds(message.generation_id):
+        while self.is_current(message):
             if consumer.is_member():
                 return True
             if not held:

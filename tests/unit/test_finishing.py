@@ -18,6 +18,10 @@ class Group:
     def __init__(self) -> None:
         self.generation = 1
         self.member = True
+        self.abandoned: list[object] = []
+
+    def abandon(self, message: object) -> None:
+        self.abandoned.append(message)
 
     def holds(self, generation: int) -> bool:
         return generation == self.generation
@@ -118,18 +122,22 @@ async def test_nothing_is_sent_without_a_recent_heartbeat_until_the_group_has_an
 
 @pytest.mark.parametrize("moment", ["before outputs", "before changelog", "before store"])
 async def test_a_batch_of_a_lost_partition_is_dropped_wherever_it_stands(moment: str) -> None:
-    """It is never persisted nor acknowledged: whoever holds the partition now gets it again."""
+    """It is never persisted nor acknowledged: whoever holds the partition now gets it again. Nor is it waited for: a rebalance
+    that waited for its acknowledgement would stall the worker for ever.
+    """
     setting = Setting()
     delivery, journal = setting.delivery, setting.journal
+    work = setting.work("a")
     if moment == "before outputs":
         setting.group.generation = 2
-    await delivery.deliver(setting.work("a"))
+    await delivery.deliver(work)
     if moment == "before changelog":
         setting.group.generation = 2
     await journal.acknowledge()
     setting.group.generation = 2
     await journal.acknowledge()
     assert not any(step.startswith(("persist", "ack a")) for step in journal.done)
+    assert setting.group.abandoned == [work.event.message]
     assert ("send outputs a" in journal.done) == (moment != "before outputs")
     assert ("send changelog a" in journal.done) == (moment == "before store")
 
