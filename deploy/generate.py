@@ -32,9 +32,10 @@ PAYLOADS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
     "recommendations": (outputs.Recommendation, "application/json"),
     "training_examples": (outputs.TrainingExample, "application/msgpack"),
     "dead_letters": (outputs.DeadLetter, "application/json"),
+    "replayed": (outputs.Replayed, "application/json"),
 }
 CLOUD_EVENTS: Final = {"recommendations", "dead_letters"}
-_BY_US: Final = {"encoded_calls", "models", "recommendations", "training_examples", "dead_letters"}
+_BY_US: Final = {"encoded_calls", "models", "recommendations", "training_examples", "dead_letters", "replayed"}
 _WRITTEN: Final = "<!-- Written by `make docs`; do not edit. -->\n\n"
 
 
@@ -79,7 +80,8 @@ def topics_page() -> str:
 
 
 def commands_page() -> str:
-    codes = "Exit codes: 0 done, 2 wrong use or surroundings (the message says what to do); `train` 3: refused by the gate."
+    codes = "Exit codes: 0 done, 2 wrong use or surroundings (the message says what to do); `train` 3: refused by the gate; "
+    codes += "`dead-letters replay` 3: some were refused."
     parts = [f"# Commands\n\n{_WRITTEN}{codes}\n"]
     for path in _command_paths():
         shown = CliRunner().invoke(app, [*path, "--help"], prog_name="isthmus", env={"COLUMNS": "100"})

@@ -36,6 +36,7 @@ class Topics(Section):
     recommendations: str = "recommendations"
     training_examples: str = "training-examples"
     dead_letters: str = "dead-letters"
+    replayed: str = Field("replayed-dead-letters", description="what `isthmus dead-letters replay` has sent again")
     partitions: int = Field(8, ge=1, le=1024, description="of every topic keyed by user; cannot be changed later")
 
 

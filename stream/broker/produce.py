@@ -28,8 +28,8 @@ async def produce(bootstrap: str, events: Iterable[Keyed], topics: Mapping[str, 
     producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5, max_request_size=4 << 20
     )
-    await producer.start()
     try:
+        await producer.start()
         pending: list[Any] = []
         sent = 0
         for event in events:

@@ -66,6 +66,7 @@ def specs(topics: Topics, application: str = "isthmus-profiles") -> list[TopicSp
             keyed,
             {**derived, "retention.ms": str(30 * DAY_MS)},
         ),
+        TopicSpec("replayed", topics.replayed, "topic/epoch/partition/offset, or run", 1, _COMPACTED),
         TopicSpec(
             "changelog", changelog_name(application), "state record", keyed, {**_COMPACTED, "min.compaction.lag.ms": str(HOUR_MS)}
         ),

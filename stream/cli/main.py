@@ -17,6 +17,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "models": ("stream.cli.models", "The registry: list, show, promote, rollback."),
     "encoder": ("stream.cli.encoder", "Run one encoder: transcripts in, vectors and keywords out."),
     "replay": ("stream.cli.replay", "Tables through Kafka, encoder and worker; train and measure."),
+    "dead-letters": ("stream.cli.dead_letters", "Events that could not be used: list, show, replay."),
+    "erase": ("stream.cli.erase", "Forget users."),
     "settings": ("stream.cli.settings", "Print all settings with their origin; secrets hidden."),
     "dataset": ("stream.cli.dataset", "Data sets in the paper's layout: check, describe, import, synthesize."),
     "text-model": ("stream.cli.text_model", "Import a sentence encoder; build a keyword list."),

@@ -119,6 +119,17 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     schema_version: Literal[1] = 1
 
 
+class Replayed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What replaying dead letters leaves behind (JSON; key = a dead letter's: it was replayed, at `replayed_at`, ms).
+
+    Under the key "run" it says that a replay is at work, or was cut off, and where the input topics ended before: topic ->
+    partition -> offset.
+    """
+
+    replayed_at: int
+    ends: dict[str, dict[str, int]] = {}
+
+
 class Output(NamedTuple):
     """One record to append to an output topic; None is a tombstone."""
 

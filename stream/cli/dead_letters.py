@@ -1,0 +1,192 @@
+"""`isthmus dead-letters`: what could not be used, why, and sending it again once the cause is mended."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from stream.broker.dead_letters import Wanted
+    from stream.core.outputs import DeadLetter
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+REFUSED: Final = 3
+
+Bootstrap = Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")]
+ByReason = Annotated[str | None, typer.Option("--reason", help="only this reason: mapping, invalid, poison ...")]
+ByTopic = Annotated[str | None, typer.Option("--topic", help="only this origin topic")]
+Since = Annotated[str | None, typer.Option(help="only events at the broker since: 2h, 30m, 7d ago, or an RFC 3339 time")]
+Until = Annotated[str | None, typer.Option(help="only events at the broker before: as --since")]
+
+
+@app.command("list")
+def list_(
+    reason: ByReason = None,
+    topic: ByTopic = None,
+    since: Since = None,
+    until: Until = None,
+    json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """All dead letters with time, reason, coordinates and error; neither keys nor originals: those are personal data.
+
+    Example: isthmus dead-letters list --reason mapping --since 2h
+    """
+    import msgspec
+
+    from stream.broker.dead_letters import letters_of, name_of, replayed_in
+    from stream.broker.reading import reader
+    from stream.cli.common import settings_with
+
+    settings = settings_with(bootstrap)
+    counts = Counter[str]()
+    with reader(settings.kafka.bootstrap) as found:
+        replayed = replayed_in(found, settings.topics.replayed)
+        for letter in letters_of(found, settings.topics.dead_letters, _wanted(reason, topic, since, until)):
+            counts[letter.reason] += 1
+            again = name_of(letter).encode() in replayed
+            if json:
+                row: dict[str, object] = {
+                    "coordinates": name_of(letter),
+                    "occurred_at": _time(letter.occurred_at),
+                    "reason": letter.reason,
+                }
+                row |= {"error": letter.error, "original_bytes": letter.original_bytes, "replayed": again}
+                typer.echo(msgspec.json.encode(row).decode())
+            else:
+                said = "replayed  " if again else ""
+                typer.echo(f"{_time(letter.occurred_at)}  {letter.reason:<15}  {name_of(letter)}  {said}{letter.error}")
+    told = ", ".join(f"{name} {count}" for name, count in counts.most_common()) or "none"
+    typer.echo(f"{counts.total()} dead letters: {told}", err=True)
+
+
+@app.command()
+def show(
+    coordinates: Annotated[str, typer.Argument(help="topic/epoch/partition/offset, as list prints it")], bootstrap: Bootstrap = None
+) -> None:
+    """One dead letter whole, with its original: personal data. A transcript is read from its origin, while that holds it.
+
+    Example: isthmus dead-letters show web-clicks/4611686018427387904/3/17
+    """
+    from stream.broker.dead_letters import letters_of, original_of
+    from stream.broker.reading import reader
+    from stream.cli.common import settings_with
+    from stream.errors import IsthmusError
+
+    settings = settings_with(bootstrap)
+    with reader(settings.kafka.bootstrap) as found:
+        letter = next(iter(list(letters_of(found, settings.topics.dead_letters, _wanted(names=[coordinates])))), None)
+        if letter is None:
+            raise IsthmusError(f"no dead letter has the coordinates {coordinates}: `isthmus dead-letters list` prints them")
+        original = original_of(found, letter, _epochs(settings.kafka.bootstrap, letter))
+    typer.echo(
+        f"reason   {letter.reason}\nerror    {letter.error}\nat       {_time(letter.occurred_at)}\nbytes    {letter.original_bytes}"
+    )
+    if isinstance(original, str):
+        typer.echo(f"original {original}")
+        if letter.original is not None:
+            typer.echo(_text(letter.original))
+        return
+    typer.echo(f"key      {_text(original.key)}")
+    for name, value in original.headers:
+        typer.echo(f"header   {name}: {_text(value)}")
+    typer.echo(f"\n{_text(original.value)}")
+
+
+@app.command()
+def replay(
+    coordinates: Annotated[list[str] | None, typer.Argument(help="topic/epoch/partition/offset of some; none: see --all")] = None,
+    reason: ByReason = None,
+    topic: ByTopic = None,
+    since: Since = None,
+    until: Until = None,
+    every: Annotated[bool, typer.Option("--all", help="without any filter: all dead letters")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, send nothing")] = False,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Send originals into their origin topics again, each once: what was replayed is remembered, and skipped the next time.
+
+    Key and headers stay; the header isthmus_replayed_from names the dead letter. What fails again becomes a dead letter of its own.
+    One replay at a time. Exit code 3: some were refused (the reason is printed), the others are replayed.
+
+    Example: isthmus dead-letters replay --reason mapping --since 2h --dry-run
+    """
+    from stream.broker.dead_letters import Replay, letters_of
+    from stream.broker.reading import reader
+    from stream.cli.common import settings_with
+    from stream.errors import IsthmusError
+
+    if not (every or coordinates or reason or topic or since or until):
+        raise IsthmusError("say which: coordinates, --reason, --topic, --since, --until, or --all")
+    settings = settings_with(bootstrap)
+    with reader(settings.kafka.bootstrap) as found:
+        letters = list(letters_of(found, settings.topics.dead_letters, _wanted(reason, topic, since, until, coordinates)))
+        typer.echo(f"{len(letters)} dead letters match", err=True)
+        work = Replay(settings.kafka.bootstrap, found, settings.topics, lambda name, what: typer.echo(f"{name}  {what}"))
+        counts = work.run(letters, time.time_ns() // 1_000_000, dry=dry_run)
+    typer.echo(", ".join(f"{what}: {count}" for what, count in counts.items()) + (" (dry run)" if dry_run else ""), err=True)
+    if counts["refused"]:
+        raise typer.Exit(REFUSED)
+
+
+def _wanted(
+    reason: str | None = None,
+    topic: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    names: list[str] | None = None,
+) -> Wanted:
+    from stream.broker.dead_letters import Wanted
+    from stream.core.events import Reason
+    from stream.errors import IsthmusError
+
+    if reason is not None and reason not in list(Reason):
+        raise IsthmusError(f"{reason!r} is no reason: one of {', '.join(Reason)}")
+    now_ms = time.time_ns() // 1_000_000
+    start, end = (None if text is None else moment(text, now_ms) for text in (since, until))
+    return Wanted(reason, topic, start, end, None if not names else frozenset(names))
+
+
+def moment(text: str, now_ms: int) -> int:
+    """Milliseconds since 1970 of "2h" (ago), "30m", "7d", "90s", or an RFC 3339 time with a zone.
+
+    >>> moment("2h", 10_000_000)
+    2800000
+    >>> moment("1970-01-01T00:00:01Z", 0)
+    1000
+    """
+    from stream.errors import IsthmusError
+
+    match = re.fullmatch(r"(\d+)([smhd])", text)
+    if match is not None:
+        return now_ms - int(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[match[2]] * 1_000
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise IsthmusError(f"{text!r} is no time: write 2h, 30m or 7d (ago), or 2026-01-31T12:00:00Z")
+    return int(found.timestamp() * 1_000)
+
+
+def _epochs(bootstrap: str, letter: DeadLetter) -> dict[str, int]:
+    from stream.broker.topics import topic_epochs
+    from stream.errors import IsthmusError
+
+    try:
+        return topic_epochs(bootstrap, [letter.origin.topic])
+    except IsthmusError:
+        return {}
+
+
+def _time(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1_000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else bytes(value).decode(errors="replace")

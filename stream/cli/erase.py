@@ -1,0 +1,60 @@
+"""`isthmus erase`: users who wish to be forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated, NamedTuple
+from uuid import uuid4
+
+import typer
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class _Erasure(NamedTuple):
+    """`stream.broker.produce.Keyed`."""
+
+    key: str | None
+    value: bytes | None
+    role: str = "erasures"
+
+
+@app.command()
+def erase(
+    users: Annotated[list[str], typer.Argument(help="user ids")],
+    at: Annotated[
+        str | None, typer.Option(help="forget what happened up to: 2h, 7d ago, or an RFC 3339 time; default: now")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    bootstrap: Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")] = None,
+) -> None:
+    """Forget users: state, list and training examples go as soon as a worker reads it, and events up to then stay out.
+
+    It cannot be undone. The raw events remain in the input topics, and those that could not be used in the dead letters, until
+    their retention ends: `isthmus topics` sets it.
+
+    Example: isthmus erase c-17 c-18 --yes
+    """
+    import msgspec
+
+    from stream.broker.produce import produce
+    from stream.cli.common import settings_with
+    from stream.cli.dead_letters import moment
+    from stream.core import limits
+    from stream.core.events import Erasure
+    from stream.errors import IsthmusError
+
+    settings = settings_with(bootstrap)
+    now_ms = time.time_ns() // 1_000_000
+    until_ms = now_ms if at is None else moment(at, now_ms)
+    if until_ms > now_ms:
+        raise IsthmusError("what has not happened yet cannot be forgotten: --at must not lie in the future")
+    for user in users:
+        if not 1 <= len(user.encode()) <= limits.USER_ID_BYTES:
+            raise IsthmusError(f"a user id has 1 to {limits.USER_ID_BYTES} bytes")
+    if not yes:
+        typer.confirm(f"erase {len(users)} users for good?", abort=True)
+    made = [_Erasure(user, msgspec.json.encode(Erasure(user, until_ms, str(uuid4())))) for user in users]
+    sent = asyncio.run(produce(settings.kafka.bootstrap, made, settings.topics.model_dump(), lambda _: None))
+    typer.echo(f"{sent} erasures sent")

@@ -1,0 +1,237 @@
+"""Dead letters on real Kafka: listed, shown, and replayed once each after the cause was mended; erasures by command."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka.errors import KafkaTimeoutError
+from typer.testing import CliRunner, Result
+
+from stream.broker import dead_letters
+from stream.broker.dead_letters import STAMP, Wanted, letters_of
+from stream.broker.lag import group_progress
+from stream.broker.local import LocalKafka
+from stream.broker.reading import reader
+from stream.broker.topics import create_or_check, source_topics, topic_epochs
+from stream.cli.main import app
+from stream.cli.processes import Child, wait_for
+from stream.core import limits
+from stream.core.dead_letters import dead_letter
+from stream.core.events import Click, Reason, Rejection
+from stream.core.partitioner import partition_of
+from stream.core.records import Coordinates, PlainRecord
+from stream.settings import Topics
+from tests.system.exact import assert_exact, newest, read_all
+from tests.system.needs import broker_or_skip
+
+TOPICS = Topics(partitions=2)
+START_MS = 1_750_000_000_000
+MAPPING = {"user_id": "user_id", "occurred_at": "occurred_at", "tags": "tags", "event_id": "event_id"}
+
+
+@pytest.fixture
+def bootstrap(tmp_path: Path) -> Iterator[str]:
+    """A broker of the test's own, with all topics."""
+    broker_or_skip()
+    with LocalKafka(tmp_path / "kafka") as broker:
+        create_or_check(broker.bootstrap, TOPICS, dev=True)
+        yield broker.bootstrap
+
+
+def isthmus(bootstrap: str, *arguments: str) -> Result:
+    return CliRunner().invoke(app, [*arguments, "--bootstrap", bootstrap])
+
+
+def replay(bootstrap: str, *arguments: str) -> Result:
+    return isthmus(bootstrap, "dead-letters", "replay", *arguments)
+
+
+def listed(bootstrap: str, *arguments: str) -> list[dict[str, Any]]:
+    result = isthmus(bootstrap, "dead-letters", "list", "--json", *arguments)
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def worker(bootstrap: str, folder: Path, mapping: dict[str, str] | None = None) -> Child:
+    variables = {
+        "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
+        "ISTHMUS_TOPICS__PARTITIONS": "2",
+        "ISTHMUS_KAFKA__DEV": "true",
+        "ISTHMUS_MAPPING__CLICKS": json.dumps(mapping or {}),
+    }
+    return Child(["worker", "--bootstrap", bootstrap, "--metrics-port", "0"], variables, folder / "worker.log")
+
+
+def folded(bootstrap: str, records: int) -> bool:
+    progress = group_progress(bootstrap, "isthmus-profiles", source_topics(TOPICS))
+    return progress.end >= records and progress.lag == 0
+
+
+def send(bootstrap: str, topic: str, rows: Sequence[tuple[bytes | None, bytes | None]]) -> None:
+    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", max_request_size=4 << 20)
+    for key, value in rows:
+        number = 0 if key is None else partition_of(key, 2)
+        producer.send(topic, key=key, value=value, headers=[("trace", b"t1")], partition=number).get(10)
+    producer.close()
+
+
+def clicks(count: int) -> list[tuple[bytes, bytes]]:
+    """Of 7 users; the fourth is longer than a dead letter holds."""
+    rows = []
+    for number in range(count):
+        fields = {"user_id": f"user-{number % 7}", "occurred_at": START_MS + number * 1_000, "tags": ["home", f"tag{number % 3}"]}
+        fields |= {"event_id": f"e{number}"} | ({"more": "x" * (limits.ORIGINAL_BYTES + 5)} if number == 3 else {})
+        rows.append((f"user-{number % 7}".encode(), msgspec.json.encode(fields)))
+    return rows
+
+
+def stamps(bootstrap: str, topic: str) -> list[bytes]:
+    with reader(bootstrap) as found:
+        return [value for record in found.records(topic) for name, value in record.headers if name == STAMP]
+
+
+def test_what_a_broken_mapping_cost_is_replayed_once_after_it_was_mended(bootstrap: str, tmp_path: Path) -> None:
+    """Dead letters, mapping mended, replayed: histories and lists are exact. A second replay changes nothing."""
+    sent = clicks(60)
+    broken = worker(bootstrap, tmp_path, MAPPING | {"user_id": "userid"})
+    try:
+        send(bootstrap, TOPICS.clicks, sent)
+        wait_for(lambda: folded(bootstrap, 60), [broken], 60, "the burying of all events")
+    finally:
+        broken.stop()
+    assert [row["reason"] for row in listed(bootstrap)] == ["invalid"] * 60
+    assert not newest(read_all(bootstrap, TOPICS.recommendations))
+    dry = replay(bootstrap, "--reason", "invalid", "--dry-run")
+    assert (dry.exit_code, dry.stdout.count("would be replayed")) == (0, 60)
+    assert not stamps(bootstrap, TOPICS.clicks)
+    mended = worker(bootstrap, tmp_path, MAPPING)
+    try:
+        assert replay(bootstrap, "--reason", "invalid").exit_code == 0
+        again = replay(bootstrap, "--all")
+        assert "replayed: 0, already replayed: 60, refused: 0" in again.output
+        wait_for(lambda: folded(bootstrap, 120), [mended], 60, "the folding of what was replayed")
+    finally:
+        mended.stop()
+    assert sorted(stamps(bootstrap, TOPICS.clicks)) == sorted(row["coordinates"].encode() for row in listed(bootstrap))
+    assert all(row["replayed"] for row in listed(bootstrap))
+    assert len(newest(read_all(bootstrap, TOPICS.recommendations))) == 7
+    assert assert_exact(bootstrap, TOPICS, None) == 7
+
+
+def bury(bootstrap: str, *, reason: Reason, offset: int, value: bytes | None, key: bytes | None = b"u", topic: str = "") -> str:
+    """A dead letter as worker or encoder send it; gives its name."""
+    epoch = topic_epochs(bootstrap, [topic or TOPICS.clicks])[topic or TOPICS.clicks]
+    record = PlainRecord(offset, START_MS + offset, key, value, (("trace", b"t1"),))
+    origin = Coordinates(topic or TOPICS.clicks, epoch, 0, offset)
+    letter = dead_letter(origin, record, Rejection(reason, "because"), with_original=topic != TOPICS.transcripts)
+    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
+    producer.send(TOPICS.dead_letters, key=letter.key, value=letter.value, partition=0).get(10)
+    producer.close()
+    return letter.key.decode()
+
+
+def test_transcripts_are_shown_and_replayed_from_their_origin_while_it_holds_them(bootstrap: str) -> None:
+    """The dead letter itself holds neither text nor key; once the origin has dropped the record, it is refused with the reason."""
+    text = b'{"user_id":"u","sentences":"of a secret kind"}'
+    send(bootstrap, TOPICS.transcripts, [(b"u", text)] * 2)
+    place = partition_of(b"u", 2)
+    epoch = topic_epochs(bootstrap, [TOPICS.transcripts])[TOPICS.transcripts]
+    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
+    names = []
+    for offset in range(2):
+        record = PlainRecord(offset, START_MS, b"u", text)
+        letter = dead_letter(
+            Coordinates(TOPICS.transcripts, epoch, place, offset), record, Rejection(Reason.POISON, "x"), with_original=False
+        )
+        producer.send(TOPICS.dead_letters, key=letter.key, value=letter.value).get(10)
+        names.append(letter.key.decode())
+    producer.close()
+    shown = isthmus(bootstrap, "dead-letters", "show", names[0])
+    assert "of a secret kind" in shown.stdout
+    assert "secret" not in isthmus(bootstrap, "dead-letters", "list").output
+    assert replay(bootstrap, names[0]).exit_code == 0
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    admin.delete_records({TopicPartition(TOPICS.transcripts, place): 2})
+    admin.close()
+    refused = replay(bootstrap, names[1])
+    assert refused.exit_code == 3
+    assert "holds the record no more" in refused.stdout
+    (again,) = [record.value for record in read_all(bootstrap, TOPICS.transcripts)[place]]
+    assert again == text
+
+
+def test_what_cannot_be_replayed_is_refused_and_the_rest_is_filtered(bootstrap: str) -> None:
+    """Without a key, empty, or cut where the origin never held it; by reason, time and coordinates."""
+    keyless = bury(bootstrap, reason=Reason.MISSING_KEY, offset=0, value=b"{}", key=None)
+    empty = bury(bootstrap, reason=Reason.EMPTY, offset=1, value=None)
+    cut = bury(bootstrap, reason=Reason.NOT_JSON, offset=2, value=b"x" * (limits.ORIGINAL_BYTES + 1))
+    plain = bury(bootstrap, reason=Reason.TOO_FAR_AHEAD, offset=3, value=b"{}")
+    assert [row["coordinates"] for row in listed(bootstrap)] == [keyless, empty, cut, plain]
+    assert [row["coordinates"] for row in listed(bootstrap, "--reason", "empty")] == [empty]
+    assert listed(bootstrap, "--topic", TOPICS.purchases) == listed(bootstrap, "--since", "1h") == []
+    until = "2025-06-15T15:06:40.002Z"  # START_MS + 2
+    assert [row["coordinates"] for row in listed(bootstrap, "--until", until)] == [keyless, empty]
+    result = replay(bootstrap, "--all")
+    assert result.exit_code == 3
+    assert "replayed: 1, already replayed: 0, refused: 3" in result.output
+    for name, why in ((keyless, "no key"), (empty, "is empty"), (cut, "holds the first 65536 of 65537 bytes")):
+        assert any(line.startswith(name) and why in line for line in result.stdout.splitlines())
+    (record,) = read_all(bootstrap, TOPICS.clicks)[partition_of(b"u", 2)]
+    assert (record.key, record.value) == (b"u", b"{}")
+
+
+def test_a_replay_that_is_cut_off_goes_on_without_sending_twice(bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off after all was sent and nothing remembered: the header in the origin topic tells the next run."""
+    for offset in range(5):
+        bury(bootstrap, reason=Reason.MAPPING, offset=offset, value=b'{"n":%d}' % offset, key=b"u%d" % offset)
+
+    class Dying(KafkaProducer):  # type: ignore[misc]
+        def send(self, topic: str, *args: Any, **more: Any) -> Any:
+            if topic == TOPICS.replayed and more["key"] != dead_letters.RUN:
+                raise KafkaTimeoutError
+            return super().send(topic, *args, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dead_letters, "KafkaProducer", Dying)
+        cut = replay(bootstrap, "--all")
+        assert cut.exit_code != 0
+    assert len(stamps(bootstrap, TOPICS.clicks)) == 5
+    bury(bootstrap, reason=Reason.MAPPING, offset=5, value=b"{}", key=b"u5")
+    assert "replayed: 1, already replayed: 5" in replay(bootstrap, "--all").output
+    assert "replayed: 0, already replayed: 6" in replay(bootstrap, "--all").output
+    assert len(stamps(bootstrap, TOPICS.clicks)) == len(set(stamps(bootstrap, TOPICS.clicks))) == 6
+    with reader(bootstrap) as found:
+        assert len(list(letters_of(found, TOPICS.dead_letters, Wanted(reason="mapping")))) == 6
+
+
+def test_no_filter_and_unknown_coordinates_are_refused(bootstrap: str) -> None:
+    """A slip of the hand must not replay everything."""
+    for arguments, said in (
+        (["replay"], "say which"),
+        (["show", "web-clicks/1/0/0"], "no dead letter has"),
+        (["list", "--reason", "ugly"], "is no reason"),
+        (["list", "--since", "yesterday"], "is no time"),
+    ):
+        result = isthmus(bootstrap, "dead-letters", *arguments)
+        assert result.exit_code != 0
+        assert said in str(result.exception)
+
+
+def test_an_erased_user_is_forgotten(bootstrap: str, tmp_path: Path) -> None:
+    """State, list and history go; another user's stay."""
+    send(bootstrap, TOPICS.clicks, [(user.encode(), msgspec.json.encode(Click(user, START_MS, ("home",)))) for user in ("u", "v")])
+    child = worker(bootstrap, tmp_path)
+    try:
+        wait_for(lambda: folded(bootstrap, 2), [child], 60, "the folding of the clicks")
+        assert newest(read_all(bootstrap, TOPICS.recommendations)).keys() == {b"u", b"v"}
+        assert isthmus(bootstrap, "erase", "u", "--yes").exit_code == 0
+        assert isthmus(bootstrap, "erase", "u", "--yes", "--at", "2099-01-01T00:00:00Z").exit_code != 0
+        wait_for(lambda: folded(bootstrap, 3), [child], 30, "the erasure")
+    finally:
+        child.stop()
+    assert newest(read_all(bootstrap, TOPICS.recommendations)).keys() == {b"v"}
+    assert assert_exact(bootstrap, TOPICS, None) == 1
