@@ -4,6 +4,7 @@ SECONDS ?=
 PYTEST ?=
 CASES ?=
 SEED ?= 1
+PARTS ?=
 
 setup:
 	@bash deploy/setup.sh
@@ -26,11 +27,12 @@ test: setup-kafka lint ## everything that CI runs
 docs: setup ## writes the generated reference pages and the AsyncAPI document anew
 	.venv/bin/python -m deploy.generate
 
-bench: setup-kafka ## throughput and latency on real Kafka; writes build/bench.json
-	.venv/bin/python -m tests.benchmarks.run
-
 chaos: setup-kafka ## faults of every kind on real Kafka, about an hour; CASES="killed,disk" chooses; writes build/chaos.json
 	.venv/bin/python -m tests.chaos.run --cases "$(CASES)" --seed $(SEED)
 
 soak: setup-kafka ## half an hour (SECONDS) at 70 % of capacity, memory and descriptors watched; writes build/soak.json and .png
 	.venv/bin/python -m tests.chaos.soak $(if $(SECONDS),--seconds $(SECONDS))
+
+bench: setup-kafka ## the table against the field; writes build/bench.json (PARTS=throughput,latency chooses)
+	@bash tests/benchmarks/setup.sh
+	BENCH_PARTS=$(PARTS) .venv/bin/python -m tests.benchmarks.run

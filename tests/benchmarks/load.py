@@ -1,16 +1,12 @@
-"""The benchmarks' load: clicks of synthetic users, new ones and ones whose state is at its bounds, and a network of the served
-size.
-"""
+"""The benchmarks' load: clicks of synthetic users: new ones, ones with a past, and ones whose state is at its bounds."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from models.folder import write_ranker
 from stream.core import limits
-from tests.rankers import random_ranker
+from tests.benchmarks.job import Job
 
 ITEMS = tuple(str(number) for number in range(1, 25))
 TAGS = tuple(f"{section}-{thing}" for section in ("view", "compare", "price", "claim", "faq") for thing in range(30))
@@ -70,11 +66,35 @@ def at_the_bounds(users: int, count: int) -> Iterator[Sent]:
         yield _click(f"old-{number % users}", 10_000_000 + number, at, tags[number])
 
 
-def write_network(folder: Path) -> str:
-    """A Latent Feature network of the default size with random weights; gives its hash. Serving costs what a trained one costs."""
-    from models.latent_feature import LatentFeatureNetwork
+def events_of(job: Job) -> Iterator[Sent]:
+    """A job's clicks, `skip` + `count` of them."""
+    if job.load == "new users":
+        yield from new_users(job.skip + job.count)
+    elif job.load == "at the bounds":
+        yield from to_the_bounds(job.users)
+        yield from at_the_bounds(job.users, job.count)
+    elif job.load == "users in state":
+        yield from among(job.users, job.count)
+    else:
+        yield from after(int(job.load), job.users, job.count)
 
-    prior = np.linspace(0.2, 0.01, len(ITEMS), dtype=np.float32)
-    default = LatentFeatureNetwork.default
-    ranker = random_ranker("latent_feature", ITEMS, prior, config=default, tags=TAGS, text_model="none")
-    return write_ranker(folder, ranker, version="1")
+
+def after(past: int, users: int, count: int) -> Iterator[Sent]:
+    """Users with `past` clicks each, ten a session, then `count` more clicks of the same kind."""
+    rng = np.random.default_rng(3)
+    total = past * users + count
+    tags = rng.integers(len(TAGS), size=(total, 3), dtype=np.uint8)
+    for number in range(total):
+        turn = number // users
+        at = START_MS + turn * 1_000 + turn // SESSION_CLICKS * limits.HOUR_MS
+        yield _click(f"past-{number % users}", number, at, tags[number])
+
+
+def among(users: int, count: int) -> Iterator[Sent]:
+    """One click of each of many users, then clicks of users drawn at random."""
+    rng = np.random.default_rng(4)
+    tags = rng.integers(len(TAGS), size=(users + count, 3), dtype=np.uint8)
+    drawn = rng.integers(users, size=count)
+    for number in range(users + count):
+        user = number if number < users else drawn[number - users]
+        yield _click(f"many-{user}", number, START_MS + number, tags[number])

@@ -1,0 +1,88 @@
+"""The latency of the field at 1,000 clicks/s and at 80 % of what each one's throughput was: one contender after the other."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from stream.broker.local import LocalKafka
+from stream.broker.topics import create_or_check
+from stream.cli.processes import Child
+from tests.benchmarks.field import FIELD, OTHERS, OURS, OWN, TOPICS, Contender, job_of, start
+
+SECONDS, WARM_S = 12.0, 6.0
+SLOW, SHARE = 1_000.0, 0.8
+
+
+def rows(folder: Path, model: Path, sha256: str, capacity: Mapping[str, float], scale: float) -> Iterator[dict[str, Any]]:
+    """`capacity`: events/s by contender, scored, of new users; who has none is measured at the slow rate alone."""
+    for contender in FIELD:
+        full = capacity.get(contender.name, 0.0)
+        rates = {f"{SLOW:,.0f} clicks/s": SLOW} if full == 0 or full * SHARE > SLOW else {}
+        if full:
+            rates[f"80 % of capacity, {full * SHARE:,.0f} clicks/s"] = full * SHARE
+        for label, rate in rates.items():
+            try:
+                timed = _one(folder / "turn", model, sha256, contender, rate, scale)
+            except TimeoutError as error:
+                print(f"{contender.name}, {label}: no figures: {error}", file=sys.stderr, flush=True)
+                continue
+            row = {"contender": contender.name, "users": label, "scored": True, "rate": rate, **timed}
+            print(row, file=sys.stderr, flush=True)
+            yield row
+
+
+def _one(folder: Path, model: Path, sha256: str, contender: Contender, rate: float, scale: float) -> dict[str, float]:
+    with LocalKafka(folder / "kafka") as broker:
+        psutil.Process(broker.pid).cpu_affinity(OTHERS)
+        create_or_check(broker.bootstrap, TOPICS, dev=True)
+        serving = _worker if contender is OURS else _contender
+        with serving(folder, broker.bootstrap, model, sha256, contender):
+            load = {"bootstrap": broker.bootstrap, "rate": rate, "partitions": TOPICS.partitions}
+            job = msgspec.json.encode({**load, "seconds": SECONDS * scale, "warm_s": WARM_S * scale})
+            done = subprocess.run([OWN, "-m", "tests.benchmarks.latency"], input=job, capture_output=True, check=False)
+    shutil.rmtree(folder)
+    if done.returncode:
+        raise TimeoutError(done.stderr.decode().strip().splitlines()[-1])
+    timed: dict[str, float] = msgspec.json.decode(done.stdout)
+    return timed
+
+
+@contextmanager
+def _worker(folder: Path, bootstrap: str, model: Path, sha256: str, _: Contender) -> Iterator[None]:
+    """The real worker process with the model announced."""
+    from stream.core.announcements import ModelAnnouncement
+    from training.example_topic import announce
+
+    announcement = ModelAnnouncement(
+        role="champion", name="latent_feature", version="1", uri=str(model), sha256=sha256, published_at=0
+    )
+    announce(bootstrap, TOPICS.models, announcement)
+    environment = {
+        "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
+        "ISTHMUS_TOPICS__PARTITIONS": str(TOPICS.partitions),
+        "ISTHMUS_KAFKA__DEV": "true",
+    }
+    worker = Child(["worker", "--bootstrap", bootstrap, "--metrics-port", "0"], environment, folder / "worker.log")
+    try:
+        psutil.Process(worker.pid).cpu_affinity([0])
+        yield
+    finally:
+        worker.stop()
+
+
+@contextmanager
+def _contender(folder: Path, bootstrap: str, model: Path, _: str, contender: Contender) -> Iterator[None]:
+    job = job_of(folder / "state", skip=0, count=0, model=str(model), name=contender.name, serve=True)
+    process = start(contender, msgspec.structs.replace(job, bootstrap=bootstrap))
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,63 @@
+"""A network of the served size with random weights: as a model folder for ours, as one ONNX step for everybody else.
+
+Serving costs what a trained one costs. The ONNX step holds the same weights: tags (n, V) as 0 or 1 and representations (n, 256) ->
+new representations and scores (n, 24).
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.folder import write_ranker
+from tests.benchmarks.load import ITEMS, TAGS
+from tests.rankers import random_ranker
+
+STEP = "step.onnx"
+
+
+def write_network(folder: Path) -> str:
+    """Writes the model folder and, beside it, `step.onnx`; gives the folder's hash."""
+    import torch
+
+    from models.latent_feature import LatentFeatureNetwork
+
+    prior = np.linspace(0.2, 0.01, len(ITEMS), dtype=np.float32)
+    default = LatentFeatureNetwork.default
+    ranker: Any = random_ranker("latent_feature", ITEMS, prior, config=default, tags=TAGS, text_model="none")
+    with torch.no_grad():
+        for weight in ranker.network.parameters():
+            weight.mul_(0.2)  # as small as trained ones: else all scores are 1 and every list is a tie
+    _export_step(ranker.network, folder.parent / STEP)
+    return write_ranker(folder, ranker, version="1")
+
+
+def _export_step(network: Any, path: Path) -> None:
+    import torch
+
+    class Step(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, tags: Any, h: Any) -> Any:
+            """A session's tags as a multi-hot row, which ONNX reads sooner than bags."""
+            latent = torch.tanh(network.tags.of_multi_hot(tags))
+            gates = network.gates(torch.cat([latent, torch.zeros_like(latent[:, :1])], dim=1))
+            turned = network.gru(h, gates)
+            return turned, network.scores(turned)
+
+    arguments = (torch.zeros(2, len(TAGS)), torch.zeros(2, network.width))
+    names = ["tags", "h", "turned", "scores"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's newer exporter needs another package; this one is announced as the older
+        torch.onnx.export(
+            Step(),
+            arguments,
+            str(path),
+            input_names=names[:2],
+            output_names=names[2:],
+            dynamic_axes={name: {0: "n"} for name in names},
+            dynamo=False,
+        )

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# What `make bench` needs beyond `make setup-kafka`, and nothing twice: an environment of its own for the contenders whose dependencies
+# are not ours (it sees .venv's packages after its own), and the Kafka Streams contender, built by Maven (JDK 17).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+say() { printf '\033[1m[bench]\033[0m %s\n' "$*"; }
+
+environment=build/bench
+if [ ! -e "$environment/.complete" ]; then
+  uv=.venv/bin/uv
+  [ -x "$uv" ] || uv=$(command -v uv) || { .venv/bin/python -m pip install --quiet uv; uv=.venv/bin/uv; }
+  say "installing Quix Streams and confluent-kafka into $environment"
+  "$uv" venv --quiet --clear "$environment" --python .venv/bin/python
+  "$uv" pip install --quiet --python "$environment/bin/python" quixstreams==3.28.1 confluent-kafka==2.12.2 rocksdict==0.3.29
+  packages=$(echo "$PWD"/.venv/lib/python3.*/site-packages)
+  echo "$packages" > "$(echo "$environment"/lib/python3.*/site-packages)/isthmus.pth"
+  touch "$environment/.complete"
+fi
+
+source=tests/benchmarks/kafka_streams
+stamp=build/kafka_streams/.complete-$(cat "$source"/pom.xml "$source"/src/main/java/isthmus/*.java | cksum | cut -d' ' -f1)
+if [ ! -e "$stamp" ]; then
+  if ! command -v javac >/dev/null; then
+    root=""
+    [ "$(id -u)" = 0 ] || root="sudo -n"
+    say "installing openjdk-17-jdk-headless from Debian's packages"
+    $root apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive $root apt-get install -y -qq --no-install-recommends openjdk-17-jdk-headless >/dev/null
+  fi
+  say "building the Kafka Streams contender (230 MB of jars, once)"
+  mvn -q -B -f "$source/pom.xml" clean package
+  touch "$stamp"
+fi

@@ -1,0 +1,96 @@
+"""One worker and two: the same clicks, each worker on a core of its own.
+
+On a machine of two cores the broker shares them with the workers, so that events/s must fall short of twice; CPU per event then
+says what sharing itself costs.
+"""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import psutil
+from kafka import KafkaConsumer, TopicPartition
+
+from stream.broker.local import LocalKafka
+from stream.broker.topics import create_or_check
+from tests.benchmarks.field import OURS, TOPICS, fill, job_of, start
+from tests.benchmarks.job import Job
+
+COUNT, WARM = 240_000, 8_000
+FROM, TO = 0.2, 0.95
+"""The shares of the clicks between which the rate is taken: neither the start nor the end of one worker's last partition."""
+PATIENCE_S: Final = 180.0
+SETTLE_S: Final = 10.0  # the second worker joins within a few seconds of its start; until then the first has everything
+
+
+def rows(folder: Path, model: Path, scale: float) -> Iterator[dict[str, Any]]:
+    for workers in (1, 2):
+        job = job_of(folder / "turn", skip=0, count=int(COUNT * scale), model=str(model), name="ours", serve=True)
+        row = {"contender": "ours", "users": f"{workers} worker{'s' * (workers > 1)}", "scored": True, **_one(job, workers)}
+        shutil.rmtree(job.folder)
+        print(row, file=sys.stderr, flush=True)
+        yield row
+
+
+def _one(job: Job, workers: int) -> dict[str, float]:
+    """The workers share the partitions before the timed clicks are sent."""
+    cores = os.cpu_count() or 1
+    folder = Path(job.folder)
+    with LocalKafka(folder / "kafka") as broker:
+        psutil.Process(broker.pid).cpu_affinity(list(range(workers, cores)) or list(range(cores)))
+        create_or_check(broker.bootstrap, TOPICS, dev=True)
+        job = msgspec.structs.replace(job, bootstrap=broker.bootstrap)
+        serving = [
+            start(OURS, msgspec.structs.replace(job, folder=str(folder / f"state-{number}"), core=number % cores))
+            for number in range(workers)
+        ]
+        offsets = Committed(broker.bootstrap)
+        try:
+            warm = msgspec.structs.replace(job, count=max(WARM, 100))
+            fill(warm)
+            offsets.reach(warm.count)
+            time.sleep(SETTLE_S if workers > 1 else 0)
+            return _timed(job, offsets, [psutil.Process(process.pid) for process in serving], warm.count)
+        finally:
+            offsets.close()
+            for process in serving:
+                process.kill()
+                process.wait()
+
+
+def _timed(job: Job, offsets: "Committed", processes: list[Any], before: int) -> dict[str, float]:
+    fill(job)
+    first, cpu_first = offsets.reach(before + int(FROM * job.count)), _cpu_s(processes)
+    last, cpu_last = offsets.reach(before + int(TO * job.count)), _cpu_s(processes)
+    events = last[1] - first[1]
+    return {"events_per_s": events / (last[0] - first[0]), "cpu_us_per_event": (cpu_last - cpu_first) / events * 1e6}
+
+
+class Committed:
+    """The group's committed offsets over all partitions of the clicks, read without joining it."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._consumer: Any = KafkaConsumer(bootstrap_servers=bootstrap, group_id="isthmus-profiles", enable_auto_commit=False)
+        self._partitions = [TopicPartition(TOPICS.clicks, number) for number in range(TOPICS.partitions)]
+
+    def reach(self, events: int) -> tuple[float, int]:
+        """Waits for so many committed events; gives the moment and how many there were then."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            committed = sum(self._consumer.committed(partition) or 0 for partition in self._partitions)
+            if committed >= events:
+                return time.perf_counter(), committed
+            time.sleep(0.05)
+        raise TimeoutError(f"the workers did not commit {events} events within {PATIENCE_S:.0f} s")
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def _cpu_s(processes: list[Any]) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
