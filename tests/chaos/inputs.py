@@ -1,6 +1,7 @@
 """What comes twice, again, on the wrong partition or from a topic that is no longer the same: exact, or a clear refusal."""
 
 import shutil
+from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
 
@@ -101,6 +102,20 @@ def partition_otherwise(stage: Stage) -> None:
     stage.folds_on(2_000)
 
 
+def poison(stage: Stage) -> None:
+    """Clicks that make the step raise (a planted bug), alone and in a row: dead letters, no crash loop."""
+    producer: Any = KafkaProducer(bootstrap_servers=stage.bootstrap, acks="all", linger_ms=50)
+    for number in range(40):
+        user = f"poison-{number % 7}"
+        click = msgspec.json.encode(Click(user, 1_750_000_000_000, ("home", "poison"), event_id=f"{user}-{number}"))
+        for _ in range(1 + number % 3):
+            producer.send(TOPICS.clicks, key=user.encode(), value=click, partition=partition_by_murmur(user))
+        stage.wait(float(stage.rng.uniform(0.0, 0.6)))
+    producer.close()
+    stage.folds_on(1_000)
+    assert not stage["worker-1"].ended_by_itself, "poison ended the worker"
+
+
 def partition_by_crc(user: str) -> int:
     return crc32(user.encode()) % _PARTITIONS
 
@@ -123,5 +138,6 @@ CASES: Final = (
     Case(name="input topic recreated", faults=recreate_input),
     Case(name="changelog recreated", faults=recreate_changelog, variables=DYNAMIC),
     Case(name="partition count differs", faults=add_partitions, settles=False),
+    Case(name="poison", faults=poison, variables={"PYTHONPATH": str(Path(__file__).parent / "planted")}),
     Case(name="another partitioner", faults=partition_otherwise),
 )

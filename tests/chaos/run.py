@@ -6,6 +6,7 @@
 import argparse
 import json
 import logging
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ COLUMNS: Final = ("events", "lost", "applied_twice", "wrong_last", "duplicates_s
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # brokers and workers are ended on the way out
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", default="", help="words, comma-separated: cases whose names hold one of them (default: all)")
     parser.add_argument("--seed", type=int, default=1)
@@ -38,10 +40,17 @@ def main() -> int:
         print(f"[{number}/{len(chosen)}] {case.name} ...", flush=True)
         rows.append(run_case(case, BUILD / "chaos" / case.name.replace(" ", "-").replace(",", ""), given.seed))
         print(table(rows[-1:]), flush=True)
-        (BUILD / "chaos.json").write_text(json.dumps(rows, indent=1))
+        write(rows[-1], keep=number > 1 or bool(words))
     if len(rows) > 1:
         print(table(rows))
     return 0 if all(row["ok"] for row in rows) else 1
+
+
+def write(row: dict[str, Any], *, keep: bool) -> None:
+    """Puts a case's row into build/chaos.json in the place of its former one; `keep` the rows of the other cases."""
+    path = BUILD / "chaos.json"
+    former = json.loads(path.read_text()) if keep and path.exists() else []
+    path.write_text(json.dumps([*(other for other in former if other["case"] != row["case"]), row], indent=1))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -33,7 +33,8 @@ from tests.chaos.sender import Sender
 
 TOPICS: Final = Topics(partitions=4)
 SOURCES: Final = source_topics(TOPICS)
-SETTLE_S: Final = 180.0
+SETTLE_S: Final = 300.0
+FOLD_S: Final = 200.0
 _RESTART_AFTER_S: Final = 1.0
 _LOOK_S: Final = 0.5
 
@@ -185,7 +186,7 @@ class Stage:
         except IsthmusError:
             return Progress(0, 0)
 
-    def folds_on(self, records: int = 1, seconds: float = 120.0) -> None:
+    def folds_on(self, records: int = 1, seconds: float = FOLD_S) -> None:
         """Waits until so many more records are committed."""
         before = self.progress().committed
         self.until(lambda: self.progress().committed >= before + records, seconds, "the folding of more events")
@@ -244,7 +245,7 @@ def play(stage: Stage) -> Verdict:
         for number in range(1, case.encoders + 1):
             stage.add("encoder", f"encoder-{number}")
         stage.sender.start()
-        stage.until(lambda: stage.progress().committed > 0, 90, "the folding of the first events")
+        stage.until(lambda: stage.progress().committed > 0, FOLD_S, "the folding of the first events")
         case.faults(stage)
         stage.sender.stop()
         if case.settles and not stage.until(stage.is_settled, SETTLE_S, "the folding of all events", must=False):
