@@ -28,6 +28,7 @@ _SENTENCES: Final = re.compile(r"(?<=[.?!])\s+")
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _NUMBER: Final = re.compile(r"_\d+$")
 _CHANNELS: Final = ("S", "C")
+Progress = Callable[[int, int], object]
 
 
 class Exchange(NamedTuple):
@@ -64,8 +65,9 @@ class Cut(NamedTuple):
     excluded: frozenset[str]
 
 
-def read_dialogues(folder: Path) -> list[Dialogue]:
+def read_dialogues(folder: Path, progress: Progress = lambda *_: None) -> list[Dialogue]:
     """All dialogues of a folder as published: `schema.json` and `dialogues_*.json`, gzipped or not, here or one folder below.
+    `progress` hears how many of how many files are read.
 
     Raises:
         TableError: there are none, no schema, or a file that cannot be read as one.
@@ -81,7 +83,11 @@ def read_dialogues(folder: Path) -> list[Dialogue]:
         for intent in service["intents"]
         if intent["is_transactional"]
     }
-    return [dialogue for path in files for dialogue in _dialogues(path, folder, transactional)]
+    found: list[Dialogue] = []
+    for number, path in enumerate(files, start=1):
+        found += _dialogues(path, folder, transactional)
+        progress(number, len(files))
+    return found
 
 
 def _found(folder: Path, pattern: str) -> list[Path]:
@@ -202,9 +208,9 @@ def _channels(kind: str, exchanges: Sequence[Exchange], rng: np.random.Generator
     return "".join(channels)
 
 
-def write_sgd(folder: Path, out: Path, seed: int, *, progress: Callable[[int, int], object] = lambda *_: None) -> int:
+def write_sgd(folder: Path, out: Path, seed: int, *, progress: Progress = lambda *_: None) -> int:
     """Writes the tables of a folder of dialogues, in an order drawn by chance; the number of purchase events."""
-    dialogues = read_dialogues(folder)
+    dialogues = read_dialogues(folder, progress)
     rng = np.random.default_rng(seed)
     found = []
     for place in rng.permutation(len(dialogues)).tolist():
@@ -224,7 +230,6 @@ def write_sgd(folder: Path, out: Path, seed: int, *, progress: Callable[[int, in
             _write_event(rows, event, drawn, items, counts)
             channels = {channel for channel, _ in drawn.seen}
             source((event, name, "both" if len(channels) == 2 else {"S": "session", "C": "conversation"}[min(channels)]))
-            progress(event, len(found))
     return len(found)
 
 

@@ -118,6 +118,7 @@ def import_(
 
     Example: isthmus dataset import sgd dstc8-schema-guided-dialogue --out build/sgd --seed 0
     """
+    from stream.cli.progress import progress_bar
     from stream.errors import IsthmusError
     from training.sgd import write_sgd
     from training.table_files import TableError
@@ -126,7 +127,8 @@ def import_(
         raise IsthmusError(f"{corpus} is no corpus that can be imported: sgd is")
     _refuse_to_overwrite(out, force=force)
     try:
-        events = write_sgd(folder, out, seed)
+        with progress_bar("files read", 1, every=1) as show:
+            events = write_sgd(folder, out, seed, progress=show)
     except TableError as error:
         raise IsthmusError(str(error)) from None
     typer.echo(f"{events} purchase events in {out}")

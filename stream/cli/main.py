@@ -20,6 +20,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "dead-letters": ("stream.cli.dead_letters", "Events that could not be used: list, show, replay."),
     "erase": ("stream.cli.erase", "Forget users."),
     "settings": ("stream.cli.settings", "Print all settings with their origin; secrets hidden."),
+    "benchmark": ("stream.cli.benchmark", "Train and compare systems on a data set, as in the paper."),
     "dataset": ("stream.cli.dataset", "Data sets in the paper's layout: check, describe, import, synthesize."),
     "text-model": ("stream.cli.text_model", "Import a sentence encoder; build a keyword list."),
     "worker": ("stream.cli.worker", "Run one profile worker: events in, recommendations out."),

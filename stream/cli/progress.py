@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(name: str, total: int, every: int = 500) -> Iterator[Callable[[int], None]]:
-    """Hears how many of `total` are done; draws at every 500th."""
+def progress_bar(name: str, total: int, every: int = 500) -> Iterator[Callable[..., None]]:
+    """Hears how many are done, and of how many where `total` was not known before; draws at every 500th."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -14,10 +14,10 @@ def progress_bar(name: str, total: int, every: int = 500) -> Iterator[Callable[[
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task, shown = bar.add_task(name, total=total), 0
 
-        def show(done: int) -> None:
+        def show(done: int, total: int = total) -> None:
             nonlocal shown
             if done - shown >= every or done == total:
                 shown = done
-                bar.update(task, completed=done)
+                bar.update(task, completed=done, total=total)
 
         yield show

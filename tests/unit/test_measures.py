@@ -1,4 +1,4 @@
-"""HR@3 and MAP@3 on cases worked out by hand, and against scikit-learn's average precision."""
+"""HR@3 and MAP@3 on cases worked out by hand, and against scikit-learn's average precision and trec_eval."""
 
 import msgspec
 import numpy as np
@@ -40,6 +40,23 @@ def test_where_all_items_are_ranked_it_is_scikit_learns_average_precision(ranked
 
     relevant = [item in bought for item in ranked]
     assert judge_one(ranked, bought)[1] == pytest.approx(average_precision_score(relevant, [3, 2, 1]))
+
+
+def test_many_lists_are_judged_as_trec_eval_judges_them() -> None:
+    """Success@3 is HR@3. trec_eval divides AP@3 by all items bought, the paper by at most 3: brought to the same, they agree."""
+    from ir_measures import AP, Qrel, ScoredDoc, Success, iter_calc
+
+    rng = np.random.default_rng(0)
+    ours, judgements, scored = {}, [], []
+    for event in map(str, range(200)):
+        ranked = rng.permutation(list("abcdefgh")).tolist()
+        bought = set(rng.choice(list("abcdefgh"), size=rng.integers(1, 6), replace=False).tolist())
+        hit, precision = judge_one(ranked, bought)
+        ours[event, "Success@3"], ours[event, "AP@3"] = hit, precision * min(3, len(bought)) / len(bought)
+        judgements += [Qrel(event, item, 1) for item in bought]
+        scored += [ScoredDoc(event, item, -float(place)) for place, item in enumerate(ranked)]
+    theirs = {(one.query_id, str(one.measure)): one.value for one in iter_calc([Success @ 3, AP @ 3], judgements, scored)}
+    assert theirs == pytest.approx(ours, abs=1e-4)
 
 
 def test_the_post_filter_takes_items_out_before_ranks_are_counted() -> None:

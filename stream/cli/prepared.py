@@ -1,0 +1,92 @@
+"""A data set made ready for the benchmark: a keyword list from the training part's calls alone, and examples, kept in the cache
+directory under a hash of all that they were made of.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from stream.core.outputs import TrainingExample
+    from stream.settings import Settings
+    from stream.text.keywords import Keywords
+    from training.tables import Tables
+
+
+class Prepared(NamedTuple):
+    """`examples` in order of time, the item ids in the tables' order, and the hash of what both were made of."""
+
+    examples: list[TrainingExample]
+    items: list[str]
+    fingerprint: str
+
+
+def prepare(settings: Settings, folder: Path, say: Callable[[str], None]) -> Prepared:
+    """Reads, checks and encodes a folder of tables, or takes what an earlier call made of the very same.
+
+    Raises:
+        IsthmusError: the tables or the text model cannot be used.
+    """
+    from stream.cli.tables import examples_with, load_tables
+    from stream.cli.text_model import folder_of
+    from stream.text.model import with_keywords
+    from training.example_files import read_examples, write_examples
+
+    tables = load_tables(folder)
+    fingerprint = _fingerprint(folder, folder_of(settings))
+    cached = settings.cache_dir / "benchmark" / fingerprint
+    if not (cached / "examples").exists():
+        cached.mkdir(parents=True, exist_ok=True)
+        if tables.conversations:
+            listed = training_keywords(tables)
+            say(f"{len(listed.listed)} keywords from the calls of the training part; encoding, once for this data ...")
+            with_keywords(folder_of(settings), cached / "text-model", listed)
+        made = examples_with(settings, folder, tables, cached / "text-model")
+        write_examples(cached / "unfinished", made)
+        (cached / "unfinished").replace(cached / "examples")
+    return Prepared(list(read_examples(cached / "examples")), list(tables.items), fingerprint)
+
+
+def training_keywords(tables: Tables) -> Keywords:
+    """The keyword list of the calls before the training part's purchase events: those of validation and test say nothing here."""
+    from stream.text.keywords import keywords_of
+    from training.split import split
+
+    training, _, _ = split(sorted({row.purchase_event_id for row in tables.interactions}))
+    known = set(training)
+    said: dict[str, dict[str, None]] = {}
+    for row in tables.interactions:
+        if row.conversation_id is not None and row.purchase_event_id in known:
+            said.setdefault(row.user_id, {})[row.conversation_id] = None
+    return keywords_of({user: [text for call in calls for _, text in tables.conversations[call]] for user, calls in said.items()})
+
+
+def _fingerprint(folder: Path, text_model: Path) -> str:
+    """A hash of the tables, the text encoder, and the code that makes examples of them."""
+    from hashlib import blake2b, file_digest
+
+    total = blake2b(digest_size=12)
+    for path in [*_tables(folder), text_model / "manifest.json", *_sources()]:
+        if path.exists():
+            with path.open("rb") as file:
+                total.update(path.name.encode() + file_digest(file, "blake2b").digest())
+    return total.hexdigest()
+
+
+def _tables(folder: Path) -> Iterator[Path]:
+    names = ("data_*.csv", "data_*.csv.gz", "items.csv", "items.csv.gz", "data_*/data_*.csv", "data_*/data_*.csv.gz")
+    yield from sorted(path for name in names for path in folder.glob(name))
+
+
+def _sources() -> Iterator[Path]:
+    from pathlib import Path
+
+    import stream.core
+    import stream.text
+    import training
+
+    for package, pattern in ((stream.core, "*.py"), (stream.text, "*.py"), (training, "*table*.py"), (training, "example*.py")):
+        yield from sorted(Path(package.__path__[0]).glob(pattern))

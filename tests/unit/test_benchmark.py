@@ -1,0 +1,252 @@
+"""The comparison of systems: rows, means, paired differences and resumption; what a data set must have, and may lack."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from models.popular import Popular
+from stream.cli.benchmark import app
+from stream.cli.prepared import training_keywords
+from stream.errors import IsthmusError
+from tests.purchases import ITEMS, purchases
+from training.benchmark import (
+    Parts,
+    ResultRow,
+    Run,
+    Runs,
+    TooSmallError,
+    compare,
+    differences,
+    paired_difference,
+    parts_of,
+    rows_of,
+)
+from training.benchmark_report import markdown, plot
+from training.synthetic.tables import write_tables
+from training.tables import InteractionRow, Tables, read_tables
+from training.thin import Variant, points_of, thinned, trainer_of, variants_of, verdict
+
+TYPES = np.array(["session", "conversation", "both", "session"])
+
+
+def run(system: str, seed: int, *precisions: float) -> Run:
+    hits = tuple(float(one > 0) for one in precisions)
+    return Run(data="d", system=system, seed=seed, train_s=2.0, hits=hits, average_precisions=precisions)
+
+
+def fixed(order: Sequence[str]) -> Popular:
+    """Ranks the items in this order, whoever it is."""
+    prior = np.array([len(order) - order.index(item) for item in ITEMS], dtype=np.float32)
+    return Popular("0", "f", ITEMS, prior / prior.sum())
+
+
+def test_there_is_a_row_for_each_system_seed_and_event_type() -> None:
+    """Types that do not occur have none; a system that was left out has none."""
+    rows = rows_of([run("a", 1, 1, 0.5, 0, 0), Run(data="d", system="b", seed=1, left_out="no calls")], TYPES)
+    assert rows == [
+        ResultRow("a", 1, "conversation", 1, 1.0, 0.5, 2.0),
+        ResultRow("a", 1, "session", 2, 0.5, 0.5, 2.0),
+        ResultRow("a", 1, "both", 1, 0.0, 0.0, 2.0),
+        ResultRow("a", 1, "union", 4, 0.5, 0.375, 2.0),
+    ]
+    assert msgspec.json.decode(msgspec.json.encode(rows[0])).keys() == {
+        "system", "seed", "event_type", "events", "hr3", "map3", "train_s",
+    }  # fmt: skip
+
+
+def test_differences_are_paired_by_event_over_the_seeds_that_both_have() -> None:
+    """Seed 2 of `a` has no partner and counts for nothing."""
+    runs = [run("late_fusion", 0, 0, 0, 0, 0), run("late_fusion", 1, 1, 1, 1, 1), run("a", 0, 1, 0, 0, 0), run("a", 1, 1, 1, 1, 0)]
+    found = differences([*runs, run("a", 2, 0, 0, 0, 0)], TYPES)
+    paired = np.array([0.5, 0, 0, -0.5])
+    assert found["a", "union"].mean == pytest.approx(0)
+    assert found["a", "union"].error == pytest.approx(paired.std(ddof=1) / 2)
+    assert found["a", "session"].mean == pytest.approx(0)
+    assert ("late_fusion", "union") not in found
+    assert differences([run("a", 0, 1, 1, 1, 1)], TYPES) == {}
+
+
+def test_the_sign_flip_test_has_its_level() -> None:
+    """Of noise it finds about 5 % at 5 %; of a clear difference, all."""
+    rng = np.random.default_rng(0)
+    noise = [paired_difference(rng.normal(size=60), flips=500).p for _ in range(300)]
+    assert 0.02 < np.mean(np.array(noise) <= 0.05) < 0.09
+    assert paired_difference(rng.normal(1, 1, 60)).p <= 0.001
+    assert paired_difference(np.zeros(10)).p == 1.0
+
+
+def test_a_comparison_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    """Finished runs are not made again; a line that was cut short is; runs of other data count for nothing."""
+    parts = parts_of(purchases(200))
+    trained: list[tuple[str, int]] = []
+
+    def train(system: str, seed: int, given: Parts) -> Popular:
+        assert given is parts
+        trained.append((system, seed))
+        if system == "mute":
+            raise TooSmallError("nobody called")
+        return fixed(ITEMS)
+
+    file = tmp_path / "r.runs.jsonl"
+    first = compare(["a", "mute"], [0], parts, train, Runs(file, "d"))
+    assert first[1].left_out == "nobody called"
+    file.write_bytes(file.read_bytes()[:-5])
+    again = compare(["a", "mute"], [0, 1], parts, train, Runs(file, "d"))
+    assert trained == [("a", 0), ("mute", 0), ("mute", 0), ("a", 1), ("mute", 1)]
+    assert again[0] == first[0]
+    assert compare(["a"], [0], parts, train, Runs(file, "d")) == first[:1]
+    compare(["a"], [0], parts, train, Runs(file, "other"))
+    assert trained[-1] == ("a", 0)
+
+
+def test_a_report_holds_means_errors_differences_and_what_was_left_out(tmp_path: Path) -> None:
+    """And says which test it used."""
+    runs = [run("late_fusion", 0, 0, 1, 0, 0), run("late_fusion", 1, 0, 1, 1, 0), run("a", 0, 1, 1, 1, 1), run("a", 1, 1, 1, 1, 1)]
+    text = markdown([*runs, Run(data="d", system="b", seed=0, left_out="no calls")], TYPES, {"data": "somewhere"})
+    assert "0.375 / 0.375 ± 0.125" in text.replace("0.375 ± 0.125 / 0.375 ± 0.125", "0.375 / 0.375 ± 0.125")
+    assert "+0.6250" in text
+    assert "sign-flip" in text
+    assert "Left out: b (no calls)." in text
+    assert "somewhere" in text
+    plot(rows_of(runs, TYPES), "a plot", tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 5_000
+
+
+def test_too_few_events_to_judge_on_are_refused() -> None:
+    """A tenth of 90 is 9."""
+    with pytest.raises(TooSmallError, match="at least 10"):
+        parts_of(purchases(90))
+
+
+def mixed(count: int) -> Parts:
+    kinds = ("session", "conversation", "both", "session")
+    return Parts(*([msgspec.structs.replace(one, type=kinds[n % 4]) for n, one in enumerate(purchases(count))] for _ in range(3)))
+
+
+def test_thinning_takes_events_of_one_type_and_smaller_shares_lie_in_larger_ones() -> None:
+    """Test events stay as they are."""
+    parts = mixed(80)
+    few, half, all_ = (thinned(parts, Variant("a", "session", share), 3) for share in (25, 50, 100))
+    assert [sum(one.type == "session" for one in part.training) for part in (few, half, all_)] == [10, 20, 40]
+    assert {one.purchase_id for one in few.training} < {one.purchase_id for one in half.training}
+    assert [one for one in few.training if one.type != "session"] == [one for one in parts.training if one.type != "session"]
+    assert few.test is parts.test
+    assert list(all_.training) == list(parts.training)
+
+
+def test_the_finding_is_told_from_runs_with_and_without_the_other_modality(tmp_path: Path) -> None:
+    """A system that ranks well only where it saw sessions: session-only events help it on conversation-only ones."""
+    parts = parts_of(mixed(400).training)
+    names = [variant.name for variant in variants_of(["a"])]
+    assert len(set(names)) == 7
+
+    def train(system: str, seed: int, given: Parts) -> Popular:
+        del seed
+        assert system == "a"
+        return fixed(ITEMS if any(one.type == "session" for one in given.training) else ITEMS[::-1])
+
+    ours = Parts(parts.training, parts.validation, [msgspec.structs.replace(one, items=(ITEMS[0],)) for one in parts.test])
+    runs = compare(list(dict.fromkeys(names)), [0, 1], ours, trainer_of(train, ["a"]), Runs(tmp_path / "r", "d"))
+    told = verdict(points_of(runs, ["a"], ours.types))
+    assert len(told) == 2
+    assert "having the session-only events helps the conversation-only events" in told[0]
+    assert "changes nothing that can be told from chance" in told[1]
+
+
+def test_keywords_come_from_the_training_part_alone() -> None:
+    """Words of validation and test calls are not on the list, however many users say them."""
+    count = 100
+    rows = [InteractionRow(f"u{event}", event, 1, f"c{event}", None) for event in range(count)]
+    said = {f"c{event}": [("user", "roof damage" if event < 81 else "leaky cellar")] for event in range(count)}
+    tables = Tables(rows, {}, said, {event: ["x"] for event in range(count)}, {}, {"x": "Ex"})
+    assert training_keywords(tables).listed == ("damage", "roof", "roof damage")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    write_tables(folder, 150, 0)
+    return folder
+
+
+def benchmark(data: Path, out: Path, *options: str) -> tuple[list[ResultRow], str]:
+    result = CliRunner().invoke(app, ["--data", str(data), "--out", str(out), *options])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return msgspec.json.decode(out.read_bytes(), type=list[ResultRow]), result.output
+
+
+def test_the_command_writes_rows_a_report_and_a_plot(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples are encoded once and kept; Popular is what it is by hand."""
+    monkeypatch.setenv("ISTHMUS_CACHE_DIR", str(cache_of(tmp_path)))
+    rows, output = benchmark(world, tmp_path / "r.json", "--systems", "popular", "--seeds", "2")
+    assert {(row.system, row.seed) for row in rows} == {("popular", 0), ("popular", 1)}
+    union = next(row for row in rows if row.event_type == "union")
+    assert union.events == 15
+    assert union.map3 == pytest.approx(popular_by_hand(read_tables(world)), abs=1e-6)
+    assert f"{union.hr3:.3f}" in (tmp_path / "r.md").read_text()
+    assert (tmp_path / "r.png").exists()
+    assert "encoding, once for this data" in output
+    _, output = benchmark(world, tmp_path / "r.json", "--systems", "popular", "--seeds", "2")
+    assert "encoding" not in output
+
+
+def test_data_without_conversations_can_be_compared_too(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Systems that need calls are left out with the reason; an item that nobody bought is no hindrance."""
+    monkeypatch.setenv("ISTHMUS_CACHE_DIR", str(cache_of(tmp_path)))
+    tables, silent = read_tables(world), tmp_path / "silent"
+    silent.mkdir()
+    users = [row for row in tables.interactions if row.session_id is not None]
+    lines = [f"{row.user_id},{row.purchase_event_id},{row.event_number},,{row.session_id}" for row in users]
+    (silent / "data_users.csv").write_text("\n".join(["user_id,purchase_event_id,event_number,conversation_id,session_id", *lines]))
+    for name in ("data_sessions.csv.gz", "data_purchase_events.csv.gz", "data_post_filter.csv.gz"):
+        (silent / name).write_bytes((world / name).read_bytes())
+    (silent / "items.csv").write_text((world / "items.csv").read_text() + "never,Nobody wants this\n")
+    rows, output = benchmark(silent, tmp_path / "s.json", "--systems", "popular,conversation", "--seeds", "1")
+    assert {row.system for row in rows} == {"popular"}
+    assert {row.event_type for row in rows} == {"session", "union"}
+    assert "Left out: conversation" in output
+
+
+def test_wrong_use_is_told_what_to_do(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown system before anything is read; tiny data; no tables."""
+    monkeypatch.setenv("ISTHMUS_CACHE_DIR", str(cache_of(tmp_path)))
+
+    def refusal(data: Path, systems: str) -> str:
+        outcome = CliRunner().invoke(app, ["--data", str(data), "--out", str(tmp_path / "x.json"), "--systems", systems])
+        assert isinstance(outcome.exception, IsthmusError), outcome.output
+        return str(outcome.exception)
+
+    assert "late_fusion" in refusal(world, "lucky")
+    assert "is not a folder" in refusal(tmp_path / "nothing", "popular")
+    write_tables(tmp_path / "tiny", 20, 0)
+    assert "at least 10" in refusal(tmp_path / "tiny", "popular")
+
+
+def cache_of(folder: Path) -> Path:
+    """A cache of the test's own, with the text model that set-up made."""
+    from stream.settings import CACHE
+
+    cache = folder / "cache"
+    cache.mkdir(exist_ok=True)
+    if not (cache / "text-model").exists():
+        (cache / "text-model").symlink_to(CACHE / "text-model")
+    return cache
+
+
+def popular_by_hand(tables: Tables) -> float:
+    """MAP@3 of purchase counts in the first 90 % of the events, straight from the tables."""
+    with_history = sorted({row.purchase_event_id for row in tables.interactions})
+    border = len(with_history) - round(len(with_history) / 10)
+    known = [item for event in with_history[:border] for item in tables.purchases[event]]
+    order = sorted(tables.items, key=lambda item: -known.count(item))
+    total = 0.0
+    for event in with_history[border:]:
+        ranked = [item for item in order if item in tables.allowed[event]][:3]
+        bought = set(tables.purchases[event])
+        hits = [item in bought for item in ranked]
+        total += sum(sum(hits[: at + 1]) / (at + 1) for at in range(3) if hits[at]) / min(3, len(bought))
+    return total / len(with_history[border:])
