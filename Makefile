@@ -1,5 +1,5 @@
 # Everything that is done with Isthmus. `make demo` and `make test` set up what they need, once.
-.PHONY: setup setup-kafka demo test lint docs bench chaos soak
+.PHONY: setup setup-kafka demo test lint docs bench bench-recovery chaos soak
 SECONDS ?=
 PYTEST ?=
 CASES ?=
@@ -36,3 +36,6 @@ soak: setup-kafka ## half an hour (SECONDS) at 70 % of capacity, memory and desc
 bench: setup-kafka ## the table against the field; writes build/bench.json (PARTS=throughput,latency chooses)
 	@bash tests/benchmarks/setup.sh
 	BENCH_PARTS=$(PARTS) .venv/bin/python -m tests.benchmarks.run
+
+bench-recovery: setup-kafka ## a million users restored from the changelog, beside a bare reader; writes build/recovery.json
+	.venv/bin/python -m tests.benchmarks.recovery

@@ -54,7 +54,7 @@ DECLARED: Final[dict[str, Declared]] = {
     "age_from_broker_seconds": Declared(Histogram, "from broker time to acknowledged recommendation", (), _SECONDS, by_batch=True),
     "late_batches": Declared(
         Counter,
-        "batches held for want of a heartbeat within the session timeout, or dropped because their partition had gone",
+        "batches held for want of a heartbeat within the session timeout, dropped because their partition had gone, or fenced off",
         ("outcome",),
     ),
     "late_records": Declared(

@@ -5,13 +5,14 @@
 
 import os
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from stream.errors import IsthmusError
 
+Guarantee = Literal["at_least_once", "exactly_once"]
 CACHE: Final = Path(os.path.expanduser("~")) / ".cache" / "isthmus"  # noqa: PTH111  (pathlib's twin raises where there is no home)
 
 
@@ -58,6 +59,17 @@ class Mapping(Section):
     purchases: dict[str, str] = Field(default_factory=dict)
     eligibility: dict[str, str] = Field(default_factory=dict)
     erasures: dict[str, str] = Field(default_factory=dict)
+
+
+class Delivery(Section):
+    guarantee: Guarantee = Field(
+        "at_least_once",
+        description="at_least_once: a list may be sent twice, with the same id; exactly_once: in one Kafka transaction with its "
+        "state and offset, for consumers that read committed records only",
+    )
+    session_timeout_s: float = Field(
+        30, ge=1, le=300, description="after so long without a heartbeat a worker's or encoder's partitions go to others"
+    )
 
 
 class Worker(Section):
@@ -107,6 +119,7 @@ class Settings(BaseSettings):
     topics: Topics = Topics()
     step: Step = Step()
     mapping: Mapping = Mapping()
+    delivery: Delivery = Delivery()
     worker: Worker = Worker()
     encoder: Encoder = Encoder()
     dead_letters: DeadLetters = DeadLetters()

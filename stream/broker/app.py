@@ -12,26 +12,37 @@ import mode
 from mode import get_logger
 
 from stream.broker.delivery import Emission, Sender
-from stream.broker.finishing import AtLeastOnce
+from stream.broker.finishing import AtLeastOnce, Delivery
 from stream.broker.kafka import KafkaSender, KafkaTransport
 from stream.broker.ownership import check_ownership
 from stream.broker.processor import Processor
 from stream.broker.profiles import Profiles, Serving
 from stream.broker.recovery import SafeTableManager
 from stream.broker.table import UserTable
+from stream.broker.transactions import ExactlyOnce
 from stream.core.dead_letters import DeadLetterLimit
 from stream.core.records import Batch, Source
 from stream.core.step import StepSettings
+from stream.errors import IsthmusError
 from stream.metrics import Metrics
-from stream.settings import Topics
+from stream.settings import Guarantee, Topics
 
 logger = get_logger(__name__)
 LAG_EVERY_S = 5.0
 
 
-def make_app(name: str, url: str, *, data: Path, partitions: int, batch_records: int = 1_000, instance: str | None = None) -> Any:
+def make_app(
+    name: str,
+    url: str,
+    *,
+    data: Path,
+    partitions: int,
+    batch_records: int = 1_000,
+    instance: str | None = None,
+    session_timeout_s: float = 30.0,
+) -> Any:
     """A Faust app with batch delivery. `url` is kafka://host:port or embedded://NAME; `instance` a stable name (static
-    membership).
+    membership); after `session_timeout_s` without a heartbeat its partitions go to others.
     """
     data.mkdir(parents=True, exist_ok=True)
     app = faust.App(
@@ -43,8 +54,9 @@ def make_app(name: str, url: str, *, data: Path, partitions: int, batch_records:
         web_enabled=False,
         agent_supervisor=mode.CrashingSupervisor,
         broker_commit_interval=0.5,
-        broker_session_timeout=30.0,
-        broker_request_timeout=40.0,
+        broker_session_timeout=session_timeout_s,
+        broker_request_timeout=max(40.0, session_timeout_s + 10),
+        broker_heartbeat_interval=session_timeout_s / 10,
         broker_max_poll_records=batch_records,
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=instance,
@@ -68,9 +80,35 @@ def make_app(name: str, url: str, *, data: Path, partitions: int, batch_records:
 
 def sender_of(app: Any) -> Sender:
     if isinstance(app.transport, KafkaTransport):
-        return KafkaSender(app)
+
+        def producer() -> Any:
+            return app.producer._ensure_producer()
+
+        return KafkaSender(producer)
     sender: Sender = app.producer_transport.sender
     return sender
+
+
+def add_delivery(app: Any, guarantee: Guarantee, metrics: Metrics) -> Delivery:
+    """How the app's batches become durable.
+
+    Raises:
+        IsthmusError: exactly once was asked for without Kafka.
+    """
+    delivery: Delivery
+    if guarantee == "at_least_once":
+        delivery = AtLeastOnce(app, sender_of(app), metrics)
+    elif isinstance(app.transport, KafkaTransport):
+        app.transport.commits_in_transactions = True
+
+        def producer(name: str) -> Any:
+            return app.producer.transactional(name)
+
+        delivery = ExactlyOnce(app, producer, metrics)
+    else:
+        raise IsthmusError("delivery.guarantee = exactly_once needs Kafka's transactions: the embedded log delivers at least once")
+    app.tables.delivery = delivery
+    return delivery
 
 
 def add_profiles(
@@ -84,10 +122,11 @@ def add_profiles(
     *,
     in_flight: int = 6,
     limit: DeadLetterLimit | None = None,
+    guarantee: Guarantee = "at_least_once",
 ) -> Profiles:
     """Gives the app its user table and the profile agent over all five inputs."""
     table = UserTable(app, metrics)
-    delivery = AtLeastOnce(app, sender_of(app), metrics)
+    delivery = add_delivery(app, guarantee, metrics)
     profiles = Profiles(app, sources, epochs, table, delivery, serving, settings, topics, metrics, limit or DeadLetterLimit())
     _add_agent(app, list(sources), profiles.run, "profiles")
 
@@ -101,10 +140,17 @@ def add_profiles(
 
 
 def add_processor(
-    app: Any, topic: str, epochs: Mapping[str, int], process: Callable[[Batch], Any], metrics: Metrics, *, in_flight: int = 4
+    app: Any,
+    topic: str,
+    epochs: Mapping[str, int],
+    process: Callable[[Batch], Any],
+    metrics: Metrics,
+    *,
+    in_flight: int = 4,
+    guarantee: Guarantee = "at_least_once",
 ) -> Processor:
     """Gives the app a stateless agent over one topic."""
-    processor = Processor(app, epochs, AtLeastOnce(app, sender_of(app), metrics), process)
+    processor = Processor(app, epochs, add_delivery(app, guarantee, metrics), process)
     _add_agent(app, [topic], processor.run, "processor")
 
     async def on_assigned(*_: Any, **__: Any) -> None:
@@ -159,6 +205,7 @@ async def run_until_stopped(app: Any, stop: asyncio.Event) -> None:
             task.cancel()
     finally:
         await app.stop()
+        await app.tables.delivery.close()
     if app.crash_reason is not None:
         raise app.crash_reason
 

@@ -6,7 +6,7 @@ It knows nothing of what the records mean.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from faust.types import TP, ConsumerMessage
@@ -63,6 +63,21 @@ class BatchConsumer:
             if not consumer.flow_active or self.app.consumer_generation_id != generation:
                 return
             yield tp, self._batch_message(tp, list(fetched))
+        for tp in self._passed(records):
+            yield tp, self._batch_message(tp, [])
+
+    def _next_offset(self, tp: TP, records: list[Any]) -> int:
+        """What to commit once the records of a fetch are finished."""
+        del tp
+        offset: int = records[-1].offset + 1
+        return offset
+
+    def _passed(self, fetched: Iterable[TP]) -> list[TP]:
+        """Partitions whose position moved though nothing of them was fetched, over what only transactions need: an empty batch
+        each, so that the group's lag becomes nought.
+        """
+        del fetched
+        return []
 
     async def _room(self, partition: int, generation: int) -> None:
         """Waits until the partition number has a batch less in flight, or the generation has changed."""
@@ -77,12 +92,12 @@ class BatchConsumer:
             consumer._clean_unacked_messages()
 
     def _batch_message(self, tp: TP, records: list[Any]) -> ConsumerMessage:
-        last = records[-1]
+        timestamp_ms = records[-1].timestamp if records else 0
         return ConsumerMessage(
             topic=tp.topic,
             partition=tp.partition,
-            offset=last.offset,
-            timestamp=last.timestamp / 1_000,
+            offset=self._next_offset(tp, records) - 1,
+            timestamp=timestamp_ms / 1_000,
             timestamp_type=0,
             headers=None,
             key=None,

@@ -5,7 +5,7 @@ the restart and their recommendations would be lost. Exactly once, `stream.broke
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -37,9 +37,18 @@ class Delivery(Protocol):
     An error crashes the app: a restart delivers again what was not acknowledged.
     """
 
-    def is_current(self, message: Any) -> bool: ...
+    async def take(self, numbers: Iterable[int]) -> None:
+        """Called with the partition numbers of each assignment before anything of them is read."""
+
+    def is_current(self, message: Any) -> bool:
+        """Whether the partition is still ours as it was when the message was fetched."""
+
     async def deliver(self, work: Work) -> None: ...
-    def forget(self) -> None: ...
+
+    def forget(self) -> None:
+        """Called at each revocation: what is in flight is delivered again, here or elsewhere."""
+
+    async def close(self) -> None: ...
 
 
 class Guard:
@@ -87,6 +96,12 @@ class AtLeastOnce:
         self._sender = sender
         self._guard = Guard(app, metrics)
         self._last: dict[int, asyncio.Task[None]] = {}
+
+    async def take(self, numbers: Iterable[int]) -> None:
+        """Nothing: the group's word is all there is."""
+
+    async def close(self) -> None:
+        """Nothing to close: the producer is the app's."""
 
     def is_current(self, message: Any) -> bool:
         return self._guard.is_current(message)

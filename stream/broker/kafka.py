@@ -10,10 +10,11 @@ Both belong to faust-streaming 0.15 and aiokafka 0.14; tests/contracts/test_faus
 """
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -25,14 +26,19 @@ READ_COMMITTED: Final = "read_committed"
 """Always: where nobody uses transactions it changes nothing, and what a fenced worker left open is nobody's."""
 _CHANGELOG_RECORDS: Final = 2_000
 ANSWER_MS: Final = 20_000
+_TRANSACTIONAL: Final = {"linger_ms": 0, "retry_backoff_ms": 10, "transaction_timeout_ms": 30_000}
+"""The default backoff of 100 ms would show in each transaction that follows another closely."""
 
 
 class GuardedThread(driver.AIOKafkaConsumerThread):
-    """The thread that fetches, with both corrections. `heartbeat_at` is when the last request was sent that the group answered well
-    (monotonic clock, s).
+    """The thread that fetches, with both corrections.
+
+    `heartbeat_at` is when the last request was sent that the group answered well (monotonic clock, s); `positions` where the
+    partitions stood after the last fetch.
     """
 
     heartbeat_at = 0.0
+    positions: Mapping[TP, int] = MappingProxyType({})
 
     async def on_start(self) -> None:
         await super().on_start()
@@ -60,6 +66,13 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         self._ensure_consumer().pause(*driver.ensure_aiokafka_TPset(read_elsewhere))
         await super().on_partitions_assigned(assigned, generation_id)
 
+    async def rejoin(self) -> None:
+        """Asks the group for a new assignment."""
+        await self.call_thread(self._request_rejoin)
+
+    async def _request_rejoin(self) -> None:
+        self._ensure_consumer()._coordinator.request_rejoin()
+
     @property
     def generation(self) -> int:
         """The group's generation as its coordinator knows it; -1 once the group has told that we are not in it."""
@@ -72,7 +85,23 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
             return {}
         generation = self.consumer.app.consumer_generation_id
         records = await super().getmany(frozen, timeout)
-        return await self._hand_back(records, generation)
+        kept = await self._hand_back(records, generation)
+        if len(kept) < len(records):
+            self.positions = {}
+        return kept
+
+    async def _fetch_records(
+        self,
+        consumer: Any,
+        active_partitions: Any,
+        timeout: float | None = None,  # noqa: ASYNC109
+        max_records: int | None = None,
+    ) -> Any:
+        records = await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
+        subscription = consumer._subscription.subscription
+        states = {} if subscription is None else {tp: subscription.assignment.state_value(tp) for tp in active_partitions or ()}
+        self.positions = {tp: state.position for tp, state in states.items() if state is not None and state.has_valid_position}
+        return records
 
     async def _hand_back(self, records: Any, generation: int) -> Any:
         """Gives back to the fetcher what must not be delivered now, so that it is fetched again."""
@@ -102,13 +131,39 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
 
 
 class KafkaConsumer(BatchConsumer, driver.Consumer):
-    """Faust's Kafka consumer with batch delivery."""
+    """Faust's Kafka consumer with batch delivery. `_delivered` is the generation and the next offset of the last batch."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._delivered: dict[TP, tuple[int, int]] = {}
 
     def _new_consumer_thread(self) -> GuardedThread:
         return GuardedThread(self, loop=self.loop, beacon=self.beacon)
 
     def holds(self, generation: int) -> bool:
         return super().holds(generation) and self._thread.generation == generation
+
+    def _next_offset(self, tp: TP, records: list[Any]) -> int:
+        after_records = super()._next_offset(tp, records) if records else 0
+        self._delivered[tp] = (self.app.consumer_generation_id, max(after_records, self._thread.positions.get(tp, 0)))
+        return self._delivered[tp][1]
+
+    def _passed(self, fetched: Iterable[TP]) -> list[TP]:
+        generation = self.app.consumer_generation_id
+        passed = []
+        for tp, position in self._thread.positions.items():
+            known_in, known = self._delivered.get(tp, (generation, 0))
+            before = known if known_in == generation and known else self._committed_offset[tp] or 0
+            if tp not in fetched and position > before and not self._is_changelog_tp(tp):
+                passed.append(tp)
+        return passed
+
+    async def rejoin(self) -> None:
+        await self._thread.rejoin()
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Nothing where transactions commit the offsets: a late one of ours would turn them back."""
+        return True if self.transport.commits_in_transactions else await super()._commit(offsets)
 
     def is_member(self) -> bool:
         age_s: float = time.monotonic() - self._thread.heartbeat_at
@@ -127,15 +182,24 @@ class KafkaProducer(driver.Producer):
         return {"acks": "all", "enable_idempotence": True}
 
     def _new_producer(self, transactional_id: str | None = None) -> Any:
-        producer = super()._new_producer(transactional_id)
-        producer.client._request_timeout_ms = ANSWER_MS
-        producer._sender._request_timeout_ms = ANSWER_MS
-        return producer
+        return _answered_soon(super()._new_producer(transactional_id))
+
+    def transactional(self, transactional_id: str) -> AIOKafkaProducer:
+        """A producer for one partition number, not started."""
+        settings = {**self._settings_default(), **self._settings_auth(), **self._settings_extra(), **_TRANSACTIONAL}
+        return _answered_soon(AIOKafkaProducer(**settings, transactional_id=transactional_id))
+
+
+def _answered_soon(producer: Any) -> Any:
+    producer.client._request_timeout_ms = ANSWER_MS
+    producer._sender._request_timeout_ms = ANSWER_MS
+    return producer
 
 
 class KafkaTransport(driver.Transport):
     Consumer = KafkaConsumer
     Producer = KafkaProducer
+    commits_in_transactions = False
 
     async def read_changelog(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[Fetched]:
         """`stream.broker.changelog.ChangelogReader`, by a consumer of its own: past Faust's queue and thread."""
@@ -179,15 +243,15 @@ async def _read_to_end(consumer: AIOKafkaConsumer, topic: str, starts: Mapping[i
 
 
 class KafkaSender:
-    """Sends outputs as whole batches through the app's own aiokafka producer."""
+    """Sends outputs as whole batches through an aiokafka producer, asked for anew each time."""
 
-    def __init__(self, app: Any) -> None:
-        self._app = app
+    def __init__(self, producer: Callable[[], AIOKafkaProducer]) -> None:
+        self._producer = producer
 
     async def send(
         self, topic: str, partition: int, outputs: Sequence[Output], timestamps: Sequence[int] | None = None
     ) -> Awaitable[int]:
-        producer = self._app.producer._ensure_producer()
+        producer = self._producer()
         futures, counts = [], []
         batch, count = producer.create_batch(), 0
         for number, output in enumerate(outputs):

@@ -7,7 +7,6 @@ record, which compaction may have removed (#176, #597).
 """
 
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 from aiokafka.errors import IllegalStateError
@@ -16,6 +15,7 @@ from faust.tables.recovery import RebalanceAgain, Recovery, ServiceStopped
 from mode import Service, get_logger
 
 from stream.broker.changelog import Fetched
+from stream.broker.finishing import Delivery
 
 logger = get_logger(__name__)
 _SAY_EVERY_S: Final = 5.0
@@ -49,8 +49,7 @@ class SafeRecovery(Recovery):
     async def _recover(self, generation: int) -> None:
         self._set_recovery_started()
         numbers = {tp.partition for tp in self.app.consumer.assignment() if not self._is_changelog_tp(tp)}
-        if self.tables.take is not None:
-            await self.tables.take(numbers)
+        await self.tables.delivery.take(numbers)
         if self.tables.restorable is not None:
             await self._restore(self.tables.restorable, {tp.partition for tp in self.active_tps}, generation)
         await self.on_recovery_completed(generation)
@@ -89,11 +88,11 @@ class SafeRecovery(Recovery):
 class SafeTableManager(TableManager):
     """Faust's table manager with `SafeRecovery`, and without its second of sleep at the start.
 
-    `restorable` is the table; `take` is called with the partition numbers of each assignment before anything of them is read.
+    `restorable` is the table, where there is one; `delivery` takes the partition numbers of each assignment first.
     """
 
     restorable: Restorable | None = None
-    take: Callable[[set[int]], Awaitable[None]] | None = None
+    delivery: Delivery
 
     @property
     def recovery(self) -> Recovery:

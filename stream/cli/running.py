@@ -115,6 +115,7 @@ async def _worker(settings: Settings) -> None:
         partitions=topics.partitions,
         batch_records=own.batch_records,
         instance=own.name if own.static_membership else None,
+        session_timeout_s=settings.delivery.session_timeout_s,
     )
     add_profiles(
         app,
@@ -126,6 +127,7 @@ async def _worker(settings: Settings) -> None:
         metrics,
         in_flight=own.in_flight,
         limit=limit_of(settings),
+        guarantee=settings.delivery.guarantee,
     )
     server, _ = metrics.serve(own.metrics_port)
     logger.info("worker %s: metrics at http://127.0.0.1:%d/metrics", own.name, server.server_port)
@@ -165,9 +167,17 @@ async def _encoder(settings: Settings) -> None:
         partitions=topics.partitions,
         batch_records=ENCODER_BATCH,
         instance=own.name,
+        session_timeout_s=settings.delivery.session_timeout_s,
     )
     process = encoder_process(settings, metrics)
-    add_processor(app, topics.transcripts, topic_epochs(bootstrap, [topics.transcripts]), process, metrics)
+    add_processor(
+        app,
+        topics.transcripts,
+        topic_epochs(bootstrap, [topics.transcripts]),
+        process,
+        metrics,
+        guarantee=settings.delivery.guarantee,
+    )
     server, _ = metrics.serve(own.metrics_port)
     logger.info("encoder %s: metrics at http://127.0.0.1:%d/metrics", own.name, server.server_port)
     try:

@@ -7,6 +7,7 @@ held resume; the frozen set, the answer to an empty one and the handing back; th
 import asyncio
 import inspect
 import time
+from collections import defaultdict
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.producer import sender
 from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
@@ -51,7 +53,15 @@ def test_the_signatures_that_are_overridden_are_as_they_were() -> None:
     assert parameters(Consumer._new_offset) == ["self", "tp"]
     assert parameters(Consumer.resume_partitions) == ["self", "tps"]
     assert parameters(driver.AIOKafkaConsumerThread.getmany) == ["self", "active_partitions", "timeout"]
+    assert parameters(driver.AIOKafkaConsumerThread._fetch_records) == [
+        "self",
+        "consumer",
+        "active_partitions",
+        "timeout",
+        "max_records",
+    ]
     assert parameters(driver.AIOKafkaConsumerThread.seek_to_committed) == ["self"]
+    assert parameters(driver.AIOKafkaConsumerThread._commit) == ["self", "offsets"]
     assert parameters(driver.Producer._settings_extra) == ["self"]
     assert parameters(Recovery.on_recovery_completed) == ["self", "generation_id"]
     assert parameters(Fetcher.seek_to) == ["self", "tp", "offset"]
@@ -265,3 +275,50 @@ def test_partitions_are_ours_in_the_coordinators_generation_and_sure_for_a_sessi
     assert consumer.holds(4) is holds
     assert not consumer.holds(3)
     assert consumer.is_member() is member
+
+
+def test_offsets_of_transactions_come_before_their_outputs_where_the_wait_is_short() -> None:
+    """What aiokafka answers to a transaction that follows another closely: the set backoff for offsets, 20 ms for partitions."""
+    partitions = inspect.getsource(sender.AddPartitionsToTxnHandler.handle_response)
+    assert "return BACKOFF_OVERRIDE" in partitions
+    assert "BACKOFF_OVERRIDE" not in inspect.getsource(sender.AddOffsetsToTxnHandler.handle_response)
+    for handler in (sender.AddPartitionsToTxnHandler, sender.AddOffsetsToTxnHandler, sender.EndTxnHandler):
+        assert "raise ProducerFenced()" in inspect.getsource(handler.handle_response)
+
+
+def test_a_rejoin_can_still_be_asked_for() -> None:
+    """A worker that was fenced asks the group anew whose the partitions are."""
+    assert parameters(GroupCoordinator.request_rejoin) == ["self"]
+
+
+def kafka_consumer(positions: dict[TP, int], committed: dict[TP, int]) -> Any:
+    """A Kafka consumer without its thread, in generation 4."""
+    consumer: Any = KafkaConsumer.__new__(KafkaConsumer)
+    consumer.app = SimpleNamespace(consumer_generation_id=4, tables=SimpleNamespace(changelog_topics={"changelog"}))
+    consumer._thread = SimpleNamespace(positions=positions)
+    consumer._committed_offset = defaultdict(lambda: None, committed)
+    consumer._delivered = {}
+    return consumer
+
+
+def test_a_fetch_ends_where_its_partition_stands_so_that_markers_of_transactions_leave_no_lag() -> None:
+    """Behind the last record; where the marker comes alone, in an empty batch of its own, once."""
+    record = SimpleNamespace(offset=7, timestamp=5)
+    consumer = kafka_consumer({SOURCE: 9, CHANGELOG: 5}, {})
+    assert consumer._batch_message(SOURCE, [record]).offset == 8
+    assert consumer._passed([SOURCE]) == []
+    assert consumer._passed([]) == []
+    consumer._thread.positions = {SOURCE: 10, CHANGELOG: 5}
+    assert consumer._passed([]) == [SOURCE]
+    empty = consumer._batch_message(SOURCE, [])
+    assert (empty.offset, empty.value) == (9, [])
+    assert consumer._passed([]) == []
+
+
+def test_after_a_new_assignment_a_partition_has_passed_what_lies_behind_its_committed_offset() -> None:
+    """What was delivered in the last generation is no measure."""
+    consumer = kafka_consumer({SOURCE: 6}, {SOURCE: 5})
+    consumer._delivered = {SOURCE: (3, 11)}
+    assert consumer._passed([]) == [SOURCE]
+    consumer._committed_offset[SOURCE] = 6
+    assert consumer._passed([]) == []

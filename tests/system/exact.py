@@ -17,8 +17,13 @@ from tests.world import Store, history_of
 
 
 def read_all(bootstrap: str, topic: str) -> dict[int, list[PlainRecord]]:
-    """All records of a topic, by partition."""
-    consumer: Any = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, max_partition_fetch_bytes=8 << 20)
+    """All committed records of a topic, by partition."""
+    consumer: Any = KafkaConsumer(
+        bootstrap_servers=bootstrap,
+        enable_auto_commit=False,
+        max_partition_fetch_bytes=8 << 20,
+        isolation_level="read_committed",
+    )
     try:
         partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
         consumer.assign(partitions)

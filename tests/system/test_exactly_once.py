@@ -1,0 +1,260 @@
+"""Exactly once on real Kafka: worker and encoder killed with -9 and paused past their session timeout; whoever reads committed
+records sees each output once, and nothing is lost.
+"""
+
+import asyncio
+import itertools
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import ProducerFenced
+
+from stream.broker.app import add_delivery, make_app
+from stream.broker.delivery import Emission
+from stream.broker.finishing import Work
+from stream.broker.lag import group_progress
+from stream.broker.local import LocalKafka
+from stream.broker.produce import produce
+from stream.broker.topics import create_or_check, source_topics
+from stream.broker.transactions import FENCES, ExactlyOnce
+from stream.cli.processes import Child, wait_for
+from stream.core.events import EncodedCall
+from stream.core.outputs import Output
+from stream.errors import IsthmusError
+from stream.metrics import Metrics
+from stream.settings import Topics
+from tests.system.exact import assert_exact, contents_per_id, read_all, revisions
+from tests.system.needs import broker_or_skip
+from training.synthetic.live import LiveEvent, Rates, start_for, stream_events
+from training.synthetic.world import make_world
+
+TOPICS = Topics(partitions=4)
+SESSION_S = 6
+"""The broker's least."""
+
+
+@pytest.fixture
+def bootstrap(tmp_path: Path) -> Iterator[str]:
+    """A broker of the test's own, with all topics."""
+    broker_or_skip()
+    with LocalKafka(tmp_path / "kafka") as broker:
+        create_or_check(broker.bootstrap, TOPICS, dev=True)
+        yield broker.bootstrap
+
+
+def start(command: str, bootstrap: str, folder: Path, name: str, *, static: bool = True) -> Child:
+    variables = {
+        "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
+        "ISTHMUS_WORKER__STATIC_MEMBERSHIP": str(static).lower(),
+        "ISTHMUS_TOPICS__PARTITIONS": "4",
+        "ISTHMUS_KAFKA__DEV": "true",
+        "ISTHMUS_DELIVERY__GUARANTEE": "exactly_once",
+        "ISTHMUS_DELIVERY__SESSION_TIMEOUT_S": str(SESSION_S),
+    }
+    arguments = [command, "--bootstrap", bootstrap, "--name", name, "--metrics-port", "0"]
+    return Child(arguments, variables, folder / f"{name}.log")
+
+
+def live_events(count: int) -> list[LiveEvent]:
+    rates = Rates(broken_every=400)
+    start_ms = start_for(time.time_ns() // 1_000_000, 600, rates.speed)
+    world = make_world(np.random.default_rng(1))
+    return list(itertools.islice(stream_events(world, np.random.default_rng(2), start_ms, rates=rates), count))
+
+
+def send_slowly(bootstrap: str, events: list[LiveEvent], rate: int = 600) -> threading.Thread:
+    """All events at `rate` a second from a thread of its own, so that what happens meets batches in flight."""
+
+    def send() -> None:
+        for place in range(0, len(events), 100):
+            began = time.monotonic()
+            asyncio.run(produce(bootstrap, events[place : place + 100], TOPICS.model_dump(), lambda _: None))
+            time.sleep(max(0.0, 100 / rate - (time.monotonic() - began)))
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    return thread
+
+
+def folded(bootstrap: str) -> int:
+    return group_progress(bootstrap, "isthmus-profiles", source_topics(TOPICS)).committed
+
+
+def settled(bootstrap: str, *, encoder: bool) -> bool:
+    """Committed offset = end offset, over the markers of transactions too."""
+    encoded = not encoder or group_progress(bootstrap, "isthmus-encoder", [TOPICS.transcripts]).lag == 0
+    return encoded and group_progress(bootstrap, "isthmus-profiles", source_topics(TOPICS)).lag == 0
+
+
+def assert_each_output_once(bootstrap: str) -> None:
+    """Lists by their id, examples by key and revision, dead letters by origin, encoded calls by origin offset."""
+    lists = [record.value for found in read_all(bootstrap, TOPICS.recommendations).values() for record in found]
+    assert len(contents_per_id(lists)) == sum(value is not None for value in lists)
+    for numbers in revisions(read_all(bootstrap, TOPICS.training_examples)).values():
+        assert len(set(numbers)) == len(numbers)
+    letters = Counter(record.key for found in read_all(bootstrap, TOPICS.dead_letters).values() for record in found)
+    assert set(letters.values()) <= {1}
+    for found in read_all(bootstrap, TOPICS.encoded_calls).values():
+        origins = [msgspec.msgpack.decode(record.value or b"", type=EncodedCall).origin_offset for record in found]
+        assert len(set(origins)) == len(origins)
+
+
+@pytest.mark.timeout(240)
+def test_kills_in_mid_stream_show_a_reader_of_committed_records_no_duplicate_and_no_gap(bootstrap: str, tmp_path: Path) -> None:
+    """The worker twice, the encoder once; both started again under their names."""
+    events = live_events(4_500)
+    worker, encoder = (start(name, bootstrap, tmp_path, name) for name in ("worker", "encoder"))
+    sending = send_slowly(bootstrap, events)
+    try:
+        for number, threshold in enumerate((800, 1_600, 2_400)):
+            wait_for(lambda: folded(bootstrap) >= threshold, [worker, encoder], 60, "folding")  # noqa: B023
+            if number == 1:
+                encoder.kill()
+                encoder = start("encoder", bootstrap, tmp_path, "encoder")
+            else:
+                worker.kill()
+                worker = start("worker", bootstrap, tmp_path, "worker")
+        sending.join(60)
+        wait_for(lambda: settled(bootstrap, encoder=True), [worker, encoder], 90, "the folding of all events")
+    finally:
+        worker.stop()
+        encoder.stop()
+    assert assert_exact(bootstrap, TOPICS, None) > 100
+    assert_each_output_once(bootstrap)
+    assert (worker.process.returncode, encoder.process.returncode) == (0, 0)
+
+
+@pytest.mark.timeout(240)
+def test_a_worker_that_was_paused_past_its_session_timeout_writes_nothing_more_when_it_wakes(
+    bootstrap: str, tmp_path: Path
+) -> None:
+    """Another took its partitions over meanwhile; it joins again, and each output is there once."""
+    events = [event for event in live_events(6_500) if event.role != "transcripts"]
+    first, second = (start("worker", bootstrap, tmp_path, name, static=False) for name in ("first", "second"))
+    try:
+        wait_for(lambda: serving(tmp_path, "first", 2) and serving(tmp_path, "second", 2), [first, second], 60, "sharing")
+        sending = send_slowly(bootstrap, events)
+        wait_for(lambda: folded(bootstrap) >= 600, [first, second], 60, "folding")
+        first.process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: serving(tmp_path, "second", 4), [second], 60, "the takeover")
+        taken_over = folded(bootstrap)
+        wait_for(lambda: folded(bootstrap) >= taken_over + 100, [second], 60, "folding by the other")
+        first.process.send_signal(signal.SIGCONT)
+        wait_for(lambda: serving(tmp_path, "second", 2, times=2), [first, second], 60, "sharing anew")
+        sending.join(60)
+        wait_for(lambda: settled(bootstrap, encoder=False), [first, second], 90, "the folding of all events")
+    finally:
+        first.process.send_signal(signal.SIGCONT)
+        first.stop()
+        second.stop()
+    assert assert_exact(bootstrap, TOPICS, None) > 100
+    assert_each_output_once(bootstrap)
+
+
+def serving(folder: Path, name: str, numbers: int, *, times: int = 1) -> bool:
+    log = folder / f"{name}.log"
+    return log.exists() and log.read_text().count(f"serving {numbers} partition numbers") >= times
+
+
+class Owner:
+    """One worker's delivery to real Kafka without its consumer: what it acknowledged, whether it asked to rejoin."""
+
+    def __init__(self, bootstrap: str, folder: Path) -> None:
+        self.metrics = Metrics()
+        self.app: Any = make_app("owner", f"kafka://{bootstrap}", data=folder, partitions=1)
+        add_delivery(self.app, "exactly_once", self.metrics)
+        self.holds, self.rejoined, self.acked, self.crashes = True, 0, list[str](), list[Exception]()
+        self.abandoned: list[Any] = []
+        consumer = SimpleNamespace(holds=lambda _: self.holds, rejoin=self._rejoin, abandon=self.abandoned.append)
+        fake = SimpleNamespace(conf=self.app.conf, consumer=consumer, crash=self._crash)
+        self.delivery = ExactlyOnce(fake, self._producer, self.metrics)
+
+    def _producer(self, name: str) -> AIOKafkaProducer:
+        made: AIOKafkaProducer = self.app.producer.transactional(name)
+        return made
+
+    async def _rejoin(self) -> None:
+        self.rejoined += 1
+
+    async def _crash(self, error: Exception) -> None:
+        self.crashes.append(error)
+
+    async def send(self, topic: str, value: str) -> None:
+        """One batch whose one output is `value`, and its end."""
+        tp = SimpleNamespace(topic=TOPICS.clicks, partition=0)
+        message = SimpleNamespace(topic=tp.topic, partition=0, offset=len(self.acked), generation_id=1, tp=tp)
+        event = SimpleNamespace(message=message, ack=lambda: self.acked.append(value))
+        await self.delivery.deliver(Work(event, [Emission(topic, [Output(b"k", value.encode())])]))
+        line = self.delivery._lines[0]
+        if line.task is not None:
+            await asyncio.wait([line.task])
+
+
+async def test_whoever_takes_a_partition_number_over_fences_its_former_owner_off(bootstrap: str, tmp_path: Path) -> None:
+    """The former one's batch is neither visible nor acknowledged; it asks to rejoin. Its open transaction is settled first."""
+    topic = TOPICS.recommendations
+    earlier, first, second = (Owner(bootstrap, tmp_path / name) for name in ("a", "b", "c"))
+    await earlier.delivery.take([0])
+    left_open = earlier.delivery._lines[0].producer
+    await left_open.begin_transaction()
+    await left_open.send_and_wait(topic, key=b"k", value=b"never committed", partition=0)
+    await first.delivery.take([0])
+    await first.send(topic, "first's")
+    with pytest.raises(ProducerFenced):
+        await left_open.commit_transaction()
+    await second.delivery.take([0])
+    await second.send(topic, "second's")
+    await first.send(topic, "first's, late")
+    assert (first.acked, second.acked) == (["first's"], ["second's"])
+    assert [record.value for record in read_all(bootstrap, topic)[0]] == [b"first's", b"second's"]
+    assert first.rejoined == 1
+    assert first.metrics.total("late_batches", "fenced") == len(first.abandoned) == 1
+    await first.send(topic, "first's, still late")
+    assert (first.acked, first.rejoined) == (["first's"], 1)
+    for owner in (earlier, first, second):
+        await owner.delivery.close()
+
+
+async def test_two_owners_that_fence_each_other_again_and_again_stop_with_the_reason(bootstrap: str, tmp_path: Path) -> None:
+    """Two deployments on one set of topics."""
+    mine, others = Owner(bootstrap, tmp_path / "a"), Owner(bootstrap, tmp_path / "b")
+    for _ in range(FENCES):
+        await mine.delivery.take([0])
+        await others.delivery.take([0])
+        await mine.send(TOPICS.recommendations, "mine")
+    assert mine.rejoined == FENCES - 1
+    assert "second deployment" in str(mine.crashes[0])
+    await mine.delivery.close()
+    await others.delivery.close()
+
+
+async def test_batches_that_wait_share_a_transaction_and_keep_their_order(bootstrap: str, tmp_path: Path) -> None:
+    """Of one partition number; each is acknowledged."""
+    owner = Owner(bootstrap, tmp_path)
+    await owner.delivery.take([0])
+    await asyncio.gather(*(owner.send(TOPICS.recommendations, f"{number}") for number in range(20)))
+    assert owner.acked == [f"{number}" for number in range(20)]
+    found = read_all(bootstrap, TOPICS.recommendations)[0]
+    assert [record.value for record in found] == [f"{number}".encode() for number in range(20)]
+    assert found[-1].offset < 19 + 4  # a marker stands behind each transaction
+    await owner.delivery.close()
+
+
+def test_without_kafka_exactly_once_is_refused(tmp_path: Path) -> None:
+    """With what to do."""
+    from stream.broker.embedded.log import forget, open_log
+
+    open_log("refused")
+    with pytest.raises(IsthmusError, match="needs Kafka"):
+        add_delivery(make_app("one", "embedded://refused", data=tmp_path, partitions=1), "exactly_once", Metrics())
+    forget("refused")
