@@ -39,9 +39,12 @@ from stream.core.records import Batch, PlainRecord, Source
 from stream.core.step import StepSettings, step
 from stream.metrics import Metrics
 from stream.settings import Topics
-from tests.benchmarks.contenders import CATALOGUE, peak_rss_bytes
-from tests.benchmarks.load import NOW_MS, TAGS, Sent, write_network
-from tests.benchmarks.run import OTHERS, alone
+from tests.benchmarks.contenders import CATALOGUE
+from tests.benchmarks.field import OTHERS
+from tests.benchmarks.job import peak_rss_bytes
+from tests.benchmarks.load import NOW_MS, TAGS, Sent
+from tests.benchmarks.network import write_network
+from tests.benchmarks.run import alone
 from tests.world import Store
 from training.synthetic import calibration
 
