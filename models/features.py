@@ -64,11 +64,12 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Read:
-    """N interactions as flat arrays. `bags`: kind -> (places, starts (N + 1,)); `text` (N,) is the row in `texts` (m, width), -1
-    for sessions; `sentences` (N,).
+    """N interactions as flat arrays. `bags`: kind -> (places, starts (N + 1,)); `tokens`: kind -> how many are known; `text` (N,)
+    is the row in `texts` (m, width), -1 for sessions; `sentences` (N,).
     """
 
     bags: Mapping[str, tuple[Places, Places]]
+    tokens: Mapping[str, int]
     texts: NDArray[np.float32]
     text: Places
     sentences: NDArray[np.float32]
@@ -116,6 +117,7 @@ class Reader:
         texts = [one.vector() for one in interactions if isinstance(one, Conversation)] if self.text_width else []
         return Read(
             bags=bags,
+            tokens={kind: len(known) for kind, known in self.vocabularies.items()},
             texts=np.stack(texts) if texts else np.zeros((int(is_text.sum()), self.text_width), dtype=np.float32),
             text=np.where(is_text, np.cumsum(is_text) - 1, -1),
             sentences=np.array([one.sentences if isinstance(one, Conversation) else 0 for one in interactions], dtype=np.float32),

@@ -75,11 +75,10 @@ class Gru(nn.Module):
 
     def forward(self, states: Tensor, gates: Tensor) -> Tensor:
         """One step: (n, hidden), (n, 3 hidden) -> (n, hidden)."""
-        own = self.recurrent(states)
-        both = 2 * self.hidden
-        reset, update = torch.sigmoid(gates[:, :both] + own[:, :both]).chunk(2, dim=1)
-        new = torch.tanh(gates[:, both:] + reset * own[:, both:])
-        return torch.lerp(new, states, update)
+        reset_in, update_in, new_in = gates.chunk(3, dim=1)
+        reset_own, update_own, new_own = self.recurrent(states).chunk(3, dim=1)
+        reset, update = torch.sigmoid(reset_in + reset_own), torch.sigmoid(update_in + update_own)
+        return torch.lerp(torch.tanh(new_in + reset * new_own), states, update)
 
 
 class Head(nn.Module):

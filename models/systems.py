@@ -12,8 +12,12 @@ _NETWORKS: Final = {
     "conversation": ("models.unimodal", "ConversationNetwork"),
     "conversation_keyword": ("models.unimodal", "ConversationKeywordNetwork"),
     "late_fusion": ("models.composite", "LateFusion"),
+    "knowledge_distillation": ("models.composite", "KnowledgeDistillation"),
+    "generative_imputation": ("models.branches", "GenerativeImputation"),
+    "neutral_imputation": ("models.branches", "NeutralImputation"),
     "keyword": ("models.keyword", "KeywordNetwork"),
     "latent_feature": ("models.latent_feature", "LatentFeatureNetwork"),
+    "relative_representation": ("models.relative_representation", "RelativeRepresentation"),
 }
 """Name -> where its network class is."""
 

@@ -2,14 +2,16 @@
 
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from models.latent_feature import LatentFeatureConfig
-from stream.core.interactions import session_of
+from stream.core.interactions import Part, conversation_of, session_of
 from stream.core.outputs import TrainingExample
 from training.loop import TrainingConfig
 from training.run import RunConfig
 
+TEXT_WIDTH: Final = 384
 ITEMS: Final = tuple(f"item-{number}" for number in range(6))
 START_MS: Final = 1_700_000_000_000
 MINUTE_MS: Final = 60_000
@@ -39,6 +41,24 @@ def purchases(count: int, *, first: int = 0, tells: bool = True, seed: int = 0) 
                 interactions=(session_of(clicks),),
             )
         )
+    return found
+
+
+def mixed_purchases(count: int, *, first: int = 0, seed: int = 0) -> list[TrainingExample]:
+    """Examples after a session, a conversation, or one of each; whichever it is names the item that is bought, by tag, by sentence
+    vector and by keyword.
+    """
+    rng = np.random.default_rng((seed, first))
+    found = []
+    for example in purchases(count, first=first, seed=seed):
+        kind = str(rng.choice(["session", "conversation", "both"], p=[0.5, 0.25, 0.25]))
+        bought = ITEMS.index(example.items[0])
+        vector = rng.normal(scale=0.02, size=TEXT_WIDTH) + np.eye(TEXT_WIDTH)[bought * 7]
+        at = example.occurred_at
+        part = Part(at - 900, at - 500, int(rng.integers(1, 9)), vector.astype("<f2").tobytes(), (f"about-{bought}",), "text-1")
+        call = conversation_of([part], f"call-{example.purchase_id}")
+        seen = {"session": example.interactions, "conversation": (call,), "both": (*example.interactions, call)}[kind]
+        found.append(msgspec.structs.replace(example, type=kind, interactions=seen))
     return found
 
 

@@ -18,14 +18,19 @@ TEXT_MODEL: Final = "text-1"
 
 def small(name: str) -> Any:
     """A configuration whose network costs nothing."""
-    from models.composite import CompositeConfig
+    from models.branches import GenerativeConfig
+    from models.composite import DistillationConfig, FusionConfig
     from models.latent_feature import LatentFeatureConfig
     from models.network import Sizes
+    from models.relative_representation import RelativeConfig
 
-    sizes = Sizes(hidden=12, dense=10)
+    sizes, other = Sizes(hidden=12, dense=10), Sizes(hidden=8, dense=6)
     return {
         "latent_feature": LatentFeatureConfig(latent=6, hidden=12, dense=10),
-        "late_fusion": CompositeConfig(session=sizes, conversation=Sizes(hidden=8, dense=6)),
+        "late_fusion": FusionConfig(session=sizes, conversation=other),
+        "knowledge_distillation": DistillationConfig(session=sizes, conversation=other, student=other),
+        "generative_imputation": GenerativeConfig(ranking=sizes, texts=other, sessions=other),
+        "relative_representation": RelativeConfig(anchors=7, ranking=sizes, session=other, conversation=sizes),
     }.get(name, sizes)
 
 
@@ -55,7 +60,7 @@ def random_ranker(
     torch.manual_seed(seed)
     config = small(name) if config is None else config
     network = made(config, reader, torch.from_numpy(prior))
-    for weight in network.parameters():
+    for weight in network.state_dict().values():
         torch.nn.init.normal_(weight, std=0.3)
     own_text_model = text_model if made.reads_conversations else None
     return NeuralRanker(name, "0", "random", tuple(items), prior, own_text_model, reader, network, config)

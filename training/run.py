@@ -78,7 +78,7 @@ def train_once(
     Raises:
         TooFewExamplesError: under 50 examples.
         training.loop.NotFiniteError: training broke off; nothing was registered.
-        training.systems.NothingToLearnError: the examples lack the events that the system is made of.
+        training.work.NothingToLearnError: the examples lack the events that the system is made of.
         training.checkpoints.CheckpointError: the folder holds another run's checkpoints.
         training.registry.RegistryError: the registry cannot be used.
     """

@@ -69,6 +69,18 @@ class Examples:
     def of_type(self, kind: EventType) -> "Examples":
         return self.at((self.types == kind).nonzero()[0])
 
+    def singly(self) -> "Examples":
+        """Each interaction as an example of its own."""
+        owners = np.repeat(np.arange(len(self)), self.lengths)
+        index = torch.from_numpy(owners)
+        return replace(
+            self,
+            starts=np.arange(len(self.picks) + 1),
+            labels=self.labels[index],
+            weights=self.weights[index],
+            types=self.types[owners],
+        )
+
     def at(self, rows: Places) -> "Examples":
         """The examples at `rows`, in that order."""
         lengths = self.starts[rows + 1] - self.starts[rows]

@@ -110,7 +110,7 @@ def _once(
     from training.progress import SILENT, shown
     from training.registry import Registry, RegistryError
     from training.run import TooFewExamplesError
-    from training.systems import NothingToLearnError
+    from training.work import NothingToLearnError
 
     try:
         registry = Registry(settings.registry.uri, settings.registry.folder)

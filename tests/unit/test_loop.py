@@ -17,8 +17,9 @@ from training.checkpoints import CheckpointError
 from training.loop import NotFiniteError, TrainingConfig
 from training.measures import judge, popular_of, table
 from training.progress import Watch
-from training.systems import NothingToLearnError, Trained, train_system
+from training.systems import Trained, train_system
 from training.tensors import examples_as_arrays, newest_text_model
+from training.work import NothingToLearnError
 
 CONFIG = small_run().training
 
