@@ -42,6 +42,7 @@ def random_ranker(
     config: Any = None,
     tags: Sequence[str] = TAGS,
     text_model: str = TEXT_MODEL,
+    text_width: int = TEXT_WIDTH,
     seed: int = 1,
 ) -> Ranker:
     """A ranker whose scores depend on all that it reads. `config`: None is a small one."""
@@ -56,7 +57,7 @@ def random_ranker(
 
     made = network_type(name)
     known = {"tags": tags, "keywords": KEYWORDS, "words": sorted({*tags, *KEYWORDS})}
-    reader = Reader({kind: Vocabulary(known[kind]) for kind in made.kinds}, TEXT_WIDTH if made.reads_texts else 0)
+    reader = Reader({kind: Vocabulary(known[kind]) for kind in made.kinds}, text_width if made.reads_texts else 0)
     torch.manual_seed(seed)
     config = small(name) if config is None else config
     network = made(config, reader, torch.from_numpy(prior))
