@@ -86,7 +86,8 @@ def _trainer(items: Sequence[str]) -> Train:
         from training.benchmark import TooSmallError
         from training.loop import TrainingConfig
         from training.progress import shown
-        from training.systems import NothingToLearnError, train_system
+        from training.systems import train_system
+        from training.work import NothingToLearnError
 
         try:
             with shown(lambda _: None) as watch:
