@@ -165,7 +165,7 @@ def fold_erasure(user: User, erased_at: int, fold: Fold) -> None:
         *facts.example_ids,
     ]:
         if at <= erased_at:
-            _forget_example(user, purchase_id, fold)
+            forget_example(user, purchase_id, fold)
     facts.example_ids = [(at, purchase_id) for at, purchase_id in facts.example_ids if at > erased_at]
     facts.purchases = [kept for kept in facts.purchases if kept.occurred_at > erased_at]
     facts.owned_before = {item: action for item, action in facts.owned_before.items() if action[0] > erased_at}
@@ -180,11 +180,12 @@ def fold_erasure(user: User, erased_at: int, fold: Fold) -> None:
     for place, kept in enumerate(facts.purchases):
         if kept.example and not history.before(user.interactions, kept.occurred_at):
             facts.purchases[place] = msgspec.structs.replace(kept, example=b"")
-            _forget_example(user, kept.purchase_id, fold)
+            forget_example(user, kept.purchase_id, fold)
     remake_examples(user, erased_at, fold)
 
 
-def _forget_example(user: User, purchase_id: str, fold: Fold) -> None:
+def forget_example(user: User, purchase_id: str, fold: Fold) -> None:
+    """A tombstone for an example, sent whether or not there was one."""
     fold.counts["examples", "erased"] += 1
     user.examples[purchase_id] = Output(example_key(user.user_id, purchase_id), None)
 

@@ -29,6 +29,7 @@ from stream.core.fold import (
     fold_erasure,
     fold_part,
     fold_purchase,
+    forget_example,
     is_usable,
     part_of,
 )
@@ -179,6 +180,8 @@ def _handle(user: User, record: Record, event: UserEvent, context: _Context) -> 
         return
     if (event.started_at if isinstance(event, EncodedCall) else moment) <= user.head.erased_at:
         counts["events", source, "erased"] += 1
+        if isinstance(event, Purchase):  # a state that was lost since may have sent its example
+            forget_example(user, event.event_id or place.event_id, context.fold)
         return
     counts["events", source, "applied"] += 1
     if moment < user.head.newest_at:

@@ -111,12 +111,13 @@ def judge(observed: Observed, ranker: Ranker | None, settings: StepSettings) -> 
 
 
 def expected(observed: Observed, ranker: Ranker | None, settings: StepSettings) -> Store:
-    """All input records through the step, batch after batch: the history is a function of their set."""
+    """All input records but the planted ones through the step, batch after batch: the history is a function of their set."""
     stores: dict[int, Store] = {}
     for batch in observed.batches:
         store = stores.setdefault(batch.partition, Store())
-        for start in range(0, len(batch.records), 500):
-            part = batch._replace(records=batch.records[start : start + 500])
+        sound = [record for record in batch.records if not is_planted(record)]
+        for start in range(0, len(sound), 500):
+            part = batch._replace(records=sound[start : start + 500])
             store.apply(step(part, store, ranker, observed.catalogue, settings))
     whole = Store()
     for store in stores.values():

@@ -30,7 +30,7 @@ SHARE: Final = 0.7
 MOST_GROWTH: Final = 0.05
 MOST_DESCRIPTORS: Final = 8
 """RocksDB's files come and go with its compactions."""
-BURST: Final = 6_000
+BURST: Final = 4_000
 LOOKS: Final = 240
 
 

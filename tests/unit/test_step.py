@@ -274,3 +274,17 @@ def test_one_user_at_every_bound_stays_small() -> None:
     assert len(interactions) == limits.INTERACTIONS
     assert len(purchases) == limits.PURCHASES  # type: ignore[arg-type]
     assert sum(map(len, store.records.values())) < 60_000
+
+
+def test_a_purchase_that_an_erasure_covers_takes_its_example_back() -> None:
+    """Replayed into an empty state the erasure comes first; the state that sent the example is gone, the topic holds it."""
+    sent = Store()
+    run(sent, batch_of(Source.CLICK, [(0, click(NOW - HOUR))]))
+    bought = Purchase("u", NOW - MINUTE, ("item-0",), event_id="p")
+    run(sent, batch_of(Source.PURCHASE, [(0, bought)]))
+    key = example_key("u", "p")
+    assert sent.examples[key] is not None
+    again = Store(examples=sent.examples)
+    run(again, batch_of(Source.ERASURE, [(0, Erasure("u", NOW))]))
+    run(again, batch_of(Source.PURCHASE, [(0, bought)]))
+    assert again.examples[key] is None
