@@ -87,7 +87,10 @@ class Encoder(Section):
     name: str = Field("encoder-1", description="stable name of this process")
     metrics_port: int = Field(9102, ge=0, le=65_535, description="Prometheus; 0 chooses a free one")
     text_model: Path | None = Field(None, description="text model folder; none: the packaged one, as imported by set-up")
-    batch_sentences: int = Field(32, ge=1, le=1_024, description="sentences per run of the network")
+    batch_sentences: int = Field(
+        32, ge=1, le=1_024, description="sentences per run of the network (an int8 encoder's are run alone)"
+    )
+    cached_sentences: int = Field(20_000, ge=0, description="vectors of the sentences used last are kept: about 2 kB each; 0: none")
     threads: int = Field(1, ge=1, le=64)
 
 

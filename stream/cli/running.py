@@ -194,7 +194,9 @@ def encoder_process(settings: Settings, metrics: Metrics) -> Callable[[Batch], l
     from stream.text.stage import encode_batch
 
     own, topics = settings.encoder, settings.topics
-    model = TextModel(folder_of(settings), batch_sentences=own.batch_sentences, threads=own.threads)
+    model = TextModel(
+        folder_of(settings), batch_sentences=own.batch_sentences, threads=own.threads, cached_sentences=own.cached_sentences
+    )
     if not model.keywords.listed:
         logger.warning("calls get no keywords, for the text model's list is empty: make one with `isthmus text-model stand-in`")
     fields = settings.mapping.transcripts

@@ -48,7 +48,11 @@ def examples_with(
 
     own = settings.encoder
     texts = bool(tables.conversations)
-    model = TextModel(text_model, batch_sentences=own.batch_sentences, threads=own.threads) if texts else None
+    model = (
+        TextModel(text_model, batch_sentences=own.batch_sentences, threads=own.threads, cached_sentences=own.cached_sentences)
+        if texts
+        else None
+    )
 
     def encode(batch: Batch) -> Sequence[PlainRecord]:
         assert model is not None

