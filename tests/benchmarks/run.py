@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,20 +91,27 @@ def chosen() -> list[str]:
 
 
 def main() -> None:
-    names = chosen()
+    names, failed = chosen(), list[str]()
     with alone(), tempfile.TemporaryDirectory(prefix="isthmus-bench-") as temporary:
         psutil.Process().cpu_affinity(OTHERS)
         rows = json.loads(OUT.read_text()) if OUT.exists() else []
         bench = Bench(Path(temporary), [row for row in rows if row.get("part") in PARTS])
         for name in names:
             began = time.monotonic()
-            found = [{**row, "part": name} for row in PARTS[name](bench)]
+            found: list[dict[str, Any]] = []
+            try:
+                found += ({**row, "part": name} for row in PARTS[name](bench))
+            except Exception:  # noqa: BLE001  (the other parts are still worth their time)
+                traceback.print_exc()
+                failed.append(name)
             bench.rows = with_ratios([*(row for row in bench.rows if row["part"] != name), *found])
             OUT.parent.mkdir(exist_ok=True)
             OUT.write_text(json.dumps(bench.rows, indent=2))
             print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     plot(bench.rows, OUT.with_suffix(".png"))
     print(as_tables([row for row in bench.rows if row["part"] in names]))
+    if failed:
+        sys.exit(f"not measured to the end: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

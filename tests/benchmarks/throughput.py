@@ -2,6 +2,7 @@
 
 import shutil
 import statistics
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from tests.benchmarks.field import FIELD, LIMIT, OURS, Contender, in_memory, job_of, turn
+from stream.errors import IsthmusError
+from tests.benchmarks.field import FIELD, LIMIT, OURS, Contender, Disagreement, in_memory, job_of, turn
 from tests.benchmarks.job import Job
 from tests.benchmarks.load import to_the_bounds
 
@@ -43,8 +45,13 @@ def _jobs(folder: Path, model: str, scale: float, *, bounds: bool) -> Iterator[t
 
 
 def _take(trials: Trials, contender: Contender, job: Job, folder: Path) -> None:
-    row = in_memory(job) if contender is LIMIT else turn(contender, job, _wanted(job, folder))
-    shutil.rmtree(job.folder)
+    try:
+        row = in_memory(job) if contender is LIMIT else turn(contender, job, _wanted(job, folder))
+    except (Disagreement, RuntimeError, IsthmusError, subprocess.SubprocessError) as error:
+        print(f"{contender.name}, {job.load}: no figures: {error}", file=sys.stderr, flush=True)
+        return
+    finally:
+        shutil.rmtree(job.folder, ignore_errors=True)
     trials.setdefault((contender.name, job.load, bool(job.model)), []).append(row)
     print(
         contender.name, job.load, bool(job.model), {key: round(value, 1) for key, value in row.items()}, file=sys.stderr, flush=True
