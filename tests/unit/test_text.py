@@ -256,8 +256,13 @@ def test_an_int8_encoder_is_another_text_model_near_the_first(int8_folder: Path)
 def test_the_sentences_used_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three sentences in a memory for two, the one that was not used again is encoded again."""
     model = TextModel(default_folder(Settings().cache_dir), cached_sentences=2)
-    run, encoded = model._run, []
-    monkeypatch.setattr(model, "_run", lambda batch: encoded.extend(batch) or run(batch))
+    run, encoded = model._run, list[str]()
+
+    def watched(batch: Sequence[str]) -> Any:
+        encoded.extend(batch)
+        return run(batch)
+
+    monkeypatch.setattr(model, "_run", watched)
     for sentence in ("one", "two", "one", "three", "one", "two"):
         model.encode([sentence])
     assert encoded == ["one", "two", "three", "two"]
