@@ -55,17 +55,24 @@ def parts_of(examples: Sequence[TrainingExample]) -> Parts:
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One system trained with one seed. `hits` and `average_precisions` at 3, by test event in order; `data` is the data set's
-    fingerprint; `left_out` says why there is no result.
+    """One system trained with one seed. `hits` and `average_precisions` at 3, by test event; the first letters of their types are
+    `event_types`; `data` is the data set's fingerprint; `left_out` says why there is no result.
     """
 
     data: str
     system: str
     seed: int
     train_s: float = 0.0
+    event_types: str = ""
     hits: tuple[float, ...] = ()
     average_precisions: tuple[float, ...] = ()
     left_out: str | None = None
+
+
+def types_of(runs: Sequence[Run]) -> NDArray[np.str_]:
+    """The test events' types, (n,), as the runs of one data set remember them."""
+    letters = next((run.event_types for run in runs if run.event_types), "")
+    return np.array([next(kind for kind in EVENT_TYPES if kind[0] == letter) for letter in letters], dtype=np.str_)
 
 
 class ResultRow(msgspec.Struct, frozen=True):
@@ -145,6 +152,7 @@ def _run(system: str, seed: int, parts: Parts, train: Train, data: str) -> Run:
         system=system,
         seed=seed,
         train_s=train_s,
+        event_types="".join(kind[0] for kind in judged.types),
         hits=tuple(judged.hits.tolist()),
         average_precisions=tuple(judged.average_precisions.tolist()),
     )

@@ -67,11 +67,12 @@ def _cell(means: tuple[Mean, Mean] | None) -> str:
 def _differences(systems: Sequence[str], compared: Mapping[tuple[str, str], Difference]) -> list[str]:
     table = [["system", *EVENT_TYPES]]
     known = [system for system in systems if any((system, kind) in compared for kind in EVENT_TYPES)]
-    table += [[system, *(_difference(compared.get((system, kind))) for kind in EVENT_TYPES)] for system in known]
+    table += [[system, *(difference_cell(compared.get((system, kind))) for kind in EVENT_TYPES)] for system in known]
     return aligned(table)
 
 
-def _difference(found: Difference | None) -> str:
+def difference_cell(found: Difference | None) -> str:
+    """Mean, error and p as text; nothing for None."""
     if found is None:
         return ""
     p = "p < .001" if found.p < 0.001 else f"p = {found.p:.3f}".replace("0.", ".")

@@ -82,16 +82,17 @@ def _systems(wanted: str, *, joint: bool) -> list[str]:
 
 
 def _trainer(items: Sequence[str]) -> Train:
-    def train(system: str, seed: int, parts: Parts) -> Ranker:
-        from training.benchmark import TooSmallError
-        from training.loop import TrainingConfig
-        from training.progress import shown
-        from training.systems import train_system
-        from training.work import NothingToLearnError
+    from training.benchmark import TooSmallError
+    from training.loop import TrainingConfig
+    from training.progress import shown
+    from training.systems import train_system
+    from training.work import NothingToLearnError
 
+    def train(system: str, seed: int, parts: Parts) -> Ranker:
+        config = TrainingConfig(seed=seed)
         try:
             with shown(lambda _: None) as watch:
-                return train_system(system, parts.training, parts.validation, items, TrainingConfig(seed=seed), watch=watch).ranker
+                return train_system(system, parts.training, parts.validation, items, config, watch=watch).ranker
         except NothingToLearnError as error:
             raise TooSmallError(str(error)) from None
 

@@ -26,9 +26,10 @@ from training.benchmark import (
     rows_of,
 )
 from training.benchmark_report import markdown, plot
+from training.results import crossing, page, read_corpora
 from training.synthetic.tables import write_tables
 from training.tables import InteractionRow, Tables, read_tables
-from training.thin import Variant, points_of, thinned, trainer_of, variants_of, verdict
+from training.thin import ThinRow, Variant, points_of, thinned, trainer_of, variants_of, verdict
 
 TYPES = np.array(["session", "conversation", "both", "session"])
 
@@ -114,6 +115,30 @@ def test_a_report_holds_means_errors_differences_and_what_was_left_out(tmp_path:
     assert "somewhere" in text
     plot(rows_of(runs, TYPES), "a plot", tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 5_000
+
+
+def test_the_results_page_puts_draws_together_event_by_event_and_judges_the_findings(tmp_path: Path) -> None:
+    """Two draws of four events, two seeds; what it says of a finding follows from the numbers."""
+    for draw, flip in enumerate((0.0, 1.0)):
+        runs = Runs(tmp_path / f"sgd{draw}.runs.jsonl", f"d{draw}")
+        for system, score in (("late_fusion", 0.5), ("session", 0.25), ("latent_feature", 0.75)):
+            for seed in (0, 1):
+                precisions = [score, score, score, flip] * 20
+                made = run(system, seed, *precisions)
+                runs.add(msgspec.structs.replace(made, data=f"d{draw}", event_types="scbs" * 20))
+        (tmp_path / f"sgd{draw}.md").write_text(f"# Benchmark\n\n- command: number {draw}\n")
+    (corpus,) = read_corpora(tmp_path)
+    assert corpus.draws == ("sgd0", "sgd1")
+    assert corpus.seeds == {"late_fusion": 2, "session": 2, "latent_feature": 2}
+    text = page([corpus], [])
+    assert "160 test events (40 conversation, 80 session, 40 both); 2 draws put together." in text
+    late = next(line for line in text.splitlines() if line.startswith("| late_fusion"))
+    assert late.split("|")[6].strip() == "0.875 / 0.500"  # hits: 7 of 8
+    assert "command: number 1" in text
+    assert "each on its own events: holds (latent_feature on session events +0.2500" in text
+    rows = [ThinRow(system, 0, "session", share, "conversation", 9, share / 100 * gain, 1.0)
+            for system, gain in (("keyword", 0.2), ("latent_feature", 0.1)) for share in (0, 100)]  # fmt: skip
+    assert "gains most from the other modality's events: holds (session-only events: keyword +0.2000" in crossing(rows)
 
 
 def test_too_few_events_to_judge_on_are_refused() -> None:
