@@ -89,10 +89,11 @@ def rows_of(
     if not files and not optional:
         report(Problem(str(folder), None, f"has neither {table}.csv nor {table}.csv.gz (nor numbered files {table}_1.csv ...)"))
     for path in files:
-        yield from _rows_of_file(path, columns, report)
+        yield from rows_of_file(path, columns, report)
 
 
-def _rows_of_file(path: Path, columns: tuple[str, ...], report: Report) -> Iterator[tuple[str, int, tuple[str, ...]]]:
+def rows_of_file(path: Path, columns: tuple[str, ...], report: Report) -> Iterator[tuple[str, int, tuple[str, ...]]]:
+    """As `rows_of`, of one file."""
     place, row = str(path), 1
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") if path.suffix == ".gz" else path.open(newline="") as file:

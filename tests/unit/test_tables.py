@@ -154,9 +154,9 @@ def test_keywords_alone_are_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ([HEADER + "c1,1,user,1,2\n", HEADER + "c1,1,user,1,2\n"], "_2.csv, row 2: sentence_number '1' stands twice"),
+        ([HEADER + "c1,1,user,1,2\n", HEADER + "c1,1,user,1,2\n"], "_2.csv, row 2: sentence_number 1 stands twice"),
         ([HEADER + "c1,1,user,1,2\nc1,2,user,,2\n"], "_1.csv, row 3: a number of the embedding is missing"),
-        ([HEADER + "c1,1,user,1,x\n"], "invalid value 'x'"),
+        ([HEADER + "c1,1,user,1,x\n"], "_1.csv, row 2: a number of the embedding is missing, not finite or no number"),
         ([HEADER.replace("embedding_1", "embedding_7") + "c1,1,user,1,2\n"], "column embedding_1 is missing"),
     ],
 )
