@@ -48,23 +48,30 @@ class BatchConsumer:
     in_flight = 6
     app: Any
     _held: set[TP] | None = None
+    _stops = 0
+
+    def stop_flow(self) -> None:
+        """At each revocation. Counted, for a group may give the same partitions again in the same generation."""
+        self._stops += 1
+        super().stop_flow()  # type: ignore[misc]
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109  (Faust's signature)
         """What one fetch returned, batch by batch; the rest is dropped when the generation changes (it is fetched again)."""
         consumer: Any = self
         records, _ = await consumer._wait_next_records(timeout)
-        generation = self.app.consumer_generation_id
+        generation, stops = self.app.consumer_generation_id, self._stops
         if records is None or consumer.should_stop:
             return
-        for tp, fetched in records.items():
-            if not consumer.flow_active:
-                return
-            await self._room(tp.partition, generation)
-            if not consumer.flow_active or self.app.consumer_generation_id != generation:
+        for tp, fetched in [*records.items(), *((tp, ()) for tp in self._passed(records))]:
+            await self._room(tp.partition, generation, stops)
+            if not self._flows(generation, stops):
                 return
             yield tp, self._batch_message(tp, list(fetched))
-        for tp in self._passed(records):
-            yield tp, self._batch_message(tp, [])
+
+    def _flows(self, generation: int, stops: int) -> bool:
+        """Whether no revocation has come since the generation and the count of stops were as given."""
+        consumer: Any = self
+        return consumer.flow_active and self._stops == stops and self.app.consumer_generation_id == generation
 
     def _next_offset(self, tp: TP, records: list[Any]) -> int:
         """What to commit once the records of a fetch are finished."""
@@ -79,13 +86,12 @@ class BatchConsumer:
         del fetched
         return []
 
-    async def _room(self, partition: int, generation: int) -> None:
-        """Waits until the partition number has a batch less in flight, or the generation has changed."""
+    async def _room(self, partition: int, generation: int, stops: int) -> None:
+        """Waits until the partition number has a batch less in flight, or a revocation came."""
         consumer: Any = self
         while (
             not consumer.should_stop
-            and consumer.flow_active
-            and self.app.consumer_generation_id == generation
+            and self._flows(generation, stops)
             and sum(1 for message in consumer._unacked_messages if message.partition == partition) >= self.in_flight
         ):
             await consumer._wait_for_ack(_LOOK_AGAIN_S)

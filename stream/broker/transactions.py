@@ -112,9 +112,11 @@ class ExactlyOnce:
                 await self._transact(line.producer, works)
                 self._fences = 0
         except Exception as error:
-            line.broken = True
+            left, line.broken = line.broken, True
             self._abandon([*works, *line.waiting])
             line.waiting = []
+            if left:  # at a revocation; its producer was closed, or the next one fenced it off
+                return
             if isinstance(error, _GONE) or isinstance(error.__cause__, _GONE):
                 await self._rejoin(works)
                 return

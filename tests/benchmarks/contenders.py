@@ -24,7 +24,7 @@ from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, PlainRecord, Source
 from stream.core.step import StepSettings, step
 from stream.metrics import Metrics
-from stream.settings import Topics
+from stream.settings import Guarantee, Topics
 from tests.benchmarks.bare import Bare, decode_click, decode_state, encode_state, encoded
 from tests.benchmarks.job import Clock, Job, read_job
 from tests.benchmarks.lists import list_in
@@ -39,7 +39,7 @@ def served(job: Job) -> Ranker | None:
     return load_ranker(job.model) if job.model else None
 
 
-async def ours(job: Job) -> Clock:
+async def ours(job: Job, guarantee: Guarantee = "at_least_once") -> Clock:
     """The worker's own app."""
     topics = Topics(partitions=job.partitions)
     sources, metrics = source_topics(topics), Metrics()
@@ -52,8 +52,14 @@ async def ours(job: Job) -> Clock:
         StepSettings(partitions=job.partitions),
         topics,
         metrics,
+        guarantee=guarantee,
     )
     return await _watch(app, job, lambda: metrics.total("events"))
+
+
+async def exactly_once(job: Job) -> Clock:
+    """The same, each batch in a transaction."""
+    return await ours(job, "exactly_once")
 
 
 async def plain(job: Job) -> Clock:
@@ -143,6 +149,9 @@ def batches_of(events: Iterable[Sent], partitions: int) -> list[Batch]:
     return [*batches, *rest]
 
 
+APPS = {"ours": ours, "exactly_once": exactly_once, "plain": plain}
+
+
 def main() -> None:
     import uvloop
 
@@ -153,7 +162,7 @@ def main() -> None:
 
         torch.set_num_threads(1)
     name = sys.argv[1]
-    clock = limit(job) if name == "limit" else uvloop.run({"ours": ours, "plain": plain}[name](job))
+    clock = limit(job) if name == "limit" else uvloop.run(APPS[name](job))
     clock.report()
 
 

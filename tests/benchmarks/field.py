@@ -34,9 +34,11 @@ class Contender(NamedTuple):
 
 
 OURS = Contender("ours", (sys.executable, "-m", "tests.benchmarks.contenders", "ours"))
+EXACT = Contender("ours (exactly once)", (sys.executable, "-m", "tests.benchmarks.contenders", "exactly_once"))
 LIMIT = Contender("limit", (sys.executable, "-m", "tests.benchmarks.contenders", "limit"))
 FIELD = (
     OURS,
+    EXACT,
     Contender("confluent-kafka loop, our step", (OWN, "-m", "tests.benchmarks.confluent_loop", "step")),
     Contender("confluent-kafka loop, bare fold", (OWN, "-m", "tests.benchmarks.confluent_loop", "bare")),
     Contender(

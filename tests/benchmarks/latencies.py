@@ -14,7 +14,7 @@ import psutil
 from stream.broker.local import LocalKafka
 from stream.broker.topics import create_or_check
 from stream.cli.processes import Child
-from tests.benchmarks.field import FIELD, OTHERS, OURS, OWN, TOPICS, Contender, job_of, start
+from tests.benchmarks.field import EXACT, FIELD, OTHERS, OURS, OWN, TOPICS, Contender, job_of, start
 
 SECONDS, WARM_S = 12.0, 6.0
 SLOW, SHARE = 1_000.0, 0.8
@@ -42,7 +42,7 @@ def _one(folder: Path, model: Path, sha256: str, contender: Contender, rate: flo
     with LocalKafka(folder / "kafka") as broker:
         psutil.Process(broker.pid).cpu_affinity(OTHERS)
         create_or_check(broker.bootstrap, TOPICS, dev=True)
-        serving = _worker if contender is OURS else _contender
+        serving = _worker if contender in {OURS, EXACT} else _contender
         with serving(folder, broker.bootstrap, model, sha256, contender):
             load = {"bootstrap": broker.bootstrap, "rate": rate, "partitions": TOPICS.partitions}
             job = msgspec.json.encode({**load, "seconds": SECONDS * scale, "warm_s": WARM_S * scale})
@@ -55,7 +55,7 @@ def _one(folder: Path, model: Path, sha256: str, contender: Contender, rate: flo
 
 
 @contextmanager
-def _worker(folder: Path, bootstrap: str, model: Path, sha256: str, _: Contender) -> Iterator[None]:
+def _worker(folder: Path, bootstrap: str, model: Path, sha256: str, contender: Contender) -> Iterator[None]:
     """The real worker process with the model announced."""
     from stream.core.announcements import ModelAnnouncement
     from training.example_topic import announce
@@ -68,6 +68,7 @@ def _worker(folder: Path, bootstrap: str, model: Path, sha256: str, _: Contender
         "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
         "ISTHMUS_TOPICS__PARTITIONS": str(TOPICS.partitions),
         "ISTHMUS_KAFKA__DEV": "true",
+        "ISTHMUS_DELIVERY__GUARANTEE": "exactly_once" if contender is EXACT else "at_least_once",
     }
     worker = Child(["worker", "--bootstrap", bootstrap, "--metrics-port", "0"], environment, folder / "worker.log")
     try:

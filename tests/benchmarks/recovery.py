@@ -51,7 +51,7 @@ from training.synthetic import calibration
 USERS = int(os.environ.get("RECOVERY_USERS", "1000000"))
 ROUNDS = int(os.environ.get("RECOVERY_ROUNDS", "2"))
 CLICKS = min(50_000, USERS)
-TEMPLATES = 400
+TEMPLATES = min(400, USERS)
 TOPICS = Topics(partitions=4)
 CHANGELOG = changelog_name("isthmus-profiles")
 OUT = Path("build/recovery.json")
