@@ -5,7 +5,7 @@ them as tensors without a loop. What a network makes of them is its own affair.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.clicks import ClickReader, click_reader, clicks_of
 from models.vocabulary import Vocabulary, vocabulary_of
 from stream.core.interactions import Conversation, Interaction, Session
 
@@ -32,6 +33,7 @@ def _words(one: Interaction) -> Sequence[str]:
 
 
 TOKENS: Final[Mapping[str, Callable[[Interaction], Sequence[str]]]] = {
+    "clicks": clicks_of,  # a session's: which tags came together; read by way of its tags
     "tags": _tags,  # a session's, united over its clicks (the paper's max-pooling)
     "keywords": _keywords,  # a conversation's, united over its sentences
     "words": _words,  # both in one vocabulary: a tag and a keyword of one name are one token
@@ -110,9 +112,19 @@ class Reader:
 
     vocabularies: Mapping[str, Vocabulary]
     text_width: int = 0
+    _clicks: ClickReader | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        known = self.vocabularies
+        object.__setattr__(self, "_clicks", click_reader(known["clicks"], known["tags"]) if "clicks" in known else None)
 
     def read(self, interactions: Sequence[Interaction]) -> Read:
-        bags = {kind: _bag(map(TOKENS[kind], interactions), known) for kind, known in self.vocabularies.items()}
+        found = {
+            kind: _places(map(TOKENS[kind], interactions), known) for kind, known in self.vocabularies.items() if kind != "clicks"
+        }
+        bags = {kind: _known(*one) for kind, one in found.items()}
+        if self._clicks is not None:
+            bags["clicks"] = _click_bag(self._clicks, interactions, *found["tags"])
         is_text = np.array([isinstance(one, Conversation) for one in interactions], dtype=np.bool_)
         texts = [one.vector() for one in interactions if isinstance(one, Conversation)] if self.text_width else []
         return Read(
@@ -131,13 +143,32 @@ def reader_of(kinds: Sequence[str], *, texts: bool, interactions: Sequence[Inter
     return Reader(vocabularies, width)
 
 
-def _bag(bags: "map[Sequence[str]]", vocabulary: Vocabulary) -> tuple[Places, Places]:
+def _places(bags: "map[Sequence[str]]", vocabulary: Vocabulary) -> tuple[Places, Places]:
+    """The places of all bags' tokens, -1 for unknown ones, and where each bag starts, (n + 1,)."""
     places: list[int] = []
     starts = [0]
     for tokens in bags:
         places += vocabulary.places(tokens)
         starts.append(len(places))
     return np.array(places, dtype=np.int64), np.array(starts, dtype=np.int64)
+
+
+def _known(places: Places, starts: Places) -> tuple[Places, Places]:
+    """The bags without unknown tokens."""
+    known = places >= 0
+    if known.all():
+        return places, starts
+    return places[known], np.concatenate([[0], np.cumsum(known)])[starts]
+
+
+def _click_bag(reader: ClickReader, interactions: Sequence[Interaction], tags: Places, starts: Places) -> tuple[Places, Places]:
+    """The known clicks of each interaction, none for conversations."""
+    rows = [row for row, one in enumerate(interactions) if isinstance(one, Session)]
+    sessions = [one for one in interactions if isinstance(one, Session)]
+    whose, places = reader.read(sessions, tags, starts[rows])
+    counts = np.zeros(len(interactions), dtype=np.int64)
+    counts[rows] = np.bincount(whose, minlength=len(rows))
+    return places, np.concatenate([[0], np.cumsum(counts)])
 
 
 def spans(starts: Places, lengths: Places) -> Places:

@@ -18,11 +18,12 @@ _NETWORKS: Final = {
     "keyword": ("models.keyword", "KeywordNetwork"),
     "latent_feature": ("models.latent_feature", "LatentFeatureNetwork"),
     "relative_representation": ("models.relative_representation", "RelativeRepresentation"),
+    "isthmus": ("models.isthmus", "IsthmusNetwork"),
 }
 """Name -> where its network class is."""
 
 SYSTEMS: Final = (POPULAR, *_NETWORKS)
-DEFAULT: Final = "latent_feature"
+DEFAULT: Final = "isthmus"
 """What `isthmus train` trains unless told otherwise."""
 
 

@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Final, cast
+from itertools import repeat
+from typing import Final
 
 MIN_SHARE: Final = 0.001  # of the interactions that have any: rarer tokens are dropped (paper, section 5)
+_UNKNOWN: Final = repeat(-1)
 
 
 class Vocabulary:
-    """Tokens in a fixed order. Unknown tokens have no place."""
+    """Tokens in a fixed order."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self.tokens = tuple(tokens)
@@ -18,8 +20,8 @@ class Vocabulary:
         return len(self.tokens)
 
     def places(self, tokens: Iterable[str]) -> list[int]:
-        places = list(map(self._places.get, tokens))
-        return [place for place in places if place is not None] if None in places else cast("list[int]", places)
+        """The place of each token, -1 for unknown ones."""
+        return list(map(self._places.get, tokens, _UNKNOWN))
 
 
 def vocabulary_of(bags: Iterable[Sequence[str]], min_share: float = MIN_SHARE) -> Vocabulary:

@@ -66,4 +66,4 @@ def small_run(*, seed: int = 0, min_judged: int = 30, hidden: int = 16) -> RunCo
     """A configuration that learns the planted taste in a second."""
     network = LatentFeatureConfig(latent=8, hidden=hidden, dense=16, dropout=0.0)
     training = TrainingConfig(network=network, seed=seed, epochs=25, patience=5, batch=32, learning_rate=0.02)
-    return RunConfig(training=training, min_judged=min_judged)
+    return RunConfig(system="latent_feature", training=training, min_judged=min_judged)

@@ -12,6 +12,7 @@ from stream.core.ranking import Ranker, Rows
 
 TEXT_WIDTH: Final = 384
 TAGS: Final = ("car", "claim", "dog", "home", "price")
+CLICKS: Final = ("car", "car\x1fprice", "home", "price\x1ecar")
 KEYWORDS: Final = ("car", "cat", "house insurance")
 TEXT_MODEL: Final = "text-1"
 
@@ -20,6 +21,7 @@ def small(name: str) -> Any:
     """A configuration whose network costs nothing."""
     from models.branches import GenerativeConfig
     from models.composite import DistillationConfig, FusionConfig
+    from models.isthmus import IsthmusConfig
     from models.latent_feature import LatentFeatureConfig
     from models.network import Sizes
     from models.relative_representation import RelativeConfig
@@ -27,6 +29,7 @@ def small(name: str) -> Any:
     sizes, other = Sizes(hidden=12, dense=10), Sizes(hidden=8, dense=6)
     return {
         "latent_feature": LatentFeatureConfig(latent=6, hidden=12, dense=10),
+        "isthmus": IsthmusConfig(units=12),
         "late_fusion": FusionConfig(session=sizes, conversation=other),
         "knowledge_distillation": DistillationConfig(session=sizes, conversation=other, student=other),
         "generative_imputation": GenerativeConfig(ranking=sizes, texts=other, sessions=other),
@@ -56,7 +59,7 @@ def random_ranker(
     from models.vocabulary import Vocabulary
 
     made = network_type(name)
-    known = {"tags": tags, "keywords": KEYWORDS, "words": sorted({*tags, *KEYWORDS})}
+    known = {"tags": tags, "clicks": CLICKS, "keywords": KEYWORDS, "words": sorted({*tags, *KEYWORDS})}
     reader = Reader({kind: Vocabulary(known[kind]) for kind in made.kinds}, text_width if made.reads_texts else 0)
     torch.manual_seed(seed)
     config = small(name) if config is None else config

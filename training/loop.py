@@ -4,13 +4,14 @@ it was interrupted; in one process or several.
 
 import copy
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.network import Network, encode
 from training import processes
@@ -23,8 +24,8 @@ Loss = Callable[[Network, Batch], Tensor]
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How a system is trained. `network` and `batch`: None takes the system's own, the paper's. Epochs end when validation loss has
-    not fallen for `patience` of them.
+    """How a system is trained. `network`, `batch` and `learning_rate`: None takes the system's own, the paper's. Epochs end when
+    validation loss has not fallen for `patience` of them.
     """
 
     network: msgspec.Struct | None = None
@@ -32,7 +33,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     epochs: int = 100
     patience: int = 5
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     weight_decay: float = 0.0
 
 
@@ -41,10 +42,11 @@ class NotFiniteError(Exception):
 
 
 class Fitted(NamedTuple):
-    """How long a stage took and its best validation loss."""
+    """How long a stage took, its best validation loss (None without a check), and in which epoch that was."""
 
     epochs: int
-    validation: float
+    validation: float | None
+    best_epoch: int
 
 
 def cross_entropy(network: Network, batch: Batch) -> Tensor:
@@ -56,16 +58,22 @@ def cross_entropy(network: Network, batch: Batch) -> Tensor:
 def fit(
     network: Network,
     examples: Examples,
-    check: Examples,
+    check: Examples | None,
     config: TrainingConfig,
     *,
     batch: int,
+    learning_rate: float,
     loss: Loss = cross_entropy,
+    average: float = 0.0,
     stage: str = "training",
     watch: Watch = SILENT,
     checkpoints: Checkpoints | None = None,
 ) -> Fitted:
-    """Trains what in the network wants gradients until `check` says stop, and leaves its best weights in it, on the CPU.
+    """Trains what in the network wants gradients until `check` says stop, and leaves its best weights in it, on the CPU. Without
+    `check` it takes all of its epochs, and the last weights are the best.
+
+    `average`: judged and kept are not the weights of the last step but their moving average, of which a step's share falls by this
+    factor with each further one; 0 for none (Polyak and Juditsky 1992).
 
     Raises:
         NotFiniteError: a step would not have been finite.
@@ -76,10 +84,13 @@ def fit(
     device = processes.device()
     network.to(device)
     learned = [weight for weight in network.parameters() if weight.requires_grad]
-    optimizer = torch.optim.Adam(learned, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.Adam(learned, lr=learning_rate, weight_decay=config.weight_decay)
+    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(average)) if average else None  # type: ignore[no-untyped-call]
     best, best_weights, since, epoch = float("inf"), copy.deepcopy(network.state_dict()), 0, 0
     if checkpoints is not None and (kept := checkpoints.read(stage)) is not None:
         network.load_state_dict(kept["network"])
+        if averaged is not None:
+            averaged.load_state_dict(kept["averaged"])
         optimizer.load_state_dict(kept["optimizer"])
         generator.set_state(kept["order"])
         torch.set_rng_state(kept["chance"])
@@ -92,16 +103,20 @@ def fit(
         starts = range(0, len(order), batch)
         for done, start in enumerate(starts, start=1):
             _step(network, optimizer, loss, examples, order[start : start + batch], f"epoch {epoch} of {stage}", device)
+            if averaged is not None:
+                averaged.update_parameters(network)
             watch.tick(f"{stage}, epoch {epoch}", done, len(starts))
-        current = evaluate(network, check, loss, device)
-        since = 0 if current < best else since + 1
-        if current < best:
-            best, best_weights = current, copy.deepcopy(network.state_dict())
+        judged = network if averaged is None else cast("Network", averaged.module)
+        current = best if check is None else evaluate(judged, check, loss, device)
+        since = 0 if check is None or current < best else since + 1
+        if not since:
+            best, best_weights = current, copy.deepcopy(judged.state_dict())
         if checkpoints is not None and processes.number() == 0:
             checkpoints.write(
                 stage,
                 {
                     "network": network.state_dict(),
+                    "averaged": None if averaged is None else averaged.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "order": generator.get_state(),
                     "chance": torch.get_rng_state(),
@@ -111,10 +126,11 @@ def fit(
                     "epoch": epoch,
                 },
             )
-        watch.say(f"epoch {epoch:2d}  {stage}  validation loss {current:.4f}{'' if since else '  best'}")
+        verdict = "" if check is None else f"  validation loss {current:.4f}{'' if since else '  best'}"
+        watch.say(f"epoch {epoch:2d}  {stage}{verdict}")
     network.load_state_dict(best_weights)
     network.cpu().eval()
-    return Fitted(epoch, best)
+    return Fitted(epoch, None if check is None else best, epoch - since)
 
 
 def _step(

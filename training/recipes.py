@@ -5,7 +5,7 @@ the paper's authors (github.com/simonebbruun/RS_multi_modal_user_interactions, `
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from models.branches import GenerativeConfig, GenerativeImputation, NeutralImputation
 from models.composite import DistillationConfig, FusionConfig, KnowledgeDistillation, LateFusion
+from models.isthmus import IsthmusConfig, IsthmusNetwork
 from models.network import Network, Sizes, encode
 from models.relative_representation import Encoder, RelativeConfig, RelativeRepresentation
 from models.systems import network_type
@@ -27,6 +28,7 @@ from training.work import WHOLE, Select, Work
 SESSION_BATCH: Final = 256
 CONVERSATION_BATCH: Final = 512
 IMPUTATION_BATCH: Final = 128
+ALONE: Final = 0.5  # weight of what one modality alone says where both are there
 RARE_WEIGHT: Final = 2.0  # of events of the rarer modality
 _CHUNK: Final = 1_000
 
@@ -201,6 +203,38 @@ def _fill(anchors: Tensor, encoder: Encoder, examples: Examples) -> None:
         anchors[: len(examples)] = encoder.rows(examples.read.inputs(examples.picks))
 
 
+def with_each_alone(network: Network, batch: Batch) -> Tensor:
+    """Binary cross-entropy of all that a user has shown and, where that is of both modalities, half as much of each alone (b,).
+
+    So the evidence of one modality is complete without the other's, as in Late fusion, and still of one space.
+    """
+    isthmus = cast("IsthmusNetwork", network)
+    states = encode(network, network.rows(batch.inputs), batch.lengths)
+    lengths = batch.lengths.to(states.device)
+    owners = torch.arange(len(lengths), device=states.device).repeat_interleave(lengths)
+    texts = states.new_zeros(len(lengths)).index_add(0, owners, batch.inputs.is_text.squeeze(1))
+    both = ((texts > 0) & (texts < lengths)).unsqueeze(1)
+    whole = binary_cross_entropy_with_logits(isthmus.logits(states), batch.labels, reduction="none")
+    session, conversation = (
+        binary_cross_entropy_with_logits(logits, batch.labels, reduction="none") for logits in isthmus.alone(states)
+    )
+    return (whole + ALONE * both * (session + conversation)).mean(dim=1)
+
+
+def _isthmus(work: Work, config: IsthmusConfig, warm: Network | None) -> Network:
+    """Our own (training/LOG.md). Validation says how many epochs; then all events, the newest included, are learned from in as
+    many.
+    """
+    first, network = (work.make(IsthmusNetwork, config) for _ in range(2))
+    if warm is not None:
+        first.load_state_dict(warm.state_dict())
+        network.load_state_dict(warm.state_dict())
+    rate, average = 3e-3, 0.98
+    chosen = work.fit("isthmus", first, 256, loss=with_each_alone, learning_rate=rate, average=average)
+    work.refit("isthmus, all events", network, 256, chosen.best_epoch, with_each_alone, learning_rate=rate, average=average)
+    return network
+
+
 RECIPES: Final[dict[str, Recipe]] = {
     "session": _single("session", SESSION_BATCH, _only("session")),
     "conversation": _single("conversation", CONVERSATION_BATCH, _only("conversation")),
@@ -212,4 +246,5 @@ RECIPES: Final[dict[str, Recipe]] = {
     "keyword": _single("keyword", 512),
     "latent_feature": _single("latent_feature", 512, weighted),
     "relative_representation": _relative_representation,
+    "isthmus": _isthmus,
 }

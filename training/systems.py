@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, cast
 
 import msgspec
+import numpy as np
 import torch
 
 from models.features import reader_of
@@ -40,8 +41,8 @@ class Trained(NamedTuple):
 
     @property
     def validation(self) -> float:
-        """The last stage's best validation loss."""
-        return next(reversed(self.stages.values())).validation if self.stages else 0.0
+        """The best validation loss of the last stage that had one."""
+        return next((fitted.validation for fitted in reversed(self.stages.values()) if fitted.validation is not None), 0.0)
 
 
 def train_system(
@@ -80,9 +81,11 @@ def train_system(
     flat = [one for history in histories for one in history]
     reader = start.reader if start else reader_of(network.kinds, texts=network.reads_texts, interactions=flat)
     prior = prior_of((example.items for example in [*training, *validation]), items)
+    whole = examples_as_arrays([*fitting, *checking], [*histories, *check_histories], reader, items)
     work = Work(
-        examples=examples_as_arrays(fitting, histories, reader, items),
-        check=examples_as_arrays(checking, check_histories, reader, items),
+        examples=whole.at(np.arange(len(fitting))),
+        check=whole.at(np.arange(len(fitting), len(whole))),
+        whole=whole,
         reader=reader,
         prior=torch.from_numpy(prior),
         config=config,

@@ -39,7 +39,7 @@ def test_a_first_run_announces_popular_and_then_the_network(tmp_path: Path) -> N
     result = run_train(tmp_path, "--announce-file", str(file))
     assert result.exit_code == 0, result.output
     first, second = announced(file)
-    assert (first.name, first.version, second.name, second.version) == ("popular", "1", "latent_feature", "2")
+    assert (first.name, first.version, second.name, second.version) == ("popular", "1", "isthmus", "2")
     assert {first.role, second.role} == {"champion"}
     for announcement in (first, second):
         assert load_ranker(announcement.uri, announcement.sha256).version == announcement.version
@@ -96,7 +96,7 @@ def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
 def test_models_are_listed_shown_promoted_and_rolled_back(tmp_path: Path) -> None:
     run_train(tmp_path)
     listed = CliRunner().invoke(models.app, ["list"]).output.splitlines()
-    assert [line.split()[:3] for line in listed] == [["2", "latent_feature", "champion"], ["1", "popular", "previous"]]
+    assert [line.split()[:3] for line in listed] == [["2", "isthmus", "champion"], ["1", "popular", "previous"]]
     assert "MAP@3" in listed[0]
     assert "better than" in listed[0]
     shown = CliRunner().invoke(models.app, ["show", "2"]).output

@@ -19,7 +19,7 @@ from tests.purchases import ITEMS, purchases, small_run
 from tests.system.registries import registry_in, uri_of
 from training.loop import NotFiniteError
 from training.registry import Registry, RegistryError
-from training.run import RunConfig, TooFewExamplesError, publish_popular, train_once
+from training.run import TooFewExamplesError, publish_popular, train_once
 
 
 def with_popular(registry: Registry, examples: list[TrainingExample]) -> str:
@@ -71,7 +71,7 @@ def test_a_retrained_network_starts_from_the_champions_weights(registry_folder: 
     first = train_once(purchases(600), ITEMS, registry, small_run()).announcement
     assert first is not None
     config = small_run()
-    still = RunConfig(training=msgspec.structs.replace(config.training, learning_rate=0.0, epochs=1), min_judged=30)
+    still = msgspec.structs.replace(config, training=msgspec.structs.replace(config.training, learning_rate=0.0, epochs=1))
     train_once(purchases(900), ITEMS, registry, still)
     kept, again = load_ranker(first.uri), load_ranker(registry.get("2").uri)
     histories = [example.interactions for example in purchases(50, first=900)]
