@@ -8,6 +8,7 @@ from tests.chaos.stage import Case, Process, Stage
 KILLS: Final = 20
 PAST_SESSION_S: Final = 45.0  # the session timeout is 30 s
 DYNAMIC: Final = {"ISTHMUS_WORKER__STATIC_MEMBERSHIP": "false"}
+EXACTLY_ONCE: Final = {"ISTHMUS_DELIVERY__GUARANTEE": "exactly_once"}
 
 
 def kill_at_random(stage: Stage, process: Process) -> None:
@@ -20,6 +21,11 @@ def kill_at_random(stage: Stage, process: Process) -> None:
 
 def kills(stage: Stage) -> None:
     for _ in range(KILLS):
+        kill_at_random(stage, stage["worker-1"])
+
+
+def some_kills(stage: Stage) -> None:
+    for _ in range(5):
         kill_at_random(stage, stage["worker-1"])
 
 
@@ -69,6 +75,8 @@ def pause_worker(stage: Stage) -> None:
     stage["worker-1"].resume()
     stage.folds_on(1_000)
     stage.wait(5)
+    held, dropped = (stage["worker-1"].metric(f'isthmus_late_batches_total{{outcome="{how}"}}') for how in ("held", "dropped"))
+    stage.notes.append(f"late batches of the woken worker: {held:.0f} held, {dropped:.0f} dropped")
 
 
 def kill_encoders(stage: Stage) -> None:
@@ -104,6 +112,14 @@ CASES: Final = (
         exact=False,
         why="at least once: a woken worker's late batch is counted, not prevented",
     ),
+    Case(
+        name="worker paused past its session, exactly once",
+        faults=pause_worker,
+        workers=2,
+        variables=DYNAMIC | EXACTLY_ONCE,
+        sent_once=True,
+    ),
+    Case(name="worker killed, exactly once", faults=some_kills, variables=EXACTLY_ONCE, sent_once=True),
     Case(name="encoder killed", faults=kill_encoders),
     Case(name="encoder paused", faults=pause_encoder, encoders=2),
 )
