@@ -30,6 +30,16 @@ def joined() -> Iterator[None]:
         distributed.destroy_process_group()
 
 
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """The first process goes through the block, then the others: what it makes is there when they look."""
+    if count() > 1 and number() > 0:
+        distributed.barrier()
+    yield
+    if count() > 1 and number() == 0:
+        distributed.barrier()
+
+
 def number() -> int:
     """Which of the processes this is; number 0 speaks and writes for all."""
     return distributed.get_rank() if distributed.is_initialized() else 0

@@ -6,7 +6,7 @@ Sizes and dropout stand beside the networks, stages and batches in `training.rec
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -58,8 +58,8 @@ def train_system(
 ) -> Trained:
     """Trains a system of `models.systems.SYSTEMS`. Popularity, a ranker's prior, is that of training and validation together.
 
-    `warm`: a ranker whose weights, where system, configuration and items are the same, are the first ones; systems of several
-    stages begin anew. `checkpoints`: a folder from which an interrupted training goes on.
+    `warm`: a ranker whose weights are the first ones, where system, configuration, items and text model are the same; systems of
+    several stages begin anew. `checkpoints`: a folder from which an interrupted training goes on.
 
     Raises:
         KeyError: no system has this name.
@@ -77,7 +77,7 @@ def train_system(
     network_config = network.default if config.network is None else config.network
     text_model = newest_text_model(training) if network.reads_conversations else None
     (fitting, histories), (checking, check_histories) = (readable_histories(part, text_model) for part in (training, validation))
-    start = _warm(warm, name, network_config, items)
+    start = _warm(warm, name, network_config, items, text_model)
     flat = [one for history in histories for one in history]
     reader = start.reader if start else reader_of(network.kinds, texts=network.reads_texts, interactions=flat)
     prior = prior_of((example.items for example in [*training, *validation]), items)
@@ -97,6 +97,10 @@ def train_system(
     return Trained(ranker, work.stages)
 
 
-def _warm(warm: Ranker | None, name: str, config: msgspec.Struct, items: Sequence[str]) -> NeuralRanker | None:
-    fits = isinstance(warm, NeuralRanker) and (warm.name, warm.config, warm.items) == (name, config, tuple(items))
-    return cast("NeuralRanker", warm) if fits else None
+def _warm(
+    warm: Ranker | None, name: str, config: msgspec.Struct, items: Sequence[str], text_model: str | None
+) -> NeuralRanker | None:
+    """The ranker, where its network fits; vectors of another text model would be read as if they meant the same."""
+    if isinstance(warm, NeuralRanker) and (warm.name, warm.config, warm.items) == (name, config, tuple(items)):
+        return warm if warm.text_model == text_model else None
+    return None

@@ -113,7 +113,8 @@ def _once(
     from training.work import NothingToLearnError
 
     try:
-        registry = Registry(settings.registry.uri, settings.registry.folder)
+        with processes.first_alone():
+            registry = Registry(settings.registry.uri, settings.registry.folder)
         with shown(typer.echo) as watch:
             own = watch if processes.number() == 0 else SILENT
             result = _run(registry, examples, names, config, tell, own, resume)
@@ -145,11 +146,12 @@ def _run(
     from training import processes
     from training.run import publish_popular, train_once
 
-    if processes.number() == 0 and registry.holder("champion") is None and examples:
-        known = examples[: max(1, len(examples) * 8 // 10)]  # what is newer stays fresh for the gate
-        first = publish_popular(known, names, registry)
-        tell(first)
-        watch.say(first.reason)
+    with processes.first_alone():
+        if registry.holder("champion") is None and examples:
+            known = examples[: max(1, len(examples) * 8 // 10)]  # what is newer stays fresh for the gate
+            first = publish_popular(known, names, registry)
+            tell(first)
+            watch.say(first.reason)
     return train_once(examples, names, registry, config, watch, resume)
 
 

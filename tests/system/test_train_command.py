@@ -47,6 +47,26 @@ def test_a_first_run_announces_popular_and_then_the_network(tmp_path: Path) -> N
     assert "version 2 promoted" in result.output
 
 
+def test_a_system_is_chosen_by_name_and_goes_on_from_its_checkpoints(tmp_path: Path) -> None:
+    """The second run finds training done."""
+    arguments = ("--system", "session", "--resume", str(tmp_path / "checkpoints"), "--announce-file", str(tmp_path / "announced"))
+    first = run_train(tmp_path, *arguments, "--min-judged", "10", count=120)
+    assert "validation loss" in first.output
+    assert (tmp_path / "checkpoints" / "session.pt").exists()
+    again = run_train(tmp_path, *arguments, "--min-judged", "10", count=120)
+    assert "goes on after epoch" in again.output
+    assert "validation loss" not in again.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"), [(["--system", "oracle"], "choose one of popular"), (["--resume", "x", "--every", "1h"], "leave one")]
+)
+def test_what_cannot_be_trained_is_an_error_that_says_what_to_do(tmp_path: Path, arguments: list[str], says: str) -> None:
+    result = run_train(tmp_path, *arguments, count=60)
+    assert isinstance(result.exception, IsthmusError)
+    assert says in str(result.exception)
+
+
 def test_a_refused_run_exits_with_3_and_says_why(tmp_path: Path) -> None:
     file = tmp_path / "announced.jsonl"
     result = run_train(tmp_path, "--announce-file", str(file), tells=False)

@@ -12,7 +12,7 @@ from models.features import reader_of
 from models.latent_feature import LatentFeatureConfig
 from models.network import NeuralRanker
 from stream.core.interactions import Interaction, Part, conversation_of, session_of
-from tests.purchases import ITEMS, purchases, small_run
+from tests.purchases import ITEMS, mixed_purchases, purchases, small_run
 from training.checkpoints import CheckpointError
 from training.loop import NotFiniteError, TrainingConfig
 from training.measures import judge, popular_of, table
@@ -113,6 +113,15 @@ def test_a_warm_start_begins_where_the_champion_ended() -> None:
     assert trained(short, warm=champion).validation < trained(short).validation
     fewer = train_system("latent_feature", purchases(80), purchases(20, first=80), ITEMS[:-1], short, warm=champion)
     assert fewer.ranker.items == ITEMS[:-1]
+
+
+def test_a_champion_that_never_saw_a_conversation_is_no_start_once_there_are_some() -> None:
+    """It could not read their vectors."""
+    short = msgspec.structs.replace(CONFIG, epochs=1)
+    examples = mixed_purchases(100)
+    found = train_system("latent_feature", examples[:80], examples[80:], ITEMS, short, warm=trained(short).ranker).ranker
+    assert isinstance(found, NeuralRanker)
+    assert (found.text_model, found.reader.text_width) == ("text-1", 384)
 
 
 def test_nothing_to_learn_from_is_an_error() -> None:
