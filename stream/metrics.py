@@ -6,14 +6,21 @@ Names begin with `isthmus_`. Rates are for the query to make, over all workers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from socketserver import ThreadingMixIn
 from threading import Thread
-from typing import Final, NamedTuple
-from wsgiref.simple_server import WSGIServer
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.core import HistogramMetricFamily, Metric
+
+from stream.errors import IsthmusError
+from stream.health import Health
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 
 class Declared(NamedTuple):
@@ -68,6 +75,9 @@ DECLARED: Final[dict[str, Declared]] = {
     "model_swaps": Declared(Counter, "model versions taken into service"),
     "model_refusals": Declared(Counter, "announced model versions that this worker refused", ("reason",)),
     "catalogue_items": Declared(Gauge, "items in the catalogue"),
+    "live": Declared(Gauge, "1 while /livez says so: the event loop comes round, and no partition is stalled"),
+    "ready": Declared(Gauge, "1 while /readyz says so: partitions are assigned, tables restored, catalogue and models followed"),
+    "stalled_partitions": Declared(Gauge, "partitions whose committed offset stands still although there is work"),
     "encoder_transcripts": Declared(Counter, "transcripts in, by outcome", ("outcome",)),
     "encoder_sentences": Declared(Counter, "sentences encoded"),
     "encoder_seconds": Declared(Histogram, "time to encode a batch", (), _SECONDS),
@@ -150,6 +160,46 @@ class Metrics:
         wanted = dict(zip(declared, labels, strict=False))
         return sum(sample.value for sample in samples if wanted.items() <= sample.labels.items())
 
-    def serve(self, port: int) -> tuple[WSGIServer, Thread]:
-        """Serves them on all interfaces; port 0 chooses one (`server.server_port`)."""
-        return start_http_server(port, registry=self.registry)
+    def serve(self, port: int, health: Health | None = None) -> tuple[WSGIServer, Thread]:
+        """Serves /metrics, and /livez and /readyz (200, or 503 with what is wrong), on all interfaces; port 0 chooses one
+        (`server.server_port`).
+
+        Raises:
+            IsthmusError: the port is taken.
+        """
+        told = health or Health()
+        self.gauge("live").set_function(lambda: float(not Health.wrong(told.live)))
+        self.gauge("ready").set_function(lambda: float(not Health.wrong(told.ready)))
+        try:
+            server = make_server("", port, _pages(self.registry, told), _Server, _Silent)
+        except OSError as error:
+            raise IsthmusError(f"port {port} is taken: choose another with --metrics-port, or the setting metrics_port") from error
+        thread = Thread(target=server.serve_forever, daemon=True, name="metrics")
+        thread.start()
+        return server, thread
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (its base's name)
+        """Nothing: scrapes are not news."""
+
+
+def _pages(registry: CollectorRegistry, health: Health) -> WSGIApplication:
+    metrics = make_wsgi_app(registry)
+    checks = {"/livez": health.live, "/readyz": health.ready}
+
+    def page(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            return cast("Iterable[bytes]", metrics(environ, start_response))
+        known = path in checks
+        wrong = Health.wrong(checks[path]) if known else ["/metrics, /livez and /readyz are here"]
+        status = "200 OK" if not wrong else "503 Service Unavailable" if known else "404 Not Found"
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return ["".join(f"{line}\n" for line in wrong or ["ok"]).encode()]
+
+    return page

@@ -101,6 +101,13 @@ class DeadLetters(Section):
     window_records: int = Field(1_000, ge=1, description="over at least so many records")
 
 
+class HealthChecks(Section):
+    stalled_s: int = Field(
+        300, ge=10, description="/livez fails when a partition's committed offset stands still so long although there is work"
+    )
+    silent_s: int = Field(30, ge=5, description="/livez fails when the event loop has not come round for so long")
+
+
 class Registry(Section):
     uri: str = Field(f"sqlite:///{CACHE / 'registry' / 'mlflow.db'}", description="MLflow: a SQLite file, or a server's URL")
     folder: Path = Field(CACHE / "registry" / "models", description="model folders; workers must be able to read it")
@@ -126,6 +133,7 @@ class Settings(BaseSettings):
     worker: Worker = Worker()
     encoder: Encoder = Encoder()
     dead_letters: DeadLetters = DeadLetters()
+    health: HealthChecks = HealthChecks()
     registry: Registry = Registry()
     training: Training = Training()
 

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import signal
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,23 @@ from mode import get_logger
 from stream.broker.delivery import Emission, Sender
 from stream.broker.finishing import AtLeastOnce, Delivery
 from stream.broker.kafka import KafkaSender, KafkaTransport
-from stream.broker.ownership import check_ownership
+from stream.broker.ownership import Ownership
 from stream.broker.processor import Processor
 from stream.broker.profiles import Profiles, Serving
 from stream.broker.recovery import SafeTableManager
 from stream.broker.table import UserTable
 from stream.broker.transactions import ExactlyOnce
+from stream.broker.view import KafkaView, LogView, View
+from stream.broker.watch import Watch, until_all_exist
 from stream.core.dead_letters import DeadLetterLimit
 from stream.core.records import Batch, Source
 from stream.core.step import StepSettings
 from stream.errors import IsthmusError
+from stream.health import Health
 from stream.metrics import Metrics
 from stream.settings import Guarantee, Topics
 
 logger = get_logger(__name__)
-LAG_EVERY_S = 5.0
 
 
 def make_app(
@@ -78,6 +81,25 @@ def make_app(
     return app
 
 
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """How an app is looked after: by which view of the log, into which health; what is begun at its beginning, and its changelog's
+    epoch by name.
+    """
+
+    view: View | None = None
+    health: Health = field(default_factory=Health)
+    recreated: frozenset[str] = frozenset()
+    changelog: Mapping[str, int] = field(default_factory=dict)
+    stalled_s: float = 300.0
+
+
+def view_of(app: Any) -> View:
+    if isinstance(app.transport, KafkaTransport):
+        return KafkaView(",".join(f"{url.host}:{url.port}" for url in app.conf.broker_consumer), app.conf.id)
+    return LogView(app.producer_transport.log, app.conf.id)
+
+
 def sender_of(app: Any) -> Sender:
     if isinstance(app.transport, KafkaTransport):
 
@@ -123,20 +145,27 @@ def add_profiles(
     in_flight: int = 6,
     limit: DeadLetterLimit | None = None,
     guarantee: Guarantee = "at_least_once",
-) -> Profiles:
+    looks: Looks | None = None,
+) -> Watch:
     """Gives the app its user table and the profile agent over all five inputs."""
+    looks = looks or Looks()
+    watch = Watch(
+        app, looks.view or view_of(app), epochs, metrics, looks.health, changelog=looks.changelog, stalled_s=looks.stalled_s
+    )
     table = UserTable(app, metrics)
     delivery = add_delivery(app, guarantee, metrics)
-    profiles = Profiles(app, sources, epochs, table, delivery, serving, settings, topics, metrics, limit or DeadLetterLimit())
+    profiles = Profiles(app, sources, watch, table, delivery, serving, settings, topics, metrics, limit or DeadLetterLimit())
     _add_agent(app, list(sources), profiles.run, "profiles")
 
+    ownership = Ownership(sources)
+
     async def on_assigned(_: Any, assigned: Any, **__: Any) -> None:
-        app.consumer.in_flight = in_flight
-        check_ownership(assigned, sources)
+        app.consumer.in_flight, app.consumer.recreated = in_flight, looks.recreated
+        if await watch.after_assignment():
+            await ownership.check(app.consumer, assigned)
 
     app.on_partitions_assigned.connect(on_assigned, weak=False)
-    _add_lag(app, set(sources), metrics)
-    return profiles
+    return watch
 
 
 def add_processor(
@@ -148,17 +177,20 @@ def add_processor(
     *,
     in_flight: int = 4,
     guarantee: Guarantee = "at_least_once",
-) -> Processor:
+    looks: Looks | None = None,
+) -> Watch:
     """Gives the app a stateless agent over one topic."""
-    processor = Processor(app, epochs, add_delivery(app, guarantee, metrics), process)
+    looks = looks or Looks()
+    watch = Watch(app, looks.view or view_of(app), epochs, metrics, looks.health, stalled_s=looks.stalled_s)
+    processor = Processor(app, watch, add_delivery(app, guarantee, metrics), process)
     _add_agent(app, [topic], processor.run, "processor")
 
     async def on_assigned(*_: Any, **__: Any) -> None:
-        app.consumer.in_flight = in_flight
+        app.consumer.in_flight, app.consumer.recreated = in_flight, looks.recreated
+        await watch.after_assignment()
 
     app.on_partitions_assigned.connect(on_assigned, weak=False)
-    _add_lag(app, {topic}, metrics)
-    return processor
+    return watch
 
 
 def _add_agent(app: Any, topics: list[str], run: Callable[[Any], Awaitable[None]], name: str) -> None:
@@ -177,21 +209,30 @@ def _add_agent(app: Any, topics: list[str], run: Callable[[Any], Awaitable[None]
     app.agent(channel, name=name, concurrency=1)(agent)
 
 
-def _add_lag(app: Any, topics: set[str], metrics: Metrics) -> None:
-    async def lag() -> None:
-        metrics.clear("committed_offset")
-        metrics.clear("end_offset")
-        for tp in app.consumer.assignment():
-            if tp.topic in topics:
-                labels = (tp.topic, str(tp.partition))
-                metrics.gauge("committed_offset", *labels).set(app.consumer._committed_offset[tp] or 0)
-                metrics.gauge("end_offset", *labels).set(app.consumer.highwater(tp) or 0)
+async def run_renewed(
+    build: Callable[[Mapping[str, int], frozenset[str]], tuple[Any, Watch]],
+    view: View,
+    epochs: Mapping[str, int],
+    stop: asyncio.Event,
+) -> None:
+    """Runs the app that `build` makes of epochs and recreated topics, and another each time a topic was recreated, until `stop`."""
+    recreated: frozenset[str] = frozenset()
+    while not stop.is_set():
+        app, watch = build(epochs, recreated)
+        try:
+            await run_until_stopped(app, stop, watch.renew)
+        except Exception as error:
+            if not watch.renew.is_set():
+                raise
+            logger.warning("ended with %s while a topic was deleted", type(error).__name__)
+        found = await until_all_exist(view, epochs, stop)
+        if found is not None:
+            recreated = frozenset(name for name, epoch in epochs.items() if found[name] != epoch)
+            epochs = found
 
-    app.timer(LAG_EVERY_S)(lag)
 
-
-async def run_until_stopped(app: Any, stop: asyncio.Event) -> None:
-    """Runs an app until `stop` is set or it crashes; then finishes what is in flight, commits and leaves.
+async def run_until_stopped(app: Any, *stops: asyncio.Event) -> None:
+    """Runs an app until one of `stops` is set or it crashes; then finishes what is in flight, commits and leaves.
 
     Raises whatever crashed it.
     """
@@ -199,9 +240,9 @@ async def run_until_stopped(app: Any, stop: asyncio.Event) -> None:
     await app.start()
     calm_collector()
     try:
-        watch = [asyncio.create_task(stop.wait()), asyncio.create_task(_crashed(app))]
-        await asyncio.wait(watch, return_when=asyncio.FIRST_COMPLETED)
-        for task in watch:
+        ends = [asyncio.create_task(_crashed(app)), *(asyncio.create_task(stop.wait()) for stop in stops)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in ends:
             task.cancel()
     finally:
         await app.stop()

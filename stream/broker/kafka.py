@@ -121,17 +121,26 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         if kafka._subscription.is_assigned(tp):
             kafka._fetcher.seek_to(tp, offset)
 
-    async def seek_to_committed(self) -> Mapping[TP, int]:
+    async def seek_to_committed(self) -> Mapping[TP, Any]:
         committed = await super().seek_to_committed()
-        changelogs = self.consumer.app.tables.changelog_topics
-        fresh = [tp for tp, offset in committed.items() if not offset and tp.topic not in changelogs]
+        consumer: Any = self.consumer
+        changelogs = consumer.app.tables.changelog_topics
+        foreign = {tp for tp, offset in committed.items() if offset and tp.topic in consumer.recreated}
+        fresh = [tp for tp, offset in committed.items() if (not offset or tp in foreign) and tp.topic not in changelogs]
         if fresh:
             await self.call_thread(self._ensure_consumer().seek_to_beginning, *fresh)
-        return committed
+        if foreign:
+            await self.commit(dict.fromkeys(foreign, 0))
+        return {tp: None if tp in foreign else offset for tp, offset in committed.items()}
 
 
 class KafkaConsumer(BatchConsumer, driver.Consumer):
-    """Faust's Kafka consumer with batch delivery. `_delivered` is the generation and the next offset of the last batch."""
+    """Faust's Kafka consumer with batch delivery. `_delivered` is the generation and the next offset of the last batch.
+
+    Committed offsets of `recreated` topics are their predecessors': these begin at their beginning.
+    """
+
+    recreated: frozenset[str] = frozenset()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -40,7 +40,7 @@ def group_progress(bootstrap: str, group: str, topics: Iterable[str]) -> Progres
             TopicPartition(topic["name"], number["partition_index"]) for topic in described for number in topic["partitions"]
         ]
         ends = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
-        committed = _committed(admin, group, partitions)
+        committed = committed_offsets(admin, group, partitions)
     except KafkaError as error:
         raise IsthmusError(f"offsets at {bootstrap} cannot be read ({type(error).__name__})") from error
     finally:
@@ -48,7 +48,8 @@ def group_progress(bootstrap: str, group: str, topics: Iterable[str]) -> Progres
     return Progress(sum(committed.values()), sum(end.offset for end in ends.values()))
 
 
-def _committed(admin: Any, group: str, partitions: list[Any]) -> dict[Any, int]:
+def committed_offsets(admin: Any, group: str, partitions: list[Any]) -> dict[Any, int]:
+    """What a group has committed, by partition; nothing where it has not yet."""
     try:
         found = admin.list_group_offsets({group: partitions})
     except _NO_GROUP_YET:

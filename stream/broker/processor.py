@@ -4,22 +4,21 @@ The encoder runs on it. What it computes is a function from a batch to outputs; 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from stream.broker.delivery import Emission
 from stream.broker.finishing import Delivery, Work
+from stream.broker.watch import Watch
 from stream.core.records import Batch, Source
 
 
 class Processor:
     """One agent's work: batches in order, one at a time in a thread of its own, so that heartbeats go on."""
 
-    def __init__(
-        self, app: Any, epochs: Mapping[str, int], delivery: Delivery, process: Callable[[Batch], Sequence[Emission]]
-    ) -> None:
-        self._epochs = epochs
+    def __init__(self, app: Any, watch: Watch, delivery: Delivery, process: Callable[[Batch], Sequence[Emission]]) -> None:
+        self._watch = watch
         self._delivery = delivery
         self._process = process
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="processor")
@@ -29,7 +28,9 @@ class Processor:
         loop = asyncio.get_running_loop()
         async for event in stream.noack().events():
             message = event.message
-            batch = Batch(Source.CALL, message.topic, self._epochs[message.topic], message.partition, message.value)
+            if not await self._watch.may_handle(message):
+                continue
+            batch = Batch(Source.CALL, message.topic, self._watch.epochs[message.topic], message.partition, message.value)
             emissions = await loop.run_in_executor(self._thread, self._process, batch)
             if self._delivery.is_current(message):
                 await self._delivery.deliver(Work(event, emissions))

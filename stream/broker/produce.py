@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -21,6 +21,14 @@ class Keyed(Protocol):
     def key(self) -> str | None: ...
     @property
     def value(self) -> bytes | None: ...
+
+
+class KeyedEvent(NamedTuple):
+    """The plainest `Keyed`."""
+
+    role: str
+    key: str | None
+    value: bytes | None
 
 
 async def produce(bootstrap: str, events: Iterable[Keyed], topics: Mapping[str, str], say: Callable[[int], None]) -> int:

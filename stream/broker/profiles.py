@@ -14,6 +14,7 @@ from mode import get_logger
 from stream.broker.delivery import Emission
 from stream.broker.finishing import Delivery, Work
 from stream.broker.table import UserTable
+from stream.broker.watch import Watch
 from stream.core.dead_letters import DeadLetterLimit
 from stream.core.events import Reason
 from stream.core.outputs import Outcome
@@ -43,7 +44,7 @@ class Profiles:
         self,
         app: Any,
         sources: Mapping[str, Source],
-        epochs: Mapping[str, int],
+        watch: Watch,
         table: UserTable,
         delivery: Delivery,
         serving: Serving,
@@ -54,7 +55,7 @@ class Profiles:
     ) -> None:
         self._app = app
         self._sources = sources
-        self._epochs = epochs
+        self._watch = watch
         self._table = table
         self._delivery = delivery
         self._serving = serving
@@ -68,13 +69,13 @@ class Profiles:
 
     async def run(self, stream: Any) -> None:
         async for event in stream.noack().events():
-            if self._delivery.is_current(event.message):
+            if self._delivery.is_current(event.message) and await self._watch.may_handle(event.message):
                 await self._process(event)
 
     async def _process(self, event: Any) -> None:
         message = event.message
         topic, partition = message.topic, message.partition
-        batch = Batch(self._sources[topic], topic, self._epochs[topic], partition, message.value)
+        batch = Batch(self._sources[topic], topic, self._watch.epochs[topic], partition, message.value)
         started = time.perf_counter()
         outcome = total_step(batch, self._table.states(partition), self._serving.ranker, self._serving.catalogue, self._settings)
         self._look_at_dead_letters(batch, outcome)

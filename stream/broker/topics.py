@@ -129,7 +129,12 @@ def topic_epochs(bootstrap: str, names: Iterable[str]) -> dict[str, int]:
     missing = [topic["name"] for topic in found if topic["error_code"]]
     if missing:
         raise IsthmusError(f"topics missing at {bootstrap}: {', '.join(missing)}; run `isthmus topics`")
-    return {topic["name"]: UUID(str(topic["topic_id"])).int >> 65 for topic in found}
+    return epochs_of(found)
+
+
+def epochs_of(described: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """The epochs of those topics that exist, from an admin client's descriptions."""
+    return {topic["name"]: UUID(str(topic["topic_id"])).int >> 65 for topic in described if not topic["error_code"]}
 
 
 def admin_client(bootstrap: str) -> Any:

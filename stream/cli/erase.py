@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated, NamedTuple
+from typing import Annotated
 from uuid import uuid4
 
 import typer
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
-
-class _Erasure(NamedTuple):
-    """`stream.broker.produce.Keyed`."""
-
-    key: str | None
-    value: bytes | None
-    role: str = "erasures"
 
 
 @app.command()
@@ -38,7 +30,7 @@ def erase(
     """
     import msgspec
 
-    from stream.broker.produce import produce
+    from stream.broker.produce import KeyedEvent, produce
     from stream.cli.common import settings_with
     from stream.cli.dead_letters import moment
     from stream.core import limits
@@ -55,6 +47,6 @@ def erase(
             raise IsthmusError(f"a user id has 1 to {limits.USER_ID_BYTES} bytes")
     if not yes:
         typer.confirm(f"erase {len(users)} users for good?", abort=True)
-    made = [_Erasure(user, msgspec.json.encode(Erasure(user, until_ms, str(uuid4())))) for user in users]
+    made = [KeyedEvent("erasures", user, msgspec.json.encode(Erasure(user, until_ms, str(uuid4())))) for user in users]
     sent = asyncio.run(produce(settings.kafka.bootstrap, made, settings.topics.model_dump(), lambda _: None))
     typer.echo(f"{sent} erasures sent")

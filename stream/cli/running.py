@@ -6,18 +6,22 @@ import asyncio
 import logging
 import os
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from stream.core.dead_letters import DeadLetterLimit
 from stream.core.records import Batch, Source
 from stream.core.step import StepSettings
 from stream.errors import IsthmusError
+from stream.health import Beat, Health
 from stream.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from stream.broker.delivery import Emission
+    from stream.broker.view import View
+    from stream.broker.watch import Watch
     from stream.metrics import Metrics
 
 logger = logging.getLogger("isthmus")
@@ -90,55 +94,104 @@ def run_worker(settings: Settings) -> None:
 
 
 async def _worker(settings: Settings) -> None:
-    from stream.broker.app import Serving, add_profiles, make_app, run_until_stopped, stop_on_signals
-    from stream.broker.followers import ServingFollower, follow_kafka
-    from stream.broker.topics import create_or_check, source_topics, topic_epochs
+    from stream.broker.app import Looks, Serving, add_profiles, make_app, run_renewed, stop_on_signals
+    from stream.broker.followers import ServingFollower
+    from stream.broker.store import check_changelog
+    from stream.broker.topics import changelog_name, create_or_check, source_topics, topic_epochs
     from stream.metrics import Metrics
 
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.worker
     create_or_check(bootstrap, topics, create=False)
+    sources, name, folder = source_topics(topics), "isthmus-profiles", own.state_dir / own.name
+    changelog = topic_epochs(bootstrap, [changelog_name(name)])
+    check_changelog(folder, changelog)
     stop, metrics, serving = stop_on_signals(), Metrics(), Serving()
     follower = ServingFollower(serving, metrics)
-    follows: list[asyncio.Task[None]] = []
-    for topic, apply in ((topics.items, follower.on_items), (topics.models, follower.on_models)):
-        ready = asyncio.Event()  # one after the other: a model is checked against the catalogue
-        follows.append(asyncio.create_task(follow_kafka(bootstrap, topic, apply, ready)))
-        await asyncio.wait({follows[-1], asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
-        if follows[-1].done():
-            await follows[-1]
-        follows[-1].add_done_callback(lambda _: stop.set())
-    sources = source_topics(topics)
-    app = make_app(
-        "isthmus-profiles",
-        f"kafka://{bootstrap}",
-        data=own.state_dir / own.name,
-        partitions=topics.partitions,
-        batch_records=own.batch_records,
-        instance=own.name if own.static_membership else None,
-        session_timeout_s=settings.delivery.session_timeout_s,
-    )
-    add_profiles(
-        app,
-        sources,
-        topic_epochs(bootstrap, sources),
-        serving,
-        step_settings(settings),
-        topics,
-        metrics,
-        in_flight=own.in_flight,
-        limit=limit_of(settings),
-        guarantee=settings.delivery.guarantee,
-    )
-    server, _ = metrics.serve(own.metrics_port)
-    logger.info("worker %s: metrics at http://127.0.0.1:%d/metrics", own.name, server.server_port)
+
+    async with _looked_after(settings, name, own.metrics_port, metrics) as (health, view):
+        follows = {topics.items: follower.on_items, topics.models: follower.on_models}
+        async with _followed(bootstrap, follows, health, stop):
+
+            def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watch]:
+                app = make_app(
+                    name,
+                    f"kafka://{bootstrap}",
+                    data=folder,
+                    partitions=topics.partitions,
+                    batch_records=own.batch_records,
+                    instance=own.name if own.static_membership else None,
+                    session_timeout_s=settings.delivery.session_timeout_s,
+                )
+                looks = Looks(
+                    view=view, health=health, recreated=recreated, changelog=changelog, stalled_s=settings.health.stalled_s
+                )
+                watch = add_profiles(
+                    app,
+                    sources,
+                    epochs,
+                    serving,
+                    steps,
+                    topics,
+                    metrics,
+                    in_flight=own.in_flight,
+                    limit=limit_of(settings),
+                    guarantee=settings.delivery.guarantee,
+                    looks=looks,
+                )
+                return app, watch
+
+            steps = step_settings(settings)
+            await run_renewed(build, view, topic_epochs(bootstrap, sources), stop)
+
+
+@asynccontextmanager
+async def _looked_after(settings: Settings, group: str, port: int, metrics: Metrics) -> AsyncIterator[tuple[Health, View]]:
+    """Metrics and health are served, and the broker's view of the group is open, inside the context."""
+    from stream.broker.view import KafkaView
+
+    beat, health = Beat(settings.health.silent_s, time.monotonic), Health()
+    health.live["event loop"] = beat.check
+    health.ready["partitions"] = lambda: "none are assigned yet"
+    server, _ = metrics.serve(port, health)
+    logger.info("%s: metrics and health at http://127.0.0.1:%d/metrics, /livez, /readyz", group, server.server_port)
+    view = KafkaView(settings.kafka.bootstrap, group)
+    beating = asyncio.create_task(beat.keep_beating())
     try:
-        await run_until_stopped(app, stop)
+        yield health, view
     finally:
-        for task in follows:
-            task.cancel()
-        ended = await asyncio.gather(*follows, return_exceptions=True)
+        beating.cancel()
+        await view.close()
         server.shutdown()
-    for error in ended:  # a worker that no longer follows would serve an old model for ever
+        server.server_close()
+
+
+@asynccontextmanager
+async def _followed(
+    bootstrap: str, follows: Mapping[str, Callable[[Sequence[Any]], Any]], health: Health, stop: asyncio.Event
+) -> AsyncIterator[None]:
+    """Topics are followed whole inside the context, which begins once all that there was is applied, one topic after the other: a
+    model is checked against the catalogue.
+
+    A follower that ends sets `stop` and its error is raised at the end: the worker would serve an old model for ever.
+    """
+    from stream.broker.followers import follow_kafka
+
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        for topic, apply in follows.items():
+            ready = asyncio.Event()
+            health.ready[topic] = lambda ready=ready: None if ready.is_set() else "is not read whole yet"  # type: ignore[misc]
+            tasks.append(asyncio.create_task(follow_kafka(bootstrap, topic, apply, ready)))
+            await asyncio.wait({tasks[-1], asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
+            if tasks[-1].done():
+                await tasks[-1]
+            tasks[-1].add_done_callback(lambda _: stop.set())
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for error in ended:
         if isinstance(error, Exception):
             raise error
 
@@ -153,37 +206,32 @@ def run_encoder(settings: Settings) -> None:
 
 
 async def _encoder(settings: Settings) -> None:
-    from stream.broker.app import add_processor, make_app, run_until_stopped, stop_on_signals
+    from stream.broker.app import Looks, add_processor, make_app, run_renewed, stop_on_signals
     from stream.broker.topics import create_or_check, topic_epochs
     from stream.metrics import Metrics
 
-    bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.encoder
+    bootstrap, topics, own, name = settings.kafka.bootstrap, settings.topics, settings.encoder, "isthmus-encoder"
     create_or_check(bootstrap, topics, create=False)
     stop, metrics = stop_on_signals(), Metrics()
-    app = make_app(
-        "isthmus-encoder",
-        f"kafka://{bootstrap}",
-        data=settings.worker.state_dir / own.name,
-        partitions=topics.partitions,
-        batch_records=ENCODER_BATCH,
-        instance=own.name,
-        session_timeout_s=settings.delivery.session_timeout_s,
-    )
     process = encoder_process(settings, metrics)
-    add_processor(
-        app,
-        topics.transcripts,
-        topic_epochs(bootstrap, [topics.transcripts]),
-        process,
-        metrics,
-        guarantee=settings.delivery.guarantee,
-    )
-    server, _ = metrics.serve(own.metrics_port)
-    logger.info("encoder %s: metrics at http://127.0.0.1:%d/metrics", own.name, server.server_port)
-    try:
-        await run_until_stopped(app, stop)
-    finally:
-        server.shutdown()
+
+    async with _looked_after(settings, name, own.metrics_port, metrics) as (health, view):
+
+        def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watch]:
+            app = make_app(
+                name,
+                f"kafka://{bootstrap}",
+                data=settings.worker.state_dir / own.name,
+                partitions=topics.partitions,
+                batch_records=ENCODER_BATCH,
+                instance=own.name,
+                session_timeout_s=settings.delivery.session_timeout_s,
+            )
+            looks = Looks(view=view, health=health, recreated=recreated, stalled_s=settings.health.stalled_s)
+            guarantee = settings.delivery.guarantee
+            return app, add_processor(app, topics.transcripts, epochs, process, metrics, guarantee=guarantee, looks=looks)
+
+        await run_renewed(build, view, topic_epochs(bootstrap, [topics.transcripts]), stop)
 
 
 def encoder_process(settings: Settings, metrics: Metrics) -> Callable[[Batch], list[Emission]]:

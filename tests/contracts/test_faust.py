@@ -136,13 +136,20 @@ class FakeKafka:
         self.sought.append(("beginning", tps))
 
 
-def thread(kafka: FakeKafka, *, flow_active: bool = True, active: tuple[TP, ...] = (SOURCE,)) -> Any:
+def thread(
+    kafka: FakeKafka,
+    *,
+    flow_active: bool = True,
+    active: tuple[TP, ...] = (SOURCE,),
+    recreated: frozenset[str] = frozenset(),
+) -> Any:
     """The guarded thread without its loop."""
     made: Any = GuardedThread.__new__(GuardedThread)
     made.consumer = SimpleNamespace(
         flow_active=flow_active,
         app=SimpleNamespace(consumer_generation_id=1, tables=SimpleNamespace(changelog_topics={"changelog"})),
         _get_active_partitions=lambda: set(active),
+        recreated=recreated,
     )
     made._ensure_consumer = lambda: kafka
 
@@ -210,6 +217,22 @@ async def test_answers_are_waited_for_shortly_and_batches_are_kept_long() -> Non
     assert producer._message_accumulator._batch_ttl == producer._request_timeout_ms / 1_000 == app.conf.producer_request_timeout
     assert app.conf.producer_request_timeout >= 600
     assert "self._request_timeout = request_timeout_ms" in inspect.getsource(AIOKafkaConnection.__init__)
+
+
+def test_recreated_topics_begin_at_their_beginning_whatever_is_committed() -> None:
+    """The committed offset is their predecessor's: it is overwritten, and Faust must not skip what lies below it."""
+    kafka = FakeKafka({SOURCE: 70, TP("purchases", 0): 5})
+    made = thread(kafka, recreated=frozenset({SOURCE.topic}))
+    committed: list[dict[TP, int]] = []
+
+    async def commit(offsets: dict[TP, int]) -> bool:
+        committed.append(offsets)
+        return True
+
+    made.commit = commit
+    assert asyncio.run(made.seek_to_committed()) == {SOURCE: None, TP("purchases", 0): 5}
+    assert kafka.sought == [("beginning", (SOURCE,))]
+    assert committed == [{SOURCE: 0}]
 
 
 def test_batches_commit_one_past_their_last_offset() -> None:

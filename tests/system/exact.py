@@ -44,12 +44,12 @@ def newest(records: dict[int, list[PlainRecord]]) -> dict[bytes, bytes]:
     return {key: value for key, value in values.items() if key is not None and value is not None}
 
 
-def expected(bootstrap: str, topics: Topics, ranker: Ranker | None) -> Store:
-    """All input records through the step, topic after topic: the history is a function of their set."""
+def expected(bootstrap: str, topics: Topics, ranker: Ranker | None, store: Store | None = None) -> Store:
+    """All input records through the step, topic after topic: the history is a function of their set. On top of `store`."""
     items = Catalogue(msgspec.json.decode(value, type=Item) for value in newest(read_all(bootstrap, topics.items)).values())
     sources = source_topics(topics)
     epochs = topic_epochs(bootstrap, sources)
-    store = Store()
+    store = Store() if store is None else store
     for topic, source in sources.items():
         for number, records in read_all(bootstrap, topic).items():
             for start in range(0, len(records), 500):

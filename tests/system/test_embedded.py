@@ -12,7 +12,8 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from stream.broker.app import Serving, add_profiles, make_app, run_until_stopped
+from stream.broker import watch
+from stream.broker.app import Looks, Serving, add_profiles, make_app, run_until_stopped
 from stream.broker.embedded.following import follow_log
 from stream.broker.embedded.log import Log, forget, open_log
 from stream.broker.topics import changelog_name, source_topics, specs
@@ -23,6 +24,7 @@ from stream.core.ranking import Rows
 from stream.core.records import Batch, Record
 from stream.core.step import StepSettings, step
 from stream.errors import IsthmusError
+from stream.health import Health
 from stream.metrics import Metrics
 from stream.settings import Topics
 from tests import world
@@ -58,14 +60,19 @@ def events(count: int) -> list[tuple[str, UserEvent]]:
 
 @asynccontextmanager
 async def worker(
-    name: str, log: Log, folder: Path, ranker: world.OrderRanker = RANKER, limit: DeadLetterLimit | None = None
+    name: str,
+    log: Log,
+    folder: Path,
+    ranker: world.OrderRanker = RANKER,
+    limit: DeadLetterLimit | None = None,
+    looks: Looks | None = None,
 ) -> Any:
     """A running worker; leaving the context ends it as SIGTERM does."""
     metrics, stop = Metrics(), asyncio.Event()
     app = make_app("isthmus-profiles", f"embedded://{name}", data=folder, partitions=4, batch_records=200)
     settings = StepSettings(partitions=4)
     serving = Serving(ranker, world.catalogue())
-    add_profiles(app, SOURCES, log.epochs(SOURCES), serving, settings, TOPICS, metrics, limit=limit)
+    add_profiles(app, SOURCES, log.epochs(SOURCES), serving, settings, TOPICS, metrics, limit=limit, looks=looks)
     running = asyncio.create_task(run_until_stopped(app, stop))
     try:
         yield app, metrics
@@ -255,3 +262,37 @@ async def test_a_broken_topic_stops_the_worker_instead_of_being_drained(name: st
     lost = sum(map(len, records_of(log, TOPICS.dead_letters)))
     assert 0 < lost < 400 + 200
     assert log.lag("isthmus-profiles", SOURCES) >= 2_000 - lost
+
+
+async def test_a_partition_that_finishes_nothing_makes_the_worker_unhealthy(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log never acknowledges a state. A worker that has folded all there is stays healthy, however long nothing comes."""
+    monkeypatch.setattr(watch, "EVERY_S", 0.4)
+    log, health = open_log(name), Health()
+    log.create_topics(specs(TOPICS))
+    async with worker(name, log, tmp_path, looks=Looks(health=health, stalled_s=0.8)) as (app, metrics):
+        assert Health.wrong(health.ready)
+        await send(log, events(200))
+        await until(lambda: log.lag("isthmus-profiles", SOURCES) == 0 and not Health.wrong(health.ready))
+        await asyncio.sleep(1.6)  # twice as long as a stalled partition is borne
+        assert not Health.wrong(health.live)
+        append = log.append_to
+        lost: list[asyncio.Future[int]] = []
+
+        def losing(topic: str, *more: Any) -> asyncio.Future[int]:
+            if topic != changelog_name("isthmus-profiles"):
+                return append(topic, *more)
+            lost.append(asyncio.get_running_loop().create_future())
+            return lost[-1]
+
+        log.append_to = losing  # type: ignore[method-assign, assignment]
+        await log.append(TOPICS.clicks, "user-1", world.encode(Click("user-1", 1_750_000_000_000, ("late",))))
+        await until(lambda: bool(Health.wrong(health.live)), 30)
+        assert Health.wrong(health.live)[0].startswith("delivery: committed offsets of web-clicks-")
+        assert metrics.gauge("stalled_partitions")._child_samples()[0].value == 1
+        for future in lost:
+            future.set_result(0)
+        log.append_to = append  # type: ignore[method-assign]
+        await until(lambda: not Health.wrong(health.live), 30)
+        assert app.consumer.assignment()

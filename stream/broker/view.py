@@ -1,0 +1,105 @@
+"""What the log itself says of topics and a group: epochs, end offsets, committed offsets; not the consumer, which may be stuck.
+
+Two kinds with the same face: Kafka's, over an admin client that is kept open and called in a thread, and the embedded log's.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
+
+from kafka import TopicPartition
+from kafka.admin import OffsetSpec
+from kafka.errors import KafkaError
+
+from stream.broker.embedded.log import Log
+from stream.broker.lag import committed_offsets
+from stream.broker.topics import admin_client, epochs_of
+
+Partition = tuple[str, int]
+
+
+class Offsets(NamedTuple):
+    committed: Mapping[Partition, int]
+    ends: Mapping[Partition, int]
+
+
+class View(Protocol):
+    """Raises OSError where the broker does not answer."""
+
+    async def epochs(self, topics: Iterable[str]) -> dict[str, int]:
+        """The epochs of the topics that exist."""
+        ...
+
+    async def offsets(self, partitions: Iterable[Partition]) -> Offsets: ...
+
+    async def close(self) -> None: ...
+
+
+class KafkaView:
+    """A broker's view of one group."""
+
+    def __init__(self, bootstrap: str, group: str) -> None:
+        self._bootstrap = bootstrap
+        self._group = group
+        self._admin: Any = None
+        self._lock = asyncio.Lock()
+
+    async def epochs(self, topics: Iterable[str]) -> dict[str, int]:
+        return await self._ask(self._epochs, list(topics))
+
+    async def offsets(self, partitions: Iterable[Partition]) -> Offsets:
+        return await self._ask(self._offsets, [TopicPartition(*one) for one in partitions])
+
+    async def close(self) -> None:
+        async with self._lock:
+            await asyncio.to_thread(self._close)
+
+    async def _ask(self, call: Any, *arguments: Any) -> Any:
+        async with self._lock:
+            return await asyncio.to_thread(self._with_admin, call, *arguments)
+
+    def _with_admin(self, call: Any, *arguments: Any) -> Any:
+        try:
+            if self._admin is None:
+                self._admin = admin_client(self._bootstrap)
+            return call(*arguments)
+        except Exception as error:  # whatever it is, the next call connects anew
+            self._close()
+            raise ConnectionError(f"the broker at {self._bootstrap} does not answer ({type(error).__name__})") from error
+
+    def _close(self) -> None:
+        if self._admin is not None:
+            with suppress(KafkaError, OSError):
+                self._admin.close()
+            self._admin = None
+
+    def _epochs(self, topics: list[str]) -> dict[str, int]:
+        return epochs_of(self._admin.describe_topics(topics))
+
+    def _offsets(self, partitions: list[Any]) -> Offsets:
+        ends = self._admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
+        committed = committed_offsets(self._admin, self._group, partitions)
+        return Offsets(
+            {(one.topic, one.partition): committed.get(one, 0) for one in partitions},
+            {(one.topic, one.partition): found.offset for one, found in ends.items()},
+        )
+
+
+class LogView:
+    """The embedded log's view of one group."""
+
+    def __init__(self, log: Log, group: str) -> None:
+        self._log = log
+        self._group = group
+
+    async def epochs(self, topics: Iterable[str]) -> dict[str, int]:
+        return self._log.epochs([name for name in topics if name in self._log.topics])
+
+    async def offsets(self, partitions: Iterable[Partition]) -> Offsets:
+        committed = self._log.committed.get(self._group, {})
+        ends = {(topic, number): self._log.topics[topic].partitions[number].end for topic, number in partitions}
+        return Offsets({one: committed.get(one, 0) for one in ends}, ends)
+
+    async def close(self) -> None:
+        """Nothing is held."""

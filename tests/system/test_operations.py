@@ -1,0 +1,197 @@
+"""What operators meet on real Kafka: health, a SIGTERM under load, a topic and a changelog recreated under a running worker."""
+
+import asyncio
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+from kafka import KafkaAdminClient
+
+from stream.broker.lag import group_progress
+from stream.broker.local import LocalKafka, free_port
+from stream.broker.produce import KeyedEvent, produce
+from stream.broker.topics import changelog_name, create_or_check, source_topics
+from stream.cli.processes import Child, wait_for
+from stream.core.events import Click
+from stream.errors import IsthmusError
+from stream.settings import Topics
+from tests.system.exact import assert_exact, contents_per_id, expected, newest, read_all, users_of
+from tests.system.needs import broker_or_skip
+from tests.world import Store, history_of
+
+TOPICS = Topics(partitions=4)
+START_MS = 1_750_000_000_000
+WAIT_S = 120.0
+
+
+@pytest.fixture
+def kafka(tmp_path: Path) -> Iterator[LocalKafka]:
+    """A broker of the test's own, with all topics."""
+    broker_or_skip()
+    with LocalKafka(tmp_path / "kafka") as broker:
+        create_or_check(broker.bootstrap, TOPICS, dev=True)
+        yield broker
+
+
+def start(bootstrap: str, folder: Path, port: int = 0, command: str = "worker", **more: str) -> Child:
+    variables = {
+        "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
+        "ISTHMUS_TOPICS__PARTITIONS": "4",
+        "ISTHMUS_KAFKA__DEV": "true",
+        **more,
+    }
+    return Child([command, "--bootstrap", bootstrap, "--metrics-port", str(port)], variables, folder / f"{command}.log")
+
+
+def clicks(first: int, count: int) -> list[KeyedEvent]:
+    """Of 40 users, each with an id."""
+    made = []
+    for number in range(first, first + count):
+        user = f"user-{number % 40}"
+        click = Click(user, START_MS + number * 1_000, ("home", f"tag{number % 5}"), event_id=f"e{number}")
+        made.append(KeyedEvent("clicks", user, msgspec.json.encode(click)))
+    return made
+
+
+def send(bootstrap: str, events: Sequence[KeyedEvent]) -> None:
+    asyncio.run(produce(bootstrap, events, TOPICS.model_dump(), lambda _: None))
+
+
+def committed(bootstrap: str) -> int:
+    return group_progress(bootstrap, "isthmus-profiles", source_topics(TOPICS)).committed
+
+
+def folded(bootstrap: str, records: int) -> bool:
+    try:
+        progress = group_progress(bootstrap, "isthmus-profiles", source_topics(TOPICS))
+    except IsthmusError:
+        return False  # while a topic is missing
+    return progress.end >= records and progress.lag == 0
+
+
+def answer(port: int, path: str) -> tuple[int, str]:
+    """Status and text; 0 before the port is open."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as found:
+            return found.status, found.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+@pytest.mark.timeout(240)
+def test_a_sigterm_under_load_drains_within_ten_seconds_and_loses_nothing(kafka: LocalKafka, tmp_path: Path) -> None:
+    """Exit code 0, all that was acknowledged is committed, and after a restart everything is exact."""
+    events = clicks(0, 30_000)
+    child = start(kafka.bootstrap, tmp_path)
+    sender = threading.Thread(target=send, args=(kafka.bootstrap, events), daemon=True)
+    sender.start()
+    try:
+        wait_for(lambda: committed(kafka.bootstrap) > 2_000, [child], WAIT_S, "the folding of the first events")
+        child.process.terminate()
+        assert child.process.wait(10) == 0
+        before = committed(kafka.bootstrap)
+        sender.join(60)
+        assert before < len(events)
+        child = start(kafka.bootstrap, tmp_path)
+        wait_for(lambda: folded(kafka.bootstrap, len(events)), [child], WAIT_S, "the folding of the rest")
+    finally:
+        child.stop()
+    assert assert_exact(kafka.bootstrap, TOPICS, None) == 40
+    sent = [record.value for found in read_all(kafka.bootstrap, TOPICS.recommendations).values() for record in found]
+    assert all(len(contents) == 1 for contents in contents_per_id(sent).values())
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 8.0], ids=["at once", "after a while"])
+def test_events_of_a_topic_recreated_under_a_running_worker_are_applied(kafka: LocalKafka, tmp_path: Path, pause_s: float) -> None:
+    """Without a restart, and logged: users hold what both topics held, each event once."""
+    old, new = clicks(0, 400), clicks(400, 200)
+    port = free_port()
+    child = start(kafka.bootstrap, tmp_path, port)
+    try:
+        send(kafka.bootstrap, old)
+        wait_for(lambda: folded(kafka.bootstrap, len(old)), [child], WAIT_S, "the folding of the old topic")
+        first = expected(kafka.bootstrap, TOPICS, None)
+        admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+        admin.delete_topics([TOPICS.clicks])
+        admin.close()
+        time.sleep(pause_s)
+        wait_for(lambda: recreated(kafka.bootstrap), [child], WAIT_S, "the new topic")
+        send(kafka.bootstrap, new)
+        wait_for(lambda: "all is begun anew: web-clicks" in child.log.read_text(), [child], WAIT_S, "the notice")
+        wait_for(lambda: folded(kafka.bootstrap, len(new)) and answer(port, "/readyz")[0] == 200, [child], WAIT_S, "the new topic")
+    finally:
+        child.stop()
+    assert child.process.returncode == 0
+    both = Store(dict(first.records))
+    wanted = expected(kafka.bootstrap, TOPICS, None, both)
+    found = Store(newest(read_all(kafka.bootstrap, changelog_name("isthmus-profiles"))))
+    assert users_of(found) == users_of(wanted) == {f"user-{number}" for number in range(40)}
+    assert [user for user in sorted(users_of(wanted)) if history_of(found, user) != history_of(wanted, user)] == []
+
+
+def recreated(bootstrap: str) -> bool:
+    """Creates the topic again, once the broker has forgotten the old one."""
+    try:
+        create_or_check(bootstrap, TOPICS, dev=True)
+    except IsthmusError:
+        return False
+    return True
+
+
+def test_a_recreated_changelog_is_refused_with_the_way_to_begin_anew(kafka: LocalKafka, tmp_path: Path) -> None:
+    """By a running worker and at the next start."""
+    child = start(kafka.bootstrap, tmp_path)
+    send(kafka.bootstrap, clicks(0, 100))
+    wait_for(lambda: folded(kafka.bootstrap, 100), [child], WAIT_S, "the folding of the events")
+    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    admin.delete_topics([changelog_name("isthmus-profiles")])
+    wait_for(lambda: recreated(kafka.bootstrap), [], WAIT_S, "the new changelog")
+    assert child.process.wait(30) == 2
+    again = start(kafka.bootstrap, tmp_path)
+    assert again.process.wait(30) == 2
+    for log in (child.log, again.log):
+        assert "was deleted and recreated: it no longer holds" in log.read_text()
+    assert "--reset-offsets" in again.log.read_text()
+
+
+def test_a_worker_tells_when_it_is_ready_and_that_it_lives(kafka: LocalKafka, tmp_path: Path) -> None:
+    """503 with the reason before; the gauges say the same."""
+    port = free_port()
+    child = start(kafka.bootstrap, tmp_path, port)
+    try:
+        wait_for(lambda: answer(port, "/livez")[0] == 200, [child], WAIT_S, "life")
+        seen: list[str] = []
+
+        def ready() -> bool:
+            seen.append(answer(port, "/readyz")[1])
+            return seen[-1] == "ok\n"
+
+        wait_for(ready, [child], WAIT_S, "readiness")
+        assert {one for text in seen[:-1] for one in text.splitlines()} <= {
+            "partitions: none are assigned yet",
+            "partitions: being assigned, or their tables restored",
+            "items: is not read whole yet",
+            "models: is not read whole yet",
+        }
+        text = answer(port, "/metrics")[1]
+        assert all(line in text for line in ("isthmus_live 1.0", "isthmus_ready 1.0", "isthmus_stalled_partitions 0.0"))
+    finally:
+        child.stop()
+
+
+def test_an_encoder_tells_its_health_too(kafka: LocalKafka, tmp_path: Path) -> None:
+    """Live at once, ready with its partitions."""
+    port = free_port()
+    child = start(kafka.bootstrap, tmp_path, port, "encoder")
+    try:
+        wait_for(lambda: answer(port, "/readyz") == (200, "ok\n"), [child], WAIT_S, "readiness")
+        assert answer(port, "/livez") == (200, "ok\n")
+    finally:
+        child.stop()

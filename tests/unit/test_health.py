@@ -1,0 +1,109 @@
+"""Health: what is wrong is said; a partition is stalled only when it stands still, with work, observed without a gap."""
+
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.errors import IsthmusError
+from stream.health import Beat, Health, Place, Stalls
+from stream.metrics import Metrics
+
+
+def observed(stalls: Stalls, rows: list[tuple[float, int, bool]]) -> list[bool]:
+    """One partition seen at times, with committed offsets and whether there is work; whether it was stalled each time."""
+    found = []
+    for now_s, committed, behind in rows:
+        stalls.observe(now_s, {"clicks-0": Place(committed, behind)})
+        found.append(bool(stalls.stalled()))
+    return found
+
+
+def test_a_partition_with_work_that_commits_nothing_is_stalled() -> None:
+    """From the first observation with that offset on; it is well again with the next commit."""
+    rows = [(0.0, 5, True), (10.0, 5, True), (20.0, 5, True), (25.0, 5, True), (30.0, 6, True)]
+    assert observed(Stalls(20, 15), rows) == [False, False, True, True, False]
+
+
+def test_a_partition_without_work_is_never_stalled() -> None:
+    """However long nobody sends anything; time without work does not count."""
+    rows = [(10.0 * turn, 5, False) for turn in range(20)] + [(200.0, 5, True), (210.0, 5, True), (220.0, 5, True)]
+    assert observed(Stalls(20, 15), rows) == [False] * 22 + [True]
+
+
+def test_time_in_which_nothing_was_observed_does_not_count() -> None:
+    """The broker was away, or tables were restored: a restart would not help."""
+    rows = [(0.0, 5, True), (10.0, 5, True), (100.0, 5, True), (110.0, 5, True), (120.0, 5, True)]
+    assert observed(Stalls(20, 15), rows) == [False, False, False, False, True]
+
+
+def test_a_rebalance_forgets_what_was_observed() -> None:
+    """Partitions begin anew."""
+    stalls = Stalls(20, 15)
+    assert observed(stalls, [(0.0, 5, True), (10.0, 5, True), (20.0, 5, True)])[-1]
+    stalls.forget()
+    assert stalls.check() is None
+    assert observed(stalls, [(21.0, 5, True), (31.0, 5, True)]) == [False, False]
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 9), st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_whatever_is_observed_only_standing_still_with_work_is_stalled(steps: list[tuple[float, bool, bool]]) -> None:
+    """By a model of its own: seconds since the last moment that excuses it."""
+    stalls, now_s, committed, excused_s = Stalls(20, 10), 0.0, 0, 0.0
+    for first, (step_s, moves, behind) in enumerate(steps):
+        now_s += step_s
+        committed += moves
+        if moves or not behind or not first:
+            excused_s = now_s
+        stalls.observe(now_s, {"p": Place(committed, behind)})
+        assert bool(stalls.stalled()) == (behind and now_s - excused_s >= 20)
+
+
+def test_a_loop_that_hangs_is_told() -> None:
+    """After so many seconds without a beat."""
+    now = [0.0]
+    beat = Beat(30, lambda: now[0])
+    now[0] = 30.0
+    assert beat.check() is None
+    now[0] = 41.0
+    assert beat.check() == "has not come round for 41 s"
+    beat.beat()
+    assert beat.check() is None
+
+
+def answer(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as found:
+            return found.status, found.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_the_metrics_port_tells_health_too() -> None:
+    """200, or 503 with what is wrong."""
+    problems: dict[str, str | None] = {"loop": None, "tables": "being restored"}
+    health = Health({"loop": lambda: problems["loop"]}, {"tables": lambda: problems["tables"]})
+    server, _ = Metrics().serve(0, health)
+    try:
+        port = server.server_port
+        assert answer(port, "/livez") == (200, "ok\n")
+        assert answer(port, "/readyz") == (503, "tables: being restored\n")
+        problems |= {"loop": "hangs", "tables": None}
+        assert answer(port, "/livez") == (503, "loop: hangs\n")
+        assert answer(port, "/readyz") == (200, "ok\n")
+        assert "isthmus_users" in answer(port, "/metrics")[1]
+        assert answer(port, "/other")[0] == 404
+        with pytest.raises(IsthmusError, match=f"port {port} is taken"):
+            Metrics().serve(port, health)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_checks_say_which_part_is_wrong() -> None:
+    """All of them."""
+    checks: Mapping[str, object] = {"a": lambda: "x", "b": lambda: None, "c": lambda: "y"}
+    assert Health.wrong(checks) == ["a: x", "c: y"]  # type: ignore[arg-type]
