@@ -6,6 +6,7 @@ What set-up could not install is skipped by hand, and fails in CI.
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,11 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from prometheus_client import Counter
 
 from stream.cli.main import COMMANDS
+from stream.metrics import DECLARED
+from stream.settings import Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SPECS = Path(__file__).parents[2] / "build" / "npm" / "node_modules" / "@asyncapi" / "specs" / "schemas"
@@ -91,6 +95,66 @@ def test_the_scrape_file_is_one_and_its_targets_are_services() -> None:
         for target in job["static_configs"][0]["targets"]:
             assert target.split(":")[0] in services
     check(tool("promtool"), "check", "config", str(path))
+
+
+ALERTS = [rule for group in yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
+
+
+def test_the_alerts_are_rules_that_fire_when_they_should() -> None:
+    """By Prometheus's own tool, on series made for each; no alert goes untested."""
+    folder = DEPLOY / "prometheus"
+    check(tool("promtool"), "check", "rules", str(folder / "alerts.yml"))
+    check(tool("promtool"), "test", "rules", str(folder / "alerts_test.yml"))
+    tests = yaml.safe_load((folder / "alerts_test.yml").read_text())["tests"]
+    fired = {case["alertname"] for test in tests for case in test["alert_rule_test"] if case["exp_alerts"]}
+    assert fired == {rule["alert"] for rule in ALERTS}
+
+
+def test_alerts_ask_for_metrics_that_exist() -> None:
+    """By exported name."""
+    exported = {f"isthmus_{name}" + ("_total" if declared.kind is Counter else "") for name, declared in DECLARED.items()}
+    asked = {name for rule in ALERTS for name in re.findall(r"isthmus_\w+", rule["expr"])}
+    assert asked <= exported
+
+
+def test_the_runbook_has_an_entry_for_each_alert() -> None:
+    """And each alert leads to its own."""
+    entries = re.findall(r"^### (\w+)$", (DEPLOY / "runbook.md").read_text(), re.MULTILINE)
+    assert entries == [rule["alert"] for rule in ALERTS]
+    assert [rule["annotations"]["runbook"] for rule in ALERTS] == [f"deploy/runbook.md#{name.lower()}" for name in entries]
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("stream.broker.topics", ("no broker answers at", "topics that do not fit", "missing; run `isthmus topics`")),
+        ("stream.broker.ownership", ("was assigned without",)),
+        ("stream.broker.watch", ("was deleted and recreated: it no longer holds what the stores", "recreated or deleted under us")),
+        ("stream.core.dead_letters", ("are dead letters",)),
+        ("stream.metrics", ("is taken",)),
+    ],
+)
+def test_the_runbook_quotes_what_the_processes_say(module: str, words: tuple[str, ...]) -> None:
+    """A message that changes must change there too."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    said, runbook = Path(spec.origin).read_text(), (DEPLOY / "runbook.md").read_text()
+    for phrase in words:
+        assert phrase in said
+        assert phrase in runbook
+
+
+def test_the_health_checks_ask_the_ports_of_the_settings() -> None:
+    """Worker and encoder each its own; at a path that exists."""
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    ports = {"worker": Settings().worker.metrics_port, "encoder": Settings().encoder.metrics_port}
+    looked_after = {name: service for name, service in services.items() if service.get("command", [""])[0] in ports}
+    assert len(looked_after) == 3
+    for service in looked_after.values():
+        code = service["healthcheck"]["test"][-1]
+        assert f":{ports[service['command'][0]]}/readyz" in code
+        compile(code, "healthcheck", "exec")
 
 
 def test_the_dockerfile_follows_the_linter() -> None:
