@@ -137,9 +137,11 @@ def epochs_of(described: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return {topic["name"]: UUID(str(topic["topic_id"])).int >> 65 for topic in described if not topic["error_code"]}
 
 
-def admin_client(bootstrap: str) -> Any:
+def admin_client(bootstrap: str, answer_ms: int = 30_000) -> Any:
     try:
-        return KafkaAdminClient(bootstrap_servers=bootstrap, client_id="isthmus-topics")
+        return KafkaAdminClient(
+            bootstrap_servers=bootstrap, client_id="isthmus-topics", request_timeout_ms=answer_ms, bootstrap_timeout_ms=answer_ms
+        )
     except KafkaError as error:
         raise IsthmusError(
             f"no broker answers at {bootstrap} ({type(error).__name__}): check kafka.bootstrap or --bootstrap"

@@ -4,6 +4,7 @@ Two kinds with the same face: Kafka's, over an admin client that is kept open an
 """
 
 import asyncio
+import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
@@ -37,13 +38,16 @@ class View(Protocol):
 
 
 class KafkaView:
-    """A broker's view of one group."""
+    """A broker's view of one group. No call takes longer than `answer_s`, for one is made inside each rebalance; a question still
+    unanswered then keeps its thread, and the next ones are refused until it ends.
+    """
 
-    def __init__(self, bootstrap: str, group: str) -> None:
+    def __init__(self, bootstrap: str, group: str, answer_s: float = 5.0) -> None:
         self._bootstrap = bootstrap
         self._group = group
+        self._answer_s = answer_s
         self._admin: Any = None
-        self._lock = asyncio.Lock()
+        self._busy = threading.Lock()
 
     async def epochs(self, topics: Iterable[str]) -> dict[str, int]:
         return await self._ask(self._epochs, list(topics))
@@ -52,21 +56,25 @@ class KafkaView:
         return await self._ask(self._offsets, [TopicPartition(*one) for one in partitions])
 
     async def close(self) -> None:
-        async with self._lock:
-            await asyncio.to_thread(self._close)
+        if self._admin is not None:
+            with suppress(OSError):
+                await self._ask(self._close)
 
     async def _ask(self, call: Any, *arguments: Any) -> Any:
-        async with self._lock:
-            return await asyncio.to_thread(self._with_admin, call, *arguments)
+        return await asyncio.wait_for(asyncio.to_thread(self._with_admin, call, *arguments), self._answer_s)
 
     def _with_admin(self, call: Any, *arguments: Any) -> Any:
+        if not self._busy.acquire(blocking=False):
+            raise ConnectionError(f"the broker at {self._bootstrap} has not answered the last question yet")
         try:
             if self._admin is None:
-                self._admin = admin_client(self._bootstrap)
+                self._admin = admin_client(self._bootstrap, int(self._answer_s * 1_000))
             return call(*arguments)
         except Exception as error:  # whatever it is, the next call connects anew
             self._close()
             raise ConnectionError(f"the broker at {self._bootstrap} does not answer ({type(error).__name__})") from error
+        finally:
+            self._busy.release()
 
     def _close(self) -> None:
         if self._admin is not None:

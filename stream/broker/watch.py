@@ -64,7 +64,7 @@ class Watch:
         try:
             found = await self._view.epochs([*self.epochs, *self._changelog])
         except OSError as error:
-            logger.warning("%s: whether a topic was recreated is not known", error)
+            logger.warning("whether a topic was recreated is not known: %s", error or "no answer in time")
             return True
         if any(name in found and found[name] != epoch for name, epoch in self._changelog.items()):
             await self._app.crash(IsthmusError(changelog_recreated(next(iter(self._changelog)))))
