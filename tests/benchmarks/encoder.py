@@ -21,7 +21,7 @@ from stream.settings import CACHE
 from stream.text.model import TextModel, finish_folder
 from tests.benchmarks.job import peak_rss_bytes
 
-CALLS: Final = 400
+CALLS: Final = 200
 PORTION: Final = 20
 """Calls that one batch of the encoder's stage holds."""
 ROUNDS: Final = 2

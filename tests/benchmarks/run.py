@@ -23,7 +23,7 @@ from tests.benchmarks.field import OTHERS
 from tests.benchmarks.network import write_network
 from tests.benchmarks.table import as_tables, plot, with_ratios
 
-ROUNDS = int(os.environ.get("BENCH_ROUNDS") or "2")
+ROUNDS = int(os.environ.get("BENCH_ROUNDS") or "1")
 SCALE = float(os.environ.get("BENCH_SCALE") or "1")
 OUT = Path("build/bench.json")
 

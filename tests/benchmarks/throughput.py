@@ -47,7 +47,7 @@ def _jobs(folder: Path, model: str, scale: float, *, bounds: bool) -> Iterator[t
 def _take(trials: Trials, contender: Contender, job: Job, folder: Path) -> None:
     try:
         row = in_memory(job) if contender is LIMIT else turn(contender, job, _wanted(job, folder))
-    except (Disagreement, RuntimeError, IsthmusError, subprocess.SubprocessError) as error:
+    except (Disagreement, RuntimeError, IsthmusError, OSError, subprocess.SubprocessError) as error:
         print(f"{contender.name}, {job.load}: no figures: {error}", file=sys.stderr, flush=True)
         return
     finally:
