@@ -28,7 +28,7 @@ EVENTS_PER_S: Final = 200_000
 PARTITIONS: Final = 256
 WORKERS: Final = 32
 ACTIVITY_SIGMA: Final = 1.5
-"""Of the lognormal spread of the users' activity: the busiest hundredth makes 21 % of the events."""
+"""Of the lognormal spread of the users' activity: the busiest hundredth makes a fifth of the events."""
 CPU_US: Final = {"new users": 51.8, "at the bounds": 68.8}
 """README.md's table of 2026-11-24; the share of the bounds is `AT_BOUNDS`."""
 AT_BOUNDS: Final = 0.1
