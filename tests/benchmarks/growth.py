@@ -20,8 +20,8 @@ from tests.benchmarks.load import ITEMS, NOW_MS, START_MS, TAGS, after
 from tests.world import Store
 
 HISTORY_USERS: Final = 100
-TURNS: Final = 200
-"""Timed clicks of each of those users: 20 sessions."""
+TURNS: Final = 60
+"""Timed clicks of each of those users: 6 sessions, so that who has 10 behind him does not fill the window meanwhile."""
 SETTINGS: Final = StepSettings(partitions=1)
 BROKER_MS: Final = 2_000_000_000_000
 
