@@ -42,11 +42,13 @@ class Observed:
     dead_letters: frozenset[bytes]
     committed: int
     end: int
+    late_records: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What one run left, counted. All but `events`, `duplicates_sent` and `committed_equals_end` must be 0 after an exact one.
+    """What one run left, counted. All but `events`, `duplicates_sent`, `late_records` and `committed_equals_end` must be 0 after an
+    exact one.
 
     `lost`: facts of a history that the set gives and the state lacks, transcripts without an encoded call, acknowledged events that
     no topic holds, planted events without a dead letter. `applied_twice`: facts in the state that the set does not give.
@@ -61,6 +63,7 @@ class Verdict:
     two_contents: int
     stray_dead_letters: int
     duplicates_sent: int
+    late_records: int
     committed_equals_end: bool
     examples_of: dict[str, list[str]] = field(default_factory=dict)
 
@@ -105,6 +108,7 @@ def judge(observed: Observed, ranker: Ranker | None, settings: StepSettings) -> 
         two_contents=sum(len(set(values)) > 1 for values in contents.values()),
         stray_dead_letters=len(observed.dead_letters - planted),
         duplicates_sent=sum(len(values) - 1 for values in contents.values()),
+        late_records=observed.late_records,
         committed_equals_end=observed.committed == observed.end,
         examples_of={kind: some[:5] for kind, some in names.items() if some},
     )

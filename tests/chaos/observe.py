@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from stream.broker.changelog import term_of
 from stream.broker.lag import group_progress
 from stream.broker.topics import changelog_name, source_topics, topic_epochs
 from stream.core.events import Item
 from stream.core.ranking import Catalogue
-from stream.core.records import Batch, Source
+from stream.core.records import Batch, PlainRecord, Source
 from stream.settings import Topics
 from tests.chaos.check import Observed
 from tests.chaos.sender import Place, Sent
@@ -28,6 +29,26 @@ def batches_of(bootstrap: str, sources: Mapping[str, Source]) -> list[Batch]:
     ]
 
 
+def restored(records: Mapping[int, Sequence[PlainRecord]]) -> tuple[dict[bytes, bytes], int]:
+    """The states that a recovery makes of a changelog, and how many records it leaves out: those of a lower term than one before
+    them in their partition, written late by a worker that had lost it.
+    """
+    states: dict[bytes, bytes] = {}
+    late = 0
+    for partition in records.values():
+        term = 0
+        for record in partition:
+            if record.key is None or (stamped := term_of(record.headers)) < term:
+                late += 1
+                continue
+            term = stamped
+            if record.value is None:
+                states.pop(record.key, None)
+            else:
+                states[record.key] = record.value
+    return states, late
+
+
 def observe(bootstrap: str, topics: Topics, acknowledged: Mapping[Place, Sent], former: Sequence[Batch] = ()) -> Observed:
     """`former` are records of topics that were deleted meanwhile."""
     sources = source_topics(topics)
@@ -35,12 +56,14 @@ def observe(bootstrap: str, topics: Topics, acknowledged: Mapping[Place, Sent], 
     catalogue = newest(read_all(bootstrap, topics.items)).values()
     progress = [group_progress(bootstrap, WORKERS, sources), group_progress(bootstrap, ENCODERS, [topics.transcripts])]
     sent = read_all(bootstrap, topics.recommendations)
+    states, late = restored(read_all(bootstrap, changelog_name(WORKERS)))
     return Observed(
         batches=[*former, *batches_of(bootstrap, sources)],
         transcripts=batches_of(bootstrap, {topics.transcripts: Source.CALL}),
         acknowledged={place: event for place, event in acknowledged.items() if place[0] in inputs},
         catalogue=Catalogue(msgspec.json.decode(value, type=Item) for value in catalogue),
-        changelog=newest(read_all(bootstrap, changelog_name(WORKERS))),
+        changelog=states,
+        late_records=late,
         recommendations=[(record.key, record.value) for records in sent.values() for record in records],
         examples=newest(read_all(bootstrap, topics.training_examples)),
         dead_letters=frozenset(newest(read_all(bootstrap, topics.dead_letters))),

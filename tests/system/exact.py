@@ -32,7 +32,9 @@ def read_all(bootstrap: str, topic: str) -> dict[int, list[PlainRecord]]:
         found: dict[int, list[PlainRecord]] = {partition.partition: [] for partition in partitions}
         while any(consumer.position(partition) < ends[partition] for partition in partitions):
             for partition, records in consumer.poll(timeout_ms=500).items():
-                found[partition.partition] += [PlainRecord(one.offset, one.timestamp, one.key, one.value) for one in records]
+                found[partition.partition] += [
+                    PlainRecord(one.offset, one.timestamp, one.key, one.value, tuple(one.headers or ())) for one in records
+                ]
         return found
     finally:
         consumer.close()

@@ -158,3 +158,13 @@ def test_the_facts_of_a_user_are_counted_one_by_one() -> None:
 
     assert facts_of(found_in(observed(batches())), "ann").total() == 8
     assert facts_of(Store(), "nobody") == Counter()
+
+
+def test_a_changelog_is_observed_as_a_recovery_reads_it() -> None:
+    """A record of a lower term than one before it was written late: it does not count, and is counted."""
+    from stream.broker.changelog import stamp
+    from tests.chaos.observe import restored
+
+    written = ((1, b"a", b"old"), (2, b"a", b"new"), (1, b"a", b"late"), (2, b"b", b"gone"), (2, b"b", None))
+    records = [PlainRecord(offset, NOW, key, value, stamp(term)) for offset, (term, key, value) in enumerate(written)]
+    assert restored({0: records}) == ({b"a": b"new"}, 1)
