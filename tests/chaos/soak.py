@@ -75,6 +75,7 @@ def soak(stage: Stage, seconds: float, rate: float | None) -> tuple[list[Look], 
         stage.sender.start()
         rate = rate or SHARE * capacity(stage)
         stage.sender.rate = rate
+        stage.folds_on(1_000)  # both have started
         looks: list[Look] = []
         began = time.monotonic()
         while (at_s := time.monotonic() - began) < seconds:
