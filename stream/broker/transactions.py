@@ -2,8 +2,8 @@
 that are waiting; only then come the local store and the acknowledgement.
 
 Each partition number has a producer with a transactional id of its own. Whoever takes the number over fences it off, so that a
-worker that was paused and wakes up cannot write any more. A transaction costs some 25 ms at any size, so batches that arrive
-meanwhile share the next one.
+worker that was paused and wakes up cannot write any more. A transaction takes nearly as long for one record as for thousands, so
+batches that arrive meanwhile share the next one.
 """
 
 import asyncio

@@ -155,7 +155,7 @@ def clicks() -> Iterator[Sent]:
 
 async def bare(job: dict[str, Any]) -> dict[str, float]:
     """aiokafka and RocksDB alone: the same records, fetches, write batches and options."""
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.process_time()
     consumer = AIOKafkaConsumer(
         bootstrap_servers=job["bootstrap"],
         enable_auto_commit=False,
@@ -175,9 +175,9 @@ async def bare(job: dict[str, Any]) -> dict[str, float]:
                 batch.put(record.key, record.value)
             batch.put(b"offset", b"%d" % records[-1].offset)
             stores[tp].write(batch)
-    seconds = time.perf_counter() - began
+    row = {"seconds": time.perf_counter() - began, "cpu_s": time.process_time() - began_cpu}
     await consumer.stop()
-    return {"seconds": seconds}
+    return row
 
 
 async def ours(job: dict[str, Any]) -> dict[str, float]:
@@ -185,14 +185,15 @@ async def ours(job: dict[str, Any]) -> dict[str, float]:
     metrics, sources = Metrics(), source_topics(TOPICS)
     serving = Serving(load_ranker(job["model"]), CATALOGUE)
     epochs = topic_epochs(job["bootstrap"], sources)
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.process_time()
     app = make_app("isthmus-profiles", f"kafka://{job['bootstrap']}", data=Path(job["folder"]), partitions=TOPICS.partitions)
     add_profiles(app, sources, epochs, serving, StepSettings(partitions=TOPICS.partitions), TOPICS, metrics)
     stop = asyncio.Event()
     running = asyncio.create_task(run_until_stopped(app, stop))
     while not running.done() and not app.tables.actives_ready:
         await asyncio.wait([running], timeout=0.01)
-    row = {"seconds": time.perf_counter() - began, "users": metrics.gauge("users")._value.get()}
+    row = {"seconds": time.perf_counter() - began, "cpu_s": time.process_time() - began_cpu}
+    row["users"] = metrics.gauge("users")._value.get()
     while not running.done() and metrics.total("events") < job["clicks"]:
         await asyncio.wait([running], timeout=0.05)
     stop.set()
@@ -219,12 +220,12 @@ def measure(folder: Path) -> dict[str, Any]:
         create_or_check(broker.bootstrap, TOPICS, dev=True)
         state_bytes = asyncio.run(write_changelog(broker.bootstrap, templates(str(model))))
         job = {"bootstrap": broker.bootstrap, "model": str(model), "clicks": 0}
-        trials: dict[str, list[float]] = {"bare": [], "ours": []}
+        trials: dict[str, list[dict[str, float]]] = {"bare": [], "ours": []}
         for number in range(ROUNDS):
             for name, found in trials.items():
                 place = folder / f"{name}-{number}"
                 place.mkdir()
-                found.append(_child(name, {**job, "folder": str(place)})["seconds"])
+                found.append(_child(name, {**job, "folder": str(place)}))
                 if name == "bare" or number < ROUNDS - 1:
                     shutil.rmtree(place)
         kept = folder / f"ours-{ROUNDS - 1}"
@@ -232,12 +233,16 @@ def measure(folder: Path) -> dict[str, Any]:
         disk = sum(file.stat().st_size for file in kept.rglob("*") if file.is_file())
         asyncio.run(produce(broker.bootstrap, clicks(), TOPICS.model_dump(), lambda _: None))
         busy = _child("ours", {**job, "folder": str(kept), "clicks": CLICKS})
-    bare_s, ours_s = statistics.median(trials["bare"]), statistics.median(trials["ours"])
+    medians = {
+        f"{name}_{key}": statistics.median(row[key] for row in found)
+        for name, found in trials.items()
+        for key in ("seconds", "cpu_s")
+    }
     return {
         "users": int(again["users"]),
-        "ours_s": ours_s,
-        "bare_s": bare_s,
-        "ratio": ours_s / bare_s,
+        **medians,
+        "ratio": medians["ours_seconds"] / medians["bare_seconds"],
+        "cpu_ratio": medians["ours_cpu_s"] / medians["bare_cpu_s"],
         "ready_with_store_s": again["seconds"],
         "peak_rss_bytes": busy["peak_rss_bytes"],
         "disk_bytes_per_user": disk / USERS,
@@ -249,9 +254,10 @@ def measure(folder: Path) -> dict[str, Any]:
 def as_table(row: dict[str, Any]) -> str:
     cells = {
         "users": f"{row['users']:,}",
-        "restored in, s": f"{row['ours_s']:.1f}",
-        "bare reader, s": f"{row['bare_s']:.1f}",
+        "restored in, s": f"{row['ours_seconds']:.1f}",
+        "bare reader, s": f"{row['bare_seconds']:.1f}",
         "ratio": f"{row['ratio']:.2f}",
+        "ratio of CPU": f"{row['cpu_ratio']:.2f}",
         "ready with its store, s": f"{row['ready_with_store_s']:.1f}",
         "peak MiB": f"{row['peak_rss_bytes'] / 2**20:,.0f}",
         "disk, bytes/user": f"{row['disk_bytes_per_user']:,.0f}",
@@ -262,11 +268,9 @@ def as_table(row: dict[str, Any]) -> str:
 
 def main() -> None:
     if len(sys.argv) > 1:
-        import torch
         import uvloop
 
         os.sched_setaffinity(0, {0})
-        torch.set_num_threads(1)
         job = json.loads(sys.stdin.read())
         print(json.dumps(uvloop.run({"bare": bare, "ours": ours}[sys.argv[1]](job))))
         return
