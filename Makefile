@@ -42,11 +42,13 @@ bench-recovery: setup-kafka ## a million users restored from the changelog, besi
 
 SGD ?=
 SEEDS ?= 5
-results: setup ## trains and compares all systems and writes training/RESULTS.md; SGD=DIR holds the draws seed0, seed1, seed2; hours
+THIN_SEEDS ?= 3
+SYSTEMS ?= all
+results: setup ## trains and compares all systems and writes training/RESULTS.md; SGD=DIR holds the draws seed0, seed1, seed2; hours (SEEDS, THIN_SEEDS, SYSTEMS); goes on where it stopped
 	@test -d "$(SGD)" || { echo "say where the SGD tables are: make results SGD=DIR (with seed0, seed1 and seed2 in it)"; exit 2; }
-	for draw in 0 1 2; do .venv/bin/isthmus benchmark --data $(SGD)/seed$$draw --seeds $(SEEDS) --out build/results/sgd$$draw.json || exit 1; done
+	for draw in 0 1 2; do .venv/bin/isthmus benchmark --data $(SGD)/seed$$draw --systems $(SYSTEMS) --seeds $(SEEDS) --out build/results/sgd$$draw.json || exit 1; done
 	.venv/bin/isthmus dataset synthesize --out build/world --purchases 12000 --seed 100 --force
-	.venv/bin/isthmus benchmark --data build/world --seeds $(SEEDS) --out build/results/world.json
-	.venv/bin/isthmus benchmark --data $(SGD)/seed0 --thin --seeds $(SEEDS) --out build/results/sgd0-thin.json
-	.venv/bin/isthmus benchmark --data build/world --thin --seeds $(SEEDS) --out build/results/world-thin.json
+	.venv/bin/isthmus benchmark --data build/world --systems $(SYSTEMS) --seeds $(SEEDS) --out build/results/world.json
+	.venv/bin/isthmus benchmark --data $(SGD)/seed0 --thin --seeds $(THIN_SEEDS) --out build/results/sgd0-thin.json
+	.venv/bin/isthmus benchmark --data build/world --thin --seeds $(THIN_SEEDS) --out build/results/world-thin.json
 	.venv/bin/python -m training.results build/results

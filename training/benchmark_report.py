@@ -93,6 +93,7 @@ def plot(rows: Sequence[ResultRow], title: str, path: Path) -> None:
             axes.annotate(f"{map3.value:.3f}", (map3.value, at), (0, 5), textcoords="offset points", ha="center", fontsize=6.5)
         if (BASELINE, kind) in means:
             axes.axvline(means[BASELINE, kind][1].value, color="#888888", linewidth=0.8, linestyle=":")
+        axes.margins(x=0.12)  # room for the numbers
         axes.set_yticks(range(len(systems)), systems)
         axes.set_ylim(len(systems) - 0.5, -0.7)
         titled(axes, kind, x="MAP@3 (●) and HR@3 (|)")

@@ -63,7 +63,8 @@ def benchmark(
         Runs(out.with_suffix(".runs.jsonl"), prepared.fingerprint),
         typer.echo,
     )
-    (_write_thin if thin else _write)(out, data, chosen, runs, parts, prepared)
+    asked = f"isthmus benchmark --data {data.name} --systems {systems} --seeds {seeds}{' --thin' if thin else ''}"
+    (_write_thin if thin else _write)(out, data, chosen, runs, parts, _facts(data, prepared, asked))
 
 
 def _systems(wanted: str, *, joint: bool) -> list[str]:
@@ -99,22 +100,21 @@ def _trainer(items: Sequence[str]) -> Train:
     return train
 
 
-def _facts(data: Path, prepared: Prepared) -> dict[str, str]:
-    """What a reader must know to make the numbers again."""
+def _facts(data: Path, prepared: Prepared, command: str) -> dict[str, str]:
+    """What a reader must know to make the numbers again; no path of this machine."""
     import platform
-    import sys
     from datetime import UTC, datetime
     from importlib.metadata import version
 
     return {
         "data": f"{data.name}, {len(prepared.examples)} purchase events with interactions, fingerprint {prepared.fingerprint}",
-        "command": f"isthmus {' '.join(sys.argv[1:])}",
+        "command": command,
         "date": datetime.now(UTC).date().isoformat(),
         "versions": f"isthmus {version('isthmus')}, torch {version('torch')}, Python {platform.python_version()}",
     }
 
 
-def _write(out: Path, data: Path, systems: list[str], runs: Sequence[Run], parts: Parts, prepared: Prepared) -> None:
+def _write(out: Path, data: Path, systems: list[str], runs: Sequence[Run], parts: Parts, facts: dict[str, str]) -> None:
     import msgspec
 
     from training.benchmark import rows_of
@@ -122,7 +122,7 @@ def _write(out: Path, data: Path, systems: list[str], runs: Sequence[Run], parts
 
     del systems
     rows = rows_of(runs, parts.types)
-    text = markdown(runs, parts.types, _facts(data, prepared))
+    text = markdown(runs, parts.types, facts)
     out.write_bytes(msgspec.json.format(msgspec.json.encode(rows)) + b"\n")
     out.with_suffix(".md").write_text(f"# Benchmark\n\n{text}")
     if rows:
@@ -130,13 +130,13 @@ def _write(out: Path, data: Path, systems: list[str], runs: Sequence[Run], parts
     typer.echo(f"\n{text}\nwritten: {out}, {out.with_suffix('.md')}, {out.with_suffix('.png')}")
 
 
-def _write_thin(out: Path, data: Path, systems: list[str], runs: Sequence[Run], parts: Parts, prepared: Prepared) -> None:
+def _write_thin(out: Path, data: Path, systems: list[str], runs: Sequence[Run], parts: Parts, facts: dict[str, str]) -> None:
     import msgspec
 
     from training.thin import plot, points_of, report, thin_rows
 
     points = points_of(runs, systems, parts.types)
-    text = report(points, _facts(data, prepared))
+    text = report(points, facts)
     out.write_bytes(msgspec.json.format(msgspec.json.encode(thin_rows(runs, systems, parts.types))) + b"\n")
     out.with_suffix(".md").write_text(f"# Does one modality help the other?\n\n{text}")
     plot(points, f"{data.name}: one modality thinned out, judged on the other", out.with_suffix(".png"))
