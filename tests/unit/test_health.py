@@ -52,12 +52,13 @@ def test_a_rebalance_forgets_what_was_observed() -> None:
 @given(st.lists(st.tuples(st.floats(0.1, 9), st.booleans(), st.booleans()), min_size=1, max_size=40))
 def test_whatever_is_observed_only_standing_still_with_work_is_stalled(steps: list[tuple[float, bool, bool]]) -> None:
     """By a model of its own: seconds since the last moment that excuses it."""
-    stalls, now_s, committed, excused_s = Stalls(20, 10), 0.0, 0, 0.0
-    for first, (step_s, moves, behind) in enumerate(steps):
+    stalls, now_s, committed, excused_s, was_behind = Stalls(20, 10), 0.0, 0, 0.0, False
+    for step_s, moves, behind in steps:
         now_s += step_s
         committed += moves
-        if moves or not behind or not first:
+        if moves or not was_behind:
             excused_s = now_s
+        was_behind = behind
         stalls.observe(now_s, {"p": Place(committed, behind)})
         assert bool(stalls.stalled()) == (behind and now_s - excused_s >= 20)
 
