@@ -53,6 +53,8 @@ class Clock:
                 self._begin = now
             return False
         seconds, cpu, events = (now[place] - self._begin[place] for place in range(3))
+        if not events:
+            raise ValueError("all events came at once: too few to be timed")
         self.row = {
             "events_per_s": events / seconds,
             "cpu_us_per_event": cpu / events * 1e6,

@@ -11,6 +11,7 @@ from stream.core.records import Batch, PlainRecord, Source
 from stream.core.step import StepSettings, step
 from tests.benchmarks.bare import Bare, BareClick, BareState, decode_click, decode_state, encode_state
 from tests.benchmarks.contenders import CATALOGUE
+from tests.benchmarks.job import Clock, Job
 from tests.benchmarks.lists import disagreement, list_in
 from tests.benchmarks.load import ITEMS, NOW_MS, START_MS, TAGS, after
 from tests.benchmarks.network import write_network
@@ -84,3 +85,11 @@ def test_the_loads_clicks_are_ones_that_the_step_takes() -> None:
     events = list(after(20, 2, 10))
     assert len(events) == 50
     assert all(msgspec.json.decode(event.value)["user_id"] == event.key for event in events)
+
+
+def test_events_that_all_came_at_once_are_not_timed() -> None:
+    """Then there is no rate; the contender ends with an error instead of a figure."""
+    clock = Clock(Job(bootstrap="", folder="", partitions=1, skip=5, count=10))
+    assert not clock.look(15)
+    with pytest.raises(ValueError, match="too few"):
+        clock.look(15)
