@@ -27,6 +27,7 @@ from tests.world import Store, history_of
 TOPICS = Topics(partitions=4)
 START_MS = 1_750_000_000_000
 WAIT_S = 120.0
+MOST_EVENTS = 200_000
 
 
 @pytest.fixture
@@ -88,20 +89,29 @@ def answer(port: int, path: str) -> tuple[int, str]:
 @pytest.mark.timeout(240)
 def test_a_sigterm_under_load_drains_within_ten_seconds_and_loses_nothing(kafka: LocalKafka, tmp_path: Path) -> None:
     """Exit code 0, all that was acknowledged is committed, and after a restart everything is exact."""
-    events = clicks(0, 30_000)
+    sent_events, ended = [0], threading.Event()
+
+    def keep_sending() -> None:
+        while not ended.is_set() and sent_events[0] < MOST_EVENTS:
+            send(kafka.bootstrap, clicks(sent_events[0], 1_000))
+            sent_events[0] += 1_000
+
     child = start(kafka.bootstrap, tmp_path)
-    sender = threading.Thread(target=send, args=(kafka.bootstrap, events), daemon=True)
-    sender.start()
+    sender = threading.Thread(target=keep_sending, daemon=True)
     try:
+        sender.start()
         wait_for(lambda: committed(kafka.bootstrap) > 2_000, [child], WAIT_S, "the folding of the first events")
         child.process.terminate()
         assert child.process.wait(10) == 0
-        before = committed(kafka.bootstrap)
+        ended.set()
         sender.join(60)
-        assert before < len(events)
+        send(kafka.bootstrap, clicks(sent_events[0], 1_000))
+        events = sent_events[0] + 1_000
+        assert 2_000 < committed(kafka.bootstrap) < events
         child = start(kafka.bootstrap, tmp_path)
-        wait_for(lambda: folded(kafka.bootstrap, len(events)), [child], WAIT_S, "the folding of the rest")
+        wait_for(lambda: folded(kafka.bootstrap, events), [child], WAIT_S, "the folding of the rest")
     finally:
+        ended.set()
         child.stop()
     assert assert_exact(kafka.bootstrap, TOPICS, None) == 40
     sent = [record.value for found in read_all(kafka.bootstrap, TOPICS.recommendations).values() for record in found]
