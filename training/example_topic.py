@@ -44,6 +44,7 @@ class CompactedTopic:
         except KafkaError as error:
             raise TopicError(f"{self._where} cannot be read ({type(error).__name__})") from error
         if not partitions:
+            self.close()
             raise TopicError(f"{self._where} is missing: run `isthmus topics`")
         self._partitions = [TopicPartition(topic, number) for number in sorted(partitions)]
         self._consumer.assign(self._partitions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -82,9 +83,9 @@ def through_kafka(settings: Settings, tables: Tables, limit: int | None, folder:
     finally:
         for child in children:
             child.stop()
-    sold = CompactedTopic(address, topics.training_examples)
-    sold.read_on()
-    return examples_in(sold)
+    with closing(CompactedTopic(address, topics.training_examples)) as sold:
+        sold.read_on()
+        return examples_in(sold)
 
 
 def _children(settings: Settings, folder: Path) -> list[Child]:

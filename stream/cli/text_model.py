@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -152,10 +153,9 @@ def _words_on_kafka(settings: Settings) -> set[str]:
     from training.example_topic import CompactedTopic
 
     bootstrap, topics = settings.kafka.bootstrap, settings.topics
-    catalogue = CompactedTopic(bootstrap, topics.items)
-    catalogue.read_on()
-    items = [msgspec.json.decode(value, type=Item) for value in catalogue.values.values()]
-    catalogue.close()
+    with closing(CompactedTopic(bootstrap, topics.items)) as catalogue:
+        catalogue.read_on()
+        items = [msgspec.json.decode(value, type=Item) for value in catalogue.values.values()]
     adapter = step_settings(settings).adapters.get(Source.CLICK)
     clicks = [parse(Source.CLICK, value, adapter) for value in recent_values(bootstrap, topics.clicks, RECENT_CLICKS)]
     tags = {tag for click in clicks if isinstance(click, Click) for tag in click.tags}

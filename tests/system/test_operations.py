@@ -6,6 +6,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -160,8 +161,8 @@ def test_a_recreated_changelog_is_refused_with_the_way_to_begin_anew(kafka: Loca
     child = start(kafka.bootstrap, tmp_path)
     send(kafka.bootstrap, clicks(0, 100))
     wait_for(lambda: folded(kafka.bootstrap, 100), [child], WAIT_S, "the folding of the events")
-    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-    admin.delete_topics([changelog_name("isthmus-profiles")])
+    with closing(KafkaAdminClient(bootstrap_servers=kafka.bootstrap)) as admin:
+        admin.delete_topics([changelog_name("isthmus-profiles")])
     wait_for(lambda: recreated(kafka.bootstrap), [], WAIT_S, "the new changelog")
     assert child.process.wait(30) == 2
     again = start(kafka.bootstrap, tmp_path)

@@ -12,7 +12,8 @@ from stream.broker.embedded.log import forget, open_log
 from stream.broker.followers import ServingFollower
 from stream.broker.profiles import Serving
 from stream.broker.topics import source_topics, specs
-from stream.cli.demonstration.load import send_live
+from stream.cli.demonstration.load import make_live_world, send_live
+from stream.cli.demonstration.stage import MIN_JUDGED
 from stream.cli.processes import Child
 from stream.cli.running import ENCODER_BATCH, encoder_process, limit_of, step_settings
 from stream.core.announcements import decode_announcement
@@ -30,10 +31,9 @@ if TYPE_CHECKING:
     from training.synthetic.live import LiveEvent
 
 NAME: Final = "demo"
-FIRST_EXAMPLES: Final = 900
+FIRST_EXAMPLES: Final = 600
 AGAIN_S: Final = 45.0
 TRAINER_LOOKS: Final = "2s"
-MIN_JUDGED: Final = 80
 LOOK_S: Final = 0.25
 
 
@@ -54,7 +54,7 @@ async def run_embedded(stage: Stage, *, persist: bool) -> None:
     apps = _apps(stage, log, metrics, serving)
     others = [
         *_follows(stage, log, metrics, serving),
-        send_live(send, stage.tally, stage.seconds, stage.seed),
+        send_live(send, make_live_world(), stage.tally, stage.seconds, stage.seed),
         _watch(stage, metrics),
         _train_again_and_again(log, names, stage.folder, stage.tally),
     ]

@@ -12,22 +12,23 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from stream.broker.local import LocalKafka, free_port
 from stream.broker.topics import create_or_check
-from stream.cli.demonstration.load import send_live
+from stream.cli.demonstration.load import make_live_world, send_live
+from stream.cli.demonstration.stage import MIN_JUDGED
 from stream.cli.processes import Child
 from stream.cli.text_model import folder_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from prometheus_client.metrics_core import Metric
 
     from stream.cli.demonstration.stage import Stage
     from stream.cli.demonstration.tally import Tally
     from training.synthetic.live import LiveEvent
+    from training.synthetic.world import World
 
 WORKERS: Final = 2
 EVERY: Final = "10s"
-MIN_JUDGED: Final = 80
 LOOK_S: Final = 1.0
 
 
@@ -35,8 +36,11 @@ async def run_on_kafka(stage: Stage, bootstrap: str | None) -> None:
     """Runs the parts until the stage's `stop`; starts a local broker of its own where none is named."""
     with ExitStack() as stack:
         pids = {"demo": os.getpid()}
+        world = asyncio.create_task(make_live_world())  # while the broker starts
         if bootstrap is None:
-            kafka = stack.enter_context(LocalKafka(stage.folder / "kafka"))
+            kafka = LocalKafka(stage.folder / "kafka")
+            stack.callback(kafka.stop)
+            await asyncio.to_thread(kafka.start)
             bootstrap, pids["kafka"] = kafka.bootstrap, kafka.pid
         await asyncio.to_thread(create_or_check, bootstrap, stage.settings.topics, dev=True)
         parts = Parts(stage, bootstrap, pids, stack)
@@ -45,7 +49,7 @@ async def run_on_kafka(stage: Stage, bootstrap: str | None) -> None:
         for number, port in enumerate(ports, start=1):
             parts.start(f"worker-{number}", ["worker", "--name", f"worker-{number}", "--metrics-port", str(port)])
         parts.start("encoder", ["encoder", "--metrics-port", "0"])
-        await _run(stage, bootstrap, ports, parts)
+        await _run(stage, bootstrap, ports, parts, world)
 
 
 class Parts:
@@ -79,7 +83,7 @@ class Parts:
             child.check()
 
 
-async def _run(stage: Stage, bootstrap: str, ports: Sequence[int], parts: Parts) -> None:
+async def _run(stage: Stage, bootstrap: str, ports: Sequence[int], parts: Parts, world: Awaitable[World]) -> None:
     names, tally = stage.settings.topics.model_dump(), stage.tally
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5)
     await producer.start()
@@ -104,7 +108,7 @@ async def _run(stage: Stage, bootstrap: str, ports: Sequence[int], parts: Parts)
     tasks = [
         asyncio.create_task(task)
         for task in (
-            send_live(send, tally, stage.seconds, stage.seed),
+            send_live(send, world, tally, stage.seconds, stage.seed),
             watch(),
             _consume(bootstrap, names["recommendations"], lambda records: tally.saw_recommendations(one.value for one in records)),
             _consume(bootstrap, names["dead_letters"], lambda records: _add_dead_letters(tally, len(records))),

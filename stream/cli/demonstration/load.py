@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from stream.cli.demonstration.tally import Tally
     from training.synthetic.live import LiveEvent
+    from training.synthetic.world import World
 
 BROKEN_EVERY: Final = 5_000
 TICK_S: Final = 0.05
@@ -18,21 +19,33 @@ WORLD_SEED: Final = 7  # tastes stay the same over restarts with --data; the use
 ENDLESS_S: Final = 86_400.0
 
 
+async def make_live_world() -> World:
+    """The users' world, made in a thread of its own: it takes a second."""
+    import numpy as np
+
+    from training.synthetic.world import make_world
+
+    return await asyncio.to_thread(make_world, np.random.default_rng(WORLD_SEED))
+
+
 async def send_live(
-    send: Callable[[Sequence[LiveEvent]], Awaitable[None]], tally: Tally, seconds: float | None, seed: int | None
+    send: Callable[[Sequence[LiveEvent]], Awaitable[None]],
+    world: Awaitable[World],
+    tally: Tally,
+    seconds: float | None,
+    seed: int | None,
 ) -> None:
     """Sends until it is cancelled; `send` takes what is due, in order."""
     import numpy as np
 
     from training.synthetic.live import Rates, start_for, stream_events, wall_s
-    from training.synthetic.world import make_world
 
+    made = await world
     rates = Rates(broken_every=BROKEN_EVERY)
     start_ms = start_for(time.time_ns() // 1_000_000, (seconds or ENDLESS_S) + 60.0, rates.speed)
-    world = make_world(np.random.default_rng(WORLD_SEED))
     started = time.monotonic()
     due: list[LiveEvent] = []
-    for event in stream_events(world, np.random.default_rng(seed), start_ms, rates=rates):
+    for event in stream_events(made, np.random.default_rng(seed), start_ms, rates=rates):
         while wall_s(event, start_ms, rates) > time.monotonic() - started:
             await _flush(send, due, tally)
             await asyncio.sleep(TICK_S)

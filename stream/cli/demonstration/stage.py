@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import asyncio
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from stream.cli.demonstration.tally import Tally
     from stream.settings import Settings
+
+MIN_JUDGED: Final = 50  # the gate's fresh purchases: a quarter of a deployment's, so that something is promoted within the minute
 
 
 @dataclass(frozen=True)
