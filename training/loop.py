@@ -3,8 +3,9 @@ it was interrupted; in one process or several.
 """
 
 import copy
-from collections.abc import Callable
-from typing import NamedTuple, cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -39,6 +40,54 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 class NotFiniteError(Exception):
     """The loss or a gradient became infinite or not a number; no weight was changed by it."""
+
+
+@dataclass
+class Standing:
+    """Where a stage stands between two epochs: all that it needs to go on as if it had never stopped."""
+
+    network: Network
+    averaged: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    best_weights: dict[str, Tensor]
+    best: float = float("inf")
+    since: int = 0
+    epoch: int = 0
+
+    @property
+    def judged(self) -> Network:
+        return self.network if self.averaged is None else cast("Network", self.averaged.module)
+
+    def judge(self, current: float, *, better: bool) -> None:
+        """Keeps the weights where they are better than any before."""
+        self.since = 0 if better else self.since + 1
+        if better:
+            self.best, self.best_weights = current, copy.deepcopy(self.judged.state_dict())
+
+    def keep(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
+            "network": self.network.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "order": self.generator.get_state(),
+            "chance": torch.get_rng_state(),
+            "best": self.best,
+            "best_weights": self.best_weights,
+            "since": self.since,
+            "epoch": self.epoch,
+        }
+
+    def go_on(self, kept: Mapping[str, Any]) -> None:
+        """From a checkpoint."""
+        self.network.load_state_dict(kept["network"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(kept["averaged"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.generator.set_state(kept["order"])
+        torch.set_rng_state(kept["chance"])
+        self.best, self.best_weights, self.since, self.epoch = kept["best"], kept["best_weights"], kept["since"], kept["epoch"]
 
 
 class Fitted(NamedTuple):
@@ -86,51 +135,29 @@ def fit(
     learned = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(learned, lr=learning_rate, weight_decay=config.weight_decay)
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(average)) if average else None  # type: ignore[no-untyped-call]
-    best, best_weights, since, epoch = float("inf"), copy.deepcopy(network.state_dict()), 0, 0
+    standing = Standing(network, averaged, optimizer, generator, copy.deepcopy(network.state_dict()))
     if checkpoints is not None and (kept := checkpoints.read(stage)) is not None:
-        network.load_state_dict(kept["network"])
-        if averaged is not None:
-            averaged.load_state_dict(kept["averaged"])
-        optimizer.load_state_dict(kept["optimizer"])
-        generator.set_state(kept["order"])
-        torch.set_rng_state(kept["chance"])
-        best, best_weights, since, epoch = kept["best"], kept["best_weights"], kept["since"], kept["epoch"]
-        watch.say(f"{stage}: goes on after epoch {epoch}")
-    while epoch < config.epochs and since < config.patience:
-        epoch += 1
+        standing.go_on(kept)
+        watch.say(f"{stage}: goes on after epoch {standing.epoch}")
+    while standing.epoch < config.epochs and standing.since < config.patience:
+        standing.epoch += 1
         order = torch.randperm(len(examples), generator=generator).numpy()
         network.train()
         starts = range(0, len(order), batch)
         for done, start in enumerate(starts, start=1):
-            _step(network, optimizer, loss, examples, order[start : start + batch], f"epoch {epoch} of {stage}", device)
+            _step(network, optimizer, loss, examples, order[start : start + batch], f"epoch {standing.epoch} of {stage}", device)
             if averaged is not None:
                 averaged.update_parameters(network)
-            watch.tick(f"{stage}, epoch {epoch}", done, len(starts))
-        judged = network if averaged is None else cast("Network", averaged.module)
-        current = best if check is None else evaluate(judged, check, loss, device)
-        since = 0 if check is None or current < best else since + 1
-        if not since:
-            best, best_weights = current, copy.deepcopy(judged.state_dict())
+            watch.tick(f"{stage}, epoch {standing.epoch}", done, len(starts))
+        current = standing.best if check is None else evaluate(standing.judged, check, loss, device)
+        standing.judge(current, better=check is None or current < standing.best)
         if checkpoints is not None and processes.number() == 0:
-            checkpoints.write(
-                stage,
-                {
-                    "network": network.state_dict(),
-                    "averaged": None if averaged is None else averaged.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "order": generator.get_state(),
-                    "chance": torch.get_rng_state(),
-                    "best": best,
-                    "best_weights": best_weights,
-                    "since": since,
-                    "epoch": epoch,
-                },
-            )
-        verdict = "" if check is None else f"  validation loss {current:.4f}{'' if since else '  best'}"
-        watch.say(f"epoch {epoch:2d}  {stage}{verdict}")
-    network.load_state_dict(best_weights)
+            checkpoints.write(stage, standing.keep())
+        verdict = "" if check is None else f"  validation loss {current:.4f}{'' if standing.since else '  best'}"
+        watch.say(f"epoch {standing.epoch:2d}  {stage}{verdict}")
+    network.load_state_dict(standing.best_weights)
     network.cpu().eval()
-    return Fitted(epoch, None if check is None else best, epoch - since)
+    return Fitted(standing.epoch, None if check is None else standing.best, standing.epoch - standing.since)
 
 
 def _step(

@@ -42,19 +42,11 @@ class EncodedConversations(NamedTuple):
 
 def read_text(folder: Path, report: Report) -> dict[str, list[tuple[str, str]]]:
     """(speaker, sentence) in order, by conversation id; empty where there is no such table."""
-    found: dict[str, dict[int, tuple[str, str]]] = {}
-    for place, row, (name, number, speaker, sentence) in rows_of(folder, TEXT, (*_KEY, "sentence"), report, optional=True):
-        counted = _sentence_number(place, row, number, speaker, report)
-        if counted is None:
-            continue
-        said = found.setdefault(ident(name), {})
-        if counted in said:
-            report(Problem(place, row, f"sentence_number {number} stands twice for conversation_id {name}"))
-        said[counted] = (speaker, sentence)
+    found = _sentences(folder, TEXT, "sentence", report)
     for name, said in found.items():
-        if not any(sentence.strip() for _, sentence in said.values()):
+        if not any(sentence.strip() for _, sentence in said):
             report(Problem(str(folder / TEXT), None, f"conversation {name} has no text"))
-    return {name: [said[number] for number in sorted(said)] for name, said in found.items()}
+    return found
 
 
 def read_encoded(folder: Path, report: Report) -> EncodedConversations | None:
@@ -79,6 +71,20 @@ def read_encoded(folder: Path, report: Report) -> EncodedConversations | None:
     return EncodedConversations(f"tables-embedding-{width}", width, by_id)
 
 
+def _sentences(folder: Path, table: str, column: str, report: Report) -> dict[str, list[tuple[str, str]]]:
+    """(speaker, the column) of each sentence in order, by conversation id; empty where there is no such table."""
+    found: dict[str, dict[int, tuple[str, str]]] = {}
+    for place, row, (name, number, speaker, value) in rows_of(folder, table, (*_KEY, column), report, optional=True):
+        counted = _sentence_number(place, row, number, speaker, report)
+        if counted is None:
+            continue
+        said = found.setdefault(ident(name), {})
+        if counted in said:
+            report(Problem(place, row, f"sentence_number {number} stands twice for conversation_id {name}"))
+        said[counted] = (speaker, value)
+    return {name: [said[number] for number in sorted(said)] for name, said in found.items()}
+
+
 def _sentence_number(place: str, row: int, number: str, speaker: str, report: Report) -> int | None:
     counted = whole(number)
     if counted is None:
@@ -90,16 +96,8 @@ def _sentence_number(place: str, row: int, number: str, speaker: str, report: Re
 
 def _keywords(folder: Path, report: Report) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
     """Distinct keywords in the order of first mention, and the number of sentences, by conversation."""
-    found: dict[str, dict[int, str]] = {}
-    for place, row, (name, number, speaker, keywords) in rows_of(folder, KEYWORD, (*_KEY, "keywords"), report, optional=True):
-        counted = _sentence_number(place, row, number, speaker, report)
-        if counted is None:
-            continue
-        said = found.setdefault(ident(name), {})
-        if counted in said:
-            report(Problem(place, row, f"sentence_number {number} stands twice for conversation_id {name}"))
-        said[counted] = keywords
-    distinct = {name: _distinct(said[number] for number in sorted(said)) for name, said in found.items()}
+    found = _sentences(folder, KEYWORD, "keywords", report)
+    distinct = {name: _distinct(keywords for _, keywords in said) for name, said in found.items()}
     return distinct, {name: len(said) for name, said in found.items()}
 
 
