@@ -154,7 +154,8 @@ def add_profiles(
     )
     table = UserTable(app, metrics)
     delivery = add_delivery(app, guarantee, metrics)
-    profiles = Profiles(app, sources, watch, table, delivery, serving, settings, topics, metrics, limit or DeadLetterLimit())
+    limit = limit or DeadLetterLimit()
+    profiles = Profiles(app, sources, watch, table, delivery, serving, settings, topics, metrics, limit, in_flight)
     _add_agent(app, list(sources), profiles.run, "profiles")
 
     ownership = Ownership(sources)

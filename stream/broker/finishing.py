@@ -34,8 +34,11 @@ class Work:
 class Delivery(Protocol):
     """Makes the work of batches durable, in the order in which it is given for a partition number.
 
-    An error crashes the app: a restart delivers again what was not acknowledged.
+    An error crashes the app: a restart delivers again what was not acknowledged. `repeats`: outputs may have been sent whose states
+    nobody kept.
     """
+
+    repeats: bool
 
     async def take(self, numbers: Iterable[int]) -> None:
         """Called with the partition numbers of each assignment before anything of them is read."""
@@ -90,6 +93,8 @@ class AtLeastOnce:
     """The finishing of the batches of one partition *number* is a chain, in order: clicks-3 and purchases-3 hold the same users,
     and an older state must never follow a newer one. Computing the next batch does not wait for it.
     """
+
+    repeats = True
 
     def __init__(self, app: Any, sender: Sender, metrics: Metrics) -> None:
         self._app = app

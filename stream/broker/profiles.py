@@ -13,6 +13,7 @@ from mode import get_logger
 
 from stream.broker.delivery import Emission
 from stream.broker.finishing import Delivery, Work
+from stream.broker.redelivery import Redelivery
 from stream.broker.table import UserTable
 from stream.broker.watch import Watch
 from stream.core.dead_letters import DeadLetterLimit
@@ -52,6 +53,7 @@ class Profiles:
         topics: Topics,
         metrics: Metrics,
         limit: DeadLetterLimit,
+        in_flight: int,
     ) -> None:
         self._app = app
         self._sources = sources
@@ -64,6 +66,7 @@ class Profiles:
         self._metrics = metrics
         self._limit = limit
         self._number = 0
+        self._redelivery = Redelivery(app.conf.broker_max_poll_records * in_flight)
         app.on_partitions_revoked.connect(self._on_revoked)
         app.on_rebalance_complete.connect(self._on_rebalanced)
 
@@ -75,10 +78,13 @@ class Profiles:
     async def _process(self, event: Any) -> None:
         message = event.message
         topic, partition = message.topic, message.partition
-        batch = Batch(self._sources[topic], topic, self._watch.epochs[topic], partition, message.value)
         started = time.perf_counter()
+        batch = Batch(
+            self._sources[topic], topic, self._watch.epochs[topic], partition, message.value, self._may_be_redelivered(message)
+        )
         outcome = total_step(batch, self._table.states(partition), self._serving.ranker, self._serving.catalogue, self._settings)
         self._look_at_dead_letters(batch, outcome)
+        self._redelivery.applied(message.tp, outcome.counts["events", batch.source, "applied"])
         self._number += 1
         number = self._number
         self._table.hold(partition, outcome.writes, number)
@@ -101,6 +107,11 @@ class Profiles:
         self._observe("step", stepped - started)
         self._observe("send", time.perf_counter() - stepped)
         self._metrics.histogram("batch_records", batch.source).observe(len(batch.records))
+
+    def _may_be_redelivered(self, message: Any) -> bool:
+        if not self._delivery.repeats or not message.value:
+            return False
+        return self._redelivery.may_hold(message.tp, message.value[0].offset, self._app.consumer.highwater(message.tp) or 0)
 
     def _look_at_dead_letters(self, batch: Batch, outcome: Outcome) -> None:
         """Raises IsthmusError, before anything of the batch is sent, where too much of its topic cannot be used."""
@@ -126,6 +137,7 @@ class Profiles:
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         self._table.drop_overlay()
         self._delivery.forget()
+        self._redelivery.forget()
 
     async def _on_rebalanced(self, *_: Any, **__: Any) -> None:
         numbers = {tp.partition for tp in self._app.consumer.assignment() if tp.topic in self._sources}

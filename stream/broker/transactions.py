@@ -49,6 +49,8 @@ class Line:
 class ExactlyOnce:
     """`stream.broker.finishing.Delivery` by transactions. `new_producer` makes one for a transactional id."""
 
+    repeats = False
+
     def __init__(self, app: Any, new_producer: Callable[[str], AIOKafkaProducer], metrics: Metrics) -> None:
         self._app = app
         self._new_producer = new_producer

@@ -62,13 +62,17 @@ class Coordinates(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Records of one partition of one topic, in offset order."""
+    """Records of one partition of one topic, in offset order.
+
+    `redelivered`: lists that some of them caused may have been sent before, by a worker whose states nobody kept.
+    """
 
     source: Source
     topic: str
     epoch: int
     partition: int
     records: Sequence[Record]
+    redelivered: bool = False
 
     def coordinates(self, record: Record) -> Coordinates:
         return Coordinates(self.topic, self.epoch, self.partition, record.offset)

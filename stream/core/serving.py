@@ -131,9 +131,18 @@ def _advance(ranker: Ranker, rows: Rows, sequences: Sequence[Sequence[Interactio
 
 
 def recommend(
-    users: Sequence[User], ranker: Ranker | None, catalogue: Catalogue, k: int, outcome: Outcome, *, explain: bool
+    users: Sequence[User],
+    ranker: Ranker | None,
+    catalogue: Catalogue,
+    k: int,
+    outcome: Outcome,
+    *,
+    explain: bool,
+    repeat: bool = False,
 ) -> None:
-    """Ranks the items for the users and appends the lists that differ from the last ones sent to `outcome`."""
+    """Ranks the items for the users and appends the lists that differ from the last ones sent to `outcome`; with `repeat` all of
+    them, for another may stand after the last one that the state knows of.
+    """
     rows, supports = represent(users, ranker)
     scored, items = _scores(rows, supports, ranker, catalogue, users)
     rounded = np.round(scored.astype(np.float64), SCORE_DIGITS).tolist()
@@ -144,7 +153,7 @@ def recommend(
             scores = rounded[row]
             ranked = tuple([RankedItem(items[place], rank, scores[place]) for rank, place in enumerate(places, start=1)])
             because = _because(users[row], ranker, places) if explain and ranker is not None and places else None
-            _emit(users[row], ranked, supports[row], ranker, because, outcome)
+            _emit(users[row], ranked, supports[row], ranker, because, outcome, repeat=repeat)
 
 
 def _by_offer(users: Sequence[User], catalogue: Catalogue) -> list[tuple[int, list[int]]]:
@@ -180,6 +189,8 @@ def _emit(
     ranker: Ranker | None,
     because: tuple[Reasoning, ...] | None,
     outcome: Outcome,
+    *,
+    repeat: bool,
 ) -> None:
     head, cause = user.head, user.cause
     if cause is None:
@@ -189,7 +200,7 @@ def _emit(
     items = tuple([one.item for one in ranked])
     fingerprint = "" if ranker is None else ranker.fingerprint
     last = head.last_list
-    if last is not None and (last.items, last.fingerprint, last.fallback) == (items, fingerprint, fallback):
+    if not repeat and last is not None and (last.items, last.fingerprint, last.fallback) == (items, fingerprint, fallback):
         outcome.counts["recommendations", "suppressed"] += 1
         return
     head.last_list = LastList(items, fingerprint, model.version, fallback, head.newest_at)
