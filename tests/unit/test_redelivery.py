@@ -51,7 +51,8 @@ def live(records: list[PlainRecord], start: int, sizes: list[int], unkept: int, 
 
 def last_lists(tags: list[str], deaths: list[tuple[list[int], int]], most: int) -> tuple[list[str], list[str]]:
     """The last list in the topic and the last one that the state knows of, after the deaths and a worker that lives on."""
-    records, store, topic, start = records_of(tags), Store(), [], 0
+    records, store, start = records_of(tags), Store(), 0
+    topic: list[bytes] = []
     for sizes, unkept in deaths:
         start = live(records, start, sizes, unkept, store, topic, most)
     live(records, start, [BATCH] * len(records), 0, store, topic, most)
