@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, Self
 from uuid import uuid4
@@ -34,8 +35,7 @@ class LocalKafka:
         if reason is not None:
             raise IsthmusError(reason)
         self.folder = folder
-        self.port = free_port()
-        self.controller_port = free_port()
+        self.port, self.controller_port = free_ports(2)
         self.properties: dict[str, str] = {}
         archive = self.jars / _CLASSES
         self.jvm = (*_JVM, f"-XX:SharedArchiveFile={archive}") if archive.exists() else _JVM
@@ -105,12 +105,16 @@ class LocalKafka:
         """Formats its log directories, those that are new or were deleted."""
         properties = str(self.folder / "server.properties")
         command = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", self.cluster_id, "-c", properties]
-        subprocess.run(  # noqa: S603  (our own command)
+        done = subprocess.run(  # noqa: S603  (our own command)
             ["java", *self.jvm, "-cp", f"{self.jars}/*", *command],  # noqa: S607
-            check=True,
-            capture_output=True,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
             cwd=self.folder,
         )
+        if done.returncode:
+            raise IsthmusError(f"the local broker's folder {self.folder} could not be formatted:\n{done.stdout[-2_000:]}")
 
     def _all_properties(self) -> dict[str, str]:
         own = {
@@ -158,7 +162,13 @@ def why_not(jars: Path | None = None) -> str | None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ones, for all are held until the last is found."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

@@ -5,6 +5,7 @@ Nothing here knows in which order, or in which transaction.
 
 import time
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,12 +80,13 @@ class Profiles:
         message = event.message
         topic, partition = message.topic, message.partition
         started = time.perf_counter()
-        batch = Batch(
-            self._sources[topic], topic, self._watch.epochs[topic], partition, message.value, self._may_be_redelivered(message)
-        )
+        told = self._told(message)
+        batch = Batch(self._sources[topic], topic, self._watch.epochs[topic], partition, message.value, told)
         outcome = total_step(batch, self._table.states(partition), self._serving.ranker, self._serving.catalogue, self._settings)
         self._look_at_dead_letters(batch, outcome)
-        self._redelivery.applied(message.tp, outcome.counts["events", batch.source, "applied"])
+        if told is not None:
+            applied = outcome.counts["events", batch.source, "applied"]
+            self._redelivery.handled((topic, partition), applied, [one.key for one in outcome.recommendations])
         self._number += 1
         number = self._number
         self._table.hold(partition, outcome.writes, number)
@@ -108,10 +110,12 @@ class Profiles:
         self._observe("send", time.perf_counter() - stepped)
         self._metrics.histogram("batch_records", batch.source).observe(len(batch.records))
 
-    def _may_be_redelivered(self, message: Any) -> bool:
+    def _told(self, message: Any) -> AbstractSet[bytes] | None:
+        """Of a batch that may have been handled before: who was sent a list since."""
         if not self._delivery.repeats or not message.value:
-            return False
-        return self._redelivery.may_hold(message.tp, message.value[0].offset, self._app.consumer.highwater(message.tp) or 0)
+            return None
+        end = self._app.consumer.highwater(message.tp) or 0
+        return self._redelivery.told((message.topic, message.partition), message.value[0].offset, end)
 
     def _look_at_dead_letters(self, batch: Batch, outcome: Outcome) -> None:
         """Raises IsthmusError, before anything of the batch is sent, where too much of its topic cannot be used."""

@@ -5,6 +5,7 @@ log's and a test's tuples all satisfy `Record`.
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
@@ -64,7 +65,8 @@ class Coordinates(NamedTuple):
 class Batch(NamedTuple):
     """Records of one partition of one topic, in offset order.
 
-    `redelivered`: lists that some of them caused may have been sent before, by a worker whose states nobody kept.
+    `told`: None, or lists that some of them caused may have been sent before, by a worker whose states nobody kept: then the keys
+    of the users who were sent one since.
     """
 
     source: Source
@@ -72,7 +74,7 @@ class Batch(NamedTuple):
     epoch: int
     partition: int
     records: Sequence[Record]
-    redelivered: bool = False
+    told: AbstractSet[bytes] | None = None
 
     def coordinates(self, record: Record) -> Coordinates:
         return Coordinates(self.topic, self.epoch, self.partition, record.offset)

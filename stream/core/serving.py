@@ -5,6 +5,7 @@ growing interactions is encoded once, and only those are advanced over.
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from hashlib import blake2b
 from typing import Final
 
@@ -138,10 +139,10 @@ def recommend(
     outcome: Outcome,
     *,
     explain: bool,
-    repeat: bool = False,
+    told: AbstractSet[bytes] | None = None,
 ) -> None:
-    """Ranks the items for the users and appends the lists that differ from the last ones sent to `outcome`; with `repeat` all of
-    them, for another may stand after the last one that the state knows of.
+    """Ranks the items for the users and appends the lists that differ from the last ones sent to `outcome`, and those of users who
+    are not among `told` (None: all are) in any case: another may stand after the last one that the state knows of.
     """
     rows, supports = represent(users, ranker)
     scored, items = _scores(rows, supports, ranker, catalogue, users)
@@ -153,6 +154,7 @@ def recommend(
             scores = rounded[row]
             ranked = tuple([RankedItem(items[place], rank, scores[place]) for rank, place in enumerate(places, start=1)])
             because = _because(users[row], ranker, places) if explain and ranker is not None and places else None
+            repeat = told is not None and users[row].key not in told
             _emit(users[row], ranked, supports[row], ranker, because, outcome, repeat=repeat)
 
 

@@ -101,7 +101,7 @@ def step(batch: Batch, states: States, ranker: Ranker | None, catalogue: Catalog
         outcome.examples.extend(user.examples.values())
     changed = [user for user in users.values() if user.cause is not None and (not user.erased or user.is_known())]
     if changed:
-        recommend(changed, ranker, catalogue, settings.list_length, outcome, explain=settings.explain, repeat=batch.redelivered)
+        recommend(changed, ranker, catalogue, settings.list_length, outcome, explain=settings.explain, told=batch.told)
     now_ms = batch.records[-1].timestamp if batch.records else 0
     for user in users.values():
         written = user.writes(settings.erasure_key, now_ms, VERSION)

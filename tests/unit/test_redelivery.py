@@ -36,10 +36,12 @@ def live(records: list[PlainRecord], start: int, sizes: list[int], unkept: int, 
         part = records[start : start + size]
         if not part:
             break
-        again = redelivery.may_hold("clicks-0", start, len(records))
-        batch = Batch(Source.CLICK, world.TOPICS[Source.CLICK], 1, 0, part, again)
+        told = redelivery.told(("clicks", 0), start, len(records))
+        batch = Batch(Source.CLICK, world.TOPICS[Source.CLICK], 1, 0, part, told)
         outcome = step(batch, own, RANKER, CATALOGUE, SETTINGS)
-        redelivery.applied("clicks-0", outcome.counts["events", Source.CLICK, "applied"])
+        if told is not None:
+            applied = outcome.counts["events", Source.CLICK, "applied"]
+            redelivery.handled(("clicks", 0), applied, [one.key for one in outcome.recommendations])
         topic += [one.value for one in outcome.recommendations if one.value is not None]
         own.apply(outcome)
         start += len(part)
