@@ -26,8 +26,8 @@ _SURE: Final = 0.05
 _FRAME: Final = """# Results
 
 Written by `python -m training.results FOLDER` from what `isthmus benchmark` left in the folder (`make results SGD=DIR` does it
-all); not edited by hand. HR@3 / MAP@3 with the post filter on the last 10 % of the purchase events. A system of one modality answers
-events of the other one alone by popularity.
+all); not edited by hand. HR@3 / MAP@3 with the post filter on the last 10 % of the purchase events. A system of one modality
+answers events of the other one alone by popularity.
 """
 _LIMITS: Final = {
     "sgd": "Limits: the wording is human, the flow simulated; no real user identity, so no user has two purchase events; "

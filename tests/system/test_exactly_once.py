@@ -114,8 +114,9 @@ def test_kills_in_mid_stream_show_a_reader_of_committed_records_no_duplicate_and
     """The worker twice, the encoder once; both started again under their names."""
     events = live_events(4_500)
     worker, encoder = (start(name, bootstrap, tmp_path, name) for name in ("worker", "encoder"))
-    sending = send_slowly(bootstrap, events)
     try:
+        wait_for(lambda: serving(tmp_path, "worker", 4), [worker, encoder], 60, "serving")
+        sending = send_slowly(bootstrap, events)
         for number, threshold in enumerate((800, 1_600, 2_400)):
             wait_for(lambda: folded(bootstrap) >= threshold, [worker, encoder], 60, "folding")  # noqa: B023
             if number == 1:
@@ -124,6 +125,8 @@ def test_kills_in_mid_stream_show_a_reader_of_committed_records_no_duplicate_and
             else:
                 worker.kill()
                 worker = start("worker", bootstrap, tmp_path, "worker")
+                lives = number // 2 + 2  # a process that has just begun knows no SIGTERM yet
+                wait_for(lambda: serving(tmp_path, "worker", 4, times=lives), [worker, encoder], 60, "serving")  # noqa: B023
         sending.join(60)
         wait_for(lambda: settled(bootstrap, encoder=True), [worker, encoder], 90, "the folding of all events")
     finally:
