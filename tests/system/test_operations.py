@@ -129,9 +129,7 @@ def test_events_of_a_topic_recreated_under_a_running_worker_are_applied(kafka: L
         send(kafka.bootstrap, old)
         wait_for(lambda: folded(kafka.bootstrap, len(old)), [child], WAIT_S, "the folding of the old topic")
         first = expected(kafka.bootstrap, TOPICS, None)
-        admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-        admin.delete_topics([TOPICS.clicks])
-        admin.close()
+        delete(kafka.bootstrap, TOPICS.clicks)
         time.sleep(pause_s)
         wait_for(lambda: recreated(kafka.bootstrap), [child], WAIT_S, "the new topic")
         send(kafka.bootstrap, new)
@@ -145,6 +143,11 @@ def test_events_of_a_topic_recreated_under_a_running_worker_are_applied(kafka: L
     found = Store(newest(read_all(kafka.bootstrap, changelog_name("isthmus-profiles"))))
     assert users_of(found) == users_of(wanted) == {f"user-{number}" for number in range(40)}
     assert [user for user in sorted(users_of(wanted)) if history_of(found, user) != history_of(wanted, user)] == []
+
+
+def delete(bootstrap: str, topic: str) -> None:
+    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+        admin.delete_topics([topic])
 
 
 def recreated(bootstrap: str) -> bool:
@@ -161,8 +164,7 @@ def test_a_recreated_changelog_is_refused_with_the_way_to_begin_anew(kafka: Loca
     child = start(kafka.bootstrap, tmp_path)
     send(kafka.bootstrap, clicks(0, 100))
     wait_for(lambda: folded(kafka.bootstrap, 100), [child], WAIT_S, "the folding of the events")
-    with closing(KafkaAdminClient(bootstrap_servers=kafka.bootstrap)) as admin:
-        admin.delete_topics([changelog_name("isthmus-profiles")])
+    delete(kafka.bootstrap, changelog_name("isthmus-profiles"))
     wait_for(lambda: recreated(kafka.bootstrap), [], WAIT_S, "the new changelog")
     assert child.process.wait(30) == 2
     again = start(kafka.bootstrap, tmp_path)

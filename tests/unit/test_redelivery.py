@@ -77,7 +77,7 @@ def test_a_dead_workers_list_would_stand_if_lists_of_redelivered_events_were_sup
     found = next(
         tags
         for tags in ([one, other, third] for one in "abcdef" for other in "abcdef" for third in "abcdef")
-        if (lists := [known for cut in (1, 2, 3) for known in [last_lists(tags[:cut], [], 0)[1]]])[0] == lists[2] != lists[1]
+        if (lists := [last_lists(tags[:cut], [], 0)[1] for cut in (1, 2, 3)])[0] == lists[2] != lists[1]
     )
     deaths = [([1], 0), ([1], 1)]  # the first click kept, the list of the second sent and its state lost
     sent, known = last_lists(found, deaths, 0)
