@@ -115,7 +115,7 @@ def test_kills_in_mid_stream_show_a_reader_of_committed_records_no_duplicate_and
     events = live_events(4_500)
     worker, encoder = (start(name, bootstrap, tmp_path, name) for name in ("worker", "encoder"))
     try:
-        wait_for(lambda: serving(tmp_path, "worker", 4), [worker, encoder], 60, "serving")
+        wait_for(lambda: served(tmp_path, "worker", 4) > 0, [worker, encoder], 60, "serving")
         sending = send_slowly(bootstrap, events)
         for number, threshold in enumerate((800, 1_600, 2_400)):
             wait_for(lambda: folded(bootstrap) >= threshold, [worker, encoder], 60, "folding")  # noqa: B023
@@ -124,9 +124,9 @@ def test_kills_in_mid_stream_show_a_reader_of_committed_records_no_duplicate_and
                 encoder = start("encoder", bootstrap, tmp_path, "encoder")
             else:
                 worker.kill()
-                worker = start("worker", bootstrap, tmp_path, "worker")
-                lives = number // 2 + 2  # a process that has just begun knows no SIGTERM yet
-                wait_for(lambda: serving(tmp_path, "worker", 4, times=lives), [worker, encoder], 60, "serving")  # noqa: B023
+                before = served(tmp_path, "worker", 4)
+                worker = start("worker", bootstrap, tmp_path, "worker")  # until it serves it knows no SIGTERM
+                wait_for(lambda: served(tmp_path, "worker", 4) > before, [worker, encoder], 60, "serving")  # noqa: B023
         sending.join(60)
         wait_for(lambda: settled(bootstrap, encoder=True), [worker, encoder], 90, "the folding of all events")
     finally:
@@ -145,15 +145,17 @@ def test_a_worker_that_was_paused_past_its_session_timeout_writes_nothing_more_w
     events = [event for event in live_events(6_500) if event.role != "transcripts"]
     first, second = (start("worker", bootstrap, tmp_path, name, static=False) for name in ("first", "second"))
     try:
-        wait_for(lambda: serving(tmp_path, "first", 2) and serving(tmp_path, "second", 2), [first, second], 60, "sharing")
+        wait_for(lambda: all(served(tmp_path, name, 2) for name in ("first", "second")), [first, second], 60, "sharing")
         sending = send_slowly(bootstrap, events)
         wait_for(lambda: folded(bootstrap) >= 600, [first, second], 60, "folding")
+        alone = served(tmp_path, "second", 4)  # it may have been the first to come
         first.process.send_signal(signal.SIGSTOP)
-        wait_for(lambda: serving(tmp_path, "second", 4), [second], 60, "the takeover")
+        wait_for(lambda: served(tmp_path, "second", 4) > alone, [second], 60, "the takeover")
         taken_over = folded(bootstrap)
         wait_for(lambda: folded(bootstrap) >= taken_over + 100, [second], 60, "folding by the other")
+        shared = served(tmp_path, "second", 2)
         first.process.send_signal(signal.SIGCONT)
-        wait_for(lambda: serving(tmp_path, "second", 2, times=2), [first, second], 60, "sharing anew")
+        wait_for(lambda: served(tmp_path, "second", 2) > shared, [first, second], 60, "sharing anew")
         sending.join(60)
         wait_for(lambda: settled(bootstrap, encoder=False), [first, second], 90, "the folding of all events")
     finally:
@@ -164,9 +166,10 @@ def test_a_worker_that_was_paused_past_its_session_timeout_writes_nothing_more_w
     assert_each_output_once(bootstrap)
 
 
-def serving(folder: Path, name: str, numbers: int, *, times: int = 1) -> bool:
+def served(folder: Path, name: str, numbers: int) -> int:
+    """How often a worker has begun to serve that many partition numbers."""
     log = folder / f"{name}.log"
-    return log.exists() and log.read_text().count(f"serving {numbers} partition numbers") >= times
+    return log.read_text().count(f"serving {numbers} partition numbers") if log.exists() else 0
 
 
 class Owner:
