@@ -1,6 +1,6 @@
 """Reads all that a run left on the broker, for the check."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -18,13 +18,13 @@ from tests.system.exact import newest, read_all
 WORKERS, ENCODERS = "isthmus-profiles", "isthmus-encoder"
 
 
-def batches_of(bootstrap: str, sources: Mapping[str, Source]) -> list[Batch]:
+def batches_of(bootstrap: str, sources: Mapping[str, Source], numbers: Collection[int] | None = None) -> list[Batch]:
     """All records of the topics, a batch per partition."""
     epochs = topic_epochs(bootstrap, sources)
     return [
         Batch(source, topic, epochs[topic], number, records)
         for topic, source in sources.items()
-        for number, records in read_all(bootstrap, topic).items()
+        for number, records in read_all(bootstrap, topic, numbers).items()
         if records
     ]
 
@@ -49,24 +49,30 @@ def restored(records: Mapping[int, Sequence[PlainRecord]]) -> tuple[dict[bytes, 
     return states, late
 
 
-def observe(bootstrap: str, topics: Topics, acknowledged: Mapping[Place, Sent], former: Sequence[Batch] = ()) -> Observed:
-    """`former` are records of topics that were deleted meanwhile."""
+def observe(
+    bootstrap: str,
+    topics: Topics,
+    acknowledged: Mapping[Place, Sent],
+    former: Sequence[Batch] = (),
+    numbers: Collection[int] | None = None,
+) -> Observed:
+    """`former` are records of topics that were deleted meanwhile; `numbers` the partition numbers looked at (all)."""
     sources = source_topics(topics)
     inputs = {*sources, topics.transcripts}
     catalogue = newest(read_all(bootstrap, topics.items)).values()
     progress = [group_progress(bootstrap, WORKERS, sources), group_progress(bootstrap, ENCODERS, [topics.transcripts])]
-    sent = read_all(bootstrap, topics.recommendations)
-    states, late = restored(read_all(bootstrap, changelog_name(WORKERS)))
+    sent = read_all(bootstrap, topics.recommendations, numbers)
+    states, late = restored(read_all(bootstrap, changelog_name(WORKERS), numbers))
     return Observed(
-        batches=[*former, *batches_of(bootstrap, sources)],
-        transcripts=batches_of(bootstrap, {topics.transcripts: Source.CALL}),
+        batches=[*former, *batches_of(bootstrap, sources, numbers)],
+        transcripts=batches_of(bootstrap, {topics.transcripts: Source.CALL}, numbers),
         acknowledged={place: event for place, event in acknowledged.items() if place[0] in inputs},
         catalogue=Catalogue(msgspec.json.decode(value, type=Item) for value in catalogue),
         changelog=states,
         late_records=late,
         recommendations=[(record.key, record.value) for records in sent.values() for record in records],
-        examples=newest(read_all(bootstrap, topics.training_examples)),
-        dead_letters=frozenset(newest(read_all(bootstrap, topics.dead_letters))),
+        examples=newest(read_all(bootstrap, topics.training_examples, numbers)),
+        dead_letters=frozenset(newest(read_all(bootstrap, topics.dead_letters, numbers))),
         committed=sum(one.committed for one in progress),
         end=sum(one.end for one in progress),
     )

@@ -1,6 +1,6 @@
 """What must be in the output topics, by the pure step over all records of the input topics; and what is there."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -16,8 +16,8 @@ from stream.settings import Topics
 from tests.world import Store, history_of
 
 
-def read_all(bootstrap: str, topic: str) -> dict[int, list[PlainRecord]]:
-    """All committed records of a topic, by partition."""
+def read_all(bootstrap: str, topic: str, numbers: Collection[int] | None = None) -> dict[int, list[PlainRecord]]:
+    """All committed records of a topic, by partition; of the partitions with these numbers only, where some are given."""
     consumer: Any = KafkaConsumer(
         bootstrap_servers=bootstrap,
         enable_auto_commit=False,
@@ -25,7 +25,8 @@ def read_all(bootstrap: str, topic: str) -> dict[int, list[PlainRecord]]:
         isolation_level="read_committed",
     )
     try:
-        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
+        there = sorted(consumer.partitions_for_topic(topic))
+        partitions = [TopicPartition(topic, number) for number in there if numbers is None or number in numbers]
         consumer.assign(partitions)
         consumer.seek_to_beginning(*partitions)
         ends = consumer.end_offsets(partitions)
