@@ -8,9 +8,10 @@ import time
 from typing import Any, Final
 
 import msgspec
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
+from stream.clients import Consumer
 from stream.core.announcements import ModelAnnouncement, encode_announcement
 from stream.core.events import Item
 from stream.core.outputs import TrainingExample, decode_example
@@ -33,7 +34,7 @@ class CompactedTopic:
         self.values: dict[bytes, bytes] = {}
         self._where = f"{topic} at {bootstrap}"
         try:
-            self._consumer: Any = KafkaConsumer(
+            self._consumer: Any = Consumer(
                 bootstrap_servers=bootstrap,
                 bootstrap_timeout_ms=BOOTSTRAP_MS,
                 enable_auto_commit=False,

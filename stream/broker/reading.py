@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import KafkaError
 
+from stream.clients import Consumer
 from stream.errors import IsthmusError
 
 _BOOTSTRAP_MS: Final = 10_000
@@ -66,7 +67,7 @@ def reader(bootstrap: str) -> Iterator[Reader]:
         IsthmusError: the broker cannot be reached, or stopped answering.
     """
     try:
-        consumer = KafkaConsumer(
+        consumer = Consumer(
             bootstrap_servers=bootstrap,
             bootstrap_timeout_ms=_BOOTSTRAP_MS,
             enable_auto_commit=False,

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
+from stream.clients import AdminClient
 from stream.core.records import Source
 from stream.errors import IsthmusError
 from stream.settings import Topics
@@ -139,7 +139,7 @@ def epochs_of(described: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 def admin_client(bootstrap: str, answer_ms: int = 30_000) -> Any:
     try:
-        return KafkaAdminClient(
+        return AdminClient(
             bootstrap_servers=bootstrap, client_id="isthmus-topics", request_timeout_ms=answer_ms, bootstrap_timeout_ms=answer_ms
         )
     except KafkaError as error:

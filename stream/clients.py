@@ -1,0 +1,31 @@
+"""kafka-python's blocking clients, which leave nothing behind where no broker answers.
+
+Their constructors start a thread and connect; when that fails, kafka-python 3 keeps thread and sockets for as long as the process
+lives. A worker asks again every few seconds, a trainer at every run, and a broker may be away for a day.
+"""
+
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer
+from kafka.errors import KafkaError
+
+
+class _LeavesNothing:
+    """Mixed in before a client whose constructor may fail once it has begun to connect."""
+
+    def __init__(self, **settings: Any) -> None:
+        client: Any = self
+        try:
+            super().__init__(**settings)
+        except KafkaError:
+            client._net.stop()  # noqa: SLF001  (kafka-python has no public way)
+            client._client.close()  # noqa: SLF001
+            raise
+
+
+class AdminClient(_LeavesNothing, KafkaAdminClient):  # type: ignore[misc]
+    """`kafka.KafkaAdminClient`."""
+
+
+class Consumer(_LeavesNothing, KafkaConsumer):  # type: ignore[misc]
+    """`kafka.KafkaConsumer`, which is told its partitions by `assign`."""

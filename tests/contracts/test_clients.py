@@ -1,0 +1,59 @@
+"""Our forms of kafka-python's clients leave no thread and no socket behind; kafka-python's own do, which is why ours exist."""
+
+import gc
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer
+from kafka.errors import KafkaError
+
+from stream.clients import AdminClient, Consumer
+
+
+@pytest.fixture(params=["nobody listens", "nobody answers"])
+def address(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Of no broker: a closed port, or an open one that never says a word."""
+    logging.disable()  # pytest keeps log records, and they keep sockets
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        if request.param == "nobody answers":
+            bound.listen()
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
+    logging.disable(logging.NOTSET)
+
+
+def held() -> tuple[int, int]:
+    """Threads and open file descriptors of this process, without what is only waiting for the collector."""
+    gc.collect()
+    return threading.active_count(), len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+@pytest.mark.parametrize("client", [AdminClient, Consumer])
+def test_a_client_that_finds_no_broker_leaves_nothing(client: type[AdminClient | Consumer], address: str) -> None:
+    before = held()
+    for _ in range(3):
+        with pytest.raises(KafkaError):
+            client(bootstrap_servers=address, bootstrap_timeout_ms=200)
+    assert held() == before
+
+
+@pytest.mark.parametrize("client", [KafkaAdminClient, KafkaConsumer])
+def test_kafka_pythons_own_keeps_its_thread(client: type[KafkaAdminClient | KafkaConsumer], address: str) -> None:
+    """Where this fails, `stream.clients` is needed no more."""
+    kept: list[KafkaAdminClient | KafkaConsumer] = []
+
+    class Kept(client):  # type: ignore[misc,valid-type]
+        def __init__(self, **settings: object) -> None:
+            kept.append(self)
+            super().__init__(**settings)
+
+    before = held()
+    with pytest.raises(KafkaError):
+        Kept(bootstrap_servers=address, bootstrap_timeout_ms=200)
+    assert held()[0] == before[0] + 1
+    kept[0]._net.stop()
+    kept[0]._client.close()
