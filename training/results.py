@@ -26,8 +26,8 @@ _SURE: Final = 0.05
 _FRAME: Final = """# Results
 
 Written by `python -m training.results FOLDER` from what `isthmus benchmark` left in the folder (`make results SGD=DIR` does it
-all); not edited by hand. HR@3 / MAP@3 with the post filter on the last 10 % of the purchase events. A system of one modality
-answers events of the other one alone by popularity.
+all); not edited by hand. HR@3 / MAP@3 with the post filter on the last 10 % of the purchase events, ± their standard error over the
+training seeds. A system of one modality answers events of the other one alone by popularity.
 """
 _LIMITS: Final = {
     "sgd": "Limits: the wording is human, the flow simulated; no real user identity, so no user has two purchase events; "
@@ -39,8 +39,8 @@ _LIMITS: Final = {
 
 
 class Corpus(NamedTuple):
-    """One corpus, event by event over its draws: types (n,); by system hits and precisions at 3 (n,), each the mean over that
-    system's `seeds`; why a system is missing. `facts` are what the draws' reports say of data, command and versions.
+    """One corpus, event by event over its draws: types (n,); by system hits and precisions at 3, (seeds, n); why a system is
+    missing. `facts` are what the draws' reports say of data, command and versions.
     """
 
     name: str
@@ -48,7 +48,6 @@ class Corpus(NamedTuple):
     types: NDArray[np.str_]
     hits: dict[str, NDArray[np.float64]]
     precisions: dict[str, NDArray[np.float64]]
-    seeds: dict[str, int]
     left_out: dict[str, str]
     facts: dict[str, list[str]]
 
@@ -64,22 +63,22 @@ def read_corpora(folder: Path) -> list[Corpus]:
 
 
 def _corpus(name: str, paths: Sequence[Path]) -> Corpus:
-    """Each event's mean over the seeds; systems that every draw has."""
+    """Systems and seeds that every draw has."""
     draws = [[msgspec.json.decode(line, type=Run) for line in path.read_bytes().splitlines()] for path in paths]
     newest = [[run for run in runs if run.data == runs[-1].data] for runs in draws]
     complete = [{run.system for run in runs if run.left_out is None} for runs in newest]
     systems = [system for system in dict.fromkeys(run.system for run in newest[0]) if all(system in known for known in complete)]
     types = np.concatenate([types_of(runs) for runs in newest])
-    hits, precisions, seeds = {}, {}, {}
+    hits, precisions = {}, {}
     for system in systems:
-        own = [[run for run in runs if run.system == system] for runs in newest]
-        hits[system] = np.concatenate([np.mean([run.hits for run in runs], axis=0) for runs in own])
-        precisions[system] = np.concatenate([np.mean([run.average_precisions for run in runs], axis=0) for runs in own])
-        seeds[system] = min(len(runs) for runs in own)
+        own = [{run.seed: run for run in runs if run.system == system} for runs in newest]
+        seeds = sorted(set.intersection(*(set(known) for known in own)))
+        hits[system] = np.array([np.concatenate([known[seed].hits for known in own]) for seed in seeds], dtype=np.float64)
+        precisions[system] = np.array([np.concatenate([known[seed].average_precisions for known in own]) for seed in seeds])
     left_out = {run.system: run.left_out for runs in newest for run in runs if run.left_out is not None}
     names = tuple(path.name.removesuffix(".runs.jsonl") for path in paths)
     facts = {draw: _facts(path.with_name(f"{draw}.md")) for draw, path in zip(names, paths, strict=True)}
-    return Corpus(name, names, types, hits, precisions, seeds, left_out, facts)
+    return Corpus(name, names, types, hits, precisions, left_out, facts)
 
 
 def _facts(report: Path) -> list[str]:
@@ -115,10 +114,15 @@ def _results(corpus: Corpus) -> list[str]:
         cells = []
         for kind in EVENT_TYPES:
             chosen = _of(corpus, kind)
-            both = (corpus.hits[system][chosen], precisions[chosen])
-            cells.append(" / ".join(f"{values.mean():.3f}" for values in both) if chosen.any() else "")
-        table.append([system, str(corpus.seeds[system]), *cells])
+            both = (corpus.hits[system][:, chosen], precisions[:, chosen])
+            cells.append(" / ".join(_mean_cell(values.mean(axis=1)) for values in both) if chosen.any() else "")
+        table.append([system, str(len(precisions)), *cells])
     return aligned(table)
+
+
+def _mean_cell(by_seed: NDArray[np.float64]) -> str:
+    error = f" ± {np.std(by_seed, ddof=1) / np.sqrt(len(by_seed)):.3f}".replace("0.", ".") if len(by_seed) > 1 else ""
+    return f"{by_seed.mean():.3f}{error}"
 
 
 def _compared(corpus: Corpus) -> list[str]:
@@ -133,8 +137,11 @@ def _of(corpus: Corpus, kind: str) -> NDArray[np.bool_]:
 
 
 def _difference(corpus: Corpus, system: str, other: str, kind: str) -> Difference | None:
+    """Paired by purchase event and seed: over the seeds that both have."""
     chosen = _of(corpus, kind)
-    return paired_difference((corpus.precisions[system] - corpus.precisions[other])[chosen]) if chosen.sum() > 1 else None
+    ours, theirs = corpus.precisions[system], corpus.precisions[other]
+    seeds = min(len(ours), len(theirs))
+    return paired_difference((ours[:seeds] - theirs[:seeds]).mean(axis=0)[chosen]) if chosen.sum() > 1 else None
 
 
 def findings(corpus: Corpus) -> list[str]:
@@ -169,7 +176,7 @@ def _robust(corpus: Corpus) -> str:
 
 def _rank(corpus: Corpus, system: str, kind: str) -> int:
     """Its place among the systems by MAP@3 on a type, the best first."""
-    means = {other: float(values[_of(corpus, kind)].mean()) for other, values in corpus.precisions.items()}
+    means = {other: float(values[:, _of(corpus, kind)].mean()) for other, values in corpus.precisions.items()}
     return 1 + sum(value > means[system] for value in means.values())
 
 

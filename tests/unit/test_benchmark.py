@@ -122,18 +122,18 @@ def test_the_results_page_puts_draws_together_event_by_event_and_judges_the_find
     for draw, flip in enumerate((0.0, 1.0)):
         runs = Runs(tmp_path / f"sgd{draw}.runs.jsonl", f"d{draw}")
         for system, score in (("late_fusion", 0.5), ("session", 0.25), ("latent_feature", 0.75)):
-            for seed in (0, 1):
-                precisions = [score, score, score, flip] * 20
+            for seed, moved in enumerate((-0.04, 0.04)):
+                precisions = [*[score + moved] * 3, flip] * 20
                 made = run(system, seed, *precisions)
                 runs.add(msgspec.structs.replace(made, data=f"d{draw}", event_types="scbs" * 20))
         (tmp_path / f"sgd{draw}.md").write_text(f"# Benchmark\n\n- command: number {draw}\n")
     (corpus,) = read_corpora(tmp_path)
     assert corpus.draws == ("sgd0", "sgd1")
-    assert corpus.seeds == {"late_fusion": 2, "session": 2, "latent_feature": 2}
+    assert {system: len(by_seed) for system, by_seed in corpus.hits.items()} == dict.fromkeys(corpus.precisions, 2)
     text = page([corpus], [])
     assert "160 test events (40 conversation, 80 session, 40 both); 2 draws put together." in text
     late = next(line for line in text.splitlines() if line.startswith("| late_fusion"))
-    assert late.split("|")[6].strip() == "0.875 / 0.500"  # hits: 7 of 8
+    assert late.split("|")[6].strip() == "0.875 ± .000 / 0.500 ± .030"  # hits: 7 of 8
     assert "command: number 1" in text
     assert "each on its own events: holds (latent_feature on session events +0.2500" in text
     rows = [ThinRow(system, 0, "session", share, "conversation", 9, share / 100 * gain, 1.0)
