@@ -56,7 +56,7 @@ DECLARED: Final[dict[str, Declared]] = {
         Counter, "the same purchases with an item among popularity's first three, under the same filter", _JUDGED
     ),
     "batch_records": Declared(Histogram, "records of a batch", ("source",), _COUNTS),
-    "stage_seconds": Declared(Histogram, "time of a batch in each stage", ("stage",), _SECONDS),
+    "stage_seconds": Declared(Histogram, "step and send of batches handled together, finish of each", ("stage",), _SECONDS),
     "age_from_event_seconds": Declared(Histogram, "from event time to acknowledged recommendation", (), _AGES, by_batch=True),
     "age_from_broker_seconds": Declared(Histogram, "from broker time to acknowledged recommendation", (), _SECONDS, by_batch=True),
     "late_batches": Declared(

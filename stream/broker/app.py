@@ -246,10 +246,20 @@ async def run_until_stopped(app: Any, *stops: asyncio.Event) -> None:
         for task in ends:
             task.cancel()
     finally:
-        await app.stop()
-        await app.tables.delivery.close()
+        await _stopped(app)
     if app.crash_reason is not None:
         raise app.crash_reason
+
+
+async def _stopped(app: Any) -> None:
+    """Stops the app; what goes wrong in stopping one that has crashed is logged, for the crash is what is to be told."""
+    try:
+        await app.stop()
+        await app.tables.delivery.close()
+    except (Exception, asyncio.CancelledError):
+        if app.crash_reason is None:
+            raise
+        logger.info("a crashed app did not stop in order", exc_info=True)
 
 
 def calm_collector() -> None:

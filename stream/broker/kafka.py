@@ -170,6 +170,11 @@ class KafkaConsumer(BatchConsumer, driver.Consumer):
     async def rejoin(self) -> None:
         await self._thread.rejoin()
 
+    async def verify_all_partitions_active(self) -> None:
+        """Nothing, for `stream.health` watches committed offsets. Faust's own watch takes changelogs, which are read elsewhere, and
+        partitions whose offsets transactions commit for stuck, and says so every second from the sixth minute on.
+        """
+
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Nothing where transactions commit the offsets: a late one of ours would turn them back."""
         return True if self.transport.commits_in_transactions else await super()._commit(offsets)

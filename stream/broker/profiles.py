@@ -3,11 +3,13 @@
 Nothing here knows in which order, or in which transaction.
 """
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from mode import get_logger
@@ -22,13 +24,14 @@ from stream.core.events import Reason
 from stream.core.outputs import Outcome
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, Source
-from stream.core.step import StepSettings
-from stream.core.total import total_step
+from stream.core.step import Part, StepSettings
+from stream.core.total import total_steps
 from stream.errors import IsthmusError
 from stream.metrics import Metrics
 from stream.settings import Topics
 
 logger = get_logger(__name__)
+_TURNS: Final = 4
 
 
 @dataclass
@@ -67,30 +70,52 @@ class Profiles:
         self._metrics = metrics
         self._limit = limit
         self._number = 0
-        self._redelivery = Redelivery(app.conf.broker_max_poll_records * in_flight)
+        self._most_records = app.conf.broker_max_poll_records
+        self._redelivery = Redelivery(self._most_records * in_flight)
         app.on_partitions_revoked.connect(self._on_revoked)
         app.on_rebalance_complete.connect(self._on_rebalanced)
 
     async def run(self, stream: Any) -> None:
-        async for event in stream.noack().events():
-            if self._delivery.is_current(event.message) and await self._watch.may_handle(event.message):
-                await self._process(event)
+        async with aclosing(rounds(stream.noack().events(), self._most_records)) as ready:
+            async for events in ready:
+                allowed = [event for event in events if await self._may_handle(event.message)]
+                current = [event for event in allowed if self._delivery.is_current(event.message)]
+                if current:
+                    await self._process(current)
 
-    async def _process(self, event: Any) -> None:
-        message = event.message
-        topic, partition = message.topic, message.partition
+    async def _may_handle(self, message: Any) -> bool:
+        return self._delivery.is_current(message) and await self._watch.may_handle(message)
+
+    async def _process(self, events: Sequence[Any]) -> None:
+        """Batches of different partition numbers at once."""
         started = time.perf_counter()
+        parts = [self._part(event.message) for event in events]
+        outcomes = total_steps(parts, self._serving.ranker, self._serving.catalogue, self._settings)
+        stepped = time.perf_counter()
+        works = [self._work(*one, stepped) for one in zip(events, parts, outcomes, strict=True)]
+        for work in works:
+            await self._delivery.deliver(work)
+        self._observe("step", stepped - started)
+        self._observe("send", time.perf_counter() - stepped)
+
+    def _part(self, message: Any) -> Part:
+        topic, partition = message.topic, message.partition
         told = self._told(message)
         batch = Batch(self._sources[topic], topic, self._watch.epochs[topic], partition, message.value, told)
-        outcome = total_step(batch, self._table.states(partition), self._serving.ranker, self._serving.catalogue, self._settings)
+        return Part(batch, self._table.states(partition))
+
+    def _work(self, event: Any, part: Part, outcome: Outcome, stepped: float) -> Work:
+        """What is left to do of a batch; its new states are shown to the batches that follow."""
+        batch = part.batch
+        partition = batch.partition
         self._look_at_dead_letters(batch, outcome)
-        if told is not None:
+        if batch.told is not None:
             applied = outcome.counts["events", batch.source, "applied"]
-            self._redelivery.handled((topic, partition), applied, [one.key for one in outcome.recommendations])
+            self._redelivery.handled((batch.topic, partition), applied, [one.key for one in outcome.recommendations])
         self._number += 1
         number = self._number
         self._table.hold(partition, outcome.writes, number)
-        stepped = time.perf_counter()
+        self._metrics.histogram("batch_records", batch.source).observe(len(batch.records))
         outputs = [
             Emission(self._topics.recommendations, outcome.recommendations),
             Emission(self._topics.training_examples, outcome.examples),
@@ -105,10 +130,7 @@ class Profiles:
             self._observe("finish", time.perf_counter() - stepped)
 
         changelog = Emission(self._table.changelog, changes) if changes else None
-        await self._delivery.deliver(Work(event, outputs, changelog, persist))
-        self._observe("step", stepped - started)
-        self._observe("send", time.perf_counter() - stepped)
-        self._metrics.histogram("batch_records", batch.source).observe(len(batch.records))
+        return Work(event, outputs, changelog, persist)
 
     def _told(self, message: Any) -> AbstractSet[bytes] | None:
         """Of a batch that may have been handled before: who was sent a list since."""
@@ -147,3 +169,38 @@ class Profiles:
         numbers = {tp.partition for tp in self._app.consumer.assignment() if tp.topic in self._sources}
         self._metrics.gauge("users").set(sum(self._table.count_users(number) for number in numbers))
         logger.info("serving %d partition numbers", len(numbers))
+
+
+async def rounds(events: AsyncIterator[Any], most: int) -> AsyncGenerator[list[Any]]:
+    """Batches that lie ready together, in order: of different partition numbers, and with `most` records at most unless one batch
+    has more. Nothing is waited for.
+    """
+    following = asyncio.ensure_future(anext(events))
+    try:
+        while True:
+            try:
+                ready = [await following]
+            except StopAsyncIteration:
+                return
+            following = asyncio.ensure_future(anext(events))
+            while await _is_ready(following) and _fits(following.result(), ready, most):
+                ready.append(following.result())
+                following = asyncio.ensure_future(anext(events))
+            yield ready
+    finally:
+        following.cancel()
+
+
+async def _is_ready(following: "asyncio.Future[Any]") -> bool:
+    """Whether it has a result after a few turns of the loop, which a stream takes even where its queue is full."""
+    for _ in range(_TURNS):
+        if following.done():
+            break
+        await asyncio.sleep(0)
+    return following.done() and not following.cancelled() and following.exception() is None
+
+
+def _fits(event: Any, ready: Sequence[Any], most: int) -> bool:
+    messages = [other.message for other in ready]
+    records = sum(len(message.value) for message in messages) + len(event.message.value)
+    return records <= most and event.message.partition not in {message.partition for message in messages}

@@ -7,7 +7,7 @@ growing interactions is encoded once, and only those are advanced over.
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -131,19 +131,22 @@ def _advance(ranker: Ranker, rows: Rows, sequences: Sequence[Sequence[Interactio
     return rows
 
 
-def recommend(
-    users: Sequence[User],
-    ranker: Ranker | None,
-    catalogue: Catalogue,
-    k: int,
-    outcome: Outcome,
-    *,
-    explain: bool,
-    told: AbstractSet[bytes] | None = None,
-) -> None:
-    """Ranks the items for the users and appends the lists that differ from the last ones sent to `outcome`, and those of users who
-    are not among `told` (None: all are) in any case: another may stand after the last one that the state knows of.
+class Asking(NamedTuple):
+    """Users of one batch who may need another list, and where it goes. Who is not among `told` (None: all are) gets one in any
+    case: another may stand after the last one that his state knows of.
     """
+
+    users: Sequence[User]
+    outcome: Outcome
+    told: AbstractSet[bytes] | None
+
+
+def recommend(asking: Sequence[Asking], ranker: Ranker | None, catalogue: Catalogue, k: int, *, explain: bool) -> None:
+    """Ranks the items for all users at once, and appends to each one's outcome the list that differs from the last one sent."""
+    users = [user for one in asking for user in one.users]
+    if not users:
+        return
+    whose = [one for one in asking for _ in one.users]
     rows, supports = represent(users, ranker)
     scored, items = _scores(rows, supports, ranker, catalogue, users)
     rounded = np.round(scored.astype(np.float64), SCORE_DIGITS).tolist()
@@ -154,8 +157,9 @@ def recommend(
             scores = rounded[row]
             ranked = tuple([RankedItem(items[place], rank, scores[place]) for rank, place in enumerate(places, start=1)])
             because = _because(users[row], ranker, places) if explain and ranker is not None and places else None
+            told = whose[row].told
             repeat = told is not None and users[row].key not in told
-            _emit(users[row], ranked, supports[row], ranker, because, outcome, repeat=repeat)
+            _emit(users[row], ranked, supports[row], ranker, because, whose[row].outcome, repeat=repeat)
 
 
 def _by_offer(users: Sequence[User], catalogue: Catalogue) -> list[tuple[int, list[int]]]:

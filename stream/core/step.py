@@ -1,4 +1,5 @@
-"""The pure step: (records of one batch, the states of their users, ranker, catalogue) -> outcome.
+"""The pure step: (records of a batch, the states of their users, ranker, catalogue) -> outcome; or of several batches at once,
+whose users are then represented and ranked together.
 
 The same function runs in the Kafka worker, in the embedded mode, in replay and where training examples are built from files. It
 knows no clock (a record's broker timestamp stands in), environment, file, log or global randomness. One record is a batch of one.
@@ -6,6 +7,7 @@ knows no clock (a record's broker timestamp stands in), environment, file, log o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from stream.core import limits
 from stream.core.dead_letters import dead_letter
@@ -38,7 +40,7 @@ from stream.core.partitioner import partition_of
 from stream.core.quality import judge
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, Coordinates, Record, Source
-from stream.core.serving import recommend
+from stream.core.serving import Asking, recommend
 from stream.core.state import (
     SOURCE_NUMBERS,
     VERSION,
@@ -51,7 +53,7 @@ from stream.core.state import (
 )
 from stream.core.users import States, User
 
-__all__ = ["States", "StepSettings", "coordinates_of", "step"]
+__all__ = ["Part", "States", "StepSettings", "coordinates_of", "step", "steps"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,13 @@ class StepSettings:
     adapters: Mapping[Source, Adapter] = field(default_factory=dict)
 
 
+class Part(NamedTuple):
+    """A batch and the states of its partition number."""
+
+    batch: Batch
+    states: States
+
+
 @dataclass(frozen=True, slots=True)
 class _Context:
     """What every record of the batch is handled with."""
@@ -89,25 +98,41 @@ def step(batch: Batch, states: States, ranker: Ranker | None, catalogue: Catalog
 
     At most one list per changed user, caused by his last event of the batch. Never raises on what a record holds.
     """
-    outcome = Outcome()
+    return steps([Part(batch, states)], ranker, catalogue, settings)[0]
+
+
+def steps(parts: Sequence[Part], ranker: Ranker | None, catalogue: Catalogue, settings: StepSettings) -> list[Outcome]:
+    """As `step` of each, for batches of different partition numbers: they share no user. The network runs once over the users of
+    all, and for few users it costs hardly more than for one.
+    """
+    folded = [_folded(part, ranker, catalogue, settings) for part in parts]
+    asking = [
+        Asking([user for user in users if user.is_asking()], outcome, part.batch.told)
+        for part, (users, outcome) in zip(parts, folded, strict=True)
+    ]
+    recommend(asking, ranker, catalogue, settings.list_length, explain=settings.explain)
+    for part, (users, outcome) in zip(parts, folded, strict=True):
+        now_ms = part.batch.records[-1].timestamp if part.batch.records else 0
+        for user in users:
+            written = user.writes(settings.erasure_key, now_ms, VERSION)
+            outcome.writes.update(written)
+            outcome.new_users += _growth(user, written)
+    return [outcome for _, outcome in folded]
+
+
+def _folded(part: Part, ranker: Ranker | None, catalogue: Catalogue, settings: StepSettings) -> tuple[list[User], Outcome]:
+    """The users of a batch with its events applied, and what these brought about before any list."""
+    batch, outcome = part.batch, Outcome()
     context = _Context(batch, ranker, settings, Fold(catalogue, settings.session_gap_ms, outcome.counts), outcome)
     admitted = [(record, event) for record in batch.records if (event := _admit(record, context)) is not None]
-    users = _load(admitted, states, settings, batch)
+    users = _load(admitted, part.states, settings, batch)
     for record, event in admitted:
         _handle(users[event.user_id], record, event, context)
     for user in users.values():
         if user.erased:
             outcome.recommendations.append(Output(user.key, None))
         outcome.examples.extend(user.examples.values())
-    changed = [user for user in users.values() if user.cause is not None and (not user.erased or user.is_known())]
-    if changed:
-        recommend(changed, ranker, catalogue, settings.list_length, outcome, explain=settings.explain, told=batch.told)
-    now_ms = batch.records[-1].timestamp if batch.records else 0
-    for user in users.values():
-        written = user.writes(settings.erasure_key, now_ms, VERSION)
-        outcome.writes.update(written)
-        outcome.new_users += _growth(user, written)
-    return outcome
+    return list(users.values()), outcome
 
 
 def _growth(user: User, written: Mapping[bytes, bytes | None]) -> int:

@@ -13,7 +13,7 @@ from stream.core.events import EncodedCall, Reason, Rejection, parse
 from stream.core.outputs import Outcome
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, Record, Source
-from stream.core.step import StepSettings, coordinates_of, step
+from stream.core.step import Part, StepSettings, coordinates_of, step, steps
 from stream.core.users import States
 
 ALONE: Final = 2  # a record must fail so often by itself: once may be chance
@@ -38,6 +38,16 @@ def total_step(batch: Batch, states: States, ranker: Ranker | None, catalogue: C
         raise
     except Exception:  # noqa: BLE001  (a bug is what this is for)
         return _in_pieces(batch, states, ranker, catalogue, settings)
+
+
+def total_steps(parts: Sequence[Part], ranker: Ranker | None, catalogue: Catalogue, settings: StepSettings) -> list[Outcome]:
+    """As `steps`; where that raises, each batch by itself."""
+    try:
+        return steps(parts, ranker, catalogue, settings)
+    except NO_EVENTS_FAULT:
+        raise
+    except Exception:  # noqa: BLE001  (as above)
+        return [total_step(*part, ranker, catalogue, settings) for part in parts]
 
 
 def _in_pieces(batch: Batch, states: States, ranker: Ranker | None, catalogue: Catalogue, settings: StepSettings) -> Outcome:

@@ -88,6 +88,10 @@ class User:
         facts = self.facts
         return bool(self.head.tail or facts.purchases or facts.owned_before or facts.eligibility)
 
+    def is_asking(self) -> bool:
+        """Whether an event was applied that may call for another list."""
+        return self.cause is not None and (not self.erased or self.is_known())
+
     def writes(self, erasure_key: bytes, now_ms: int, version: int) -> dict[bytes, bytes | None]:
         """The state records to write; None deletes."""
         written: dict[bytes, bytes | None] = {}

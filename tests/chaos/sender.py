@@ -19,6 +19,8 @@ _TICK_S: Final = 0.05
 _REQUEST_TIMEOUT_MS: Final = 15_000
 _LAST_S: Final = 120.0
 _MOST_AT_ONCE: Final = 1_000
+_PERIOD_S: Final = 20_000.0
+"""At the world's own rate event time would reach now after so long; who sends faster gets there sooner."""
 
 Place = tuple[str, int, int]
 Sent = tuple[bytes | None, bytes | None]
@@ -27,7 +29,7 @@ Sent = tuple[bytes | None, bytes | None]
 def live_events(seed: int) -> Iterator[LiveEvent]:
     """Synthetic events of every kind without end, planted broken ones among them."""
     rates = Rates(broken_every=500)
-    start_ms = start_for(time.time_ns() // 1_000_000, 1_800, rates.speed)
+    start_ms = start_for(time.time_ns() // 1_000_000, _PERIOD_S, rates.speed)
     return stream_events(make_world(np.random.default_rng(1)), np.random.default_rng(seed), start_ms, rates=rates)
 
 

@@ -206,6 +206,12 @@ def test_uncommitted_source_partitions_are_sought_to_their_beginning() -> None:
     assert kafka.sought == [("beginning", (SOURCE,))]
 
 
+def test_fausts_own_watch_for_livelocks_asks_what_ours_answers_with_nothing() -> None:
+    """It takes changelogs for stuck after five minutes: a soak found it, for no shorter test runs so long."""
+    assert "verify_all_partitions_active" in inspect.getsource(Consumer._commit_livelock_detector.fun)
+    assert KafkaConsumer.verify_all_partitions_active is not Consumer.verify_all_partitions_active
+
+
 async def test_answers_are_waited_for_shortly_and_batches_are_kept_long() -> None:
     """On a connection cut on one side no answer ever comes: waiting Faust's 20 minutes for it stalled the worker. A batch that
     expired where a later one is sent would be a hole.

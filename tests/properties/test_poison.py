@@ -11,8 +11,8 @@ from stream.core.events import Click, Purchase, Reason, UserEvent
 from stream.core.interactions import Interaction, Session
 from stream.core.ranking import Rows
 from stream.core.records import Batch, PlainRecord, Record, Source
-from stream.core.step import StepSettings, step
-from stream.core.total import ALONE, StatesUnreadableError, sift, total_step
+from stream.core.step import Part, StepSettings, step
+from stream.core.total import ALONE, StatesUnreadableError, sift, total_step, total_steps
 from tests import world
 
 POISON = "poison"
@@ -93,6 +93,30 @@ def test_the_rest_of_a_batch_is_handled_as_if_the_poison_had_not_been_there(batc
     assert all(letter["reason"] == Reason.POISON and "secrets" not in letter["error"] for letter in letters)
     assert outcome.counts["events", batch.source, "applied"] == wanted.counts["events", batch.source, "applied"]
     assert outcome.counts["events", batch.source, "dead_letter"] == len(letters)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(batches(), min_size=1, max_size=4), st.booleans())
+def test_batches_handled_together_are_as_each_handled_alone(some: list[Batch], touchy: bool) -> None:
+    """Each against states of its own; poison in one is a dead letter of that one alone."""
+    some = [from_offset(batch, 1) for batch in some]
+    ranker = TouchyRanker() if touchy else world.OrderRanker()
+    together, alone = [before() for _ in some], [before() for _ in some]
+    parts = [Part(batch, store) for batch, store in zip(some, together, strict=True)]
+    outcomes = total_steps(parts, ranker, world.catalogue(), world.settings())
+    for batch, outcome, one, other in zip(some, outcomes, together, alone, strict=True):
+        wanted = total_step(batch, other, ranker, world.catalogue(), world.settings())
+        one.apply(outcome)
+        other.apply(wanted)
+        assert outcome.counts == wanted.counts
+        assert [letter.key for letter in outcome.dead_letters] == [letter.key for letter in wanted.dead_letters]
+        assert [one.key for one in outcome.recommendations] == [one.key for one in wanted.recommendations]
+        assert set(outcome.writes) == set(wanted.writes)
+        assert outcome.new_users == wanted.new_users
+        assert one.newest_examples() == other.newest_examples()
+        for user in USERS:
+            assert world.history_of(one, user) == world.history_of(other, user)
+            assert one.last_list(user) == other.last_list(user)
 
 
 def clicks(*tags: str) -> Batch:

@@ -1,0 +1,45 @@
+"""How a process ends whose app crashed: with what crashed it, whatever goes wrong in stopping."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stream.broker.app import run_until_stopped
+from stream.errors import IsthmusError
+
+
+class App:
+    """One that crashes at once, or not at all, and whose stop raises."""
+
+    def __init__(self, crash_reason: Exception | None, stopping: BaseException) -> None:
+        self.crash_reason = crash_reason
+        self._stopping = stopping
+        self._crashed = asyncio.Event()
+        self.tables = SimpleNamespace(delivery=SimpleNamespace(close=asyncio.Event().wait))
+
+    def finalize(self) -> None:
+        pass
+
+    async def start(self) -> None:
+        if self.crash_reason is not None:
+            self._crashed.set()
+
+    async def stop(self) -> None:
+        raise self._stopping
+
+
+@pytest.mark.parametrize("stopping", [asyncio.CancelledError(), OSError("the commit failed")])
+async def test_the_crash_is_told_not_what_went_wrong_in_stopping(stopping: BaseException) -> None:
+    crashed: Any = App(IsthmusError("half of the topic is broken"), stopping)
+    with pytest.raises(IsthmusError, match="half of the topic"):
+        await run_until_stopped(crashed, asyncio.Event())
+
+
+async def test_what_goes_wrong_in_stopping_is_told_where_nothing_crashed() -> None:
+    stop = asyncio.Event()
+    stop.set()
+    app: Any = App(None, OSError("the disk is full"))
+    with pytest.raises(OSError, match="disk"):
+        await run_until_stopped(app, stop)
