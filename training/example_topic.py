@@ -39,6 +39,7 @@ class CompactedTopic:
                 bootstrap_timeout_ms=BOOTSTRAP_MS,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
+                isolation_level="read_committed",
                 max_partition_fetch_bytes=8 << 20,
             )
             partitions = self._consumer.partitions_for_topic(topic)

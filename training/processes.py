@@ -5,9 +5,9 @@ which each process draws for its own share. gloo without GPUs, nccl with them. O
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 
 Row = TypeVar("Row", bound=np.generic)
+Made = TypeVar("Made")
 
 
 @contextmanager
 def joined() -> Iterator[None]:
     """Within, this process is one of those that `torchrun` started; nothing where there is one only."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if started() == 1:
         yield
         return
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
@@ -40,6 +41,14 @@ def first_alone() -> Iterator[None]:
         distributed.barrier()
 
 
+def from_first(made: Callable[[], Made]) -> Made:
+    """What the first process makes, in all of them: a topic may have grown between two readings of it."""
+    found = [made() if number() == 0 else None]
+    if count() > 1:
+        distributed.broadcast_object_list(found)
+    return cast("Made", found[0])
+
+
 def number() -> int:
     """Which of the processes this is; number 0 speaks and writes for all."""
     return distributed.get_rank() if distributed.is_initialized() else 0
@@ -47,6 +56,11 @@ def number() -> int:
 
 def count() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def started() -> int:
+    """How many `torchrun` started, joined or not."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def device() -> torch.device:

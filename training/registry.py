@@ -38,6 +38,9 @@ class Version(NamedTuple):
     reason: str
 
 
+_LAST: Final = "last_version"  # tag of the registered model: MLflow never gives a number twice, but does not tell deleted ones
+
+
 class RegistryError(Exception):
     """The registry cannot be used, or does not know a version."""
 
@@ -72,10 +75,13 @@ class Registry:
                 self._client.create_registered_model(MODEL)
 
     def next_version(self) -> str:
-        """The number that the next registered version will have; one trainer at a time (`register` notices a second)."""
+        """The number that the next registered version will have; one trainer at a time (`register` notices a second, and a version
+        deleted past us).
+        """
         with self._translated():
             versions = [int(found.version) for found in self._client.search_model_versions(f"name='{MODEL}'")]
-        return str(max(versions, default=0) + 1)
+            last = self._client.get_registered_model(MODEL).tags.get(_LAST, "0")  # may have been deleted since; its number is gone
+        return str(max([*versions, int(last)]) + 1)
 
     def new_folder(self, version: str) -> Path:
         """Where the version's folder goes; what an interrupted run left there is moved aside, never overwritten."""
@@ -103,10 +109,13 @@ class Registry:
             self._client.set_terminated(run.info.run_id)
             tags = {"kind": kind, "sha256": sha256}
             found = self._client.create_model_version(MODEL, source=str(folder.resolve()), run_id=run.info.run_id, tags=tags)
+            self._client.set_registered_model_tag(MODEL, _LAST, str(found.version))
             if str(found.version) == version:
                 return
             self._client.delete_model_version(MODEL, found.version)
-        raise RegistryError(f"another trainer registered version {version} meanwhile: run one trainer per registry")
+        raise RegistryError(
+            f"version {version} was taken meanwhile: run one trainer per registry, and the run again (its number will be another)"
+        )
 
     def say_why(self, version: str, reason: str) -> None:
         """Keeps the gate's words with the version."""

@@ -26,27 +26,30 @@ class StoppedError(Exception):
 
 
 class Announcer:
-    """Tells of new champions, and keeps the newest that could not be told until it can be."""
+    """Tells of new champions. Where that failed it tells of `champion` the next time: whoever is it then, for somebody may have
+    rolled back meanwhile.
+    """
 
-    def __init__(self, send: Callable[[ModelAnnouncement], None]) -> None:
+    def __init__(self, send: Callable[[ModelAnnouncement], None], champion: Callable[[], ModelAnnouncement | None]) -> None:
         self._send = send
-        self._waiting: ModelAnnouncement | None = None
+        self._champion = champion
+        self.is_behind = False
+        """Whether the registry has a champion of which the workers do not know."""
 
     def tell(self, result: Result) -> None:
-        """Raises what `send` raises; the announcement waits then."""
+        """Raises what `send` raises."""
         if result.announcement is not None:
-            self._waiting = result.announcement
-            self.tell_waiting()
+            self.is_behind = True
+            self._send(result.announcement)
+            self.is_behind = False
 
-    def tell_waiting(self) -> None:
-        if self._waiting is not None:
-            self._send(self._waiting)
-            self._waiting = None
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether the registry has a champion of which the workers do not know."""
-        return self._waiting is not None
+    def catch_up(self) -> None:
+        """Raises what `send` and `champion` raise."""
+        if self.is_behind:
+            announcement = self._champion()
+            if announcement is not None:
+                self._send(announcement)
+            self.is_behind = False
 
 
 def retrain(
@@ -64,7 +67,7 @@ def retrain(
     while not stop.is_set():
         started = time.monotonic()
         try:
-            announcer.tell_waiting()
+            announcer.catch_up()
             examples = load()
             known = revisions_of(examples)
             if known == seen:

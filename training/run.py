@@ -108,6 +108,12 @@ def train_once(
     return Result(announcement_of(registry.promote(number)), f"version {number} promoted: {verdict.reason}")
 
 
+def champion_of(registry: Registry) -> ModelAnnouncement | None:
+    """What the workers are told of the champion as the registry has it now; None where there is none."""
+    champion = registry.holder("champion")
+    return None if champion is None else announcement_of(champion)
+
+
 def announcement_of(version: Version, role: Role = "champion") -> ModelAnnouncement:
     """What the workers are told of a version in a role."""
     return ModelAnnouncement(

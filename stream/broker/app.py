@@ -20,6 +20,7 @@ from stream.broker.processor import Processor
 from stream.broker.profiles import Profiles, Serving
 from stream.broker.recovery import SafeTableManager
 from stream.broker.table import UserTable
+from stream.broker.topics import RECORD_BYTES
 from stream.broker.transactions import ExactlyOnce
 from stream.broker.view import KafkaView, LogView, View
 from stream.broker.watch import Watch, until_all_exist
@@ -66,7 +67,7 @@ def make_app(
         consumer_max_fetch_size=8 << 20,
         producer_linger=0.002,
         producer_max_batch_size=262_144,
-        producer_max_request_size=8 << 20,
+        producer_max_request_size=RECORD_BYTES,
         stream_buffer_maxsize=64,
         stream_recovery_delay=0.0,
         table_standby_replicas=0,

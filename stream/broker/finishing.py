@@ -137,7 +137,7 @@ class AtLeastOnce:
                 return
             if work.changelog is not None:  # 2. changelog
                 offset = await (await self._send(work.changelog, message.partition))
-            if not self.is_current(message):
+            if not await self._guard.may_send(message):  # a successor may have written before us: the store would skip that
                 return
             if work.persist is not None:  # 3. RocksDB
                 work.persist(offset)

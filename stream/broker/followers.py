@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer
 from mode import get_logger
 
 from models.folder import ModelRefused, load_ranker
+from stream.broker.kafka import READ_COMMITTED
 from stream.broker.profiles import Serving
 from stream.core.announcements import ModelAnnouncement, decode_announcement
 from stream.core.events import Item
@@ -91,7 +92,13 @@ class ServingFollower:
 
 async def follow_kafka(bootstrap: str, topic: str, apply: Callable[[Sequence[Any]], Any], ready: asyncio.Event) -> None:
     """Reads a topic whole and for ever, without a group; sets `ready` once all that was there at the start is applied."""
-    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(
+        topic,
+        bootstrap_servers=bootstrap,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level=READ_COMMITTED,
+    )
     await consumer.start()
     try:
         partitions = sorted(consumer.assignment())

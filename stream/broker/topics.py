@@ -25,6 +25,11 @@ _COMPACTED: Final = {
     "max.compaction.lag.ms": str(DAY_MS),
     "delete.retention.ms": str(7 * DAY_MS),
 }
+RECORD_BYTES: Final = 8 << 20
+"""The most that a state or a training example may have, the producer's limit too. At every bound of `stream.core.limits` one is
+well over the broker's default of 1 MiB, and a record that the broker refuses would stop its partition.
+"""
+_LARGE: Final = {**_COMPACTED, "max.message.bytes": str(RECORD_BYTES)}
 _INPUT: Final = {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS), "message.timestamp.type": "LogAppendTime"}
 
 
@@ -58,7 +63,7 @@ def specs(topics: Topics, application: str = "isthmus-profiles") -> list[TopicSp
         TopicSpec("items", topics.items, "item", 1, _COMPACTED),
         TopicSpec("models", topics.models, "role", 1, _COMPACTED),
         TopicSpec("recommendations", topics.recommendations, "user", keyed, _COMPACTED),
-        TopicSpec("training_examples", topics.training_examples, "user and purchase id (msgpack)", keyed, _COMPACTED),
+        TopicSpec("training_examples", topics.training_examples, "user and purchase id (msgpack)", keyed, _LARGE),
         TopicSpec(
             "dead_letters",
             topics.dead_letters,
@@ -68,7 +73,7 @@ def specs(topics: Topics, application: str = "isthmus-profiles") -> list[TopicSp
         ),
         TopicSpec("replayed", topics.replayed, "topic/epoch/partition/offset, or run", 1, _COMPACTED),
         TopicSpec(
-            "changelog", changelog_name(application), "state record", keyed, {**_COMPACTED, "min.compaction.lag.ms": str(HOUR_MS)}
+            "changelog", changelog_name(application), "state record", keyed, {**_LARGE, "min.compaction.lag.ms": str(HOUR_MS)}
         ),
     ]
 
@@ -169,7 +174,8 @@ def _problems(admin: Any, spec: TopicSpec, partitions: int) -> list[str]:
     described = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, spec.name)])["topic"][spec.name]
     values = {key: setting["value"] for key, setting in described.items()}
     for key, wanted in spec.settings.items():
-        if key in {"cleanup.policy", "message.timestamp.type"} and values.get(key) != wanted:
+        differs = key in {"cleanup.policy", "message.timestamp.type"} and values.get(key) != wanted
+        if differs or (key == "max.message.bytes" and int(values[key]) < int(wanted)):
             problems.append(
                 f"{key} is {values.get(key)}, not {wanted}: kafka-configs --alter --topic {spec.name} --add-config {key}={wanted}"
             )

@@ -62,13 +62,21 @@ class ExactlyOnce:
     async def take(self, numbers: Iterable[int]) -> None:
         """Fences off whoever had the partition numbers, and waits until the transactions that were open are settled."""
         self.forget()
-        opened = {number: self._open(number) for number in sorted(numbers)}
-        self._lines = dict(zip(opened, await asyncio.gather(*opened.values()), strict=True))
+        await asyncio.gather(*(self._open(number) for number in sorted(numbers)))
 
-    async def _open(self, number: int) -> Line:
+    async def _open(self, number: int) -> None:
         producer = self._new_producer(f"{self._app.conf.id}-{number}")
-        await producer.start()
-        return Line(producer)
+        try:
+            await producer.start()
+        except BaseException:  # another rebalance came
+            self._close(producer)
+            raise
+        self._lines[number] = Line(producer)
+
+    def _close(self, producer: AIOKafkaProducer) -> None:
+        closing = asyncio.create_task(producer.stop())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def forget(self) -> None:
         """Leaves all lines; what they still hold is delivered again, here or elsewhere."""
@@ -77,9 +85,7 @@ class ExactlyOnce:
             line.broken = True
             self._abandon(line.waiting)
             line.waiting = []
-            closing = asyncio.create_task(line.producer.stop())
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._close(line.producer)
 
     async def close(self) -> None:
         self.forget()

@@ -7,6 +7,7 @@ remembers: so the app is to be made anew (`renew`), which begins such a topic at
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from mode import get_logger
@@ -158,5 +159,6 @@ async def until_all_exist(view: View, topics: Iterable[str], stop: asyncio.Event
         if found and not said:
             logger.warning("waiting for %s: deleted, or not created anew yet (`isthmus topics`)", ", ".join(missing))
             said = True
-        await asyncio.wait([asyncio.create_task(stop.wait())], timeout=1.0)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), 1.0)
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import threading
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from stream.settings import Settings
     from training.progress import Watch
     from training.registry import Registry
-    from training.retraining import Announcer
     from training.run import Result, RunConfig
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -59,7 +59,6 @@ def train(
     from stream.errors import IsthmusError
     from training import processes
     from training.loop import TrainingConfig
-    from training.retraining import Announcer
     from training.run import RunConfig
 
     if system not in SYSTEMS:
@@ -73,10 +72,13 @@ def train(
     load, names = _source(settings, examples, data, None if items is None else items.split(","))
     send = _sender(settings, announce_file, offline=examples is not None or data is not None)
     if every is not None:
-        _periodically(settings, load, names, config, Announcer(send), seconds(every))
+        if processes.started() > 1:
+            raise IsthmusError("torchrun trains once: start a trainer with --every as one process")
+        _periodically(settings, load, names, config, send, seconds(every))
         return
     with processes.joined():
-        result = _once(settings, load(), names(), config, Announcer(send).tell, resume)
+        found, listed = processes.from_first(lambda: (load(), names()))
+        result = _once(settings, found, listed, config, lambda told: _tell(told, send), resume)
         first = processes.number() == 0
     if first:
         typer.echo(result.reason)
@@ -129,6 +131,11 @@ def _once(
     return result
 
 
+def _tell(result: Result, send: Callable[[ModelAnnouncement], None]) -> None:
+    if result.announcement is not None:
+        send(result.announcement)
+
+
 def _untold(error: Exception) -> str:
     return f"{error}; the registry is changed, the workers are not told: `isthmus models announce` tells them"
 
@@ -160,15 +167,15 @@ def _periodically(
     load: Callable[[], Sequence[TrainingExample]],
     names: Callable[[], Sequence[str]],
     config: RunConfig,
-    announcer: Announcer,
+    send: Callable[[ModelAnnouncement], None],
     every_s: float,
 ) -> None:
     from stream.errors import IsthmusError
     from training.example_topic import TopicError
     from training.progress import Watch
     from training.registry import Registry, RegistryError
-    from training.retraining import StoppedError, retrain
-    from training.run import Result, announcement_of
+    from training.retraining import Announcer, StoppedError, retrain
+    from training.run import champion_of
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -181,8 +188,9 @@ def _periodically(
 
     try:
         registry = Registry(settings.registry.uri, settings.registry.folder)
-        if (champion := registry.holder("champion")) is not None:  # a trainer that died before it told anybody
-            announcer.tell(Result(announcement_of(champion), "the champion as it is"))
+        announcer = Announcer(send, lambda: champion_of(registry))
+        announcer.is_behind = True  # a trainer may have died before it told anybody
+        announcer.catch_up()
     except (RegistryError, TopicError) as error:
         raise IsthmusError(str(error)) from None
     retrain(load, lambda found: _run(registry, found, names(), config, announcer.tell, Watch(say)), announcer, every_s, stop)
@@ -195,8 +203,8 @@ def _source(
     if data is not None:
         from stream.cli.tables import examples_from_tables
 
-        found, names = examples_from_tables(settings, data)
-        return (lambda: found), (lambda: names)
+        made = cache(lambda: examples_from_tables(settings, data))
+        return (lambda: made()[0]), (lambda: made()[1])
     if examples is not None:
         from training.example_files import read_examples
         from training.examples import in_time_order

@@ -118,6 +118,9 @@ def _bound_purchases(user: User) -> None:
             facts.example_ids = [*facts.example_ids, (gone.occurred_at, gone.purchase_id)][-limits.EXAMPLE_IDS :]
         facts.gone = msgspec.structs.replace(facts.gone, purchases=facts.gone.purchases + 1)
     facts.purchases = facts.purchases[-limits.PURCHASES :]
+    if len(facts.owned_before) > limits.OWNED:
+        newest = sorted(facts.owned_before.items(), key=lambda one: (one[1][0], one[0]))[-limits.OWNED :]
+        facts.owned_before = dict(newest)
 
 
 def fold_eligibility(user: User, eligibility: Eligibility, at: int, fold: Fold) -> None:

@@ -11,6 +11,7 @@ CLICKS: Final = 64  # kept in order per session
 SESSION_TAGS: Final = 255  # distinct tags per session: an index fits a byte
 PARTS: Final = 8  # per conversation
 PURCHASES: Final = 8
+OWNED: Final = 1_000  # items remembered of purchases that left the state, the newest
 ELIGIBILITY_LISTS: Final = 4
 EVENT_IDS: Final = 32
 EXAMPLE_IDS: Final = 256  # remembered for erasure after their purchase left the state

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.registries import DATABASE, registry_in
-from training.registry import Registry, RegistryError
+from training.registry import MODEL, Registry, RegistryError
 
 
 def add(registry: Registry, **metrics: float) -> str:
@@ -114,6 +114,15 @@ def test_a_second_trainer_that_took_the_number_is_noticed(registry_folder: Path)
         one.register(version, folder, "hash", "popular", {}, {})
     assert [found.version for found in one.versions()] == ["1"]
     assert [one.get("1").sha256] == ["hash-1"]
+    assert add(one) == "3"  # MLflow gives no number twice: 2 was withdrawn
+
+
+def test_a_version_that_somebody_deleted_does_not_hold_up_the_next(registry_folder: Path) -> None:
+    """MLflow does not tell deleted versions, but gives their numbers to nobody else."""
+    registry = registry_in(registry_folder)
+    add(registry), add(registry)
+    registry._client.delete_model_version(MODEL, "2")
+    assert add(registry) == "3"
 
 
 def test_a_broken_database_is_an_error_and_never_an_empty_registry(registry_folder: Path) -> None:

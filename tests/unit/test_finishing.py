@@ -120,6 +120,23 @@ async def test_nothing_is_sent_without_a_recent_heartbeat_until_the_group_has_an
     assert (setting.late("held"), setting.late("dropped")) == (1, 0)
 
 
+async def test_the_store_waits_for_the_group_too_once_the_changelog_has_the_batch() -> None:
+    """A send may have hung for longer than the session: a store that called itself complete up to its offset would skip all that
+    a successor wrote before it.
+    """
+    setting = Setting()
+    await setting.delivery.deliver(setting.work("a"))
+    await settle()
+    await setting.journal.acknowledge()
+    setting.group.member = False
+    await setting.journal.acknowledge()
+    assert setting.journal.done[-1] == "acknowledged changelog a"
+    setting.group.generation += 1  # the group's answer: the partition is another's
+    await asyncio.sleep(0.2)
+    assert setting.journal.done[-1] == "acknowledged changelog a"
+    assert (setting.late("held"), setting.late("dropped")) == (1, 1)
+
+
 @pytest.mark.parametrize("moment", ["before outputs", "before changelog", "before store"])
 async def test_a_batch_of_a_lost_partition_is_dropped_wherever_it_stands(moment: str) -> None:
     """It is never persisted nor acknowledged: whoever holds the partition now gets it again. Nor is it waited for: a rebalance

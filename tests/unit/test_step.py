@@ -3,12 +3,13 @@
 import msgspec
 import pytest
 
+from stream.broker.topics import RECORD_BYTES
 from stream.core import limits
 from stream.core.events import Click, Eligibility, Erasure, Item, Purchase
 from stream.core.outputs import decode_example, example_key
 from stream.core.ranking import Catalogue
 from stream.core.records import Batch, PlainRecord, Source
-from stream.core.state import facts_key, head_key
+from stream.core.state import decode_head, facts_key, head_key
 from tests import world
 from tests.world import MINUTE, NOW, OrderRanker, Store, batch_of, call, deliver, run
 
@@ -274,6 +275,23 @@ def test_one_user_at_every_bound_stays_small() -> None:
     assert len(interactions) == limits.INTERACTIONS
     assert len(purchases) == limits.PURCHASES  # type: ignore[arg-type]
     assert sum(map(len, store.records.values())) < 60_000
+
+
+def test_whatever_somebody_buys_his_records_fit_into_their_topics() -> None:
+    """A record that the broker refuses would stop the partition: purchase after purchase of as many items as an event may name."""
+    store, largest = Store(), 0
+    for number in range(20):
+        items = tuple(f"{number}-{item}".ljust(limits.ID_CHARACTERS, "x") for item in range(limits.ITEMS))
+        at = NOW - (30 - number) * MINUTE
+        run(store, batch_of(Source.CLICK, [(number, Click("u", at - 1, ("home",)))]))
+        outcome = run(store, batch_of(Source.PURCHASE, [(number, Purchase("u", at, items))]))
+        assert not outcome.dead_letters
+        sizes = [len(value) for value in outcome.writes.values() if value] + [len(one.value or b"") for one in outcome.examples]
+        largest = max(largest, *sizes)
+    head = decode_head(store.records[head_key(b"u")])
+    assert len(head.owned) == limits.OWNED + limits.PURCHASES * limits.ITEMS
+    assert {owned.split("-")[0] for owned in head.owned} == {str(number) for number in range(11, 20)}  # the newest
+    assert 1 << 20 < largest < RECORD_BYTES // 2
 
 
 def test_a_purchase_that_an_erasure_covers_takes_its_example_back() -> None:

@@ -172,6 +172,7 @@ from training import processes
 with processes.joined():
     np.savez(f"{sys.argv[1]}-{processes.number()}", **few_steps())
     assert processes.count() == 2
+    assert processes.from_first(lambda: ["made by", processes.number()]) == ["made by", 0]
 """
 
 
