@@ -4,7 +4,7 @@ more others followed.
 A session shows its tags and its clicks (which tags came together), a conversation its sentence vector and keywords. Either becomes
 rectified units of one space. A user's evidence is the maximum over interactions, not the sum: who looks at the same thing twice has
 not said twice as much. Each modality has its memory; they are added before one head, so that the evidence of one is worth the same
-whether the other is there or not. Training asks each memory alone for the label as well (`training.systems`). How this was found:
+whether the other is there or not. Training asks each memory alone for the label as well (`training.recipes`). How this was found:
 training/LOG.md.
 """
 

@@ -4,6 +4,7 @@
 """
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -182,7 +183,7 @@ def load(**sections: Any) -> Settings:
 def leaves(settings: Settings) -> list[tuple[str, str, str]]:
     """(dotted name, value as text, origin) of every setting; secrets hidden."""
     environment = {name.upper() for name in os.environ}
-    file = config_file().read_text() if config_file().exists() else ""
+    file = tomllib.loads(config_file().read_text()) if config_file().exists() else {}
     rows = []
     for name in type(settings).model_fields:
         value = getattr(settings, name)
@@ -193,8 +194,8 @@ def leaves(settings: Settings) -> list[tuple[str, str, str]]:
         )
         for dotted, leaf in inner.items():
             variable = "ISTHMUS_" + dotted.replace(".", "__").upper()
-            key = dotted.rpartition(".")[2]
-            from_file = any(line.split("=")[0].strip() == key for line in file.splitlines())
+            section, _, key = dotted.partition(".")
+            from_file = section in file and (not key or key in file[section])
             origin = variable if variable in environment else str(config_file()) if from_file else "default"
             rows.append((dotted, str(leaf), origin))
     return rows

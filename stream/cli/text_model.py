@@ -120,6 +120,8 @@ def stand_in(
         from stream.cli.tables import load_tables
 
         texts = words_of_tables(load_tables(data))
+    if not texts:
+        raise IsthmusError(f"{settings.topics.items} and {settings.topics.clicks} are empty: produce your catalogue first")
     made = with_stand_in(with_changes(settings, "encoder", text_model=None), texts, out)
     typer.echo(f"text model in {made.encoder.text_model}: set encoder.text_model to it")
 

@@ -20,13 +20,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_variables_win_over_the_file_and_the_file_over_defaults(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And each value's origin is told."""
-    (here / "isthmus.toml").write_text('[kafka]\nbootstrap = "file:1"\n[worker]\nname = "file-worker"\n')
+    lines = ("[kafka]", 'bootstrap = "file:1"', "[worker]", 'name = "file-worker"', "[mapping.clicks]", 'user_id = "id"')
+    (here / "isthmus.toml").write_text("\n".join(lines))
     monkeypatch.setenv("ISTHMUS_KAFKA__BOOTSTRAP", "variable:2")
     settings = load()
     assert (settings.kafka.bootstrap, settings.worker.name, settings.step.list_length) == ("variable:2", "file-worker", 5)
     origins = {name: origin for name, _, origin in leaves(settings)}
     assert origins["kafka.bootstrap"] == "ISTHMUS_KAFKA__BOOTSTRAP"
-    assert origins["worker.name"] == "isthmus.toml"
+    assert origins["worker.name"] == origins["mapping.clicks"] == "isthmus.toml"
+    assert origins["encoder.name"] == "default"
     assert origins["step.list_length"] == "default"
 
 
