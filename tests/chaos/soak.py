@@ -94,6 +94,8 @@ def soak(stage: Stage, seconds: float, rate: float | None) -> tuple[list[Look], 
     print(f"judging the users of partition number {JUDGED} of {TOPICS.partitions}", flush=True)
     observed = observe(stage.bootstrap, TOPICS, {}, numbers={JUDGED})
     verdict = judge(observed, ranker, StepSettings(partitions=TOPICS.partitions))
+    if not verdict.is_exact:
+        print(verdict, file=sys.stderr)
     return looks, rate, verdict.is_exact
 
 
