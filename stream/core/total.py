@@ -32,22 +32,18 @@ def total_step(batch: Batch, states: States, ranker: Ranker | None, catalogue: C
 
     Each record is tried at most log2(records) + 3 times. Raises MemoryError, OSError and StatesUnreadableError only.
     """
-    try:
-        return step(batch, states, ranker, catalogue, settings)
-    except NO_EVENTS_FAULT:
-        raise
-    except Exception:  # noqa: BLE001  (a bug is what this is for)
-        return _in_pieces(batch, states, ranker, catalogue, settings)
+    return total_steps([Part(batch, states)], ranker, catalogue, settings)[0]
 
 
 def total_steps(parts: Sequence[Part], ranker: Ranker | None, catalogue: Catalogue, settings: StepSettings) -> list[Outcome]:
-    """As `steps`; where that raises, each batch by itself."""
+    """As `steps`; where that raises, each batch by itself, and one that stands alone in pieces."""
     try:
         return steps(parts, ranker, catalogue, settings)
     except NO_EVENTS_FAULT:
         raise
-    except Exception:  # noqa: BLE001  (as above)
-        return [total_step(*part, ranker, catalogue, settings) for part in parts]
+    except Exception:  # noqa: BLE001  (a bug is what this is for)
+        again = total_step if len(parts) > 1 else _in_pieces
+        return [again(*part, ranker, catalogue, settings) for part in parts]
 
 
 def _in_pieces(batch: Batch, states: States, ranker: Ranker | None, catalogue: Catalogue, settings: StepSettings) -> Outcome:
