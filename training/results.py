@@ -39,13 +39,14 @@ _LIMITS: Final = {
 
 
 class Corpus(NamedTuple):
-    """One corpus, event by event over its draws: types (n,); by system hits and precisions at 3, (seeds, n); why a system is
-    missing. `facts` are what the draws' reports say of data, command and versions.
+    """One corpus, event by event over its draws: types (n,); by system its seeds, and hits and precisions at 3, (seeds, n);
+    why a system is missing. `facts` are what the draws' reports say of data, command and versions.
     """
 
     name: str
     draws: tuple[str, ...]
     types: NDArray[np.str_]
+    seeds: dict[str, list[int]]
     hits: dict[str, NDArray[np.float64]]
     precisions: dict[str, NDArray[np.float64]]
     left_out: dict[str, str]
@@ -69,16 +70,16 @@ def _corpus(name: str, paths: Sequence[Path]) -> Corpus:
     complete = [{run.system for run in runs if run.left_out is None} for runs in newest]
     systems = [system for system in dict.fromkeys(run.system for run in newest[0]) if all(system in known for known in complete)]
     types = np.concatenate([types_of(runs) for runs in newest])
-    hits, precisions = {}, {}
+    seeds, hits, precisions = {}, {}, {}
     for system in systems:
         own = [{run.seed: run for run in runs if run.system == system} for runs in newest]
-        seeds = sorted(set.intersection(*(set(known) for known in own)))
-        hits[system] = np.array([np.concatenate([known[seed].hits for known in own]) for seed in seeds], dtype=np.float64)
-        precisions[system] = np.array([np.concatenate([known[seed].average_precisions for known in own]) for seed in seeds])
+        both = seeds[system] = sorted(set.intersection(*(set(known) for known in own)))
+        hits[system] = np.array([np.concatenate([known[seed].hits for known in own]) for seed in both], dtype=np.float64)
+        precisions[system] = np.array([np.concatenate([known[seed].average_precisions for known in own]) for seed in both])
     left_out = {run.system: run.left_out for runs in newest for run in runs if run.left_out is not None}
     names = tuple(path.name.removesuffix(".runs.jsonl") for path in paths)
     facts = {draw: _facts(path.with_name(f"{draw}.md")) for draw, path in zip(names, paths, strict=True)}
-    return Corpus(name, names, types, hits, precisions, left_out, facts)
+    return Corpus(name, names, types, seeds, hits, precisions, left_out, facts)
 
 
 def _facts(report: Path) -> list[str]:
@@ -139,9 +140,9 @@ def _of(corpus: Corpus, kind: str) -> NDArray[np.bool_]:
 def _difference(corpus: Corpus, system: str, other: str, kind: str) -> Difference | None:
     """Paired by purchase event and seed: over the seeds that both have."""
     chosen = _of(corpus, kind)
-    ours, theirs = corpus.precisions[system], corpus.precisions[other]
-    seeds = min(len(ours), len(theirs))
-    return paired_difference((ours[:seeds] - theirs[:seeds]).mean(axis=0)[chosen]) if chosen.sum() > 1 else None
+    shared = set(corpus.seeds[system]) & set(corpus.seeds[other])
+    ours, theirs = (corpus.precisions[one][[seed in shared for seed in corpus.seeds[one]]] for one in (system, other))
+    return paired_difference((ours - theirs).mean(axis=0)[chosen]) if chosen.sum() > 1 and shared else None
 
 
 def findings(corpus: Corpus) -> list[str]:
