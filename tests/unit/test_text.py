@@ -1,6 +1,5 @@
 """The encoder stage and the text model: every transcript is encoded or a dead letter, and no text gets out."""
 
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +15,9 @@ from stream.cli.text_model import default_folder, with_stand_in
 from stream.core.events import EncodedCall, Reason, Sentence, Transcript
 from stream.core.records import Batch, PlainRecord, Source
 from stream.settings import Settings
-from stream.text.importing import quantize
+from stream.text.importing import PACKAGED, import_encoder
 from stream.text.keywords import MOST, Keywords, keywords_of, standing_in
-from stream.text.model import TextModel, finish_folder, with_keywords
+from stream.text.model import TextModel, with_keywords
 from stream.text.stage import Encoded, encode_batch
 
 START = 1_700_000_000_000
@@ -215,15 +214,12 @@ def test_a_transcript_that_makes_the_encoder_raise_is_a_dead_letter_and_the_othe
 
 
 @pytest.fixture(scope="session")
-def int8_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packaged encoder with 8-bit matrices."""
-    folder = tmp_path_factory.mktemp("int8") / "text"
-    shutil.copytree(default_folder(Settings().cache_dir), folder)
+def float32_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged encoder with its matrices as they are."""
+    folder = tmp_path_factory.mktemp("float32") / "text"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        quantize(folder / "encoder.onnx")
-    manifest = msgspec.json.decode((folder / "manifest.json").read_bytes())
-    finish_folder(folder, manifest["width"], manifest["max_tokens"], "int8")
+        import_encoder(PACKAGED, folder, standing_in([]), lambda _: None, "float32")
     return folder
 
 
@@ -231,9 +227,9 @@ SAID = ("ok", "Good morning, how can I help you?", "I want to insure my new car.
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_a_vector_does_not_depend_on_what_is_remembered_or_shares_its_batch(int8_folder: Path, precision: str) -> None:
+def test_a_vector_does_not_depend_on_what_is_remembered_or_shares_its_batch(float32_folder: Path, precision: str) -> None:
     """Alone, in company, remembered or not: the same up to the seventh digit."""
-    folder = int8_folder if precision == "int8" else default_folder(Settings().cache_dir)
+    folder = float32_folder if precision == "float32" else default_folder(Settings().cache_dir)
     remembering, forgetful = TextModel(folder), TextModel(folder, cached_sentences=0)
     together = forgetful.encode(SAID)
     for sentence, vector in zip(SAID, together, strict=True):
@@ -243,14 +239,14 @@ def test_a_vector_does_not_depend_on_what_is_remembered_or_shares_its_batch(int8
     assert np.allclose(remembering.encode(SAID[::-1])[::-1], together, atol=1e-6)
 
 
-def test_an_int8_encoder_is_another_text_model_near_the_first(int8_folder: Path) -> None:
+def test_a_float32_encoder_is_another_text_model_near_the_packaged_int8_one(float32_folder: Path) -> None:
     """Its hash differs, for a ranker is trained for one of them; another keyword list keeps its precision."""
-    plain, small = TextModel(default_folder(Settings().cache_dir)), TextModel(int8_folder)
+    plain, small = TextModel(float32_folder), TextModel(default_folder(Settings().cache_dir))
     assert plain.hash != small.hash
     cosines = (plain.encode(SAID) * small.encode(SAID)).sum(axis=1)
     assert 0.95 < cosines.min() < 0.99999
-    with_keywords(int8_folder, int8_folder.parent / "other", Keywords(["other"]))
-    assert np.array_equal(TextModel(int8_folder.parent / "other").encode(SAID), TextModel(int8_folder).encode(SAID))
+    with_keywords(float32_folder, float32_folder.parent / "other", Keywords(["other"]))
+    assert np.array_equal(TextModel(float32_folder.parent / "other").encode(SAID), plain.encode(SAID))
 
 
 def test_the_sentences_used_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
