@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.vocabulary import Vocabulary
-from stream.core.interactions import TAG_MARK, Interaction, Session
+from stream.core.interactions import MARK, Interaction, Session
 
 STEP_MARK: Final = "\x1e"
 """Stands between the tags of a step (ASCII's record separator)."""
@@ -32,7 +32,7 @@ def clicks_of(one: Interaction) -> Sequence[str]:
         return ()
     clicks = [tags for _, tags in one.clicks() if tags]
     steps = [former[-1] + STEP_MARK + tags[0] for former, tags in pairwise(clicks)]
-    return tuple(dict.fromkeys([*(TAG_MARK.join(sorted(tags)) for tags in clicks), *steps]))
+    return tuple(dict.fromkeys([*(MARK.join(sorted(tags)) for tags in clicks), *steps]))
 
 
 class ClickReader(NamedTuple):
@@ -78,7 +78,7 @@ def click_reader(clicks: Vocabulary, tags: Vocabulary) -> ClickReader:
 def _code(token: str) -> int:
     """Of a click or a step, as `read` computes it from hashes: modulo 2^64."""
     former, step, tag = token.partition(STEP_MARK)
-    code = _hash(former) * _FROM + _hash(tag) + 1 if step else sum(map(_hash, token.split(TAG_MARK)))
+    code = _hash(former) * _FROM + _hash(tag) + 1 if step else sum(map(_hash, token.split(MARK)))
     return code % 2**64
 
 

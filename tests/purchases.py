@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from models.latent_feature import LatentFeatureConfig
-from stream.core.interactions import Part, conversation_of, session_of
+from stream.core.interactions import Part, conversation_of, marked, session_of
 from stream.core.outputs import TrainingExample
 from training.loop import TrainingConfig
 from training.run import RunConfig
@@ -55,7 +55,8 @@ def mixed_purchases(count: int, *, first: int = 0, seed: int = 0) -> list[Traini
         bought = ITEMS.index(example.items[0])
         vector = rng.normal(scale=0.02, size=TEXT_WIDTH) + np.eye(TEXT_WIDTH)[bought * 7]
         at = example.occurred_at
-        part = Part(at - 900, at - 500, int(rng.integers(1, 9)), vector.astype("<f2").tobytes(), (f"about-{bought}",), "text-1")
+        keywords = marked([f"about-{bought}"])
+        part = Part(at - 900, at - 500, int(rng.integers(1, 9)), vector.astype("<f2").tobytes(), keywords, "text-1")
         call = conversation_of([part], f"call-{example.purchase_id}")
         seen = {"session": example.interactions, "conversation": (call,), "both": (*example.interactions, call)}[kind]
         found.append(msgspec.structs.replace(example, type=kind, interactions=seen))

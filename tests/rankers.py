@@ -7,7 +7,7 @@ import numpy as np
 
 from models.popular import Popular
 from models.systems import POPULAR
-from stream.core.interactions import Interaction, Part, conversation_of, session_of
+from stream.core.interactions import Interaction, Part, conversation_of, marked, session_of
 from stream.core.ranking import Ranker, Rows
 
 TEXT_WIDTH: Final = 384
@@ -77,7 +77,8 @@ def random_history(rng: np.random.Generator, length: int, *, conversations: floa
         if rng.random() < conversations:
             vector = rng.normal(size=TEXT_WIDTH).astype("<f2").tobytes()
             words = tuple(rng.choice([*KEYWORDS, "unknown"], size=int(rng.integers(0, 3)), replace=False).tolist())
-            made.append(conversation_of([Part(number, number, int(rng.integers(1, 9)), vector, words, TEXT_MODEL)], f"c{number}"))
+            part = Part(number, number, int(rng.integers(1, 9)), vector, marked(words), TEXT_MODEL)
+            made.append(conversation_of([part], f"c{number}"))
         else:
             tags = tuple(rng.choice([*TAGS, "unknown"], size=int(rng.integers(1, 4)), replace=False).tolist())
             made.append(session_of([(number, tags)]))

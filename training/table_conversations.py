@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stream.core import limits
+from stream.core.interactions import MARK
 from training.table_files import Problem, Report, files_of, ident, rows_of, rows_of_file, whole
 
 TEXT: Final = "data_conversations_text"
@@ -98,6 +100,10 @@ def _keywords(folder: Path, report: Report) -> tuple[dict[str, tuple[str, ...]],
     """Distinct keywords in the order of first mention, and the number of sentences, by conversation."""
     found = _sentences(folder, KEYWORD, "keywords", report)
     distinct = {name: _distinct(keywords for _, keywords in said) for name, said in found.items()}
+    for name, words in distinct.items():
+        if any(len(word) > limits.TAG_CHARACTERS or MARK in word for word in words):
+            told = f"a keyword of conversation {name} is longer than {limits.TAG_CHARACTERS} characters, or holds U+001F"
+            report(Problem(str(folder / KEYWORD), None, told))
     return distinct, {name: len(said) for name, said in found.items()}
 
 

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from stream.core import limits
-from stream.core.interactions import TAG_MARK
+from stream.core.interactions import MARK
 from stream.core.records import Source
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -59,7 +59,7 @@ class Click(msgspec.Struct, frozen=True, gc=False):
     session_id: Id | None = None
 
     def __post_init__(self) -> None:
-        if TAG_MARK in "".join(self.tags):
+        if MARK in "".join(self.tags):
             raise ValueError("a tag holds the control character U+001F")
 
 
@@ -143,6 +143,10 @@ class EncodedCall(msgspec.Struct, frozen=True):
     origin_partition: int
     origin_offset: Annotated[int, Meta(ge=0)]
     has_event_id: bool = True
+
+    def __post_init__(self) -> None:
+        if MARK in "".join(self.keywords):
+            raise ValueError("a keyword holds the control character U+001F")
 
 
 UserEvent = Click | EncodedCall | Purchase | Eligibility | Erasure

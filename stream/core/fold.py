@@ -19,7 +19,7 @@ from stream.core.events import (
     UserEvent,
     milliseconds,
 )
-from stream.core.interactions import Conversation, Part, Session, Tags
+from stream.core.interactions import Conversation, Part, Session, Tags, marked
 from stream.core.outputs import Output, encode_example, example_key
 from stream.core.ranking import Catalogue
 from stream.core.state import EligibilityList, Gone, KeptPurchase
@@ -68,7 +68,8 @@ def is_usable(call: EncodedCall) -> bool:
 def part_of(call: EncodedCall) -> Part:
     """An encoded call as its conversation keeps it: the mean sentence vector, in float16."""
     mean = np.frombuffer(call.vector_sum, dtype="<f4") / call.sentences
-    return Part(call.started_at, call.ended_at, call.sentences, mean.astype("<f2").tobytes(), call.keywords, call.text_model)
+    vector, keywords = mean.astype("<f2").tobytes(), marked(call.keywords)
+    return Part(call.started_at, call.ended_at, call.sentences, vector, keywords, call.text_model)
 
 
 def fold_part(user: User, part: Part, conversation_id: str, fold: Fold) -> None:

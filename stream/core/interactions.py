@@ -20,18 +20,28 @@ Modality = Literal["session", "conversation"]
 Tags = tuple[str, ...]
 Click = tuple[int, Tags]
 
-TAG_MARK: Final = "\x1f"
-"""Stands before each tag of a session's text (ASCII's unit separator); no tag of a click may hold it."""
+MARK: Final = "\x1f"
+"""Stands before each tag or keyword of a text (ASCII's unit separator); none may hold it. One text is read and written many times
+faster than a hundred.
+"""
 
 _TIME: Final = Packing("<q")
+
+
+def marked(words: Iterable[str]) -> str:
+    return "".join([MARK + word for word in words])
+
+
+def unmarked(text: str) -> tuple[str, ...]:
+    return tuple(text.split(MARK)[1:])
 
 
 class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
     """Clicks with gaps under 30 minutes, or of one explicit `session_id` ("" where there is none).
 
-    `tag_text` holds the distinct tags of all its clicks, `TAG_MARK` before each: one text is read and written many times faster
-    than a hundred. Of each of the last 64 clicks, in time order, `times` holds 8 bytes (ms, little-endian) and `marks` the number
-    of its tags and their places in `tags`, a byte each. `older` are the places of the tags of the clicks that are no longer kept.
+    `tag_text` holds the distinct tags of all its clicks, U+001F before each. Of each of the last 64 clicks, in time order, `times`
+    holds 8 bytes (ms, little-endian) and `marks` the number of its tags and their places in `tags`, a byte each. `older` are the
+    places of the tags of the clicks that are no longer kept.
     """
 
     started_at: int
@@ -54,7 +64,7 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
     @property
     def tags(self) -> Tags:
         """The distinct tags of all its clicks."""
-        return tuple(self.tag_text.split(TAG_MARK)[1:])
+        return unmarked(self.tag_text)
 
     def clicks(self) -> list[Click]:
         """The kept clicks in time order, (ms, tags) each; at most 64."""
@@ -77,15 +87,15 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
             clicks = self.clicks()
             clicks.insert(bisect_right(clicks, at, key=lambda click: click[0]), (at, tags))
             return session_of(clicks, self.session_id, self.older_tags(), min(self.started_at, at))
-        text = self.tag_text + TAG_MARK
+        text = self.tag_text + MARK
         places = []
         for tag in tags:
-            found = text.find(f"{TAG_MARK}{tag}{TAG_MARK}")
-            place = text.count(TAG_MARK, 0, found) if found >= 0 else text.count(TAG_MARK) - 1
+            found = text.find(f"{MARK}{tag}{MARK}")
+            place = text.count(MARK, 0, found) if found >= 0 else text.count(MARK) - 1
             if found < 0:
                 if place == limits.SESSION_TAGS:
                     continue
-                text += tag + TAG_MARK
+                text += tag + MARK
             places.append(place)
         times = self.times + _TIME.pack(at)
         marks = self.marks + bytes((len(places), *places))
@@ -136,7 +146,7 @@ def session_of(clicks: Iterable[Click], session_id: str = "", older: Tags = (), 
         started_at=first if started_at is None else started_at,
         ended_at=kept[-1][0],
         session_id=session_id,
-        tag_text="".join(TAG_MARK + tag for tag in places),
+        tag_text=marked(places),
         times=b"".join(_TIME.pack(time) for time, _ in kept),
         marks=bytes(marks),
         older=bytes(sorted(older_places)),
@@ -144,13 +154,15 @@ def session_of(clicks: Iterable[Click], session_id: str = "", older: Tags = (), 
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One encoded transcript event: `vector` is the mean sentence vector, little-endian float16 of the text encoder's width."""
+    """One encoded transcript event: `vector` is the mean sentence vector, little-endian float16 of the text encoder's width;
+    `keyword_text` holds the keywords, U+001F before each.
+    """
 
     started_at: int
     ended_at: int
     sentences: int
     vector: bytes
-    keywords: tuple[str, ...]
+    keyword_text: str
     text_model: str
 
 
@@ -177,14 +189,16 @@ class Conversation(msgspec.Struct, frozen=True, array_like=True, tag="c", gc=Fal
     @property
     def keywords(self) -> tuple[str, ...]:
         """Distinct, in order of first mention."""
-        return tuple(dict.fromkeys(keyword for part in self.parts for keyword in part.keywords))
+        return tuple(dict.fromkeys(unmarked("".join([part.keyword_text for part in self.parts]))))
 
     def vector(self) -> NDArray[np.float32]:
         """The mean sentence vector over all parts, float32 (width,)."""
+        vectors = np.frombuffer(b"".join([part.vector for part in self.parts]), dtype="<f2").astype(np.float32)
         if len(self.parts) == 1:
-            return np.frombuffer(self.parts[0].vector, dtype="<f2").astype(np.float32)
-        total = sum(np.frombuffer(part.vector, dtype="<f2").astype(np.float32) * part.sentences for part in self.parts)
-        return np.asarray(total / self.sentences, dtype=np.float32)
+            return vectors
+        sentences = np.array([part.sentences for part in self.parts], dtype=np.float32)
+        mean: NDArray[np.float32] = sentences @ vectors.reshape(len(self.parts), -1) / sentences.sum()
+        return mean
 
     def with_part(self, part: Part) -> "Conversation":
         parts = list(self.parts)

@@ -39,7 +39,7 @@ def events(count: int, rng: np.random.Generator) -> list[TrainingExample]:
             start = at - (20 - turn) * 1_000
             if rng.random() < 1 / 7:
                 vector = meaning[bought] + rng.normal(scale=3, size=WIDTH)
-                part = Part(start, start + 1, 20, vector.astype("<f2").tobytes(), (), "text-1")
+                part = Part(start, start + 1, 20, vector.astype("<f2").tobytes(), "", "text-1")
                 seen.append(conversation_of([part], f"{number}-{turn}"))
             else:
                 tags = rng.choice(TAGS, size=8, p=leaning[bought] * 0.7 + 0.3 / TAGS)

@@ -99,7 +99,7 @@ def test_latent_feature_reads_order_and_both_modalities(tmp_path: Path) -> None:
     """The same interactions in another order, or one modality less, are another representation."""
     ranker = load_ranker(str(tmp_path / "m"), write(tmp_path / "m", "latent_feature"))
     one, two = session_of([(1, ("car",))]), session_of([(2, ("dog",))])
-    call = conversation_of([Part(3, 3, 1, np.ones(TEXT_WIDTH, dtype="<f2").tobytes(), (), "text-1")], "c")
+    call = conversation_of([Part(3, 3, 1, np.ones(TEXT_WIDTH, dtype="<f2").tobytes(), "", "text-1")], "c")
     rows = ranker.encode_many([[one, two], [two, one], [one, two, call]])
     assert not np.allclose(rows[0], rows[1])
     assert not np.allclose(rows[0], rows[2])

@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from models.features import TOKENS, reader_of
 from models.popular import prior_of
-from stream.core.interactions import Interaction, Part, Session, conversation_of, session_of
+from stream.core.interactions import Interaction, Part, Session, conversation_of, marked, session_of
 from tests.purchases import ITEMS
 from tests.rankers import TEXT_WIDTH, random_ranker
 
-CALL = conversation_of([Part(1, 1, 1, np.ones(TEXT_WIDTH, dtype="<f2").tobytes(), ("home",), "text-1")], "c")
+CALL = conversation_of([Part(1, 1, 1, np.ones(TEXT_WIDTH, dtype="<f2").tobytes(), marked(["home"]), "text-1")], "c")
 
 tags = st.lists(st.sampled_from(["home", "car", "price", "open", "terms"]), min_size=1, max_size=4)
 sessions = st.lists(tags, min_size=1, max_size=70).map(

@@ -69,6 +69,13 @@ def test_an_unusable_click_is_a_dead_letter_with_its_reason(value: bytes | None,
     assert original == (value or b"")[: limits.ORIGINAL_BYTES]
 
 
+def test_a_call_whose_keyword_holds_the_separator_is_a_dead_letter() -> None:
+    """It would be two keywords in the state."""
+    fields = msgspec.structs.asdict(world.call("c", 1, 2))
+    value = msgspec.msgpack.encode(fields | {"keywords": ["a\x1fb"]})
+    assert reject(value, source=Source.CALL)["reason"] == Reason.INVALID
+
+
 def test_a_record_without_a_key_is_a_dead_letter() -> None:
     """The key decides the partition; without one the user's events meet nowhere."""
     assert reject(GOOD, key=None)["reason"] == Reason.MISSING_KEY

@@ -100,7 +100,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
     """Vectors gone wrong are named, not trained on."""
     examples = purchases(60)
     vector = np.full(384, np.inf, dtype="<f2").tobytes()
-    broken = conversation_of([Part(0, 1, 1, vector, (), "text-1")], "c")
+    broken = conversation_of([Part(0, 1, 1, vector, "", "text-1")], "c")
     examples[0] = msgspec.structs.replace(examples[0], type="conversation", interactions=(broken,))
     with pytest.raises(NotFiniteError, match="epoch 1"):
         train_system("latent_feature", examples, purchases(20, first=60), ITEMS, msgspec.structs.replace(CONFIG, batch=60))
@@ -135,7 +135,7 @@ def test_nothing_to_learn_from_is_an_error() -> None:
 def test_arrays_hold_each_examples_interactions_in_order() -> None:
     """A batch of some rows has their tags as bags, their texts, their labels; and can be narrowed to one modality or type."""
     examples = purchases(3)
-    call = conversation_of([Part(0, 1, 4, np.ones(384, dtype="<f2").tobytes(), (), "t")], "c")
+    call = conversation_of([Part(0, 1, 4, np.ones(384, dtype="<f2").tobytes(), "", "t")], "c")
     histories: list[list[Interaction]] = [
         [session_of([(1, ("a",))])],
         [call, session_of([(1, ("b",))])],
@@ -161,7 +161,7 @@ def test_arrays_hold_each_examples_interactions_in_order() -> None:
 def test_the_text_model_is_that_of_the_newest_call() -> None:
     """What the encoder runs now; without calls there is none."""
     examples = purchases(2)
-    calls = [conversation_of([Part(0, 1, 1, b"\0\0", (), name)], "c") for name in ("old", "new")]
+    calls = [conversation_of([Part(0, 1, 1, b"\0\0", "", name)], "c") for name in ("old", "new")]
     told = [msgspec.structs.replace(example, interactions=(call,)) for example, call in zip(examples, calls, strict=True)]
     assert newest_text_model(told) == "new"
     assert newest_text_model(examples) is None

@@ -120,7 +120,7 @@ def session(*tags: str) -> Interaction:
 
 
 def call(sentences: int, *vector: float) -> Interaction:
-    return conversation_of([Part(0, 1, sentences, np.array(vector, dtype="<f2").tobytes(), (), "text-1")], "c")
+    return conversation_of([Part(0, 1, sentences, np.array(vector, dtype="<f2").tobytes(), "", "text-1")], "c")
 
 
 def test_a_mean_text_is_the_mean_over_all_sentences() -> None:

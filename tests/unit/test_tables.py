@@ -151,6 +151,14 @@ def test_keywords_alone_are_enough(tmp_path: Path) -> None:
     assert (conversation.keywords, conversation.vector().tolist()) == (("4", "9", "21"), [0.0])
 
 
+@pytest.mark.parametrize("word", ["a\x1fb", "a" * 300])
+def test_a_keyword_that_no_encoded_call_may_hold_is_named(tmp_path: Path, word: str) -> None:
+    """Before anything is trained, and with its conversation."""
+    published(tmp_path, KEYWORDS.replace("21", word))
+    with pytest.raises(TableError, match="a keyword of conversation c1 is longer than 64 characters, or holds U"):
+        read_tables(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [
