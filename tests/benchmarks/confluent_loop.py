@@ -130,7 +130,7 @@ def _send(producer: Any, store: Any, partition: int, writes: Writes, lists: Sequ
 
 if __name__ == "__main__":
     the_job = read_job()
-    os.sched_setaffinity(0, {the_job.core})
+    os.sched_setaffinity(0, {0})
     if the_job.model:
         import torch
 

@@ -166,7 +166,7 @@ def main() -> None:
     import uvloop
 
     job = read_job()
-    os.sched_setaffinity(0, {job.core})
+    os.sched_setaffinity(0, {0})
     if job.model:
         import torch
 

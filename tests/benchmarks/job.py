@@ -27,7 +27,6 @@ class Job(msgspec.Struct):
     name: str = ""
     serve: bool = False
     lists: str = ""
-    core: int = 0
 
 
 def read_job() -> Job:

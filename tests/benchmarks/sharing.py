@@ -1,14 +1,17 @@
-"""One worker and two: the same clicks, each worker on a core of its own.
+"""One worker and two: the same clicks, each worker with four tenths of core 0, in turns; broker and load have the other cores.
 
-On a machine of two cores the broker shares them with the workers, so that events/s must fall short of twice; CPU per event then
-says what sharing itself costs.
+So the broker has the same beside one worker as beside two, on a machine of two cores also, and what is measured is what sharing
+itself costs.
 """
 
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +21,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from stream.broker.local import LocalKafka
 from stream.broker.topics import create_or_check
-from tests.benchmarks.field import OURS, TOPICS, fill, job_of, start
+from tests.benchmarks.field import OTHERS, OURS, TOPICS, fill, job_of, start
 from tests.benchmarks.job import Job
 
 COUNT, WARM = 240_000, 8_000
@@ -26,6 +29,7 @@ FROM, TO = 0.2, 0.95
 """The shares of the clicks between which the rate is taken: neither the start nor the end of one worker's last partition."""
 PATIENCE_S: Final = 180.0
 SETTLE_S: Final = 10.0  # the second worker joins within a few seconds of its start; until then the first has everything
+SHARE, PERIOD_S = 0.4, 0.02
 
 
 def rows(folder: Path, model: Path, scale: float) -> Iterator[dict[str, Any]]:
@@ -39,23 +43,20 @@ def rows(folder: Path, model: Path, scale: float) -> Iterator[dict[str, Any]]:
 
 def _one(job: Job, workers: int) -> dict[str, float]:
     """The workers share the partitions before the timed clicks are sent."""
-    cores = os.cpu_count() or 1
     folder = Path(job.folder)
     with LocalKafka(folder / "kafka") as broker:
-        psutil.Process(broker.pid).cpu_affinity(list(range(workers, cores)) or list(range(cores)))
+        psutil.Process(broker.pid).cpu_affinity(OTHERS)
         create_or_check(broker.bootstrap, TOPICS, dev=True)
         job = msgspec.structs.replace(job, bootstrap=broker.bootstrap)
-        serving = [
-            start(OURS, msgspec.structs.replace(job, folder=str(folder / f"state-{number}"), core=number % cores))
-            for number in range(workers)
-        ]
+        serving = [start(OURS, msgspec.structs.replace(job, folder=str(folder / f"state-{number}"))) for number in range(workers)]
         offsets = Committed(broker.bootstrap)
         try:
             warm = msgspec.structs.replace(job, count=max(WARM, 100))
             fill(warm)
             offsets.reach(warm.count)
-            time.sleep(SETTLE_S if workers > 1 else 0)
-            return _timed(job, offsets, [psutil.Process(process.pid) for process in serving], warm.count)
+            time.sleep(SETTLE_S)
+            with in_turns([process.pid for process in serving]):
+                return _timed(job, offsets, [psutil.Process(process.pid) for process in serving], warm.count)
         finally:
             offsets.close()
             for process in serving:
@@ -69,6 +70,31 @@ def _timed(job: Job, offsets: "Committed", processes: list[Any], before: int) ->
     last, cpu_last = offsets.reach(before + int(TO * job.count)), _cpu_s(processes)
     events = last[1] - first[1]
     return {"events_per_s": events / (last[0] - first[0]), "cpu_us_per_event": (cpu_last - cpu_first) / events * 1e6}
+
+
+@contextmanager
+def in_turns(pids: list[int]) -> Iterator[None]:
+    """Lets processes run one after the other, each for its share of every period, and stops them in between."""
+    over = threading.Event()
+    thread = threading.Thread(target=_take_turns, args=(pids, over))
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _take_turns(pids: list[int], over: threading.Event) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    while not over.is_set():
+        began = time.perf_counter()
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(SHARE * PERIOD_S)
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(max(0.0, began + PERIOD_S - time.perf_counter()))
 
 
 class Committed:
