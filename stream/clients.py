@@ -4,10 +4,16 @@ Their constructors start a thread and connect; when that fails, kafka-python 3 k
 lives. A worker asks again every few seconds, a trainer at every run, and a broker may be away for a day.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError
+
+from stream.core import limits
+
+READ_COMMITTED: Final = "read_committed"
+"""Always: where nobody uses transactions it changes nothing, and what a fenced worker left open is nobody's."""
+BOOTSTRAP_MS: Final = 10_000  # 30 s by default: too long to wait for a mistyped address
 
 
 class _LeavesNothing:
@@ -28,4 +34,14 @@ class AdminClient(_LeavesNothing, KafkaAdminClient):  # type: ignore[misc]
 
 
 class Consumer(_LeavesNothing, KafkaConsumer):  # type: ignore[misc]
-    """`kafka.KafkaConsumer`, which is told its partitions by `assign`."""
+    """`kafka.KafkaConsumer`, which is told its partitions by `assign` and reads from their beginning what is committed."""
+
+    def __init__(self, **settings: Any) -> None:
+        defaults = {
+            "bootstrap_timeout_ms": BOOTSTRAP_MS,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "isolation_level": READ_COMMITTED,
+            "max_partition_fetch_bytes": limits.RECORD_BYTES,
+        }
+        super().__init__(**{**defaults, **settings})

@@ -11,7 +11,7 @@ import msgspec
 from kafka import KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
-from stream.clients import Consumer
+from stream.clients import BOOTSTRAP_MS, Consumer
 from stream.core.announcements import ModelAnnouncement, encode_announcement
 from stream.core.events import Item
 from stream.core.outputs import TrainingExample, decode_example
@@ -20,7 +20,6 @@ from training.examples import in_time_order
 logger = logging.getLogger(__name__)
 POLL_MS: Final = 500
 READ_S: Final = 600.0
-BOOTSTRAP_MS: Final = 10_000  # 30 s by default: too long to wait for a mistyped address
 
 
 class TopicError(Exception):
@@ -34,14 +33,7 @@ class CompactedTopic:
         self.values: dict[bytes, bytes] = {}
         self._where = f"{topic} at {bootstrap}"
         try:
-            self._consumer: Any = Consumer(
-                bootstrap_servers=bootstrap,
-                bootstrap_timeout_ms=BOOTSTRAP_MS,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                isolation_level="read_committed",
-                max_partition_fetch_bytes=8 << 20,
-            )
+            self._consumer: Any = Consumer(bootstrap_servers=bootstrap)
             partitions = self._consumer.partitions_for_topic(topic)
         except KafkaError as error:
             raise TopicError(f"{self._where} cannot be read ({type(error).__name__})") from error

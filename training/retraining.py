@@ -26,14 +26,14 @@ class StoppedError(Exception):
 
 
 class Announcer:
-    """Tells of new champions. Where that failed it tells of `champion` the next time: whoever is it then, for somebody may have
-    rolled back meanwhile.
+    """Tells of new champions. Where that failed, and at first, for a trainer may have died before it told anybody, `catch_up` tells
+    of `champion`: whoever is it then, for somebody may have rolled back meanwhile.
     """
 
     def __init__(self, send: Callable[[ModelAnnouncement], None], champion: Callable[[], ModelAnnouncement | None]) -> None:
         self._send = send
         self._champion = champion
-        self.is_behind = False
+        self.is_behind = True
         """Whether the registry has a champion of which the workers do not know."""
 
     def tell(self, result: Result) -> None:

@@ -20,10 +20,10 @@ from stream.broker.processor import Processor
 from stream.broker.profiles import Profiles, Serving
 from stream.broker.recovery import SafeTableManager
 from stream.broker.table import UserTable
-from stream.broker.topics import RECORD_BYTES
 from stream.broker.transactions import ExactlyOnce
 from stream.broker.view import KafkaView, LogView, View
 from stream.broker.watch import Watch, until_all_exist
+from stream.core import limits
 from stream.core.dead_letters import DeadLetterLimit
 from stream.core.records import Batch, Source
 from stream.core.step import StepSettings
@@ -64,10 +64,10 @@ def make_app(
         broker_max_poll_records=batch_records,
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=instance,
-        consumer_max_fetch_size=8 << 20,
+        consumer_max_fetch_size=limits.RECORD_BYTES,
         producer_linger=0.002,
         producer_max_batch_size=262_144,
-        producer_max_request_size=RECORD_BYTES,
+        producer_max_request_size=limits.RECORD_BYTES,
         stream_buffer_maxsize=64,
         stream_recovery_delay=0.0,
         table_standby_replicas=0,

@@ -13,6 +13,7 @@ from kafka.errors import KafkaError
 
 from stream.broker.reading import Reader
 from stream.broker.topics import topic_epochs
+from stream.core import limits
 from stream.core.events import Reason
 from stream.core.outputs import DeadLetter, Replayed
 from stream.core.records import Headers
@@ -136,7 +137,11 @@ class Replay:
         """
         try:
             producer: Any = KafkaProducer(
-                bootstrap_servers=self._bootstrap, acks="all", enable_idempotence=True, max_request_size=8 << 20, linger_ms=5
+                bootstrap_servers=self._bootstrap,
+                acks="all",
+                enable_idempotence=True,
+                max_request_size=limits.RECORD_BYTES,
+                linger_ms=5,
             )
             try:
                 self._resolve(producer, now_ms, dry=dry)

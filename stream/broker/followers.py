@@ -13,8 +13,8 @@ from aiokafka import AIOKafkaConsumer
 from mode import get_logger
 
 from models.folder import ModelRefused, load_ranker
-from stream.broker.kafka import READ_COMMITTED
 from stream.broker.profiles import Serving
+from stream.clients import READ_COMMITTED
 from stream.core.announcements import ModelAnnouncement, decode_announcement
 from stream.core.events import Item
 from stream.core.ranking import Catalogue, Ranker

@@ -20,10 +20,9 @@ from faust.types import TP
 
 from stream.broker.changelog import Fetched, check_start
 from stream.broker.delivery import BatchConsumer, last_offset
+from stream.clients import READ_COMMITTED
 from stream.core.outputs import Output
 
-READ_COMMITTED: Final = "read_committed"
-"""Always: where nobody uses transactions it changes nothing, and what a fenced worker left open is nobody's."""
 _CHANGELOG_RECORDS: Final = 2_000
 ANSWER_MS: Final = 20_000
 _TRANSACTIONAL: Final = {"linger_ms": 0, "retry_backoff_ms": 10, "transaction_timeout_ms": 30_000}

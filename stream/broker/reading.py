@@ -11,7 +11,6 @@ from kafka.errors import KafkaError
 from stream.clients import Consumer
 from stream.errors import IsthmusError
 
-_BOOTSTRAP_MS: Final = 10_000
 _POLL_MS: Final = 500
 _SILENT_S: Final = 30.0
 
@@ -67,14 +66,7 @@ def reader(bootstrap: str) -> Iterator[Reader]:
         IsthmusError: the broker cannot be reached, or stopped answering.
     """
     try:
-        consumer = Consumer(
-            bootstrap_servers=bootstrap,
-            bootstrap_timeout_ms=_BOOTSTRAP_MS,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=8 << 20,
-        )
+        consumer = Consumer(bootstrap_servers=bootstrap)
         try:
             yield Reader(consumer)
         finally:

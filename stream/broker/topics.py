@@ -12,6 +12,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from stream.clients import AdminClient
+from stream.core import limits
 from stream.core.records import Source
 from stream.errors import IsthmusError
 from stream.settings import Topics
@@ -25,11 +26,7 @@ _COMPACTED: Final = {
     "max.compaction.lag.ms": str(DAY_MS),
     "delete.retention.ms": str(7 * DAY_MS),
 }
-RECORD_BYTES: Final = 8 << 20
-"""The most that a state or a training example may have, the producer's limit too. At every bound of `stream.core.limits` one is
-well over the broker's default of 1 MiB, and a record that the broker refuses would stop its partition.
-"""
-_LARGE: Final = {**_COMPACTED, "max.message.bytes": str(RECORD_BYTES)}
+_LARGE: Final = {**_COMPACTED, "max.message.bytes": str(limits.RECORD_BYTES)}
 _INPUT: Final = {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS), "message.timestamp.type": "LogAppendTime"}
 
 

@@ -189,7 +189,6 @@ def _periodically(
     try:
         registry = Registry(settings.registry.uri, settings.registry.folder)
         announcer = Announcer(send, lambda: champion_of(registry))
-        announcer.is_behind = True  # a trainer may have died before it told anybody
         announcer.catch_up()
     except (RegistryError, TopicError) as error:
         raise IsthmusError(str(error)) from None

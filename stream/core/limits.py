@@ -25,6 +25,10 @@ TAG_CHARACTERS: Final = 64
 SENTENCES: Final = 2_000  # per transcript
 ITEMS: Final = 1_000  # per purchase or eligibility event
 ORIGINAL_BYTES: Final = 65_536  # of the original in a dead letter
+RECORD_BYTES: Final = 8 << 20
+"""The most that a state or a training example may have, on the broker and in every client. At all bounds above together one is well
+over the broker's default of 1 MiB, and a record that the broker refuses would stop its partition.
+"""
 
 SECOND_MS: Final = 1_000
 MINUTE_MS: Final = 60 * SECOND_MS

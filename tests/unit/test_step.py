@@ -3,7 +3,6 @@
 import msgspec
 import pytest
 
-from stream.broker.topics import RECORD_BYTES
 from stream.core import limits
 from stream.core.events import Click, Eligibility, Erasure, Item, Purchase
 from stream.core.outputs import decode_example, example_key
@@ -291,7 +290,7 @@ def test_whatever_somebody_buys_his_records_fit_into_their_topics() -> None:
     head = decode_head(store.records[head_key(b"u")])
     assert len(head.owned) == limits.OWNED + limits.PURCHASES * limits.ITEMS
     assert {owned.split("-")[0] for owned in head.owned} == {str(number) for number in range(11, 20)}  # the newest
-    assert 1 << 20 < largest < RECORD_BYTES // 2
+    assert 1 << 20 < largest < limits.RECORD_BYTES // 2
 
 
 def test_a_purchase_that_an_erasure_covers_takes_its_example_back() -> None:
