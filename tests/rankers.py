@@ -44,6 +44,7 @@ def random_ranker(
     *,
     config: Any = None,
     tags: Sequence[str] = TAGS,
+    clicks: Sequence[str] = CLICKS,
     text_model: str = TEXT_MODEL,
     text_width: int = TEXT_WIDTH,
     seed: int = 1,
@@ -59,7 +60,7 @@ def random_ranker(
     from models.vocabulary import Vocabulary
 
     made = network_type(name)
-    known = {"tags": tags, "clicks": CLICKS, "keywords": KEYWORDS, "words": sorted({*tags, *KEYWORDS})}
+    known = {"tags": tags, "clicks": clicks, "keywords": KEYWORDS, "words": sorted({*tags, *KEYWORDS})}
     reader = Reader({kind: Vocabulary(known[kind]) for kind in made.kinds}, text_width if made.reads_texts else 0)
     torch.manual_seed(seed)
     config = small(name) if config is None else config

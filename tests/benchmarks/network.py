@@ -1,4 +1,5 @@
-"""A network of the served size with random weights: as a model folder for ours, as one ONNX step for everybody else.
+"""Networks of the served size with random weights: Latent Feature as a model folder for ours and as one ONNX step for everybody
+else, every system as a model folder.
 
 Serving costs what a trained one costs. The ONNX step holds the same weights: tags (n, V) as 0 or 1 and representations (n, 256) ->
 new representations and scores (n, 24).
@@ -10,27 +11,49 @@ from typing import Any
 
 import numpy as np
 
+from models.clicks import STEP_MARK
 from models.folder import write_ranker
+from models.systems import POPULAR, network_type
+from stream.core.interactions import MARK
 from tests.benchmarks.load import ITEMS, TAGS
 from tests.rankers import random_ranker
 
 STEP = "step.onnx"
+KNOWN = 4_000
 
 
 def write_network(folder: Path) -> str:
     """Writes the model folder and, beside it, `step.onnx`; gives the folder's hash."""
+    ranker = _ranker("latent_feature")
+    _export_step(ranker.network, folder.parent / STEP)
+    return write_ranker(folder, ranker, version="1")
+
+
+def write_system(folder: Path, system: str) -> None:
+    """Writes a model folder of a system at its default size."""
+    write_ranker(folder, _ranker(system), version="1")
+
+
+def _ranker(system: str) -> Any:
     import torch
 
-    from models.latent_feature import LatentFeatureNetwork
-
     prior = np.linspace(0.2, 0.01, len(ITEMS), dtype=np.float32)
-    default = LatentFeatureNetwork.default
-    ranker: Any = random_ranker("latent_feature", ITEMS, prior, config=default, tags=TAGS, text_model="none")
+    if system == POPULAR:
+        return random_ranker(system, ITEMS, prior)
+    default = network_type(system).default
+    ranker: Any = random_ranker(system, ITEMS, prior, config=default, tags=TAGS, clicks=_clicks(), text_model="none")
     with torch.no_grad():
         for weight in ranker.network.parameters():
             weight.mul_(0.2)  # as small as trained ones: else all scores are 1 and every list is a tie
-    _export_step(ranker.network, folder.parent / STEP)
-    return write_ranker(folder, ranker, version="1")
+    return ranker
+
+
+def _clicks() -> list[str]:
+    """As many known clicks and steps as a large site has."""
+    rng = np.random.default_rng(7)
+    drawn = rng.choice(len(TAGS), size=(KNOWN, 3))
+    clicks = {MARK.join(sorted(TAGS[tag] for tag in tags)) for tags in drawn}
+    return sorted(clicks | {STEP_MARK.join(TAGS[tag] for tag in tags[:2]) for tags in drawn})
 
 
 def _export_step(network: Any, path: Path) -> None:

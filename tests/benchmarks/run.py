@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from tests.benchmarks import encoder, growth, latencies, scale, sharing, throughput
+from tests.benchmarks import encoder, growth, latencies, scale, serving, sharing, throughput
 from tests.benchmarks.field import OTHERS
 from tests.benchmarks.network import write_network
 from tests.benchmarks.table import as_tables, plot, with_ratios
@@ -57,6 +57,9 @@ class Bench:
     def encoder(self) -> Iterable[dict[str, Any]]:
         return encoder.rows(self.folder, SCALE)
 
+    def systems(self) -> Iterable[dict[str, Any]]:
+        return serving.rows(self.folder, SCALE)
+
     def scale(self) -> Iterable[dict[str, Any]]:
         return scale.rows(self.model)
 
@@ -68,6 +71,7 @@ PARTS: dict[str, Callable[[Bench], Iterable[dict[str, Any]]]] = {
     "history": Bench.history,
     "users": Bench.users,
     "encoder": Bench.encoder,
+    "systems": Bench.systems,
     "scale": Bench.scale,
 }
 
