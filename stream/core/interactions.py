@@ -155,15 +155,19 @@ def session_of(clicks: Iterable[Click], session_id: str = "", older: Tags = (), 
 
 class Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One encoded transcript event: `vector` is the mean sentence vector, little-endian float16 of the text encoder's width;
-    `keyword_text` holds the keywords, U+001F before each.
+    `keyword_text` holds the keywords, U+001F before each (in records of earlier versions they are a list).
     """
 
     started_at: int
     ended_at: int
     sentences: int
     vector: bytes
-    keyword_text: str
+    keyword_text: str | tuple[str, ...]
     text_model: str
+
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        return unmarked(self.keyword_text) if isinstance(self.keyword_text, str) else self.keyword_text
 
 
 class Conversation(msgspec.Struct, frozen=True, array_like=True, tag="c", gc=False):
@@ -189,7 +193,7 @@ class Conversation(msgspec.Struct, frozen=True, array_like=True, tag="c", gc=Fal
     @property
     def keywords(self) -> tuple[str, ...]:
         """Distinct, in order of first mention."""
-        return tuple(dict.fromkeys(unmarked("".join([part.keyword_text for part in self.parts]))))
+        return tuple(dict.fromkeys([keyword for part in self.parts for keyword in part.keywords]))
 
     def vector(self) -> NDArray[np.float32]:
         """The mean sentence vector over all parts, float32 (width,)."""

@@ -5,6 +5,7 @@ import pytest
 
 from stream.core import limits
 from stream.core.events import Click, Eligibility, Erasure, Item, Purchase
+from stream.core.interactions import Conversation
 from stream.core.outputs import decode_example, example_key
 from stream.core.ranking import Catalogue
 from stream.core.records import Batch, PlainRecord, Source
@@ -258,6 +259,18 @@ def test_a_growing_session_writes_the_head_alone() -> None:
     deliver(store, [(Source.CLICK, click(NOW - 5 * HOUR)), (Source.CLICK, click(NOW - HOUR))], OrderRanker())
     outcome = run(store, batch_of(Source.CLICK, [(2, click(NOW - HOUR + 1))]), OrderRanker())
     assert list(outcome.writes) == [head_key(b"u")]
+
+
+def test_calls_that_were_stored_with_lists_of_keywords_go_on() -> None:
+    """The first form of a conversation's parts: read as it is, and joined by parts of the present form."""
+    at = NOW - MINUTE
+    conversation = ["c", at, at, "c", [[at, at, 2, b"\0\0", ["car", "flood"], "text-1"]]]
+    store = Store()
+    store.records[head_key(b"u")] = msgspec.msgpack.encode([1, {}, b"", [conversation], None, at, 0, [], [], -1, None])
+    run(store, batch_of(Source.CALL, [(0, call("c", NOW - MINUTE, NOW, seed=3))]))
+    (found,) = decode_head(store.records[head_key(b"u")]).tail
+    assert isinstance(found, Conversation)
+    assert found.keywords == ("car", "flood", "word3")
 
 
 def test_one_user_at_every_bound_stays_small() -> None:
