@@ -24,10 +24,9 @@ from training.loop import TrainingConfig
 from training.measures import judge, popular_of, table
 from training.progress import SILENT, Watch
 from training.registry import Registry, Version
-from training.split import split
+from training.split import MIN_EXAMPLES, split
 from training.systems import Trained, train_system
 
-MIN_EXAMPLES = 50
 Say = Callable[[str], None]
 
 

@@ -1,7 +1,10 @@
 """The paper's split by time: the last 10 % of the purchase events test, the last 10 % of the rest validation."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
+
+MIN_EXAMPLES: Final = 50
+"""Fewer are not trained on."""
 
 Row = TypeVar("Row")
 

@@ -8,6 +8,7 @@ the former one (the authors left out what was too old), the user begins anew und
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final, NamedTuple
 
 import msgspec
@@ -111,7 +112,7 @@ def _going_on(users: dict[str, _Told], listed: list[InteractionRow]) -> tuple[_T
     told = users.setdefault(user, _Told(user))
     fresh = [name for name in names if name not in told.interactions]
     if (told.interactions + fresh)[-limits.WINDOW :] != names and told.interactions:
-        told = users[user] = _Told(f"{user}~{told.lives + 1}", lives=told.lives + 1)
+        told = users[user] = _Told(_short(f"{user}~{told.lives + 1}"), lives=told.lives + 1)
         fresh = names
     told.interactions.extend(fresh)
     return told, fresh
@@ -119,6 +120,12 @@ def _going_on(users: dict[str, _Told], listed: list[InteractionRow]) -> tuple[_T
 
 def _name_of(row: InteractionRow) -> Name:
     return ("session", row.session_id) if row.session_id is not None else ("conversation", str(row.conversation_id))
+
+
+def _short(name: str) -> str:
+    """An invented name, or a hash of it where it is longer than an id may be: the tables' own ids may be as long as one."""
+    encoded = name.encode()
+    return name if len(encoded) <= limits.USER_ID_BYTES else blake2b(encoded, digest_size=16).hexdigest()
 
 
 def _interaction(tables: Tables, user: str, name: Name, slot: _Slot) -> Iterable[TableEvent]:
@@ -137,8 +144,8 @@ def _session(user: str, number: str, actions: list[tuple[str, ...]], slot: _Slot
     for place, tags in shown:
         at_ms = slot.start_ms + place * step_ms
         for start in range(0, len(tags), limits.TAGS):
-            event_id = f"{user}-s{number}-{place}-{start}"
-            click = Click(user, at_ms, tags[start : start + limits.TAGS], event_id=event_id, session_id=f"s{number}")
+            event_id = _short(f"{user}-s{number}-{place}-{start}")
+            click = Click(user, at_ms, tags[start : start + limits.TAGS], event_id=event_id, session_id=_short(f"s{number}"))
             yield TableEvent("clicks", user, _json(click), at_ms)
 
 
@@ -149,7 +156,8 @@ def _conversation(user: str, number: str, spoken: list[tuple[str, str]], slot: _
     for start in range(0, len(sentences), limits.SENTENCES):
         piece = sentences[start : start + limits.SENTENCES]
         began_ms, ended_ms = slot.start_ms + start * step_ms, slot.start_ms + (start + len(piece)) * step_ms
-        call = Transcript(user, f"c{number}", began_ms, piece, event_id=f"{user}-c{number}-{start}", ended_at=ended_ms)
+        event_id = _short(f"{user}-c{number}-{start}")
+        call = Transcript(user, _short(f"c{number}"), began_ms, piece, event_id=event_id, ended_at=ended_ms)
         yield TableEvent("transcripts", user, _json(call), ended_ms)
 
 
@@ -161,10 +169,10 @@ def _encoded(user: str, number: str, said: EncodedConversation, text_model: str,
         ended_ms = slot.start_ms + (part + 1) * slot.step_ms(parts)
         call = EncodedCall(
             user_id=user,
-            conversation_id=f"c{number}",
+            conversation_id=_short(f"c{number}"),
             started_at=slot.start_ms,
             ended_at=ended_ms,
-            event_id=f"{user}-c{number}-{part}",
+            event_id=_short(f"{user}-c{number}-{part}"),
             sentences=min(sentences, limits.SENTENCES),
             vector_sum=(said.vector_sum / said.sentences * min(sentences, limits.SENTENCES)).astype("<f4").tobytes(),
             keywords=said.keywords[part * limits.KEYWORDS : (part + 1) * limits.KEYWORDS],

@@ -51,13 +51,13 @@ def ident(text: str) -> str:
 
 
 def whole(text: str) -> int | None:
-    """A whole number from 0, or None where the text is none.
+    """A whole number from 0 of at most 18 digits, or None where the text is none.
 
     >>> whole("7"), whole("7.0"), whole("-1"), whole("seven")
     (7, 7, None, None)
     """
     named = text.removesuffix(".0")
-    return int(named) if named.isascii() and named.isdigit() else None
+    return int(named) if len(named) <= 18 and named.isascii() and named.isdigit() else None
 
 
 def files_of(folder: Path, table: str, report: Report) -> list[Path]:

@@ -5,7 +5,8 @@ there is one, `items`. In the paper's own data interactions are shared by severa
 listed, and `event_number` need not start at 1.
 """
 
-from collections.abc import Callable, Container
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -54,6 +55,18 @@ def read_tables(folder: Path) -> Tables:
     return _read(folder, stop_at)
 
 
+class _ItemRow(NamedTuple):
+    """A purchase event and an item, and the file and row that say so."""
+
+    event: int
+    item: str
+    place: str
+    row: int
+
+    def problem(self, reason: str) -> Problem:
+        return Problem(self.place, self.row, reason)
+
+
 class _EnoughError(Exception):
     """As many problems as were asked for."""
 
@@ -80,16 +93,20 @@ def _read(folder: Path, report: Report) -> Tables:
     sessions = _sessions(folder, report)
     conversations = read_text(folder, report)
     encoded = None if conversations else read_encoded(folder, report)
+    listed = _catalogue(folder, report)
+    bought = list(_item_rows(folder, "data_purchase_events", report))
     purchases: dict[int, list[str]] = {}
-    _each_event(folder, "data_purchase_events", report, lambda event, item: purchases.setdefault(event, []).append(item))
-    allowed: dict[int, set[str]] = {}
-    _each_event(folder, "data_post_filter", report, lambda event, item: allowed.setdefault(event, set()).add(item))
-    items = _items(folder, purchases, allowed, report)
+    for one in bought:
+        purchases.setdefault(one.event, []).append(one.item)
+    allowed, begins = _filters(_item_rows(folder, "data_post_filter", report), purchases, listed, report)
+    items = listed or _named_by_themselves(purchases, allowed)
     spoken = encoded.by_id.keys() if encoded is not None else conversations.keys()
     interactions = _interactions(folder, sessions.keys(), spoken, purchases, report)
-    tables = Tables(interactions, sessions, conversations, purchases, allowed, items, encoded)
-    _check_items(folder, tables, report)
-    return tables
+    _check_bought(bought, allowed, items, report)
+    for event, first in begins.items():
+        if (excluded := len(items) - len(allowed[event])) > limits.ITEMS:
+            report(first.problem(f"event {event} excludes {excluded:,} items; an eligibility list holds {limits.ITEMS:,} at most"))
+    return Tables(interactions, sessions, conversations, purchases, allowed, items, encoded)
 
 
 def _sessions(folder: Path, report: Report) -> dict[str, list[tuple[str, ...]]]:
@@ -113,25 +130,56 @@ def _sessions(folder: Path, report: Report) -> dict[str, list[tuple[str, ...]]]:
     return {name: [actions[number] for number in sorted(actions)] for name, actions in found.items()}
 
 
-def _each_event(folder: Path, table: str, report: Report, keep: Callable[[int, str], object]) -> None:
+def _item_rows(folder: Path, table: str, report: Report) -> Iterator[_ItemRow]:
     for place, row, (name, item) in rows_of(folder, table, ("purchase_event_id", "item_id"), report):
         event = whole(name)
         if event is None:
             report(Problem(place, row, f"purchase_event_id {name!r} is no whole number"))
-        elif not item:
-            report(Problem(place, row, "item_id is empty"))
+        elif fault := _fault_of_item(item):
+            report(Problem(place, row, fault))
         else:
-            keep(event, ident(item))
+            yield _ItemRow(event, ident(item), place, row)
 
 
-def _items(folder: Path, purchases: dict[int, list[str]], allowed: dict[int, set[str]], report: Report) -> dict[str, str]:
-    """Names by id, in the table's order; without the table (as in the paper's data) the ids that occur, numbers first."""
-    named = rows_of(folder, "items", ("item_id", "name"), report, optional=True)
-    listed = {ident(item): name for _, _, (item, name) in named}
-    if listed:
-        return listed
+def _fault_of_item(item: str) -> str | None:
+    if not item:
+        return "item_id is empty"
+    return f"item_id is longer than {limits.ID_CHARACTERS} characters" if len(item) > limits.ID_CHARACTERS else None
+
+
+def _catalogue(folder: Path, report: Report) -> dict[str, str]:
+    """Names by id, in the table's order; empty where there is no such table."""
+    named: dict[str, str] = {}
+    for place, row, (item, name) in rows_of(folder, "items", ("item_id", "name"), report, optional=True):
+        if fault := _fault_of_item(item):
+            report(Problem(place, row, fault))
+        else:
+            named[ident(item)] = name
+    return named
+
+
+def _named_by_themselves(purchases: dict[int, list[str]], allowed: dict[int, set[str]]) -> dict[str, str]:
+    """The items that occur, where no table lists them (as in the paper's data): numbers first."""
     ids = {item for bought in purchases.values() for item in bought}.union(*allowed.values())
-    return {item: item for item in sorted(ids, key=lambda item: (not item.isdigit(), int(item) if item.isdigit() else 0, item))}
+    number = {item: whole(item) for item in ids}
+    return {item: item for item in sorted(ids, key=lambda item: (number[item] is None, number[item] or 0, item))}
+
+
+def _filters(
+    rows: Iterable[_ItemRow], purchases: dict[int, list[str]], listed: dict[str, str], report: Report
+) -> tuple[dict[int, set[str]], dict[int, _ItemRow]]:
+    """The items that may be recommended, and the first row that says so, by purchase event."""
+    allowed: dict[int, set[str]] = {}
+    begins: dict[int, _ItemRow] = {}
+    for one in rows:
+        begins.setdefault(one.event, one)
+        if listed and one.item not in listed:
+            report(one.problem(f"event {one.event} allows item {one.item}, which is not in items"))
+        allowed.setdefault(one.event, set()).add(one.item)
+    for event, first in begins.items():
+        if event not in purchases:
+            report(first.problem(f"event {event} is not in data_purchase_events"))
+    return allowed, begins
 
 
 def _interactions(
@@ -164,6 +212,8 @@ def _interaction(
     faults = [f"{name} is no whole number" for name, value in read if value is None]
     if not user:
         faults.append("user_id is empty")
+    if len(user.encode()) > limits.USER_ID_BYTES:
+        faults.append(f"user_id is longer than {limits.USER_ID_BYTES} bytes")
     if bool(conversation) == bool(session):
         faults.append("exactly one of conversation_id and session_id must be filled")
     elif conversation and conversation not in spoken:
@@ -177,16 +227,13 @@ def _interaction(
     return InteractionRow(user, event, number, conversation or None, session or None), faults
 
 
-def _check_items(folder: Path, tables: Tables, report: Report) -> None:
-    labels, filters = str(folder / "data_purchase_events"), str(folder / "data_post_filter")
-    for event, bought in tables.purchases.items():
-        for item in bought:
-            if item not in tables.items:
-                report(Problem(labels, None, f"event {event} bought item {item}, which is not in items"))
-            if event in tables.allowed and item not in tables.allowed[event]:
-                report(Problem(filters, None, f"event {event} bought item {item}, which its filter does not allow"))
-    for event, allowed in tables.allowed.items():
-        if unknown := allowed - tables.items.keys():
-            report(Problem(filters, None, f"event {event} allows item {min(unknown)}, which is not in items"))
-        if event not in tables.purchases:
-            report(Problem(filters, None, f"event {event} is not in data_purchase_events"))
+def _check_bought(bought: list[_ItemRow], allowed: dict[int, set[str]], items: dict[str, str], report: Report) -> None:
+    rows: Counter[int] = Counter()
+    for one in bought:
+        rows[one.event] += 1
+        if rows[one.event] == limits.ITEMS + 1:
+            report(one.problem(f"event {one.event} bought more than {limits.ITEMS:,} items"))
+        if one.item not in items:
+            report(one.problem(f"event {one.event} bought item {one.item}, which is not in items"))
+        if one.event in allowed and one.item not in allowed[one.event]:
+            report(one.problem(f"event {one.event} bought item {one.item}, which its filter does not allow"))

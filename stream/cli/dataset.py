@@ -62,7 +62,7 @@ def validate(
 ) -> None:
     """Say what a folder of tables holds, or what is wrong with it: file, row and reason of every problem up to a bound.
 
-    Exit codes: 0 usable, 1 problems (printed on standard error), 2 wrong use.
+    Exit codes: 0 usable, 1 problems (printed on standard error) or too few purchase events to train on, 2 wrong use.
 
     Example: isthmus dataset validate my-tables
     """
@@ -82,7 +82,8 @@ def validate(
     if problems:
         typer.echo(f"{len(problems)} problems{'; there may be more: --most' if tables is None else ''}", err=True)
         raise typer.Exit(1)
-    typer.echo("no problems: it can be trained on, replayed and benchmarked")
+    assert tables is not None
+    _verdict(len({row.purchase_event_id for row in tables.interactions}))
 
 
 @app.command()
@@ -132,6 +133,23 @@ def import_(
     except TableError as error:
         raise IsthmusError(str(error)) from None
     typer.echo(f"{events} purchase events in {out}")
+
+
+def _verdict(events: int) -> None:
+    """What so many purchase events with interactions are enough for."""
+    from training.benchmark import MIN_TEST
+    from training.split import MIN_EXAMPLES, split
+
+    found = f"{events:,} purchase events with interactions before them"
+    if events < MIN_EXAMPLES:
+        typer.echo(f"no problem in any row, but only {found}: {MIN_EXAMPLES} are needed to train", err=True)
+        raise typer.Exit(1)
+    if len(split(range(events))[2]) < MIN_TEST:
+        typer.echo(
+            f"no problems: it can be trained on and replayed; {found} are too few for a benchmark, {MIN_TEST * 10} are enough"
+        )
+    else:
+        typer.echo("no problems: it can be trained on, replayed and benchmarked")
 
 
 def _refuse_to_overwrite(folder: Path, *, force: bool) -> None:

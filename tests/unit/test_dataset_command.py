@@ -60,6 +60,24 @@ def test_what_can_be_used_is_told_and_what_cannot_is_named(tmp_path: Path) -> No
     assert isinstance(CliRunner().invoke(app, ["validate", str(tmp_path / "nothing")]).exception, IsthmusError)
 
 
+@pytest.mark.parametrize(
+    ("events", "code", "said"),
+    [
+        (0, 1, "only 0 purchase events with interactions before them: 50 are needed to train"),
+        (60, 0, "trained on and replayed; 60 purchase events with interactions before them are too few for a benchmark"),
+        (100, 0, "no problems: it can be trained on, replayed and benchmarked"),
+    ],
+)
+def test_what_a_data_set_is_too_small_for_is_told(tmp_path: Path, events: int, code: int, said: str) -> None:
+    """Every row may be right, and too few of them."""
+    write_tables(tmp_path, max(events, 20), 0)
+    if not events:
+        (tmp_path / "data_users.csv.gz").unlink()
+        (tmp_path / "data_users.csv").write_text("user_id,purchase_event_id,event_number,conversation_id,session_id\n")
+    result = CliRunner().invoke(app, ["validate", str(tmp_path)])
+    assert (result.exit_code, said in result.output) == (code, True), result.output
+
+
 def test_a_description_holds_the_numbers_and_the_plots_it_names(tmp_path: Path) -> None:
     """Of a world, and of one without conversations."""
     write_tables(tmp_path / "world", 60, 0)

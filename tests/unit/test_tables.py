@@ -54,15 +54,34 @@ def test_tables_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
         ("data_users", GOOD["data_users"] + "u,1,4,,s1\n", "event_number 4 stands twice"),
         ("data_users", "user_id,purchase_event_id\nu,1\n", "column event_number is missing"),
         ("data_sessions", GOOD["data_sessions"] + "s2,1,e\n", "row 5: action_number 1 stands twice"),
-        ("data_purchase_events", GOOD["data_purchase_events"] + "2,z\n", "item z, which is not in items"),
-        ("data_purchase_events", GOOD["data_purchase_events"] + "2,x\n", "its filter does not allow"),
+        (
+            "data_purchase_events",
+            GOOD["data_purchase_events"] + "2,z\n",
+            r"events\.csv, row 4: event 2 bought item z, which is not in",
+        ),
+        (
+            "data_purchase_events",
+            GOOD["data_purchase_events"] + "2,x\n",
+            r"csv, row 4: event 2 bought item x, which its filter does",
+        ),
         ("data_users", GOOD["data_users"] + "v,1,5,,s1\n", "row 6: purchase event 1 is user u's in another row"),
         ("data_users", GOOD["data_users"] + "u,one,5,,s1\n", "row 6: purchase_event_id is no whole number"),
         ("data_users", GOOD["data_users"] + "u,1\n", "row 6: has 2 values, the header 5 columns"),
         ("data_sessions", GOOD["data_sessions"] + "s2,-1,e\n", "row 5: action_number '-1' is no whole number"),
         ("data_conversations_text", GOOD["data_conversations_text"] + "c1,3,robot,Hi\n", "row 4: sentence_speaker is 'robot'"),
         ("data_conversations_text", GOOD["data_conversations_text"] + "c2,1,user, \n", "conversation c2 has no text"),
-        ("data_post_filter", GOOD["data_post_filter"] + "1,z\n", "allows item z, which is not in items"),
+        (
+            "data_post_filter",
+            GOOD["data_post_filter"] + "1,z\n",
+            r"filter\.csv, row 5: event 1 allows item z, which is not in items",
+        ),
+        ("data_post_filter", GOOD["data_post_filter"] + "7,x\n", r"filter\.csv, row 5: event 7 is not in data_purchase_events"),
+        ("data_users", GOOD["data_users"] + "é" * 65 + ",2,5,,s1\n", "row 6: user_id is longer than 128 bytes"),
+        ("items", GOOD["items"] + ",Zed\n", "row 4: item_id is empty"),
+        ("items", GOOD["items"] + "z" * 129 + ",Zed\n", "row 4: item_id is longer than 128 characters"),
+        ("data_purchase_events", GOOD["data_purchase_events"] + "2," + "z" * 129 + "\n", "row 4: item_id is longer than 128"),
+        ("data_purchase_events", GOOD["data_purchase_events"] + "2,y\n" * 1000, "row 1003: event 2 bought more than 1,000 items"),
+        ("items", GOOD["items"] + "".join(f"{n},\n" for n in range(1000)), r"filter\.csv, row 4: event 2 excludes 1,001 items"),
     ],
 )
 def test_a_fault_is_named_with_file_row_and_reason(tmp_path: Path, table: str, text: str, said: str) -> None:
@@ -81,10 +100,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_without_a_catalogue_the_items_are_those_that_occur_numbers_first(tmp_path: Path) -> None:
     """The paper's data set has none."""
-    events, allowed = "purchase_event_id,item_id\n1,10\n2,9\n", "purchase_event_id,item_id\n1,10\n1,x\n2,9\n"
+    events, allowed = "purchase_event_id,item_id\n1,10\n2,9\n", "purchase_event_id,item_id\n1,10\n1,x\n1,²\n2,9\n"
     write(tmp_path, data_purchase_events=events, data_post_filter=allowed)
     (tmp_path / "items.csv").unlink()
-    assert list(read_tables(tmp_path).items) == ["9", "10", "x"]
+    assert list(read_tables(tmp_path).items) == ["9", "10", "x", "²"]
 
 
 def test_ids_that_were_written_as_floats_are_those_they_mean(tmp_path: Path) -> None:
@@ -197,6 +216,26 @@ def words_only(batch: Batch) -> list[PlainRecord]:
         )  # fmt: skip
         calls.append(PlainRecord(record.offset, record.timestamp, record.key, msgspec.msgpack.encode(call)))
     return calls
+
+
+@pytest.mark.parametrize(("kind", "column"), [("text", "sentence"), ("keyword", "keywords")])
+def test_ids_as_long_as_they_may_be_are_enough_for_an_example(tmp_path: Path, kind: str, column: str) -> None:
+    """Users, sessions and calls are often hashes; what is invented from several of them must stay an id."""
+    user, session, call = "é" * 64, "5" * 128, "c" * 128
+    users = f"{user},1,1,{call},\n{user},1,2,,{session}\n{user},2,1,,s2\n"  # the second list begins the user anew
+    write(
+        tmp_path,
+        data_users="user_id,purchase_event_id,event_number,conversation_id,session_id\n" + users,
+        data_sessions=f"session_id,action_number,action_tags\n{session},1,a\n{session},2,b\ns2,1,d\n",
+    )
+    (tmp_path / "data_conversations_text.csv").unlink()
+    said = f"conversation_id,sentence_number,sentence_speaker,{column}\n{call},1,user,hello\n"
+    (tmp_path / f"data_conversations_{kind}.csv").write_text(said)
+    first, second = examples_of(read_tables(tmp_path), words_only)
+    assert [one.modality for one in first.interactions] == ["conversation", "session"]
+    assert isinstance(first.interactions[1], Session)
+    assert first.interactions[1].tag_text == "\x1fa\x1fb"
+    assert (first.user_id, len(second.interactions)) == (user, 1)
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.lists(st.integers(0, 14), min_size=1, max_size=12, unique=True)), min_size=1))
