@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from training.benchmark import Parts, Run, Train
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
+_BESIDE = (".runs.jsonl", ".md", ".png")
 
 
 @app.command()
 def benchmark(
     data: Annotated[Path, typer.Option(help="tables in the paper's layout")],
-    out: Annotated[Path, typer.Option(help="results: FILE.json; FILE.md, FILE.png and FILE.runs.jsonl beside it")],
+    out: Annotated[Path, typer.Option(help="results: FILE.json, or FILE; FILE.md, FILE.png and FILE.runs.jsonl beside it")],
     systems: Annotated[str, typer.Option(help="all, or names, comma-separated; with --thin all means the joint systems")] = "all",
     seeds: Annotated[int, typer.Option(min=1, help="train each system so many times, with seeds 0, 1, ...")] = 5,
     thin: Annotated[
@@ -47,12 +48,12 @@ def benchmark(
     from training.thin import trainer_of, variants_of
 
     chosen = _systems(systems, joint=thin)
+    out = _place(out)
     prepared = prepare(settings_with(), data, typer.echo)
     try:
         parts = parts_of(prepared.examples)
     except TooSmallError as error:
         raise IsthmusError(f"{data}: {error}") from None
-    out.parent.mkdir(parents=True, exist_ok=True)
     train = _trainer(prepared.items)
     names = list(dict.fromkeys(variant.name for variant in variants_of(chosen))) if thin else chosen
     runs = compare(
@@ -65,6 +66,29 @@ def benchmark(
     )
     asked = f"isthmus benchmark --data {data.name} --systems {systems} --seeds {seeds}{' --thin' if thin else ''}"
     (_write_thin if thin else _write)(out, data, chosen, runs, parts, _facts(data, prepared, asked))
+
+
+def _place(out: Path) -> Path:
+    """FILE.json, where it and what comes beside it can be written: known before hours of training, not after them."""
+    from stream.errors import IsthmusError
+
+    if out.is_dir():
+        raise IsthmusError(f"--out {out} is a folder: name a file in it, as {out / 'results.json'}")
+    if out.suffix not in {"", ".json"}:
+        raise IsthmusError(
+            f"--out {out}: the results are JSON, with a page and a plot of the same name beside it: name it FILE.json"
+        )
+    out = out.with_suffix(".json")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for path in (out, *(out.with_suffix(suffix) for suffix in _BESIDE)):
+            known = path.exists()
+            path.open("ab").close()
+            if not known:
+                path.unlink()
+    except OSError as error:
+        raise IsthmusError(f"--out {out}: {error.filename} cannot be written ({error.strerror}): choose another place") from None
+    return out
 
 
 def _systems(wanted: str, *, joint: bool) -> list[str]:

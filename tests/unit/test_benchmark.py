@@ -199,7 +199,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def benchmark(data: Path, out: Path, *options: str) -> tuple[list[ResultRow], str]:
-    result = CliRunner().invoke(app, ["--data", str(data), "--out", str(out), *options])
+    """Runs the command with `out` less its suffix."""
+    result = CliRunner().invoke(app, ["--data", str(data), "--out", str(out.with_suffix("")), *options])
     assert result.exit_code == 0, (result.output, result.exception)
     return msgspec.json.decode(out.read_bytes(), type=list[ResultRow]), result.output
 
@@ -249,6 +250,38 @@ def test_wrong_use_is_told_what_to_do(world: Path, tmp_path: Path, monkeypatch: 
     assert "is not a folder" in refusal(tmp_path / "nothing", "popular")
     write_tables(tmp_path / "tiny", 20, 0)
     assert "at least 10" in refusal(tmp_path / "tiny", "popular")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a.md", "name it FILE.json"),
+        ("run.v1", "name it FILE.json"),
+        ("folder", "is a folder"),
+        ("mine.txt/a.json", "mine.txt cannot be written"),
+        ("taken.json", "taken.md cannot be written"),
+    ],
+)
+def test_a_place_that_results_cannot_go_to_is_refused_before_anything_is_read(tmp_path: Path, name: str, said: str) -> None:
+    """What comes beside the results must not fall on them, nor on other results."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "taken.md").mkdir()
+    (tmp_path / "mine.txt").write_text("mine")
+    outcome = CliRunner().invoke(app, ["--data", str(tmp_path / "nothing"), "--out", str(tmp_path / name)])
+    assert isinstance(outcome.exception, IsthmusError), outcome.output
+    assert said in str(outcome.exception)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "mine.txt", "taken.md"]
+
+
+def test_results_are_json_beside_which_nothing_is_left_where_the_data_is_refused(tmp_path: Path) -> None:
+    """A name without a suffix is completed, a missing folder made, an earlier result left alone."""
+    (tmp_path / "old.json").write_text("old")
+    for name in ("new/run", "old"):
+        outcome = CliRunner().invoke(app, ["--data", str(tmp_path / "nothing"), "--out", str(tmp_path / name)])
+        assert "is not a folder" in str(outcome.exception)
+    assert [*(tmp_path / "new").iterdir()] == []
+    assert (tmp_path / "old.json").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old.json"]
 
 
 def cache_of(folder: Path) -> Path:
