@@ -19,11 +19,13 @@ _MOST_ITEMS: Final = 30
 _LONGEST: Final = 60  # characters of a name on a plot
 
 
-def describe(tables: Tables, name: str, out: Path) -> str:
-    """Draws all plots into `out` and writes `description.md`; the text of the latter."""
+def describe(tables: Tables, name: str, out: Path) -> str | None:
+    """Draws all plots into `out` and writes `description.md`; the text of the latter. None, and nothing written, where no purchase
+    event has interactions before it.
+    """
     events = describing.events_of(tables)
     if not events:
-        return "no purchase event has interactions before it: there is nothing to draw\n"
+        return None
     _modalities(events, name, out / "modalities.png")
     _lengths(tables, events, name, out / "interactions.png")
     _popularity(tables, events, name, out / "popularity.png")

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+rcParams["text.parse_math"] = False  # names come from data: what stands between two $ is no formula
 INK: Final = "#222222"
 FAINT: Final = "#d9d9d9"
 COLOURS: Final = {"conversation": "#d1495b", "session": "#2e6f95", "both": "#8a5a9e", "union": "#444444"}

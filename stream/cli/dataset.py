@@ -97,9 +97,12 @@ def describe(
     Example: isthmus dataset describe my-tables --out build/description
     """
     from stream.cli.tables import load_tables
+    from stream.errors import IsthmusError
     from training.description import describe as draw
 
     text = draw(load_tables(folder), folder.name, out)
+    if text is None:
+        raise IsthmusError(f"{folder}: no purchase event has interactions before it, so there is nothing to draw")
     typer.echo(f"{text}\nwritten: {out / 'description.md'} and the plots beside it")
 
 

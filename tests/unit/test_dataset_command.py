@@ -1,5 +1,6 @@
 """`isthmus dataset`: writes, says what it wrote or found, and does not overwrite."""
 
+import gzip
 from pathlib import Path
 
 import msgspec
@@ -88,6 +89,31 @@ def test_a_description_holds_the_numbers_and_the_plots_it_names(tmp_path: Path) 
     named = [part.split(")")[0] for part in text.split("](")[1:]]
     assert len(named) == 5
     assert all((tmp_path / "out" / name).stat().st_size > 5_000 for name in named)
+
+
+def test_names_with_dollars_are_drawn_as_they_are(tmp_path: Path) -> None:
+    """Between two of them stands no formula: not in an item, a tag or the folder's name."""
+    folder = tmp_path / r"a$\b$"
+    write_tables(folder, 60, 0)
+    items = (folder / "items.csv").read_text().splitlines()
+    (folder / "items.csv").write_text("\n".join([items[0], *(rf"{line.split(',')[0]},$5^\x for $10_" for line in items[1:])]))
+    with gzip.open(folder / "data_sessions.csv.gz", "at") as file:
+        file.writelines(f"more{n},1,$\\tag$\n" for n in range(500))
+    result = CliRunner().invoke(app, ["describe", str(folder), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert r"$5^\x for $10_" in result.output
+
+
+def test_nothing_is_said_to_be_written_where_there_is_nothing_to_draw(tmp_path: Path) -> None:
+    """Tables without interactions."""
+    write_tables(tmp_path / "world", 20, 0)
+    (tmp_path / "world" / "data_users.csv.gz").unlink()
+    users = "user_id,purchase_event_id,event_number,conversation_id,session_id\n"
+    (tmp_path / "world" / "data_users.csv").write_text(users)
+    result = CliRunner().invoke(app, ["describe", str(tmp_path / "world"), "--out", str(tmp_path / "out")])
+    assert "nothing to draw" in str(result.exception)
+    assert "written" not in result.output
+    assert not (tmp_path / "out").exists()
 
 
 def turn(speaker: str, utterance: str, acts: list[tuple[str, str, list[str]]], call: str | None = None) -> dict[str, object]:
