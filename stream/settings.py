@@ -117,7 +117,7 @@ class Registry(Section):
 class Training(Section):
     margin: float = Field(0.01, ge=0, description="how much worse in MAP@3 the same configuration may be on fresher data")
     min_judged: int = Field(200, ge=1, description="fresh purchase events that the gate needs")
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
 
 class Settings(BaseSettings):

@@ -1,9 +1,16 @@
 """Training examples in a file: each as msgpack behind its length (4 bytes, little-endian)."""
 
 from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 
+import msgspec
+
 from stream.core.outputs import TrainingExample, decode_example, encode_example
+
+
+class ExampleFileError(ValueError):
+    """A file that holds something else than training examples, or was cut short."""
 
 
 def write_examples(path: Path, examples: Iterable[TrainingExample]) -> None:
@@ -14,6 +21,16 @@ def write_examples(path: Path, examples: Iterable[TrainingExample]) -> None:
 
 
 def read_examples(path: Path) -> Iterator[TrainingExample]:
+    """Raises ExampleFileError where there is no example."""
     with path.open("rb") as file:
-        while length := file.read(4):
-            yield decode_example(file.read(int.from_bytes(length, "little")))
+        for number in count(1):
+            length = file.read(4)
+            if not length:
+                return
+            try:
+                example = decode_example(file.read(int.from_bytes(length, "little")))
+            except msgspec.MsgspecError as error:
+                raise ExampleFileError(
+                    f"{path} is no file of training examples, or was cut short (number {number}: {error})"
+                ) from None
+            yield example

@@ -8,6 +8,7 @@ the assistant answered) is seen through one channel only: its text, or the assis
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
@@ -98,7 +99,7 @@ def _json(path: Path) -> Any:
     try:
         with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
             return json.load(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise TableError(f"{path} cannot be read ({error})") from None
 
 

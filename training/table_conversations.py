@@ -4,8 +4,6 @@ The published vectors are 768 numbers a sentence in 107 files of 2 GB, so they a
 here encodes text.
 """
 
-import csv
-import gzip
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 
 from stream.core import limits
 from stream.core.interactions import MARK
-from training.table_files import Problem, Report, files_of, ident, rows_of, rows_of_file, whole
+from training.table_files import Problem, Report, files_of, header_of, ident, rows_of, rows_of_file, whole
 
 TEXT: Final = "data_conversations_text"
 KEYWORD: Final = "data_conversations_keyword"
@@ -141,9 +139,10 @@ def _vector(values: list[str]) -> Vector | None:
 
 
 def _embedding_columns(path: Path, report: Report) -> list[str]:
-    """`embedding_1` ... `embedding_768` in order; empty where a column is missing."""
-    with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as file:
-        header = next(csv.reader(file), [])
+    """`embedding_1` ... `embedding_768` in order; empty where a column is missing or the file cannot be read."""
+    header = header_of(path, report)
+    if header is None:
+        return []
     columns = [f"embedding_{number}" for number in range(1, 1 + sum(name.startswith("embedding_") for name in header))]
     missing = [name for name in (*_KEY, *(columns or ["embedding_1"])) if name not in header]
     for name in missing:

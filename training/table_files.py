@@ -7,10 +7,14 @@ a table means.
 import csv
 import gzip
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple, TextIO
+
+UNREADABLE: Final = (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error)
+"""What reading a file raises that is no table, is cut short or broken."""
 
 
 class TableError(Exception):
@@ -92,11 +96,28 @@ def rows_of(
         yield from rows_of_file(path, columns, report)
 
 
+def opened(path: Path) -> TextIO:
+    """The text of a file, UTF-8 with or without a byte order mark (Excel writes one)."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def header_of(path: Path, report: Report) -> list[str] | None:
+    """The names of a file's columns; None where it cannot be read, which is reported."""
+    try:
+        with opened(path) as file:
+            return next(csv.reader(file), [])
+    except UNREADABLE as error:
+        report(Problem(str(path), 1, f"cannot be read ({error})"))
+        return None
+
+
 def rows_of_file(path: Path, columns: tuple[str, ...], report: Report) -> Iterator[tuple[str, int, tuple[str, ...]]]:
     """As `rows_of`, of one file."""
     place, row = str(path), 1
     try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") if path.suffix == ".gz" else path.open(newline="") as file:
+        with opened(path) as file:
             reader = csv.reader(file)
             header = next(reader, [])
             missing = [column for column in columns if column not in header]
@@ -110,5 +131,5 @@ def rows_of_file(path: Path, columns: tuple[str, ...], report: Report) -> Iterat
                     yield place, row, chosen(values)
                 elif values:
                     report(Problem(place, row, f"has {len(values)} values, the header {width} columns"))
-    except (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+    except UNREADABLE as error:
         report(Problem(place, row + 1, f"cannot be read ({error})"))

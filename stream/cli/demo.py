@@ -22,7 +22,7 @@ def demo(
     bootstrap: Annotated[str | None, typer.Option(help="with --kafka: this broker instead of one of our own")] = None,
     summary: Annotated[Path | None, typer.Option(help="write the summary as JSON")] = None,
     data: Annotated[Path | None, typer.Option(help="without --kafka: keep log, tables and models here")] = None,
-    seed: Annotated[int | None, typer.Option(help="of the users; default: others each time")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="of the users; default: others each time")] = None,
     metrics_port: Annotated[int, typer.Option(help="Prometheus port; 0 chooses a free one")] = 0,
 ) -> None:
     """Clicks and calls of synthetic users in, recommendations out, a model trained on their purchases and swapped in while it runs.

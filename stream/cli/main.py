@@ -26,6 +26,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "worker": ("stream.cli.worker", "Run one profile worker: events in, recommendations out."),
 }
 
+SERVICES: Final = {"worker", "encoder"}
+
 
 class LazyGroup(TyperGroup):
     """Knows its commands by name; imports a module when its command is called, or its help asked for."""
@@ -42,6 +44,18 @@ class LazyGroup(TyperGroup):
         command = get_command(importlib.import_module(module).app)
         command.short_help = text
         return command
+
+    def invoke(self, ctx: Any) -> Any:
+        """A file or folder that a command cannot use is no bug. That of a process that runs for days may be one: it keeps its
+        traceback.
+        """
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.filename is None or ctx.invoked_subcommand in SERVICES:
+                raise
+            told = f"{error.filename} cannot be used ({error.strerror}): check the name, and that it may be read and written"
+            raise IsthmusError(told) from None
 
 
 app = typer.Typer(

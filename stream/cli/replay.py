@@ -29,7 +29,7 @@ def replay(
     bootstrap: Annotated[str | None, typer.Option(help="a broker where encoder and worker run already")] = None,
     local: Annotated[bool, typer.Option(help="start a local broker, encoder and worker for it")] = False,
     limit: Annotated[int | None, typer.Option(help="only the first so many purchase events")] = None,
-    seed: Annotated[int, typer.Option(help="of training")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of training")] = 0,
 ) -> None:
     """Turn tables into events, stream them through Kafka at full speed, train on the resulting examples, and measure.
 

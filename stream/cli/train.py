@@ -35,9 +35,10 @@ def train(
     items: Annotated[str | None, typer.Option(help="with --examples: item ids, comma-separated; default: those bought")] = None,
     every: Annotated[str | None, typer.Option(help="train again every 15m, 1h, 30s ... on what has come since")] = None,
     system: Annotated[str, typer.Option(help=f"one of {', '.join(SYSTEMS)}")] = DEFAULT,
-    seed: Annotated[int | None, typer.Option(help="default: setting training.seed")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="default: setting training.seed")] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="keep checkpoints in this folder, and go on from those of an interrupted run")
+        Path | None,
+        typer.Option(file_okay=False, help="keep checkpoints in this folder, and go on from those of an interrupted run"),
     ] = None,
     min_judged: Annotated[
         int | None, typer.Option(help="fresh purchases for the gate; default: setting training.min_judged")
@@ -205,11 +206,15 @@ def _source(
         made = cache(lambda: examples_from_tables(settings, data))
         return (lambda: made()[0]), (lambda: made()[1])
     if examples is not None:
-        from training.example_files import read_examples
+        from stream.errors import IsthmusError
+        from training.example_files import ExampleFileError, read_examples
         from training.examples import in_time_order
 
         def load() -> Sequence[TrainingExample]:
-            return in_time_order(read_examples(examples))
+            try:
+                return in_time_order(read_examples(examples))
+            except ExampleFileError as error:
+                raise IsthmusError(str(error)) from None
 
         return load, lambda: items or sorted({item for example in load() for item in example.items})
     from stream.errors import IsthmusError

@@ -37,9 +37,7 @@ class TextModel:
         import onnxruntime  # noqa: PLC0415  (only the encoder's process needs them)
         from tokenizers import Tokenizer  # noqa: PLC0415
 
-        missing = [name for name in (*_FILES, "manifest.json") if not (folder / name).exists()]
-        if missing:
-            raise IsthmusError(f"{folder} is no text model ({missing[0]} is missing): make one with `isthmus text-model import`")
+        check_folder(folder)
         manifest = json.loads((folder / "manifest.json").read_text())
         self.width: int = manifest["width"]
         self.hash: str = manifest["text_model"]
@@ -93,6 +91,13 @@ class TextModel:
         return vectors
 
 
+def check_folder(folder: Path) -> None:
+    """Raises IsthmusError where a text model's files are not there."""
+    missing = [name for name in (*_FILES, "manifest.json") if not (folder / name).exists()]
+    if missing:
+        raise IsthmusError(f"{folder} is no text model ({missing[0]} is missing): make one with `isthmus text-model import`")
+
+
 def finish_folder(folder: Path, width: int, max_tokens: int, precision: Precision) -> str:
     """Writes the manifest of a folder whose files are there, and gives the text model's hash (16 hex digits)."""
     hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in _FILES}
@@ -103,7 +108,8 @@ def finish_folder(folder: Path, width: int, max_tokens: int, precision: Precisio
 
 
 def with_keywords(source: Path, target: Path, keywords: Keywords) -> str:
-    """A text model with another keyword list; gives its hash."""
+    """A text model with another keyword list; gives its hash. Raises IsthmusError where `source` is none."""
+    check_folder(source)
     target.mkdir(parents=True, exist_ok=True)
     for name in _FILES[:2]:
         if source != target:

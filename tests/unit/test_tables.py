@@ -193,6 +193,28 @@ def test_a_fault_among_the_vectors_is_named(tmp_path: Path, files: list[str], sa
         read_tables(published(tmp_path, KEYWORDS, *files))
 
 
+@pytest.mark.parametrize("embedding", [True, False])
+@pytest.mark.parametrize(
+    "packed", [b"conversation_id,sentence_number\n", gzip.compress(bytes(99))[:-9], gzip.compress(b"x")[:10] + b"\xff"]
+)
+def test_a_packed_file_that_is_none_or_broken_is_named(tmp_path: Path, packed: bytes, embedding: bool) -> None:
+    """A plain file of that name, one cut short, one whose bytes were changed."""
+    name = "data_conversations_embedding.csv.gz" if embedding else "data_sessions.csv.gz"
+    (published(tmp_path, KEYWORDS) / name).write_bytes(packed)
+    if not embedding:
+        (tmp_path / "data_sessions.csv").unlink()
+    with pytest.raises(TableError, match=rf"{name}, row .: cannot be read"):
+        read_tables(tmp_path)
+
+
+def test_tables_that_excel_wrote_are_read(tmp_path: Path) -> None:
+    """UTF-8 with a byte order mark."""
+    write(tmp_path, **{name: f"\ufeff{text}" for name, text in GOOD.items()})
+    assert read_tables(tmp_path).items == {"x": "Ex", "y": "Why"}
+    published(tmp_path, "\ufeff" + KEYWORDS, "\ufeff" + HEADER + "c1,1,user,1,2\n")
+    assert read_tables(tmp_path).encoded is not None
+
+
 def test_a_numbered_file_that_is_missing_is_named(tmp_path: Path) -> None:
     """107 files are easily downloaded in part."""
     published(tmp_path, KEYWORDS, HEADER, HEADER, HEADER)
