@@ -195,7 +195,12 @@ def test_a_fault_among_the_vectors_is_named(tmp_path: Path, files: list[str], sa
 
 @pytest.mark.parametrize("embedding", [True, False])
 @pytest.mark.parametrize(
-    "packed", [b"conversation_id,sentence_number\n", gzip.compress(bytes(99))[:-9], gzip.compress(b"x")[:10] + b"\xff"]
+    "packed",
+    [
+        pytest.param(b"conversation_id,sentence_number\n", id="plain"),
+        pytest.param(gzip.compress(bytes(99), mtime=0)[:-9], id="cut"),
+        pytest.param(gzip.compress(b"x", mtime=0)[:10] + b"\xff", id="changed"),
+    ],
 )
 def test_a_packed_file_that_is_none_or_broken_is_named(tmp_path: Path, packed: bytes, embedding: bool) -> None:
     """A plain file of that name, one cut short, one whose bytes were changed."""
