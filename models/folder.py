@@ -23,6 +23,10 @@ from stream.core.ranking import Ranker, Rows
 MANIFEST: Final = "manifest.json"
 
 
+UNREADABLE: Final = "unreadable"
+"""The one reason that may pass by itself: the registry is away."""
+
+
 class ModelRefused(Exception):  # noqa: N818  (a refusal is an answer, not a fault)
     """A model folder that must not be served. `reason` is one word for the metric; the text says which file and why."""
 
@@ -174,4 +178,4 @@ def _read(uri: str, name: str) -> bytes:
             content: bytes = file.read()
             return content
     except (OSError, ValueError, ImportError) as error:
-        raise ModelRefused("unreadable", f"{uri}: {name} cannot be read ({type(error).__name__})") from None
+        raise ModelRefused(UNREADABLE, f"{uri}: {name} cannot be read ({type(error).__name__})") from None

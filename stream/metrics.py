@@ -6,6 +6,7 @@ Names begin with `isthmus_`. Rates are for the query to make, over all workers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import product
 from socketserver import ThreadingMixIn
 from threading import Thread
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.core import HistogramMetricFamily, Metric
 
+from stream.core.events import Reason
+from stream.core.records import Source
 from stream.errors import IsthmusError
 from stream.health import Health
 
@@ -24,13 +27,16 @@ if TYPE_CHECKING:
 
 
 class Declared(NamedTuple):
-    """One metric. A histogram `by_batch` takes whole batches of observations (`Ages`)."""
+    """One metric. A histogram `by_batch` takes whole batches of observations (`Ages`). `from_start` are values of its labels that
+    stand at 0 from the start: the first value of a series that is born later is no increase to Prometheus.
+    """
 
     kind: type[Counter | Gauge | Histogram]
     text: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
     by_batch: bool = False
+    from_start: tuple[tuple[str, ...], ...] = ()
 
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -39,8 +45,13 @@ _COUNTS: Final = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000)
 _JUDGED: Final = ("model_version", "type", "fallback")
 
 DECLARED: Final[dict[str, Declared]] = {
-    "events": Declared(Counter, "events in, by what became of them", ("source", "outcome")),
-    "dead_letters": Declared(Counter, "events that could not be used", ("reason",)),
+    "events": Declared(
+        Counter,
+        "events in, by what became of them",
+        ("source", "outcome"),
+        from_start=tuple(product(Source, ("applied", "dead_letter"))),
+    ),
+    "dead_letters": Declared(Counter, "events that could not be used", ("reason",), from_start=tuple((one,) for one in Reason)),
     "late": Declared(
         Counter, "events older than the newest of their user, within or beyond the allowed lateness", ("source", "extent")
     ),
@@ -125,6 +136,9 @@ class Metrics:
                 registry=self.registry,
                 **more,  # type: ignore[arg-type]
             )
+
+            for labels in declared.from_start:
+                self._all[name].labels(*labels)
 
     def count(self, counts: Mapping[tuple[str, ...], int]) -> None:
         """Adds a step's counts to their counters."""

@@ -47,7 +47,11 @@ class Step(Section):
     session_gap_s: int = Field(1_800, ge=1, description="a session ends after this long without a click")
     max_ahead_s: int = Field(300, ge=0, description="an event further ahead of its Kafka timestamp is a dead letter")
     allowed_lateness_s: int = Field(86_400, ge=0, description="later events are counted as beyond")
-    marker_retention_s: int = Field(604_800, ge=0, description="how long an erasure keeps old events out: the inputs' retention")
+    marker_retention_s: int = Field(
+        3_196_800,
+        ge=0,
+        description="how long an erasure keeps old events out: the retention of the inputs and of dead letters together",
+    )
     explain: bool = Field(False, description="adds `because` to each recommendation, at the price of encoding histories again")
     erasure_key: SecretStr = Field(
         SecretStr("isthmus"), description="hides whose an erasure marker is; 1 to 64 bytes; set your own"

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from stream.broker.reading import Reader
 from stream.broker.topics import topic_epochs
@@ -141,6 +141,7 @@ class Replay:
                 acks="all",
                 enable_idempotence=True,
                 max_request_size=limits.RECORD_BYTES,
+                compression_type="gzip",  # as large as its producer may have sent it
                 linger_ms=5,
             )
             try:
@@ -166,7 +167,7 @@ class Replay:
                         producer.send(self._topics.replayed, key=name, value=_encode(self._memory[name]), partition=0).get(30)
 
     def _replay(self, producer: Any, letters: Sequence[DeadLetter], now_ms: int, *, dry: bool) -> dict[str, int]:
-        counts = {"replayed": 0, "already replayed": 0, "refused": 0}
+        counts = dict.fromkeys(("replayed", "already replayed", "refused"), 0)
         together: list[tuple[DeadLetter, Original]] = []
         for letter in letters:
             if name_of(letter).encode() in self._memory:
@@ -174,37 +175,64 @@ class Replay:
                 continue
             original = self._usable(letter)
             if isinstance(original, str):
-                counts["refused"] += 1
-                self._say(name_of(letter), f"refused: {original}")
-            else:
+                self._refuse(letter, original, counts)
+            elif dry:
                 counts["replayed"] += 1
-                self._say(name_of(letter), "would be replayed" if dry else "replayed")
+                self._say(name_of(letter), "would be replayed")
+            else:
                 together.append((letter, original))
-        if together and not dry:
-            self._send_all(producer, together, now_ms)
+        if together:
+            self._send_all(producer, together, now_ms, counts)
         return counts
+
+    def _refuse(self, letter: DeadLetter, why: str, counts: dict[str, int]) -> None:
+        counts["refused"] += 1
+        self._say(name_of(letter), f"refused: {why}")
 
     def _usable(self, letter: DeadLetter) -> Original | str:
         if letter.reason in _HOPELESS:
             return _HOPELESS[Reason(letter.reason)]
         if letter.origin.topic not in self._epochs:
             return f"{letter.origin.topic} is none of the settings' input topics"
+        if letter.origin.topic == self._topics.encoded_calls:
+            return "an encoded call belongs before those of its user that were applied since: have its transcript produced again"
         return original_of(self._reader, letter, self._epochs)
 
-    def _send_all(self, producer: Any, together: list[tuple[DeadLetter, Original]], now_ms: int) -> None:
+    def _send_all(self, producer: Any, together: list[tuple[DeadLetter, Original]], now_ms: int, counts: dict[str, int]) -> None:
         ends = {topic: {str(number): end for number, end in self._reader.ends(topic).items()} for topic in self._origins}
         remember = self._topics.replayed
         producer.send(remember, key=RUN, value=_encode(Replayed(now_ms, ends)), partition=0).get(30)
         for start in range(0, len(together), _TOGETHER):
             chunk = together[start : start + _TOGETHER]
-            sent = []
-            for letter, original in chunk:
-                stamp = (STAMP, name_of(letter).encode())
-                headers = [*((name, value) for name, value in original.headers if name != STAMP), stamp]
-                sent.append(producer.send(letter.origin.topic, key=original.key, value=original.value, headers=headers))
-            for future in sent:
-                future.get(30)
-            names = [name_of(letter).encode() for letter, _ in chunk]
+            sent = [_sent(producer, letter, original) for letter, original in chunk]
+            taken = []
+            for (letter, _), future in zip(chunk, sent, strict=True):
+                if _is_taken(future):
+                    taken.append(letter)
+                else:
+                    self._refuse(letter, f"{letter.origin.topic} takes no record of its size: see its max.message.bytes", counts)
+            names = [name_of(letter).encode() for letter in taken]
             for future in [producer.send(remember, key=name, value=_encode(Replayed(now_ms)), partition=0) for name in names]:
                 future.get(30)
+            for letter in taken:
+                counts["replayed"] += 1
+                self._say(name_of(letter), "replayed")
         producer.send(remember, key=RUN, value=None, partition=0).get(30)
+
+
+def _sent(producer: Any, letter: DeadLetter, original: Original) -> Any:
+    """The future of an original on its way, with its stamp; None where the client already finds it too large."""
+    stamp = (STAMP, name_of(letter).encode())
+    headers = [*((name, value) for name, value in original.headers if name != STAMP), stamp]
+    try:
+        return producer.send(letter.origin.topic, key=original.key, value=original.value, headers=headers)
+    except MessageSizeTooLargeError:
+        return None
+
+
+def _is_taken(future: Any) -> bool:
+    """Whether the broker has the record; False where it is too large for its topic."""
+    try:
+        return future is not None and future.get(30) is not None
+    except MessageSizeTooLargeError:
+        return False

@@ -6,13 +6,13 @@ assignment that the next batch sees.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from aiokafka import AIOKafkaConsumer
 from mode import get_logger
 
-from models.folder import ModelRefused, load_ranker
+from models.folder import UNREADABLE, ModelRefused, load_ranker
 from stream.broker.profiles import Serving
 from stream.clients import READ_COMMITTED
 from stream.core.announcements import ModelAnnouncement, decode_announcement
@@ -22,6 +22,7 @@ from stream.core.records import Record
 from stream.metrics import Metrics
 
 logger = get_logger(__name__)
+AGAIN_S: Final = 30.0
 _decode_item = msgspec.json.Decoder(Item).decode
 
 
@@ -34,6 +35,8 @@ class ServingFollower:
         self._load = load
         self._items: dict[bytes, Item] = {}
         self._served: ModelAnnouncement | None = None
+        self._unreadable: ModelAnnouncement | None = None
+        self._turn = asyncio.Lock()
 
     async def on_items(self, records: Sequence[Record]) -> None:
         """Takes over items and tombstones; an item that is none is logged and left out."""
@@ -52,16 +55,46 @@ class ServingFollower:
 
     async def on_models(self, records: Sequence[Record]) -> None:
         """Loads the newest champion among the records; where it is refused, the one before it: a worker that starts has none."""
-        for value in [record.value for record in records if record.key == b"champion" and record.value][::-1]:
-            try:
-                announced = decode_announcement(value)
-                await self._swap(announced)
-            except msgspec.MsgspecError as error:
-                self._refuse("announcement", str(error))
-            except ModelRefused as refused:
-                self._refuse(refused.reason, str(refused))
-            else:
-                return
+        values = [record.value for record in records if record.key == b"champion" and record.value][::-1]
+        async with self._turn:
+            if values:
+                self._unreadable = None
+            for value in values:
+                try:
+                    announced = decode_announcement(value)
+                except msgspec.MsgspecError as error:
+                    self._refuse("announcement", str(error))
+                    continue
+                if await self._is_served(announced, newest=value is values[0]):
+                    return
+
+    async def keep_trying(self) -> None:
+        """Tries the newest champion again and again where it could not be read: its registry may be back."""
+        while True:
+            await asyncio.sleep(AGAIN_S)
+            await self.try_again()
+
+    async def try_again(self) -> None:
+        async with self._turn:
+            if self._unreadable is not None:
+                announced, self._unreadable = self._unreadable, None
+                await self._is_served(announced, newest=True)
+
+    def missing(self) -> str | None:
+        """Why a worker that was told of a champion serves no model at all."""
+        if self._unreadable is None or self._serving.ranker is not None:
+            return None
+        return f"{self._unreadable.name} version {self._unreadable.version} cannot be read from {self._unreadable.uri}"
+
+    async def _is_served(self, announced: ModelAnnouncement, *, newest: bool) -> bool:
+        try:
+            await self._swap(announced)
+        except ModelRefused as refused:
+            self._refuse(refused.reason, str(refused))
+            if newest and refused.reason == UNREADABLE:
+                self._unreadable = announced
+            return False
+        return True
 
     async def _swap(self, announced: ModelAnnouncement) -> None:
         if self._served is not None and announced.sha256 == self._served.sha256:

@@ -18,6 +18,7 @@ class Processor:
     """One agent's work: batches in order, one at a time in a thread of its own, so that heartbeats go on."""
 
     def __init__(self, app: Any, watch: Watch, delivery: Delivery, process: Callable[[Batch], Sequence[Emission]]) -> None:
+        self._app = app
         self._watch = watch
         self._delivery = delivery
         self._process = process
@@ -29,6 +30,7 @@ class Processor:
         async for event in stream.noack().events():
             message = event.message
             if not await self._watch.may_handle(message):
+                self._app.consumer.abandon(message)
                 continue
             batch = Batch(Source.CALL, message.topic, self._watch.epochs[message.topic], message.partition, message.value)
             emissions = await loop.run_in_executor(self._thread, self._process, batch)

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from stream.core.records import Headers
 from stream.errors import IsthmusError
 
 _PENDING: Final = 5_000
@@ -31,8 +32,10 @@ class KeyedEvent(NamedTuple):
     value: bytes | None
 
 
-async def produce(bootstrap: str, events: Iterable[Keyed], topics: Mapping[str, str], say: Callable[[int], None]) -> int:
-    """Sends the events to the topics of their roles as fast as the broker takes them; gives how many."""
+async def produce(
+    bootstrap: str, events: Iterable[Keyed], topics: Mapping[str, str], say: Callable[[int], None], headers: Headers = ()
+) -> int:
+    """Sends the events, each with the headers, to the topics of their roles as fast as the broker takes them; gives how many."""
     producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5, max_request_size=4 << 20
     )
@@ -42,7 +45,7 @@ async def produce(bootstrap: str, events: Iterable[Keyed], topics: Mapping[str, 
         sent = 0
         for event in events:
             key = None if event.key is None else event.key.encode()
-            pending.append(await producer.send(topics[event.role], key=key, value=event.value))
+            pending.append(await producer.send(topics[event.role], key=key, value=event.value, headers=list(headers)))
             sent += 1
             if len(pending) >= _PENDING:
                 await asyncio.gather(*pending)

@@ -84,7 +84,12 @@ class Profiles:
                     await self._process(current)
 
     async def _may_handle(self, message: Any) -> bool:
-        return self._delivery.is_current(message) and await self._watch.may_handle(message)
+        if not self._delivery.is_current(message):
+            return False
+        if await self._watch.may_handle(message):
+            return True
+        self._app.consumer.abandon(message)
+        return False
 
     async def _process(self, events: Sequence[Any]) -> None:
         """Batches of different partition numbers at once."""

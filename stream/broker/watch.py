@@ -46,6 +46,7 @@ class Watch:
         self._stalls = Stalls(stalled_s, 4 * EVERY_S)
         health.live["delivery"] = self._stalls.check
         health.ready["partitions"] = self._not_serving
+        health.ready["group"] = self._not_answered
         metrics.gauge("stalled_partitions").set_function(lambda: float(len(self._stalls.stalled())))
         app.timer(EVERY_S)(self._look)
 
@@ -124,6 +125,11 @@ class Watch:
             return await asyncio.wait_for(self._app.consumer.position(tp), _ANSWER_S) or 0
         except TimeoutError:
             return 0
+
+    def _not_answered(self) -> str | None:
+        if self._app.rebalancing_count == 0 or self._app.consumer.is_member():
+            return None
+        return "the broker has not answered a heartbeat within the session timeout: what is read and what waits is not known"
 
     def _not_serving(self) -> str | None:
         if self.renew.is_set():

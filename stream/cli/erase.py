@@ -34,7 +34,7 @@ def erase(
     from stream.cli.common import settings_with
     from stream.cli.dead_letters import moment
     from stream.core import limits
-    from stream.core.events import Erasure
+    from stream.core.events import OWN_FORM, Erasure
     from stream.errors import IsthmusError
 
     settings = settings_with(bootstrap)
@@ -48,5 +48,5 @@ def erase(
     if not yes:
         typer.confirm(f"erase {len(users)} users for good?", abort=True)
     made = [KeyedEvent("erasures", user, msgspec.json.encode(Erasure(user, until_ms, str(uuid4())))) for user in users]
-    sent = asyncio.run(produce(settings.kafka.bootstrap, made, settings.topics.model_dump(), lambda _: None))
+    sent = asyncio.run(produce(settings.kafka.bootstrap, made, settings.topics.model_dump(), lambda _: None, ((OWN_FORM, b"1"),)))
     typer.echo(f"{sent} erasures sent")

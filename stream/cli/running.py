@@ -17,7 +17,7 @@ from stream.health import Beat, Health
 from stream.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 
     from stream.broker.delivery import Emission
     from stream.broker.view import View
@@ -110,7 +110,8 @@ async def _worker(settings: Settings) -> None:
 
     async with _looked_after(settings, name, own.metrics_port, metrics) as (health, view):
         follows = {topics.items: follower.on_items, topics.models: follower.on_models}
-        async with _followed(bootstrap, follows, health, stop):
+        health.ready["model"] = follower.missing
+        async with _followed(bootstrap, follows, health, stop), _beside(follower.keep_trying()):
 
             def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watch]:
                 app = make_app(
@@ -142,6 +143,15 @@ async def _worker(settings: Settings) -> None:
 
             steps = step_settings(settings)
             await run_renewed(build, view, topic_epochs(bootstrap, sources), stop)
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 @asynccontextmanager

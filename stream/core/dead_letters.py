@@ -16,6 +16,7 @@ from stream.core.outputs import DeadLetter, Origin, Output
 from stream.core.records import Coordinates, Record
 
 _HEADER_BYTES: Final = 8_192
+_HEADER_FRAME_BYTES: Final = 8  # what JSON puts around each
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(DeadLetter).decode
 
@@ -45,7 +46,7 @@ def _bounded(record: Record) -> tuple[tuple[str, bytes], ...]:
     kept: list[tuple[str, bytes]] = []
     size = 0
     for name, value in record.headers:
-        size += len(name) + len(value or b"")
+        size += len(name) + len(value or b"") + _HEADER_FRAME_BYTES
         if size > _HEADER_BYTES:
             break
         kept.append((name, value or b""))

@@ -17,6 +17,9 @@ from stream.core import limits
 from stream.core.interactions import MARK
 from stream.core.records import Source
 
+OWN_FORM: Final = "isthmus_form"
+"""A record with this header has our field names, whatever its topic's mapping: an erasure of `isthmus erase`."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
@@ -164,6 +167,7 @@ _DECODE: Final[dict[Source, Callable[[bytes], UserEvent]]] = {
     source: (msgspec.msgpack.Decoder(EncodedCall).decode if source is Source.CALL else msgspec.json.Decoder(event_type).decode)
     for source, event_type in _EVENT_TYPES.items()
 }
+_QUOTED: Final = re.compile(r"""['"].*['"]""", re.DOTALL)  # from the first quote to the last: a value may hold some itself
 _UNUSABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
 
 AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
@@ -202,9 +206,9 @@ def parse_mapped(value: bytes, event_type: type[AnyStruct], adapter: Adapter) ->
 def rejection_of(error: Exception) -> Rejection:
     """A decoder's error as a rejection; what it quotes of the value is left out."""
     if isinstance(error, msgspec.ValidationError):
-        return Rejection(Reason.INVALID, re.sub(r"'[^']*'", "'...'", str(error)))
+        return Rejection(Reason.INVALID, _QUOTED.sub("'...'", str(error)))
     if isinstance(error, RecursionError):
         return Rejection(Reason.NOT_JSON, "nested too deeply")
     if isinstance(error, msgspec.DecodeError):
-        return Rejection(Reason.NOT_JSON, re.sub(r"'[^']*'", "'...'", str(error)))
+        return Rejection(Reason.NOT_JSON, _QUOTED.sub("'...'", str(error)))
     return Rejection(Reason.INVALID, f"could not be read ({type(error).__name__})")

@@ -103,21 +103,26 @@ def fold_purchase(user: User, purchase: Purchase, at: int, purchase_id: str, fol
         if not any(other.purchase_id == purchase_id and other.example for other in facts.purchases):
             fold.counts["purchases_without_interactions",] += 1
     remake_examples(user, at, fold)
-    _bound_purchases(user)
+    _bound_purchases(user, fold)
     user.head.owned = history.owned_at(facts.owned_before, facts.purchases)
     user.head.newest_purchase_at = max((other.occurred_at for other in facts.purchases if other.bought), default=0)
 
 
-def _bound_purchases(user: User) -> None:
-    """Keeps the last 8 purchases; of the others only what is owned and which examples an erasure must reach."""
+def _bound_purchases(user: User, fold: Fold) -> None:
+    """Keeps the last 8 purchases; of the others only what is owned and which examples an erasure must reach. An example that none
+    could reach any more goes.
+    """
     facts = user.facts
     for gone in facts.purchases[: -limits.PURCHASES]:
         for item in gone.items:
             if facts.owned_before.get(item, (-1, False))[0] <= gone.occurred_at:
                 facts.owned_before[item] = (gone.occurred_at, gone.bought)
         if gone.example:
-            facts.example_ids = [*facts.example_ids, (gone.occurred_at, gone.purchase_id)][-limits.EXAMPLE_IDS :]
+            facts.example_ids = [*facts.example_ids, (gone.occurred_at, gone.purchase_id)]
         facts.gone = msgspec.structs.replace(facts.gone, purchases=facts.gone.purchases + 1)
+    for _, purchase_id in facts.example_ids[: -limits.EXAMPLE_IDS]:
+        forget_example(user, purchase_id, fold)
+    facts.example_ids = facts.example_ids[-limits.EXAMPLE_IDS :]
     facts.purchases = facts.purchases[-limits.PURCHASES :]
     if len(facts.owned_before) > limits.OWNED:
         newest = sorted(facts.owned_before.items(), key=lambda one: (one[1][0], one[0]))[-limits.OWNED :]
@@ -160,17 +165,16 @@ def _remake(user: User, places: list[int], fold: Fold) -> None:
 
 
 def fold_erasure(user: User, erased_at: int, fold: Fold) -> None:
-    """Forgets everything up to `erased_at`; what came later, and arrived sooner, stays. Examples go, or are made again."""
+    """Forgets everything up to `erased_at`; what came later, and arrived sooner, stays. Examples go or are made again; of purchases
+    no longer kept all go, for what they show may have come before.
+    """
     head, facts = user.head, user.facts
     head.erased_at = max(head.erased_at, erased_at)
     user.erased = user.facts_changed = True
-    for at, purchase_id in [
-        *((kept.occurred_at, kept.purchase_id) for kept in facts.purchases if kept.example),
-        *facts.example_ids,
-    ]:
-        if at <= erased_at:
-            forget_example(user, purchase_id, fold)
-    facts.example_ids = [(at, purchase_id) for at, purchase_id in facts.example_ids if at > erased_at]
+    covered = [kept.purchase_id for kept in facts.purchases if kept.example and kept.occurred_at <= erased_at]
+    for purchase_id in [*covered, *(purchase_id for _, purchase_id in facts.example_ids)]:
+        forget_example(user, purchase_id, fold)
+    facts.example_ids = []
     facts.purchases = [kept for kept in facts.purchases if kept.occurred_at > erased_at]
     facts.owned_before = {item: action for item, action in facts.owned_before.items() if action[0] > erased_at}
     facts.eligibility = [kept for kept in facts.eligibility if kept.occurred_at > erased_at]
@@ -182,7 +186,8 @@ def fold_erasure(user: User, erased_at: int, fold: Fold) -> None:
     head.newest_purchase_at = max((kept.occurred_at for kept in facts.purchases if kept.bought), default=0)
     user.settle(history.in_order(remaining), fold.gap_ms)
     for place, kept in enumerate(facts.purchases):
-        if kept.example and not history.before(user.interactions, kept.occurred_at):
+        example = examples.example_of(user.user_id, kept, user.interactions, facts, fold.catalogue) if kept.example else None
+        if kept.example and (example is None or not examples.is_complete(example, facts)):
             facts.purchases[place] = msgspec.structs.replace(kept, example=b"")
             forget_example(user, kept.purchase_id, fold)
     remake_examples(user, erased_at, fold)

@@ -5,8 +5,9 @@ interaction begins or something arrives late. All three are bounded by `limits` 
 version ever written.
 """
 
+from collections.abc import Callable
 from hashlib import blake2b
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -14,6 +15,7 @@ from stream.core.interactions import Interaction
 from stream.core.outputs import Fallback
 from stream.core.records import Source
 
+Stored = TypeVar("Stored")
 VERSION: Final = 1
 SOURCE_NUMBERS: Final = {source: number for number, source in enumerate(Source)}
 """Part of the stored form: new sources are added at the end of `Source`."""
@@ -114,9 +116,35 @@ class Marker(msgspec.Struct, frozen=True, array_like=True):
 
 _encoder: Final = msgspec.msgpack.Encoder()
 encode_state: Final = _encoder.encode
-decode_head: Final = msgspec.msgpack.Decoder(Head).decode
-decode_facts: Final = msgspec.msgpack.Decoder(Facts).decode
-decode_marker: Final = msgspec.msgpack.Decoder(Marker).decode
+_head: Final = msgspec.msgpack.Decoder(Head).decode
+_facts: Final = msgspec.msgpack.Decoder(Facts).decode
+_marker: Final = msgspec.msgpack.Decoder(Marker).decode
+
+
+class StatesUnreadableError(Exception):
+    """The store of the users' states failed, or holds what cannot be read: no event's fault."""
+
+
+def decode_head(stored: bytes) -> Head:
+    """Raises StatesUnreadableError."""
+    return _decoded(_head, stored)
+
+
+def decode_facts(stored: bytes) -> Facts:
+    """Raises StatesUnreadableError."""
+    return _decoded(_facts, stored)
+
+
+def decode_marker(stored: bytes) -> Marker:
+    """Raises StatesUnreadableError."""
+    return _decoded(_marker, stored)
+
+
+def _decoded(decode: Callable[[bytes], Stored], stored: bytes) -> Stored:
+    try:
+        return decode(stored)
+    except msgspec.MsgspecError as error:
+        raise StatesUnreadableError("a user's state cannot be read: it is damaged, or a later version wrote it") from error
 
 
 def head_key(user: bytes) -> bytes:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from stream.core import limits
 from stream.core.dead_letters import dead_letter
 from stream.core.events import (
+    OWN_FORM,
     Adapter,
     Click,
     Eligibility,
@@ -69,7 +70,7 @@ class StepSettings:
     session_gap_ms: int = 30 * limits.MINUTE_MS
     max_ahead_ms: int = 5 * limits.MINUTE_MS
     allowed_lateness_ms: int = limits.DAY_MS
-    marker_retention_ms: int = 7 * limits.DAY_MS
+    marker_retention_ms: int = 37 * limits.DAY_MS
     erasure_key: bytes = b"isthmus"
     explain: bool = False
     adapters: Mapping[Source, Adapter] = field(default_factory=dict)
@@ -143,7 +144,8 @@ def _growth(user: User, written: Mapping[bytes, bytes | None]) -> int:
 def _admit(record: Record, context: _Context) -> UserEvent | None:
     """The event of a record, or None once its dead letter is written."""
     batch = context.batch
-    event = parse(batch.source, record.value, context.settings.adapters.get(batch.source))
+    own = batch.source is Source.ERASURE and any(name == OWN_FORM for name, _ in record.headers)
+    event = parse(batch.source, record.value, None if own else context.settings.adapters.get(batch.source))
     rejection = event if isinstance(event, Rejection) else _key_rejection(record.key, event.user_id)
     if rejection is None:
         return event  # type: ignore[return-value]

@@ -13,15 +13,12 @@ from stream.core.events import EncodedCall, Reason, Rejection, parse
 from stream.core.outputs import Outcome
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, Record, Source
+from stream.core.state import StatesUnreadableError
 from stream.core.step import Part, StepSettings, coordinates_of, step, steps
 from stream.core.users import States
 
 ALONE: Final = 2  # a record must fail so often by itself: once may be chance
 _FRAMES: Final = 3
-
-
-class StatesUnreadableError(Exception):
-    """The store of the users' states failed: no event's fault."""
 
 
 NO_EVENTS_FAULT: Final = (MemoryError, OSError, StatesUnreadableError)

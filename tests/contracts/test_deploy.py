@@ -87,6 +87,12 @@ def test_the_compose_file_names_services_and_commands_that_exist() -> None:
             assert service["command"][0] in COMMANDS, name
 
 
+def test_what_the_compose_files_broker_writes_is_kept() -> None:
+    """Its image takes all settings from the environment, and writes to /tmp where it is told nothing."""
+    broker = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["kafka"]
+    assert broker["environment"]["KAFKA_LOG_DIRS"] in [volume.split(":")[1] for volume in broker["volumes"]]
+
+
 def test_the_scrape_file_is_one_and_its_targets_are_services() -> None:
     """By Prometheus's own tool; ports are the settings' defaults."""
     path = DEPLOY / "prometheus" / "prometheus.yml"

@@ -11,8 +11,9 @@ from stream.core.events import Click, Purchase, Reason, UserEvent
 from stream.core.interactions import Interaction, Session
 from stream.core.ranking import Rows
 from stream.core.records import Batch, PlainRecord, Record, Source
+from stream.core.state import StatesUnreadableError
 from stream.core.step import Part, StepSettings, step
-from stream.core.total import ALONE, StatesUnreadableError, sift, total_step, total_steps
+from stream.core.total import ALONE, sift, total_step, total_steps
 from tests import world
 
 POISON = "poison"

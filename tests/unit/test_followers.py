@@ -75,6 +75,31 @@ async def test_a_starting_worker_takes_the_newest_champion_that_it_can_load(foll
     assert metrics.total("model_refusals", "unreadable") == 1
 
 
+async def test_a_model_that_could_not_be_read_is_taken_once_its_registry_is_back(metrics: Metrics) -> None:
+    """Nobody need promote it again; until then a worker without a model says so."""
+    registry = Registry({})
+    follower = ServingFollower(Serving(), metrics, registry.load)
+    await follower.on_models([announced("1")])
+    assert "order version 1 cannot be read from 1" in str(follower.missing())
+    await follower.try_again()
+    assert metrics.total("model_refusals", "unreadable") == 2  # so that the alert stays on
+    registry.models["1"] = world.OrderRanker("1")
+    await follower.try_again()
+    assert follower.missing() is None
+    assert follower._serving.ranker is not None
+
+
+async def test_a_newer_champion_ends_the_waiting_for_an_unreadable_one(metrics: Metrics) -> None:
+    """Also where the older one could be read by now."""
+    registry = Registry({"2": world.OrderRanker("2")})
+    follower = ServingFollower(Serving(), metrics, registry.load)
+    await follower.on_models([announced("1")])
+    await follower.on_models([announced("2")])
+    registry.models["1"] = world.OrderRanker("1")
+    await follower.try_again()
+    assert follower._serving.ranker is registry.models["2"]
+
+
 async def test_any_model_is_taken_while_there_is_no_catalogue(metrics: Metrics) -> None:
     """`items` may be filled later."""
     follower = ServingFollower(Serving(), metrics, Registry({"1": world.OrderRanker("1")}).load)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream.core.events import Reason
 from stream.errors import IsthmusError
 from stream.health import Beat, Health, Place, Stalls
 from stream.metrics import Metrics
@@ -102,6 +103,12 @@ def test_the_metrics_port_tells_health_too() -> None:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_dead_letters_stand_at_nought_before_there_are_any() -> None:
+    """A burst that is a series' first value would be no increase, and no alert."""
+    for reason in Reason:
+        assert Metrics().registry.get_sample_value("isthmus_dead_letters_total", {"reason": reason}) == 0
 
 
 def test_checks_say_which_part_is_wrong() -> None:

@@ -110,6 +110,22 @@ def test_the_error_text_repeats_no_value() -> None:
     assert "secret-word" not in str(letter["error"])
 
 
+def test_a_value_with_quotes_is_not_repeated_either() -> None:
+    """A decoder quotes it with whatever quotes it does not hold."""
+    for name in ("Mary O'Brien", 'Mary "Mo" Brien', """Mary "Mo" O'Brien"""):
+        fields = {"user_id": "u", "occurred_at": 1, "items": ["x"], "action": name}
+        letter = reject(msgspec.json.encode(fields), source=Source.PURCHASE)
+        assert "Brien" not in str(letter["error"])
+        assert "$.action" in str(letter["error"])
+
+
+def test_a_dead_letter_can_be_sent_whatever_headers_there_are() -> None:
+    """Empty ones take space too once they are written down."""
+    record = PlainRecord(0, NOW, b"u", b"{", [("", b"")] * 400_000)
+    outcome = run(Store(), Batch(Source.CLICK, "web-clicks", 1, 0, [record]))
+    assert len(outcome.dead_letters[0].value or b"") < 100_000
+
+
 def test_a_broken_event_does_not_hold_up_the_next() -> None:
     """One dead letter, one list."""
     records = [PlainRecord(0, NOW, b"u", b"{"), PlainRecord(1, NOW, b"u", GOOD)]

@@ -4,12 +4,13 @@ import msgspec
 import pytest
 
 from stream.core import limits
-from stream.core.events import Click, Eligibility, Erasure, Item, Purchase
-from stream.core.interactions import Conversation
+from stream.core.events import OWN_FORM, Click, Eligibility, Erasure, Item, Purchase
+from stream.core.interactions import Conversation, Session
 from stream.core.outputs import decode_example, example_key
 from stream.core.ranking import Catalogue
 from stream.core.records import Batch, PlainRecord, Source
-from stream.core.state import decode_head, facts_key, head_key
+from stream.core.state import StatesUnreadableError, decode_head, facts_key, head_key, marker_key
+from stream.core.total import total_step
 from tests import world
 from tests.world import MINUTE, NOW, OrderRanker, Store, batch_of, call, deliver, run
 
@@ -211,12 +212,80 @@ def test_erasure_leaves_tombstones_and_a_marker_and_nothing_else() -> None:
     assert run(store, batch_of(Source.CLICK, [(2, click(NOW + 1))])).new_users == 1
 
 
-def test_an_erasure_marker_expires_with_the_inputs_retention() -> None:
-    """After it, nothing that it would keep out can still be delivered."""
+def test_an_erasure_marker_outlives_what_a_replayed_dead_letter_may_bring_back() -> None:
+    """Inputs are kept for 7 days and dead letters for 30 more: then nothing that it keeps out can still be delivered."""
+    for days, outcome in ((36, "erased"), (38, "applied")):
+        store = Store()
+        run(store, batch_of(Source.ERASURE, [(0, Erasure("u", NOW))]))
+        later = batch_of(Source.CLICK, [(0, click(NOW))], now=NOW + days * limits.DAY_MS)
+        assert run(store, later).counts["events", "click", outcome] == 1
+
+
+def live_examples(store: Store) -> dict[str, set[str]]:
+    """Purchase id -> the tags that its example shows, of those that were not taken back."""
+    found = {}
+    for value in store.examples.values():
+        if value is not None:
+            example = decode_example(value)
+            shown = (one.tags for one in example.interactions if isinstance(one, Session))
+            found[example.purchase_id] = {tag for tags in shown for tag in tags}
+    return found
+
+
+def test_no_example_of_an_erased_user_is_forgotten_however_many_there_were() -> None:
+    """Of more purchases than the state can remember, those that it forgets take their examples with them."""
     store = Store()
+    run(store, batch_of(Source.CLICK, [(0, click(NOW - HOUR, "secret"))]))
+    for number in range(300):
+        at = NOW - HOUR + 1 + number
+        run(store, batch_of(Source.PURCHASE, [(number, Purchase("u", at, ("item-1",), f"p{number}"))]))
+    assert len(live_examples(store)) == limits.EXAMPLE_IDS + limits.PURCHASES
     run(store, batch_of(Source.ERASURE, [(0, Erasure("u", NOW))]))
-    later = batch_of(Source.CLICK, [(0, click(NOW))], now=NOW + 8 * limits.DAY_MS)
-    assert run(store, later).counts["events", "click", "applied"] == 1
+    assert live_examples(store) == {}
+
+
+def test_an_erasure_reaches_what_later_purchases_show() -> None:
+    """Of purchases after the erased moment: those no longer kept go, kept ones are made again without what was erased."""
+    store = Store()
+    run(store, batch_of(Source.CLICK, [(0, click(NOW - HOUR, "secret")), (1, click(NOW - MINUTE, "later", session_id="s"))]))
+    for number in range(10):
+        run(store, batch_of(Source.PURCHASE, [(number, Purchase("u", NOW - 20 + number, ("item-1",), f"p{number}"))]))
+    run(store, batch_of(Source.ERASURE, [(0, Erasure("u", NOW - 2 * MINUTE))]))
+    assert live_examples(store) == {f"p{number}": {"later"} for number in range(2, 10)}
+
+
+def test_an_erasure_takes_back_an_example_that_cannot_be_made_again_whole() -> None:
+    """What it showed has left the state since, some of it from before the erased moment."""
+    store = Store()
+    begin = NOW - 100 * HOUR
+    run(store, batch_of(Source.CLICK, [(0, click(begin, "secret")), (1, click(begin + HOUR, "kept"))]))
+    run(store, batch_of(Source.PURCHASE, [(0, Purchase("u", begin + 2 * HOUR, ("item-1",), "p"))]))
+    later = [(2 + number, click(begin + (3 + number) * HOUR, "later")) for number in range(limits.INTERACTIONS - 1)]
+    run(store, batch_of(Source.CLICK, later))
+    assert live_examples(store) == {"p": {"secret", "kept"}}
+    run(store, batch_of(Source.ERASURE, [(0, Erasure("u", begin + 1))]))
+    assert live_examples(store) in ({}, {"p": {"kept"}})
+
+
+def test_an_erasure_in_our_own_form_is_read_past_its_topics_mapping() -> None:
+    """`isthmus erase` does not know how a producer names its fields."""
+    own = world.settings(adapters={Source.ERASURE: lambda fields: {"user_id": fields.get("customer")}})
+    store = Store()
+    run(store, batch_of(Source.CLICK, [(0, click())]))
+    value = msgspec.json.encode(Erasure("u", NOW))
+    for offset, headers in enumerate([(), ((OWN_FORM, b"1"),)]):
+        record = PlainRecord(offset, NOW, b"u", value, headers)
+        outcome = run(store, Batch(Source.ERASURE, "erasures", 1, 0, [record]), step_settings=own)
+        assert outcome.counts["events", "erasure", "applied" if headers else "dead_letter"] == 1
+
+
+def test_a_state_that_cannot_be_read_is_no_events_fault() -> None:
+    """It stops the worker: dead letters would use up the topic."""
+    for key in (head_key(b"u"), marker_key(b"u", world.settings().erasure_key)):
+        store = Store()
+        store.records[key] = b"\x00"
+        with pytest.raises(StatesUnreadableError, match="a later version wrote it"):
+            total_step(batch_of(Source.CLICK, [(0, click())]), store, None, world.catalogue(), world.settings())
 
 
 def test_the_hit_of_a_purchase_is_judged_against_the_last_list_before_it() -> None:
