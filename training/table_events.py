@@ -46,10 +46,11 @@ class TableEvent(NamedTuple):
 
 @dataclass(slots=True)
 class _Told:
-    """What has been told of a user: under which name, which interactions, and when his last purchase was."""
+    """What has been told of a user: under which name, which interactions, whether a filter, and when his last purchase was."""
 
     name: str
     interactions: list[Name] = field(default_factory=list)
+    filtered: bool = False
     purchase_ms: int | None = None
     lives: int = 1
 
@@ -97,8 +98,10 @@ def _purchase_event(
     for place, name in enumerate(fresh, start=1):
         yield from _interaction(tables, told.name, name, _Slot(began_ms + place * room_ms, room_ms))
     told.purchase_ms = bought_ms
-    if event in tables.allowed:
-        excluded = tuple(sorted(set(tables.items) - tables.allowed[event]))
+    allowed = tables.allowed.get(event)
+    if allowed is not None or told.filtered:  # a former filter would hold for an event without one, which may be offered anything
+        told.filtered = True
+        excluded = () if allowed is None else tuple(sorted(set(tables.items) - allowed))
         filtered = Eligibility(told.name, bought_ms - 1, excluded, event_id=f"e{event}")
         yield TableEvent("eligibility", told.name, _json(filtered), bought_ms - 1)
     purchase = Purchase(told.name, bought_ms, tuple(dict.fromkeys(tables.purchases[event])), event_id=f"p{event}")

@@ -291,6 +291,14 @@ def test_an_example_sees_exactly_the_last_ten_interactions_that_the_tables_list_
     assert {example.revision for example in examples} == {1}
 
 
+def test_an_event_without_a_filter_may_be_offered_anything(tmp_path: Path) -> None:
+    """Also where a former event of the user had one, and a later one has one again."""
+    users = "user_id,purchase_event_id,event_number,conversation_id,session_id\n" + "".join(f"u,{n},{n},,s1\n" for n in range(1, 5))
+    events = "purchase_event_id,item_id\n1,y\n2,x\n3,x\n4,y\n"
+    write(tmp_path, data_users=users, data_purchase_events=events, data_post_filter="purchase_event_id,item_id\n1,y\n4,y\n")
+    assert [example.excluded for example in examples_of(read_tables(tmp_path), refuse)] == [("x",), (), (), ("x",)]
+
+
 def test_events_keep_the_order_of_the_tables_and_tell_shared_interactions_once(tmp_path: Path) -> None:
     """Interactions before their purchase, the filter just before it; s1 and c1 are shared by both purchases."""
     tables = read_tables(write(tmp_path, data_users=GOOD["data_users"] + "u,2,8,c1,\n"))
