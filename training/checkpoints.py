@@ -1,7 +1,7 @@
 """Where an interrupted training goes on: after each epoch all that the next one depends on, one file per stage.
 
 Files are replaced as a whole, and read without unpickling objects. A checkpoint names the run that it belongs to (system,
-configuration, examples): another run must not go on from it.
+configuration, first weights, examples): another run must not go on from it.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import torch
 
-from stream.core.outputs import TrainingExample
+from stream.core.outputs import TrainingExample, encode_example
 
 State = dict[str, Any]
 
@@ -46,7 +46,7 @@ class Checkpoints:
             raise CheckpointError(f"{path} cannot be read ({type(error).__name__}): remove it to train anew") from None
         if state["run"] != self._run:
             raise CheckpointError(
-                f"{path} belongs to a training of another system, configuration or set of examples: name another folder"
+                f"{path} belongs to a training of another system, configuration, champion or set of examples: name another folder"
             )
         return state
 
@@ -60,10 +60,14 @@ class Checkpoints:
         return self._folder / f"{stage}.pt"
 
 
-def run_of(name: str, config: msgspec.Struct, items: Sequence[str], *parts: Sequence[TrainingExample]) -> str:
-    """Names a run: a hash of system, configuration, items and the examples' ids and revisions."""
+def run_of(name: str, config: msgspec.Struct, items: Sequence[str], warm: str | None, *parts: Sequence[TrainingExample]) -> str:
+    """Names a run: a hash of system, configuration, items, the fingerprint of the ranker whose weights are the first ones, and all
+    that the examples hold.
+    """
     content = blake2b(digest_size=16)
-    content.update(msgspec.json.encode((name, config, tuple(items)), order="sorted"))
+    content.update(msgspec.json.encode((name, config, tuple(items), warm), order="sorted"))
     for part in parts:
-        content.update(msgspec.json.encode([(one.user_id, one.purchase_id, one.revision) for one in part]))
+        content.update(f"{len(part)}".encode())
+        for one in part:
+            content.update(encode_example(one))
     return content.hexdigest()

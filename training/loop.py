@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.network import Network, encode
 from training import processes
-from training.checkpoints import Checkpoints
+from training.checkpoints import CheckpointError, Checkpoints
 from training.progress import SILENT, Watch
 from training.tensors import Batch, Examples
 
@@ -80,11 +80,18 @@ class Standing:
         }
 
     def go_on(self, kept: Mapping[str, Any]) -> None:
-        """From a checkpoint."""
-        self.network.load_state_dict(kept["network"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(kept["averaged"])
-        self.optimizer.load_state_dict(kept["optimizer"])
+        """From a checkpoint.
+
+        Raises:
+            training.checkpoints.CheckpointError: its weights are of other sizes, for an older version made them.
+        """
+        try:
+            self.network.load_state_dict(kept["network"])
+            if self.averaged is not None:
+                self.averaged.load_state_dict(kept["averaged"])
+            self.optimizer.load_state_dict(kept["optimizer"])
+        except (RuntimeError, ValueError):
+            raise CheckpointError("the checkpoint's weights do not fit the network: name another folder to train anew") from None
         self.generator.set_state(kept["order"])
         torch.set_rng_state(kept["chance"])
         self.best, self.best_weights, self.since, self.epoch = kept["best"], kept["best_weights"], kept["since"], kept["epoch"]
@@ -126,7 +133,7 @@ def fit(
 
     Raises:
         NotFiniteError: a step would not have been finite.
-        training.checkpoints.CheckpointError: the checkpoint is another run's.
+        training.checkpoints.CheckpointError: the checkpoint is another run's, or does not fit.
     """
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)

@@ -81,6 +81,7 @@ def train_system(
     flat = [one for history in histories for one in history]
     reader = start.reader if start else reader_of(network.kinds, texts=network.reads_texts, interactions=flat)
     prior = prior_of((example.items for example in [*training, *validation]), items)
+    run = run_of(name, config, items, start.fingerprint if start else None, training, validation) if checkpoints else ""
     whole = examples_as_arrays([*fitting, *checking], [*histories, *check_histories], reader, items)
     work = Work(
         examples=whole.at(np.arange(len(fitting))),
@@ -90,7 +91,7 @@ def train_system(
         prior=torch.from_numpy(prior),
         config=config,
         watch=watch,
-        checkpoints=Checkpoints(checkpoints, run_of(name, config, items, training, validation)) if checkpoints else None,
+        checkpoints=Checkpoints(checkpoints, run) if checkpoints else None,
     )
     found = RECIPES[name](work, network_config, start.network if start else None)
     ranker = NeuralRanker(name, "0", "trained", tuple(items), prior, text_model, reader, found, network_config)

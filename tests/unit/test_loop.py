@@ -83,6 +83,37 @@ def test_checkpoints_of_another_run_are_an_error_that_says_so(tmp_path: Path) ->
         trained(short, checkpoints=tmp_path)
 
 
+@pytest.mark.parametrize("field", ["interactions", "items", "excluded"])
+def test_examples_of_other_contents_are_another_run(tmp_path: Path, field: str) -> None:
+    """Under the same ids and revisions: one more session, another label, another filter."""
+    short, examples = msgspec.structs.replace(CONFIG, epochs=1), purchases(80)
+    train_system("latent_feature", examples[:60], examples[60:], ITEMS, short, checkpoints=tmp_path)
+    changes = {"interactions": examples[5].interactions * 2, "items": (ITEMS[0], ITEMS[1]), "excluded": (ITEMS[2],)}
+    examples[5] = msgspec.structs.replace(examples[5], **{field: changes[field]})
+    with pytest.raises(CheckpointError, match="another folder"):
+        train_system("latent_feature", examples[:60], examples[60:], ITEMS, short, checkpoints=tmp_path)
+
+
+def test_another_first_ranker_makes_another_run(tmp_path: Path) -> None:
+    """Weights that began elsewhere end elsewhere."""
+    short = msgspec.structs.replace(CONFIG, epochs=1)
+    champion = trained(short).ranker
+    trained(short, checkpoints=tmp_path)
+    with pytest.raises(CheckpointError, match="champion"):
+        trained(short, warm=champion, checkpoints=tmp_path)
+
+
+def test_checkpointed_weights_that_do_not_fit_are_an_error_that_says_so(tmp_path: Path) -> None:
+    """As those of an older version's network."""
+    short = msgspec.structs.replace(CONFIG, epochs=1)
+    trained(short, checkpoints=tmp_path)
+    kept = torch.load(tmp_path / "latent_feature.pt", weights_only=True)
+    kept["network"]["head.output.weight"] = torch.zeros(1, 1)
+    torch.save(kept, tmp_path / "latent_feature.pt")
+    with pytest.raises(CheckpointError, match="do not fit the network"):
+        trained(short, checkpoints=tmp_path)
+
+
 def test_it_learns_a_planted_taste() -> None:
     """The last session names what is bought."""
     ours, popular = map3(trained(), tells=True)
