@@ -23,7 +23,7 @@ from stream.core.interactions import Modality
 from training.anchors import anchor_events
 from training.loop import cross_entropy
 from training.tensors import Batch, Examples
-from training.work import WHOLE, Select, Work
+from training.work import WHOLE, NothingToLearnError, Select, Work
 
 SESSION_BATCH: Final = 256
 CONVERSATION_BATCH: Final = 512
@@ -185,11 +185,13 @@ def _relative_representation(work: Work, config: RelativeConfig, _: Network | No
     """Encoders on single interactions, each labelled with what its event bought; then the GRU over the cosines. Anchors come from
     the training events, and where an item has fewer fitting ones than its share asks for, there are fewer.
     """
+    anchors = work.examples.at(anchor_events(work.examples, config.anchors, np.random.default_rng(work.config.seed)))
+    if not len(anchors):
+        raise NothingToLearnError("anchors: no purchase events after exactly one conversation and one session")
+    work.watch.say(f"{len(anchors)} anchors of {config.anchors}")
     network = work.make(RelativeRepresentation, config)
     work.fit("session encoder", network.session, 256, lambda examples: examples.only("session").singly())
     work.fit("conversation encoder", network.conversation, 128, lambda examples: examples.only("conversation").singly())
-    anchors = work.examples.at(anchor_events(work.examples, config.anchors, np.random.default_rng(work.config.seed)))
-    work.watch.say(f"{len(anchors)} anchors of {config.anchors}")
     _fill(network.session_anchors, network.session, anchors.only("session"))
     _fill(network.conversation_anchors, network.conversation, anchors.only("conversation"))
     network.session.requires_grad_(requires_grad=False)

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 import torch
 
-from models.features import reader_of
-from models.network import NeuralRanker
+from models.features import Read, reader_of
+from models.network import Network, NeuralRanker
 from models.popular import prior_of
 from models.systems import POPULAR, SYSTEMS, network_type
 from stream.core.outputs import TrainingExample
@@ -63,7 +63,8 @@ def train_system(
 
     Raises:
         KeyError: no system has this name.
-        training.work.NothingToLearnError: training or validation is empty, or lacks the events that the system is made of.
+        training.work.NothingToLearnError: training or validation is empty, lacks the events that the system is made of, or shows it
+        nothing that it reads.
         training.loop.NotFiniteError: training broke off.
         training.checkpoints.CheckpointError: the folder holds another run's checkpoints.
     """
@@ -83,6 +84,7 @@ def train_system(
     prior = prior_of((example.items for example in [*training, *validation]), items)
     run = run_of(name, config, items, start.fingerprint if start else None, training, validation) if checkpoints else ""
     whole = examples_as_arrays([*fitting, *checking], [*histories, *check_histories], reader, items)
+    _check_shown(name, network, whole.read)
     work = Work(
         examples=whole.at(np.arange(len(fitting))),
         check=whole.at(np.arange(len(fitting), len(whole))),
@@ -96,6 +98,13 @@ def train_system(
     found = RECIPES[name](work, network_config, start.network if start else None)
     ranker = NeuralRanker(name, "0", "trained", tuple(items), prior, text_model, reader, found, network_config)
     return Trained(ranker, work.stages)
+
+
+def _check_shown(name: str, network: type[Network], read: Read) -> None:
+    """A system that sees no token and no vector would be popularity under another name."""
+    if not read.texts.any() and not any(len(places) for places, _ in read.bags.values()):
+        reads = " or ".join([*network.kinds, *(["sentence vectors"] if network.reads_texts else [])])
+        raise NothingToLearnError(f"{name}: no purchase events to learn this from: none shows any {reads}")
 
 
 def _warm(

@@ -14,6 +14,7 @@ from models.features import reader_of
 from models.network import NeuralRanker
 from models.systems import POPULAR, SYSTEMS
 from stream.core.interactions import Interaction, Part, conversation_of, session_of
+from stream.core.outputs import TrainingExample
 from tests.purchases import ITEMS, mixed_purchases, purchases
 from tests.rankers import small
 from training.anchors import anchor_events
@@ -107,6 +108,26 @@ def test_what_a_system_cannot_learn_from_these_examples_is_named() -> None:
     config = config_of(msgspec.structs.replace(CONFIG, epochs=1), "knowledge_distillation")
     with pytest.raises(NothingToLearnError, match="student"):
         train_system("knowledge_distillation", apart[:-40], apart[-40:], ITEMS, config)
+
+
+def test_without_an_event_of_one_session_and_one_call_there_are_no_anchors() -> None:
+    """And so nothing that an interaction could be compared with."""
+    apart = [example for example in mixed_purchases(300) if example.type != "both"]
+    with pytest.raises(NothingToLearnError, match="anchors: no purchase events"):
+        train_system("relative_representation", apart[:-40], apart[-40:], ITEMS, CONFIG)
+
+
+@pytest.mark.parametrize("name", ["session", "conversation", "conversation_keyword", "keyword"])
+def test_a_system_that_is_shown_nothing_that_it_reads_is_not_trained(name: str) -> None:
+    """Calls without keywords, vectors of noughts, sessions without a known tag: it would be popularity under another name."""
+
+    def mute(example: TrainingExample) -> TrainingExample:
+        silent = conversation_of([Part(0, 1, 1, bytes(2), "", "text-1")], "c")
+        return msgspec.structs.replace(example, type="both", interactions=(session_of([(1, ())]), silent))
+
+    examples = [mute(example) for example in purchases(80)]
+    with pytest.raises(NothingToLearnError, match=f"{name}: .* none shows any"):
+        train_system(name, examples[:60], examples[60:], ITEMS, CONFIG)
 
 
 def arrays(histories: list[list[Interaction]]) -> Examples:
