@@ -130,8 +130,13 @@ def _facts(data: Path, prepared: Prepared, command: str) -> dict[str, str]:
     from datetime import UTC, datetime
     from importlib.metadata import version
 
+    from stream.text.model import described
+    from training.tensors import newest_text_model
+
+    theirs = newest_text_model(prepared.examples) or "none"
     return {
         "data": f"{data.name}, {len(prepared.examples)} purchase events with interactions, fingerprint {prepared.fingerprint}",
+        "text model": theirs if prepared.text_model is None else described(prepared.text_model),
         "command": command,
         "date": datetime.now(UTC).date().isoformat(),
         "versions": f"isthmus {version('isthmus')}, torch {version('torch')}, Python {platform.python_version()}",

@@ -1,4 +1,4 @@
-"""A data set made ready for the benchmark: a keyword list from the training part's calls alone, and examples, kept in the cache
+"""A data set made ready for benchmark and training: a keyword list from the training part's calls alone, and examples, kept in the cache
 directory under a hash of all that they were made of.
 """
 
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 
 class Prepared(NamedTuple):
-    """`examples` in order of time, the item ids in the tables' order, and the hash of what both were made of."""
+    """`examples` in order of time, the item ids in the tables' order, and the hash of what both were made of. `text_model` is the
+    folder of the one that encoded the transcripts; None where there are none.
+    """
 
     examples: list[TrainingExample]
     items: list[str]
     fingerprint: str
+    text_model: Path | None
 
 
 def prepare(settings: Settings, folder: Path, say: Callable[[str], None]) -> Prepared:
@@ -38,16 +41,35 @@ def prepare(settings: Settings, folder: Path, say: Callable[[str], None]) -> Pre
     tables = load_tables(folder)
     fingerprint = _fingerprint(folder, folder_of(settings))
     cached = settings.cache_dir / "benchmark" / fingerprint
+    text_model = cached / "text-model" if tables.conversations else None
     if not (cached / "examples").exists():
         cached.mkdir(parents=True, exist_ok=True)
-        if tables.conversations:
+        if text_model is not None:
             listed = training_keywords(tables)
             say(f"{len(listed.listed)} keywords from the calls of the training part; encoding, once for this data ...")
-            with_keywords(folder_of(settings), cached / "text-model", listed)
+            with_keywords(folder_of(settings), text_model, listed)
         made = examples_with(settings, folder, tables, cached / "text-model")
         write_examples(cached / "unfinished", made)
         (cached / "unfinished").replace(cached / "examples")
-    return Prepared(list(read_examples(cached / "examples")), list(tables.items), fingerprint)
+    return Prepared(list(read_examples(cached / "examples")), list(tables.items), fingerprint, text_model)
+
+
+def to_train_on(settings: Settings, folder: Path, say: Callable[[str], None]) -> tuple[list[TrainingExample], list[str]]:
+    """Examples and item ids as `prepare` makes them, but of the text model that the settings name, where they name one.
+
+    Raises:
+        IsthmusError: the tables or the text model cannot be used.
+    """
+    from stream.cli.tables import examples_from_tables
+    from stream.text.model import described
+
+    if settings.encoder.text_model is not None:
+        return examples_from_tables(settings, folder)
+    made = prepare(settings, folder, say)
+    if made.text_model is not None:
+        say(f"calls are encoded with text model {described(made.text_model)}, and a model trained on them is served with no other:")
+        say(f"set the encoder's encoder.text_model to {made.text_model}, or to a copy")
+    return made.examples, made.items
 
 
 def training_keywords(tables: Tables) -> Keywords:

@@ -1,4 +1,4 @@
-"""Tables in the paper's layout as training examples, encoded with the text model: what `train --data` and `replay` share."""
+"""Tables in the paper's layout as training examples, encoded with a text model: what training, `replay` and the benchmark share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load_tables(folder: Path) -> Tables:
 def examples_from_tables(
     settings: Settings, folder: Path, purchase_events: int | None = None
 ) -> tuple[list[TrainingExample], list[str]]:
-    """The newest examples, and the item ids in the tables' order."""
+    """The newest examples, of the text model that the settings name or the packaged one, and the item ids in the tables' order."""
     from stream.cli.text_model import folder_of
 
     tables = load_tables(folder)

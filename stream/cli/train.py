@@ -49,6 +49,9 @@ def train(
 ) -> None:
     """Train a system, register the version, and promote it if it passes the gate.
 
+    Where encoder.text_model is not set, --data makes keywords of the training part's calls, and says which text model came of it:
+    the encoder must have the same one when the trained model is served.
+
     With `torchrun -m stream.cli.main train ...` several processes train as one.
 
     Exit codes: 0 promoted (or --every was ended by a signal), 3 refused by the gate (the reason is printed), 2 wrong use or
@@ -201,9 +204,9 @@ def _source(
 ) -> tuple[Callable[[], Sequence[TrainingExample]], Callable[[], Sequence[str]]]:
     """Where the examples and the item ids come from."""
     if data is not None:
-        from stream.cli.tables import examples_from_tables
+        from stream.cli.prepared import to_train_on
 
-        made = cache(lambda: examples_from_tables(settings, data))
+        made = cache(lambda: to_train_on(settings, data, typer.echo))
         return (lambda: made()[0]), (lambda: made()[1])
     if examples is not None:
         from stream.errors import IsthmusError

@@ -107,6 +107,13 @@ def finish_folder(folder: Path, width: int, max_tokens: int, precision: Precisio
     return text_model
 
 
+def described(folder: Path) -> str:
+    """A text model in words: its hash, its encoder's precision, how many keywords."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    keywords = [*filter(None, (folder / "keywords.txt").read_text().splitlines())]
+    return f"{manifest['text_model']} ({manifest['precision']}, {len(keywords)} keywords)"
+
+
 def with_keywords(source: Path, target: Path, keywords: Keywords) -> str:
     """A text model with another keyword list; gives its hash. Raises IsthmusError where `source` is none."""
     check_folder(source)

@@ -1,5 +1,6 @@
 """The comparison of systems: rows, means, paired differences and resumption; what a data set must have, and may lack."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from typer.testing import CliRunner
 from models.popular import Popular
 from stream.cli.benchmark import app
 from stream.cli.prepared import training_keywords
+from stream.cli.train import _source
 from stream.errors import IsthmusError
+from stream.settings import Settings
+from stream.text.model import TextModel
 from tests.purchases import ITEMS, purchases
 from training.benchmark import (
     Parts,
@@ -29,6 +33,7 @@ from training.benchmark_report import markdown, plot
 from training.results import crossing, page, read_corpora
 from training.synthetic.tables import write_tables
 from training.tables import InteractionRow, Tables, read_tables
+from training.tensors import newest_text_model
 from training.thin import ThinRow, Variant, points_of, thinned, trainer_of, variants_of, verdict
 
 TYPES = np.array(["session", "conversation", "both", "session"])
@@ -191,6 +196,42 @@ def test_keywords_come_from_the_training_part_alone() -> None:
     assert training_keywords(tables).listed == ("damage", "roof", "roof damage")
 
 
+def test_training_on_tables_has_such_keywords_too_and_says_which_text_model_serves_what_it_makes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An encoder with the folder that is named encodes for the trained model. One that the settings name is taken as it is."""
+    settings = Settings(cache_dir=cache_of(tmp_path))
+    load, names = _source(settings, None, tables_of_calls(tmp_path / "tables", 40), None)
+    examples, said = load(), capsys.readouterr().out
+    assert list(names()) == ["x"]
+    folder = next((tmp_path / "cache" / "benchmark").glob("*/text-model"))
+    assert f"encoder.text_model to {folder}" in said
+    assert ", 3 keywords)" in said
+    assert newest_text_model(examples) == TextModel(folder).hash
+    assert all(call.keywords == ("roof", "damage", "roof damage") for example in examples for call in example.interactions)
+    chosen = settings.encoder.model_copy(update={"text_model": tmp_path / "cache" / "text-model"})
+    load, _ = _source(settings.model_copy(update={"encoder": chosen}), None, tmp_path / "tables", None)
+    assert newest_text_model(load()) == TextModel(tmp_path / "cache" / "text-model").hash
+    assert "keywords" not in capsys.readouterr().out
+
+
+def tables_of_calls(folder: Path, count: int) -> Path:
+    """So many users, each with one call of one sentence."""
+    users = "".join(f"u{n},{n},1,c{n},\n" for n in range(count))
+    said = "".join(f"c{n},1,user,my roof damage\n" for n in range(count))
+    rows = {
+        "data_users": "user_id,purchase_event_id,event_number,conversation_id,session_id\n" + users,
+        "data_sessions": "session_id,action_number,action_tags\n",
+        "data_conversations_text": "conversation_id,sentence_number,sentence_speaker,sentence\n" + said,
+        "data_purchase_events": "purchase_event_id,item_id\n" + "".join(f"{n},x\n" for n in range(count)),
+        "data_post_filter": "purchase_event_id,item_id\n",
+    }
+    folder.mkdir()
+    for name, text in rows.items():
+        (folder / f"{name}.csv").write_text(text)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
@@ -214,6 +255,7 @@ def test_the_command_writes_rows_a_report_and_a_plot(world: Path, tmp_path: Path
     assert union.events == 15
     assert union.map3 == pytest.approx(popular_by_hand(read_tables(world)), abs=1e-6)
     assert f"{union.hr3:.3f}" in (tmp_path / "r.md").read_text()
+    assert re.search(r"- text model: [0-9a-f]{16} \((int8|float32), \d+ keywords\)", (tmp_path / "r.md").read_text())
     assert (tmp_path / "r.png").exists()
     assert "encoding, once for this data" in output
     _, output = benchmark(world, tmp_path / "r.json", "--systems", "popular", "--seeds", "2")
