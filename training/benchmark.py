@@ -56,10 +56,12 @@ def parts_of(examples: Sequence[TrainingExample]) -> Parts:
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One system trained with one seed. `hits` and `average_precisions` at 3, by test event; the first letters of their types are
-    `event_types`; `data` is the data set's fingerprint; `left_out` says why there is no result.
+    `event_types`; `data` is the data set's fingerprint, `code` that of what trained and judged ("" in older files, which hold
+    none); `left_out` says why there is no result.
     """
 
     data: str
+    code: str = ""
     system: str
     seed: int
     train_s: float = 0.0
@@ -87,20 +89,27 @@ class ResultRow(msgspec.Struct, frozen=True):
     train_s: float
 
 
-class Runs:
-    """The finished runs of one data set, kept in a file of JSON lines; those of other data in it are left alone."""
+def read_runs(path: Path) -> list[Run]:
+    """The runs in a file; a line that was cut short, or whose numbers are not one for each event, is passed over."""
+    found = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            run = _decode(Run).decode(line)
+        except msgspec.MsgspecError:
+            continue
+        if len(run.hits) == len(run.average_precisions) == len(run.event_types):
+            found.append(run)
+    return found
 
-    def __init__(self, path: Path, data: str) -> None:
+
+class Runs:
+    """The finished runs of one data set and code, kept in a file of JSON lines; the others in it are left alone."""
+
+    def __init__(self, path: Path, data: str, code: str) -> None:
         self.data = data
+        self.code = code
         self._path = path
-        self._found: dict[tuple[str, int], Run] = {}
-        for line in path.read_bytes().splitlines() if path.exists() else ():
-            try:
-                run = _decode(Run).decode(line)
-            except msgspec.MsgspecError:
-                continue  # cut short by the interruption: this run is made again
-            if run.data == data:
-                self._found[run.system, run.seed] = run
+        self._found = {(run.system, run.seed): run for run in read_runs(path) if (run.data, run.code) == (data, code)}
 
     def get(self, system: str, seed: int) -> Run | None:
         return self._found.get((system, seed))
@@ -130,25 +139,26 @@ def compare(
     for number, (seed, system) in enumerate(product(seeds, systems), start=1):
         place = f"[{number}/{len(systems) * len(seeds)}] {system}, seed {seed}"
         run = runs.get(system, seed)
-        if run is None:
+        if run is None or (run.left_out is None and len(run.hits) != len(parts.test)):
             say(f"{place} ...")
-            run = _run(system, seed, parts, train, runs.data)
+            run = _run(system, seed, parts, train, runs)
             runs.add(run)
         say(f"{place}: {_told(run)}")
         made.append(run)
     return made
 
 
-def _run(system: str, seed: int, parts: Parts, train: Train, data: str) -> Run:
+def _run(system: str, seed: int, parts: Parts, train: Train, runs: Runs) -> Run:
     began = perf_counter()
     try:
         ranker = train(system, seed, parts)
     except TooSmallError as error:
-        return Run(data=data, system=system, seed=seed, left_out=str(error))
+        return Run(data=runs.data, code=runs.code, system=system, seed=seed, left_out=str(error))
     train_s = round(perf_counter() - began, 3)
     judged = judge(ranker, parts.test)
     return Run(
-        data=data,
+        data=runs.data,
+        code=runs.code,
         system=system,
         seed=seed,
         train_s=train_s,

@@ -6,7 +6,7 @@ corpus (`sgd0`, `sgd1` ...) are put together event by event. No number stands on
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from training.benchmark import BASELINE, EVENT_TYPES, Difference, Run, paired_difference, types_of
+from training.benchmark import BASELINE, EVENT_TYPES, Difference, Run, paired_difference, read_runs, types_of
 from training.benchmark_report import TEST, difference_cell
 from training.markdown import aligned
 from training.thin import ThinRow
@@ -55,18 +55,18 @@ class Corpus(NamedTuple):
 
 def read_corpora(folder: Path) -> list[Corpus]:
     """The corpora of a folder, by name."""
-    found: dict[str, list[Path]] = {}
+    found: dict[str, dict[Path, list[Run]]] = {}
     for path in sorted(folder.glob("*.runs.jsonl")):
         name = path.name.removesuffix(".runs.jsonl")
-        if not name.endswith("-thin"):
-            found.setdefault(re.sub(r"\d+$", "", name), []).append(path)
-    return [_corpus(name, paths) for name, paths in found.items()]
+        if not name.endswith("-thin") and (runs := read_runs(path)):
+            found.setdefault(re.sub(r"\d+$", "", name), {})[path] = runs
+    return [_corpus(name, draws) for name, draws in found.items()]
 
 
-def _corpus(name: str, paths: Sequence[Path]) -> Corpus:
-    """Systems and seeds that every draw has."""
-    draws = [[msgspec.json.decode(line, type=Run) for line in path.read_bytes().splitlines()] for path in paths]
-    newest = [[run for run in runs if run.data == runs[-1].data] for runs in draws]
+def _corpus(name: str, draws: Mapping[Path, Sequence[Run]]) -> Corpus:
+    """Systems and seeds that every draw has, of the data and code of its last run."""
+    paths = list(draws)
+    newest = [[run for run in runs if (run.data, run.code) == (runs[-1].data, runs[-1].code)] for runs in draws.values()]
     complete = [{run.system for run in runs if run.left_out is None} for runs in newest]
     systems = [system for system in dict.fromkeys(run.system for run in newest[0]) if all(system in known for known in complete)]
     types = np.concatenate([types_of(runs) for runs in newest])

@@ -37,12 +37,13 @@ def benchmark(
     differences to Late fusion.
 
     The last 10 % of the purchase events are the test set, the last 10 % of the rest validation. Keywords come from the training
-    part's calls alone. What is finished is kept in FILE.runs.jsonl: the same call goes on where an interrupted one stopped.
+    part's calls alone. What is finished is kept in FILE.runs.jsonl: the same call goes on where an interrupted one stopped. What
+    other data or other training code made is left alone and made again.
 
     Example: isthmus benchmark --data my-tables --systems popular,late_fusion,isthmus --seeds 1 --out build/results.json
     """
     from stream.cli.common import settings_with
-    from stream.cli.prepared import prepare
+    from stream.cli.prepared import prepare, training_code
     from stream.errors import IsthmusError
     from training.benchmark import Runs, TooSmallError, compare, parts_of
     from training.thin import trainer_of, variants_of
@@ -61,7 +62,7 @@ def benchmark(
         range(seeds),
         parts,
         trainer_of(train, chosen) if thin else train,
-        Runs(out.with_suffix(".runs.jsonl"), prepared.fingerprint),
+        Runs(out.with_suffix(".runs.jsonl"), prepared.fingerprint, training_code(_versions(), thin=thin)),
         typer.echo,
     )
     asked = f"isthmus benchmark --data {data.name} --systems {systems} --seeds {seeds}{' --thin' if thin else ''}"
@@ -126,9 +127,7 @@ def _trainer(items: Sequence[str]) -> Train:
 
 def _facts(data: Path, prepared: Prepared, command: str) -> dict[str, str]:
     """What a reader must know to make the numbers again; no path of this machine."""
-    import platform
     from datetime import UTC, datetime
-    from importlib.metadata import version
 
     from stream.text.model import described
     from training.tensors import newest_text_model
@@ -139,8 +138,15 @@ def _facts(data: Path, prepared: Prepared, command: str) -> dict[str, str]:
         "text model": theirs if prepared.text_model is None else described(prepared.text_model),
         "command": command,
         "date": datetime.now(UTC).date().isoformat(),
-        "versions": f"isthmus {version('isthmus')}, torch {version('torch')}, Python {platform.python_version()}",
+        "versions": _versions(),
     }
+
+
+def _versions() -> str:
+    import platform
+    from importlib.metadata import version
+
+    return f"isthmus {version('isthmus')}, torch {version('torch')}, Python {platform.python_version()}"
 
 
 def _write(out: Path, data: Path, systems: list[str], runs: Sequence[Run], parts: Parts, facts: dict[str, str]) -> None:

@@ -1,5 +1,5 @@
-"""A data set made ready for benchmark and training: a keyword list from the training part's calls alone, and examples, kept in the cache
-directory under a hash of all that they were made of.
+"""A data set made ready for benchmark and training: a keyword list from the training part's calls alone, and examples, kept in the
+cache directory under a hash of all that they were made of; and a hash of the code that trains on them.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from stream.core.outputs import TrainingExample
@@ -86,12 +86,28 @@ def training_keywords(tables: Tables) -> Keywords:
     return keywords_of({user: [text for call in calls for _, text in tables.conversations[call]] for user, calls in said.items()})
 
 
+def training_code(versions: str, *, thin: bool) -> str:
+    """A hash of the code that trains and judges, its configuration in it, and of the versions that it runs on."""
+    from pathlib import Path
+
+    import models
+    import training
+
+    names = ["anchors", "loop", "measures", "recipes", "split", "systems", "tensors", "work", *(["thin"] if thin else [])]
+    own = [Path(training.__path__[0]) / f"{name}.py" for name in names]
+    return _hash([*sorted(Path(models.__path__[0]).glob("*.py")), *own], versions)
+
+
 def _fingerprint(folder: Path, text_model: Path) -> str:
     """A hash of the tables, the text encoder, and the code that makes examples of them."""
+    return _hash([*_tables(folder), text_model / "manifest.json", *_sources()])
+
+
+def _hash(paths: Iterable[Path], more: str = "") -> str:
     from hashlib import blake2b, file_digest
 
-    total = blake2b(digest_size=12)
-    for path in [*_tables(folder), text_model / "manifest.json", *_sources()]:
+    total = blake2b(more.encode(), digest_size=12)
+    for path in paths:
         if path.exists():
             with path.open("rb") as file:
                 total.update(path.name.encode() + file_digest(file, "blake2b").digest())

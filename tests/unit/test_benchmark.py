@@ -1,6 +1,7 @@
 """The comparison of systems: rows, means, paired differences and resumption; what a data set must have, and may lack."""
 
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import models
 from models.popular import Popular
 from stream.cli.benchmark import app
-from stream.cli.prepared import training_keywords
+from stream.cli.prepared import training_code, training_keywords
 from stream.cli.train import _source
 from stream.errors import IsthmusError
 from stream.settings import Settings
@@ -27,6 +29,7 @@ from training.benchmark import (
     differences,
     paired_difference,
     parts_of,
+    read_runs,
     rows_of,
 )
 from training.benchmark_report import markdown, plot
@@ -98,15 +101,63 @@ def test_a_comparison_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
         return fixed(ITEMS)
 
     file = tmp_path / "r.runs.jsonl"
-    first = compare(["a", "mute"], [0], parts, train, Runs(file, "d"))
+    first = compare(["a", "mute"], [0], parts, train, Runs(file, "d", "c"))
     assert first[1].left_out == "nobody called"
     file.write_bytes(file.read_bytes()[:-5])
-    again = compare(["a", "mute"], [0, 1], parts, train, Runs(file, "d"))
+    again = compare(["a", "mute"], [0, 1], parts, train, Runs(file, "d", "c"))
     assert trained == [("a", 0), ("mute", 0), ("mute", 0), ("a", 1), ("mute", 1)]
     assert again[0] == first[0]
-    assert compare(["a"], [0], parts, train, Runs(file, "d")) == first[:1]
-    compare(["a"], [0], parts, train, Runs(file, "other"))
+    assert compare(["a"], [0], parts, train, Runs(file, "d", "c")) == first[:1]
+    compare(["a"], [0], parts, train, Runs(file, "other", "c"))
     assert trained[-1] == ("a", 0)
+    compare(["mute"], [1], parts, train, Runs(file, "d", "newer"))
+    assert trained[-1] == ("mute", 1)
+
+
+def test_runs_that_do_not_judge_each_event_once_are_passed_over(tmp_path: Path) -> None:
+    """By the comparison, which makes them again, and by the results page; so is a line that was cut short."""
+    parts, trained = parts_of(purchases(200)), []
+
+    def train(system: str, seed: int, given: Parts) -> Popular:
+        trained.append((system, seed, len(given.test)))
+        return fixed(ITEMS)
+
+    file = tmp_path / "r.runs.jsonl"
+    whole = compare(["a"], [0, 1, 2], parts, train, Runs(file, "d", "c"))
+    first, second, _ = file.read_bytes().splitlines()
+    fewer = msgspec.structs.replace(whole[2], hits=whole[2].hits[1:])
+    file.write_bytes(b"\n".join([first, second[:-9], msgspec.json.encode(fewer)]))
+    assert read_runs(file) == whole[:1]
+    assert read_corpora(tmp_path)[0].seeds == {"a": [0]}
+    shorter = {"hits": (1.0,), "average_precisions": (1.0,), "event_types": "s"}
+    file.write_bytes(first + b"\n" + msgspec.json.encode(msgspec.structs.replace(whole[1], **shorter)))
+    trained.clear()
+    assert compare(["a"], [0, 1], parts, train, Runs(file, "d", "c"))[1].hits == whole[1].hits
+    assert trained == [("a", 1, 20)]
+
+
+def test_the_results_page_keeps_to_the_code_of_the_last_run_and_reads_files_that_name_none(tmp_path: Path) -> None:
+    """Numbers of two codes do not stand in one table."""
+    file = tmp_path / "sgd.runs.jsonl"
+    for code, seed in (("", 0), ("", 1), ("newer", 0)):
+        made = msgspec.to_builtins(msgspec.structs.replace(run("a", seed, 1, 0, 1, 0), event_types="scbs", code=code))
+        named = made if code else {name: value for name, value in made.items() if name != "code"}
+        with file.open("ab") as opened:
+            opened.write(msgspec.json.encode(named) + b"\n")
+        (corpus,) = read_corpora(tmp_path)
+        assert corpus.seeds == {"a": [0] if code else list(range(seed + 1))}
+
+
+def test_code_that_trains_is_told_apart_by_its_text_and_its_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another network, or another version of what it runs on; how thinning is done matters to thinned runs alone."""
+    known = training_code("torch 1", thin=False)
+    assert training_code("torch 1", thin=False) == known
+    assert training_code("torch 2", thin=False) != known
+    assert training_code("torch 1", thin=True) != known
+    shutil.copytree(Path(models.__path__[0]), tmp_path / "models")
+    (tmp_path / "models" / "keyword.py").write_text("changed")
+    monkeypatch.setattr(models, "__path__", [str(tmp_path / "models")])
+    assert training_code("torch 1", thin=False) != known
 
 
 def test_a_report_holds_means_errors_differences_and_what_was_left_out(tmp_path: Path) -> None:
@@ -125,7 +176,7 @@ def test_a_report_holds_means_errors_differences_and_what_was_left_out(tmp_path:
 def test_the_results_page_puts_draws_together_event_by_event_and_judges_the_findings(tmp_path: Path) -> None:
     """Two draws of four events, two seeds; what it says of a finding follows from the numbers."""
     for draw, flip in enumerate((0.0, 1.0)):
-        runs = Runs(tmp_path / f"sgd{draw}.runs.jsonl", f"d{draw}")
+        runs = Runs(tmp_path / f"sgd{draw}.runs.jsonl", f"d{draw}", "c")
         for system, score in (("late_fusion", 0.5), ("session", 0.25), ("latent_feature", 0.75)):
             for seed, moved in enumerate((-0.04, 0.04)):
                 precisions = [*[score + moved] * 3, flip] * 20
@@ -180,7 +231,7 @@ def test_the_finding_is_told_from_runs_with_and_without_the_other_modality(tmp_p
         return fixed(ITEMS if any(one.type == "session" for one in given.training) else ITEMS[::-1])
 
     ours = Parts(parts.training, parts.validation, [msgspec.structs.replace(one, items=(ITEMS[0],)) for one in parts.test])
-    runs = compare(list(dict.fromkeys(names)), [0, 1], ours, trainer_of(train, ["a"]), Runs(tmp_path / "r", "d"))
+    runs = compare(list(dict.fromkeys(names)), [0, 1], ours, trainer_of(train, ["a"]), Runs(tmp_path / "r", "d", "c"))
     told = verdict(points_of(runs, ["a"], ours.types))
     assert len(told) == 2
     assert "having the session-only events helps the conversation-only events" in told[0]
