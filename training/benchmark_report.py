@@ -44,9 +44,13 @@ def markdown(runs: Sequence[Run], types: NDArray[np.str_], facts: Mapping[str, s
     compared = differences(runs, types)
     if compared:
         lines += ["", f"MAP@3 less {BASELINE}'s:", "", *_differences(systems, compared), "", TEST]
-    left_out = {run.system: run.left_out for run in runs if run.left_out is not None}
-    lines += ["", *(f"Left out: {system} ({reason})." for system, reason in left_out.items())] if left_out else []
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *left_out(runs)]) + "\n"
+
+
+def left_out(runs: Sequence[Run]) -> list[str]:
+    """A paragraph of those that brought no result, each with the reason; nothing where all did."""
+    reasons = {run.system: run.left_out for run in runs if run.left_out is not None}
+    return ["", *(f"Left out: {system} ({reason})." for system, reason in reasons.items())] if reasons else []
 
 
 def _results(systems: Sequence[str], means: Means, rows: Sequence[ResultRow]) -> list[str]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stream.core.outputs import EventType, TrainingExample
 from stream.core.ranking import Ranker
 from training.benchmark import Difference, Mean, Parts, Run, Train, mean_of, paired_difference
+from training.benchmark_report import left_out
 from training.markdown import aligned
 from training.plots import SERIES, figure, panels, save, titled
 
@@ -37,8 +38,10 @@ class Variant(NamedTuple):
         return self.system if self.share == 100 else f"{self.system} with {self.share} % of {self.thinned}-only"
 
 
-def variants_of(systems: Sequence[str]) -> list[Variant]:
-    return [Variant(system, thinned, share) for system in systems for thinned in JUDGED_ON for share in SHARES]
+def variants_of(systems: Sequence[str], types: NDArray[np.str_]) -> list[Variant]:
+    """Those that the test events, of these `types` (n,), can judge."""
+    judged = [thinned for thinned, kind in JUDGED_ON.items() if (types == kind).any()]
+    return [Variant(system, thinned, share) for system in systems for thinned in judged for share in SHARES]
 
 
 def thinned(parts: Parts, variant: Variant, seed: int) -> Parts:
@@ -55,10 +58,9 @@ def _thin(examples: Sequence[TrainingExample], variant: Variant, seed: int) -> l
 
 def trainer_of(train: Train, systems: Sequence[str]) -> Train:
     """As `train`, of variants by name."""
-    known = {variant.name: variant for variant in variants_of(systems)}
 
     def train_variant(name: str, seed: int, parts: Parts) -> Ranker:
-        variant = known[name]
+        variant = next(one for one in variants_of(systems, parts.types) if one.name == name)
         return train(variant.system, seed, thinned(parts, variant, seed))
 
     return train_variant
@@ -87,7 +89,7 @@ class Point(NamedTuple):
 
 def thin_rows(runs: Sequence[Run], systems: Sequence[str], types: NDArray[np.str_]) -> list[ThinRow]:
     rows = []
-    for variant in variants_of(systems):
+    for variant in variants_of(systems, types):
         judged = types == JUDGED_ON[variant.thinned]
         for run in runs:
             if run.system == variant.name and run.left_out is None:
@@ -99,13 +101,14 @@ def thin_rows(runs: Sequence[Run], systems: Sequence[str], types: NDArray[np.str
 
 def points_of(runs: Sequence[Run], systems: Sequence[str], types: NDArray[np.str_]) -> list[Point]:
     found = []
-    for variant in variants_of(systems):
+    for variant in variants_of(systems, types):
         judged = types == JUDGED_ON[variant.thinned]
         own, none = (_scores(runs, name, judged) for name in (variant.name, variant._replace(share=0).name))
-        if not own or not judged.any():
+        if not own:
             continue
         seeds = sorted(own.keys() & none.keys())
-        gain = paired_difference(np.mean([own[seed] - none[seed] for seed in seeds], axis=0)) if seeds and variant.share else None
+        paired = bool(seeds) and variant.share > 0 and judged.sum() > 1
+        gain = paired_difference(np.mean([own[seed] - none[seed] for seed in seeds], axis=0)) if paired else None
         found.append(Point(variant, mean_of([float(scores.mean()) for scores in own.values()]), gain))
     return found
 
@@ -131,8 +134,8 @@ def verdict(points: Sequence[Point]) -> list[str]:
     return sentences
 
 
-def report(points: Sequence[Point], facts: Mapping[str, str]) -> str:
-    """Markdown: MAP@3 by share, and the verdict in words."""
+def report(points: Sequence[Point], runs: Sequence[Run], facts: Mapping[str, str]) -> str:
+    """Markdown: MAP@3 by share, the verdict in words, and which of the `runs` were left out."""
     table = [["system", "thinned", "judged on", *(f"{share} %" for share in SHARES)]]
     by_line: dict[tuple[str, EventType], dict[int, str]] = {}
     for point in points:
@@ -144,21 +147,27 @@ def report(points: Sequence[Point], facts: Mapping[str, str]) -> str:
         "MAP@3 by share of the thinned events in training and validation; in brackets the difference from 0 %, paired by event."
     )
     lines = [*(f"- {name}: {fact}" for name, fact in facts.items()), "", purpose, "", *aligned(table), ""]
-    return "\n".join([*lines, *(f"- {sentence}" for sentence in verdict(points))]) + "\n"
+    return "\n".join([*lines, *(f"- {sentence}" for sentence in verdict(points)), *left_out(runs)]) + "\n"
 
 
 def plot(points: Sequence[Point], title: str, path: Path) -> None:
-    """MAP@3 by share, a panel for each direction; whiskers: standard error of the difference from 0 %, paired by event."""
+    """MAP@3 by share, a panel for each direction that was judged; whiskers: standard error of the difference from 0 %, paired by
+    event. After as many systems as there are colours, lines are dashed.
+    """
     systems = list(dict.fromkeys(point.variant.system for point in points))
-    drawn = figure(9.5, 4.0, title)
-    for axes, (thinned_type, judged_type) in zip(panels(drawn, 1, 2), JUDGED_ON.items(), strict=True):
-        for colour, system in zip(SERIES, systems, strict=False):
+    directions = list(dict.fromkeys(point.variant.thinned for point in points))
+    drawn = figure(4.75 * len(directions), 4.0, title)
+    for axes, thinned_type in zip(panels(drawn, 1, len(directions)), directions, strict=True):
+        for place, system in enumerate(systems):
+            colour, line = SERIES[place % len(SERIES)], "-" if place < len(SERIES) else "--"
             own = [point for point in points if (point.variant.system, point.variant.thinned) == (system, thinned_type)]
             shares = [point.variant.share for point in own]
             errors = [point.gain.error if point.gain else 0.0 for point in own]
             values = [point.map3.value for point in own]
-            axes.errorbar(shares, values, yerr=errors, marker="o", markersize=4, capsize=3, color=colour, label=system)
+            axes.errorbar(shares, values, errors, marker="o", markersize=4, capsize=3, color=colour, linestyle=line, label=system)
         axes.set_xticks(SHARES)
-        titled(axes, f"judged on {judged_type}-only events", f"% of the {thinned_type}-only events in training", "MAP@3")
+        titled(
+            axes, f"judged on {JUDGED_ON[thinned_type]}-only events", f"% of the {thinned_type}-only events in training", "MAP@3"
+        )
     drawn.axes[0].legend(fontsize=8, frameon=False)
     save(drawn, path)

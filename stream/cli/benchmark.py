@@ -56,7 +56,9 @@ def benchmark(
     except TooSmallError as error:
         raise IsthmusError(f"{data}: {error}") from None
     train = _trainer(prepared.items)
-    names = list(dict.fromkeys(variant.name for variant in variants_of(chosen))) if thin else chosen
+    names = list(dict.fromkeys(variant.name for variant in variants_of(chosen, parts.types))) if thin else chosen
+    if not names:
+        raise IsthmusError(f"{data}: all events to judge on are of both modalities: --thin needs some of one alone")
     runs = compare(
         names,
         range(seeds),
@@ -171,8 +173,9 @@ def _write_thin(out: Path, data: Path, systems: list[str], runs: Sequence[Run], 
     from training.thin import plot, points_of, report, thin_rows
 
     points = points_of(runs, systems, parts.types)
-    text = report(points, facts)
+    text = report(points, runs, facts)
     out.write_bytes(msgspec.json.format(msgspec.json.encode(thin_rows(runs, systems, parts.types))) + b"\n")
     out.with_suffix(".md").write_text(f"# Does one modality help the other?\n\n{text}")
-    plot(points, f"{data.name}: one modality thinned out, judged on the other", out.with_suffix(".png"))
+    if points:
+        plot(points, f"{data.name}: one modality thinned out, judged on the other", out.with_suffix(".png"))
     typer.echo(f"\n{text}\nwritten: {out}, {out.with_suffix('.md')}, {out.with_suffix('.png')}")

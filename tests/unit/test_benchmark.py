@@ -8,9 +8,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 import models
+import training.thin
 from models.popular import Popular
 from stream.cli.benchmark import app
 from stream.cli.prepared import training_code, training_keywords
@@ -27,6 +29,7 @@ from training.benchmark import (
     TooSmallError,
     compare,
     differences,
+    mean_of,
     paired_difference,
     parts_of,
     read_runs,
@@ -37,7 +40,7 @@ from training.results import crossing, page, read_corpora
 from training.synthetic.tables import write_tables
 from training.tables import InteractionRow, Tables, read_tables
 from training.tensors import newest_text_model
-from training.thin import ThinRow, Variant, points_of, thinned, trainer_of, variants_of, verdict
+from training.thin import Point, ThinRow, Variant, points_of, report, thin_rows, thinned, trainer_of, variants_of, verdict
 
 TYPES = np.array(["session", "conversation", "both", "session"])
 
@@ -222,7 +225,7 @@ def test_thinning_takes_events_of_one_type_and_smaller_shares_lie_in_larger_ones
 def test_the_finding_is_told_from_runs_with_and_without_the_other_modality(tmp_path: Path) -> None:
     """A system that ranks well only where it saw sessions: session-only events help it on conversation-only ones."""
     parts = parts_of(mixed(400).training)
-    names = [variant.name for variant in variants_of(["a"])]
+    names = [variant.name for variant in variants_of(["a"], parts.types)]
     assert len(set(names)) == 7
 
     def train(system: str, seed: int, given: Parts) -> Popular:
@@ -236,6 +239,38 @@ def test_the_finding_is_told_from_runs_with_and_without_the_other_modality(tmp_p
     assert len(told) == 2
     assert "having the session-only events helps the conversation-only events" in told[0]
     assert "changes nothing that can be told from chance" in told[1]
+
+
+def test_only_what_can_be_judged_is_thinned_and_what_was_left_out_is_named(tmp_path: Path) -> None:
+    """No conversation-only test events: sessions are not thinned, and there is no row of no events."""
+    parts = parts_of([msgspec.structs.replace(one, type="both") if n % 3 else one for n, one in enumerate(purchases(200))])
+    variants = variants_of(["a", "mute"], parts.types)
+    assert {variant.thinned for variant in variants} == {"conversation"}
+
+    def train(system: str, seed: int, given: Parts) -> Popular:
+        del seed, given
+        if system == "mute":
+            raise TooSmallError("nobody called")
+        return fixed(ITEMS)
+
+    trainer = trainer_of(train, ["a", "mute"])
+    runs = compare([variant.name for variant in variants], [0], parts, trainer, Runs(tmp_path / "r", "d", "c"))
+    rows = thin_rows(runs, ["a", "mute"], parts.types)
+    assert {(row.system, row.thinned, row.events > 0) for row in rows} == {("a", "conversation", True)}
+    text = report(points_of(runs, ["a", "mute"], parts.types), runs, {})
+    assert "Left out: mute with 25 % of conversation-only (nobody called)." in text
+    assert not variants_of(["a"], np.array(["both"]))
+
+
+def test_a_plot_of_thinning_shows_every_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there are more than colours."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(training.thin, "save", lambda figure, _: drawn.append(figure))
+    systems = [f"s{number}" for number in range(8)]
+    points = [Point(Variant(system, "session", share), mean_of([0.5]), None) for system in systems for share in (0, 100)]
+    training.thin.plot(points, "thinned", tmp_path / "p.png")
+    (axes,) = drawn[0].axes
+    assert axes.get_legend_handles_labels()[1] == systems
 
 
 def test_keywords_come_from_the_training_part_alone() -> None:
