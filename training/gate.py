@@ -40,13 +40,14 @@ def bootstrap(candidate: Scores, other: Scores, rng: np.random.Generator) -> Dif
     return Difference(float(differences.mean()), float(low), float(high))
 
 
-def too_few(judged: int, min_judged: int) -> Verdict | None:
-    """The refusal where there are not enough fresh events to judge by; known before anything is trained."""
+def too_few(judged: int, min_judged: int, *, grows: bool = True) -> Verdict | None:
+    """The refusal where there are not enough fresh events to judge by; known before anything is trained. Waiting helps where what
+    the examples come from `grows`.
+    """
     if judged >= min_judged:
         return None
-    return Verdict(
-        False, f"only {judged} fresh purchase events to judge by; {min_judged} are needed: wait for {min_judged - judged} more"
-    )
+    advice = f"wait for {min_judged - judged} more" if grows else "bring newer ones, or be content with fewer: --min-judged"
+    return Verdict(False, f"only {judged} fresh purchase events to judge by; {min_judged} are needed: {advice}")
 
 
 def decide(  # noqa: PLR0911  (one return per verdict)

@@ -31,12 +31,13 @@ Say = Callable[[str], None]
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is made with; `margin` and `min_judged` are the gate's."""
+    """What a run is made with; `margin` and `min_judged` are the gate's, `grows` is whether waiting brings more examples."""
 
     system: str = DEFAULT
     training: TrainingConfig = TrainingConfig()
     margin: float = 0.01
     min_judged: int = 200
+    grows: bool = True
 
 
 class Result(NamedTuple):
@@ -90,7 +91,7 @@ def train_once(
     served, served_last_ms = _load(champion, watch.say)
     last_ms = max(example.occurred_at for example in [*training, *validation])
     fresh = [example for example in held_out if example.occurred_at > max(last_ms, served_last_ms)]
-    if (refusal := too_few(len(fresh), config.min_judged)) is not None:
+    if (refusal := too_few(len(fresh), config.min_judged, grows=config.grows)) is not None:
         return Result(None, refusal.reason)  # before training: nothing that it could bring would pass
     started = time.monotonic()
     trained = train_system(

@@ -71,10 +71,12 @@ def train(
         raise IsthmusError("--resume goes on with one run, --every trains on ever new examples: leave one of them out")
     settings = with_changes(settings_with(bootstrap), "training", seed=seed, min_judged=min_judged)
     own = settings.training
-    config = RunConfig(system=system, training=TrainingConfig(seed=own.seed), margin=own.margin, min_judged=own.min_judged)
+    offline = examples is not None or data is not None
+    trained = TrainingConfig(seed=own.seed)
+    config = RunConfig(system=system, training=trained, margin=own.margin, min_judged=own.min_judged, grows=not offline)
     log_to_stderr()
-    load, names = _source(settings, examples, data, None if items is None else items.split(","))
-    send = _sender(settings, announce_file, offline=examples is not None or data is not None)
+    load, names = _source(settings, examples, data, None if items is None else _listed(items))
+    send = _sender(settings, announce_file, offline=offline)
     if every is not None:
         if processes.started() > 1:
             raise IsthmusError("torchrun trains once: start a trainer with --every as one process")
@@ -219,7 +221,7 @@ def _source(
             except ExampleFileError as error:
                 raise IsthmusError(str(error)) from None
 
-        return load, lambda: items or sorted({item for example in load() for item in example.items})
+        return load, lambda: _sold(load(), items)
     from stream.errors import IsthmusError
     from training.example_topic import CompactedTopic, TopicError, examples_in, items_in
 
@@ -238,6 +240,21 @@ def _source(
         return items_in(catalogue) or sorted({item for example in examples_in(sold) for item in example.items})
 
     return read, listed
+
+
+def _listed(items: str) -> list[str]:
+    """The ids in `--items`."""
+    return [item for text in items.split(",") if (item := text.strip())]
+
+
+def _sold(examples: Sequence[TrainingExample], items: list[str] | None) -> Sequence[str]:
+    """The items that were named, or else those bought."""
+    from stream.errors import IsthmusError
+
+    bought = {item for example in examples for item in example.items}
+    if items is not None and bought and bought.isdisjoint(items):
+        raise IsthmusError(f"--items names none of the items that were bought: {', '.join(sorted(bought)[:5])} ...")
+    return items or sorted(bought)
 
 
 def _sender(settings: Settings, file: Path | None, *, offline: bool) -> Callable[[ModelAnnouncement], None]:

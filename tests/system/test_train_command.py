@@ -9,7 +9,7 @@ from models.folder import load_ranker
 from stream.cli import models, train
 from stream.core.announcements import ModelAnnouncement, decode_announcement
 from stream.errors import IsthmusError
-from tests.purchases import purchases
+from tests.purchases import ITEMS, purchases
 from tests.system.registries import uri_of
 from training.example_files import write_examples
 
@@ -79,6 +79,20 @@ def test_too_few_fresh_purchases_exit_with_3_and_say_how_many_are_needed(tmp_pat
     result = run_train(tmp_path, "--min-judged", "500")
     assert result.exit_code == 3, result.output
     assert "500 are needed" in result.output
+    assert "fewer: --min-judged" in result.output
+    assert "wait for" not in result.output  # a file does not grow
+
+
+def test_items_are_named_with_or_without_spaces_and_some_of_them_must_have_been_bought(tmp_path: Path) -> None:
+    """Otherwise nothing could be learned of them."""
+    file = tmp_path / "announced.jsonl"
+    run_train(tmp_path, "--items", ", ".join(ITEMS), "--min-judged", "500", "--announce-file", str(file))
+    popular = load_ranker(announced(file)[0].uri)
+    assert popular.items == ITEMS
+    assert popular.prior.all()
+    result = run_train(tmp_path, "--items", "roof,cellar")
+    assert isinstance(result.exception, IsthmusError)
+    assert "none of the items that were bought: item-0, item-1" in str(result.exception)
 
 
 def test_too_few_examples_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:

@@ -35,6 +35,9 @@ def test_too_few_fresh_events_are_refused_and_the_reason_says_how_many_are_neede
     assert "only 30" in found.reason
     assert "200 are needed" in found.reason
     assert "170 more" in found.reason
+    fixed = too_few(30, 200, grows=False)
+    assert fixed is not None
+    assert "--min-judged" in fixed.reason
 
 
 def test_just_enough_fresh_events_are_judged() -> None:
