@@ -97,7 +97,7 @@ def read_runs(path: Path) -> list[Run]:
             run = _decode(Run).decode(line)
         except msgspec.MsgspecError:
             continue
-        if len(run.hits) == len(run.average_precisions) == len(run.event_types):
+        if len(run.hits) == len(run.average_precisions) == len(run.event_types) and (run.hits or run.left_out is not None):
             found.append(run)
     return found
 

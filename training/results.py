@@ -66,7 +66,7 @@ def read_corpora(folder: Path) -> list[Corpus]:
 def _corpus(name: str, draws: Mapping[Path, Sequence[Run]]) -> Corpus:
     """Systems and seeds that every draw has, of the data and code of its last run."""
     paths = list(draws)
-    newest = [[run for run in runs if (run.data, run.code) == (runs[-1].data, runs[-1].code)] for runs in draws.values()]
+    newest = [_newest(runs) for runs in draws.values()]
     complete = [{run.system for run in runs if run.left_out is None} for runs in newest]
     systems = [system for system in dict.fromkeys(run.system for run in newest[0]) if all(system in known for known in complete)]
     types = np.concatenate([types_of(runs) for runs in newest])
@@ -80,6 +80,13 @@ def _corpus(name: str, draws: Mapping[Path, Sequence[Run]]) -> Corpus:
     names = tuple(path.name.removesuffix(".runs.jsonl") for path in paths)
     facts = {draw: _facts(path.with_name(f"{draw}.md")) for draw, path in zip(names, paths, strict=True)}
     return Corpus(name, names, types, seeds, hits, precisions, left_out, facts)
+
+
+def _newest(runs: Sequence[Run]) -> list[Run]:
+    """Those of the last one's data and code that judge all of its events."""
+    own = [run for run in runs if (run.data, run.code) == (runs[-1].data, runs[-1].code)]
+    events = max(len(run.hits) for run in own)
+    return [run for run in own if run.left_out is not None or len(run.hits) == events]
 
 
 def _facts(report: Path) -> list[str]:

@@ -134,6 +134,7 @@ def test_runs_that_do_not_judge_each_event_once_are_passed_over(tmp_path: Path) 
     assert read_corpora(tmp_path)[0].seeds == {"a": [0]}
     shorter = {"hits": (1.0,), "average_precisions": (1.0,), "event_types": "s"}
     file.write_bytes(first + b"\n" + msgspec.json.encode(msgspec.structs.replace(whole[1], **shorter)))
+    assert read_corpora(tmp_path)[0].seeds == {"a": [0]}
     trained.clear()
     assert compare(["a"], [0, 1], parts, train, Runs(file, "d", "c"))[1].hits == whole[1].hits
     assert trained == [("a", 1, 20)]
