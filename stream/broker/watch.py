@@ -127,7 +127,7 @@ class Watch:
             return 0
 
     def _not_answered(self) -> str | None:
-        if self._app.rebalancing_count == 0 or self._app.consumer.is_member():
+        if self._not_serving() is not None or self._app.consumer.is_member():
             return None
         return "the broker has not answered a heartbeat within the session timeout: what is read and what waits is not known"
 
