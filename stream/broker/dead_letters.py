@@ -167,7 +167,7 @@ class Replay:
                         producer.send(self._topics.replayed, key=name, value=_encode(self._memory[name]), partition=0).get(30)
 
     def _replay(self, producer: Any, letters: Sequence[DeadLetter], now_ms: int, *, dry: bool) -> dict[str, int]:
-        counts = dict.fromkeys(("replayed", "already replayed", "refused"), 0)
+        counts = {"replayed": 0, "already replayed": 0, "refused": 0}
         together: list[tuple[DeadLetter, Original]] = []
         for letter in letters:
             if name_of(letter).encode() in self._memory:

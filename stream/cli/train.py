@@ -62,18 +62,14 @@ def train(
     from stream.cli.common import log_to_stderr, settings_with, with_changes
     from stream.errors import IsthmusError
     from training import processes
-    from training.loop import TrainingConfig
-    from training.run import RunConfig
 
     if system not in SYSTEMS:
         raise IsthmusError(f"no system is called {system!r}: choose one of {', '.join(SYSTEMS)}")
     if resume is not None and every is not None:
         raise IsthmusError("--resume goes on with one run, --every trains on ever new examples: leave one of them out")
     settings = with_changes(settings_with(bootstrap), "training", seed=seed, min_judged=min_judged)
-    own = settings.training
     offline = examples is not None or data is not None
-    trained = TrainingConfig(seed=own.seed)
-    config = RunConfig(system=system, training=trained, margin=own.margin, min_judged=own.min_judged, grows=not offline)
+    config = _config(settings, system, grows=not offline)
     log_to_stderr()
     load, names = _source(settings, examples, data, None if items is None else _listed(items))
     send = _sender(settings, announce_file, offline=offline)
@@ -90,6 +86,16 @@ def train(
         typer.echo(result.reason)
     if first and result.announcement is None:
         raise typer.Exit(REFUSED)
+
+
+def _config(settings: Settings, system: str, *, grows: bool) -> RunConfig:
+    from training.loop import TrainingConfig
+    from training.run import RunConfig
+
+    own = settings.training
+    return RunConfig(
+        system=system, training=TrainingConfig(seed=own.seed), margin=own.margin, min_judged=own.min_judged, grows=grows
+    )
 
 
 def seconds(text: str) -> float:
