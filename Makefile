@@ -25,7 +25,7 @@ test: setup-kafka lint ## everything that CI runs
 	.venv/bin/python -m pytest $(PYTEST)
 
 docs: setup ## writes the generated reference pages and the AsyncAPI document anew
-	.venv/bin/python -m deploy.generate
+	.venv/bin/python -m deploy.generate_reference
 
 chaos: setup-kafka ## faults of every kind on real Kafka, about an hour; CASES="killed,disk" chooses; writes build/chaos.json
 	.venv/bin/python -m tests.chaos.run --cases "$(CASES)" --seed $(SEED)
@@ -51,4 +51,4 @@ results: setup ## trains and compares all systems and writes training/RESULTS.md
 	.venv/bin/isthmus benchmark --data build/world --systems $(SYSTEMS) --seeds $(SEEDS) --out build/results/world.json
 	.venv/bin/isthmus benchmark --data $(SGD)/seed0 --thin --seeds $(THIN_SEEDS) --out build/results/sgd0-thin.json
 	.venv/bin/isthmus benchmark --data build/world --thin --seeds $(THIN_SEEDS) --out build/results/world-thin.json
-	.venv/bin/python -m training.results build/results
+	.venv/bin/python -m training.evaluation.results_page build/results

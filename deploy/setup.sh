@@ -58,7 +58,7 @@ fi
 
 if [ -e "$jars/.complete" ] && [ ! -e "$jars/classes.jsa" ] && command -v java >/dev/null; then
   say "archiving the broker's classes: it starts in half the time"
-  .venv/bin/python -c 'from stream.broker.local import archive_classes; archive_classes()' ||
+  .venv/bin/python -c 'from stream.kafka.cluster.local_broker import archive_classes; archive_classes()' ||
     say "they could not be archived: a local broker starts more slowly, that is all"
 fi
 

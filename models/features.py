@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.clicks import ClickReader, click_reader, clicks_of
+from models.click_tokens import ClickReader, click_reader, clicks_of
 from models.vocabulary import Vocabulary, vocabulary_of
 from stream.core.interactions import Conversation, Interaction, Session
 

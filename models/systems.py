@@ -8,17 +8,17 @@ if TYPE_CHECKING:
 
 POPULAR: Final = "popular"
 _NETWORKS: Final = {
-    "session": ("models.unimodal", "SessionNetwork"),
-    "conversation": ("models.unimodal", "ConversationNetwork"),
-    "conversation_keyword": ("models.unimodal", "ConversationKeywordNetwork"),
-    "late_fusion": ("models.composite", "LateFusion"),
-    "knowledge_distillation": ("models.composite", "KnowledgeDistillation"),
-    "generative_imputation": ("models.branches", "GenerativeImputation"),
-    "neutral_imputation": ("models.branches", "NeutralImputation"),
-    "keyword": ("models.keyword", "KeywordNetwork"),
-    "latent_feature": ("models.latent_feature", "LatentFeatureNetwork"),
-    "relative_representation": ("models.relative_representation", "RelativeRepresentation"),
-    "isthmus": ("models.isthmus", "IsthmusNetwork"),
+    "session": ("models.networks.unimodal", "SessionNetwork"),
+    "conversation": ("models.networks.unimodal", "ConversationNetwork"),
+    "conversation_keyword": ("models.networks.unimodal", "ConversationKeywordNetwork"),
+    "late_fusion": ("models.networks.late_fusion", "LateFusion"),
+    "knowledge_distillation": ("models.networks.late_fusion", "KnowledgeDistillation"),
+    "generative_imputation": ("models.networks.imputation", "GenerativeImputation"),
+    "neutral_imputation": ("models.networks.imputation", "NeutralImputation"),
+    "keyword": ("models.networks.keyword", "KeywordNetwork"),
+    "latent_feature": ("models.networks.latent_feature", "LatentFeatureNetwork"),
+    "relative_representation": ("models.networks.relative_representation", "RelativeRepresentation"),
+    "isthmus": ("models.networks.isthmus", "IsthmusNetwork"),
 }
 """Name -> where its network class is."""
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from training.synthetic.check import Event, read_events
+from training.datasets.synthetic.check import Event, read_events
 
 Features = dict[str, float]
 Scores = NDArray[np.float64]

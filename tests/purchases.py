@@ -5,11 +5,11 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from models.latent_feature import LatentFeatureConfig
+from models.networks.latent_feature import LatentFeatureConfig
 from stream.core.interactions import Part, conversation_of, marked, session_of
 from stream.core.outputs import TrainingExample
 from training.loop import TrainingConfig
-from training.run import RunConfig
+from training.training_run import RunConfig
 
 TEXT_WIDTH: Final = 384
 ITEMS: Final = tuple(f"item-{number}" for number in range(6))

@@ -19,12 +19,12 @@ TEXT_MODEL: Final = "text-1"
 
 def small(name: str) -> Any:
     """A configuration whose network costs nothing."""
-    from models.branches import GenerativeConfig
-    from models.composite import DistillationConfig, FusionConfig
-    from models.isthmus import IsthmusConfig
-    from models.latent_feature import LatentFeatureConfig
     from models.network import Sizes
-    from models.relative_representation import RelativeConfig
+    from models.networks.imputation import GenerativeConfig
+    from models.networks.isthmus import IsthmusConfig
+    from models.networks.late_fusion import DistillationConfig, FusionConfig
+    from models.networks.latent_feature import LatentFeatureConfig
+    from models.networks.relative_representation import RelativeConfig
 
     sizes, other = Sizes(hidden=12, dense=10), Sizes(hidden=8, dense=6)
     return {

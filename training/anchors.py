@@ -3,7 +3,7 @@
 import numpy as np
 
 from models.features import Places
-from training.tensors import Examples
+from training.example_arrays import Examples
 
 
 def anchor_events(examples: Examples, count: int, rng: np.random.Generator) -> Places:

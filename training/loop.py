@@ -15,10 +15,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.network import Network, encode
-from training import processes
+from training import distributed as processes
 from training.checkpoints import CheckpointError, Checkpoints
+from training.example_arrays import Batch, Examples
 from training.progress import SILENT, Watch
-from training.tensors import Batch, Examples
 
 Loss = Callable[[Network, Batch], Tensor]
 """A network's losses on a batch, one an example (b,)."""

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-from models.branches import GenerativeConfig, GenerativeImputation, NeutralImputation
-from models.composite import DistillationConfig, FusionConfig, KnowledgeDistillation, LateFusion
-from models.isthmus import IsthmusConfig, IsthmusNetwork
 from models.network import Network, Sizes, encode
-from models.relative_representation import Encoder, RelativeConfig, RelativeRepresentation
+from models.networks.imputation import GenerativeConfig, GenerativeImputation, NeutralImputation
+from models.networks.isthmus import IsthmusConfig, IsthmusNetwork
+from models.networks.late_fusion import DistillationConfig, FusionConfig, KnowledgeDistillation, LateFusion
+from models.networks.relative_representation import Encoder, RelativeConfig, RelativeRepresentation
+from models.networks.unimodal import ConversationNetwork, SessionNetwork
 from models.systems import network_type
-from models.unimodal import ConversationNetwork, SessionNetwork
 from stream.core.interactions import Modality
 from training.anchors import anchor_events
+from training.example_arrays import Batch, Examples
 from training.loop import cross_entropy
-from training.tensors import Batch, Examples
-from training.work import WHOLE, NothingToLearnError, Select, Work
+from training.stages import WHOLE, NothingToLearnError, Select, Work
 
 SESSION_BATCH: Final = 256
 CONVERSATION_BATCH: Final = 512

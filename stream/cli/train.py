@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stream.settings import Settings
     from training.progress import Watch
     from training.registry import Registry
-    from training.run import Result, RunConfig
+    from training.training_run import Result, RunConfig
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 REFUSED = 3
@@ -59,9 +59,9 @@ def train(
 
     Example: isthmus train --bootstrap localhost:9092 --every 15m
     """
-    from stream.cli.common import log_to_stderr, settings_with, with_changes
+    from stream.cli.settings_overrides import log_to_stderr, settings_with, with_changes
     from stream.errors import IsthmusError
-    from training import processes
+    from training import distributed as processes
 
     if system not in SYSTEMS:
         raise IsthmusError(f"no system is called {system!r}: choose one of {', '.join(SYSTEMS)}")
@@ -90,7 +90,7 @@ def train(
 
 def _config(settings: Settings, system: str, *, grows: bool) -> RunConfig:
     from training.loop import TrainingConfig
-    from training.run import RunConfig
+    from training.training_run import RunConfig
 
     own = settings.training
     return RunConfig(
@@ -117,14 +117,14 @@ def _once(
     resume: Path | None,
 ) -> Result:
     from stream.errors import IsthmusError
-    from training import processes
+    from stream.kafka.cluster.compacted_topic import TopicError
+    from training import distributed as processes
     from training.checkpoints import CheckpointError
-    from training.example_topic import TopicError
     from training.loop import NotFiniteError
     from training.progress import SILENT, shown
     from training.registry import Registry, RegistryError
-    from training.run import TooFewExamplesError
-    from training.work import NothingToLearnError
+    from training.stages import NothingToLearnError
+    from training.training_run import TooFewExamplesError
 
     try:
         with processes.first_alone():
@@ -162,8 +162,8 @@ def _run(
     resume: Path | None = None,
 ) -> Result:
     """A training run; before the first of all, popularity is published, so that something is served meanwhile."""
-    from training import processes
-    from training.run import publish_popular, train_once
+    from training import distributed as processes
+    from training.training_run import publish_popular, train_once
 
     with processes.first_alone():
         if registry.holder("champion") is None and examples:
@@ -183,11 +183,11 @@ def _periodically(
     every_s: float,
 ) -> None:
     from stream.errors import IsthmusError
-    from training.example_topic import TopicError
+    from stream.kafka.cluster.compacted_topic import TopicError
     from training.progress import Watch
     from training.registry import Registry, RegistryError
     from training.retraining import Announcer, StoppedError, retrain
-    from training.run import champion_of
+    from training.training_run import champion_of
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -212,14 +212,14 @@ def _source(
 ) -> tuple[Callable[[], Sequence[TrainingExample]], Callable[[], Sequence[str]]]:
     """Where the examples and the item ids come from."""
     if data is not None:
-        from stream.cli.prepared import to_train_on
+        from stream.services.dataset_cache import to_train_on
 
         made = cache(lambda: to_train_on(settings, data, typer.echo))
         return (lambda: made()[0]), (lambda: made()[1])
     if examples is not None:
+        from stream.core.examples import in_time_order
         from stream.errors import IsthmusError
-        from training.example_files import ExampleFileError, read_examples
-        from training.examples import in_time_order
+        from training.datasets.example_file import ExampleFileError, read_examples
 
         def load() -> Sequence[TrainingExample]:
             try:
@@ -229,7 +229,7 @@ def _source(
 
         return load, lambda: _sold(load(), items)
     from stream.errors import IsthmusError
-    from training.example_topic import CompactedTopic, TopicError, examples_in, items_in
+    from stream.kafka.cluster.compacted_topic import CompactedTopic, TopicError, examples_in, items_in
 
     try:
         sold = CompactedTopic(settings.kafka.bootstrap, settings.topics.training_examples)
@@ -266,7 +266,7 @@ def _sold(examples: Sequence[TrainingExample], items: list[str] | None) -> Seque
 def _sender(settings: Settings, file: Path | None, *, offline: bool) -> Callable[[ModelAnnouncement], None]:
     """Where announcements go: a file, or the topic; nowhere when training from files without one."""
     from stream.core.announcements import encode_announcement
-    from training.example_topic import announce
+    from stream.kafka.cluster.compacted_topic import announce
 
     def send(announcement: ModelAnnouncement) -> None:
         if file is not None:

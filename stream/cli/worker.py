@@ -21,8 +21,8 @@ def worker(
 
     Example: isthmus worker --bootstrap localhost:9092 --name worker-1
     """
-    from stream.cli.common import log_to_stderr, settings_with, with_changes
-    from stream.cli.running import run_worker
+    from stream.cli.settings_overrides import log_to_stderr, settings_with, with_changes
+    from stream.services.running import run_worker
 
     settings = with_changes(settings_with(bootstrap), "worker", name=name, metrics_port=metrics_port)
     log_to_stderr()

@@ -8,7 +8,7 @@ from stream.core.outputs import Role
 
 
 class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True):
-    """`uri` is a folder that fsspec can open; `sha256` is the hash of its manifest (`models.folder`). `published_at` in ms."""
+    """`uri` is a folder that fsspec can open; `sha256` is the hash of its manifest (`models.artifact`). `published_at` in ms."""
 
     role: Role
     name: str

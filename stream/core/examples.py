@@ -3,7 +3,7 @@
 Made by the step at each purchase and made again when something older arrives; made from files by the very same code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -67,3 +67,8 @@ def canonical(interaction: Interaction) -> Interaction:
         return interaction
     older = tuple(sorted(interaction.older_tags()))
     return session_of(interaction.clicks(), interaction.session_id, older, interaction.started_at)
+
+
+def in_time_order(examples: Iterable[TrainingExample]) -> list[TrainingExample]:
+    """Examples by the time of their purchase; ties by user and purchase id."""
+    return sorted(examples, key=lambda example: (example.occurred_at, example.user_id, example.purchase_id))

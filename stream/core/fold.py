@@ -23,7 +23,7 @@ from stream.core.interactions import Conversation, Part, Session, Tags, marked
 from stream.core.outputs import Output, encode_example, example_key
 from stream.core.ranking import Catalogue
 from stream.core.state import EligibilityList, Gone, KeptPurchase
-from stream.core.users import User
+from stream.core.user_state import User
 
 
 @dataclass(frozen=True, slots=True)

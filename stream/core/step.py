@@ -36,12 +36,12 @@ from stream.core.fold import (
     is_usable,
     part_of,
 )
+from stream.core.live_hit_rate import judge
 from stream.core.outputs import Cause, Outcome, Output
 from stream.core.partitioner import partition_of
-from stream.core.quality import judge
 from stream.core.ranking import Catalogue, Ranker
+from stream.core.recommend import Asking, recommend
 from stream.core.records import Batch, Coordinates, Record, Source
-from stream.core.serving import Asking, recommend
 from stream.core.state import (
     SOURCE_NUMBERS,
     VERSION,
@@ -52,7 +52,7 @@ from stream.core.state import (
     head_key,
     marker_key,
 )
-from stream.core.users import States, User
+from stream.core.user_state import States, User
 
 __all__ = ["Part", "States", "StepSettings", "coordinates_of", "step", "steps"]
 

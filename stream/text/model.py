@@ -1,6 +1,6 @@
 """The text model: a folder with the sentence encoder (ONNX), its tokenizer and the keyword list, under one hash.
 
-`encode` runs ONNX Runtime, without torch. How the folder is made, at set-up, is `stream.text.importing`.
+`encode` runs ONNX Runtime, without torch. How the folder is made, at set-up, is `stream.text.export_onnx`.
 """
 
 import hashlib

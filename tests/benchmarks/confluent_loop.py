@@ -14,10 +14,10 @@ from typing import Any
 from confluent_kafka import Consumer, Producer
 from rocksdict import Options, Rdict, WriteBatch
 
-from models.folder import load_ranker
-from stream.broker.app import calm_collector
+from models.artifact import load_ranker
 from stream.core.records import Batch, PlainRecord, Source
 from stream.core.step import StepSettings, step
+from stream.kafka.app import calm_collector
 from stream.settings import Topics
 from tests.benchmarks.bare import Bare, BareClick, BareState, decode_click, decode_state, encode_state, encoded
 from tests.benchmarks.contenders import CATALOGUE

@@ -14,15 +14,15 @@ import faust
 import mode
 import msgspec
 
-from models.folder import load_ranker
-from stream.broker.app import add_profiles, calm_collector, make_app, run_until_stopped
-from stream.broker.profiles import Serving
-from stream.broker.topics import source_topics, topic_epochs
+from models.artifact import load_ranker
 from stream.core.events import Item
 from stream.core.partitioner import partition_of
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, PlainRecord, Source
 from stream.core.step import StepSettings, step
+from stream.kafka.agents.profile_agent import Serving
+from stream.kafka.app import add_profiles, calm_collector, make_app, run_until_stopped
+from stream.kafka.cluster.topics import source_topics, topic_epochs
 from stream.metrics import Metrics
 from stream.settings import Guarantee, Topics
 from tests.benchmarks.bare import Bare, decode_click, decode_state, encode_state, encoded

@@ -17,7 +17,7 @@ import numpy as np
 
 from stream.cli.text_model import default_folder
 from stream.settings import CACHE
-from stream.text.importing import PACKAGED, import_encoder, packaged_folder
+from stream.text.export_onnx import PACKAGED, import_encoder, packaged_folder
 from stream.text.keywords import standing_in
 from stream.text.model import TextModel
 from tests.benchmarks.job import peak_rss_bytes
@@ -60,8 +60,8 @@ def rows(folder: Path, scale: float) -> Iterator[dict[str, Any]]:
 
 def transcripts(task: Task) -> list[list[str]]:
     """The synthetic world's calls; `distinct` keeps each sentence once and numbers none, so that lengths stay as they are."""
-    from training.synthetic.calls import write_call
-    from training.synthetic.chance import Chance
+    from training.datasets.synthetic.calls import write_call
+    from training.datasets.synthetic.chance import Chance
 
     chance = Chance(np.random.default_rng(6))
     calls = (

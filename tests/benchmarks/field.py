@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import msgspec
 import psutil
 
-from stream.broker.local import LocalKafka
-from stream.broker.topics import create_or_check
+from stream.kafka.cluster.local_broker import LocalKafka
+from stream.kafka.cluster.topics import create_or_check
 from stream.settings import Topics
 from tests.benchmarks.job import Job
 from tests.benchmarks.lists import disagreement, final_lists, read_lists

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from models.folder import load_ranker
+from models.artifact import load_ranker
 from stream.core import limits
 from stream.core.events import Click, Eligibility, EncodedCall, Purchase
 from stream.core.records import Batch, PlainRecord, Source

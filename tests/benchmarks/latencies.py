@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import psutil
 
-from stream.broker.local import LocalKafka
-from stream.broker.topics import create_or_check
-from stream.cli.processes import Child
 from stream.errors import IsthmusError
+from stream.kafka.cluster.local_broker import LocalKafka
+from stream.kafka.cluster.topics import create_or_check
+from stream.services.child_processes import Child
 from tests.benchmarks.field import EXACT, FIELD, OTHERS, OURS, OWN, TOPICS, Contender, job_of, start
 
 SECONDS, WARM_S = 10.0, 4.0
@@ -59,7 +59,7 @@ def _one(folder: Path, model: Path, sha256: str, contender: Contender, rate: flo
 def _worker(folder: Path, bootstrap: str, model: Path, sha256: str, contender: Contender) -> Iterator[None]:
     """The real worker process with the model announced."""
     from stream.core.announcements import ModelAnnouncement
-    from training.example_topic import announce
+    from stream.kafka.cluster.compacted_topic import announce
 
     announcement = ModelAnnouncement(
         role="champion", name="latent_feature", version="1", uri=str(model), sha256=sha256, published_at=0

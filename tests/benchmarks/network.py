@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from models.clicks import STEP_MARK
-from models.folder import write_ranker
+from models.artifact import write_ranker
+from models.click_tokens import STEP_MARK
 from models.systems import POPULAR, network_type
 from stream.core.interactions import MARK
 from tests.benchmarks.load import ITEMS, TAGS

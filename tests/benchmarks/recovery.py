@@ -25,18 +25,18 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from faust.stores.rocksdb import RocksDBOptions
 from rocksdict import WriteBatch
 
-from models.folder import load_ranker
-from stream.broker.app import add_profiles, make_app, run_until_stopped
-from stream.broker.changelog import stamp
-from stream.broker.local import LocalKafka
-from stream.broker.produce import produce
-from stream.broker.profiles import Serving
-from stream.broker.table import ROCKSDB
-from stream.broker.topics import changelog_name, create_or_check, source_topics, topic_epochs
+from models.artifact import load_ranker
 from stream.core.events import EncodedCall, Purchase
 from stream.core.partitioner import partition_of
 from stream.core.records import Batch, PlainRecord, Source
 from stream.core.step import StepSettings, step
+from stream.kafka.agents.profile_agent import Serving
+from stream.kafka.app import add_profiles, make_app, run_until_stopped
+from stream.kafka.cluster.local_broker import LocalKafka
+from stream.kafka.cluster.producer import produce
+from stream.kafka.cluster.topics import changelog_name, create_or_check, source_topics, topic_epochs
+from stream.kafka.faust.changelog import stamp
+from stream.kafka.faust.user_table import ROCKSDB
 from stream.metrics import Metrics
 from stream.settings import Topics
 from tests.benchmarks.contenders import CATALOGUE
@@ -46,7 +46,7 @@ from tests.benchmarks.load import NOW_MS, TAGS, Sent
 from tests.benchmarks.network import write_network
 from tests.benchmarks.run import alone
 from tests.world import Store
-from training.synthetic import calibration
+from training.datasets.synthetic import calibration
 
 USERS = int(os.environ.get("RECOVERY_USERS", "1000000"))
 ROUNDS = int(os.environ.get("RECOVERY_ROUNDS", "2"))

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.folder import load_ranker
+from models.artifact import load_ranker
 from stream.core.ranking import Ranker
 from stream.core.records import Batch, PlainRecord, Source
 from stream.core.step import StepSettings, step

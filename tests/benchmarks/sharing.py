@@ -19,8 +19,8 @@ import msgspec
 import psutil
 from kafka import KafkaConsumer, TopicPartition
 
-from stream.broker.local import LocalKafka
-from stream.broker.topics import create_or_check
+from stream.kafka.cluster.local_broker import LocalKafka
+from stream.kafka.cluster.topics import create_or_check
 from tests.benchmarks.field import OTHERS, OURS, TOPICS, fill, job_of, start
 from tests.benchmarks.job import Job
 

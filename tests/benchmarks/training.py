@@ -15,11 +15,11 @@ from models.systems import DEFAULT, SYSTEMS
 from stream.core.examples import event_type
 from stream.core.interactions import Interaction, Part, conversation_of, session_of
 from stream.core.outputs import TrainingExample
-from training.example_files import read_examples
+from training.datasets.example_file import read_examples
 from training.loop import TrainingConfig
 from training.progress import Watch
 from training.split import split
-from training.systems import train_system
+from training.train_system import train_system
 
 EVENTS, INTERACTIONS, ITEMS, TAGS, WIDTH = 62_401, 151_946, 24, 60, 384
 MINUTE_MS = 60_000

@@ -8,15 +8,15 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from models.folder import load_ranker, write_ranker
+from models.artifact import load_ranker, write_ranker
 from stream.cli.text_model import default_folder
 from stream.core.announcements import ModelAnnouncement
 from stream.core.ranking import Ranker
+from stream.kafka.cluster.compacted_topic import announce
 from stream.settings import Settings
 from tests.chaos.sender import live_events
 from tests.rankers import random_ranker
-from training.example_topic import announce
-from training.synthetic.catalogue import items
+from training.datasets.synthetic.catalogue import items
 
 _NAME: Final = "latent_feature"
 

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
-from stream.broker.local import LocalKafka
-from stream.broker.topics import admin_client
-from stream.cli.processes import wait_for
+from stream.kafka.cluster.local_broker import LocalKafka
+from stream.kafka.cluster.topics import admin_client
+from stream.services.child_processes import wait_for
 from tests.chaos.proxy import Proxy
 
 

@@ -5,7 +5,7 @@ import json
 import pickle
 from pathlib import Path
 
-from models.folder import load_ranker
+from models.artifact import load_ranker
 from stream.core.step import StepSettings
 from tests.chaos.check import expected, found_in, judge, last, users_of
 from tests.world import history_of

@@ -9,9 +9,9 @@ import msgspec
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import OffsetSpec
 
-from stream.broker.topics import admin_client, changelog_name, create_or_check
 from stream.core.events import Click
 from stream.core.partitioner import partition_of
+from stream.kafka.cluster.topics import admin_client, changelog_name, create_or_check
 from tests.chaos.members import DYNAMIC
 from tests.chaos.observe import WORKERS, batches_of
 from tests.chaos.stage import SOURCES, TOPICS, Case, Stage

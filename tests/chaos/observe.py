@@ -4,12 +4,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from stream.broker.changelog import term_of
-from stream.broker.lag import group_progress
-from stream.broker.topics import changelog_name, source_topics, topic_epochs
 from stream.core.events import Item
 from stream.core.ranking import Catalogue
 from stream.core.records import Batch, PlainRecord, Source
+from stream.kafka.cluster.lag import group_progress
+from stream.kafka.cluster.topics import changelog_name, source_topics, topic_epochs
+from stream.kafka.faust.changelog import term_of
 from stream.settings import Topics
 from tests.chaos.check import Observed
 from tests.chaos.sender import Place, Sent

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from stream.broker.local import free_port
+from stream.kafka.cluster.local_broker import free_port
 
 Result = TypeVar("Result")
 

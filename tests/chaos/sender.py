@@ -12,8 +12,8 @@ import numpy as np
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from training.synthetic.live import LiveEvent, Rates, start_for, stream_events
-from training.synthetic.world import make_world
+from training.datasets.synthetic.live import LiveEvent, Rates, start_for, stream_events
+from training.datasets.synthetic.world import make_world
 
 _TICK_S: Final = 0.05
 _REQUEST_TIMEOUT_MS: Final = 15_000

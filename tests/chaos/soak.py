@@ -17,8 +17,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import psutil
 
-from stream.broker.topics import create_or_check
 from stream.core.step import StepSettings
+from stream.kafka.cluster.topics import create_or_check
 from tests.chaos.champion import publish_champion
 from tests.chaos.check import judge
 from tests.chaos.cluster import Cluster

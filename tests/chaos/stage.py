@@ -16,14 +16,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from stream.broker.lag import Progress, group_progress
-from stream.broker.local import free_port
-from stream.broker.topics import create_or_check, source_topics
-from stream.cli.processes import Child
 from stream.core.ranking import Ranker
 from stream.core.records import Batch
 from stream.core.step import StepSettings
 from stream.errors import IsthmusError
+from stream.kafka.cluster.lag import Progress, group_progress
+from stream.kafka.cluster.local_broker import free_port
+from stream.kafka.cluster.topics import create_or_check, source_topics
+from stream.services.child_processes import Child
 from stream.settings import Topics
 from tests.chaos.champion import publish_champion
 from tests.chaos.check import Verdict, judge

@@ -11,7 +11,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError
 
-from stream.clients import AdminClient, Consumer
+from stream.kafka.cluster.clients import AdminClient, Consumer
 
 
 @pytest.fixture(params=["nobody listens", "nobody answers"])
@@ -43,7 +43,7 @@ def test_a_client_that_finds_no_broker_leaves_nothing(client: type[AdminClient |
 
 @pytest.mark.parametrize("client", [KafkaAdminClient, KafkaConsumer])
 def test_kafka_pythons_own_keeps_its_thread(client: type[KafkaAdminClient | KafkaConsumer], address: str) -> None:
-    """Where this fails, `stream.clients` is needed no more."""
+    """Where this fails, `stream.kafka.cluster.clients` is needed no more."""
     kept: list[KafkaAdminClient | KafkaConsumer] = []
 
     class Kept(client):  # type: ignore[misc,valid-type]

@@ -1,6 +1,6 @@
-"""What `stream.broker` leans on inside Faust, mode and aiokafka.
+"""What `stream.kafka` leans on inside Faust, mode and aiokafka.
 
-When one of these fails after an upgrade, read `stream.broker` again. The three corrections were each taken out by hand once (the
+When one of these fails after an upgrade, read `stream.kafka` again. The three corrections were each taken out by hand once (the
 held resume; the frozen set, the answer to an empty one and the handing back; the seek): the tests that name them failed each time.
 """
 
@@ -27,9 +27,9 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.services import ServiceTask
 
-from stream.broker.delivery import BatchConsumer
-from stream.broker.kafka import ANSWER_MS, GuardedThread, KafkaConsumer, KafkaTransport
-from stream.broker.recovery import SafeRecovery
+from stream.kafka.faust.batch_consumer import BatchConsumer
+from stream.kafka.faust.recovery import SafeRecovery
+from stream.kafka.faust.transport import ANSWER_MS, GuardedThread, KafkaConsumer, KafkaTransport
 
 SOURCE = TP("web-clicks", 0)
 CHANGELOG = TP("changelog", 0)

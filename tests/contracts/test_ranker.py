@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.folder import MANIFEST, ModelRefused, load_ranker, write_ranker
+from models.artifact import MANIFEST, ModelRefused, load_ranker, write_ranker
 from models.popular import prior_of
 from models.systems import POPULAR, SYSTEMS
 from stream.core.interactions import Part, conversation_of, session_of

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from stream.broker.local import LocalKafka
+from stream.kafka.cluster.local_broker import LocalKafka
 from tests.system.needs import broker_or_skip
 from tests.system.registries import copy_of, registry_in
 

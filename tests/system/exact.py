@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 from kafka import KafkaConsumer, TopicPartition
 
-from stream.broker.topics import changelog_name, source_topics, topic_epochs
 from stream.core.events import Item
 from stream.core.outputs import decode_example
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, PlainRecord
 from stream.core.step import StepSettings, step
+from stream.kafka.cluster.topics import changelog_name, source_topics, topic_epochs
 from stream.settings import Topics
 from tests.world import Store, history_of
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from stream.broker.local import why_not
+from stream.kafka.cluster.local_broker import why_not
 
 
 def broker_or_skip() -> None:

@@ -11,11 +11,11 @@ from aiokafka import AIOKafkaProducer
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
-from stream.broker.app import make_app
-from stream.broker.changelog import Fetched
-from stream.broker.embedded.log import open_log
-from stream.broker.topics import changelog_name, source_topics, specs
 from stream.errors import IsthmusError
+from stream.kafka.app import make_app
+from stream.kafka.cluster.topics import changelog_name, source_topics, specs
+from stream.kafka.embedded.log import open_log
+from stream.kafka.faust.changelog import Fetched
 from tests.system.test_embedded import SOURCES, TOPICS, assert_exact, events, name, send, until, worker
 
 __all__ = ["name"]
@@ -79,7 +79,7 @@ async def test_a_restart_with_its_store_reads_only_what_it_lacks(
         await send(log, made)
         await until(lambda: log.lag("isthmus-profiles", source_topics(TOPICS)) == 0)
         users = metrics.gauge("users")._value.get()
-    with caplog.at_level("INFO", "stream.broker.recovery"):
+    with caplog.at_level("INFO", "stream.kafka.faust.recovery"):
         async with worker(name, log, tmp_path) as (app, metrics):
             await until(lambda: app.tables.actives_ready)
             assert metrics.gauge("users")._value.get() == users > 40

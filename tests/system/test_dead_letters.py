@@ -11,19 +11,19 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.errors import KafkaTimeoutError
 from typer.testing import CliRunner, Result
 
-from stream.broker import dead_letters
-from stream.broker.dead_letters import STAMP, Wanted, letters_of
-from stream.broker.lag import group_progress
-from stream.broker.local import LocalKafka
-from stream.broker.reading import reader
-from stream.broker.topics import create_or_check, source_topics, topic_epochs
 from stream.cli.main import app
-from stream.cli.processes import Child, wait_for
 from stream.core import limits
 from stream.core.dead_letters import dead_letter
 from stream.core.events import Click, Reason, Rejection
 from stream.core.partitioner import partition_of
 from stream.core.records import Coordinates, PlainRecord
+from stream.kafka.cluster import dead_letter_replay
+from stream.kafka.cluster.dead_letter_replay import STAMP, Wanted, letters_of
+from stream.kafka.cluster.lag import group_progress
+from stream.kafka.cluster.local_broker import LocalKafka
+from stream.kafka.cluster.topic_reader import reader
+from stream.kafka.cluster.topics import create_or_check, source_topics, topic_epochs
+from stream.services.child_processes import Child, wait_for
 from stream.settings import Topics
 from tests.system.exact import assert_exact, newest, read_all
 from tests.system.needs import broker_or_skip
@@ -191,12 +191,12 @@ def test_a_replay_that_is_cut_off_goes_on_without_sending_twice(bootstrap: str, 
 
     class Dying(KafkaProducer):  # type: ignore[misc]
         def send(self, topic: str, *args: Any, **more: Any) -> Any:
-            if topic == TOPICS.replayed and more["key"] != dead_letters.RUN:
+            if topic == TOPICS.replayed and more["key"] != dead_letter_replay.RUN:
                 raise KafkaTimeoutError
             return super().send(topic, *args, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(dead_letters, "KafkaProducer", Dying)
+        patched.setattr(dead_letter_replay, "KafkaProducer", Dying)
         cut = replay(bootstrap, "--all")
         assert cut.exit_code != 0
     assert len(stamps(bootstrap, TOPICS.clicks)) == 5

@@ -12,11 +12,6 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from stream.broker import watch
-from stream.broker.app import Looks, Serving, add_profiles, make_app, run_until_stopped
-from stream.broker.embedded.following import follow_log
-from stream.broker.embedded.log import Log, forget, open_log
-from stream.broker.topics import changelog_name, source_topics, specs
 from stream.core.dead_letters import DeadLetterLimit
 from stream.core.events import Click, Erasure, Purchase, UserEvent
 from stream.core.interactions import Interaction, Session
@@ -25,6 +20,11 @@ from stream.core.records import Batch, Record
 from stream.core.step import StepSettings, step
 from stream.errors import IsthmusError
 from stream.health import Health
+from stream.kafka.agents import watchdog
+from stream.kafka.app import Looks, Serving, add_profiles, make_app, run_until_stopped
+from stream.kafka.cluster.topics import changelog_name, source_topics, specs
+from stream.kafka.embedded.log import Log, forget, open_log
+from stream.kafka.embedded.log_follower import follow_log
 from stream.metrics import Metrics
 from stream.settings import Topics
 from tests import world
@@ -268,7 +268,7 @@ async def test_a_partition_that_finishes_nothing_makes_the_worker_unhealthy(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its log never acknowledges a state. A worker that has folded all there is stays healthy, however long nothing comes."""
-    monkeypatch.setattr(watch, "EVERY_S", 0.4)
+    monkeypatch.setattr(watchdog, "EVERY_S", 0.4)
     log, health = open_log(name), Health()
     log.create_topics(specs(TOPICS))
     async with worker(name, log, tmp_path, looks=Looks(health=health, stalled_s=0.8)) as (app, metrics):

@@ -19,24 +19,24 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import ProducerFenced
 
-from stream.broker.app import add_delivery, make_app
-from stream.broker.delivery import Emission
-from stream.broker.finishing import Work
-from stream.broker.lag import group_progress
-from stream.broker.local import LocalKafka
-from stream.broker.produce import produce
-from stream.broker.topics import create_or_check, source_topics
-from stream.broker.transactions import FENCES, ExactlyOnce
-from stream.cli.processes import Child, wait_for
 from stream.core.events import EncodedCall
 from stream.core.outputs import Output
 from stream.errors import IsthmusError
+from stream.kafka.app import add_delivery, make_app
+from stream.kafka.cluster.lag import group_progress
+from stream.kafka.cluster.local_broker import LocalKafka
+from stream.kafka.cluster.producer import produce
+from stream.kafka.cluster.topics import create_or_check, source_topics
+from stream.kafka.delivery.at_least_once import Work
+from stream.kafka.delivery.exactly_once import FENCES, ExactlyOnce
+from stream.kafka.faust.batch_consumer import Emission
 from stream.metrics import Metrics
+from stream.services.child_processes import Child, wait_for
 from stream.settings import Topics
 from tests.system.exact import assert_exact, contents_per_id, read_all, revisions
 from tests.system.needs import broker_or_skip
-from training.synthetic.live import LiveEvent, Rates, start_for, stream_events
-from training.synthetic.world import make_world
+from training.datasets.synthetic.live import LiveEvent, Rates, start_for, stream_events
+from training.datasets.synthetic.world import make_world
 
 TOPICS = Topics(partitions=4)
 SESSION_S = 6
@@ -258,7 +258,7 @@ async def test_batches_that_wait_share_a_transaction_and_keep_their_order(bootst
 
 def test_without_kafka_exactly_once_is_refused(tmp_path: Path) -> None:
     """With what to do."""
-    from stream.broker.embedded.log import forget, open_log
+    from stream.kafka.embedded.log import forget, open_log
 
     open_log("refused")
     with pytest.raises(IsthmusError, match="needs Kafka"):

@@ -9,14 +9,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream.broker.local import LocalKafka
 from stream.cli.replay import through_kafka
-from stream.cli.tables import examples_from_tables, load_tables
 from stream.core.interactions import Conversation, Interaction
 from stream.core.outputs import TrainingExample
+from stream.kafka.cluster.local_broker import LocalKafka
+from stream.services.table_examples import examples_from_tables, load_tables
 from stream.settings import Kafka, Settings
 from tests.system.needs import broker_or_skip
-from training.synthetic.tables import write_tables
+from training.datasets.synthetic.write_tables import write_tables
 
 EVENTS = 150
 

@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 from kafka import KafkaProducer
 
-from models.folder import write_ranker
+from models.artifact import write_ranker
 from models.popular import Popular
-from stream.broker.lag import group_progress
-from stream.broker.local import LocalKafka, free_port
-from stream.broker.produce import produce
-from stream.broker.topics import create_or_check, source_topics
-from stream.cli.processes import Child, wait_for
 from stream.core.announcements import ModelAnnouncement
 from stream.core.events import Click, Item, Reason
 from stream.core.partitioner import partition_of
+from stream.kafka.cluster.compacted_topic import announce
+from stream.kafka.cluster.lag import group_progress
+from stream.kafka.cluster.local_broker import LocalKafka, free_port
+from stream.kafka.cluster.producer import produce
+from stream.kafka.cluster.topics import create_or_check, source_topics
+from stream.services.child_processes import Child, wait_for
 from stream.settings import Topics
 from tests.system.exact import assert_exact, newest, read_all
 from tests.system.needs import broker_or_skip
-from training.example_topic import announce
-from training.synthetic.live import LiveEvent, Rates, stream_events
-from training.synthetic.world import make_world
+from training.datasets.synthetic.live import LiveEvent, Rates, stream_events
+from training.datasets.synthetic.world import make_world
 
 TOPICS = Topics(partitions=4)
 START_MS = 1_750_000_000_000

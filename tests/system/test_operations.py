@@ -13,13 +13,13 @@ import msgspec
 import pytest
 from kafka import KafkaAdminClient
 
-from stream.broker.lag import group_progress
-from stream.broker.local import LocalKafka, free_port
-from stream.broker.produce import KeyedEvent, produce
-from stream.broker.topics import changelog_name, create_or_check, source_topics
-from stream.cli.processes import Child, wait_for
 from stream.core.events import Click
 from stream.errors import IsthmusError
+from stream.kafka.cluster.lag import group_progress
+from stream.kafka.cluster.local_broker import LocalKafka, free_port
+from stream.kafka.cluster.producer import KeyedEvent, produce
+from stream.kafka.cluster.topics import changelog_name, create_or_check, source_topics
+from stream.services.child_processes import Child, wait_for
 from stream.settings import Topics
 from tests.system.exact import assert_exact, contents_per_id, expected, newest, read_all, users_of
 from tests.system.needs import broker_or_skip

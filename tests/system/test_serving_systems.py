@@ -10,13 +10,8 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from models.folder import load_ranker, write_ranker
+from models.artifact import load_ranker, write_ranker
 from models.systems import SYSTEMS
-from stream.broker.app import Serving, add_profiles, make_app, run_until_stopped
-from stream.broker.embedded.following import follow_log
-from stream.broker.embedded.log import Log, forget, open_log
-from stream.broker.followers import ServingFollower
-from stream.broker.topics import source_topics, specs
 from stream.core import limits
 from stream.core.announcements import ModelAnnouncement, encode_announcement
 from stream.core.events import Click, UserEvent
@@ -25,6 +20,11 @@ from stream.core.ranking import PostFilter, Ranker
 from stream.core.records import Source
 from stream.core.state import Facts, decode_facts, decode_head, facts_key, head_key
 from stream.core.step import StepSettings
+from stream.kafka.agents.followers import ServingFollower
+from stream.kafka.app import Serving, add_profiles, make_app, run_until_stopped
+from stream.kafka.cluster.topics import source_topics, specs
+from stream.kafka.embedded.log import Log, forget, open_log
+from stream.kafka.embedded.log_follower import follow_log
 from stream.metrics import Metrics
 from stream.settings import Topics
 from tests import world

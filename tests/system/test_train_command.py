@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from models.folder import load_ranker
+from models.artifact import load_ranker
 from stream.cli import models, train
 from stream.core.announcements import ModelAnnouncement, decode_announcement
 from stream.errors import IsthmusError
 from tests.purchases import ITEMS, purchases
 from tests.system.registries import uri_of
-from training.example_files import write_examples
+from training.datasets.example_file import write_examples
 
 NOWHERE = "127.0.0.1:1"
 

@@ -12,14 +12,14 @@ import msgspec
 import numpy as np
 import pytest
 
-import training.run
-from models.folder import load_ranker, read_manifest
+import training.training_run
+from models.artifact import load_ranker, read_manifest
 from stream.core.outputs import TrainingExample
 from tests.purchases import ITEMS, purchases, small_run
 from tests.system.registries import registry_in, uri_of
 from training.loop import NotFiniteError
 from training.registry import Registry, RegistryError
-from training.run import TooFewExamplesError, publish_popular, train_once
+from training.training_run import TooFewExamplesError, publish_popular, train_once
 
 
 def with_popular(registry: Registry, examples: list[TrainingExample]) -> str:
@@ -102,7 +102,7 @@ def test_too_few_fresh_events_are_refused_before_anything_is_trained(
     registry_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = registry_in(registry_folder)
-    monkeypatch.setattr(training.run, "train_system", pytest.fail)
+    monkeypatch.setattr(training.training_run, "train_system", pytest.fail)
     result = train_once(purchases(600), ITEMS, registry, small_run(min_judged=200))
     assert result.announcement is None
     assert "only 60 fresh purchase events" in result.reason
@@ -131,7 +131,7 @@ def test_a_loop_that_breaks_off_leaves_champion_and_registry_as_they_were(
     def breaks_off(*_: object, **__: object) -> Any:
         raise NotFiniteError("the loss is nan")
 
-    monkeypatch.setattr(training.run, "train_system", breaks_off)
+    monkeypatch.setattr(training.training_run, "train_system", breaks_off)
     with pytest.raises(NotFiniteError):
         train_once(examples, ITEMS, registry, small_run())
     assert [found.version for found in registry.versions()] == ["1"]
@@ -149,9 +149,9 @@ def dies(*_: object, **__: object) -> Any:
 @pytest.mark.parametrize(
     "effect",
     [
-        (training.run, "write_ranker"),
+        (training.training_run, "write_ranker"),
         (Registry, "register"),
-        (training.run, "load_ranker"),
+        (training.training_run, "load_ranker"),
         (Registry, "say_why"),
         (Registry, "promote"),
     ],
@@ -197,7 +197,7 @@ from pathlib import Path
 from tests.purchases import ITEMS, purchases, small_run
 from tests.system.registries import registry_in
 from training.progress import Watch
-from training.run import train_once
+from training.training_run import train_once
 
 def say(line):
     if line.startswith("epoch  3"):

@@ -9,14 +9,14 @@ import pytest
 from kafka import KafkaProducer
 from kafka.admin import NewTopic
 
-from stream.broker.topics import admin_client
-from stream.cli.processes import Child, wait_for
 from stream.core.announcements import ModelAnnouncement, decode_announcement
 from stream.core.outputs import TrainingExample, encode_example, example_key
+from stream.kafka.cluster.compacted_topic import CompactedTopic, TopicError, announce, examples_in, items_in
+from stream.kafka.cluster.topics import admin_client
+from stream.services.child_processes import Child, wait_for
 from tests.purchases import ITEMS, purchases
 from tests.system.exact import newest, read_all
 from tests.system.registries import registry_in, uri_of
-from training.example_topic import CompactedTopic, TopicError, announce, examples_in, items_in
 
 Record = tuple[bytes, bytes | None]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from stream.broker.app import run_until_stopped
 from stream.errors import IsthmusError
+from stream.kafka.app import run_until_stopped
 
 
 class App:

@@ -12,17 +12,19 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 import models
-import training.thin
+import training.evaluation.modality_ablation
 from models.popular import Popular
 from stream.cli.benchmark import app
-from stream.cli.prepared import training_code, training_keywords
 from stream.cli.train import _source
 from stream.core.interactions import Conversation
 from stream.errors import IsthmusError
+from stream.services.dataset_cache import training_code, training_keywords
 from stream.settings import Settings
 from stream.text.model import TextModel
 from tests.purchases import ITEMS, purchases
-from training.benchmark import (
+from training.datasets.synthetic.write_tables import write_tables
+from training.datasets.tables.reader import InteractionRow, Tables, read_tables
+from training.evaluation.benchmark import (
     Parts,
     ResultRow,
     Run,
@@ -36,12 +38,21 @@ from training.benchmark import (
     read_runs,
     rows_of,
 )
-from training.benchmark_report import markdown, plot
-from training.results import crossing, page, read_corpora
-from training.synthetic.tables import write_tables
-from training.tables import InteractionRow, Tables, read_tables
-from training.tensors import newest_text_model
-from training.thin import Point, ThinRow, Variant, points_of, report, thin_rows, thinned, trainer_of, variants_of, verdict
+from training.evaluation.benchmark_report import markdown, plot
+from training.evaluation.modality_ablation import (
+    Point,
+    ThinRow,
+    Variant,
+    points_of,
+    report,
+    thin_rows,
+    thinned,
+    trainer_of,
+    variants_of,
+    verdict,
+)
+from training.evaluation.results_page import crossing, page, read_corpora
+from training.example_arrays import newest_text_model
 
 TYPES = np.array(["session", "conversation", "both", "session"])
 
@@ -160,7 +171,7 @@ def test_code_that_trains_is_told_apart_by_its_text_and_its_surroundings(monkeyp
     assert training_code("torch 2", thin=False) != known
     assert training_code("torch 1", thin=True) != known
     shutil.copytree(Path(models.__path__[0]), tmp_path / "models")
-    (tmp_path / "models" / "keyword.py").write_text("changed")
+    (tmp_path / "models" / "networks" / "keyword.py").write_text("changed")
     monkeypatch.setattr(models, "__path__", [str(tmp_path / "models")])
     assert training_code("torch 1", thin=False) != known
 
@@ -267,10 +278,10 @@ def test_only_what_can_be_judged_is_thinned_and_what_was_left_out_is_named(tmp_p
 def test_a_plot_of_thinning_shows_every_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where there are more than colours."""
     drawn: list[Figure] = []
-    monkeypatch.setattr(training.thin, "save", lambda figure, _: drawn.append(figure))
+    monkeypatch.setattr(training.evaluation.modality_ablation, "save", lambda figure, _: drawn.append(figure))
     systems = [f"s{number}" for number in range(8)]
     points = [Point(Variant(system, "session", share), mean_of([0.5]), None) for system in systems for share in (0, 100)]
-    training.thin.plot(points, "thinned", tmp_path / "p.png")
+    training.evaluation.modality_ablation.plot(points, "thinned", tmp_path / "p.png")
     (axes,) = drawn[0].axes
     assert axes.get_legend_handles_labels()[1] == systems
 

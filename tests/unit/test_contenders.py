@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from models.folder import load_ranker
+from models.artifact import load_ranker
 from stream.core import limits
 from stream.core.records import Batch, PlainRecord, Source
 from stream.core.step import StepSettings, step

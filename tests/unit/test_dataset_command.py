@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from stream.cli.dataset import app
 from stream.errors import IsthmusError
-from training.synthetic import NOTICE
-from training.synthetic.tables import write_tables
-from training.tables import read_tables
+from training.datasets.synthetic import NOTICE
+from training.datasets.synthetic.write_tables import write_tables
+from training.datasets.tables.reader import read_tables
 
 
 def test_it_writes_tables_and_events_and_says_that_they_are_synthetic(tmp_path: Path) -> None:

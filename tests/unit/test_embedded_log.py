@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from stream.broker.embedded.log import Log, compact, open_log
-from stream.broker.embedded.storage import Storage
-from stream.broker.topics import TopicSpec
 from stream.core.outputs import Output
 from stream.core.partitioner import partition_of
 from stream.core.records import PlainRecord
 from stream.errors import IsthmusError
+from stream.kafka.cluster.topics import TopicSpec
+from stream.kafka.embedded.log import Log, compact, open_log
+from stream.kafka.embedded.storage import Storage
 
 APPENDED = TopicSpec("clicks", "clicks", "user", 3, {"message.timestamp.type": "LogAppendTime"})
 COMPACTED = TopicSpec("items", "items", "item", 1, {"cleanup.policy": "compact"})
@@ -89,7 +89,7 @@ async def test_a_restored_log_has_the_same_epochs_records_and_offsets(tmp_path: 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     """Two writers would tear the log."""
     storage = Storage(tmp_path / "log.sqlite")
-    code = "import sys; from pathlib import Path; from stream.broker.embedded.storage import Storage; Storage(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from stream.kafka.embedded.storage import Storage; Storage(Path(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "log.sqlite")], check=False, capture_output=True)
     assert b"in use by another process" in done.stderr
     storage.close()
@@ -98,8 +98,8 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
 def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
     """A child appends and reports each offset once its future is done; killed with -9, none of the reported is missing."""
     code = (
-        "import asyncio, sys\nfrom pathlib import Path\nfrom stream.broker.embedded.log import open_log\n"
-        "from stream.broker.topics import TopicSpec\nasync def main():\n"
+        "import asyncio, sys\nfrom pathlib import Path\nfrom stream.kafka.embedded.log import open_log\n"
+        "from stream.kafka.cluster.topics import TopicSpec\nasync def main():\n"
         "    log = open_log('killed', Path(sys.argv[1]))\n    log.create_topics([TopicSpec('clicks', 'clicks', 'user', 1)])\n"
         "    for number in range(100_000):\n        print(await log.append('clicks', 'u', str(number).encode()), flush=True)\n"
         "asyncio.run(main())"

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from models.folder import ModelRefused
-from stream.broker.followers import ServingFollower
-from stream.broker.profiles import Serving
+from models.artifact import ModelRefused
 from stream.core.announcements import ModelAnnouncement, encode_announcement
 from stream.core.events import Item
 from stream.core.ranking import Ranker
 from stream.core.records import PlainRecord
+from stream.kafka.agents.followers import ServingFollower
+from stream.kafka.agents.profile_agent import Serving
 from stream.metrics import Metrics
 from tests import world
 

@@ -7,8 +7,8 @@ import pytest
 
 from stream.cli.main import main
 from tests.purchases import purchases
-from training.example_files import write_examples
-from training.synthetic.tables import write_tables
+from training.datasets.example_file import write_examples
+from training.datasets.synthetic.write_tables import write_tables
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_mistake_is_told_in_words(
 
 def test_a_file_that_fails_under_a_worker_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be a bug, met after days."""
-    from stream.cli import running
+    from stream.services import running
 
     def fail(settings: object) -> None:
         del settings

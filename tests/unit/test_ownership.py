@@ -3,9 +3,9 @@
 import pytest
 from faust.types import TP
 
-from stream.broker import ownership
-from stream.broker.ownership import Ownership
 from stream.errors import IsthmusError
+from stream.kafka.faust import ownership
+from stream.kafka.faust.ownership import Ownership
 
 
 class Group:

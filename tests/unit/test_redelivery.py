@@ -4,10 +4,10 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.broker.redelivery import Redelivery
 from stream.core.records import Batch, PlainRecord, Source
 from stream.core.state import decode_head, head_key
 from stream.core.step import step
+from stream.kafka.delivery.redelivery import Redelivery
 from tests import world
 from tests.world import NOW, OrderRanker, Store
 

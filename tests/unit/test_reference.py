@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.generate import PAYLOADS, pages
-from stream.broker.topics import specs
+from deploy.generate_reference import PAYLOADS, pages
 from stream.cli.main import COMMANDS
+from stream.kafka.cluster.topics import specs
 from stream.metrics import DECLARED
 from stream.settings import Settings, Topics, leaves
 

@@ -8,11 +8,11 @@ import pytest
 
 from stream.core.announcements import ModelAnnouncement
 from stream.core.outputs import TrainingExample
+from stream.kafka.cluster.compacted_topic import TopicError
 from tests.purchases import purchases
-from training.example_topic import TopicError
 from training.loop import NotFiniteError
 from training.retraining import Announcer, StoppedError, retrain
-from training.run import Result
+from training.training_run import Result
 
 Examples = Sequence[TrainingExample]
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from stream.cli.running import adapter_of, step_settings
 from stream.core.events import Click, Reason, Rejection, parse
 from stream.core.records import Source
 from stream.errors import IsthmusError
+from stream.services.running import adapter_of, step_settings
 from stream.settings import leaves, load
 
 

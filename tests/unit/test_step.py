@@ -7,10 +7,10 @@ from stream.core import limits
 from stream.core.events import OWN_FORM, Click, Eligibility, Erasure, Item, Purchase
 from stream.core.interactions import Conversation, Session
 from stream.core.outputs import decode_example, example_key
+from stream.core.poison import total_step
 from stream.core.ranking import Catalogue
 from stream.core.records import Batch, PlainRecord, Source
 from stream.core.state import StatesUnreadableError, decode_head, facts_key, head_key, marker_key
-from stream.core.total import total_step
 from tests import world
 from tests.world import MINUTE, NOW, OrderRanker, Store, batch_of, call, deliver, run
 

@@ -16,18 +16,18 @@ from stream.core.events import Item, Purchase, Rejection, Transcript, parse
 from stream.core.limits import DAY_MS
 from stream.core.records import Source
 from tests import linear_reference as linear
-from training.synthetic import NOTICE, load
-from training.synthetic.calls import write_call, write_short_call
-from training.synthetic.catalogue import CATALOGUE
-from training.synthetic.chance import Chance
-from training.synthetic.check import compare, read_events
-from training.synthetic.live import LiveEvent, Pace, Rates, start_for, stream_events, wall_s, write_events
-from training.synthetic.sessions import SHORT, all_tags, write_session
-from training.synthetic.tables import ANSWERS, write_tables
-from training.synthetic.world import make_world
-from training.table_events import user_events
-from training.table_writing import COLUMNS
-from training.tables import read_tables
+from training.datasets.synthetic import NOTICE, benchmark_load
+from training.datasets.synthetic.calls import write_call, write_short_call
+from training.datasets.synthetic.catalogue import CATALOGUE
+from training.datasets.synthetic.chance import Chance
+from training.datasets.synthetic.check import compare, read_events
+from training.datasets.synthetic.live import LiveEvent, Pace, Rates, start_for, stream_events, wall_s, write_events
+from training.datasets.synthetic.sessions import SHORT, all_tags, write_session
+from training.datasets.synthetic.world import make_world
+from training.datasets.synthetic.write_tables import ANSWERS, write_tables
+from training.datasets.tables.reader import read_tables
+from training.datasets.tables.to_events import user_events
+from training.datasets.tables.writer import COLUMNS
 
 START_MS = 1_700_000_000_000
 SOURCES = {"clicks": Source.CLICK, "purchases": Source.PURCHASE, "eligibility": Source.ELIGIBILITY, "erasures": Source.ERASURE}
@@ -270,7 +270,7 @@ def test_events_written_as_json_lines_are_those_of_the_stream(tmp_path: Path) ->
 
 def test_the_load_generators_clicks_parse() -> None:
     rng = np.random.default_rng(1)
-    for key, value in islice(load.clicks(make_world(rng), rng, users=50, start_ms=START_MS), 2_000):
+    for key, value in islice(benchmark_load.clicks(make_world(rng), rng, users=50, start_ms=START_MS), 2_000):
         click = parse(Source.CLICK, value)
         assert not isinstance(click, Rejection)
         assert click.user_id.encode() == key

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from stream.core.events import Click, Eligibility, EncodedCall, Purchase, Transcript, milliseconds
 from stream.core.interactions import Conversation, Session
 from stream.core.records import Batch, PlainRecord
-from training.examples import examples_of
-from training.table_events import item_events, user_events
-from training.tables import InteractionRow, TableError, Tables, problems_of, read_tables
+from training.datasets.examples_from_tables import examples_of
+from training.datasets.tables.reader import InteractionRow, TableError, Tables, problems_of, read_tables
+from training.datasets.tables.to_events import item_events, user_events
 
 GOOD = {
     "data_users": "user_id,purchase_event_id,event_number,conversation_id,session_id\nu,1,3,,s1\nu,1,4,c1,\nu,2,7,,s1\nu,2,9,,s2\n",

@@ -15,10 +15,10 @@ from stream.cli.text_model import default_folder, with_stand_in
 from stream.core.events import EncodedCall, Reason, Sentence, Transcript
 from stream.core.records import Batch, PlainRecord, Source
 from stream.settings import Settings
-from stream.text.importing import PACKAGED, import_encoder
+from stream.text.encode_stage import Encoded, encode_batch
+from stream.text.export_onnx import PACKAGED, import_encoder
 from stream.text.keywords import MOST, Keywords, keywords_of, standing_in
 from stream.text.model import TextModel, with_keywords
-from stream.text.stage import Encoded, encode_batch
 
 START = 1_700_000_000_000
 
@@ -181,7 +181,7 @@ def test_the_encoders_process_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, stream.text.model, stream.text.stage, stream.cli.running; sys.exit('torch' in sys.modules)"
+    code = "import sys, stream.text.model, stream.text.encode_stage, stream.services.running; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

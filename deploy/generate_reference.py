@@ -1,0 +1,166 @@
+"""`make docs`: the reference pages and the AsyncAPI document, written from the code that they describe.
+
+tests/unit/test_reference.py fails while a page differs from what this writes.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from prometheus_client import Counter
+from typer.testing import CliRunner
+
+from stream.cli.main import COMMANDS, app
+from stream.core import events, outputs
+from stream.core.announcements import ModelAnnouncement
+from stream.kafka.cluster.topics import specs
+from stream.metrics import DECLARED
+from stream.settings import Section, Settings, Topics
+
+HERE: Final = Path(__file__).parent
+PAYLOADS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
+    "clicks": (events.Click, "application/json"),
+    "transcripts": (events.Transcript, "application/json"),
+    "encoded_calls": (events.EncodedCall, "application/msgpack"),
+    "purchases": (events.Purchase, "application/json"),
+    "eligibility": (events.Eligibility, "application/json"),
+    "erasures": (events.Erasure, "application/json"),
+    "items": (events.Item, "application/json"),
+    "models": (ModelAnnouncement, "application/json"),
+    "recommendations": (outputs.Recommendation, "application/json"),
+    "training_examples": (outputs.TrainingExample, "application/msgpack"),
+    "dead_letters": (outputs.DeadLetter, "application/json"),
+    "replayed": (outputs.Replayed, "application/json"),
+}
+CLOUD_EVENTS: Final = {"recommendations", "dead_letters"}
+_BY_US: Final = {"encoded_calls", "models", "recommendations", "training_examples", "dead_letters", "replayed"}
+_WRITTEN: Final = "<!-- Written by `make docs`; do not edit. -->\n\n"
+
+
+def settings_page() -> str:
+    rows = ["| setting | variable | default | what it is |", "| --- | --- | --- | --- |"]
+    home = str(Path.home())
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, Section):
+            inner = [(f"{name}.{key}", one, getattr(default, key)) for key, one in type(default).model_fields.items()]
+        else:
+            inner = [(name, field, default)]
+        for dotted, one, value in inner:
+            variable = "ISTHMUS_" + dotted.replace(".", "__").upper()
+            rows.append(f"| `{dotted}` | `{variable}` | `{str(value).replace(home, '~')}` | {one.description or ''} |")
+    return (
+        f"# Settings\n\n{_WRITTEN}In `isthmus.toml` (or the file that `ISTHMUS_CONFIG` names); variables win.\n\n"
+        + "\n".join(rows)
+        + "\n"
+    )
+
+
+def metrics_page() -> str:
+    rows = ["| metric | kind | labels | what it is |", "| --- | --- | --- | --- |"]
+    for name, declared in DECLARED.items():
+        suffix = "_total" if declared.kind is Counter else ""
+        rows.append(
+            f"| `isthmus_{name}{suffix}` | {declared.kind.__name__.lower()} | {', '.join(declared.labels)} | {declared.text} |"
+        )
+    return f"# Metrics\n\n{_WRITTEN}Rates are for the query to make, over all workers.\n\n" + "\n".join(rows) + "\n"
+
+
+def topics_page() -> str:
+    rows = ["| topic | key | partitions | settings | message |", "| --- | --- | --- | --- | --- |"]
+    for spec in specs(Topics()):
+        settings = ", ".join(f"{key}={value}" for key, value in spec.settings.items())
+        message, kind = PAYLOADS.get(spec.role, (None, "msgpack"))
+        named = f"{message.__name__} ({kind.rpartition('/')[2]})" if message else f"state records ({kind})"
+        rows.append(f"| `{spec.name}` | {spec.keyed_by} | {spec.partitions} | {settings} | {named} |")
+    text = "Replication 3 with `min.insync.replicas` 2; 1 with `--dev`. Names and the partition count are settings (`[topics]`)."
+    return f"# Topics\n\n{_WRITTEN}{text}\n\n" + "\n".join(rows) + "\n"
+
+
+def commands_page() -> str:
+    codes = "Exit codes: 0 done, 2 wrong use or surroundings (the message says what to do); `train` 3: refused by the gate; "
+    codes += "`dead-letters replay` 3: some were refused."
+    parts = [f"# Commands\n\n{_WRITTEN}{codes}\n"]
+    for path in _command_paths():
+        shown = CliRunner().invoke(app, [*path, "--help"], prog_name="isthmus", env={"COLUMNS": "100"})
+        parts.append(f"## isthmus {' '.join(path)}\n\n```\n{_plain(shown.output)}\n```\n")
+    return "\n".join(parts)
+
+
+def _command_paths() -> Iterator[list[str]]:
+    from typer.main import get_command  # noqa: PLC0415
+
+    root: Any = get_command(app)
+    for name in COMMANDS:
+        yield [name]
+        for inner in getattr(root.get_command(None, name), "commands", {}):
+            yield [name, inner]
+
+
+def _plain(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def asyncapi() -> str:
+    """AsyncAPI 3.0: every topic, its key and its payload, the latter as JSON Schema from the msgspec types."""
+    types = [message for message, _ in PAYLOADS.values()]
+    _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    channels: dict[str, Any] = {}
+    operations: dict[str, Any] = {}
+    messages: dict[str, Any] = {}
+    for spec in specs(Topics()):
+        if spec.role not in PAYLOADS:
+            continue
+        message, content_type = PAYLOADS[spec.role]
+        messages[message.__name__] = {
+            "name": message.__name__,
+            "title": (message.__doc__ or message.__name__).strip().splitlines()[0],
+            "contentType": content_type,
+            "payload": {"$ref": f"#/components/schemas/{message.__name__}"},
+            "bindings": {"kafka": {"key": {"type": "string", "description": spec.keyed_by}}},
+        } | ({"headers": {"$ref": "#/components/schemas/CloudEventHeaders"}} if spec.role in CLOUD_EVENTS else {})
+        channels[spec.role] = {
+            "address": spec.name,
+            "messages": {message.__name__: {"$ref": f"#/components/messages/{message.__name__}"}},
+            "bindings": {"kafka": {"topic": spec.name, "partitions": spec.partitions}},
+        }
+        operations[spec.role] = {
+            "action": "send" if spec.role in _BY_US else "receive",
+            "channel": {"$ref": f"#/channels/{spec.role}"},
+        }
+    headers = {name: {"type": "string"} for name in ("ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time")}
+    document = {
+        "asyncapi": "3.0.0",
+        "info": {"title": "Isthmus", "version": "0.1.0", "description": "Clicks and calls in, recommendations out."},
+        "defaultContentType": "application/json",
+        "channels": channels,
+        "operations": operations,
+        "components": {
+            "messages": messages,
+            "schemas": {**components, "CloudEventHeaders": {"type": "object", "properties": headers, "required": sorted(headers)}},
+        },
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def pages() -> dict[Path, str]:
+    """All that is generated, by path."""
+    return {
+        HERE / "reference" / "settings.md": settings_page(),
+        HERE / "reference" / "metrics.md": metrics_page(),
+        HERE / "reference" / "topics.md": topics_page(),
+        HERE / "reference" / "commands.md": commands_page(),
+        HERE / "asyncapi.json": asyncapi(),
+    }
+
+
+def main() -> None:
+    for path, text in pages().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

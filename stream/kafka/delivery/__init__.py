@@ -1,0 +1,1 @@
+"""Delivery guarantees: at least once and exactly once behind one protocol."""

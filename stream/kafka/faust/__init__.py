@@ -1,0 +1,1 @@
+"""Faust with batches: transport, consumer, recovery and the user table."""

@@ -1,0 +1,1 @@
+"""Composition: which parts a worker, an encoder, a trainer and the demo consist of."""

@@ -1,0 +1,76 @@
+"""Processes of our own: `isthmus` commands started as children on a broker, and a local broker with all topics; ended by pid."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Final
+
+from stream.errors import IsthmusError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+STOP_S: Final = 20.0
+
+
+class Child:
+    """One `isthmus` command running with `environment` on top of ours; its output goes to `log`."""
+
+    def __init__(self, arguments: list[str], environment: Mapping[str, str], log: Path) -> None:
+        self.name = " ".join(arguments[:1])
+        self.log = log
+        command = [sys.executable, "-m", "stream.cli.main", *arguments]
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **environment})  # noqa: S603
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def check(self) -> None:
+        """Raises IsthmusError with the end of its log where it has ended by itself."""
+        if self.process.poll() is not None:
+            tail = self.log.read_text(errors="replace")[-2_000:]
+            raise IsthmusError(f"`isthmus {self.name}` ended with code {self.process.returncode}:\n{tail}")
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def broker(bootstrap: str | None, folder: Path) -> Iterator[str]:
+    """The address of a broker: the named one, or a local one of our own in `folder`."""
+    with ExitStack() as stack:
+        if bootstrap is None:
+            from stream.kafka.cluster.local_broker import LocalKafka
+
+            bootstrap = stack.enter_context(LocalKafka(folder / "kafka")).bootstrap
+        yield bootstrap
+
+
+def wait_for(condition: object, children: list[Child], timeout_s: float, what: str) -> None:
+    """Polls `condition` until it is true, looking after the children meanwhile."""
+    assert callable(condition)
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        for child in children:
+            child.check()
+        if time.monotonic() > deadline:
+            raise IsthmusError(f"{what} did not happen within {timeout_s:.0f} s")
+        time.sleep(0.1)

@@ -1,0 +1,147 @@
+"""A data set made ready for benchmark and training: a keyword list from the training part's calls alone, and examples, kept in the
+cache directory under a hash of all that they were made of; and a hash of the code that trains on them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from stream.core.outputs import TrainingExample
+    from stream.settings import Settings
+    from stream.text.keywords import Keywords
+    from training.datasets.tables.reader import Tables
+
+_TRAINING: Final = (
+    "anchors",
+    "checkpoints",
+    "distributed",
+    "example_arrays",
+    "loop",
+    "metrics",
+    "recipes",
+    "split",
+    "stages",
+    "train_system",
+)
+"""Modules of `training` that decide what a system's result is; a missing file is an error."""
+_DATASETS: Final = ("example_file.py", "examples_from_tables.py")
+"""Modules of `training.datasets` that decide what an example holds."""
+
+
+class Prepared(NamedTuple):
+    """`examples` in order of time, the item ids in the tables' order, and the hash of what both were made of. `text_model` is the
+    folder of the one that encoded the transcripts; None where there are none.
+    """
+
+    examples: list[TrainingExample]
+    items: list[str]
+    fingerprint: str
+    text_model: Path | None
+
+
+def prepare(settings: Settings, folder: Path, say: Callable[[str], None]) -> Prepared:
+    """Reads, checks and encodes a folder of tables, or takes what an earlier call made of the very same.
+
+    Raises:
+        IsthmusError: the tables or the text model cannot be used.
+    """
+    from stream.cli.text_model import folder_of
+    from stream.services.table_examples import examples_with, load_tables
+    from stream.text.model import with_keywords
+    from training.datasets.example_file import read_examples, write_examples
+
+    tables = load_tables(folder)
+    fingerprint = _fingerprint(folder, folder_of(settings))
+    cached = settings.cache_dir / "benchmark" / fingerprint
+    text_model = cached / "text-model" if tables.conversations else None
+    if not (cached / "examples").exists():
+        cached.mkdir(parents=True, exist_ok=True)
+        if text_model is not None:
+            listed = training_keywords(tables)
+            say(f"{len(listed.listed)} keywords from the calls of the training part; encoding, once for this data ...")
+            with_keywords(folder_of(settings), text_model, listed)
+        made = examples_with(settings, folder, tables, cached / "text-model")
+        write_examples(cached / "unfinished", made)
+        (cached / "unfinished").replace(cached / "examples")
+    return Prepared(list(read_examples(cached / "examples")), list(tables.items), fingerprint, text_model)
+
+
+def to_train_on(settings: Settings, folder: Path, say: Callable[[str], None]) -> tuple[list[TrainingExample], list[str]]:
+    """Examples and item ids as `prepare` makes them, but of the text model that the settings name, where they name one.
+
+    Raises:
+        IsthmusError: the tables or the text model cannot be used.
+    """
+    from stream.services.table_examples import examples_from_tables
+    from stream.text.model import described
+
+    if settings.encoder.text_model is not None:
+        return examples_from_tables(settings, folder)
+    made = prepare(settings, folder, say)
+    if made.text_model is not None:
+        say(f"calls are encoded with text model {described(made.text_model)}, and a model trained on them is served with no other:")
+        say(f"set the encoder's encoder.text_model to {made.text_model}, or to a copy")
+    return made.examples, made.items
+
+
+def training_keywords(tables: Tables) -> Keywords:
+    """The keyword list of the calls before the training part's purchase events: those of validation and test say nothing here."""
+    from stream.text.keywords import keywords_of
+    from training.split import split
+
+    training, _, _ = split(sorted({row.purchase_event_id for row in tables.interactions}))
+    known = set(training)
+    said: dict[str, dict[str, None]] = {}
+    for row in tables.interactions:
+        if row.conversation_id is not None and row.purchase_event_id in known:
+            said.setdefault(row.user_id, {})[row.conversation_id] = None
+    return keywords_of({user: [text for call in calls for _, text in tables.conversations[call]] for user, calls in said.items()})
+
+
+def training_code(versions: str, *, thin: bool) -> str:
+    """A hash of the code that trains and judges, its configuration in it, and of the versions that it runs on."""
+    from pathlib import Path
+
+    import models
+    import training
+
+    names = [*_TRAINING, *(["evaluation/modality_ablation"] if thin else [])]
+    own = [Path(training.__path__[0]) / f"{name}.py" for name in names]
+    return _hash([*sorted(Path(models.__path__[0]).rglob("*.py")), *own], versions)
+
+
+def _fingerprint(folder: Path, text_model: Path) -> str:
+    """A hash of the tables, the text encoder, and the code that makes examples of them."""
+    manifest = text_model / "manifest.json"  # not there where the tables hold no text and none was imported
+    return _hash([*_tables(folder), *([manifest] if manifest.exists() else []), *_sources()])
+
+
+def _hash(paths: Iterable[Path], more: str = "") -> str:
+    from hashlib import blake2b, file_digest
+
+    total = blake2b(more.encode(), digest_size=12)
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(path.name.encode() + file_digest(file, "blake2b").digest())
+    return total.hexdigest()
+
+
+def _tables(folder: Path) -> Iterator[Path]:
+    names = ("data_*.csv", "data_*.csv.gz", "items.csv", "items.csv.gz", "data_*/data_*.csv", "data_*/data_*.csv.gz")
+    yield from sorted(path for name in names for path in folder.glob(name))
+
+
+def _sources() -> Iterator[Path]:
+    from pathlib import Path
+
+    import stream.core
+    import stream.text
+    import training.datasets.tables
+
+    for package in (stream.core, stream.text, training.datasets.tables):
+        yield from sorted(Path(package.__path__[0]).glob("*.py"))
+    yield from (Path(training.datasets.__path__[0]) / name for name in _DATASETS)

@@ -1,0 +1,101 @@
+"""The demo's terminal view, and plain lines where the output is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from stream.services.demo.stats import Tally
+
+PLAIN_EVERY_S = 5.0
+NOTICE = "Everybody here is synthetic, and does not react to what is recommended."
+
+
+class View:
+    """Shows a tally; `refresh` as often as one likes."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._console = Console()
+        self._live = Live(console=self._console, refresh_per_second=4) if sys.stdout.isatty() else None
+        self._last_line = 0.0
+        self._rates: deque[tuple[float, int]] = deque(maxlen=20)
+
+    def __enter__(self) -> Self:
+        self._console.print(f"Isthmus: clicks and calls in, recommendations out. {NOTICE}", highlight=False)
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def refresh(self) -> None:
+        tally = self._tally
+        self._rates.append((tally.elapsed_s, tally.sent))
+        if self._live is not None:
+            self._live.update(self._screen())
+        elif time.monotonic() - self._last_line >= PLAIN_EVERY_S:
+            self._last_line = time.monotonic()
+            while tally.news:
+                print(f"          {tally.news.popleft()}", flush=True)
+            rates = "  ".join(f"{name} {rate:.3f}" for name, rate in tally.hit_rates().items())
+            print(
+                f"{tally.elapsed_s:6.0f} s  {self._per_second():5.0f} events/s  {tally.recommendations} recommendations  "
+                f"model {tally.model} ({self._age()})  HR@3 {rates or '-'}",
+                flush=True,
+            )
+
+    def _per_second(self) -> float:
+        (first_s, first), (last_s, last) = self._rates[0], self._rates[-1]
+        return (last - first) / (last_s - first_s) if last_s > first_s else 0.0
+
+    def _age(self) -> str:
+        published = self._tally.published_at
+        return f"{time.time() - published:.0f} s old" if published else "-"
+
+    def _screen(self) -> Group:
+        tally = self._tally
+        numbers = Table.grid(padding=(0, 3))
+        numbers.add_row("events/s", f"{self._per_second():.0f}", "recommendations", str(tally.recommendations))
+        numbers.add_row("model", f"{tally.model} ({self._age()})", "swaps", str(tally.swaps))
+        numbers.add_row("dead letters", f"{tally.dead_letters} ({tally.planted} planted)", "metrics", tally.metrics_at)
+        rates = Table("live hit rate at 3", "", box=None)
+        for name, rate in tally.hit_rates().items():
+            rates.add_row(name, f"{rate:.3f} {'█' * round(rate * 30)}")
+        lists = Table("user", "because of", "recommended", "model", box=None)
+        for value in reversed(tally.latest):
+            found = msgspec.json.decode(value)
+            items = ", ".join(item["item"] for item in found["items"])
+            seen = found["modalities"]
+            cause = f"{found['caused_by']['type']} ({seen['session']} sessions, {seen['conversation']} calls)"
+            lists.add_row(found["user_id"], cause, items, f"{found['model']['name']} {found['model']['version']}")
+        news = "\n".join(tally.news) or "collecting purchases to learn from"
+        return Group(Panel(numbers, title=f"{tally.elapsed_s:.0f} s"), rates, Panel(lists, title="latest recommendations"), news)
+
+
+def print_summary(tally: Tally) -> None:
+    """The last words of a demo."""
+    done = tally.summary()
+    first = "none" if done.first_recommendation_s is None else f"{done.first_recommendation_s:.1f} s after the start"
+    trained = "none yet" if done.trained_model_s is None else f"{done.trained_model_s:.1f} s after the start"
+    rates = ", ".join(f"{name} {rate:.3f}" for name, rate in done.hit_rate_3.items()) or "no purchase judged yet"
+    memory = ", ".join(f"{name} {rss / 2**20:.0f} MiB" for name, rss in done.peak_rss_bytes.items())
+    print(
+        f"\n{done.events} events, {done.recommendations} recommendations, {done.dead_letters} dead letters "
+        f"({done.planted_dead_letters} planted)\n"
+        f"first recommendation: {first}; first trained model serving: {trained}; swaps: {done.swaps}\n"
+        f"live hit rate at 3: {rates}\npeak memory: {memory}\n{NOTICE}"
+    )

@@ -1,0 +1,148 @@
+"""The encoder stage, pure and total: a batch of transcripts -> encoded calls and dead letters.
+
+Raw text ends here: an encoded call holds vectors and listed keywords, a dead letter of a transcript its coordinates only.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from stream.core.dead_letters import dead_letter
+from stream.core.events import Adapter, EncodedCall, Reason, Rejection, Transcript, milliseconds, parse_mapped, rejection_of
+from stream.core.outputs import Output
+from stream.core.poison import NO_EVENTS_FAULT, sift
+from stream.core.records import Batch, Record
+from stream.text.model import TextModel
+
+_decode = msgspec.json.Decoder(Transcript).decode
+_encode = msgspec.msgpack.Encoder().encode
+_CHARACTERS = 4_000  # of a sentence: far more than the encoder's 256 tokens
+
+
+class Encoded(NamedTuple):
+    """What a batch became. `timestamps` are the origins' broker times, for the step's clock; `counts` by
+    metric and labels.
+    """
+
+    calls: list[Output]
+    timestamps: list[int]
+    dead_letters: list[Output]
+    sentences: int
+    counts: Counter[tuple[str, ...]]
+
+
+def encode_batch(batch: Batch, model: TextModel, adapter: Adapter | None = None) -> Encoded:
+    """Every record becomes one encoded call or one dead letter, in order.
+
+    A transcript that makes the encoder raise is sifted out, as the step's events are (`stream.core.poison`).
+    """
+    try:
+        return _encode_all(batch, model, adapter)
+    except NO_EVENTS_FAULT:
+        raise
+    except Exception:  # noqa: BLE001  (a bug is what sifting is for)
+        return _in_pieces(batch, model, adapter)
+
+
+def _in_pieces(batch: Batch, model: TextModel, adapter: Adapter | None) -> Encoded:
+    whole = Encoded([], [], [], 0, Counter())
+    sentences = 0
+
+    def attempt(records: Sequence[Record]) -> None:
+        nonlocal sentences
+        piece = _encode_all(batch._replace(records=records), model, adapter)
+        whole.calls.extend(piece.calls)
+        whole.timestamps.extend(piece.timestamps)
+        whole.dead_letters.extend(piece.dead_letters)
+        whole.counts.update(piece.counts)
+        sentences += piece.sentences
+
+    for record, error in sift(batch.records, attempt):
+        _bury(batch, record, Rejection(Reason.POISON, error), whole)
+    return whole._replace(sentences=sentences)
+
+
+def _encode_all(batch: Batch, model: TextModel, adapter: Adapter | None) -> Encoded:
+    encoded = Encoded([], [], [], 0, Counter())
+    usable: list[tuple[Record, Transcript, list[str]]] = []
+    for record in batch.records:
+        read = _read(record, adapter)
+        if isinstance(read, Rejection):
+            _bury(batch, record, read, encoded)
+        else:
+            usable.append((record, read, [text for sentence in read.sentences if (text := sentence.text.strip()[:_CHARACTERS])]))
+    vectors = model.encode([text for _, _, texts in usable for text in texts])
+    start = 0
+    for record, transcript, texts in usable:
+        end = start + len(texts)
+        total = vectors[start:end].sum(axis=0, dtype=np.float32)
+        call = _call(batch, record, transcript, len(texts), total.astype("<f4").tobytes(), model.keywords.find(texts), model.hash)
+        encoded.calls.append(Output(transcript.user_id.encode(), _encode(call)))
+        encoded.timestamps.append(record.timestamp)
+        encoded.counts["encoder_transcripts", "encoded"] += 1
+        start = end
+    return encoded._replace(sentences=start)
+
+
+def _bury(batch: Batch, record: Record, rejection: Rejection, encoded: Encoded) -> None:
+    encoded.dead_letters.append(dead_letter(batch.coordinates(record), record, rejection, with_original=False))
+    encoded.counts["encoder_transcripts", "dead_letter"] += 1
+    encoded.counts["dead_letters", rejection.reason] += 1
+
+
+def _read(record: Record, adapter: Adapter | None) -> Transcript | Rejection:
+    if not record.value:
+        return Rejection(Reason.EMPTY, "the record has no value: a tombstone is not a transcript")
+    if adapter is None:
+        try:
+            transcript: Transcript | Rejection = _decode(record.value)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            return rejection_of(error)
+    else:
+        transcript = parse_mapped(record.value, Transcript, adapter)
+    return transcript if isinstance(transcript, Rejection) else _usable(record, transcript)
+
+
+def _usable(record: Record, transcript: Transcript) -> Transcript | Rejection:
+    if record.key is None:
+        return Rejection(Reason.MISSING_KEY, "the record has no key: it must be the user id")
+    if record.key != transcript.user_id.encode():
+        return Rejection(Reason.KEY_MISMATCH, "the record's key is not its user_id")
+    if not any(sentence.text.strip() for sentence in transcript.sentences):
+        return Rejection(Reason.INVALID, "no sentence has text")
+    if ended_at(transcript) < milliseconds(transcript.started_at):
+        return Rejection(Reason.INVALID, "it ends before it begins")
+    return transcript
+
+
+def ended_at(transcript: Transcript) -> int:
+    """When a transcript's words were all said, ms: its own time, else its last sentence's, else its beginning."""
+    if transcript.ended_at is not None:
+        return milliseconds(transcript.ended_at)
+    times = [milliseconds(sentence.at) for sentence in transcript.sentences if sentence.at is not None]
+    return max(times, default=milliseconds(transcript.started_at))
+
+
+def _call(
+    batch: Batch, record: Record, transcript: Transcript, sentences: int, total: bytes, keywords: Sequence[str], text_model: str
+) -> EncodedCall:
+    origin = batch.coordinates(record)
+    return EncodedCall(
+        user_id=transcript.user_id,
+        conversation_id=transcript.conversation_id,
+        started_at=milliseconds(transcript.started_at),
+        ended_at=ended_at(transcript),
+        event_id=transcript.event_id or origin.event_id,
+        sentences=sentences,
+        vector_sum=total,
+        keywords=tuple(keywords),
+        text_model=text_model,
+        origin_topic=origin.topic,
+        origin_epoch=origin.epoch,
+        origin_partition=origin.partition,
+        origin_offset=origin.offset,
+        has_event_id=transcript.event_id is not None,
+    )

@@ -1,0 +1,226 @@
+"""An event that makes step, ranker or encoder raise is a dead letter; what its batch does else is as if it had not been there."""
+
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream.core.events import Click, Purchase, Reason, UserEvent
+from stream.core.interactions import Interaction, Session
+from stream.core.poison import ALONE, sift, total_step, total_steps
+from stream.core.ranking import Rows
+from stream.core.records import Batch, PlainRecord, Record, Source
+from stream.core.state import StatesUnreadableError
+from stream.core.step import Part, StepSettings, step
+from tests import world
+
+POISON = "poison"
+USERS = ("u", "v", "w")
+
+
+class TouchyRanker(world.OrderRanker):
+    """A ranker with a bug: it cannot read a session with a planted tag."""
+
+    def advance_many(self, representations: Rows, interactions: Sequence[Interaction]) -> Rows:
+        for interaction in interactions:
+            if isinstance(interaction, Session) and POISON in interaction.tags:
+                raise ZeroDivisionError("the planted bug quotes u's secrets")
+        return super().advance_many(representations, interactions)
+
+
+def touchy_adapter(value: dict[str, object]) -> dict[str, object]:
+    """A mapping with a bug: neither an event nor a ValueError."""
+    if POISON in str(value):
+        raise KeyError("u's secrets")
+    return value
+
+
+def is_poison(record: Record) -> bool:
+    return POISON.encode() in (record.value or b"")
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Batch:
+    """Clicks of three users or purchases, some of them poison."""
+    source = draw(st.sampled_from([Source.CLICK, Source.CLICK, Source.PURCHASE]))
+    moments = st.integers(0, 90).map(lambda minute: world.NOW - 100 * world.MINUTE + minute * world.MINUTE)
+    words = st.sampled_from(["home", "car", "price", POISON])
+    events: st.SearchStrategy[UserEvent]
+    if source is Source.CLICK:
+        events = st.builds(Click, st.sampled_from(USERS), moments, st.lists(words, min_size=1, max_size=2).map(tuple))
+    else:
+        items = st.sampled_from([*world.ITEMS, POISON])
+        events = st.builds(Purchase, st.sampled_from(USERS), moments, st.lists(items, min_size=1, max_size=2).map(tuple))
+    return world.batch_of(source, enumerate(draw(st.lists(events, min_size=1, max_size=24))))
+
+
+def before() -> world.Store:
+    """Users with something in their history already."""
+    store = world.Store()
+    for number, user in enumerate(USERS[:2]):
+        world.run(store, world.batch_of(Source.CLICK, [(0, Click(user, world.NOW - 500 * world.MINUTE, ("home",)))]))
+        world.run(store, world.batch_of(Source.CALL, [(0, world.call("c", 1, 2, number, user=user))]))
+    return store
+
+
+def from_offset(batch: Batch, start: int) -> Batch:
+    return batch._replace(records=[record._replace(offset=record.offset + start) for record in batch.records])  # type: ignore[attr-defined]
+
+
+@settings(max_examples=120, deadline=None)
+@given(batches(), st.booleans())
+def test_the_rest_of_a_batch_is_handled_as_if_the_poison_had_not_been_there(batch: Batch, in_the_mapping: bool) -> None:
+    """Histories, last lists, newest examples and counts; each poisoned event is one dead letter, whichever part it breaks."""
+    batch = from_offset(batch, 1)
+    mapped = in_the_mapping or batch.source is Source.PURCHASE  # what a ranker reads of a purchase cannot break it
+    adapters = {batch.source: touchy_adapter} if mapped else {}
+    ranker = world.OrderRanker() if mapped else TouchyRanker()
+    with_poison, without = before(), before()
+    outcome = total_step(batch, with_poison, ranker, world.catalogue(), world.settings(adapters=adapters))
+    with_poison.apply(outcome)
+    kept = batch._replace(records=[record for record in batch.records if not is_poison(record)])
+    wanted = step(kept, without, ranker, world.catalogue(), world.settings())
+    without.apply(wanted)
+    for user in USERS:
+        assert world.history_of(with_poison, user) == world.history_of(without, user)
+        assert with_poison.last_list(user) == without.last_list(user)
+    assert with_poison.newest_examples() == without.newest_examples()
+    assert set(with_poison.records) == set(without.records)
+    assert outcome.new_users == wanted.new_users
+    letters = [msgspec.json.decode(letter.value or b"") for letter in outcome.dead_letters]
+    assert [letter["origin"]["offset"] for letter in letters] == [one.offset for one in batch.records if is_poison(one)]
+    assert all(letter["reason"] == Reason.POISON and "secrets" not in letter["error"] for letter in letters)
+    assert outcome.counts["events", batch.source, "applied"] == wanted.counts["events", batch.source, "applied"]
+    assert outcome.counts["events", batch.source, "dead_letter"] == len(letters)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(batches(), min_size=1, max_size=4), st.booleans())
+def test_batches_handled_together_are_as_each_handled_alone(some: list[Batch], touchy: bool) -> None:
+    """Each against states of its own; poison in one is a dead letter of that one alone."""
+    some = [from_offset(batch, 1) for batch in some]
+    ranker = TouchyRanker() if touchy else world.OrderRanker()
+    together, alone = [before() for _ in some], [before() for _ in some]
+    parts = [Part(batch, store) for batch, store in zip(some, together, strict=True)]
+    outcomes = total_steps(parts, ranker, world.catalogue(), world.settings())
+    for batch, outcome, one, other in zip(some, outcomes, together, alone, strict=True):
+        wanted = total_step(batch, other, ranker, world.catalogue(), world.settings())
+        one.apply(outcome)
+        other.apply(wanted)
+        assert outcome.counts == wanted.counts
+        assert [letter.key for letter in outcome.dead_letters] == [letter.key for letter in wanted.dead_letters]
+        assert [one.key for one in outcome.recommendations] == [one.key for one in wanted.recommendations]
+        assert set(outcome.writes) == set(wanted.writes)
+        assert outcome.new_users == wanted.new_users
+        assert one.newest_examples() == other.newest_examples()
+        for user in USERS:
+            assert world.history_of(one, user) == world.history_of(other, user)
+            assert one.last_list(user) == other.last_list(user)
+
+
+def clicks(*tags: str) -> Batch:
+    return world.batch_of(Source.CLICK, [(number, Click("u", world.NOW + number, (tag,))) for number, tag in enumerate(tags)])
+
+
+def test_the_dead_letter_names_type_and_place_and_keeps_the_original() -> None:
+    """No message: it may quote what the event holds."""
+    outcome = total_step(clicks(POISON), world.Store(), TouchyRanker(), world.catalogue(), world.settings())
+    letter = msgspec.json.decode(outcome.dead_letters[0].value or b"")
+    assert letter["error"].startswith("ZeroDivisionError at stream.core.recommend:")
+    assert "tests.properties.test_isolate_failures:" in letter["error"] or "test_poison:" in letter["error"]
+    assert letter["original_bytes"] == len(clicks(POISON).records[0].value or b"")
+    assert not outcome.writes
+
+
+def test_a_poisoned_call_is_named_by_its_transcript_and_without_its_content() -> None:
+    """The coordinates are those of the origin; neither key nor original."""
+
+    class Broken(world.OrderRanker):
+        def advance_many(self, representations: Rows, interactions: Sequence[Interaction]) -> Rows:
+            del representations, interactions
+            raise RuntimeError
+
+    batch = world.batch_of(Source.CALL, [(7, world.call("c", 1, 2, offset=3))])
+    outcome = total_step(batch, world.Store(), Broken(), world.catalogue(), world.settings())
+    letter = msgspec.json.decode(outcome.dead_letters[0].value or b"")
+    assert (letter["origin"]["topic"], letter["origin"]["offset"]) == ("call-transcripts", 3)
+    assert "key" not in letter
+    assert "original" not in letter
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError("disk")])
+def test_what_is_no_events_fault_is_raised(error: Exception) -> None:
+    """Full memory or a broken disk must not turn a topic into dead letters."""
+
+    class Starved(world.OrderRanker):
+        def rank_many(self, representations: Rows) -> Rows:
+            del representations
+            raise error
+
+    with pytest.raises(type(error)):
+        total_step(clicks("home"), world.Store(), Starved(), world.catalogue(), world.settings())
+
+
+def test_a_store_that_cannot_be_read_is_no_events_fault() -> None:
+    """Whatever its library raises."""
+
+    class Torn:
+        def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+            del keys
+            raise ValueError("Corruption: checksum mismatch")
+
+    with pytest.raises(StatesUnreadableError):
+        total_step(clicks("home"), Torn(), None, world.catalogue(), world.settings())
+
+
+def test_a_failure_by_chance_costs_no_event() -> None:
+    """A record must fail twice by itself."""
+    failures = iter([True, True])
+
+    class Moody(world.OrderRanker):
+        def rank_many(self, representations: Rows) -> Rows:
+            if next(failures, False):
+                raise RuntimeError
+            return super().rank_many(representations)
+
+    outcome = total_step(clicks("home"), world.Store(), Moody(), world.catalogue(), world.settings())
+    assert (len(outcome.dead_letters), len(outcome.recommendations)) == (0, 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.data())
+def test_every_record_is_tried_a_bounded_number_of_times(count: int, data: st.DataObject) -> None:
+    """At most once for each halving, and twice alone; in order."""
+    poison = data.draw(st.sets(st.integers(0, count - 1)))
+    tried, done = [0] * count, list[int]()
+    records = [PlainRecord(number, 0, b"u", None) for number in range(count)]
+
+    def attempt(piece: Sequence[Record]) -> None:
+        for record in piece:
+            tried[record.offset] += 1
+        if any(record.offset in poison for record in piece):
+            raise ValueError
+        done.extend(record.offset for record in piece)
+
+    found = sift(records, attempt)
+    assert [record.offset for record, _ in found] == sorted(poison)
+    assert done == [number for number in range(count) if number not in poison]
+    assert max(tried) <= (count - 1).bit_length() + ALONE
+
+
+def test_two_events_that_only_break_together_are_both_handled() -> None:
+    """Neither is poison: the pieces succeed."""
+
+    class Pairs(world.OrderRanker):
+        def rank_many(self, representations: Rows) -> Rows:
+            if len(representations) > 1:
+                raise RuntimeError
+            return super().rank_many(representations)
+
+    events = [(0, Click("u", world.NOW, ("home",))), (1, Click("v", world.NOW, ("home",)))]
+    settings_ = StepSettings(partitions=1)
+    outcome = total_step(world.batch_of(Source.CLICK, events), world.Store(), Pairs(), world.catalogue(), settings_)
+    assert [output.key for output in outcome.recommendations] == [b"u", b"v"]
+    assert not outcome.dead_letters

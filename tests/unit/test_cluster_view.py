@@ -1,0 +1,65 @@
+"""What the broker says is asked for in a thread, and never waited for longer than a rebalance bears."""
+
+import threading
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from stream.kafka.cluster import view
+from stream.kafka.cluster.view import KafkaView
+
+
+class Broker:
+    """Answers, or hangs until `answers` is set; counts connections."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.answers = threading.Event()
+
+    def connect(self, bootstrap: str, answer_ms: int) -> Any:
+        del bootstrap, answer_ms
+        self.connections += 1
+        return self
+
+    def describe_topics(self, names: list[str]) -> list[dict[str, Any]]:
+        self.answers.wait(10)
+        known = {"clicks": UUID(int=7 << 65)}
+        return [{"name": name, "topic_id": known.get(name, UUID(int=0)), "error_code": 0 if name in known else 3} for name in names]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+async def test_a_broker_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An OSError in time, and for the next question too; well again once the broker answers. Missing topics have no epoch."""
+    broker = Broker()
+    monkeypatch.setattr(view, "admin_client", broker.connect)
+    asked = KafkaView("nowhere:9", "group", answer_s=0.2)
+    for _ in range(2):
+        with pytest.raises(OSError):  # noqa: PT011  (a timeout, then a refusal)
+            await asked.epochs(["clicks"])
+    broker.answers.set()
+    while True:
+        try:
+            found = await asked.epochs(["clicks", "gone"])
+        except OSError:
+            continue  # the thread of the first question has not ended yet
+        break
+    assert found == {"clicks": 7}
+    assert broker.connections == 1
+    await asked.close()
+
+
+async def test_after_an_error_the_next_question_connects_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the client raised."""
+    broker = Broker()
+    broker.answers.set()
+    monkeypatch.setattr(view, "admin_client", broker.connect)
+    asked = KafkaView("nowhere:9", "group", answer_s=5)
+    with monkeypatch.context() as patched:
+        patched.setattr(broker, "describe_topics", lambda _: 1 / 0)
+        with pytest.raises(ConnectionError, match="does not answer \\(ZeroDivisionError\\)"):
+            await asked.epochs(["clicks"])
+    assert await asked.epochs(["clicks"]) == {"clicks": 7}
+    assert broker.connections == 2

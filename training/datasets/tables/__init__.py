@@ -1,0 +1,1 @@
+"""Tables in the paper's layout: read, checked, written, turned into events."""

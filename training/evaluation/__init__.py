@@ -1,0 +1,1 @@
+"""Comparisons of systems on a data set and their reports."""

@@ -1,0 +1,251 @@
+"""The paper's comparison (section 6): systems trained with several seeds on one data set, judged on its test part.
+
+Every finished run is appended to a file with its judgement of each test event, so that an interrupted comparison goes on where it
+stopped and differences can be paired. What a system is and how it trains, this module does not know.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from time import perf_counter
+from typing import Final, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.core.outputs import TrainingExample
+from stream.core.ranking import Ranker
+from training.metrics import Judged, judge
+from training.split import split
+
+EVENT_TYPES: Final = ("conversation", "session", "both", "union")
+BASELINE: Final = "late_fusion"
+MIN_TEST: Final = 10
+FLIPS: Final = 10_000
+_decode: Final = msgspec.json.Decoder
+
+
+class TooSmallError(ValueError):
+    """The data set leaves too little to learn from, or to judge on."""
+
+
+class Parts(NamedTuple):
+    """A data set's examples in order of time, split as the paper does (`training.split`)."""
+
+    training: Sequence[TrainingExample]
+    validation: Sequence[TrainingExample]
+    test: Sequence[TrainingExample]
+
+    @property
+    def types(self) -> NDArray[np.str_]:
+        """The test events' types, (n,)."""
+        return np.array([example.type for example in self.test], dtype=np.str_)
+
+
+def parts_of(examples: Sequence[TrainingExample]) -> Parts:
+    """Raises TooSmallError where fewer than 10 events are left to judge on."""
+    parts = Parts(*split(examples))
+    if len(parts.test) < MIN_TEST:
+        raise TooSmallError(
+            f"{len(examples)} purchase events with interactions leave {len(parts.test)} to judge on; at least {MIN_TEST} "
+            f"({MIN_TEST * 10} purchase events) are needed for a number that says anything"
+        )
+    return parts
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One system trained with one seed. `hits` and `average_precisions` at 3, by test event; the first letters of their types are
+    `event_types`; `data` is the data set's fingerprint, `code` that of what trained and judged ("" in older files, which hold
+    none); `left_out` says why there is no result.
+    """
+
+    data: str
+    code: str = ""
+    system: str
+    seed: int
+    train_s: float = 0.0
+    event_types: str = ""
+    hits: tuple[float, ...] = ()
+    average_precisions: tuple[float, ...] = ()
+    left_out: str | None = None
+
+
+def types_of(runs: Sequence[Run]) -> NDArray[np.str_]:
+    """The test events' types, (n,), as the runs of one data set remember them."""
+    letters = next((run.event_types for run in runs if run.event_types), "")
+    return np.array([next(kind for kind in EVENT_TYPES if kind[0] == letter) for letter in letters], dtype=np.str_)
+
+
+class ResultRow(msgspec.Struct, frozen=True):
+    """One row of the results file."""
+
+    system: str
+    seed: int
+    event_type: str
+    events: int
+    hr3: float
+    map3: float
+    train_s: float
+
+
+def read_runs(path: Path) -> list[Run]:
+    """The runs in a file; a line that was cut short, or whose numbers are not one for each event, is passed over."""
+    found = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            run = _decode(Run).decode(line)
+        except msgspec.MsgspecError:
+            continue
+        if len(run.hits) == len(run.average_precisions) == len(run.event_types) and (run.hits or run.left_out is not None):
+            found.append(run)
+    return found
+
+
+class Runs:
+    """The finished runs of one data set and code, kept in a file of JSON lines; the others in it are left alone."""
+
+    def __init__(self, path: Path, data: str, code: str) -> None:
+        self.data = data
+        self.code = code
+        self._path = path
+        self._found = {(run.system, run.seed): run for run in read_runs(path) if (run.data, run.code) == (data, code)}
+
+    def get(self, system: str, seed: int) -> Run | None:
+        return self._found.get((system, seed))
+
+    def add(self, run: Run) -> None:
+        self._found[run.system, run.seed] = run
+        with self._path.open("ab") as file:
+            if file.tell():
+                file.write(b"" if self._path.read_bytes().endswith(b"\n") else b"\n")
+            file.write(msgspec.json.encode(run) + b"\n")
+
+
+Train = Callable[[str, int, Parts], Ranker]
+"""(system, seed, parts) -> the trained ranker. Raises TooSmallError where the data lacks what the system learns from."""
+
+
+def compare(
+    systems: Sequence[str],
+    seeds: Sequence[int],
+    parts: Parts,
+    train: Train,
+    runs: Runs,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Run]:
+    """Every system with every seed, seed by seed, so that an interrupted comparison has whole seeds."""
+    made = []
+    for number, (seed, system) in enumerate(product(seeds, systems), start=1):
+        place = f"[{number}/{len(systems) * len(seeds)}] {system}, seed {seed}"
+        run = runs.get(system, seed)
+        if run is None or (run.left_out is None and len(run.hits) != len(parts.test)):
+            say(f"{place} ...")
+            run = _run(system, seed, parts, train, runs)
+            runs.add(run)
+        say(f"{place}: {_told(run)}")
+        made.append(run)
+    return made
+
+
+def _run(system: str, seed: int, parts: Parts, train: Train, runs: Runs) -> Run:
+    began = perf_counter()
+    try:
+        ranker = train(system, seed, parts)
+    except TooSmallError as error:
+        return Run(data=runs.data, code=runs.code, system=system, seed=seed, left_out=str(error))
+    train_s = round(perf_counter() - began, 3)
+    judged = judge(ranker, parts.test)
+    return Run(
+        data=runs.data,
+        code=runs.code,
+        system=system,
+        seed=seed,
+        train_s=train_s,
+        event_types="".join(kind[0] for kind in judged.types),
+        hits=tuple(judged.hits.tolist()),
+        average_precisions=tuple(judged.average_precisions.tolist()),
+    )
+
+
+def _told(run: Run) -> str:
+    if run.left_out is not None:
+        return f"left out: {run.left_out}"
+    return f"HR@3 {np.mean(run.hits):.3f}  MAP@3 {np.mean(run.average_precisions):.3f}  ({run.train_s:.1f} s)"
+
+
+def rows_of(runs: Sequence[Run], types: NDArray[np.str_]) -> list[ResultRow]:
+    """One row a system, seed and event type that occurs; none for a system that was left out."""
+    from training.metrics import table  # noqa: PLC0415
+
+    rows = []
+    for run in runs:
+        if run.left_out is None:
+            judged = Judged(types, np.array(run.hits), np.array(run.average_precisions))
+            rows += [
+                ResultRow(run.system, run.seed, row.event_type, row.events, round(row.hr3, 6), round(row.map3, 6), run.train_s)
+                for row in table(judged)
+                if row.events
+            ]
+    return rows
+
+
+class Mean(NamedTuple):
+    """A mean over seeds and its standard error; None where there is one seed."""
+
+    value: float
+    error: float | None
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    """Mean and standard error.
+
+    >>> mean_of([0.5, 0.7]).value, round(mean_of([0.5, 0.7]).error, 3), mean_of([0.5]).error
+    (0.6, 0.1, None)
+    """
+    error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    return Mean(float(np.mean(values)), error)
+
+
+class Difference(NamedTuple):
+    """A system's average precision less the baseline's, paired by purchase event (each a mean over the seeds that both have):
+    mean, standard error over the events, and p of a two-sided sign-flip test.
+    """
+
+    mean: float
+    error: float
+    p: float
+
+
+def differences(runs: Sequence[Run], types: NDArray[np.str_], baseline: str = BASELINE) -> dict[tuple[str, str], Difference]:
+    """By system and event type; empty where the baseline has no run."""
+    scores: dict[str, dict[int, NDArray[np.float64]]] = {}
+    for run in runs:
+        if run.left_out is None:
+            scores.setdefault(run.system, {})[run.seed] = np.array(run.average_precisions)
+    found = {}
+    for system, own in scores.items():
+        seeds = sorted(own.keys() & scores.get(baseline, {}).keys())
+        if system == baseline or not seeds:
+            continue
+        paired = np.mean([own[seed] - scores[baseline][seed] for seed in seeds], axis=0)
+        for kind in EVENT_TYPES:
+            chosen = paired if kind == "union" else paired[types == kind]
+            if len(chosen) > 1:
+                found[system, kind] = paired_difference(chosen)
+    return found
+
+
+def paired_difference(paired: NDArray[np.float64], flips: int = FLIPS) -> Difference:
+    """Mean, standard error and p of differences (n,): how often random signs (10,000 draws, seed 0) give a mean as far from nought.
+
+    >>> paired_difference(np.array([0.1, 0.2, 0.1, 0.2] * 5)).p
+    0.0001
+    """
+    rng = np.random.default_rng(0)
+    moved = paired[paired != 0]
+    signs = rng.integers(0, 2, (flips, len(moved)), dtype=np.int8) * 2 - 1
+    sums = np.abs(signs.astype(np.float32) @ moved.astype(np.float32))
+    extreme = int((sums >= abs(moved.sum()) * (1 - 1e-5) - 1e-9).sum())
+    error = float(np.std(paired, ddof=1) / np.sqrt(len(paired)))
+    return Difference(float(paired.mean()), error, round((extreme + 1) / (flips + 1), 4))
