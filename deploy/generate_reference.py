@@ -17,7 +17,7 @@ from stream.core import events, outputs
 from stream.core.announcements import ModelAnnouncement
 from stream.kafka.cluster.topics import specs
 from stream.metrics import DECLARED
-from stream.settings import Section, Settings, Topics
+from stream.settings import Section, Settings, TopicSettings
 
 HERE: Final = Path(__file__).parent
 PAYLOADS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
@@ -70,7 +70,7 @@ def metrics_page() -> str:
 
 def topics_page() -> str:
     rows = ["| topic | key | partitions | settings | message |", "| --- | --- | --- | --- | --- |"]
-    for spec in specs(Topics()):
+    for spec in specs(TopicSettings()):
         settings = ", ".join(f"{key}={value}" for key, value in spec.settings.items())
         message, kind = PAYLOADS.get(spec.role, (None, "msgpack"))
         named = f"{message.__name__} ({kind.rpartition('/')[2]})" if message else f"state records ({kind})"
@@ -110,7 +110,7 @@ def asyncapi() -> str:
     channels: dict[str, Any] = {}
     operations: dict[str, Any] = {}
     messages: dict[str, Any] = {}
-    for spec in specs(Topics()):
+    for spec in specs(TopicSettings()):
         if spec.role not in PAYLOADS:
             continue
         message, content_type = PAYLOADS[spec.role]

@@ -146,13 +146,13 @@ def _neural(uri: str, manifest: Manifest, found: str, items: tuple[str, ...], pr
     import torch  # noqa: PLC0415  (600 MB: only where a network is served)
     from safetensors.torch import load  # noqa: PLC0415
 
-    from models.features import Reader  # noqa: PLC0415
+    from models.features import Featurizer  # noqa: PLC0415
     from models.network import NeuralRanker  # noqa: PLC0415
 
     try:
         listed = json.loads(contents["reader.json"])
         vocabularies = {kind: Vocabulary(tokens) for kind, tokens in listed["vocabularies"].items()}
-        reader = Reader(vocabularies, int(listed["text_width"]))
+        reader = Featurizer(vocabularies, int(listed["text_width"]))
         made = network_type(manifest.kind)
         config = msgspec.json.decode(contents["network.json"], type=type(made.default))
         network = made(config, reader, torch.from_numpy(prior))

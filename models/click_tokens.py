@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.vocabulary import Vocabulary
-from stream.core.interactions import MARK, Interaction, Session
+from stream.core.interactions import SEPARATOR, Interaction, Session
 
 STEP_MARK: Final = "\x1e"
 """Stands between the tags of a step (ASCII's record separator)."""
@@ -32,10 +32,10 @@ def clicks_of(one: Interaction) -> Sequence[str]:
         return ()
     clicks = [tags for _, tags in one.clicks() if tags]
     steps = [former[-1] + STEP_MARK + tags[0] for former, tags in pairwise(clicks)]
-    return tuple(dict.fromkeys([*(MARK.join(sorted(tags)) for tags in clicks), *steps]))
+    return tuple(dict.fromkeys([*(SEPARATOR.join(sorted(tags)) for tags in clicks), *steps]))
 
 
-class ClickReader(NamedTuple):
+class ClickTokenizer(NamedTuple):
     """Finds known clicks and steps. `hashes` (V + 1,) by a tag's place, the last for unknown tags: they add nothing to a click;
     `codes` (K,) of what is known, ascending, and `places` (K,) of these.
     """
@@ -68,17 +68,17 @@ class ClickReader(NamedTuple):
         return np.divmod(distinct, len(self.codes))
 
 
-def click_reader(clicks: Vocabulary, tags: Vocabulary) -> ClickReader:
+def click_tokenizer(clicks: Vocabulary, tags: Vocabulary) -> ClickTokenizer:
     hashes = np.array([*(_hash(tag) for tag in tags.tokens), 0], dtype=np.uint64)
     codes = np.array([_code(token) for token in clicks.tokens], dtype=np.uint64)
     order = np.argsort(codes)
-    return ClickReader(hashes, codes[order], order)
+    return ClickTokenizer(hashes, codes[order], order)
 
 
 def _code(token: str) -> int:
     """Of a click or a step, as `read` computes it from hashes: modulo 2^64."""
     former, step, tag = token.partition(STEP_MARK)
-    code = _hash(former) * _FROM + _hash(tag) + 1 if step else sum(map(_hash, token.split(MARK)))
+    code = _hash(former) * _FROM + _hash(tag) + 1 if step else sum(map(_hash, token.split(SEPARATOR)))
     return code % 2**64
 
 

@@ -1,7 +1,7 @@
 """What networks read of interactions: bags of tokens (each kind with its vocabulary), sentence vectors, and which are calls.
 
-One reading for serving and training alike: `Reader.read` turns interactions into flat arrays once, `Read.inputs` gathers any of
-them as tensors without a loop. What a network makes of them is its own affair.
+One reading for serving and training alike: `Featurizer.read` turns interactions into flat arrays once, `Features.inputs` gathers
+any of them as tensors without a loop. What a network makes of them is its own affair.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.click_tokens import ClickReader, click_reader, clicks_of
+from models.click_tokens import ClickTokenizer, click_tokenizer, clicks_of
 from models.vocabulary import Vocabulary, vocabulary_of
 from stream.core.interactions import Conversation, Interaction, Session
 
@@ -49,7 +49,7 @@ class Bag(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Inputs:
+class FeatureBatch:
     """n interactions as networks see them. `texts` (m, width) are the vectors of the conversations among them, `text_rows` (m,)
     says which those are; `is_text` (n, 1) and `sentences` (n, 1) as float, 0 for sessions.
     """
@@ -65,7 +65,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Read:
+class Features:
     """N interactions as flat arrays. `bags`: kind -> (places, starts (N + 1,)); `tokens`: kind -> how many are known; `text` (N,)
     is the row in `texts` (m, width), -1 for sessions; `sentences` (N,).
     """
@@ -79,7 +79,7 @@ class Read:
     def __len__(self) -> int:
         return len(self.text)
 
-    def inputs(self, chosen: Places | None = None, device: torch.device | None = None) -> Inputs:
+    def inputs(self, chosen: Places | None = None, device: torch.device | None = None) -> FeatureBatch:
         """All interactions, or those at the places `chosen`, in that order."""
         text = self.text if chosen is None else self.text[chosen]
         sentences = self.sentences if chosen is None else self.sentences[chosen]
@@ -97,7 +97,7 @@ class Read:
                 places = places[spans(starts[chosen], lengths)]  # noqa: PLW2901
                 starts = np.concatenate([[0], np.cumsum(lengths)])  # noqa: PLW2901
             bags[kind] = Bag(tensor(places), tensor(starts))
-        return Inputs(
+        return FeatureBatch(
             bags=bags,
             texts=tensor(texts),
             text_rows=tensor(is_text.nonzero()[0]),
@@ -107,18 +107,18 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Reader:
+class Featurizer:
     """Reads interactions for one network. `text_width` is the sentence vectors' size, 0 where the network reads none."""
 
     vocabularies: Mapping[str, Vocabulary]
     text_width: int = 0
-    _clicks: ClickReader | None = field(init=False, repr=False, compare=False)
+    _clicks: ClickTokenizer | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         known = self.vocabularies
-        object.__setattr__(self, "_clicks", click_reader(known["clicks"], known["tags"]) if "clicks" in known else None)
+        object.__setattr__(self, "_clicks", click_tokenizer(known["clicks"], known["tags"]) if "clicks" in known else None)
 
-    def read(self, interactions: Sequence[Interaction]) -> Read:
+    def read(self, interactions: Sequence[Interaction]) -> Features:
         found = {
             kind: _places(map(TOKENS[kind], interactions), known) for kind, known in self.vocabularies.items() if kind != "clicks"
         }
@@ -127,7 +127,7 @@ class Reader:
             bags["clicks"] = _click_bag(self._clicks, interactions, *found["tags"])
         is_text = np.array([isinstance(one, Conversation) for one in interactions], dtype=np.bool_)
         texts = [one.vector() for one in interactions if isinstance(one, Conversation)] if self.text_width else []
-        return Read(
+        return Features(
             bags=bags,
             tokens={kind: len(known) for kind, known in self.vocabularies.items()},
             texts=np.stack(texts) if texts else np.zeros((int(is_text.sum()), self.text_width), dtype=np.float32),
@@ -136,11 +136,11 @@ class Reader:
         )
 
 
-def reader_of(kinds: Sequence[str], *, texts: bool, interactions: Sequence[Interaction]) -> Reader:
+def fit_featurizer(kinds: Sequence[str], *, texts: bool, interactions: Sequence[Interaction]) -> Featurizer:
     """A reader for what a network reads, its vocabularies and vector size those of the training interactions."""
     vocabularies = {kind: vocabulary_of(map(TOKENS[kind], interactions)) for kind in kinds}
     width = next((len(one.vector()) for one in interactions if isinstance(one, Conversation)), 0) if texts else 0
-    return Reader(vocabularies, width)
+    return Featurizer(vocabularies, width)
 
 
 def _places(bags: "map[Sequence[str]]", vocabulary: Vocabulary) -> tuple[Places, Places]:
@@ -161,7 +161,7 @@ def _known(places: Places, starts: Places) -> tuple[Places, Places]:
     return places[known], np.concatenate([[0], np.cumsum(known)])[starts]
 
 
-def _click_bag(reader: ClickReader, interactions: Sequence[Interaction], tags: Places, starts: Places) -> tuple[Places, Places]:
+def _click_bag(reader: ClickTokenizer, interactions: Sequence[Interaction], tags: Places, starts: Places) -> tuple[Places, Places]:
     """The known clicks of each interaction, none for conversations."""
     rows = [row for row, one in enumerate(interactions) if isinstance(one, Session)]
     sessions = [one for one in interactions if isinstance(one, Session)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, relu
 
-from models.features import Inputs
+from models.features import FeatureBatch
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
@@ -33,7 +33,7 @@ class BagLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         nn.init.xavier_uniform_(self.weight)
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: FeatureBatch) -> Tensor:
         bag = inputs.bags[self.kind]
         summed: Tensor = embedding_bag(bag.places, self.weight, bag.offsets, mode="sum", include_last_offset=True)
         biased: Tensor = summed + self.bias
@@ -54,7 +54,7 @@ class TextLayer(nn.Module):
         if width:  # nought where training saw no conversation
             nn.init.xavier_uniform_(self.weight)
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: FeatureBatch) -> Tensor:
         made = inputs.texts @ self.weight + self.bias
         spread: Tensor = made.new_zeros(len(inputs), made.shape[1]).index_copy(0, inputs.text_rows, made)
         return spread

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.features import Inputs, Reader
+from models.features import FeatureBatch, Featurizer
 from stream.core.interactions import Interaction
 from stream.core.ranking import Rows
 
 
-class Sizes(msgspec.Struct, frozen=True, kw_only=True):
+class GruConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes of a network: its GRU's state, its dense layer, and the share of the state that training drops."""
 
     hidden: int = 256
@@ -34,13 +34,13 @@ class Network(nn.Module):
 
     default: ClassVar[msgspec.Struct]
     """The paper's configuration; a network's configurations are of this type."""
-    kinds: ClassVar[tuple[str, ...]] = ()
+    token_fields: ClassVar[tuple[str, ...]] = ()
     """The bags of tokens that it reads (`models.features.TOKENS`)."""
-    reads_texts: ClassVar[bool] = False
-    reads_conversations: ClassVar[bool] = True
+    uses_text_vectors: ClassVar[bool] = False
+    uses_conversations: ClassVar[bool] = True
     width: int
 
-    def rows(self, inputs: Inputs) -> Tensor:
+    def embed(self, inputs: FeatureBatch) -> Tensor:
         """Each interaction as a row, (n, whatever `advance` takes)."""
         raise NotImplementedError
 
@@ -84,7 +84,7 @@ class NeuralRanker:
     items: tuple[str, ...]
     prior: Rows
     text_model: str | None
-    reader: Reader
+    reader: Featurizer
     network: Network
     config: msgspec.Struct
     """What the network was made with; kept with its weights."""
@@ -101,14 +101,14 @@ class NeuralRanker:
 
     def advance_many(self, representations: Rows, interactions: Sequence[Interaction]) -> Rows:
         with torch.inference_mode():
-            rows = self.network.rows(self.reader.read(interactions).inputs())
+            rows = self.network.embed(self.reader.read(interactions).inputs())
             states = torch.from_numpy(np.ascontiguousarray(representations))
             return cast("Rows", self.network.advance(states, rows).numpy())
 
     def encode_many(self, histories: Sequence[Sequence[Interaction]]) -> Rows:
         with torch.inference_mode():
             flat = [interaction for history in histories for interaction in history]
-            rows = self.network.rows(self.reader.read(flat).inputs())
+            rows = self.network.embed(self.reader.read(flat).inputs())
             lengths = torch.tensor([len(history) for history in histories], dtype=torch.long)
             return cast("Rows", encode(self.network, rows, lengths).numpy())
 

@@ -21,12 +21,12 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Kafka(Section):
+class KafkaSettings(Section):
     bootstrap: str = Field("127.0.0.1:9092", description="host:port of one or more brokers, comma-separated")
     dev: bool = Field(False, description="one broker only: topics get replication 1")
 
 
-class Topics(Section):
+class TopicSettings(Section):
     clicks: str = "web-clicks"
     transcripts: str = "call-transcripts"
     encoded_calls: str = "encoded-calls"
@@ -42,7 +42,7 @@ class Topics(Section):
     partitions: int = Field(8, ge=1, le=1024, description="of every topic keyed by user; cannot be changed later")
 
 
-class Step(Section):
+class StepSettings(Section):
     list_length: int = Field(5, ge=1, le=100, description="items on a recommendation")
     session_gap_s: int = Field(1_800, ge=1, description="a session ends after this long without a click")
     max_ahead_s: int = Field(300, ge=0, description="an event further ahead of its Kafka timestamp is a dead letter")
@@ -58,7 +58,7 @@ class Step(Section):
     )
 
 
-class Mapping(Section):
+class MappingSettings(Section):
     clicks: dict[str, str] = Field(default_factory=dict, description="our field = JMESPath expression over your JSON")
     transcripts: dict[str, str] = Field(default_factory=dict)
     purchases: dict[str, str] = Field(default_factory=dict)
@@ -66,7 +66,7 @@ class Mapping(Section):
     erasures: dict[str, str] = Field(default_factory=dict)
 
 
-class Delivery(Section):
+class DeliverySettings(Section):
     guarantee: Guarantee = Field(
         "at_least_once",
         description="at_least_once: a list may be sent twice, with the same id; exactly_once: in one Kafka transaction with its "
@@ -77,7 +77,7 @@ class Delivery(Section):
     )
 
 
-class Worker(Section):
+class WorkerSettings(Section):
     name: str = Field("worker-1", description="stable name: of the state directory and of static membership")
     state_dir: Path = Field(CACHE / "state", description="RocksDB tables")
     metrics_port: int = Field(9101, ge=0, le=65_535, description="Prometheus; 0 chooses a free one")
@@ -88,7 +88,7 @@ class Worker(Section):
     )
 
 
-class Encoder(Section):
+class EncoderSettings(Section):
     name: str = Field("encoder-1", description="stable name of this process")
     metrics_port: int = Field(9102, ge=0, le=65_535, description="Prometheus; 0 chooses a free one")
     text_model: Path | None = Field(None, description="text model folder; none: the packaged one, as imported by set-up")
@@ -99,26 +99,26 @@ class Encoder(Section):
     threads: int = Field(1, ge=1, le=64)
 
 
-class DeadLetters(Section):
+class DeadLetterSettings(Section):
     stop_share: float = Field(
         0.5, gt=0, le=1, description="worker and encoder stop when more of a topic's last records are dead letters; 1: never"
     )
     window_records: int = Field(1_000, ge=1, description="over at least so many records")
 
 
-class HealthChecks(Section):
+class HealthSettings(Section):
     stalled_s: int = Field(
         300, ge=10, description="/livez fails when a partition's committed offset stands still so long although there is work"
     )
     silent_s: int = Field(30, ge=5, description="/livez fails when the event loop has not come round for so long")
 
 
-class Registry(Section):
+class RegistrySettings(Section):
     uri: str = Field(f"sqlite:///{CACHE / 'registry' / 'mlflow.db'}", description="MLflow: a SQLite file, or a server's URL")
     folder: Path = Field(CACHE / "registry" / "models", description="model folders; workers must be able to read it")
 
 
-class Training(Section):
+class TrainingSettings(Section):
     margin: float = Field(0.01, ge=0, description="how much worse in MAP@3 the same configuration may be on fresher data")
     min_judged: int = Field(200, ge=1, description="fresh purchase events that the gate needs")
     seed: int = Field(0, ge=0)
@@ -130,17 +130,17 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="ISTHMUS_", env_nested_delimiter="__")
 
     cache_dir: Path = Field(CACHE, description="text models and other files that can be made again")
-    kafka: Kafka = Kafka()
-    topics: Topics = Topics()
-    step: Step = Step()
-    mapping: Mapping = Mapping()
-    delivery: Delivery = Delivery()
-    worker: Worker = Worker()
-    encoder: Encoder = Encoder()
-    dead_letters: DeadLetters = DeadLetters()
-    health: HealthChecks = HealthChecks()
-    registry: Registry = Registry()
-    training: Training = Training()
+    kafka: KafkaSettings = KafkaSettings()
+    topics: TopicSettings = TopicSettings()
+    step: StepSettings = StepSettings()
+    mapping: MappingSettings = MappingSettings()
+    delivery: DeliverySettings = DeliverySettings()
+    worker: WorkerSettings = WorkerSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
+    health: HealthSettings = HealthSettings()
+    registry: RegistrySettings = RegistrySettings()
+    training: TrainingSettings = TrainingSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from models.networks.latent_feature import LatentFeatureConfig
-from stream.core.interactions import Part, conversation_of, marked, session_of
+from stream.core.interactions import Part, conversation_of, join_tokens, session_of
 from stream.core.outputs import TrainingExample
 from training.loop import TrainingConfig
 from training.training_run import RunConfig
@@ -55,7 +55,7 @@ def mixed_purchases(count: int, *, first: int = 0, seed: int = 0) -> list[Traini
         bought = ITEMS.index(example.items[0])
         vector = rng.normal(scale=0.02, size=TEXT_WIDTH) + np.eye(TEXT_WIDTH)[bought * 7]
         at = example.occurred_at
-        keywords = marked([f"about-{bought}"])
+        keywords = join_tokens([f"about-{bought}"])
         part = Part(at - 900, at - 500, int(rng.integers(1, 9)), vector.astype("<f2").tobytes(), keywords, "text-1")
         call = conversation_of([part], f"call-{example.purchase_id}")
         seen = {"session": example.interactions, "conversation": (call,), "both": (*example.interactions, call)}[kind]

@@ -7,7 +7,7 @@ import numpy as np
 
 from models.popular import Popular
 from models.systems import POPULAR
-from stream.core.interactions import Interaction, Part, conversation_of, marked, session_of
+from stream.core.interactions import Interaction, Part, conversation_of, join_tokens, session_of
 from stream.core.ranking import Ranker, Rows
 
 TEXT_WIDTH: Final = 384
@@ -19,14 +19,14 @@ TEXT_MODEL: Final = "text-1"
 
 def small(name: str) -> Any:
     """A configuration whose network costs nothing."""
-    from models.network import Sizes
+    from models.network import GruConfig
     from models.networks.imputation import GenerativeConfig
     from models.networks.isthmus import IsthmusConfig
     from models.networks.late_fusion import DistillationConfig, FusionConfig
     from models.networks.latent_feature import LatentFeatureConfig
     from models.networks.relative_representation import RelativeConfig
 
-    sizes, other = Sizes(hidden=12, dense=10), Sizes(hidden=8, dense=6)
+    sizes, other = GruConfig(hidden=12, dense=10), GruConfig(hidden=8, dense=6)
     return {
         "latent_feature": LatentFeatureConfig(latent=6, hidden=12, dense=10),
         "isthmus": IsthmusConfig(units=12),
@@ -54,20 +54,20 @@ def random_ranker(
         return Popular("0", "popular", tuple(items), prior)
     import torch
 
-    from models.features import Reader
+    from models.features import Featurizer
     from models.network import NeuralRanker
     from models.systems import network_type
     from models.vocabulary import Vocabulary
 
     made = network_type(name)
     known = {"tags": tags, "clicks": clicks, "keywords": KEYWORDS, "words": sorted({*tags, *KEYWORDS})}
-    reader = Reader({kind: Vocabulary(known[kind]) for kind in made.kinds}, text_width if made.reads_texts else 0)
+    reader = Featurizer({kind: Vocabulary(known[kind]) for kind in made.token_fields}, text_width if made.uses_text_vectors else 0)
     torch.manual_seed(seed)
     config = small(name) if config is None else config
     network = made(config, reader, torch.from_numpy(prior))
     for weight in network.state_dict().values():
         torch.nn.init.normal_(weight, std=0.3)
-    own_text_model = text_model if made.reads_conversations else None
+    own_text_model = text_model if made.uses_conversations else None
     return NeuralRanker(name, "0", "random", tuple(items), prior, own_text_model, reader, network, config)
 
 
@@ -78,7 +78,7 @@ def random_history(rng: np.random.Generator, length: int, *, conversations: floa
         if rng.random() < conversations:
             vector = rng.normal(size=TEXT_WIDTH).astype("<f2").tobytes()
             words = tuple(rng.choice([*KEYWORDS, "unknown"], size=int(rng.integers(0, 3)), replace=False).tolist())
-            part = Part(number, number, int(rng.integers(1, 9)), vector, marked(words), TEXT_MODEL)
+            part = Part(number, number, int(rng.integers(1, 9)), vector, join_tokens(words), TEXT_MODEL)
             made.append(conversation_of([part], f"c{number}"))
         else:
             tags = tuple(rng.choice([*TAGS, "unknown"], size=int(rng.integers(1, 4)), replace=False).tolist())

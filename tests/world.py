@@ -16,7 +16,7 @@ from stream.core.outputs import Outcome, TrainingExample, decode_example
 from stream.core.ranking import Catalogue, Ranker, Rows
 from stream.core.records import Batch, PlainRecord, Source
 from stream.core.state import Facts, Head, decode_facts, decode_head, facts_key, head_key
-from stream.core.step import StepSettings, step
+from stream.core.step import StepConfig, step
 
 ITEMS = tuple(f"item-{number}" for number in range(6))
 TOPICS = {
@@ -111,8 +111,8 @@ class Store:
         return () if value is None else tuple(item["item"] for item in msgspec.json.decode(value)["items"])
 
 
-def settings(**changes: object) -> StepSettings:
-    return StepSettings(**{"partitions": 1, **changes})  # type: ignore[arg-type]
+def settings(**changes: object) -> StepConfig:
+    return StepConfig(**{"partitions": 1, **changes})  # type: ignore[arg-type]
 
 
 def catalogue(**items: bool) -> Catalogue:
@@ -164,7 +164,7 @@ def run(
     batch: Batch,
     ranker: Ranker | None = None,
     items: Catalogue | None = None,
-    step_settings: StepSettings | None = None,
+    step_settings: StepConfig | None = None,
 ) -> Outcome:
     """One step whose outcome is applied to the store."""
     outcome = step(batch, store, ranker, catalogue() if items is None else items, step_settings or settings())

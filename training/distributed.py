@@ -19,9 +19,9 @@ Made = TypeVar("Made")
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Within, this process is one of those that `torchrun` started; nothing where there is one only."""
-    if started() == 1:
+    if launched_processes() == 1:
         yield
         return
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
@@ -32,33 +32,33 @@ def joined() -> Iterator[None]:
 
 
 @contextmanager
-def first_alone() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """The first process goes through the block, then the others: what it makes is there when they look."""
-    if count() > 1 and number() > 0:
+    if world_size() > 1 and rank() > 0:
         distributed.barrier()
     yield
-    if count() > 1 and number() == 0:
+    if world_size() > 1 and rank() == 0:
         distributed.barrier()
 
 
-def from_first(made: Callable[[], Made]) -> Made:
+def broadcast(made: Callable[[], Made]) -> Made:
     """What the first process makes, in all of them: a topic may have grown between two readings of it."""
-    found = [made() if number() == 0 else None]
-    if count() > 1:
+    found = [made() if rank() == 0 else None]
+    if world_size() > 1:
         distributed.broadcast_object_list(found)
     return cast("Made", found[0])
 
 
-def number() -> int:
+def rank() -> int:
     """Which of the processes this is; number 0 speaks and writes for all."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def count() -> int:
+def world_size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def started() -> int:
+def launched_processes() -> int:
     """How many `torchrun` started, joined or not."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -70,14 +70,14 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def share(rows: NDArray[Row]) -> NDArray[Row]:
+def shard(rows: NDArray[Row]) -> NDArray[Row]:
     """The part of a batch that is for this process."""
-    return rows[number() :: count()]
+    return rows[rank() :: world_size()]
 
 
-def add_up(tensors: Sequence[Tensor]) -> None:
+def all_reduce_sum(tensors: Sequence[Tensor]) -> None:
     """Replaces each tensor by its sum over all processes: one message for all of them."""
-    if count() == 1:
+    if world_size() == 1:
         return
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     distributed.all_reduce(flat)

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.features import Inputs, Places, Read, Reader, spans
+from models.features import FeatureBatch, Features, Featurizer, Places, spans
 from stream.core.examples import event_type
 from stream.core.interactions import Conversation, Interaction, Modality, Session
 from stream.core.outputs import EventType, TrainingExample
@@ -20,7 +20,7 @@ class Batch:
     (b, I), and the examples' weights (b,).
     """
 
-    inputs: Inputs
+    inputs: FeatureBatch
     lengths: Tensor
     labels: Tensor
     weights: Tensor
@@ -32,7 +32,7 @@ class Examples:
     (n,); `types` (n,) are the purchase events' types.
     """
 
-    read: Read
+    read: Features
     picks: Places
     starts: Places
     labels: Tensor
@@ -109,7 +109,7 @@ def readable_histories(
 
 
 def examples_as_arrays(
-    examples: Sequence[TrainingExample], histories: Sequence[Sequence[Interaction]], reader: Reader, items: Sequence[str]
+    examples: Sequence[TrainingExample], histories: Sequence[Sequence[Interaction]], reader: Featurizer, items: Sequence[str]
 ) -> Examples:
     """Arrays of examples whose readable interactions are `histories` (none empty)."""
     places = {item: place for place, item in enumerate(items)}

@@ -23,7 +23,7 @@ class Verdict(NamedTuple):
     reason: str
 
 
-class Difference(NamedTuple):
+class BootstrapInterval(NamedTuple):
     """A mean difference with its one-sided 95 % bounds."""
 
     mean: float
@@ -31,13 +31,13 @@ class Difference(NamedTuple):
     high: float
 
 
-def bootstrap(candidate: Scores, other: Scores, rng: np.random.Generator) -> Difference:
+def bootstrap(candidate: Scores, other: Scores, rng: np.random.Generator) -> BootstrapInterval:
     """Candidate less other, paired by event: (n,), (n,)."""
     differences = candidate - other
     count = len(differences)
     means = np.array([differences[rng.integers(count, size=count)].mean() for _ in range(RESAMPLES)])  # one at a time: O(n) memory
     low, high = np.quantile(means, [ALPHA, 1 - ALPHA])
-    return Difference(float(differences.mean()), float(low), float(high))
+    return BootstrapInterval(float(differences.mean()), float(low), float(high))
 
 
 def too_few(judged: int, min_judged: int, *, grows: bool = True) -> Verdict | None:
@@ -81,7 +81,7 @@ def decide(  # noqa: PLR0911  (one return per verdict)
     return Verdict(True, f"a new configuration, better than the champion {told}")
 
 
-def _told(candidate: Scores, other: Scores, difference: Difference) -> str:
+def _told(candidate: Scores, other: Scores, difference: BootstrapInterval) -> str:
     low, high = difference.low, difference.high
     means = f"{candidate.mean():.4f} against {other.mean():.4f}"
     return f"{means} (difference {difference.mean:+.4f}, 90 % interval {low:+.4f} to {high:+.4f})"

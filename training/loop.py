@@ -15,10 +15,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.network import Network, encode
-from training import distributed as processes
+from training import distributed
 from training.checkpoints import CheckpointError, Checkpoints
 from training.example_arrays import Batch, Examples
-from training.progress import SILENT, Watch
+from training.progress import SILENT, ProgressReporter
 
 Loss = Callable[[Network, Batch], Tensor]
 """A network's losses on a batch, one an example (b,)."""
@@ -43,7 +43,7 @@ class NotFiniteError(Exception):
 
 
 @dataclass
-class Standing:
+class TrainState:
     """Where a stage stands between two epochs: all that it needs to go on as if it had never stopped."""
 
     network: Network
@@ -97,7 +97,7 @@ class Standing:
         self.best, self.best_weights, self.since, self.epoch = kept["best"], kept["best_weights"], kept["since"], kept["epoch"]
 
 
-class Fitted(NamedTuple):
+class FitResult(NamedTuple):
     """How long a stage took, its best validation loss (None without a check), and in which epoch that was."""
 
     epochs: int
@@ -107,7 +107,7 @@ class Fitted(NamedTuple):
 
 def cross_entropy(network: Network, batch: Batch) -> Tensor:
     """Binary cross-entropy, the mean over items (b,)."""
-    logits = network.logits(encode(network, network.rows(batch.inputs), batch.lengths))
+    logits = network.logits(encode(network, network.embed(batch.inputs), batch.lengths))
     return binary_cross_entropy_with_logits(logits, batch.labels, reduction="none").mean(dim=1)
 
 
@@ -122,9 +122,9 @@ def fit(
     loss: Loss = cross_entropy,
     average: float = 0.0,
     stage: str = "training",
-    watch: Watch = SILENT,
+    watch: ProgressReporter = SILENT,
     checkpoints: Checkpoints | None = None,
-) -> Fitted:
+) -> FitResult:
     """Trains what in the network wants gradients until `check` says stop, and leaves its best weights in it, on the CPU. Without
     `check` it takes all of its epochs, and the last weights are the best.
 
@@ -137,12 +137,12 @@ def fit(
     """
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    device = processes.device()
+    device = distributed.device()
     network.to(device)
     learned = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(learned, lr=learning_rate, weight_decay=config.weight_decay)
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(average)) if average else None  # type: ignore[no-untyped-call]
-    standing = Standing(network, averaged, optimizer, generator, copy.deepcopy(network.state_dict()))
+    standing = TrainState(network, averaged, optimizer, generator, copy.deepcopy(network.state_dict()))
     if checkpoints is not None and (kept := checkpoints.read(stage)) is not None:
         standing.go_on(kept)
         watch.say(f"{stage}: goes on after epoch {standing.epoch}")
@@ -156,15 +156,15 @@ def fit(
             if averaged is not None:
                 averaged.update_parameters(network)
             watch.tick(f"{stage}, epoch {standing.epoch}", done, len(starts))
-        current = standing.best if check is None else evaluate(standing.judged, check, loss, device)
+        current = standing.best if check is None else mean_loss(standing.judged, check, loss, device)
         standing.judge(current, better=check is None or current < standing.best)
-        if checkpoints is not None and processes.number() == 0:
+        if checkpoints is not None and distributed.rank() == 0:
             checkpoints.write(stage, standing.keep())
         verdict = "" if check is None else f"  validation loss {current:.4f}{'' if standing.since else '  best'}"
         watch.say(f"epoch {standing.epoch:2d}  {stage}{verdict}")
     network.load_state_dict(standing.best_weights)
     network.cpu().eval()
-    return Fitted(standing.epoch, None if check is None else standing.best, standing.epoch - standing.since)
+    return FitResult(standing.epoch, None if check is None else standing.best, standing.epoch - standing.since)
 
 
 def _step(
@@ -177,7 +177,7 @@ def _step(
     device: torch.device,
 ) -> None:
     """One step on the examples at `rows`, unless loss or gradient are not finite."""
-    batch = examples.batch(processes.share(rows), device)
+    batch = examples.batch(distributed.shard(rows), device)
     total = (loss(network, batch) * batch.weights).sum() / len(rows)
     optimizer.zero_grad()
     total.backward()  # type: ignore[no-untyped-call]
@@ -187,7 +187,7 @@ def _step(
             weight.grad = torch.zeros_like(weight)
     gradients = [weight.grad for weight in learned]
     total = total.detach()
-    processes.add_up([total, *gradients])
+    distributed.all_reduce_sum([total, *gradients])
     if not torch.isfinite(total + torch.nn.utils.get_total_norm(gradients)):
         raise NotFiniteError(
             f"a step in {where} is not finite (loss {total.item()}): lower the learning rate, or look at the vectors"
@@ -195,7 +195,7 @@ def _step(
     optimizer.step()
 
 
-def evaluate(network: Network, examples: Examples, loss: Loss = cross_entropy, device: torch.device | None = None) -> float:
+def mean_loss(network: Network, examples: Examples, loss: Loss = cross_entropy, device: torch.device | None = None) -> float:
     """The mean of the weighted losses."""
     network.eval()
     total = 0.0

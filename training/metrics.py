@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from models.popular import Popular, prior_of
 from stream.core.outputs import TrainingExample
 from stream.core.ranking import Ranker
-from stream.core.recommend import readable
+from stream.core.recommend import readable_interactions
 
 K: Final = 3
 _CHUNK: Final = 1_000
 Scores = NDArray[np.float64]
 
 
-class Judged(NamedTuple):
+class Evaluation(NamedTuple):
     """Per purchase event, (n,) each: its type, the hit at 3 and the average precision at 3."""
 
     types: NDArray[np.str_]
@@ -37,22 +37,24 @@ class Row(NamedTuple):
     map3: float
 
 
-def judge(ranker: Ranker, examples: Sequence[TrainingExample]) -> Judged:
+def evaluate(ranker: Ranker, examples: Sequence[TrainingExample]) -> Evaluation:
     """Ranks for each example what its user could be offered, and judges the first three."""
     hits, precisions = np.zeros(len(examples)), np.zeros(len(examples))
     places = {item: place for place, item in enumerate(ranker.items)}
     for start in range(0, len(examples), _CHUNK):
         chunk = examples[start : start + _CHUNK]
-        scores = ranker.rank_many(ranker.encode_many([readable(example.interactions, ranker) for example in chunk])).copy()
+        scores = ranker.rank_many(
+            ranker.encode_many([readable_interactions(example.interactions, ranker) for example in chunk])
+        ).copy()
         for row, example in enumerate(chunk):
             scores[row, [places[item] for item in example.excluded if item in places]] = -np.inf
             best = np.argsort(-scores[row], kind="stable")[:K]
             ranked = [ranker.items[place] for place in best if np.isfinite(scores[row, place])]
-            hits[start + row], precisions[start + row] = judge_one(ranked, set(example.items))
-    return Judged(np.array([example.type for example in examples], dtype=np.str_), hits, precisions)
+            hits[start + row], precisions[start + row] = evaluate_one(ranked, set(example.items))
+    return Evaluation(np.array([example.type for example in examples], dtype=np.str_), hits, precisions)
 
 
-def judge_one(ranked: Sequence[str], bought: set[str]) -> tuple[float, float]:
+def evaluate_one(ranked: Sequence[str], bought: set[str]) -> tuple[float, float]:
     """(hit, AP) at 3 of one list.
 
     >>> judge_one(["a", "b", "c"], {"a", "c"})
@@ -66,7 +68,7 @@ def judge_one(ranked: Sequence[str], bought: set[str]) -> tuple[float, float]:
     return float(found > 0), total / min(K, len(bought))
 
 
-def table(judged: Judged) -> list[Row]:
+def table(judged: Evaluation) -> list[Row]:
     """By event type, and the union."""
     rows = []
     for kind in ("conversation", "session", "both", "union"):

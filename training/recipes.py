@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-from models.network import Network, Sizes, encode
+from models.network import GruConfig, Network, encode
 from models.networks.imputation import GenerativeConfig, GenerativeImputation, NeutralImputation
 from models.networks.isthmus import IsthmusConfig, IsthmusNetwork
 from models.networks.late_fusion import DistillationConfig, FusionConfig, KnowledgeDistillation, LateFusion
@@ -23,7 +23,7 @@ from stream.core.interactions import Modality
 from training.anchors import anchor_events
 from training.example_arrays import Batch, Examples
 from training.loop import cross_entropy
-from training.stages import WHOLE, NothingToLearnError, Select, Work
+from training.stages import WHOLE, NothingToLearnError, Select, StageTrainer
 
 SESSION_BATCH: Final = 256
 CONVERSATION_BATCH: Final = 512
@@ -32,7 +32,7 @@ ALONE: Final = 0.5  # weight of what one modality alone says where both are ther
 RARE_WEIGHT: Final = 2.0  # of events of the rarer modality
 _CHUNK: Final = 1_000
 
-Recipe = Callable[[Work, Any, Network | None], Network]
+Recipe = Callable[[StageTrainer, Any, Network | None], Network]
 """Trains with a network configuration, from a warm network where one fits, and gives the network."""
 
 
@@ -53,7 +53,7 @@ def weighted(examples: Examples) -> Examples:
 def _single(name: str, batch: int, select: Select = WHOLE) -> Recipe:
     """A system of one network and one stage."""
 
-    def recipe(work: Work, config: Any, warm: Network | None) -> Network:
+    def recipe(work: StageTrainer, config: Any, warm: Network | None) -> Network:
         network = work.make(network_type(name), config)
         if warm is not None:
             network.load_state_dict(warm.state_dict())
@@ -63,7 +63,7 @@ def _single(name: str, batch: int, select: Select = WHOLE) -> Recipe:
     return recipe
 
 
-def _fit_both(work: Work, network: LateFusion, config: FusionConfig) -> None:
+def _fit_both(work: StageTrainer, network: LateFusion, config: FusionConfig) -> None:
     """Session and Conversation, to the very weights that they have alone."""
     network.session.load_state_dict(work.make(SessionNetwork, config.session).state_dict())
     work.fit("session", network.session, SESSION_BATCH, _only("session"))
@@ -71,13 +71,13 @@ def _fit_both(work: Work, network: LateFusion, config: FusionConfig) -> None:
     work.fit("conversation", network.conversation, CONVERSATION_BATCH, _only("conversation"))
 
 
-def _late_fusion(work: Work, config: FusionConfig, _: Network | None) -> LateFusion:
+def _late_fusion(work: StageTrainer, config: FusionConfig, _: Network | None) -> LateFusion:
     network = work.make(LateFusion, config)
     _fit_both(work, network, config)
     return network
 
 
-def _knowledge_distillation(work: Work, config: DistillationConfig, _: Network | None) -> KnowledgeDistillation:
+def _knowledge_distillation(work: StageTrainer, config: DistillationConfig, _: Network | None) -> KnowledgeDistillation:
     """BCE(bought) + a BCE(conversation teacher) + b BCE(session teacher) on events of both modalities; a, b are the shares of all
     events that have conversations, sessions.
     """
@@ -93,7 +93,7 @@ def _knowledge_distillation(work: Work, config: DistillationConfig, _: Network |
         return replace(both, labels=torch.cat([both.labels, *answers], dim=1))
 
     def loss(student: Network, batch: Batch) -> Tensor:
-        logits = student.logits(encode(student, student.rows(batch.inputs), batch.lengths))
+        logits = student.logits(encode(student, student.embed(batch.inputs), batch.lengths))
         bought, conversation, session = (
             binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=1)
             for wanted in batch.labels.chunk(3, dim=1)
@@ -110,11 +110,11 @@ def answers_of(network: Network, examples: Examples) -> Tensor:
     with torch.inference_mode():
         for start in range(0, len(examples), _CHUNK):
             batch = examples.batch(np.arange(start, min(start + _CHUNK, len(examples))))
-            parts.append(network.scores(encode(network, network.rows(batch.inputs), batch.lengths)))
+            parts.append(network.scores(encode(network, network.embed(batch.inputs), batch.lengths)))
     return torch.cat(parts).clone()
 
 
-def _neutral_imputation(work: Work, config: Sizes, _: Network | None) -> NeutralImputation:
+def _neutral_imputation(work: StageTrainer, config: GruConfig, _: Network | None) -> NeutralImputation:
     network = work.make(NeutralImputation, config)
     texts, tags = mean_texts(work.examples.only("conversation")), session_tags(work.examples.only("session"))
     if len(texts):
@@ -125,7 +125,7 @@ def _neutral_imputation(work: Work, config: Sizes, _: Network | None) -> Neutral
     return network
 
 
-def _generative_imputation(work: Work, config: GenerativeConfig, _: Network | None) -> GenerativeImputation:
+def _generative_imputation(work: StageTrainer, config: GenerativeConfig, _: Network | None) -> GenerativeImputation:
     """First the two networks that make a modality of the other, by the mean squared error of the mean sentence vector and by the
     cross-entropy of the tags; then the ranking network on what was there and what was made.
     """
@@ -159,7 +159,7 @@ def _sessions_to_make(examples: Examples, turns: int) -> Examples:
 
 
 def _squared_error(network: Network, batch: Batch) -> Tensor:
-    made = network.logits(encode(network, network.rows(batch.inputs), batch.lengths))
+    made = network.logits(encode(network, network.embed(batch.inputs), batch.lengths))
     return mse_loss(made, batch.labels, reduction="none").mean(dim=1)
 
 
@@ -181,7 +181,7 @@ def session_tags(examples: Examples) -> Tensor:
     return rows
 
 
-def _relative_representation(work: Work, config: RelativeConfig, _: Network | None) -> RelativeRepresentation:
+def _relative_representation(work: StageTrainer, config: RelativeConfig, _: Network | None) -> RelativeRepresentation:
     """Encoders on single interactions, each labelled with what its event bought; then the GRU over the cosines. Anchors come from
     the training events, and where an item has fewer fitting ones than its share asks for, there are fewer.
     """
@@ -202,7 +202,7 @@ def _relative_representation(work: Work, config: RelativeConfig, _: Network | No
 
 def _fill(anchors: Tensor, encoder: Encoder, examples: Examples) -> None:
     with torch.no_grad():
-        anchors[: len(examples)] = encoder.rows(examples.read.inputs(examples.picks))
+        anchors[: len(examples)] = encoder.embed(examples.read.inputs(examples.picks))
 
 
 def with_each_alone(network: Network, batch: Batch) -> Tensor:
@@ -211,19 +211,19 @@ def with_each_alone(network: Network, batch: Batch) -> Tensor:
     So the evidence of one modality is complete without the other's, as in Late fusion, and still of one space.
     """
     isthmus = cast("IsthmusNetwork", network)
-    states = encode(network, network.rows(batch.inputs), batch.lengths)
+    states = encode(network, network.embed(batch.inputs), batch.lengths)
     lengths = batch.lengths.to(states.device)
     owners = torch.arange(len(lengths), device=states.device).repeat_interleave(lengths)
     texts = states.new_zeros(len(lengths)).index_add(0, owners, batch.inputs.is_text.squeeze(1))
     both = ((texts > 0) & (texts < lengths)).unsqueeze(1)
     whole = binary_cross_entropy_with_logits(isthmus.logits(states), batch.labels, reduction="none")
     session, conversation = (
-        binary_cross_entropy_with_logits(logits, batch.labels, reduction="none") for logits in isthmus.alone(states)
+        binary_cross_entropy_with_logits(logits, batch.labels, reduction="none") for logits in isthmus.per_modality_logits(states)
     )
     return (whole + ALONE * both * (session + conversation)).mean(dim=1)
 
 
-def _isthmus(work: Work, config: IsthmusConfig, warm: Network | None) -> Network:
+def _isthmus(work: StageTrainer, config: IsthmusConfig, warm: Network | None) -> Network:
     """Our own (training/LOG.md). Validation says how many epochs; then all events, the newest included, are learned from in as
     many.
     """

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.features import Reader
+from models.features import Featurizer
 from models.network import Network
 from training.checkpoints import Checkpoints
 from training.example_arrays import Examples
-from training.loop import Fitted, Loss, TrainingConfig, cross_entropy, fit
-from training.progress import Watch
+from training.loop import FitResult, Loss, TrainingConfig, cross_entropy, fit
+from training.progress import ProgressReporter
 
 Select = Callable[[Examples], Examples]
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
@@ -27,18 +27,18 @@ class NothingToLearnError(ValueError):
 
 
 @dataclass(frozen=True)
-class Work:
+class StageTrainer:
     """Examples to learn from and to check on, both together, and how it is to be done. `stages` fills as the recipe goes on."""
 
     examples: Examples
     check: Examples
     whole: Examples
-    reader: Reader
+    reader: Featurizer
     prior: Tensor
     config: TrainingConfig
-    watch: Watch
+    watch: ProgressReporter
     checkpoints: Checkpoints | None
-    stages: dict[str, Fitted] = field(default_factory=dict)
+    stages: dict[str, FitResult] = field(default_factory=dict)
 
     def make(self, network: type[AnyNetwork], config: Any) -> AnyNetwork:
         """A new network; its first weights depend on the seed alone, whatever was trained before."""
@@ -55,7 +55,7 @@ class Work:
         *,
         learning_rate: float = LEARNING_RATE,
         average: float = 0.0,
-    ) -> Fitted:
+    ) -> FitResult:
         """Trains one stage on the examples that `select` makes of the training's, checked on those it makes of the validation's.
 
         Raises:
@@ -71,7 +71,7 @@ class Work:
 
     def refit(
         self, stage: str, network: Network, batch: int, epochs: int, loss: Loss, *, learning_rate: float, average: float
-    ) -> Fitted:
+    ) -> FitResult:
         """Trains one stage on all examples, those to check on included, for so many epochs."""
         config = msgspec.structs.replace(self.config, epochs=epochs)
         return self._fit(stage, network, self.whole, None, config, batch, loss, learning_rate, average)
@@ -87,7 +87,7 @@ class Work:
         loss: Loss,
         learning_rate: float,
         average: float,
-    ) -> Fitted:
+    ) -> FitResult:
         self.stages[stage] = fit(
             network,
             examples,

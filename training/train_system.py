@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import torch
 
-from models.features import Read, reader_of
+from models.features import Features, fit_featurizer
 from models.network import Network, NeuralRanker
 from models.popular import prior_of
 from models.systems import POPULAR, SYSTEMS, network_type
@@ -20,20 +20,20 @@ from stream.core.outputs import TrainingExample
 from stream.core.ranking import Ranker
 from training.checkpoints import Checkpoints, run_of
 from training.example_arrays import examples_as_arrays, newest_text_model, readable_histories
-from training.loop import Fitted, TrainingConfig
+from training.loop import FitResult, TrainingConfig
 from training.metrics import popular_of
-from training.progress import SILENT, Watch
+from training.progress import SILENT, ProgressReporter
 from training.recipes import RECIPES
-from training.stages import NothingToLearnError, Work
+from training.stages import NothingToLearnError, StageTrainer
 
 AS_THE_PAPER: Final = TrainingConfig()
 
 
-class Trained(NamedTuple):
+class TrainedSystem(NamedTuple):
     """A trained ranker, and how each of its stages went, in order."""
 
     ranker: Ranker
-    stages: dict[str, Fitted]
+    stages: dict[str, FitResult]
 
     @property
     def epochs(self) -> int:
@@ -53,9 +53,9 @@ def train_system(
     config: TrainingConfig = AS_THE_PAPER,
     *,
     warm: Ranker | None = None,
-    watch: Watch = SILENT,
+    watch: ProgressReporter = SILENT,
     checkpoints: Path | None = None,
-) -> Trained:
+) -> TrainedSystem:
     """Trains a system of `models.systems.SYSTEMS`. Popularity, a ranker's prior, is that of training and validation together.
 
     `warm`: a ranker whose weights are the first ones, where system, configuration, items and text model are the same; systems of
@@ -74,19 +74,19 @@ def train_system(
     if not training or not validation:
         raise NothingToLearnError("training and validation need at least one example each")
     if name == POPULAR:
-        return Trained(popular_of([*training, *validation], items), {})
+        return TrainedSystem(popular_of([*training, *validation], items), {})
     network = network_type(name)
     network_config = network.default if config.network is None else config.network
-    text_model = newest_text_model(training) if network.reads_conversations else None
+    text_model = newest_text_model(training) if network.uses_conversations else None
     (fitting, histories), (checking, check_histories) = (readable_histories(part, text_model) for part in (training, validation))
     start = _warm(warm, name, network_config, items, text_model)
     flat = [one for history in histories for one in history]
-    reader = start.reader if start else reader_of(network.kinds, texts=network.reads_texts, interactions=flat)
+    reader = start.reader if start else fit_featurizer(network.token_fields, texts=network.uses_text_vectors, interactions=flat)
     prior = prior_of((example.items for example in [*training, *validation]), items)
     run = run_of(name, config, items, start.fingerprint if start else None, training, validation) if checkpoints else ""
     whole = examples_as_arrays([*fitting, *checking], [*histories, *check_histories], reader, items)
     _check_shown(name, network, whole.read)
-    work = Work(
+    work = StageTrainer(
         examples=whole.at(np.arange(len(fitting))),
         check=whole.at(np.arange(len(fitting), len(whole))),
         whole=whole,
@@ -98,13 +98,13 @@ def train_system(
     )
     found = RECIPES[name](work, network_config, start.network if start else None)
     ranker = NeuralRanker(name, "0", "trained", tuple(items), prior, text_model, reader, found, network_config)
-    return Trained(ranker, work.stages)
+    return TrainedSystem(ranker, work.stages)
 
 
-def _check_shown(name: str, network: type[Network], read: Read) -> None:
+def _check_shown(name: str, network: type[Network], read: Features) -> None:
     """A system that sees no token and no vector would be popularity under another name."""
     if not read.texts.any() and not any(len(places) for places, _ in read.bags.values()):
-        reads = " or ".join([*network.kinds, *(["sentence vectors"] if network.reads_texts else [])])
+        reads = " or ".join([*network.token_fields, *(["sentence vectors"] if network.uses_text_vectors else [])])
         raise NothingToLearnError(f"{name}: no purchase events to learn this from: none shows any {reads}")
 
 

@@ -18,14 +18,14 @@ from models.systems import DEFAULT, POPULAR, network_type
 from stream.core.announcements import ModelAnnouncement
 from stream.core.outputs import Role, TrainingExample
 from stream.core.ranking import Ranker
-from training import distributed as processes
+from training import distributed
 from training.gate import Verdict, decide, too_few
 from training.loop import TrainingConfig
-from training.metrics import judge, popular_of, table
-from training.progress import SILENT, Watch
+from training.metrics import evaluate, popular_of, table
+from training.progress import SILENT, ProgressReporter
 from training.registry import Registry, Version
 from training.split import MIN_EXAMPLES, split
-from training.train_system import Trained, train_system
+from training.train_system import TrainedSystem, train_system
 
 Say = Callable[[str], None]
 
@@ -67,7 +67,7 @@ def train_once(
     items: Sequence[str],
     registry: Registry,
     config: RunConfig,
-    watch: Watch = SILENT,
+    watch: ProgressReporter = SILENT,
     checkpoints: Path | None = None,
 ) -> Result:
     """Trains on `examples` (newest revisions, in order of time), registers the version and lets the gate decide.
@@ -99,7 +99,7 @@ def train_once(
         config.system, training, validation, items, config.training, warm=served, watch=watch, checkpoints=checkpoints
     )
     watch.say(f"{config.system}: trained on {len(training)} examples in {time.monotonic() - started:.1f} s")
-    if processes.number() > 0:
+    if distributed.rank() > 0:
         return Result(None, "trained; the first process registers and judges")
     number, ranker = _register(trained, registry, config, fresh, last_ms, len(training) + len(validation))
     verdict = _gate(ranker, served, fresh, [*training, *validation], config, same=_same(champion, config))
@@ -167,12 +167,12 @@ def _same(champion: Version | None, config: RunConfig) -> bool:
 
 
 def _register(
-    trained: Trained, registry: Registry, config: RunConfig, fresh: Sequence[TrainingExample], last_ms: int, count: int
+    trained: TrainedSystem, registry: Registry, config: RunConfig, fresh: Sequence[TrainingExample], last_ms: int, count: int
 ) -> tuple[str, Ranker]:
     """The version's number, and its ranker as a worker would load it."""
     number = registry.next_version()
     metrics = {"validation_loss": trained.validation}
-    for row in table(judge(trained.ranker, fresh)):
+    for row in table(evaluate(trained.ranker, fresh)):
         metrics |= {f"hr3_{row.event_type}": row.hr3, f"map3_{row.event_type}": row.map3}
     params = {"examples": count, "epochs": trained.epochs, "seed": config.training.seed, "last_event_ms": last_ms}
     return number, _write(trained.ranker, number, registry, configuration_of(config), params, metrics)
@@ -213,9 +213,9 @@ def _gate(
 ) -> Verdict:
     popular = popular_of(known, ranker.items)
     return decide(
-        judge(ranker, fresh).average_precisions,
-        None if served is None else judge(served, fresh).average_precisions,
-        judge(popular, fresh).average_precisions,
+        evaluate(ranker, fresh).average_precisions,
+        None if served is None else evaluate(served, fresh).average_precisions,
+        evaluate(popular, fresh).average_precisions,
         same_configuration=same,
         margin=config.margin,
         min_judged=config.min_judged,

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from models.features import Inputs, Reader
+from models.features import FeatureBatch, Featurizer
 from models.layers import BagLayer, Gru, Head, linear
-from models.network import Network, Sizes
+from models.network import GruConfig, Network
 from models.networks.unimodal import SessionNetwork
 from stream.core import limits
 
@@ -23,7 +23,7 @@ from stream.core import limits
 class Branches(nn.Module):
     """A state is the sum of sentence vectors (w), how many sentences (1), the GRU's state, how many sessions (1)."""
 
-    def __init__(self, config: Sizes, reader: Reader, items: int) -> None:
+    def __init__(self, config: GruConfig, reader: Featurizer, items: int) -> None:
         super().__init__()
         self.gru = Gru(config.hidden)
         self.tags = BagLayer("tags", len(reader.vocabularies["tags"]), self.gru.gates)
@@ -35,7 +35,7 @@ class Branches(nn.Module):
         self.row_parts = [self.text_width + 1, self.gru.gates, 1]
         self.width = sum(self.parts)
 
-    def rows(self, inputs: Inputs) -> Tensor:
+    def embed(self, inputs: FeatureBatch) -> Tensor:
         """(n, text width + 1 + gates + 1)."""
         return torch.cat([sentence_sums(inputs, self.text_width), self.tags(inputs), 1 - inputs.is_text], dim=1)
 
@@ -64,7 +64,7 @@ class Branches(nn.Module):
         return cast("Tensor", self.head(joint))
 
 
-def sentence_sums(inputs: Inputs, width: int) -> Tensor:
+def sentence_sums(inputs: FeatureBatch, width: int) -> Tensor:
     """Each interaction's sum of sentence vectors and their number, (n, width + 1); nought for sessions."""
     sums = inputs.is_text.new_zeros(len(inputs), width + 1)
     if not inputs.texts.shape[1]:
@@ -76,17 +76,17 @@ def sentence_sums(inputs: Inputs, width: int) -> Tensor:
 class Student(Network):
     """The network of Knowledge distillation for events of both modalities; no system by itself."""
 
-    default: ClassVar = Sizes(hidden=128, dense=128, dropout=0.4)
-    kinds: ClassVar = ("tags",)
-    reads_texts: ClassVar = True
+    default: ClassVar = GruConfig(hidden=128, dense=128, dropout=0.4)
+    token_fields: ClassVar = ("tags",)
+    uses_text_vectors: ClassVar = True
 
-    def __init__(self, config: Sizes, reader: Reader, prior: Tensor) -> None:
+    def __init__(self, config: GruConfig, reader: Featurizer, prior: Tensor) -> None:
         super().__init__()
         self.core = Branches(config, reader, len(prior))
         self.width = self.core.width
 
-    def rows(self, inputs: Inputs) -> Tensor:
-        return self.core.rows(inputs)
+    def embed(self, inputs: FeatureBatch) -> Tensor:
+        return self.core.embed(inputs)
 
     def advance(self, states: Tensor, rows: Tensor) -> Tensor:
         return self.core.advance(states, rows)
@@ -101,11 +101,11 @@ class NeutralImputation(Network):
     that most training sessions have (paper, section 4). Where no tag is in most sessions that is none at all.
     """
 
-    default: ClassVar = Sizes(hidden=128, dense=128, dropout=0.2)
-    kinds: ClassVar = ("tags",)
-    reads_texts: ClassVar = True
+    default: ClassVar = GruConfig(hidden=128, dense=128, dropout=0.2)
+    token_fields: ClassVar = ("tags",)
+    uses_text_vectors: ClassVar = True
 
-    def __init__(self, config: Sizes, reader: Reader, prior: Tensor) -> None:
+    def __init__(self, config: GruConfig, reader: Featurizer, prior: Tensor) -> None:
         super().__init__()
         self.core = Branches(config, reader, len(prior))
         self.width = self.core.width
@@ -114,8 +114,8 @@ class NeutralImputation(Network):
         self.mean_text: Tensor
         self.usual_tags: Tensor
 
-    def rows(self, inputs: Inputs) -> Tensor:
-        return self.core.rows(inputs)
+    def embed(self, inputs: FeatureBatch) -> Tensor:
+        return self.core.embed(inputs)
 
     def advance(self, states: Tensor, rows: Tensor) -> Tensor:
         return self.core.advance(states, rows)
@@ -132,10 +132,10 @@ class SessionGenerator(Network):
     of the last `turns` sessions, (n, turns * tags), padded in front.
     """
 
-    reads_texts: ClassVar = True
+    uses_text_vectors: ClassVar = True
     turns: ClassVar = limits.WINDOW
 
-    def __init__(self, config: Sizes, reader: Reader) -> None:
+    def __init__(self, config: GruConfig, reader: Featurizer) -> None:
         super().__init__()
         self.text_width = max(reader.text_width, 1)
         self.width = self.text_width + 1
@@ -145,7 +145,7 @@ class SessionGenerator(Network):
         self.gates = linear(config.dense, self.gru.gates)
         self.output = linear(config.hidden, max(len(reader.vocabularies["tags"]), 1))
 
-    def rows(self, inputs: Inputs) -> Tensor:
+    def embed(self, inputs: FeatureBatch) -> Tensor:
         return sentence_sums(inputs, self.text_width)
 
     def advance(self, states: Tensor, rows: Tensor) -> Tensor:
@@ -171,9 +171,9 @@ class SessionGenerator(Network):
 class GenerativeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes of the ranking network and of the two that make what is missing."""
 
-    ranking: Sizes = Sizes(dropout=0.2)
-    texts: Sizes = Sizes(hidden=64, dense=64, dropout=0.4)
-    sessions: Sizes = Sizes(dropout=0.3)
+    ranking: GruConfig = GruConfig(dropout=0.2)
+    texts: GruConfig = GruConfig(hidden=64, dense=64, dropout=0.4)
+    sessions: GruConfig = GruConfig(dropout=0.3)
 
 
 class GenerativeImputation(Network):
@@ -185,10 +185,10 @@ class GenerativeImputation(Network):
     """
 
     default: ClassVar = GenerativeConfig()
-    kinds: ClassVar = ("tags",)
-    reads_texts: ClassVar = True
+    token_fields: ClassVar = ("tags",)
+    uses_text_vectors: ClassVar = True
 
-    def __init__(self, config: GenerativeConfig, reader: Reader, prior: Tensor) -> None:
+    def __init__(self, config: GenerativeConfig, reader: Featurizer, prior: Tensor) -> None:
         super().__init__()
         self.core = Branches(config.ranking, reader, len(prior))
         self.texts_from = SessionNetwork(config.texts, reader, prior.new_zeros(self.core.text_width))
@@ -203,8 +203,8 @@ class GenerativeImputation(Network):
         self.sessions_from.eval()
         return self
 
-    def rows(self, inputs: Inputs) -> Tensor:
-        return torch.cat([self.core.rows(inputs), self.texts_from.rows(inputs)], dim=1)
+    def embed(self, inputs: FeatureBatch) -> Tensor:
+        return torch.cat([self.core.embed(inputs), self.texts_from.embed(inputs)], dim=1)
 
     def advance(self, states: Tensor, rows: Tensor) -> Tensor:
         core, texts = torch.split(states, self.parts, dim=1)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, embedding_bag, relu
 
-from models.features import Bag, Inputs, Reader
+from models.features import Bag, FeatureBatch, Featurizer
 from models.layers import linear
 from models.network import Network
 
@@ -35,14 +35,14 @@ class IsthmusNetwork(Network):
     """A row is an interaction's evidence in its modality's half, nought in the other's: (n, 2 units), as the state is."""
 
     default: ClassVar = IsthmusConfig()
-    kinds: ClassVar = ("tags", "clicks", "keywords")
-    reads_texts: ClassVar = True
+    token_fields: ClassVar = ("tags", "clicks", "keywords")
+    uses_text_vectors: ClassVar = True
 
-    def __init__(self, config: IsthmusConfig, reader: Reader, prior: Tensor) -> None:
+    def __init__(self, config: IsthmusConfig, reader: Featurizer, prior: Tensor) -> None:
         super().__init__()
         self.config = config
         self.width = 2 * config.units
-        sizes = {kind: max(len(reader.vocabularies[kind]), 1) for kind in self.kinds}
+        sizes = {kind: max(len(reader.vocabularies[kind]), 1) for kind in self.token_fields}
         self.tokens = nn.ParameterDict(
             {kind: nn.Parameter(_SMALL * torch.randn(size, config.units)) for kind, size in sizes.items()}
         )
@@ -54,7 +54,7 @@ class IsthmusNetwork(Network):
         with torch.no_grad():
             self.head.bias.copy_(torch.logit(prior, eps=1e-4))
 
-    def rows(self, inputs: Inputs) -> Tensor:
+    def embed(self, inputs: FeatureBatch) -> Tensor:
         is_text = inputs.is_text
         evidence = torch.lerp(self.bias[0], self.bias[1], is_text)  # (n, units)
         for kind, weight in self.tokens.items():
@@ -80,7 +80,7 @@ class IsthmusNetwork(Network):
         session, conversation = states.chunk(2, dim=1)
         return self.of_evidence(session + conversation)
 
-    def alone(self, states: Tensor) -> tuple[Tensor, Tensor]:
+    def per_modality_logits(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """What the sessions alone and the conversations alone say, (n, I) each."""
         session, conversation = states.chunk(2, dim=1)
         return self.of_evidence(session), self.of_evidence(conversation)

@@ -9,18 +9,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.features import Inputs, Reader
+from models.features import FeatureBatch, Featurizer
 from models.layers import BagLayer, Gru, Head
-from models.network import Network, Sizes
+from models.network import GruConfig, Network
 
 
 class KeywordNetwork(Network):
     """A row is an interaction's share of the GRU's gates."""
 
-    default: ClassVar = Sizes(dropout=0.2)
-    kinds: ClassVar = ("words",)
+    default: ClassVar = GruConfig(dropout=0.2)
+    token_fields: ClassVar = ("words",)
 
-    def __init__(self, config: Sizes, reader: Reader, prior: Tensor) -> None:
+    def __init__(self, config: GruConfig, reader: Featurizer, prior: Tensor) -> None:
         super().__init__()
         self.width = config.hidden
         self.gru = Gru(config.hidden)
@@ -28,7 +28,7 @@ class KeywordNetwork(Network):
         self.indicator = nn.Parameter(torch.zeros(1, self.gru.gates))
         self.head = Head(config.hidden, config.dense, len(prior), config.dropout)
 
-    def rows(self, inputs: Inputs) -> Tensor:
+    def embed(self, inputs: FeatureBatch) -> Tensor:
         gates: Tensor = self.words(inputs)
         return gates + inputs.is_text * self.indicator
 

@@ -10,8 +10,8 @@ import msgspec
 import torch
 from torch import Tensor
 
-from models.features import Inputs, Reader
-from models.network import Network, Sizes
+from models.features import FeatureBatch, Featurizer
+from models.network import GruConfig, Network
 from models.networks.imputation import Student
 from models.networks.unimodal import ConversationNetwork, SessionNetwork
 
@@ -19,16 +19,16 @@ from models.networks.unimodal import ConversationNetwork, SessionNetwork
 class FusionConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes of the two networks."""
 
-    session: Sizes = SessionNetwork.default
-    conversation: Sizes = ConversationNetwork.default
+    session: GruConfig = SessionNetwork.default
+    conversation: GruConfig = ConversationNetwork.default
 
 
 class DistillationConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes of both teachers and the student."""
 
-    session: Sizes = SessionNetwork.default
-    conversation: Sizes = ConversationNetwork.default
-    student: Sizes = Student.default
+    session: GruConfig = SessionNetwork.default
+    conversation: GruConfig = ConversationNetwork.default
+    student: GruConfig = Student.default
 
 
 class LateFusion(Network):
@@ -37,10 +37,10 @@ class LateFusion(Network):
     """
 
     default: ClassVar = FusionConfig()
-    kinds: ClassVar = SessionNetwork.kinds
-    reads_texts: ClassVar = True
+    token_fields: ClassVar = SessionNetwork.token_fields
+    uses_text_vectors: ClassVar = True
 
-    def __init__(self, config: FusionConfig, reader: Reader, prior: Tensor) -> None:
+    def __init__(self, config: FusionConfig, reader: Featurizer, prior: Tensor) -> None:
         super().__init__()
         self.session = SessionNetwork(config.session, reader, prior)
         self.conversation = ConversationNetwork(config.conversation, reader, prior)
@@ -48,8 +48,8 @@ class LateFusion(Network):
         self.row_parts = [self.session.gru.gates + 1, self.conversation.gru.gates + 1]
         self.width = sum(self.parts)
 
-    def rows(self, inputs: Inputs) -> Tensor:
-        return torch.cat([self.session.rows(inputs), self.conversation.rows(inputs)], dim=1)
+    def embed(self, inputs: FeatureBatch) -> Tensor:
+        return torch.cat([self.session.embed(inputs), self.conversation.embed(inputs)], dim=1)
 
     def advance(self, states: Tensor, rows: Tensor) -> Tensor:
         session, conversation = torch.split(states, self.parts, dim=1)
@@ -70,10 +70,10 @@ class KnowledgeDistillation(Network):
     """A student for users with both modalities, taught by Session and Conversation, which answer for users with one."""
 
     default: ClassVar = DistillationConfig()
-    kinds: ClassVar = SessionNetwork.kinds
-    reads_texts: ClassVar = True
+    token_fields: ClassVar = SessionNetwork.token_fields
+    uses_text_vectors: ClassVar = True
 
-    def __init__(self, config: DistillationConfig, reader: Reader, prior: Tensor) -> None:
+    def __init__(self, config: DistillationConfig, reader: Featurizer, prior: Tensor) -> None:
         super().__init__()
         self.teachers = LateFusion(FusionConfig(session=config.session, conversation=config.conversation), reader, prior)
         self.student = Student(config.student, reader, prior)
@@ -81,8 +81,8 @@ class KnowledgeDistillation(Network):
         self.row_parts = [sum(self.teachers.row_parts), sum(self.student.core.row_parts)]
         self.width = sum(self.parts)
 
-    def rows(self, inputs: Inputs) -> Tensor:
-        return torch.cat([self.teachers.rows(inputs), self.student.rows(inputs)], dim=1)
+    def embed(self, inputs: FeatureBatch) -> Tensor:
+        return torch.cat([self.teachers.embed(inputs), self.student.embed(inputs)], dim=1)
 
     def advance(self, states: Tensor, rows: Tensor) -> Tensor:
         taught, own = torch.split(states, [self.teachers.width, self.student.width], dim=1)

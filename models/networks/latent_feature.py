@@ -10,7 +10,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from models.features import Inputs, Reader
+from models.features import FeatureBatch, Featurizer
 from models.layers import BagLayer, Gru, Head, TextLayer, linear
 from models.network import Network
 
@@ -28,10 +28,10 @@ class LatentFeatureNetwork(Network):
     """A row is an interaction in the shared space with its conversation indicator, as the GRU's gates."""
 
     default: ClassVar = LatentFeatureConfig()
-    kinds: ClassVar = ("tags",)
-    reads_texts: ClassVar = True
+    token_fields: ClassVar = ("tags",)
+    uses_text_vectors: ClassVar = True
 
-    def __init__(self, config: LatentFeatureConfig, reader: Reader, prior: Tensor) -> None:
+    def __init__(self, config: LatentFeatureConfig, reader: Featurizer, prior: Tensor) -> None:
         super().__init__()
         self.width = config.hidden
         self.tags = BagLayer("tags", len(reader.vocabularies["tags"]), config.latent)
@@ -40,7 +40,7 @@ class LatentFeatureNetwork(Network):
         self.gates = linear(config.latent + 1, self.gru.gates)
         self.head = Head(config.hidden, config.dense, len(prior), config.dropout)
 
-    def rows(self, inputs: Inputs) -> Tensor:
+    def embed(self, inputs: FeatureBatch) -> Tensor:
         latent = torch.tanh(torch.where(inputs.is_text > 0, self.texts(inputs), self.tags(inputs)))
         gates: Tensor = self.gates(torch.cat([latent, inputs.is_text], dim=1))
         return gates

@@ -13,30 +13,30 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from models.features import Inputs, Reader
+from models.features import FeatureBatch, Featurizer
 from models.layers import BagLayer, Gru, Head, TextLayer, linear
-from models.network import Network, Sizes
+from models.network import GruConfig, Network
 
 
 class RelativeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes of the ranking network and of both encoders, whose `hidden` is the size of an encoding."""
 
     anchors: int = 125
-    ranking: Sizes = Sizes(dropout=0.3)
-    session: Sizes = Sizes(dropout=0.2)
-    conversation: Sizes = Sizes(dropout=0.4)
+    ranking: GruConfig = GruConfig(dropout=0.3)
+    session: GruConfig = GruConfig(dropout=0.2)
+    conversation: GruConfig = GruConfig(dropout=0.4)
 
 
 class Encoder(Network):
     """One interaction through a dense tanh layer; its head tells the items from that encoding. A state is the last encoding."""
 
-    def __init__(self, layer: BagLayer | TextLayer, config: Sizes, items: int) -> None:
+    def __init__(self, layer: BagLayer | TextLayer, config: GruConfig, items: int) -> None:
         super().__init__()
         self.layer = layer
         self.head = Head(config.hidden, config.dense, items, config.dropout)
         self.width = config.hidden
 
-    def rows(self, inputs: Inputs) -> Tensor:
+    def embed(self, inputs: FeatureBatch) -> Tensor:
         return torch.tanh(self.layer(inputs))
 
     def advance(self, states: Tensor, rows: Tensor) -> Tensor:
@@ -52,10 +52,10 @@ class RelativeRepresentation(Network):
     """A row is an interaction's cosines to the anchors and its conversation indicator, as the GRU's gates."""
 
     default: ClassVar = RelativeConfig()
-    kinds: ClassVar = ("tags",)
-    reads_texts: ClassVar = True
+    token_fields: ClassVar = ("tags",)
+    uses_text_vectors: ClassVar = True
 
-    def __init__(self, config: RelativeConfig, reader: Reader, prior: Tensor) -> None:
+    def __init__(self, config: RelativeConfig, reader: Featurizer, prior: Tensor) -> None:
         super().__init__()
         ranking, items = config.ranking, len(prior)
         tags = BagLayer("tags", len(reader.vocabularies["tags"]), config.session.hidden)
@@ -70,9 +70,9 @@ class RelativeRepresentation(Network):
         self.gates = linear(config.anchors + 1, self.gru.gates)
         self.head = Head(ranking.hidden, ranking.dense, items, ranking.dropout)
 
-    def rows(self, inputs: Inputs) -> Tensor:
-        by_session = cosines(self.session.rows(inputs), self.session_anchors)
-        by_conversation = cosines(self.conversation.rows(inputs), self.conversation_anchors)
+    def embed(self, inputs: FeatureBatch) -> Tensor:
+        by_session = cosines(self.session.embed(inputs), self.session_anchors)
+        by_conversation = cosines(self.conversation.embed(inputs), self.conversation_anchors)
         relative = torch.where(inputs.is_text > 0, by_conversation, by_session)
         gates: Tensor = self.gates(torch.cat([relative, inputs.is_text], dim=1))
         return gates

@@ -10,29 +10,29 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from models.features import Inputs, Reader
+from models.features import FeatureBatch, Featurizer
 from models.layers import BagLayer, Gru, Head, TextLayer
-from models.network import Network, Sizes
+from models.network import GruConfig, Network
 
 
 class UniModal(Network):
     """A row is the GRU's gates and whether they count (1); a state the GRU's and how many interactions of the modality it saw."""
 
-    def __init__(self, config: Sizes, reader: Reader, prior: Tensor) -> None:
+    def __init__(self, config: GruConfig, reader: Featurizer, prior: Tensor) -> None:
         super().__init__()
         self.width = config.hidden + 1
         self.gru = Gru(config.hidden)
         self.layer: BagLayer | TextLayer
-        if self.reads_texts:
+        if self.uses_text_vectors:
             self.layer = TextLayer(reader.text_width, self.gru.gates)
         else:
-            self.layer = BagLayer(self.kinds[0], len(reader.vocabularies[self.kinds[0]]), self.gru.gates)
+            self.layer = BagLayer(self.token_fields[0], len(reader.vocabularies[self.token_fields[0]]), self.gru.gates)
         self.head = Head(config.hidden, config.dense, len(prior), config.dropout)
         self.register_buffer("prior", prior, persistent=False)  # it lies in items.json
         self.prior: Tensor
 
-    def rows(self, inputs: Inputs) -> Tensor:
-        counts = inputs.is_text if self.reads_conversations else 1 - inputs.is_text
+    def embed(self, inputs: FeatureBatch) -> Tensor:
+        counts = inputs.is_text if self.uses_conversations else 1 - inputs.is_text
         return torch.cat([self.layer(inputs), counts], dim=1)
 
     def advance(self, states: Tensor, rows: Tensor) -> Tensor:
@@ -52,20 +52,20 @@ class UniModal(Network):
 class SessionNetwork(UniModal):
     """Reads the multi-hot tags of each session, max-pooled over its clicks."""
 
-    default: ClassVar = Sizes(dropout=0.3)
-    kinds: ClassVar = ("tags",)
-    reads_conversations: ClassVar = False
+    default: ClassVar = GruConfig(dropout=0.3)
+    token_fields: ClassVar = ("tags",)
+    uses_conversations: ClassVar = False
 
 
 class ConversationNetwork(UniModal):
     """Reads the mean sentence vector of each conversation."""
 
-    default: ClassVar = Sizes(dropout=0.2)
-    reads_texts: ClassVar = True
+    default: ClassVar = GruConfig(dropout=0.2)
+    uses_text_vectors: ClassVar = True
 
 
 class ConversationKeywordNetwork(UniModal):
     """Reads the multi-hot keywords of each conversation."""
 
-    default: ClassVar = Sizes(dropout=0.2)
-    kinds: ClassVar = ("keywords",)
+    default: ClassVar = GruConfig(dropout=0.2)
+    token_fields: ClassVar = ("keywords",)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from stream.core.ranking import Ranker
     from stream.services.dataset_cache import Prepared
-    from training.evaluation.benchmark import Parts, Run, Train
+    from training.evaluation.benchmark import Run, Splits, Train
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 _BESIDE = (".runs.jsonl", ".md", ".png")
@@ -116,7 +116,7 @@ def _trainer(items: Sequence[str]) -> Train:
     from training.stages import NothingToLearnError
     from training.train_system import train_system
 
-    def train(system: str, seed: int, parts: Parts) -> Ranker:
+    def train(system: str, seed: int, parts: Splits) -> Ranker:
         config = TrainingConfig(seed=seed)
         try:
             with shown(lambda _: None) as watch:
@@ -151,7 +151,7 @@ def _versions() -> str:
     return f"isthmus {version('isthmus')}, torch {version('torch')}, Python {platform.python_version()}"
 
 
-def _write(out: Path, data: Path, systems: list[str], runs: Sequence[Run], parts: Parts, facts: dict[str, str]) -> None:
+def _write(out: Path, data: Path, systems: list[str], runs: Sequence[Run], parts: Splits, facts: dict[str, str]) -> None:
     import msgspec
 
     from training.evaluation.benchmark import rows_of
@@ -167,7 +167,7 @@ def _write(out: Path, data: Path, systems: list[str], runs: Sequence[Run], parts
     typer.echo(f"\n{text}\nwritten: {out}, {out.with_suffix('.md')}, {out.with_suffix('.png')}")
 
 
-def _write_thin(out: Path, data: Path, systems: list[str], runs: Sequence[Run], parts: Parts, facts: dict[str, str]) -> None:
+def _write_thin(out: Path, data: Path, systems: list[str], runs: Sequence[Run], parts: Splits, facts: dict[str, str]) -> None:
     import msgspec
 
     from training.evaluation.modality_ablation import plot, points_of, report, thin_rows

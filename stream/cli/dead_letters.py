@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from stream.core.outputs import DeadLetter
-    from stream.kafka.cluster.dead_letter_replay import Wanted
+    from stream.kafka.cluster.dead_letter_replay import DeadLetterFilter
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 REFUSED: Final = 3
@@ -41,11 +41,11 @@ def list_(
 
     from stream.cli.settings_overrides import settings_with
     from stream.kafka.cluster.dead_letter_replay import letters_of, name_of, replayed_in
-    from stream.kafka.cluster.topic_reader import reader
+    from stream.kafka.cluster.topic_reader import open_topic_reader
 
     settings = settings_with(bootstrap)
     counts = Counter[str]()
-    with reader(settings.kafka.bootstrap) as found:
+    with open_topic_reader(settings.kafka.bootstrap) as found:
         replayed = replayed_in(found, settings.topics.replayed)
         for letter in letters_of(found, settings.topics.dead_letters, _wanted(reason, topic, since, until)):
             counts[letter.reason] += 1
@@ -76,10 +76,10 @@ def show(
     from stream.cli.settings_overrides import settings_with
     from stream.errors import IsthmusError
     from stream.kafka.cluster.dead_letter_replay import letters_of, original_of
-    from stream.kafka.cluster.topic_reader import reader
+    from stream.kafka.cluster.topic_reader import open_topic_reader
 
     settings = settings_with(bootstrap)
-    with reader(settings.kafka.bootstrap) as found:
+    with open_topic_reader(settings.kafka.bootstrap) as found:
         letter = next(iter(list(letters_of(found, settings.topics.dead_letters, _wanted(names=[coordinates])))), None)
         if letter is None:
             raise IsthmusError(f"no dead letter has the coordinates {coordinates}: `isthmus dead-letters list` prints them")
@@ -118,16 +118,16 @@ def replay(
     """
     from stream.cli.settings_overrides import settings_with
     from stream.errors import IsthmusError
-    from stream.kafka.cluster.dead_letter_replay import Replay, letters_of
-    from stream.kafka.cluster.topic_reader import reader
+    from stream.kafka.cluster.dead_letter_replay import DeadLetterReplay, letters_of
+    from stream.kafka.cluster.topic_reader import open_topic_reader
 
     if not (every or coordinates or reason or topic or since or until):
         raise IsthmusError("say which: coordinates, --reason, --topic, --since, --until, or --all")
     settings = settings_with(bootstrap)
-    with reader(settings.kafka.bootstrap) as found:
+    with open_topic_reader(settings.kafka.bootstrap) as found:
         letters = list(letters_of(found, settings.topics.dead_letters, _wanted(reason, topic, since, until, coordinates)))
         typer.echo(f"{len(letters)} dead letters match", err=True)
-        work = Replay(settings.kafka.bootstrap, found, settings.topics, lambda name, what: typer.echo(f"{name}  {what}"))
+        work = DeadLetterReplay(settings.kafka.bootstrap, found, settings.topics, lambda name, what: typer.echo(f"{name}  {what}"))
         counts = work.run(letters, time.time_ns() // 1_000_000, dry=dry_run)
     typer.echo(", ".join(f"{what}: {count}" for what, count in counts.items()) + (" (dry run)" if dry_run else ""), err=True)
     if counts["refused"]:
@@ -140,16 +140,16 @@ def _wanted(
     since: str | None = None,
     until: str | None = None,
     names: list[str] | None = None,
-) -> Wanted:
+) -> DeadLetterFilter:
     from stream.core.events import Reason
     from stream.errors import IsthmusError
-    from stream.kafka.cluster.dead_letter_replay import Wanted
+    from stream.kafka.cluster.dead_letter_replay import DeadLetterFilter
 
     if reason is not None and reason not in list(Reason):
         raise IsthmusError(f"{reason!r} is no reason: one of {', '.join(Reason)}")
     now_ms = time.time_ns() // 1_000_000
     start, end = (None if text is None else moment(text, now_ms) for text in (since, until))
-    return Wanted(reason, topic, start, end, None if not names else frozenset(names))
+    return DeadLetterFilter(reason, topic, start, end, None if not names else frozenset(names))
 
 
 def moment(text: str, now_ms: int) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from stream.services.demo.stats import Tally
+    from stream.services.demo.stats import DemoStats
     from stream.settings import Settings
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -38,7 +38,7 @@ def demo(
     from stream.cli.settings_overrides import settings_with, with_changes
     from stream.cli.text_model import with_stand_in
     from stream.errors import IsthmusError
-    from stream.services.demo.stats import Tally
+    from stream.services.demo.stats import DemoStats
     from stream.services.demo.terminal import print_summary
     from stream.services.running import one_thread_each
 
@@ -48,7 +48,7 @@ def demo(
         raise IsthmusError("--data goes without --kafka: the broker keeps its own log")
     one_thread_each()
     settings = with_changes(settings_with(dev=True), "worker", metrics_port=metrics_port)
-    tally = Tally()
+    tally = DemoStats()
     with tempfile.TemporaryDirectory(prefix="isthmus-demo-") as temporary:
         folder = Path(temporary) if data is None else data.resolve()
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def demo(
 async def _run(
     settings: Settings,
     folder: Path,
-    tally: Tally,
+    tally: DemoStats,
     *,
     kafka: bool,
     bootstrap: str | None,
@@ -75,14 +75,14 @@ async def _run(
     seed: int | None,
 ) -> None:
     from stream.kafka.app import stop_on_signals
-    from stream.services.demo.context import Stage
-    from stream.services.demo.terminal import View
+    from stream.services.demo.context import DemoContext
+    from stream.services.demo.terminal import TerminalView
 
     stop = stop_on_signals()
     if seconds is not None:
         asyncio.get_running_loop().call_later(seconds, stop.set)
-    with View(tally) as view:
-        stage = Stage(settings, folder, tally, stop, view.refresh, seconds, seed)
+    with TerminalView(tally) as view:
+        stage = DemoContext(settings, folder, tally, stop, view.refresh, seconds, seed)
         if kafka:
             from stream.services.demo.deployment import run_on_kafka
 

@@ -33,7 +33,7 @@ def erase(
     from stream.cli.dead_letters import moment
     from stream.cli.settings_overrides import settings_with
     from stream.core import limits
-    from stream.core.events import OWN_FORM, Erasure
+    from stream.core.events import NATIVE_FORMAT_HEADER, Erasure
     from stream.errors import IsthmusError
     from stream.kafka.cluster.producer import KeyedEvent, produce
 
@@ -48,5 +48,7 @@ def erase(
     if not yes:
         typer.confirm(f"erase {len(users)} users for good?", abort=True)
     made = [KeyedEvent("erasures", user, msgspec.json.encode(Erasure(user, until_ms, str(uuid4())))) for user in users]
-    sent = asyncio.run(produce(settings.kafka.bootstrap, made, settings.topics.model_dump(), lambda _: None, ((OWN_FORM, b"1"),)))
+    sent = asyncio.run(
+        produce(settings.kafka.bootstrap, made, settings.topics.model_dump(), lambda _: None, ((NATIVE_FORMAT_HEADER, b"1"),))
+    )
     typer.echo(f"{sent} erasures sent")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stream.core.announcements import ModelAnnouncement
     from stream.core.outputs import TrainingExample
     from stream.settings import Settings
-    from training.progress import Watch
+    from training.progress import ProgressReporter
     from training.registry import Registry
     from training.training_run import Result, RunConfig
 
@@ -61,7 +61,7 @@ def train(
     """
     from stream.cli.settings_overrides import log_to_stderr, settings_with, with_changes
     from stream.errors import IsthmusError
-    from training import distributed as processes
+    from training import distributed
 
     if system not in SYSTEMS:
         raise IsthmusError(f"no system is called {system!r}: choose one of {', '.join(SYSTEMS)}")
@@ -74,14 +74,14 @@ def train(
     load, names = _source(settings, examples, data, None if items is None else _listed(items))
     send = _sender(settings, announce_file, offline=offline)
     if every is not None:
-        if processes.started() > 1:
+        if distributed.launched_processes() > 1:
             raise IsthmusError("torchrun trains once: start a trainer with --every as one process")
         _periodically(settings, load, names, config, send, seconds(every))
         return
-    with processes.joined():
-        found, listed = processes.from_first(lambda: (load(), names()))
+    with distributed.process_group():
+        found, listed = distributed.broadcast(lambda: (load(), names()))
         result = _once(settings, found, listed, config, lambda told: _tell(told, send), resume)
-        first = processes.number() == 0
+        first = distributed.rank() == 0
     if first:
         typer.echo(result.reason)
     if first and result.announcement is None:
@@ -118,7 +118,7 @@ def _once(
 ) -> Result:
     from stream.errors import IsthmusError
     from stream.kafka.cluster.compacted_topic import TopicError
-    from training import distributed as processes
+    from training import distributed
     from training.checkpoints import CheckpointError
     from training.loop import NotFiniteError
     from training.progress import SILENT, shown
@@ -127,10 +127,10 @@ def _once(
     from training.training_run import TooFewExamplesError
 
     try:
-        with processes.first_alone():
+        with distributed.main_process_first():
             registry = Registry(settings.registry.uri, settings.registry.folder)
         with shown(typer.echo) as watch:
-            own = watch if processes.number() == 0 else SILENT
+            own = watch if distributed.rank() == 0 else SILENT
             result = _run(registry, examples, names, config, tell, own, resume)
     except (TooFewExamplesError, NothingToLearnError, NotFiniteError, CheckpointError, RegistryError) as error:
         raise IsthmusError(str(error)) from None
@@ -158,14 +158,14 @@ def _run(
     names: Sequence[str],
     config: RunConfig,
     tell: Callable[[Result], None],
-    watch: Watch,
+    watch: ProgressReporter,
     resume: Path | None = None,
 ) -> Result:
     """A training run; before the first of all, popularity is published, so that something is served meanwhile."""
-    from training import distributed as processes
+    from training import distributed
     from training.training_run import publish_popular, train_once
 
-    with processes.first_alone():
+    with distributed.main_process_first():
         if registry.holder("champion") is None and examples:
             known = examples[: max(1, len(examples) * 8 // 10)]  # what is newer stays fresh for the gate
             first = publish_popular(known, names, registry)
@@ -184,7 +184,7 @@ def _periodically(
 ) -> None:
     from stream.errors import IsthmusError
     from stream.kafka.cluster.compacted_topic import TopicError
-    from training.progress import Watch
+    from training.progress import ProgressReporter
     from training.registry import Registry, RegistryError
     from training.retraining import Announcer, StoppedError, retrain
     from training.training_run import champion_of
@@ -204,7 +204,9 @@ def _periodically(
         announcer.catch_up()
     except (RegistryError, TopicError) as error:
         raise IsthmusError(str(error)) from None
-    retrain(load, lambda found: _run(registry, found, names(), config, announcer.tell, Watch(say)), announcer, every_s, stop)
+    retrain(
+        load, lambda found: _run(registry, found, names(), config, announcer.tell, ProgressReporter(say)), announcer, every_s, stop
+    )
 
 
 def _source(

@@ -14,17 +14,17 @@ import msgspec
 from msgspec import Meta
 
 from stream.core import limits
-from stream.core.interactions import MARK
+from stream.core.interactions import SEPARATOR
 from stream.core.records import Source
 
-OWN_FORM: Final = "isthmus_form"
+NATIVE_FORMAT_HEADER: Final = "isthmus_form"
 """A record with this header has our field names, whatever its topic's mapping: an erasure of `isthmus erase`."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 Milliseconds = Annotated[int, Meta(ge=0, le=limits.LAST_TIME_MS, description="milliseconds since 1970-01-01T00:00:00Z")]
-Moment = Annotated[datetime, Meta(tz=True)] | Milliseconds
+Timestamp = Annotated[datetime, Meta(tz=True)] | Milliseconds
 UserId = Annotated[str, Meta(min_length=1, max_length=limits.USER_ID_BYTES)]
 Id = Annotated[str, Meta(min_length=1, max_length=limits.ID_CHARACTERS)]
 Tag = Annotated[str, Meta(min_length=1, max_length=limits.TAG_CHARACTERS)]
@@ -56,13 +56,13 @@ class Click(msgspec.Struct, frozen=True, gc=False):
     """One website action with its action tags. A new session begins after 30 minutes without one, or with a new `session_id`."""
 
     user_id: UserId
-    occurred_at: Moment
+    occurred_at: Timestamp
     tags: Annotated[tuple[Tag, ...], Meta(min_length=1, max_length=limits.TAGS)]
     event_id: Id | None = None
     session_id: Id | None = None
 
     def __post_init__(self) -> None:
-        if MARK in "".join(self.tags):
+        if SEPARATOR in "".join(self.tags):
             raise ValueError("a tag holds the control character U+001F")
 
 
@@ -71,7 +71,7 @@ class Sentence(msgspec.Struct, frozen=True, gc=False):
 
     speaker: Literal["customer", "agent"]
     text: str
-    at: Moment | None = None
+    at: Timestamp | None = None
 
 
 class Transcript(msgspec.Struct, frozen=True):
@@ -79,10 +79,10 @@ class Transcript(msgspec.Struct, frozen=True):
 
     user_id: UserId
     conversation_id: Id
-    started_at: Moment
+    started_at: Timestamp
     sentences: Annotated[tuple[Sentence, ...], Meta(min_length=1, max_length=limits.SENTENCES)]
     event_id: Id | None = None
-    ended_at: Moment | None = None
+    ended_at: Timestamp | None = None
     piece: int | None = None
     final: bool | None = None
 
@@ -91,7 +91,7 @@ class Purchase(msgspec.Struct, frozen=True, gc=False):
     """Items bought together, or cancelled."""
 
     user_id: UserId
-    occurred_at: Moment
+    occurred_at: Timestamp
     items: Items
     event_id: Id | None = None
     action: Literal["bought", "cancelled"] = "bought"
@@ -101,7 +101,7 @@ class Eligibility(msgspec.Struct, frozen=True, gc=False):
     """Items that the user may not be offered. Replaces the former list; the newest by `occurred_at` holds."""
 
     user_id: UserId
-    occurred_at: Moment
+    occurred_at: Timestamp
     excluded: Annotated[tuple[Id, ...], Meta(max_length=limits.ITEMS)]
     event_id: Id | None = None
 
@@ -110,7 +110,7 @@ class Erasure(msgspec.Struct, frozen=True, gc=False):
     """The user's wish to be forgotten, up to `occurred_at`."""
 
     user_id: UserId
-    occurred_at: Moment
+    occurred_at: Timestamp
     event_id: Id | None = None
 
 
@@ -121,8 +121,8 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     name: str
     text: str | None = None
     repeatable: bool = False
-    offered_from: Moment | None = None
-    offered_until: Moment | None = None
+    offered_from: Timestamp | None = None
+    offered_until: Timestamp | None = None
 
 
 class EncodedCall(msgspec.Struct, frozen=True):
@@ -148,12 +148,12 @@ class EncodedCall(msgspec.Struct, frozen=True):
     has_event_id: bool = True
 
     def __post_init__(self) -> None:
-        if MARK in "".join(self.keywords):
+        if SEPARATOR in "".join(self.keywords):
             raise ValueError("a keyword holds the control character U+001F")
 
 
 UserEvent = Click | EncodedCall | Purchase | Eligibility | Erasure
-Adapter = Callable[[Any], Any]
+FieldMapper = Callable[[Any], Any]
 """Turns a producer's own JSON object into one with our field names; raises ValueError where it cannot."""
 
 _EVENT_TYPES: Final[dict[Source, type[UserEvent]]] = {
@@ -173,12 +173,12 @@ _UNUSABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowEr
 AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
 
 
-def milliseconds(moment: datetime | int) -> int:
+def to_milliseconds(moment: datetime | int) -> int:
     """A moment as integer milliseconds since 1970 (RFC 3339 times are cut to the millisecond)."""
     return moment if type(moment) is int else (moment - _EPOCH) // _MILLISECOND  # type: ignore[operator]
 
 
-def parse(source: Source, value: bytes | None, adapter: Adapter | None = None) -> UserEvent | Rejection:
+def parse(source: Source, value: bytes | None, adapter: FieldMapper | None = None) -> UserEvent | Rejection:
     """The event in a record's value, or why there is none. Unknown fields are ignored."""
     if not value:
         return Rejection(Reason.EMPTY, "the record has no value: a tombstone is not an event of this topic")
@@ -190,7 +190,7 @@ def parse(source: Source, value: bytes | None, adapter: Adapter | None = None) -
     return parse_mapped(value, _EVENT_TYPES[source], adapter)
 
 
-def parse_mapped(value: bytes, event_type: type[AnyStruct], adapter: Adapter) -> AnyStruct | Rejection:
+def parse_mapped(value: bytes, event_type: type[AnyStruct], adapter: FieldMapper) -> AnyStruct | Rejection:
     """As `parse`, through a producer's mapping (JSON only)."""
     try:
         fields = adapter(msgspec.json.decode(value))

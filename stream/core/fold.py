@@ -17,17 +17,17 @@ from stream.core.events import (
     EncodedCall,
     Purchase,
     UserEvent,
-    milliseconds,
+    to_milliseconds,
 )
-from stream.core.interactions import Conversation, Part, Session, Tags, marked
+from stream.core.interactions import Conversation, Part, Session, Tags, join_tokens
 from stream.core.outputs import Output, encode_example, example_key
 from stream.core.ranking import Catalogue
-from stream.core.state import EligibilityList, Gone, KeptPurchase
-from stream.core.user_state import User
+from stream.core.state import EligibilityList, Evicted, KeptPurchase
+from stream.core.user_state import UserState
 
 
 @dataclass(frozen=True, slots=True)
-class Fold:
+class FoldContext:
     """What folding needs beside the user. `counts` grows as `stream.core.outputs.Outcome` describes."""
 
     catalogue: Catalogue
@@ -35,7 +35,7 @@ class Fold:
     counts: Counter[tuple[str, ...]]
 
 
-def fold_click(user: User, click: Click, at: int, fold: Fold) -> None:
+def fold_click(user: UserState, click: Click, at: int, fold: FoldContext) -> None:
     session_id = click.session_id or ""
     if at >= user.head.newest_purchase_at and _grows_session(user, at, click.tags, session_id, fold.gap_ms):
         return
@@ -44,7 +44,7 @@ def fold_click(user: User, click: Click, at: int, fold: Fold) -> None:
     remake_examples(user, at, fold)
 
 
-def _grows_session(user: User, at: int, tags: Tags, session_id: str, gap_ms: int) -> bool:
+def _grows_session(user: UserState, at: int, tags: Tags, session_id: str, gap_ms: int) -> bool:
     """The fast path: the click goes into a session of the tail without moving it in the history or joining it to another."""
     tail = user.head.tail
     for place in range(len(tail) - 1, -1, -1):
@@ -68,11 +68,11 @@ def is_usable(call: EncodedCall) -> bool:
 def part_of(call: EncodedCall) -> Part:
     """An encoded call as its conversation keeps it: the mean sentence vector, in float16."""
     mean = np.frombuffer(call.vector_sum, dtype="<f4") / call.sentences
-    vector, keywords = mean.astype("<f2").tobytes(), marked(call.keywords)
+    vector, keywords = mean.astype("<f2").tobytes(), join_tokens(call.keywords)
     return Part(call.started_at, call.ended_at, call.sentences, vector, keywords, call.text_model)
 
 
-def fold_part(user: User, part: Part, conversation_id: str, fold: Fold) -> None:
+def fold_part(user: UserState, part: Part, conversation_id: str, fold: FoldContext) -> None:
     if part.ended_at >= user.head.newest_purchase_at and _grows_conversation(user, part, conversation_id):
         return
     if not user.settle(history.with_part(user.interactions, part, conversation_id), fold.gap_ms):
@@ -80,7 +80,7 @@ def fold_part(user: User, part: Part, conversation_id: str, fold: Fold) -> None:
     remake_examples(user, part.ended_at, fold)
 
 
-def _grows_conversation(user: User, part: Part, conversation_id: str) -> bool:
+def _grows_conversation(user: UserState, part: Part, conversation_id: str) -> bool:
     tail = user.head.tail
     for place, conversation in enumerate(tail):
         if isinstance(conversation, Conversation) and conversation.conversation_id == conversation_id:
@@ -92,7 +92,7 @@ def _grows_conversation(user: User, part: Part, conversation_id: str) -> bool:
     return False
 
 
-def fold_purchase(user: User, purchase: Purchase, at: int, purchase_id: str, fold: Fold) -> None:
+def fold_purchase(user: UserState, purchase: Purchase, at: int, purchase_id: str, fold: FoldContext) -> None:
     """A marker in the history: gives an example (unless cancelled), makes later ones again, changes what is owned."""
     facts = user.facts
     kept = KeptPurchase(at, purchase_id, purchase.action == "bought", purchase.items)
@@ -108,7 +108,7 @@ def fold_purchase(user: User, purchase: Purchase, at: int, purchase_id: str, fol
     user.head.newest_purchase_at = max((other.occurred_at for other in facts.purchases if other.bought), default=0)
 
 
-def _bound_purchases(user: User, fold: Fold) -> None:
+def _bound_purchases(user: UserState, fold: FoldContext) -> None:
     """Keeps the last 8 purchases; of the others only what is owned and which examples an erasure must reach. An example that none
     could reach any more goes.
     """
@@ -129,7 +129,7 @@ def _bound_purchases(user: User, fold: Fold) -> None:
         facts.owned_before = dict(newest)
 
 
-def fold_eligibility(user: User, eligibility: Eligibility, at: int, fold: Fold) -> None:
+def fold_eligibility(user: UserState, eligibility: Eligibility, at: int, fold: FoldContext) -> None:
     facts = user.facts
     facts.eligibility = history.with_eligibility(facts.eligibility, EligibilityList(at, eligibility.excluded))
     user.facts_changed = True
@@ -137,14 +137,14 @@ def fold_eligibility(user: User, eligibility: Eligibility, at: int, fold: Fold) 
     remake_examples(user, at, fold)
 
 
-def remake_examples(user: User, moment: int, fold: Fold) -> None:
+def remake_examples(user: UserState, moment: int, fold: FoldContext) -> None:
     """Makes the examples of the kept purchases after `moment` again, where their content has changed."""
     if moment >= user.head.newest_purchase_at:
         return
     _remake(user, [place for place, kept in enumerate(user.facts.purchases) if kept.bought and kept.occurred_at > moment], fold)
 
 
-def _remake(user: User, places: list[int], fold: Fold) -> None:
+def _remake(user: UserState, places: list[int], fold: FoldContext) -> None:
     facts = user.facts
     interactions = user.interactions
     for place in places:
@@ -164,7 +164,7 @@ def _remake(user: User, places: list[int], fold: Fold) -> None:
         user.examples[kept.purchase_id] = Output(example_key(user.user_id, kept.purchase_id), encode_example(example))
 
 
-def fold_erasure(user: User, erased_at: int, fold: Fold) -> None:
+def fold_erasure(user: UserState, erased_at: int, fold: FoldContext) -> None:
     """Forgets everything up to `erased_at`; what came later, and arrived sooner, stays. Examples go or are made again; of purchases
     no longer kept all go, for what they show may have come before.
     """
@@ -178,7 +178,7 @@ def fold_erasure(user: User, erased_at: int, fold: Fold) -> None:
     facts.purchases = [kept for kept in facts.purchases if kept.occurred_at > erased_at]
     facts.owned_before = {item: action for item, action in facts.owned_before.items() if action[0] > erased_at}
     facts.eligibility = [kept for kept in facts.eligibility if kept.occurred_at > erased_at]
-    facts.gone = Gone(newest_started_at=facts.gone.newest_started_at if facts.gone.newest_started_at > erased_at else -1)
+    facts.gone = Evicted(newest_started_at=facts.gone.newest_started_at if facts.gone.newest_started_at > erased_at else -1)
     remaining = [left for other in user.interactions if (left := other.after(erased_at)) is not None]
     head.event_ids, head.last_list = b"", None
     head.owned = history.owned_at(facts.owned_before, facts.purchases)
@@ -193,7 +193,7 @@ def fold_erasure(user: User, erased_at: int, fold: Fold) -> None:
     remake_examples(user, erased_at, fold)
 
 
-def forget_example(user: User, purchase_id: str, fold: Fold) -> None:
+def forget_example(user: UserState, purchase_id: str, fold: FoldContext) -> None:
     """A tombstone for an example, sent whether or not there was one."""
     fold.counts["examples", "erased"] += 1
     user.examples[purchase_id] = Output(example_key(user.user_id, purchase_id), None)
@@ -201,4 +201,4 @@ def forget_example(user: User, purchase_id: str, fold: Fold) -> None:
 
 def event_moment(event: UserEvent) -> int:
     """When an event happened, ms; a part of a call when it ended."""
-    return event.ended_at if isinstance(event, EncodedCall) else milliseconds(event.occurred_at)
+    return event.ended_at if isinstance(event, EncodedCall) else to_milliseconds(event.occurred_at)

@@ -18,9 +18,9 @@ from stream.core import limits
 
 Modality = Literal["session", "conversation"]
 Tags = tuple[str, ...]
-Click = tuple[int, Tags]
+TimedTags = tuple[int, Tags]
 
-MARK: Final = "\x1f"
+SEPARATOR: Final = "\x1f"
 """Stands before each tag or keyword of a text (ASCII's unit separator); none may hold it. One text is read and written many times
 faster than a hundred.
 """
@@ -28,12 +28,12 @@ faster than a hundred.
 _TIME: Final = Packing("<q")
 
 
-def marked(words: Iterable[str]) -> str:
-    return "".join([MARK + word for word in words])
+def join_tokens(words: Iterable[str]) -> str:
+    return "".join([SEPARATOR + word for word in words])
 
 
-def unmarked(text: str) -> tuple[str, ...]:
-    return tuple(text.split(MARK)[1:])
+def split_tokens(text: str) -> tuple[str, ...]:
+    return tuple(text.split(SEPARATOR)[1:])
 
 
 class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
@@ -64,9 +64,9 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
     @property
     def tags(self) -> Tags:
         """The distinct tags of all its clicks."""
-        return unmarked(self.tag_text)
+        return split_tokens(self.tag_text)
 
-    def clicks(self) -> list[Click]:
+    def clicks(self) -> list[TimedTags]:
         """The kept clicks in time order, (ms, tags) each; at most 64."""
         clicks = []
         at = 0
@@ -87,15 +87,15 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
             clicks = self.clicks()
             clicks.insert(bisect_right(clicks, at, key=lambda click: click[0]), (at, tags))
             return session_of(clicks, self.session_id, self.older_tags(), min(self.started_at, at))
-        text = self.tag_text + MARK
+        text = self.tag_text + SEPARATOR
         places = []
         for tag in tags:
-            found = text.find(f"{MARK}{tag}{MARK}")
-            place = text.count(MARK, 0, found) if found >= 0 else text.count(MARK) - 1
+            found = text.find(f"{SEPARATOR}{tag}{SEPARATOR}")
+            place = text.count(SEPARATOR, 0, found) if found >= 0 else text.count(SEPARATOR) - 1
             if found < 0:
                 if place == limits.SESSION_TAGS:
                     continue
-                text += tag + MARK
+                text += tag + SEPARATOR
             places.append(place)
         times = self.times + _TIME.pack(at)
         marks = self.marks + bytes((len(places), *places))
@@ -127,7 +127,7 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
         return session_of(clicks, self.session_id, (), clicks[0][0]) if clicks else None
 
 
-def session_of(clicks: Iterable[Click], session_id: str = "", older: Tags = (), started_at: int | None = None) -> Session:
+def session_of(clicks: Iterable[TimedTags], session_id: str = "", older: Tags = (), started_at: int | None = None) -> Session:
     """A session of `clicks` in time order, bounded: of more than 64 clicks the first keep only their tags."""
     kept = list(clicks)
     evicted, kept = kept[: -limits.CLICKS], kept[-limits.CLICKS :]
@@ -146,7 +146,7 @@ def session_of(clicks: Iterable[Click], session_id: str = "", older: Tags = (), 
         started_at=first if started_at is None else started_at,
         ended_at=kept[-1][0],
         session_id=session_id,
-        tag_text=marked(places),
+        tag_text=join_tokens(places),
         times=b"".join(_TIME.pack(time) for time, _ in kept),
         marks=bytes(marks),
         older=bytes(sorted(older_places)),
@@ -167,7 +167,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def keywords(self) -> tuple[str, ...]:
-        return unmarked(self.keyword_text) if isinstance(self.keyword_text, str) else self.keyword_text
+        return split_tokens(self.keyword_text) if isinstance(self.keyword_text, str) else self.keyword_text
 
 
 class Conversation(msgspec.Struct, frozen=True, array_like=True, tag="c", gc=False):

@@ -14,43 +14,47 @@ from stream.core.outputs import Outcome
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, Record, Source
 from stream.core.state import StatesUnreadableError
-from stream.core.step import Part, StepSettings, coordinates_of, step, steps
-from stream.core.user_state import States
+from stream.core.step import StepConfig, StepInput, coordinates_of, step, step_many
+from stream.core.user_state import StateStore
 
-ALONE: Final = 2  # a record must fail so often by itself: once may be chance
+ATTEMPTS: Final = 2  # a record must fail so often by itself: once may be chance
 _FRAMES: Final = 3
 
 
-NO_EVENTS_FAULT: Final = (MemoryError, OSError, StatesUnreadableError)
+INFRASTRUCTURE_ERRORS: Final = (MemoryError, OSError, StatesUnreadableError)
 
 
-def total_step(batch: Batch, states: States, ranker: Ranker | None, catalogue: Catalogue, settings: StepSettings) -> Outcome:
+def step_isolating_poison(
+    batch: Batch, states: StateStore, ranker: Ranker | None, catalogue: Catalogue, settings: StepConfig
+) -> Outcome:
     """As `step`; where that raises, the outcome of the batch cut in halves, again and again, until what raises stands alone.
 
     Each record is tried at most log2(records) + 3 times. Raises MemoryError, OSError and StatesUnreadableError only.
     """
-    return total_steps([Part(batch, states)], ranker, catalogue, settings)[0]
+    return step_many_isolating_poison([StepInput(batch, states)], ranker, catalogue, settings)[0]
 
 
-def total_steps(parts: Sequence[Part], ranker: Ranker | None, catalogue: Catalogue, settings: StepSettings) -> list[Outcome]:
-    """As `steps`; where that raises, each batch by itself, and one that stands alone in pieces."""
+def step_many_isolating_poison(
+    parts: Sequence[StepInput], ranker: Ranker | None, catalogue: Catalogue, settings: StepConfig
+) -> list[Outcome]:
+    """As `step_many`; where that raises, each batch by itself, and one that stands alone in pieces."""
     try:
-        return steps(parts, ranker, catalogue, settings)
-    except NO_EVENTS_FAULT:
+        return step_many(parts, ranker, catalogue, settings)
+    except INFRASTRUCTURE_ERRORS:
         raise
     except Exception:  # noqa: BLE001  (a bug is what this is for)
-        again = total_step if len(parts) > 1 else _in_pieces
+        again = step_isolating_poison if len(parts) > 1 else _in_pieces
         return [again(*part, ranker, catalogue, settings) for part in parts]
 
 
-def _in_pieces(batch: Batch, states: States, ranker: Ranker | None, catalogue: Catalogue, settings: StepSettings) -> Outcome:
+def _in_pieces(batch: Batch, states: StateStore, ranker: Ranker | None, catalogue: Catalogue, settings: StepConfig) -> Outcome:
     whole = Outcome()
     layered = _Layered(states, whole.writes)
 
     def attempt(records: Sequence[Record]) -> None:
         _merge(whole, step(batch._replace(records=records), layered, ranker, catalogue, settings))
 
-    for record, error in sift(batch.records, attempt):
+    for record, error in isolate_failures(batch.records, attempt):
         event = parse(batch.source, record.value) if batch.source is Source.CALL else None
         origin = coordinates_of(record, event if isinstance(event, EncodedCall) else None, batch)
         with_original = batch.source is not Source.CALL
@@ -60,7 +64,7 @@ def _in_pieces(batch: Batch, states: States, ranker: Ranker | None, catalogue: C
     return whole
 
 
-def sift(records: Sequence[Record], attempt: Callable[[Sequence[Record]], None]) -> list[tuple[Record, str]]:
+def isolate_failures(records: Sequence[Record], attempt: Callable[[Sequence[Record]], None]) -> list[tuple[Record, str]]:
     """Calls `attempt` on pieces of the records, in order, halving those that raise; gives each record that raised alone, and where.
 
     `attempt` must have no effect when it raises.
@@ -72,7 +76,7 @@ def sift(records: Sequence[Record], attempt: Callable[[Sequence[Record]], None])
         piece = pieces.popleft()
         try:
             attempt(piece)
-        except NO_EVENTS_FAULT:
+        except INFRASTRUCTURE_ERRORS:
             raise
         except Exception as error:  # noqa: BLE001  (whatever it is, it must not stop the partition)
             half = len(piece) // 2
@@ -80,15 +84,15 @@ def sift(records: Sequence[Record], attempt: Callable[[Sequence[Record]], None])
                 pieces.extendleft((piece[half:], piece[:half]))
                 continue
             tries += 1
-            if tries < ALONE:
+            if tries < ATTEMPTS:
                 pieces.appendleft(piece)
                 continue
-            poison.append((piece[0], place_of(error)))
+            poison.append((piece[0], failure_location(error)))
         tries = 0
     return poison
 
 
-def place_of(error: Exception) -> str:
+def failure_location(error: Exception) -> str:
     """An exception's type and the innermost places of the code; not its message, which may quote personal data."""
     places = []
     trace = error.__traceback__
@@ -101,7 +105,7 @@ def place_of(error: Exception) -> str:
 class _Layered:
     """States with the writes of the pieces before on top."""
 
-    def __init__(self, states: States, writes: Mapping[bytes, bytes | None]) -> None:
+    def __init__(self, states: StateStore, writes: Mapping[bytes, bytes | None]) -> None:
         self._states = states
         self._writes = writes
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.core.events import Item, milliseconds
+from stream.core.events import Item, to_milliseconds
 from stream.core.interactions import Interaction
 
 Rows = NDArray[np.float32]
@@ -72,8 +72,8 @@ class Catalogue:
         self._offered: list[tuple[str, int, int]] = [
             (
                 item.item_id,
-                0 if item.offered_from is None else milliseconds(item.offered_from),
-                2**63 if item.offered_until is None else milliseconds(item.offered_until),
+                0 if item.offered_from is None else to_milliseconds(item.offered_from),
+                2**63 if item.offered_until is None else to_milliseconds(item.offered_until),
             )
             for item in self.items.values()
         ]

@@ -28,7 +28,7 @@ from stream.core.outputs import (
 )
 from stream.core.ranking import Catalogue, PostFilter, Ranker, Rows
 from stream.core.state import LastList, Prefix, encode_state
-from stream.core.user_state import User
+from stream.core.user_state import UserState
 
 SCORE_DIGITS: Final = 4
 REASONS: Final = 3
@@ -36,7 +36,7 @@ _NO_MODEL: Final = ModelName("none", "0")
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def readable(interactions: Sequence[Interaction], ranker: Ranker | None) -> list[Interaction]:
+def readable_interactions(interactions: Sequence[Interaction], ranker: Ranker | None) -> list[Interaction]:
     """What a ranker can read of the interactions: parts of calls that another text model encoded mean nothing to it."""
     text_model = None if ranker is None else ranker.text_model
     if text_model is None:
@@ -49,32 +49,32 @@ def readable(interactions: Sequence[Interaction], ranker: Ranker | None) -> list
     return read
 
 
-def modalities_of(interactions: Sequence[Interaction]) -> Modalities:
+def count_modalities(interactions: Sequence[Interaction]) -> Modalities:
     sessions = len([other for other in interactions if isinstance(other, Session)])
     return Modalities(sessions, len(interactions) - sessions)
 
 
-def support(user: User, ranker: Ranker | None) -> Modalities:
+def interaction_counts(user: UserState, ranker: Ranker | None) -> Modalities:
     """How many interactions of each modality the user's list rests on, as of the last `represent` and the tail of now."""
-    return _supported(user.head.prefix, readable(user.head.tail, ranker))
+    return _supported(user.head.prefix, readable_interactions(user.head.tail, ranker))
 
 
 def _supported(prefix: Prefix | None, tail: Sequence[Interaction]) -> Modalities:
-    counted = modalities_of(tail)
+    counted = count_modalities(tail)
     if prefix is None:
         return counted
     return Modalities(prefix.sessions + counted.session, prefix.conversations + counted.conversation)
 
 
-def represent(users: Sequence[User], ranker: Ranker | None) -> tuple[Rows, list[Modalities]]:
+def represent(users: Sequence[UserState], ranker: Ranker | None) -> tuple[Rows, list[Modalities]]:
     """The users' representations, (n, width), and what each rests on; brings each one's cached prefix up to date."""
     rows = _prefixes(users, ranker)
-    tails = [readable(user.head.tail, ranker) for user in users]
+    tails = [readable_interactions(user.head.tail, ranker) for user in users]
     supports = [_supported(user.head.prefix, tail) for user, tail in zip(users, tails, strict=True)]
     return (rows if ranker is None else _advance(ranker, rows, tails)), supports
 
 
-def _prefixes(users: Sequence[User], ranker: Ranker | None) -> Rows:
+def _prefixes(users: Sequence[UserState], ranker: Ranker | None) -> Rows:
     """Encodes what comes before the tails: from the cache where it holds, else one step on from it, else anew."""
     fingerprint = "" if ranker is None else ranker.fingerprint
     rows = _initial(len(users), ranker)
@@ -94,11 +94,11 @@ def _prefixes(users: Sequence[User], ranker: Ranker | None) -> Rows:
         if valid and window[:reaches] == user.base:
             if len(window) == reaches:
                 continue
-            ahead[row] = readable(window[reaches:], ranker)
+            ahead[row] = readable_interactions(window[reaches:], ranker)
         else:
-            ahead[row] = readable(window, ranker)
+            ahead[row] = readable_interactions(window, ranker)
             anew.append(row)
-        changed.append((row, modalities_of(readable(window, ranker))))
+        changed.append((row, count_modalities(readable_interactions(window, ranker))))
     if ranker is not None:
         if anew and ranker.width:
             rows[anew] = ranker.encode_many([ahead[row] for row in anew])
@@ -131,17 +131,17 @@ def _advance(ranker: Ranker, rows: Rows, sequences: Sequence[Sequence[Interactio
     return rows
 
 
-class Asking(NamedTuple):
+class PendingUsers(NamedTuple):
     """Users of one batch who may need another list, and where it goes. Who is not among `told` (None: all are) gets one in any
     case: another may stand after the last one that his state knows of.
     """
 
-    users: Sequence[User]
+    users: Sequence[UserState]
     outcome: Outcome
     told: AbstractSet[bytes] | None
 
 
-def recommend(asking: Sequence[Asking], ranker: Ranker | None, catalogue: Catalogue, k: int, *, explain: bool) -> None:
+def recommend(asking: Sequence[PendingUsers], ranker: Ranker | None, catalogue: Catalogue, k: int, *, explain: bool) -> None:
     """Ranks the items for all users at once, and appends to each one's outcome the list that differs from the last one sent."""
     users = [user for one in asking for user in one.users]
     if not users:
@@ -162,7 +162,7 @@ def recommend(asking: Sequence[Asking], ranker: Ranker | None, catalogue: Catalo
             _emit(users[row], ranked, supports[row], ranker, because, whose[row].outcome, repeat=repeat)
 
 
-def _by_offer(users: Sequence[User], catalogue: Catalogue) -> list[tuple[int, list[int]]]:
+def _by_offer(users: Sequence[UserState], catalogue: Catalogue) -> list[tuple[int, list[int]]]:
     """The users' rows by the moment at which their post filter looks at the catalogue; one group while no offer begins or ends."""
     moments = [user.broker_ms for user in users]
     if not catalogue.changes_between(min(moments), max(moments)):
@@ -171,7 +171,7 @@ def _by_offer(users: Sequence[User], catalogue: Catalogue) -> list[tuple[int, li
 
 
 def _scores(
-    rows: Rows, supports: Sequence[Modalities], ranker: Ranker | None, catalogue: Catalogue, users: Sequence[User]
+    rows: Rows, supports: Sequence[Modalities], ranker: Ranker | None, catalogue: Catalogue, users: Sequence[UserState]
 ) -> tuple[Rows, Sequence[str]]:
     """Scores, (n, items), and the items: the model's, popularity for users without interactions, or the catalogue's order."""
     if ranker is None:
@@ -189,7 +189,7 @@ def fallback_of(counted: Modalities, ranker: Ranker | None) -> Fallback | None:
 
 
 def _emit(
-    user: User,
+    user: UserState,
     ranked: tuple[RankedItem, ...],
     counted: Modalities,
     ranker: Ranker | None,
@@ -230,16 +230,16 @@ def _emit(
     outcome.counts["recommendations", "sent"] += 1
 
 
-def _encoded(recommendation: Recommendation, user: User) -> tuple[bytes, str]:
+def _encoded(recommendation: Recommendation, user: UserState) -> tuple[bytes, str]:
     """The JSON with its id. The id hashes all of the content and the applied offsets, so that two contents never share one."""
     content = _encode(recommendation)
     name = blake2b(content + encode_state(user.head.applied), digest_size=12).hexdigest()
     return content.replace(b'""', b'"%s"' % name.encode(), 1), name  # the id is the first field: the first "" is its place
 
 
-def _because(user: User, ranker: Ranker, places: Sequence[int]) -> tuple[Reasoning, ...]:
+def _because(user: UserState, ranker: Ranker, places: Sequence[int]) -> tuple[Reasoning, ...]:
     """The interactions that moved the first item most: its score with all of them, and without each."""
-    window = readable(user.interactions[-limits.WINDOW :], ranker)
+    window = readable_interactions(user.interactions[-limits.WINDOW :], ranker)
     histories = [window, *(window[:place] + window[place + 1 :] for place in range(len(window)))]
     scores = ranker.rank_many(ranker.encode_many(histories))[:, places[0]].astype(float)
     moved = sorted(range(len(window)), key=lambda place: -abs(scores[0] - scores[place + 1]))[:REASONS]

@@ -1,4 +1,4 @@
-"""A user's state: two records, `Head` and `Facts`, and the `Marker` that an erasure leaves; what is written where, how it is read.
+"""A user's state: two records, `Head` and `Facts`, and the `ErasureMarker` that an erasure leaves.
 
 An event of a growing interaction touches the head alone; the facts, which may be 30 kB, are read and written only when an
 interaction begins or something arrives late. All three are bounded by `limits` and carry a version: `decode_*` reads every
@@ -80,7 +80,7 @@ class EligibilityList(msgspec.Struct, frozen=True, array_like=True, gc=False):
     excluded: tuple[str, ...]
 
 
-class Gone(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Evicted(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Counts of what left the state since ever, and the start of the newest interaction that did (-1: none)."""
 
     sessions: int = 0
@@ -101,11 +101,11 @@ class Facts(msgspec.Struct, array_like=True):
     purchases: list[KeptPurchase] = []
     owned_before: dict[str, tuple[int, bool]] = {}
     eligibility: list[EligibilityList] = []
-    gone: Gone = Gone()
+    gone: Evicted = Evicted()
     example_ids: list[tuple[int, str]] = []
 
 
-class Marker(msgspec.Struct, frozen=True, array_like=True):
+class ErasureMarker(msgspec.Struct, frozen=True, array_like=True):
     """What an erasure leaves under a keyed hash of the user, so that late and redelivered events stay out. Times in ms."""
 
     version: int
@@ -118,7 +118,7 @@ _encoder: Final = msgspec.msgpack.Encoder()
 encode_state: Final = _encoder.encode
 _head: Final = msgspec.msgpack.Decoder(Head).decode
 _facts: Final = msgspec.msgpack.Decoder(Facts).decode
-_marker: Final = msgspec.msgpack.Decoder(Marker).decode
+_marker: Final = msgspec.msgpack.Decoder(ErasureMarker).decode
 
 
 class StatesUnreadableError(Exception):
@@ -135,7 +135,7 @@ def decode_facts(stored: bytes) -> Facts:
     return _decoded(_facts, stored)
 
 
-def decode_marker(stored: bytes) -> Marker:
+def decode_erasure_marker(stored: bytes) -> ErasureMarker:
     """Raises StatesUnreadableError."""
     return _decoded(_marker, stored)
 
@@ -155,7 +155,7 @@ def facts_key(user: bytes) -> bytes:
     return b"f" + user
 
 
-def marker_key(user: bytes, erasure_key: bytes) -> bytes:
+def erasure_marker_key(user: bytes, erasure_key: bytes) -> bytes:
     """Where the marker lies: only who holds the key can tell whose it is. At most 64 bytes of the key count (RFC 7693)."""
     return b"m" + blake2b(user, key=erasure_key, digest_size=16).digest()
 

@@ -12,12 +12,12 @@ from typing import NamedTuple
 from stream.core import limits
 from stream.core.dead_letters import dead_letter
 from stream.core.events import (
-    OWN_FORM,
-    Adapter,
+    NATIVE_FORMAT_HEADER,
     Click,
     Eligibility,
     EncodedCall,
     Erasure,
+    FieldMapper,
     Purchase,
     Reason,
     Rejection,
@@ -25,7 +25,7 @@ from stream.core.events import (
     parse,
 )
 from stream.core.fold import (
-    Fold,
+    FoldContext,
     event_moment,
     fold_click,
     fold_eligibility,
@@ -36,29 +36,27 @@ from stream.core.fold import (
     is_usable,
     part_of,
 )
-from stream.core.live_hit_rate import judge
+from stream.core.live_hit_rate import count_hits
 from stream.core.outputs import Cause, Outcome, Output
 from stream.core.partitioner import partition_of
 from stream.core.ranking import Catalogue, Ranker
-from stream.core.recommend import Asking, recommend
+from stream.core.recommend import PendingUsers, recommend
 from stream.core.records import Batch, Coordinates, Record, Source
 from stream.core.state import (
     SOURCE_NUMBERS,
     VERSION,
     Head,
+    decode_erasure_marker,
     decode_head,
-    decode_marker,
+    erasure_marker_key,
     event_id_hash,
     head_key,
-    marker_key,
 )
-from stream.core.user_state import States, User
-
-__all__ = ["Part", "States", "StepSettings", "coordinates_of", "step", "steps"]
+from stream.core.user_state import StateStore, UserState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepSettings:
+class StepConfig:
     """What a deployment may choose. Times in ms; `partitions` is the count of every topic keyed by user.
 
     `erasure_key` (1 to 64 bytes) hides whose an erasure marker is; `explain` adds `because` to each list, at the price of
@@ -73,14 +71,14 @@ class StepSettings:
     marker_retention_ms: int = 37 * limits.DAY_MS
     erasure_key: bytes = b"isthmus"
     explain: bool = False
-    adapters: Mapping[Source, Adapter] = field(default_factory=dict)
+    adapters: Mapping[Source, FieldMapper] = field(default_factory=dict)
 
 
-class Part(NamedTuple):
+class StepInput(NamedTuple):
     """A batch and the states of its partition number."""
 
     batch: Batch
-    states: States
+    states: StateStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +87,26 @@ class _Context:
 
     batch: Batch
     ranker: Ranker | None
-    settings: StepSettings
-    fold: Fold
+    settings: StepConfig
+    fold: FoldContext
     outcome: Outcome
 
 
-def step(batch: Batch, states: States, ranker: Ranker | None, catalogue: Catalogue, settings: StepSettings) -> Outcome:
+def step(batch: Batch, states: StateStore, ranker: Ranker | None, catalogue: Catalogue, settings: StepConfig) -> Outcome:
     """What one batch brings about: new states, recommendations, training examples, dead letters and counts.
 
     At most one list per changed user, caused by his last event of the batch. Never raises on what a record holds.
     """
-    return steps([Part(batch, states)], ranker, catalogue, settings)[0]
+    return step_many([StepInput(batch, states)], ranker, catalogue, settings)[0]
 
 
-def steps(parts: Sequence[Part], ranker: Ranker | None, catalogue: Catalogue, settings: StepSettings) -> list[Outcome]:
+def step_many(parts: Sequence[StepInput], ranker: Ranker | None, catalogue: Catalogue, settings: StepConfig) -> list[Outcome]:
     """As `step` of each, for batches of different partition numbers: they share no user. The network runs once over the users of
     all, and for few users it costs hardly more than for one.
     """
     folded = [_folded(part, ranker, catalogue, settings) for part in parts]
     asking = [
-        Asking([user for user in users if user.is_asking()], outcome, part.batch.told)
+        PendingUsers([user for user in users if user.is_asking()], outcome, part.batch.told)
         for part, (users, outcome) in zip(parts, folded, strict=True)
     ]
     recommend(asking, ranker, catalogue, settings.list_length, explain=settings.explain)
@@ -121,10 +119,10 @@ def steps(parts: Sequence[Part], ranker: Ranker | None, catalogue: Catalogue, se
     return [outcome for _, outcome in folded]
 
 
-def _folded(part: Part, ranker: Ranker | None, catalogue: Catalogue, settings: StepSettings) -> tuple[list[User], Outcome]:
+def _folded(part: StepInput, ranker: Ranker | None, catalogue: Catalogue, settings: StepConfig) -> tuple[list[UserState], Outcome]:
     """The users of a batch with its events applied, and what these brought about before any list."""
     batch, outcome = part.batch, Outcome()
-    context = _Context(batch, ranker, settings, Fold(catalogue, settings.session_gap_ms, outcome.counts), outcome)
+    context = _Context(batch, ranker, settings, FoldContext(catalogue, settings.session_gap_ms, outcome.counts), outcome)
     admitted = [(record, event) for record in batch.records if (event := _admit(record, context)) is not None]
     users = _load(admitted, part.states, settings, batch)
     for record, event in admitted:
@@ -136,7 +134,7 @@ def _folded(part: Part, ranker: Ranker | None, catalogue: Catalogue, settings: S
     return list(users.values()), outcome
 
 
-def _growth(user: User, written: Mapping[bytes, bytes | None]) -> int:
+def _growth(user: UserState, written: Mapping[bytes, bytes | None]) -> int:
     key = head_key(user.key)
     return 0 if key not in written else (written[key] is not None) - user.stored
 
@@ -144,7 +142,7 @@ def _growth(user: User, written: Mapping[bytes, bytes | None]) -> int:
 def _admit(record: Record, context: _Context) -> UserEvent | None:
     """The event of a record, or None once its dead letter is written."""
     batch = context.batch
-    own = batch.source is Source.ERASURE and any(name == OWN_FORM for name, _ in record.headers)
+    own = batch.source is Source.ERASURE and any(name == NATIVE_FORMAT_HEADER for name, _ in record.headers)
     event = parse(batch.source, record.value, None if own else context.settings.adapters.get(batch.source))
     rejection = event if isinstance(event, Rejection) else _key_rejection(record.key, event.user_id)
     if rejection is None:
@@ -163,12 +161,14 @@ def _key_rejection(key: bytes | None, user_id: str) -> Rejection | None:
     return None
 
 
-def _load(admitted: Sequence[tuple[Record, UserEvent]], states: States, settings: StepSettings, batch: Batch) -> dict[str, User]:
+def _load(
+    admitted: Sequence[tuple[Record, UserEvent]], states: StateStore, settings: StepConfig, batch: Batch
+) -> dict[str, UserState]:
     """The users of the batch with their heads, and the markers of those who have none."""
     keys = {event.user_id: event.user_id.encode() for _, event in admitted}
     heads = states.get_many([head_key(key) for key in keys.values()])
     strangers = [key for key, head in zip(keys.values(), heads, strict=True) if head is None]
-    markers = states.get_many([marker_key(key, settings.erasure_key) for key in strangers]) if strangers else []
+    markers = states.get_many([erasure_marker_key(key, settings.erasure_key) for key in strangers]) if strangers else []
     marked = dict(zip(strangers, markers, strict=True))
     users = {}
     for (user_id, key), stored in zip(keys.items(), heads, strict=True):
@@ -176,14 +176,14 @@ def _load(admitted: Sequence[tuple[Record, UserEvent]], states: States, settings
         marker = marked.get(key)
         foreign = stored is None and marker is None and partition_of(key, settings.partitions) != batch.partition
         if marker is not None:
-            erased = decode_marker(marker)
+            erased = decode_erasure_marker(marker)
             if erased.written_at + settings.marker_retention_ms > batch.records[0].timestamp:
                 head.erased_at, head.applied = erased.erased_at, erased.applied
-        users[user_id] = User(key, user_id, head, states, stored=stored is not None, foreign=foreign)
+        users[user_id] = UserState(key, user_id, head, states, stored=stored is not None, foreign=foreign)
     return users
 
 
-def _handle(user: User, record: Record, event: UserEvent, context: _Context) -> None:
+def _handle(user: UserState, record: Record, event: UserEvent, context: _Context) -> None:
     """Applies one event to its user, unless it is unusable, a duplicate or erased."""
     source, counts = context.batch.source, context.outcome.counts
     place = coordinates_of(record, event, context.batch)
@@ -227,7 +227,9 @@ def coordinates_of(record: Record, event: UserEvent | None, batch: Batch) -> Coo
     return batch.coordinates(record)
 
 
-def _unusable(user: User, record: Record, event: UserEvent, place: Coordinates, moment: int, context: _Context) -> Rejection | None:
+def _unusable(
+    user: UserState, record: Record, event: UserEvent, place: Coordinates, moment: int, context: _Context
+) -> Rejection | None:
     if user.foreign or place.partition != context.batch.partition:
         error = "the key belongs to another partition: produce with Kafka's default partitioner, murmur2"
         return Rejection(Reason.WRONG_PARTITION, error)
@@ -239,7 +241,7 @@ def _unusable(user: User, record: Record, event: UserEvent, place: Coordinates, 
     return None
 
 
-def _seen(user: User, name: bytes) -> bool:
+def _seen(user: UserState, name: bytes) -> bool:
     """Whether the producer sent this event before (among the last 32); remembers it."""
     known = user.head.event_ids
     if name in known:
@@ -248,7 +250,7 @@ def _seen(user: User, name: bytes) -> bool:
     return False
 
 
-def _fold(user: User, event: UserEvent, cause: Cause, context: _Context) -> None:
+def _fold(user: UserState, event: UserEvent, cause: Cause, context: _Context) -> None:
     fold, moment = context.fold, cause.occurred_at
     match event:
         case Click():
@@ -259,7 +261,7 @@ def _fold(user: User, event: UserEvent, cause: Cause, context: _Context) -> None
             fold_part(user, part_of(event), event.conversation_id, fold)
         case Purchase():
             if event.action == "bought":
-                judge(user, event, moment, context.ranker, fold.catalogue, context.outcome.counts)
+                count_hits(user, event, moment, context.ranker, fold.catalogue, context.outcome.counts)
             fold_purchase(user, event, moment, cause.event_id, fold)
         case Eligibility():
             fold_eligibility(user, event, moment, fold)

@@ -11,26 +11,26 @@ from stream.core import history, limits
 from stream.core.interactions import Interaction, Session
 from stream.core.outputs import Cause, Output
 from stream.core.state import (
+    ErasureMarker,
+    Evicted,
     Facts,
-    Gone,
     Head,
-    Marker,
     decode_facts,
     encode_state,
+    erasure_marker_key,
     facts_key,
     head_key,
-    marker_key,
 )
 
 
-class States(Protocol):
+class StateStore(Protocol):
     """The state records of one partition number, by key; None where there is none."""
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
 
 
 @dataclass(slots=True)
-class User:
+class UserState:
     """A user's working copy. The facts are loaded when something needs them.
 
     `foreign`: a new user whose key belongs to another partition. `base` is what `head.prefix` encodes: the window's interactions
@@ -40,7 +40,7 @@ class User:
     key: bytes
     user_id: str
     head: Head
-    states: States
+    states: StateStore
     stored: bool
     foreign: bool = False
     loaded: Facts | None = None
@@ -75,7 +75,7 @@ class User:
         facts = self.facts
         evicted, kept = interactions[: -limits.INTERACTIONS], interactions[-limits.INTERACTIONS :]
         if evicted:
-            facts.gone = with_gone(facts.gone, evicted)
+            facts.gone = with_evicted(facts.gone, evicted)
         end = len(kept) - history.growing(kept, self.head.newest_at, gap_ms)
         if evicted or kept[:end] != facts.interactions:
             facts.interactions = kept[:end]
@@ -96,8 +96,8 @@ class User:
         """The state records to write; None deletes."""
         written: dict[bytes, bytes | None] = {}
         if self.erased:
-            marker = Marker(version, self.head.erased_at, now_ms, self.head.applied)
-            written[marker_key(self.key, erasure_key)] = encode_state(marker)
+            marker = ErasureMarker(version, self.head.erased_at, now_ms, self.head.applied)
+            written[erasure_marker_key(self.key, erasure_key)] = encode_state(marker)
         if self.head.erased_at >= 0 and not self.is_known():
             if self.stored:
                 written[head_key(self.key)] = written[facts_key(self.key)] = None
@@ -109,9 +109,9 @@ class User:
         return written
 
 
-def with_gone(gone: Gone, evicted: Sequence[Interaction]) -> Gone:
+def with_evicted(gone: Evicted, evicted: Sequence[Interaction]) -> Evicted:
     sessions = sum(isinstance(interaction, Session) for interaction in evicted)
-    return Gone(
+    return Evicted(
         gone.sessions + sessions,
         gone.conversations + len(evicted) - sessions,
         gone.purchases,

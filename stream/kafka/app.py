@@ -15,22 +15,22 @@ from mode import get_logger
 from stream.core import limits
 from stream.core.dead_letters import DeadLetterLimit
 from stream.core.records import Batch, Source
-from stream.core.step import StepSettings
+from stream.core.step import StepConfig
 from stream.errors import IsthmusError
 from stream.health import Health
-from stream.kafka.agents.profile_agent import Profiles, Serving
-from stream.kafka.agents.stateless_agent import Processor
-from stream.kafka.agents.watchdog import Watch, until_all_exist
-from stream.kafka.cluster.view import KafkaView, LogView, View
+from stream.kafka.agents.profile_agent import ProfileAgent, ServedModel
+from stream.kafka.agents.stateless_agent import StatelessAgent
+from stream.kafka.agents.watchdog import Watchdog, until_all_exist
+from stream.kafka.cluster.view import ClusterView, EmbeddedClusterView, KafkaClusterView
 from stream.kafka.delivery.at_least_once import AtLeastOnce, Delivery
 from stream.kafka.delivery.exactly_once import ExactlyOnce
-from stream.kafka.faust.batch_consumer import Emission, Sender
+from stream.kafka.faust.batch_consumer import Sender
 from stream.kafka.faust.ownership import Ownership
 from stream.kafka.faust.recovery import SafeTableManager
 from stream.kafka.faust.transport import KafkaSender, KafkaTransport
 from stream.kafka.faust.user_table import UserTable
 from stream.metrics import Metrics
-from stream.settings import Guarantee, Topics
+from stream.settings import Guarantee, TopicSettings
 
 logger = get_logger(__name__)
 
@@ -83,22 +83,22 @@ def make_app(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looks:
+class Supervision:
     """How an app is looked after: by which view of the log, into which health; what is begun at its beginning, and its changelog's
     epoch by name.
     """
 
-    view: View | None = None
+    view: ClusterView | None = None
     health: Health = field(default_factory=Health)
     recreated: frozenset[str] = frozenset()
     changelog: Mapping[str, int] = field(default_factory=dict)
     stalled_s: float = 300.0
 
 
-def view_of(app: Any) -> View:
+def view_of(app: Any) -> ClusterView:
     if isinstance(app.transport, KafkaTransport):
-        return KafkaView(",".join(f"{url.host}:{url.port}" for url in app.conf.broker_consumer), app.conf.id)
-    return LogView(app.producer_transport.log, app.conf.id)
+        return KafkaClusterView(",".join(f"{url.host}:{url.port}" for url in app.conf.broker_consumer), app.conf.id)
+    return EmbeddedClusterView(app.producer_transport.log, app.conf.id)
 
 
 def sender_of(app: Any) -> Sender:
@@ -134,29 +134,29 @@ def add_delivery(app: Any, guarantee: Guarantee, metrics: Metrics) -> Delivery:
     return delivery
 
 
-def add_profiles(
+def add_profile_agent(
     app: Any,
     sources: Mapping[str, Source],
     epochs: Mapping[str, int],
-    serving: Serving,
-    settings: StepSettings,
-    topics: Topics,
+    serving: ServedModel,
+    settings: StepConfig,
+    topics: TopicSettings,
     metrics: Metrics,
     *,
     in_flight: int = 6,
     limit: DeadLetterLimit | None = None,
     guarantee: Guarantee = "at_least_once",
-    looks: Looks | None = None,
-) -> Watch:
+    looks: Supervision | None = None,
+) -> Watchdog:
     """Gives the app its user table and the profile agent over all five inputs."""
-    looks = looks or Looks()
-    watch = Watch(
+    looks = looks or Supervision()
+    watch = Watchdog(
         app, looks.view or view_of(app), epochs, metrics, looks.health, changelog=looks.changelog, stalled_s=looks.stalled_s
     )
     table = UserTable(app, metrics)
     delivery = add_delivery(app, guarantee, metrics)
     limit = limit or DeadLetterLimit()
-    profiles = Profiles(app, sources, watch, table, delivery, serving, settings, topics, metrics, limit, in_flight)
+    profiles = ProfileAgent(app, sources, watch, table, delivery, serving, settings, topics, metrics, limit, in_flight)
     _add_agent(app, list(sources), profiles.run, "profiles")
 
     ownership = Ownership(sources)
@@ -170,7 +170,7 @@ def add_profiles(
     return watch
 
 
-def add_processor(
+def add_stateless_agent(
     app: Any,
     topic: str,
     epochs: Mapping[str, int],
@@ -179,12 +179,12 @@ def add_processor(
     *,
     in_flight: int = 4,
     guarantee: Guarantee = "at_least_once",
-    looks: Looks | None = None,
-) -> Watch:
+    looks: Supervision | None = None,
+) -> Watchdog:
     """Gives the app a stateless agent over one topic."""
-    looks = looks or Looks()
-    watch = Watch(app, looks.view or view_of(app), epochs, metrics, looks.health, stalled_s=looks.stalled_s)
-    processor = Processor(app, watch, add_delivery(app, guarantee, metrics), process)
+    looks = looks or Supervision()
+    watch = Watchdog(app, looks.view or view_of(app), epochs, metrics, looks.health, stalled_s=looks.stalled_s)
+    processor = StatelessAgent(app, watch, add_delivery(app, guarantee, metrics), process)
     _add_agent(app, [topic], processor.run, "processor")
 
     async def on_assigned(*_: Any, **__: Any) -> None:
@@ -211,9 +211,9 @@ def _add_agent(app: Any, topics: list[str], run: Callable[[Any], Awaitable[None]
     app.agent(channel, name=name, concurrency=1)(agent)
 
 
-async def run_renewed(
-    build: Callable[[Mapping[str, int], frozenset[str]], tuple[Any, Watch]],
-    view: View,
+async def run_with_renewal(
+    build: Callable[[Mapping[str, int], frozenset[str]], tuple[Any, Watchdog]],
+    view: ClusterView,
     epochs: Mapping[str, int],
     stop: asyncio.Event,
 ) -> None:
@@ -240,7 +240,7 @@ async def run_until_stopped(app: Any, *stops: asyncio.Event) -> None:
     """
     app.finalize()
     await app.start()
-    calm_collector()
+    relax_garbage_collector()
     try:
         ends = [asyncio.create_task(_crashed(app)), *(asyncio.create_task(stop.wait()) for stop in stops)]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -263,7 +263,7 @@ async def _stopped(app: Any) -> None:
         logger.info("a crashed app did not stop in order", exc_info=True)
 
 
-def calm_collector() -> None:
+def relax_garbage_collector() -> None:
     """Lets the cyclic garbage collector run rarely: a batch makes and frees 30,000 objects, and walking them took a third of the
     time.
     """
@@ -283,6 +283,3 @@ def stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     return stop
-
-
-__all__ = ["Emission", "Serving", "add_processor", "add_profiles", "make_app", "run_until_stopped", "stop_on_signals"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 STOP_S: Final = 20.0
 
 
-class Child:
+class ChildProcess:
     """One `isthmus` command running with `environment` on top of ours; its output goes to `log`."""
 
     def __init__(self, arguments: list[str], environment: Mapping[str, str], log: Path) -> None:
@@ -54,7 +54,7 @@ class Child:
 
 
 @contextmanager
-def broker(bootstrap: str | None, folder: Path) -> Iterator[str]:
+def named_or_local_broker(bootstrap: str | None, folder: Path) -> Iterator[str]:
     """The address of a broker: the named one, or a local one of our own in `folder`."""
     with ExitStack() as stack:
         if bootstrap is None:
@@ -64,7 +64,7 @@ def broker(bootstrap: str | None, folder: Path) -> Iterator[str]:
         yield bootstrap
 
 
-def wait_for(condition: object, children: list[Child], timeout_s: float, what: str) -> None:
+def wait_for(condition: object, children: list[ChildProcess], timeout_s: float, what: str) -> None:
     """Polls `condition` until it is true, looking after the children meanwhile."""
     assert callable(condition)
     deadline = time.monotonic() + timeout_s

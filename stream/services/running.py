@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stream.core.dead_letters import DeadLetterLimit
 from stream.core.records import Batch, Source
-from stream.core.step import StepSettings
+from stream.core.step import StepConfig
 from stream.errors import IsthmusError
 from stream.health import Beat, Health
 from stream.settings import Settings
@@ -19,8 +19,8 @@ from stream.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 
-    from stream.kafka.agents.watchdog import Watch
-    from stream.kafka.cluster.view import View
+    from stream.kafka.agents.watchdog import Watchdog
+    from stream.kafka.cluster.view import ClusterView
     from stream.kafka.faust.batch_consumer import Emission
     from stream.metrics import Metrics
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("isthmus")
 ENCODER_BATCH: Final = 64  # transcripts: half a second of work
 
 
-def step_settings(settings: Settings) -> StepSettings:
+def step_settings(settings: Settings) -> StepConfig:
     """The step's settings, with a producer's mapping compiled."""
     step = settings.step
     mapping = {
@@ -37,7 +37,7 @@ def step_settings(settings: Settings) -> StepSettings:
         Source.ELIGIBILITY: settings.mapping.eligibility,
         Source.ERASURE: settings.mapping.erasures,
     }
-    return StepSettings(
+    return StepConfig(
         partitions=settings.topics.partitions,
         list_length=step.list_length,
         session_gap_ms=step.session_gap_s * 1_000,
@@ -94,8 +94,9 @@ def run_worker(settings: Settings) -> None:
 
 
 async def _worker(settings: Settings) -> None:
-    from stream.kafka.agents.followers import ServingFollower
-    from stream.kafka.app import Looks, Serving, add_profiles, make_app, run_renewed, stop_on_signals
+    from stream.kafka.agents.followers import ServedModelFollower
+    from stream.kafka.agents.profile_agent import ServedModel
+    from stream.kafka.app import Supervision, add_profile_agent, make_app, run_with_renewal, stop_on_signals
     from stream.kafka.cluster.topics import changelog_name, create_or_check, source_topics, topic_epochs
     from stream.kafka.faust.store import check_changelog
     from stream.metrics import Metrics
@@ -105,15 +106,15 @@ async def _worker(settings: Settings) -> None:
     sources, name, folder = source_topics(topics), "isthmus-profiles", own.state_dir / own.name
     changelog = topic_epochs(bootstrap, [changelog_name(name)])
     check_changelog(folder, changelog)
-    stop, metrics, serving = stop_on_signals(), Metrics(), Serving()
-    follower = ServingFollower(serving, metrics)
+    stop, metrics, serving = stop_on_signals(), Metrics(), ServedModel()
+    follower = ServedModelFollower(serving, metrics)
 
     async with _looked_after(settings, name, own.metrics_port, metrics) as (health, view):
         follows = {topics.items: follower.on_items, topics.models: follower.on_models}
         health.ready["model"] = follower.missing
         async with _followed(bootstrap, follows, health, stop), _beside(follower.keep_trying()):
 
-            def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watch]:
+            def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watchdog]:
                 app = make_app(
                     name,
                     f"kafka://{bootstrap}",
@@ -123,10 +124,10 @@ async def _worker(settings: Settings) -> None:
                     instance=own.name if own.static_membership else None,
                     session_timeout_s=settings.delivery.session_timeout_s,
                 )
-                looks = Looks(
+                looks = Supervision(
                     view=view, health=health, recreated=recreated, changelog=changelog, stalled_s=settings.health.stalled_s
                 )
-                watch = add_profiles(
+                watch = add_profile_agent(
                     app,
                     sources,
                     epochs,
@@ -142,7 +143,7 @@ async def _worker(settings: Settings) -> None:
                 return app, watch
 
             steps = step_settings(settings)
-            await run_renewed(build, view, topic_epochs(bootstrap, sources), stop)
+            await run_with_renewal(build, view, topic_epochs(bootstrap, sources), stop)
 
 
 @asynccontextmanager
@@ -155,16 +156,16 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _looked_after(settings: Settings, group: str, port: int, metrics: Metrics) -> AsyncIterator[tuple[Health, View]]:
+async def _looked_after(settings: Settings, group: str, port: int, metrics: Metrics) -> AsyncIterator[tuple[Health, ClusterView]]:
     """Metrics and health are served, and the broker's view of the group is open, inside the context."""
-    from stream.kafka.cluster.view import KafkaView
+    from stream.kafka.cluster.view import KafkaClusterView
 
     beat, health = Beat(settings.health.silent_s, time.monotonic), Health()
     health.live["event loop"] = beat.check
     health.ready["partitions"] = lambda: "none are assigned yet"
     server, _ = metrics.serve(port, health)
     logger.info("%s: metrics and health at http://127.0.0.1:%d/metrics, /livez, /readyz", group, server.server_port)
-    view = KafkaView(settings.kafka.bootstrap, group)
+    view = KafkaClusterView(settings.kafka.bootstrap, group)
     beating = asyncio.create_task(beat.keep_beating())
     try:
         yield health, view
@@ -216,7 +217,7 @@ def run_encoder(settings: Settings) -> None:
 
 
 async def _encoder(settings: Settings) -> None:
-    from stream.kafka.app import Looks, add_processor, make_app, run_renewed, stop_on_signals
+    from stream.kafka.app import Supervision, add_stateless_agent, make_app, run_with_renewal, stop_on_signals
     from stream.kafka.cluster.topics import create_or_check, topic_epochs
     from stream.metrics import Metrics
 
@@ -227,7 +228,7 @@ async def _encoder(settings: Settings) -> None:
 
     async with _looked_after(settings, name, own.metrics_port, metrics) as (health, view):
 
-        def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watch]:
+        def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watchdog]:
             app = make_app(
                 name,
                 f"kafka://{bootstrap}",
@@ -237,11 +238,11 @@ async def _encoder(settings: Settings) -> None:
                 instance=own.name,
                 session_timeout_s=settings.delivery.session_timeout_s,
             )
-            looks = Looks(view=view, health=health, recreated=recreated, stalled_s=settings.health.stalled_s)
+            looks = Supervision(view=view, health=health, recreated=recreated, stalled_s=settings.health.stalled_s)
             guarantee = settings.delivery.guarantee
-            return app, add_processor(app, topics.transcripts, epochs, process, metrics, guarantee=guarantee, looks=looks)
+            return app, add_stateless_agent(app, topics.transcripts, epochs, process, metrics, guarantee=guarantee, looks=looks)
 
-        await run_renewed(build, view, topic_epochs(bootstrap, [topics.transcripts]), stop)
+        await run_with_renewal(build, view, topic_epochs(bootstrap, [topics.transcripts]), stop)
 
 
 def encoder_process(settings: Settings, metrics: Metrics) -> Callable[[Batch], list[Emission]]:

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 
 from stream.core.dead_letters import dead_letter
-from stream.core.events import Adapter, EncodedCall, Reason, Rejection, Transcript, milliseconds, parse_mapped, rejection_of
+from stream.core.events import EncodedCall, FieldMapper, Reason, Rejection, Transcript, parse_mapped, rejection_of, to_milliseconds
 from stream.core.outputs import Output
-from stream.core.poison import NO_EVENTS_FAULT, sift
+from stream.core.poison import INFRASTRUCTURE_ERRORS, isolate_failures
 from stream.core.records import Batch, Record
 from stream.text.model import TextModel
 
@@ -34,20 +34,20 @@ class Encoded(NamedTuple):
     counts: Counter[tuple[str, ...]]
 
 
-def encode_batch(batch: Batch, model: TextModel, adapter: Adapter | None = None) -> Encoded:
+def encode_batch(batch: Batch, model: TextModel, adapter: FieldMapper | None = None) -> Encoded:
     """Every record becomes one encoded call or one dead letter, in order.
 
     A transcript that makes the encoder raise is sifted out, as the step's events are (`stream.core.poison`).
     """
     try:
         return _encode_all(batch, model, adapter)
-    except NO_EVENTS_FAULT:
+    except INFRASTRUCTURE_ERRORS:
         raise
     except Exception:  # noqa: BLE001  (a bug is what sifting is for)
         return _in_pieces(batch, model, adapter)
 
 
-def _in_pieces(batch: Batch, model: TextModel, adapter: Adapter | None) -> Encoded:
+def _in_pieces(batch: Batch, model: TextModel, adapter: FieldMapper | None) -> Encoded:
     whole = Encoded([], [], [], 0, Counter())
     sentences = 0
 
@@ -60,12 +60,12 @@ def _in_pieces(batch: Batch, model: TextModel, adapter: Adapter | None) -> Encod
         whole.counts.update(piece.counts)
         sentences += piece.sentences
 
-    for record, error in sift(batch.records, attempt):
+    for record, error in isolate_failures(batch.records, attempt):
         _bury(batch, record, Rejection(Reason.POISON, error), whole)
     return whole._replace(sentences=sentences)
 
 
-def _encode_all(batch: Batch, model: TextModel, adapter: Adapter | None) -> Encoded:
+def _encode_all(batch: Batch, model: TextModel, adapter: FieldMapper | None) -> Encoded:
     encoded = Encoded([], [], [], 0, Counter())
     usable: list[tuple[Record, Transcript, list[str]]] = []
     for record in batch.records:
@@ -93,7 +93,7 @@ def _bury(batch: Batch, record: Record, rejection: Rejection, encoded: Encoded) 
     encoded.counts["dead_letters", rejection.reason] += 1
 
 
-def _read(record: Record, adapter: Adapter | None) -> Transcript | Rejection:
+def _read(record: Record, adapter: FieldMapper | None) -> Transcript | Rejection:
     if not record.value:
         return Rejection(Reason.EMPTY, "the record has no value: a tombstone is not a transcript")
     if adapter is None:
@@ -113,7 +113,7 @@ def _usable(record: Record, transcript: Transcript) -> Transcript | Rejection:
         return Rejection(Reason.KEY_MISMATCH, "the record's key is not its user_id")
     if not any(sentence.text.strip() for sentence in transcript.sentences):
         return Rejection(Reason.INVALID, "no sentence has text")
-    if ended_at(transcript) < milliseconds(transcript.started_at):
+    if ended_at(transcript) < to_milliseconds(transcript.started_at):
         return Rejection(Reason.INVALID, "it ends before it begins")
     return transcript
 
@@ -121,9 +121,9 @@ def _usable(record: Record, transcript: Transcript) -> Transcript | Rejection:
 def ended_at(transcript: Transcript) -> int:
     """When a transcript's words were all said, ms: its own time, else its last sentence's, else its beginning."""
     if transcript.ended_at is not None:
-        return milliseconds(transcript.ended_at)
-    times = [milliseconds(sentence.at) for sentence in transcript.sentences if sentence.at is not None]
-    return max(times, default=milliseconds(transcript.started_at))
+        return to_milliseconds(transcript.ended_at)
+    times = [to_milliseconds(sentence.at) for sentence in transcript.sentences if sentence.at is not None]
+    return max(times, default=to_milliseconds(transcript.started_at))
 
 
 def _call(
@@ -133,7 +133,7 @@ def _call(
     return EncodedCall(
         user_id=transcript.user_id,
         conversation_id=transcript.conversation_id,
-        started_at=milliseconds(transcript.started_at),
+        started_at=to_milliseconds(transcript.started_at),
         ended_at=ended_at(transcript),
         event_id=transcript.event_id or origin.event_id,
         sentences=sentences,

@@ -16,9 +16,9 @@ from rocksdict import Options, Rdict, WriteBatch
 
 from models.artifact import load_ranker
 from stream.core.records import Batch, PlainRecord, Source
-from stream.core.step import StepSettings, step
-from stream.kafka.app import calm_collector
-from stream.settings import Topics
+from stream.core.step import StepConfig, step
+from stream.kafka.app import relax_garbage_collector
+from stream.settings import TopicSettings
 from tests.benchmarks.bare import Bare, BareClick, BareState, decode_click, decode_state, encode_state, encoded
 from tests.benchmarks.contenders import CATALOGUE
 from tests.benchmarks.job import Clock, Job, read_job
@@ -41,7 +41,7 @@ class _States:
 
 def with_step(job: Job) -> Fold:
     ranker = load_ranker(job.model) if job.model else None
-    settings = StepSettings(partitions=job.partitions)
+    settings = StepConfig(partitions=job.partitions)
 
     def fold(store: Any, partition: int, messages: Sequence[Any]) -> Any:
         records = [PlainRecord(one.offset(), one.timestamp()[1], one.key(), one.value()) for one in messages]
@@ -70,7 +70,7 @@ def with_bare(job: Job) -> Fold:
 
 
 def run(job: Job, fold: Fold) -> Clock:
-    topics, clock, done = Topics(), Clock(job), 0
+    topics, clock, done = TopicSettings(), Clock(job), 0
     common = {"bootstrap.servers": job.bootstrap, "log_level": 2}
     consumer = Consumer({**common, "group.id": "loop", "auto.offset.reset": "earliest", "enable.auto.commit": False})
     producer = Producer(
@@ -86,7 +86,7 @@ def run(job: Job, fold: Fold) -> Clock:
     options.create_if_missing(True)
     store = Rdict(job.folder + "/store", options)
     consumer.subscribe([topics.clicks])
-    calm_collector()
+    relax_garbage_collector()
     committed = time.monotonic()
     while clock.row is None:
         by_partition: dict[int, list[Any]] = {}

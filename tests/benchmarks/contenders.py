@@ -19,12 +19,12 @@ from stream.core.events import Item
 from stream.core.partitioner import partition_of
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, PlainRecord, Source
-from stream.core.step import StepSettings, step
-from stream.kafka.agents.profile_agent import Serving
-from stream.kafka.app import add_profiles, calm_collector, make_app, run_until_stopped
+from stream.core.step import StepConfig, step
+from stream.kafka.agents.profile_agent import ServedModel
+from stream.kafka.app import add_profile_agent, make_app, relax_garbage_collector, run_until_stopped
 from stream.kafka.cluster.topics import source_topics, topic_epochs
 from stream.metrics import Metrics
-from stream.settings import Guarantee, Topics
+from stream.settings import Guarantee, TopicSettings
 from tests.benchmarks.bare import Bare, decode_click, decode_state, encode_state, encoded
 from tests.benchmarks.job import Clock, Job, read_job
 from tests.benchmarks.lists import list_in
@@ -42,15 +42,15 @@ def served(job: Job) -> Ranker | None:
 
 async def ours(job: Job, guarantee: Guarantee = "at_least_once") -> Clock:
     """The worker's own app."""
-    topics = Topics(partitions=job.partitions)
+    topics = TopicSettings(partitions=job.partitions)
     sources, metrics = source_topics(topics), Metrics()
     app = make_app("isthmus-profiles", f"kafka://{job.bootstrap}", data=Path(job.folder), partitions=job.partitions)
-    add_profiles(
+    add_profile_agent(
         app,
         sources,
         topic_epochs(job.bootstrap, sources),
-        Serving(served(job), CATALOGUE),
-        StepSettings(partitions=job.partitions),
+        ServedModel(served(job), CATALOGUE),
+        StepConfig(partitions=job.partitions),
         topics,
         metrics,
         guarantee=guarantee,
@@ -80,7 +80,7 @@ async def plain(job: Job) -> Clock:
         topic_partitions=job.partitions,
         topic_disable_leader=True,
     )
-    topics, bare, done = Topics(), Bare(job.model), 0
+    topics, bare, done = TopicSettings(), Bare(job.model), 0
     raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
     clicks = app.topic(topics.clicks, **raw)
     lists = app.topic(topics.recommendations, **raw)
@@ -106,7 +106,7 @@ async def _run_plain(app: Any, stop: asyncio.Event) -> None:
     """As Faust runs an app, with our collector's settings: no delivery of ours to be closed."""
     app.finalize()
     await app.start()
-    calm_collector()
+    relax_garbage_collector()
     await stop.wait()
     await app.stop()
 
@@ -123,11 +123,11 @@ async def _watch(app: Any, job: Job, done: Callable[[], float], run: Run = run_u
 
 def limit(job: Job) -> Clock:
     """Step and ranker on records in memory, states in a dictionary: what no worker can exceed. Cut into batches as the worker's."""
-    ranker, settings = served(job), StepSettings(partitions=job.partitions)
+    ranker, settings = served(job), StepConfig(partitions=job.partitions)
     store, clock, done = Store(), Clock(job), 0
     batches = batches_of(events_of(job), job.partitions)
     lists: dict[str, list[str]] = {}
-    calm_collector()
+    relax_garbage_collector()
     for batch in batches:
         outcome = step(batch, store, ranker, CATALOGUE, settings)
         for key, value in outcome.writes.items():

@@ -14,11 +14,11 @@ import psutil
 
 from stream.kafka.cluster.local_broker import LocalKafka
 from stream.kafka.cluster.topics import create_or_check
-from stream.settings import Topics
+from stream.settings import TopicSettings
 from tests.benchmarks.job import Job
 from tests.benchmarks.lists import disagreement, final_lists, read_lists
 
-TOPICS = Topics(partitions=4)
+TOPICS = TopicSettings(partitions=4)
 OTHERS = list(range(1, os.cpu_count() or 1)) or [0]
 """All cores but the contender's, 0: for broker and load."""
 OWN = "build/bench/bin/python"

@@ -13,7 +13,7 @@ from models.artifact import load_ranker
 from stream.core import limits
 from stream.core.events import Click, Eligibility, EncodedCall, Purchase
 from stream.core.records import Batch, PlainRecord, Source
-from stream.core.step import StepSettings, step
+from stream.core.step import StepConfig, step
 from tests.benchmarks.contenders import CATALOGUE
 from tests.benchmarks.field import OURS, job_of, turn
 from tests.benchmarks.load import ITEMS, NOW_MS, START_MS, TAGS, after
@@ -22,7 +22,7 @@ from tests.world import Store
 HISTORY_USERS: Final = 100
 TURNS: Final = 60
 """Timed clicks of each of those users: 6 sessions, so that who has 10 behind him does not fill the window meanwhile."""
-SETTINGS: Final = StepSettings(partitions=1)
+SETTINGS: Final = StepConfig(partitions=1)
 BROKER_MS: Final = 2_000_000_000_000
 
 

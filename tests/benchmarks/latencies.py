@@ -14,7 +14,7 @@ import psutil
 from stream.errors import IsthmusError
 from stream.kafka.cluster.local_broker import LocalKafka
 from stream.kafka.cluster.topics import create_or_check
-from stream.services.child_processes import Child
+from stream.services.child_processes import ChildProcess
 from tests.benchmarks.field import EXACT, FIELD, OTHERS, OURS, OWN, TOPICS, Contender, job_of, start
 
 SECONDS, WARM_S = 10.0, 4.0
@@ -71,7 +71,7 @@ def _worker(folder: Path, bootstrap: str, model: Path, sha256: str, contender: C
         "ISTHMUS_KAFKA__DEV": "true",
         "ISTHMUS_DELIVERY__GUARANTEE": "exactly_once" if contender is EXACT else "at_least_once",
     }
-    worker = Child(["worker", "--bootstrap", bootstrap, "--metrics-port", "0"], environment, folder / "worker.log")
+    worker = ChildProcess(["worker", "--bootstrap", bootstrap, "--metrics-port", "0"], environment, folder / "worker.log")
     try:
         psutil.Process(worker.pid).cpu_affinity([0])
         yield

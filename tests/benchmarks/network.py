@@ -14,7 +14,7 @@ import numpy as np
 from models.artifact import write_ranker
 from models.click_tokens import STEP_MARK
 from models.systems import POPULAR, network_type
-from stream.core.interactions import MARK
+from stream.core.interactions import SEPARATOR
 from tests.benchmarks.load import ITEMS, TAGS
 from tests.rankers import random_ranker
 
@@ -52,7 +52,7 @@ def _clicks() -> list[str]:
     """As many known clicks and steps as a large site has."""
     rng = np.random.default_rng(7)
     drawn = rng.choice(len(TAGS), size=(KNOWN, 3))
-    clicks = {MARK.join(sorted(TAGS[tag] for tag in tags)) for tags in drawn}
+    clicks = {SEPARATOR.join(sorted(TAGS[tag] for tag in tags)) for tags in drawn}
     return sorted(clicks | {STEP_MARK.join(TAGS[tag] for tag in tags[:2]) for tags in drawn})
 
 

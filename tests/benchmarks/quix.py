@@ -9,13 +9,13 @@ from typing import Any
 
 from quixstreams import Application
 
-from stream.settings import Topics
+from stream.settings import TopicSettings
 from tests.benchmarks.bare import Bare, decode_click, decode_state, encode_state, recommendation
 from tests.benchmarks.job import Clock, Job, read_job
 
 
 def run(job: Job) -> Clock:
-    topics, bare, clock, done = Topics(), Bare(job.model), Clock(job), 0
+    topics, bare, clock, done = TopicSettings(), Bare(job.model), Clock(job), 0
 
     def count(*_: Any) -> None:
         nonlocal done

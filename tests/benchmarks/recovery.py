@@ -29,16 +29,16 @@ from models.artifact import load_ranker
 from stream.core.events import EncodedCall, Purchase
 from stream.core.partitioner import partition_of
 from stream.core.records import Batch, PlainRecord, Source
-from stream.core.step import StepSettings, step
-from stream.kafka.agents.profile_agent import Serving
-from stream.kafka.app import add_profiles, make_app, run_until_stopped
+from stream.core.step import StepConfig, step
+from stream.kafka.agents.profile_agent import ServedModel
+from stream.kafka.app import add_profile_agent, make_app, run_until_stopped
 from stream.kafka.cluster.local_broker import LocalKafka
 from stream.kafka.cluster.producer import produce
 from stream.kafka.cluster.topics import changelog_name, create_or_check, source_topics, topic_epochs
 from stream.kafka.faust.changelog import stamp
 from stream.kafka.faust.user_table import ROCKSDB
 from stream.metrics import Metrics
-from stream.settings import Topics
+from stream.settings import TopicSettings
 from tests.benchmarks.contenders import CATALOGUE
 from tests.benchmarks.field import OTHERS
 from tests.benchmarks.job import peak_rss_bytes
@@ -52,7 +52,7 @@ USERS = int(os.environ.get("RECOVERY_USERS", "1000000"))
 ROUNDS = int(os.environ.get("RECOVERY_ROUNDS", "2"))
 CLICKS = min(50_000, USERS)
 TEMPLATES = min(400, USERS)
-TOPICS = Topics(partitions=4)
+TOPICS = TopicSettings(partitions=4)
 CHANGELOG = changelog_name("isthmus-profiles")
 OUT = Path("build/recovery.json")
 SESSION_CLICKS, KEYWORDS, WIDTH = 4, 8, 384
@@ -105,7 +105,7 @@ def _call(user: str, at: int, number: int, rng: np.random.Generator) -> EncodedC
 def _fold(store: Store, source: Source, user: str, value: bytes, ranker: Any) -> None:
     offset = len(store.recommendations) + int.from_bytes(value[-3:], "little")
     batch = Batch(source, source, 1, 0, [PlainRecord(offset, NOW_MS, user.encode(), value)])
-    store.apply(step(batch, store, ranker, CATALOGUE, StepSettings(partitions=1)))
+    store.apply(step(batch, store, ranker, CATALOGUE, StepConfig(partitions=1)))
 
 
 async def write_changelog(bootstrap: str, states: list[dict[bytes, bytes]]) -> int:
@@ -183,11 +183,11 @@ async def bare(job: dict[str, Any]) -> dict[str, float]:
 async def ours(job: dict[str, Any]) -> dict[str, float]:
     """The worker's own app until it is ready; then, where asked, until it has folded the clicks."""
     metrics, sources = Metrics(), source_topics(TOPICS)
-    serving = Serving(load_ranker(job["model"]), CATALOGUE)
+    serving = ServedModel(load_ranker(job["model"]), CATALOGUE)
     epochs = topic_epochs(job["bootstrap"], sources)
     began, began_cpu = time.perf_counter(), time.process_time()
     app = make_app("isthmus-profiles", f"kafka://{job['bootstrap']}", data=Path(job["folder"]), partitions=TOPICS.partitions)
-    add_profiles(app, sources, epochs, serving, StepSettings(partitions=TOPICS.partitions), TOPICS, metrics)
+    add_profile_agent(app, sources, epochs, serving, StepConfig(partitions=TOPICS.partitions), TOPICS, metrics)
     stop = asyncio.Event()
     running = asyncio.create_task(run_until_stopped(app, stop))
     while not running.done() and not app.tables.actives_ready:

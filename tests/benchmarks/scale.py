@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.artifact import load_ranker
 from stream.core.ranking import Ranker
 from stream.core.records import Batch, PlainRecord, Source
-from stream.core.step import StepSettings, step
+from stream.core.step import StepConfig, step
 from tests.benchmarks.load import NOW_MS, Sent, after, at_the_bounds, new_users, to_the_bounds
 from tests.benchmarks.network import write_network
 from tests.world import Store
@@ -52,7 +52,7 @@ def bytes_of(ranker: Ranker, fill: Sequence[Sent], events: Sequence[Sent], toget
     from tests.benchmarks.contenders import CATALOGUE
 
     store, lists, changelog = Store(), 0, 0
-    settings = StepSettings(partitions=1)
+    settings = StepConfig(partitions=1)
     records = [PlainRecord(number, NOW_MS, one.key.encode(), one.value) for number, one in enumerate([*fill, *events])]
     for start in range(0, len(records), together):
         batch = Batch(Source.CLICK, "web-clicks", 1, 0, records[start : start + together])

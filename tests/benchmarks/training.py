@@ -17,7 +17,7 @@ from stream.core.interactions import Interaction, Part, conversation_of, session
 from stream.core.outputs import TrainingExample
 from training.datasets.example_file import read_examples
 from training.loop import TrainingConfig
-from training.progress import Watch
+from training.progress import ProgressReporter
 from training.split import split
 from training.train_system import train_system
 
@@ -73,7 +73,7 @@ def main() -> None:
     training, validation, _ = split(examples)
     items = sorted({item for example in examples for item in example.items})
     started = time.monotonic()
-    watch = Watch(lambda line: print(f"{time.monotonic() - started:7.1f} s  {line}", flush=True))
+    watch = ProgressReporter(lambda line: print(f"{time.monotonic() - started:7.1f} s  {line}", flush=True))
     trained = train_system(chosen.system, training, validation, items, TrainingConfig(), watch=watch)
     took = time.monotonic() - started
     speed = trained.epochs * len(training) / took

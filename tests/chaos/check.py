@@ -18,7 +18,7 @@ from stream.core.interactions import Session
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, Coordinates, PlainRecord, Record, Source
 from stream.core.state import Facts, Head, decode_facts, decode_head, facts_key, head_key
-from stream.core.step import StepSettings, step
+from stream.core.step import StepConfig, step
 from tests.world import Store, history_of
 
 SCORE_TOLERANCE: Final = 1e-3
@@ -75,7 +75,7 @@ class Verdict:
         return self.committed_equals_end and not any((*wrong, self.two_contents, self.stray_dead_letters))
 
 
-def judge(observed: Observed, ranker: Ranker | None, settings: StepSettings) -> Verdict:
+def judge(observed: Observed, ranker: Ranker | None, settings: StepConfig) -> Verdict:
     """Counts what differs, per user; a few names of each kind stand in `examples_of`."""
     wanted, found = expected(observed, ranker, settings), found_in(observed)
     users = sorted(users_of(wanted) | users_of(found))
@@ -116,7 +116,7 @@ def judge(observed: Observed, ranker: Ranker | None, settings: StepSettings) -> 
     )
 
 
-def expected(observed: Observed, ranker: Ranker | None, settings: StepSettings) -> Store:
+def expected(observed: Observed, ranker: Ranker | None, settings: StepConfig) -> Store:
     """All input records but the planted ones through the step: the history is a function of their set.
 
     About in the order in which the brokers took them, for beyond the bounds of a state the order counts.

@@ -6,7 +6,7 @@ import pickle
 from pathlib import Path
 
 from models.artifact import load_ranker
-from stream.core.step import StepSettings
+from stream.core.step import StepConfig
 from tests.chaos.check import expected, found_in, judge, last, users_of
 from tests.world import history_of
 
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=3, help="how many to show")
     given = parser.parse_args()
     observed = pickle.loads((given.folder / "observed.pickle").read_bytes())
-    ranker, settings = load_ranker(str(given.folder / "model")), StepSettings(partitions=given.partitions)
+    ranker, settings = load_ranker(str(given.folder / "model")), StepConfig(partitions=given.partitions)
     print(judge(observed, ranker, settings))
     wanted, found = expected(observed, ranker, settings), found_in(observed)
     wrong = [user for user in sorted(users_of(wanted)) if history_of(wanted, user) != history_of(found, user)]

@@ -7,10 +7,10 @@ import msgspec
 from stream.core.events import Item
 from stream.core.ranking import Catalogue
 from stream.core.records import Batch, PlainRecord, Source
-from stream.kafka.cluster.lag import group_progress
+from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.topics import changelog_name, source_topics, topic_epochs
 from stream.kafka.faust.changelog import term_of
-from stream.settings import Topics
+from stream.settings import TopicSettings
 from tests.chaos.check import Observed
 from tests.chaos.sender import Place, Sent
 from tests.system.exact import newest, read_all
@@ -51,7 +51,7 @@ def restored(records: Mapping[int, Sequence[PlainRecord]]) -> tuple[dict[bytes, 
 
 def observe(
     bootstrap: str,
-    topics: Topics,
+    topics: TopicSettings,
     acknowledged: Mapping[Place, Sent],
     former: Sequence[Batch] = (),
     numbers: Collection[int] | None = None,
@@ -60,7 +60,7 @@ def observe(
     sources = source_topics(topics)
     inputs = {*sources, topics.transcripts}
     catalogue = newest(read_all(bootstrap, topics.items)).values()
-    progress = [group_progress(bootstrap, WORKERS, sources), group_progress(bootstrap, ENCODERS, [topics.transcripts])]
+    progress = [group_lag(bootstrap, WORKERS, sources), group_lag(bootstrap, ENCODERS, [topics.transcripts])]
     sent = read_all(bootstrap, topics.recommendations, numbers)
     states, late = restored(read_all(bootstrap, changelog_name(WORKERS), numbers))
     return Observed(

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import psutil
 
-from stream.core.step import StepSettings
+from stream.core.step import StepConfig
 from stream.kafka.cluster.topics import create_or_check
 from tests.chaos.champion import publish_champion
 from tests.chaos.check import judge
@@ -93,7 +93,7 @@ def soak(stage: Stage, seconds: float, rate: float | None) -> tuple[list[Look], 
                 process.stop()
     print(f"judging the users of partition number {JUDGED} of {TOPICS.partitions}", flush=True)
     observed = observe(stage.bootstrap, TOPICS, {}, numbers={JUDGED})
-    verdict = judge(observed, ranker, StepSettings(partitions=TOPICS.partitions))
+    verdict = judge(observed, ranker, StepConfig(partitions=TOPICS.partitions))
     if not verdict.is_exact:
         print(verdict, file=sys.stderr)
     return looks, rate, verdict.is_exact

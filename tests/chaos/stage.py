@@ -18,20 +18,20 @@ import numpy as np
 
 from stream.core.ranking import Ranker
 from stream.core.records import Batch
-from stream.core.step import StepSettings
+from stream.core.step import StepConfig
 from stream.errors import IsthmusError
-from stream.kafka.cluster.lag import Progress, group_progress
+from stream.kafka.cluster.lag import GroupLag, group_lag
 from stream.kafka.cluster.local_broker import free_port
 from stream.kafka.cluster.topics import create_or_check, source_topics
-from stream.services.child_processes import Child
-from stream.settings import Topics
+from stream.services.child_processes import ChildProcess
+from stream.settings import TopicSettings
 from tests.chaos.champion import publish_champion
 from tests.chaos.check import Verdict, judge
 from tests.chaos.cluster import Cluster
 from tests.chaos.observe import ENCODERS, WORKERS, observe
 from tests.chaos.sender import Sender
 
-TOPICS: Final = Topics(partitions=4)
+TOPICS: Final = TopicSettings(partitions=4)
 SOURCES: Final = source_topics(TOPICS)
 SETTLE_S: Final = 300.0
 FOLD_S: Final = 400.0
@@ -59,11 +59,11 @@ class Process:
             "ISTHMUS_KAFKA__DEV": "true",
             **variables,
         }
-        self._child: Child | None = None
+        self._child: ChildProcess | None = None
         self._ended_at: float | None = None
 
     def start(self) -> None:
-        self._child, self._ended_at = Child(self._arguments, self._variables, self.log), None
+        self._child, self._ended_at = ChildProcess(self._arguments, self._variables, self.log), None
 
     def kill(self) -> None:
         """With -9."""
@@ -83,7 +83,7 @@ class Process:
         self.child.process.send_signal(SIGCONT)
 
     @property
-    def child(self) -> Child:
+    def child(self) -> ChildProcess:
         if self._child is None:
             raise RuntimeError(f"{self.name} is not running")
         return self._child
@@ -182,12 +182,12 @@ class Stage:
             time.sleep(min(_LOOK_S, max(0.0, deadline - time.monotonic())))
         return True
 
-    def progress(self, group: str = WORKERS) -> Progress:
+    def progress(self, group: str = WORKERS) -> GroupLag:
         """How far a group is; nothing while the broker cannot tell."""
         try:
-            return group_progress(self.bootstrap, group, SOURCES if group == WORKERS else [TOPICS.transcripts])
+            return group_lag(self.bootstrap, group, SOURCES if group == WORKERS else [TOPICS.transcripts])
         except IsthmusError:
-            return Progress(0, 0)
+            return GroupLag(0, 0)
 
     def folds_on(self, records: int = 1, seconds: float = FOLD_S) -> None:
         """Waits until so many more records are committed."""
@@ -264,4 +264,4 @@ def play(stage: Stage) -> Verdict:
         stage.afterwards.close()
     observed = observe(bootstrap, TOPICS, stage.sender.acknowledged, stage.former)
     (stage.folder / "observed.pickle").write_bytes(pickle.dumps(observed))
-    return judge(observed, stage.ranker, StepSettings(partitions=TOPICS.partitions))
+    return judge(observed, stage.ranker, StepConfig(partitions=TOPICS.partitions))

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from stream.core.events import Click, Purchase, Reason, UserEvent
 from stream.core.interactions import Interaction, Session
-from stream.core.poison import ALONE, sift, total_step, total_steps
+from stream.core.poison import ATTEMPTS, isolate_failures, step_isolating_poison, step_many_isolating_poison
 from stream.core.ranking import Rows
 from stream.core.records import Batch, PlainRecord, Record, Source
 from stream.core.state import StatesUnreadableError
-from stream.core.step import Part, StepSettings, step
+from stream.core.step import StepConfig, StepInput, step
 from tests import world
 
 POISON = "poison"
@@ -78,7 +78,7 @@ def test_the_rest_of_a_batch_is_handled_as_if_the_poison_had_not_been_there(batc
     adapters = {batch.source: touchy_adapter} if mapped else {}
     ranker = world.OrderRanker() if mapped else TouchyRanker()
     with_poison, without = before(), before()
-    outcome = total_step(batch, with_poison, ranker, world.catalogue(), world.settings(adapters=adapters))
+    outcome = step_isolating_poison(batch, with_poison, ranker, world.catalogue(), world.settings(adapters=adapters))
     with_poison.apply(outcome)
     kept = batch._replace(records=[record for record in batch.records if not is_poison(record)])
     wanted = step(kept, without, ranker, world.catalogue(), world.settings())
@@ -103,10 +103,10 @@ def test_batches_handled_together_are_as_each_handled_alone(some: list[Batch], t
     some = [from_offset(batch, 1) for batch in some]
     ranker = TouchyRanker() if touchy else world.OrderRanker()
     together, alone = [before() for _ in some], [before() for _ in some]
-    parts = [Part(batch, store) for batch, store in zip(some, together, strict=True)]
-    outcomes = total_steps(parts, ranker, world.catalogue(), world.settings())
+    parts = [StepInput(batch, store) for batch, store in zip(some, together, strict=True)]
+    outcomes = step_many_isolating_poison(parts, ranker, world.catalogue(), world.settings())
     for batch, outcome, one, other in zip(some, outcomes, together, alone, strict=True):
-        wanted = total_step(batch, other, ranker, world.catalogue(), world.settings())
+        wanted = step_isolating_poison(batch, other, ranker, world.catalogue(), world.settings())
         one.apply(outcome)
         other.apply(wanted)
         assert outcome.counts == wanted.counts
@@ -126,7 +126,7 @@ def clicks(*tags: str) -> Batch:
 
 def test_the_dead_letter_names_type_and_place_and_keeps_the_original() -> None:
     """No message: it may quote what the event holds."""
-    outcome = total_step(clicks(POISON), world.Store(), TouchyRanker(), world.catalogue(), world.settings())
+    outcome = step_isolating_poison(clicks(POISON), world.Store(), TouchyRanker(), world.catalogue(), world.settings())
     letter = msgspec.json.decode(outcome.dead_letters[0].value or b"")
     assert letter["error"].startswith("ZeroDivisionError at stream.core.recommend:")
     assert "tests.properties.test_isolate_failures:" in letter["error"] or "test_poison:" in letter["error"]
@@ -143,7 +143,7 @@ def test_a_poisoned_call_is_named_by_its_transcript_and_without_its_content() ->
             raise RuntimeError
 
     batch = world.batch_of(Source.CALL, [(7, world.call("c", 1, 2, offset=3))])
-    outcome = total_step(batch, world.Store(), Broken(), world.catalogue(), world.settings())
+    outcome = step_isolating_poison(batch, world.Store(), Broken(), world.catalogue(), world.settings())
     letter = msgspec.json.decode(outcome.dead_letters[0].value or b"")
     assert (letter["origin"]["topic"], letter["origin"]["offset"]) == ("call-transcripts", 3)
     assert "key" not in letter
@@ -160,7 +160,7 @@ def test_what_is_no_events_fault_is_raised(error: Exception) -> None:
             raise error
 
     with pytest.raises(type(error)):
-        total_step(clicks("home"), world.Store(), Starved(), world.catalogue(), world.settings())
+        step_isolating_poison(clicks("home"), world.Store(), Starved(), world.catalogue(), world.settings())
 
 
 def test_a_store_that_cannot_be_read_is_no_events_fault() -> None:
@@ -172,7 +172,7 @@ def test_a_store_that_cannot_be_read_is_no_events_fault() -> None:
             raise ValueError("Corruption: checksum mismatch")
 
     with pytest.raises(StatesUnreadableError):
-        total_step(clicks("home"), Torn(), None, world.catalogue(), world.settings())
+        step_isolating_poison(clicks("home"), Torn(), None, world.catalogue(), world.settings())
 
 
 def test_a_failure_by_chance_costs_no_event() -> None:
@@ -185,7 +185,7 @@ def test_a_failure_by_chance_costs_no_event() -> None:
                 raise RuntimeError
             return super().rank_many(representations)
 
-    outcome = total_step(clicks("home"), world.Store(), Moody(), world.catalogue(), world.settings())
+    outcome = step_isolating_poison(clicks("home"), world.Store(), Moody(), world.catalogue(), world.settings())
     assert (len(outcome.dead_letters), len(outcome.recommendations)) == (0, 1)
 
 
@@ -204,10 +204,10 @@ def test_every_record_is_tried_a_bounded_number_of_times(count: int, data: st.Da
             raise ValueError
         done.extend(record.offset for record in piece)
 
-    found = sift(records, attempt)
+    found = isolate_failures(records, attempt)
     assert [record.offset for record, _ in found] == sorted(poison)
     assert done == [number for number in range(count) if number not in poison]
-    assert max(tried) <= (count - 1).bit_length() + ALONE
+    assert max(tried) <= (count - 1).bit_length() + ATTEMPTS
 
 
 def test_two_events_that_only_break_together_are_both_handled() -> None:
@@ -220,7 +220,7 @@ def test_two_events_that_only_break_together_are_both_handled() -> None:
             return super().rank_many(representations)
 
     events = [(0, Click("u", world.NOW, ("home",))), (1, Click("v", world.NOW, ("home",)))]
-    settings_ = StepSettings(partitions=1)
-    outcome = total_step(world.batch_of(Source.CLICK, events), world.Store(), Pairs(), world.catalogue(), settings_)
+    settings_ = StepConfig(partitions=1)
+    outcome = step_isolating_poison(world.batch_of(Source.CLICK, events), world.Store(), Pairs(), world.catalogue(), settings_)
     assert [output.key for output in outcome.recommendations] == [b"u", b"v"]
     assert not outcome.dead_letters

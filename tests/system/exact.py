@@ -10,9 +10,9 @@ from stream.core.events import Item
 from stream.core.outputs import decode_example
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, PlainRecord
-from stream.core.step import StepSettings, step
+from stream.core.step import StepConfig, step
 from stream.kafka.cluster.topics import changelog_name, source_topics, topic_epochs
-from stream.settings import Topics
+from stream.settings import TopicSettings
 from tests.world import Store, history_of
 
 
@@ -47,7 +47,7 @@ def newest(records: dict[int, list[PlainRecord]]) -> dict[bytes, bytes]:
     return {key: value for key, value in values.items() if key is not None and value is not None}
 
 
-def expected(bootstrap: str, topics: Topics, ranker: Ranker | None, store: Store | None = None) -> Store:
+def expected(bootstrap: str, topics: TopicSettings, ranker: Ranker | None, store: Store | None = None) -> Store:
     """All input records through the step, topic after topic: the history is a function of their set. On top of `store`."""
     items = Catalogue(msgspec.json.decode(value, type=Item) for value in newest(read_all(bootstrap, topics.items)).values())
     sources = source_topics(topics)
@@ -57,11 +57,11 @@ def expected(bootstrap: str, topics: Topics, ranker: Ranker | None, store: Store
         for number, records in read_all(bootstrap, topic).items():
             for start in range(0, len(records), 500):
                 batch = Batch(source, topic, epochs[topic], number, records[start : start + 500])
-                store.apply(step(batch, store, ranker, items, StepSettings(partitions=topics.partitions)))
+                store.apply(step(batch, store, ranker, items, StepConfig(partitions=topics.partitions)))
     return store
 
 
-def actual(bootstrap: str, topics: Topics) -> Store:
+def actual(bootstrap: str, topics: TopicSettings) -> Store:
     """What the workers left in changelog, recommendations and training examples."""
     store = Store()
     store.records = newest(read_all(bootstrap, changelog_name("isthmus-profiles")))
@@ -74,7 +74,7 @@ def users_of(store: Store) -> set[str]:
     return {key[1:].decode() for key in store.records if key[:1] == b"h"}
 
 
-def assert_exact(bootstrap: str, topics: Topics, ranker: Ranker | None) -> int:
+def assert_exact(bootstrap: str, topics: TopicSettings, ranker: Ranker | None) -> int:
     """Histories, newest examples and last lists are exactly what the records give; gives the number of users."""
     wanted, found = expected(bootstrap, topics, ranker), actual(bootstrap, topics)
     assert users_of(found) == users_of(wanted)

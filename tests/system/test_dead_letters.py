@@ -18,17 +18,17 @@ from stream.core.events import Click, Reason, Rejection
 from stream.core.partitioner import partition_of
 from stream.core.records import Coordinates, PlainRecord
 from stream.kafka.cluster import dead_letter_replay
-from stream.kafka.cluster.dead_letter_replay import STAMP, Wanted, letters_of
-from stream.kafka.cluster.lag import group_progress
+from stream.kafka.cluster.dead_letter_replay import STAMP, DeadLetterFilter, letters_of
+from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.local_broker import LocalKafka
-from stream.kafka.cluster.topic_reader import reader
+from stream.kafka.cluster.topic_reader import open_topic_reader
 from stream.kafka.cluster.topics import create_or_check, source_topics, topic_epochs
-from stream.services.child_processes import Child, wait_for
-from stream.settings import Topics
+from stream.services.child_processes import ChildProcess, wait_for
+from stream.settings import TopicSettings
 from tests.system.exact import assert_exact, newest, read_all
 from tests.system.needs import broker_or_skip
 
-TOPICS = Topics(partitions=2)
+TOPICS = TopicSettings(partitions=2)
 START_MS = 1_750_000_000_000
 MAPPING = {"user_id": "user_id", "occurred_at": "occurred_at", "tags": "tags", "event_id": "event_id"}
 
@@ -56,18 +56,18 @@ def listed(bootstrap: str, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def worker(bootstrap: str, folder: Path, mapping: dict[str, str] | None = None) -> Child:
+def worker(bootstrap: str, folder: Path, mapping: dict[str, str] | None = None) -> ChildProcess:
     variables = {
         "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
         "ISTHMUS_TOPICS__PARTITIONS": "2",
         "ISTHMUS_KAFKA__DEV": "true",
         "ISTHMUS_MAPPING__CLICKS": json.dumps(mapping or {}),
     }
-    return Child(["worker", "--bootstrap", bootstrap, "--metrics-port", "0"], variables, folder / "worker.log")
+    return ChildProcess(["worker", "--bootstrap", bootstrap, "--metrics-port", "0"], variables, folder / "worker.log")
 
 
 def folded(bootstrap: str, records: int) -> bool:
-    progress = group_progress(bootstrap, "isthmus-profiles", source_topics(TOPICS))
+    progress = group_lag(bootstrap, "isthmus-profiles", source_topics(TOPICS))
     return progress.end >= records and progress.lag == 0
 
 
@@ -90,7 +90,7 @@ def clicks(count: int) -> list[tuple[bytes, bytes]]:
 
 
 def stamps(bootstrap: str, topic: str) -> list[bytes]:
-    with reader(bootstrap) as found:
+    with open_topic_reader(bootstrap) as found:
         return [value for record in found.records(topic) for name, value in record.headers if name == STAMP]
 
 
@@ -204,8 +204,8 @@ def test_a_replay_that_is_cut_off_goes_on_without_sending_twice(bootstrap: str, 
     assert "replayed: 1, already replayed: 5" in replay(bootstrap, "--all").output
     assert "replayed: 0, already replayed: 6" in replay(bootstrap, "--all").output
     assert len(stamps(bootstrap, TOPICS.clicks)) == len(set(stamps(bootstrap, TOPICS.clicks))) == 6
-    with reader(bootstrap) as found:
-        assert len(list(letters_of(found, TOPICS.dead_letters, Wanted(reason="mapping")))) == 6
+    with open_topic_reader(bootstrap) as found:
+        assert len(list(letters_of(found, TOPICS.dead_letters, DeadLetterFilter(reason="mapping")))) == 6
 
 
 def test_no_filter_and_unknown_coordinates_are_refused(bootstrap: str) -> None:

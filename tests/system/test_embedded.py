@@ -17,19 +17,20 @@ from stream.core.events import Click, Erasure, Purchase, UserEvent
 from stream.core.interactions import Interaction, Session
 from stream.core.ranking import Rows
 from stream.core.records import Batch, Record
-from stream.core.step import StepSettings, step
+from stream.core.step import StepConfig, step
 from stream.errors import IsthmusError
 from stream.health import Health
 from stream.kafka.agents import watchdog
-from stream.kafka.app import Looks, Serving, add_profiles, make_app, run_until_stopped
+from stream.kafka.agents.profile_agent import ServedModel
+from stream.kafka.app import Supervision, add_profile_agent, make_app, run_until_stopped
 from stream.kafka.cluster.topics import changelog_name, source_topics, specs
 from stream.kafka.embedded.log import Log, forget, open_log
 from stream.kafka.embedded.log_follower import follow_log
 from stream.metrics import Metrics
-from stream.settings import Topics
+from stream.settings import TopicSettings
 from tests import world
 
-TOPICS = Topics(partitions=4)
+TOPICS = TopicSettings(partitions=4)
 SOURCES = source_topics(TOPICS)
 RANKER = world.OrderRanker(text_model=None)
 
@@ -65,14 +66,14 @@ async def worker(
     folder: Path,
     ranker: world.OrderRanker = RANKER,
     limit: DeadLetterLimit | None = None,
-    looks: Looks | None = None,
+    looks: Supervision | None = None,
 ) -> Any:
     """A running worker; leaving the context ends it as SIGTERM does."""
     metrics, stop = Metrics(), asyncio.Event()
     app = make_app("isthmus-profiles", f"embedded://{name}", data=folder, partitions=4, batch_records=200)
-    settings = StepSettings(partitions=4)
-    serving = Serving(ranker, world.catalogue())
-    add_profiles(app, SOURCES, log.epochs(SOURCES), serving, settings, TOPICS, metrics, limit=limit, looks=looks)
+    settings = StepConfig(partitions=4)
+    serving = ServedModel(ranker, world.catalogue())
+    add_profile_agent(app, SOURCES, log.epochs(SOURCES), serving, settings, TOPICS, metrics, limit=limit, looks=looks)
     running = asyncio.create_task(run_until_stopped(app, stop))
     try:
         yield app, metrics
@@ -116,7 +117,7 @@ def assert_exact(log: Log) -> None:
         for number, records in enumerate(records_of(log, topic)):
             if records:
                 batch = Batch(source, topic, epochs[topic], number, records)
-                wanted.apply(step(batch, wanted, RANKER, world.catalogue(), StepSettings(partitions=4)))
+                wanted.apply(step(batch, wanted, RANKER, world.catalogue(), StepConfig(partitions=4)))
     found = world.Store(records=newest(log, changelog_name("isthmus-profiles")))
     found.recommendations.update(newest(log, TOPICS.recommendations))
     found.examples.update(newest(log, TOPICS.training_examples))
@@ -271,7 +272,7 @@ async def test_a_partition_that_finishes_nothing_makes_the_worker_unhealthy(
     monkeypatch.setattr(watchdog, "EVERY_S", 0.4)
     log, health = open_log(name), Health()
     log.create_topics(specs(TOPICS))
-    async with worker(name, log, tmp_path, looks=Looks(health=health, stalled_s=0.8)) as (app, metrics):
+    async with worker(name, log, tmp_path, looks=Supervision(health=health, stalled_s=0.8)) as (app, metrics):
         assert Health.wrong(health.ready)
         await send(log, events(200))
         await until(lambda: log.lag("isthmus-profiles", SOURCES) == 0 and not Health.wrong(health.ready))

@@ -23,22 +23,22 @@ from stream.core.events import EncodedCall
 from stream.core.outputs import Output
 from stream.errors import IsthmusError
 from stream.kafka.app import add_delivery, make_app
-from stream.kafka.cluster.lag import group_progress
+from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.local_broker import LocalKafka
 from stream.kafka.cluster.producer import produce
 from stream.kafka.cluster.topics import create_or_check, source_topics
-from stream.kafka.delivery.at_least_once import Work
+from stream.kafka.delivery.at_least_once import ProcessedBatch
 from stream.kafka.delivery.exactly_once import FENCES, ExactlyOnce
 from stream.kafka.faust.batch_consumer import Emission
 from stream.metrics import Metrics
-from stream.services.child_processes import Child, wait_for
-from stream.settings import Topics
+from stream.services.child_processes import ChildProcess, wait_for
+from stream.settings import TopicSettings
 from tests.system.exact import assert_exact, contents_per_id, read_all, revisions
 from tests.system.needs import broker_or_skip
 from training.datasets.synthetic.live import LiveEvent, Rates, start_for, stream_events
 from training.datasets.synthetic.world import make_world
 
-TOPICS = Topics(partitions=4)
+TOPICS = TopicSettings(partitions=4)
 SESSION_S = 6
 """The broker's least."""
 
@@ -52,7 +52,7 @@ def bootstrap(tmp_path: Path) -> Iterator[str]:
         yield broker.bootstrap
 
 
-def start(command: str, bootstrap: str, folder: Path, name: str, *, static: bool = True) -> Child:
+def start(command: str, bootstrap: str, folder: Path, name: str, *, static: bool = True) -> ChildProcess:
     variables = {
         "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
         "ISTHMUS_WORKER__STATIC_MEMBERSHIP": str(static).lower(),
@@ -62,7 +62,7 @@ def start(command: str, bootstrap: str, folder: Path, name: str, *, static: bool
         "ISTHMUS_DELIVERY__SESSION_TIMEOUT_S": str(SESSION_S),
     }
     arguments = [command, "--bootstrap", bootstrap, "--name", name, "--metrics-port", "0"]
-    return Child(arguments, variables, folder / f"{name}.log")
+    return ChildProcess(arguments, variables, folder / f"{name}.log")
 
 
 def live_events(count: int) -> list[LiveEvent]:
@@ -87,13 +87,13 @@ def send_slowly(bootstrap: str, events: list[LiveEvent], rate: int = 600) -> thr
 
 
 def folded(bootstrap: str) -> int:
-    return group_progress(bootstrap, "isthmus-profiles", source_topics(TOPICS)).committed
+    return group_lag(bootstrap, "isthmus-profiles", source_topics(TOPICS)).committed
 
 
 def settled(bootstrap: str, *, encoder: bool) -> bool:
     """Committed offset = end offset, over the markers of transactions too."""
-    encoded = not encoder or group_progress(bootstrap, "isthmus-encoder", [TOPICS.transcripts]).lag == 0
-    return encoded and group_progress(bootstrap, "isthmus-profiles", source_topics(TOPICS)).lag == 0
+    encoded = not encoder or group_lag(bootstrap, "isthmus-encoder", [TOPICS.transcripts]).lag == 0
+    return encoded and group_lag(bootstrap, "isthmus-profiles", source_topics(TOPICS)).lag == 0
 
 
 def assert_each_output_once(bootstrap: str) -> None:
@@ -200,7 +200,7 @@ class Owner:
         tp = SimpleNamespace(topic=TOPICS.clicks, partition=0)
         message = SimpleNamespace(topic=tp.topic, partition=0, offset=len(self.acked), generation_id=1, tp=tp)
         event = SimpleNamespace(message=message, ack=lambda: self.acked.append(value))
-        await self.delivery.deliver(Work(event, [Emission(topic, [Output(b"k", value.encode())])]))
+        await self.delivery.deliver(ProcessedBatch(event, [Emission(topic, [Output(b"k", value.encode())])]))
         line = self.delivery._lines[0]
         if line.task is not None:
             await asyncio.wait([line.task])

@@ -14,7 +14,7 @@ from stream.core.interactions import Conversation, Interaction
 from stream.core.outputs import TrainingExample
 from stream.kafka.cluster.local_broker import LocalKafka
 from stream.services.table_examples import examples_from_tables, load_tables
-from stream.settings import Kafka, Settings
+from stream.settings import KafkaSettings, Settings
 from tests.system.needs import broker_or_skip
 from training.datasets.synthetic.write_tables import write_tables
 
@@ -45,7 +45,7 @@ def test_examples_through_kafka_are_those_built_from_the_files(tmp_path: Path) -
     write_tables(tmp_path / "tables", EVENTS, 3)
     tables = load_tables(tmp_path / "tables")
     with LocalKafka(tmp_path / "kafka") as broker:
-        settings = Settings(kafka=Kafka(bootstrap=broker.bootstrap, dev=True))
+        settings = Settings(kafka=KafkaSettings(bootstrap=broker.bootstrap, dev=True))
         streamed = list(through_kafka(settings, tables, None, tmp_path))
     built, items = examples_from_tables(settings, tmp_path / "tables")
     assert len(items) == 24

@@ -16,18 +16,18 @@ from stream.core.announcements import ModelAnnouncement
 from stream.core.events import Click, Item, Reason
 from stream.core.partitioner import partition_of
 from stream.kafka.cluster.compacted_topic import announce
-from stream.kafka.cluster.lag import group_progress
+from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.local_broker import LocalKafka, free_port
 from stream.kafka.cluster.producer import produce
 from stream.kafka.cluster.topics import create_or_check, source_topics
-from stream.services.child_processes import Child, wait_for
-from stream.settings import Topics
+from stream.services.child_processes import ChildProcess, wait_for
+from stream.settings import TopicSettings
 from tests.system.exact import assert_exact, newest, read_all
 from tests.system.needs import broker_or_skip
 from training.datasets.synthetic.live import LiveEvent, Rates, stream_events
 from training.datasets.synthetic.world import make_world
 
-TOPICS = Topics(partitions=4)
+TOPICS = TopicSettings(partitions=4)
 START_MS = 1_750_000_000_000
 ITEMS = tuple(f"item-{number}" for number in range(5))
 
@@ -41,7 +41,9 @@ def bootstrap(tmp_path: Path) -> Iterator[str]:
         yield broker.bootstrap
 
 
-def worker(bootstrap: str, folder: Path, name: str = "worker-1", port: int = 0, more: Mapping[str, str] | None = None) -> Child:
+def worker(
+    bootstrap: str, folder: Path, name: str = "worker-1", port: int = 0, more: Mapping[str, str] | None = None
+) -> ChildProcess:
     variables = {
         "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
         "ISTHMUS_TOPICS__PARTITIONS": "4",
@@ -50,11 +52,11 @@ def worker(bootstrap: str, folder: Path, name: str = "worker-1", port: int = 0, 
         **(more or {}),
     }
     arguments = ["worker", "--bootstrap", bootstrap, "--name", name, "--metrics-port", str(port)]
-    return Child(arguments, variables, folder / f"{name}.log")
+    return ChildProcess(arguments, variables, folder / f"{name}.log")
 
 
 def folded(bootstrap: str, records: int) -> bool:
-    progress = group_progress(bootstrap, "isthmus-profiles", source_topics(TOPICS))
+    progress = group_lag(bootstrap, "isthmus-profiles", source_topics(TOPICS))
     return progress.end >= records and progress.lag == 0
 
 
@@ -218,7 +220,9 @@ def test_the_first_keyword_list_is_made_of_the_catalogue_and_the_clicks_on_the_b
     producer.send(TOPICS.clicks, key=b"h", value=b"{").get(10)
     producer.send(TOPICS.clicks, key=b"u", value=click("u")).get(10)
     producer.close()
-    made = Child(["text-model", "stand-in", "--bootstrap", bootstrap, "--out", str(tmp_path / "made")], {}, tmp_path / "made.log")
+    made = ChildProcess(
+        ["text-model", "stand-in", "--bootstrap", bootstrap, "--out", str(tmp_path / "made")], {}, tmp_path / "made.log"
+    )
     assert made.process.wait(60) == 0, made.log.read_text()
     listed = (tmp_path / "made" / "keywords.txt").read_text().split("\n")
     assert {"boat insurance", "sail", "home"} <= set(listed)

@@ -15,17 +15,17 @@ from kafka import KafkaAdminClient
 
 from stream.core.events import Click
 from stream.errors import IsthmusError
-from stream.kafka.cluster.lag import group_progress
+from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.local_broker import LocalKafka, free_port
 from stream.kafka.cluster.producer import KeyedEvent, produce
 from stream.kafka.cluster.topics import changelog_name, create_or_check, source_topics
-from stream.services.child_processes import Child, wait_for
-from stream.settings import Topics
+from stream.services.child_processes import ChildProcess, wait_for
+from stream.settings import TopicSettings
 from tests.system.exact import assert_exact, contents_per_id, expected, newest, read_all, users_of
 from tests.system.needs import broker_or_skip
 from tests.world import Store, history_of
 
-TOPICS = Topics(partitions=4)
+TOPICS = TopicSettings(partitions=4)
 START_MS = 1_750_000_000_000
 WAIT_S = 120.0
 MOST_EVENTS = 200_000
@@ -40,14 +40,14 @@ def kafka(tmp_path: Path) -> Iterator[LocalKafka]:
         yield broker
 
 
-def start(bootstrap: str, folder: Path, port: int = 0, command: str = "worker", **more: str) -> Child:
+def start(bootstrap: str, folder: Path, port: int = 0, command: str = "worker", **more: str) -> ChildProcess:
     variables = {
         "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
         "ISTHMUS_TOPICS__PARTITIONS": "4",
         "ISTHMUS_KAFKA__DEV": "true",
         **more,
     }
-    return Child([command, "--bootstrap", bootstrap, "--metrics-port", str(port)], variables, folder / f"{command}.log")
+    return ChildProcess([command, "--bootstrap", bootstrap, "--metrics-port", str(port)], variables, folder / f"{command}.log")
 
 
 def clicks(first: int, count: int) -> list[KeyedEvent]:
@@ -65,12 +65,12 @@ def send(bootstrap: str, events: Sequence[KeyedEvent]) -> None:
 
 
 def committed(bootstrap: str) -> int:
-    return group_progress(bootstrap, "isthmus-profiles", source_topics(TOPICS)).committed
+    return group_lag(bootstrap, "isthmus-profiles", source_topics(TOPICS)).committed
 
 
 def folded(bootstrap: str, records: int) -> bool:
     try:
-        progress = group_progress(bootstrap, "isthmus-profiles", source_topics(TOPICS))
+        progress = group_lag(bootstrap, "isthmus-profiles", source_topics(TOPICS))
     except IsthmusError:
         return False  # while a topic is missing
     return progress.end >= records and progress.lag == 0

@@ -19,19 +19,20 @@ from stream.core.interactions import Interaction
 from stream.core.ranking import PostFilter, Ranker
 from stream.core.records import Source
 from stream.core.state import Facts, decode_facts, decode_head, facts_key, head_key
-from stream.core.step import StepSettings
-from stream.kafka.agents.followers import ServingFollower
-from stream.kafka.app import Serving, add_profiles, make_app, run_until_stopped
+from stream.core.step import StepConfig
+from stream.kafka.agents.followers import ServedModelFollower
+from stream.kafka.agents.profile_agent import ServedModel
+from stream.kafka.app import add_profile_agent, make_app, run_until_stopped
 from stream.kafka.cluster.topics import source_topics, specs
 from stream.kafka.embedded.log import Log, forget, open_log
 from stream.kafka.embedded.log_follower import follow_log
 from stream.metrics import Metrics
-from stream.settings import Topics
+from stream.settings import TopicSettings
 from tests import world
 from tests.rankers import TAGS, random_ranker
 
 PRIOR = np.linspace(0.5, 0.1, len(world.ITEMS), dtype=np.float32)
-TOPICS = Topics(partitions=2)
+TOPICS = TopicSettings(partitions=2)
 
 
 def publish(folder: Path, name: str, version: str) -> str:
@@ -91,11 +92,11 @@ async def test_a_running_worker_takes_over_an_announced_system(name: str, tmp_pa
     log_name = uuid4().hex[:8]
     log = open_log(log_name)
     log.create_topics(specs(TOPICS))
-    serving, metrics, stop = Serving(None, world.catalogue()), Metrics(), asyncio.Event()
+    serving, metrics, stop = ServedModel(None, world.catalogue()), Metrics(), asyncio.Event()
     app = make_app("isthmus-profiles", f"embedded://{log_name}", data=tmp_path / "state", partitions=2, batch_records=50)
     sources = source_topics(TOPICS)
-    add_profiles(app, sources, log.epochs(sources), serving, StepSettings(partitions=2), TOPICS, metrics)
-    follower = ServingFollower(serving, metrics)
+    add_profile_agent(app, sources, log.epochs(sources), serving, StepConfig(partitions=2), TOPICS, metrics)
+    follower = ServedModelFollower(serving, metrics)
     following = asyncio.create_task(follow_log(log, TOPICS.models, follower.on_models, asyncio.Event()))
     running = asyncio.create_task(run_until_stopped(app, stop))
     now = time.time_ns() // 1_000_000 - limits.DAY_MS

@@ -13,7 +13,7 @@ from stream.core.announcements import ModelAnnouncement, decode_announcement
 from stream.core.outputs import TrainingExample, encode_example, example_key
 from stream.kafka.cluster.compacted_topic import CompactedTopic, TopicError, announce, examples_in, items_in
 from stream.kafka.cluster.topics import admin_client
-from stream.services.child_processes import Child, wait_for
+from stream.services.child_processes import ChildProcess, wait_for
 from tests.purchases import ITEMS, purchases
 from tests.system.exact import newest, read_all
 from tests.system.registries import registry_in, uri_of
@@ -140,7 +140,7 @@ def test_a_periodic_trainer_takes_the_examples_from_the_topic_announces_and_ends
         "ISTHMUS_TRAINING__MIN_JUDGED": "30",
         "OMP_NUM_THREADS": "1",
     }
-    trainer = Child(["train", "--bootstrap", kafka, "--every", "1s"], environment, tmp_path / "train.log")
+    trainer = ChildProcess(["train", "--bootstrap", kafka, "--every", "1s"], environment, tmp_path / "train.log")
     try:
         wait_for(lambda: len(all_of(kafka, models)) == 2, [trainer], 120, "two announcements")
         wait_for(lambda: "nothing new" in (tmp_path / "train.log").read_text(), [trainer], 30, "a turn without anything new")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from stream.core.outputs import Output
-from stream.kafka.delivery.at_least_once import AtLeastOnce, Work
+from stream.kafka.delivery.at_least_once import AtLeastOnce, ProcessedBatch
 from stream.kafka.faust.batch_consumer import Emission
 from stream.metrics import Metrics
 
@@ -71,12 +71,12 @@ class Setting:
     async def _crash(self, error: Exception) -> None:
         self.crashes.append(error)
 
-    def work(self, name: str, persist: Callable[[int], None] | None = None) -> Work:
+    def work(self, name: str, persist: Callable[[int], None] | None = None) -> ProcessedBatch:
         message = SimpleNamespace(generation_id=1, partition=3, tp=("clicks", 3))
         event = SimpleNamespace(message=message, ack=lambda: self.journal.done.append(f"ack {name}"))
         record = [Output(b"k", b"v")]
         note = persist or (lambda offset: self.journal.done.append(f"persist {name} at {offset}"))
-        return Work(event, [Emission(f"outputs {name}", record)], Emission(f"changelog {name}", record), note)
+        return ProcessedBatch(event, [Emission(f"outputs {name}", record)], Emission(f"changelog {name}", record), note)
 
     def late(self, outcome: str) -> float:
         return self.metrics.total("late_batches", outcome)

@@ -25,10 +25,10 @@ from tests.purchases import ITEMS, purchases
 from training.datasets.synthetic.write_tables import write_tables
 from training.datasets.tables.reader import InteractionRow, Tables, read_tables
 from training.evaluation.benchmark import (
-    Parts,
     ResultRow,
     Run,
     Runs,
+    Splits,
     TooSmallError,
     compare,
     differences,
@@ -108,7 +108,7 @@ def test_a_comparison_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     parts = parts_of(purchases(200))
     trained: list[tuple[str, int]] = []
 
-    def train(system: str, seed: int, given: Parts) -> Popular:
+    def train(system: str, seed: int, given: Splits) -> Popular:
         assert given is parts
         trained.append((system, seed))
         if system == "mute":
@@ -133,7 +133,7 @@ def test_runs_that_do_not_judge_each_event_once_are_passed_over(tmp_path: Path) 
     """By the comparison, which makes them again, and by the results page; so is a line that was cut short."""
     parts, trained = parts_of(purchases(200)), []
 
-    def train(system: str, seed: int, given: Parts) -> Popular:
+    def train(system: str, seed: int, given: Splits) -> Popular:
         trained.append((system, seed, len(given.test)))
         return fixed(ITEMS)
 
@@ -219,9 +219,9 @@ def test_too_few_events_to_judge_on_are_refused() -> None:
         parts_of(purchases(90))
 
 
-def mixed(count: int) -> Parts:
+def mixed(count: int) -> Splits:
     kinds = ("session", "conversation", "both", "session")
-    return Parts(*([msgspec.structs.replace(one, type=kinds[n % 4]) for n, one in enumerate(purchases(count))] for _ in range(3)))
+    return Splits(*([msgspec.structs.replace(one, type=kinds[n % 4]) for n, one in enumerate(purchases(count))] for _ in range(3)))
 
 
 def test_thinning_takes_events_of_one_type_and_smaller_shares_lie_in_larger_ones() -> None:
@@ -241,12 +241,12 @@ def test_the_finding_is_told_from_runs_with_and_without_the_other_modality(tmp_p
     names = [variant.name for variant in variants_of(["a"], parts.types)]
     assert len(set(names)) == 7
 
-    def train(system: str, seed: int, given: Parts) -> Popular:
+    def train(system: str, seed: int, given: Splits) -> Popular:
         del seed
         assert system == "a"
         return fixed(ITEMS if any(one.type == "session" for one in given.training) else ITEMS[::-1])
 
-    ours = Parts(parts.training, parts.validation, [msgspec.structs.replace(one, items=(ITEMS[0],)) for one in parts.test])
+    ours = Splits(parts.training, parts.validation, [msgspec.structs.replace(one, items=(ITEMS[0],)) for one in parts.test])
     runs = compare(list(dict.fromkeys(names)), [0, 1], ours, trainer_of(train, ["a"]), Runs(tmp_path / "r", "d", "c"))
     told = verdict(points_of(runs, ["a"], ours.types))
     assert len(told) == 2
@@ -260,7 +260,7 @@ def test_only_what_can_be_judged_is_thinned_and_what_was_left_out_is_named(tmp_p
     variants = variants_of(["a", "mute"], parts.types)
     assert {variant.thinned for variant in variants} == {"conversation"}
 
-    def train(system: str, seed: int, given: Parts) -> Popular:
+    def train(system: str, seed: int, given: Splits) -> Popular:
         del seed, given
         if system == "mute":
             raise TooSmallError("nobody called")

@@ -8,13 +8,13 @@ import pytest
 
 from stream.core.events import Click, Purchase, UserEvent
 from stream.core.records import Batch, PlainRecord, Source
-from stream.core.step import StepSettings, step
+from stream.core.step import StepConfig, step
 from tests import world
 from tests.chaos.check import Observed, Verdict, judge, letter_key
 from tests.world import MINUTE, NOW, Store, batch_of, call
 
 RANKER = world.OrderRanker()
-SETTINGS = StepSettings(partitions=1)
+SETTINGS = StepConfig(partitions=1)
 USERS = ("ann", "bob")
 
 

@@ -4,13 +4,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.features import TOKENS, reader_of
+from models.features import TOKENS, fit_featurizer
 from models.popular import prior_of
-from stream.core.interactions import Interaction, Part, Session, conversation_of, marked, session_of
+from stream.core.interactions import Interaction, Part, Session, conversation_of, join_tokens, session_of
 from tests.purchases import ITEMS
 from tests.rankers import TEXT_WIDTH, random_ranker
 
-CALL = conversation_of([Part(1, 1, 1, np.ones(TEXT_WIDTH, dtype="<f2").tobytes(), marked(["home"]), "text-1")], "c")
+CALL = conversation_of([Part(1, 1, 1, np.ones(TEXT_WIDTH, dtype="<f2").tobytes(), join_tokens(["home"]), "text-1")], "c")
 
 tags = st.lists(st.sampled_from(["home", "car", "price", "open", "terms"]), min_size=1, max_size=4)
 sessions = st.lists(tags, min_size=1, max_size=70).map(
@@ -23,7 +23,7 @@ histories = st.lists(st.one_of(sessions, st.just(CALL)), max_size=6)
 @given(learned=histories, read=histories)
 def test_a_batch_is_read_as_each_session_by_itself(learned: list[Interaction], read: list[Interaction]) -> None:
     """Clicks and steps of the vocabulary, each once, in whatever number and company the sessions come."""
-    reader = reader_of(("tags", "clicks"), texts=False, interactions=learned)
+    reader = fit_featurizer(("tags", "clicks"), texts=False, interactions=learned)
     places, starts = reader.read(read).bags["clicks"]
     known = reader.vocabularies["clicks"].tokens
     tags_known = set(reader.vocabularies["tags"].tokens)

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from stream.kafka.cluster import view
-from stream.kafka.cluster.view import KafkaView
+from stream.kafka.cluster.view import KafkaClusterView
 
 
 class Broker:
@@ -35,7 +35,7 @@ async def test_a_broker_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPat
     """An OSError in time, and for the next question too; well again once the broker answers. Missing topics have no epoch."""
     broker = Broker()
     monkeypatch.setattr(view, "admin_client", broker.connect)
-    asked = KafkaView("nowhere:9", "group", answer_s=0.2)
+    asked = KafkaClusterView("nowhere:9", "group", answer_s=0.2)
     for _ in range(2):
         with pytest.raises(OSError):  # noqa: PT011  (a timeout, then a refusal)
             await asked.epochs(["clicks"])
@@ -56,7 +56,7 @@ async def test_after_an_error_the_next_question_connects_anew(monkeypatch: pytes
     broker = Broker()
     broker.answers.set()
     monkeypatch.setattr(view, "admin_client", broker.connect)
-    asked = KafkaView("nowhere:9", "group", answer_s=5)
+    asked = KafkaClusterView("nowhere:9", "group", answer_s=5)
     with monkeypatch.context() as patched:
         patched.setattr(broker, "describe_topics", lambda _: 1 / 0)
         with pytest.raises(ConnectionError, match="does not answer \\(ZeroDivisionError\\)"):

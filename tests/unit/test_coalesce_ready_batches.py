@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.kafka.agents.profile_agent import rounds
+from stream.kafka.agents.profile_agent import coalesce_ready_batches
 
 
 def batch(partition: int, records: int = 1) -> Any:
@@ -30,7 +30,7 @@ async def gathered(batches: list[Any], most: int) -> list[list[Any]]:
     queue: asyncio.Queue[Any] = asyncio.Queue()
     for one in [*batches, None]:
         queue.put_nowait(one)
-    async with aclosing(rounds(stream_of(queue), most)) as ready:
+    async with aclosing(coalesce_ready_batches(stream_of(queue), most)) as ready:
         return [found async for found in ready]
 
 
@@ -52,7 +52,7 @@ async def test_nothing_is_waited_for() -> None:
     """A batch that lies there alone is handled before the next one comes."""
     queue: asyncio.Queue[Any] = asyncio.Queue()
     queue.put_nowait(batch(0))
-    async with aclosing(rounds(stream_of(queue), 10)) as ready:
+    async with aclosing(coalesce_ready_batches(stream_of(queue), 10)) as ready:
         assert numbers([await asyncio.wait_for(anext(ready), 5)]) == [[0]]
         queue.put_nowait(batch(1))
         assert numbers([await asyncio.wait_for(anext(ready), 5)]) == [[1]]

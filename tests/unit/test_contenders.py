@@ -8,7 +8,7 @@ import pytest
 from models.artifact import load_ranker
 from stream.core import limits
 from stream.core.records import Batch, PlainRecord, Source
-from stream.core.step import StepSettings, step
+from stream.core.step import StepConfig, step
 from tests.benchmarks.bare import Bare, BareClick, BareState, decode_click, decode_state, encode_state
 from tests.benchmarks.contenders import CATALOGUE
 from tests.benchmarks.job import Clock, Job
@@ -38,7 +38,7 @@ def test_the_bare_fold_ends_with_the_steps_own_lists(model: Path, scored: bool) 
     found: dict[str, list[str]] = {}
     for number, event in enumerate(after(PAST, USERS, 0)):
         record = PlainRecord(number, NOW_MS, event.key.encode(), event.value)
-        outcome = step(Batch(Source.CLICK, "web-clicks", 1, 0, [record]), store, ranker, CATALOGUE, StepSettings(partitions=1))
+        outcome = step(Batch(Source.CLICK, "web-clicks", 1, 0, [record]), store, ranker, CATALOGUE, StepConfig(partitions=1))
         store.records.update((key, value) for key, value in outcome.writes.items() if value is not None)
         wanted.update(list_in(output.value) for output in outcome.recommendations if output.value is not None)
         state = decode_state(states[number % USERS])

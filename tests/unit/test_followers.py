@@ -10,8 +10,8 @@ from stream.core.announcements import ModelAnnouncement, encode_announcement
 from stream.core.events import Item
 from stream.core.ranking import Ranker
 from stream.core.records import PlainRecord
-from stream.kafka.agents.followers import ServingFollower
-from stream.kafka.agents.profile_agent import Serving
+from stream.kafka.agents.followers import ServedModelFollower
+from stream.kafka.agents.profile_agent import ServedModel
 from stream.metrics import Metrics
 from tests import world
 
@@ -44,14 +44,14 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def follower(metrics: Metrics) -> ServingFollower:
+def follower(metrics: Metrics) -> ServedModelFollower:
     """With a catalogue of the test's items and three models: two that fit it, and one of other items."""
     foreign = world.OrderRanker(version="foreign", items=tuple(f"foreign-{number}" for number in range(6)))
     registry = Registry({"1": world.OrderRanker("1"), "2": world.OrderRanker("2"), "foreign": foreign})
-    return ServingFollower(Serving(catalogue=world.catalogue()), metrics, registry.load)
+    return ServedModelFollower(ServedModel(catalogue=world.catalogue()), metrics, registry.load)
 
 
-async def test_a_model_of_other_items_is_refused_and_the_old_one_stays(follower: ServingFollower, metrics: Metrics) -> None:
+async def test_a_model_of_other_items_is_refused_and_the_old_one_stays(follower: ServedModelFollower, metrics: Metrics) -> None:
     """Its lists would be empty. The refusal is counted with its reason."""
     await follower.on_models([announced("1")])
     await follower.on_models([announced("foreign")])
@@ -60,14 +60,16 @@ async def test_a_model_of_other_items_is_refused_and_the_old_one_stays(follower:
     assert metrics.total("model_refusals", "items") == 1
 
 
-async def test_a_model_may_lack_new_items_and_hold_withdrawn_ones(follower: ServingFollower) -> None:
+async def test_a_model_may_lack_new_items_and_hold_withdrawn_ones(follower: ServedModelFollower) -> None:
     """Catalogue and model are never of the same day."""
     await follower.on_items([item(name) for name in (*world.ITEMS[2:], "item-new", "item-newer")])
     await follower.on_models([announced("2")])
     assert follower._serving.ranker is not None
 
 
-async def test_a_starting_worker_takes_the_newest_champion_that_it_can_load(follower: ServingFollower, metrics: Metrics) -> None:
+async def test_a_starting_worker_takes_the_newest_champion_that_it_can_load(
+    follower: ServedModelFollower, metrics: Metrics
+) -> None:
     """Where the newest is refused, the one announced before it: it has none to keep."""
     await follower.on_models([announced("1"), announced("2"), announced("nowhere")])
     assert follower._serving.ranker is not None
@@ -78,7 +80,7 @@ async def test_a_starting_worker_takes_the_newest_champion_that_it_can_load(foll
 async def test_a_model_that_could_not_be_read_is_taken_once_its_registry_is_back(metrics: Metrics) -> None:
     """Nobody need promote it again; until then a worker without a model says so."""
     registry = Registry({})
-    follower = ServingFollower(Serving(), metrics, registry.load)
+    follower = ServedModelFollower(ServedModel(), metrics, registry.load)
     await follower.on_models([announced("1")])
     assert "order version 1 cannot be read from 1" in str(follower.missing())
     await follower.try_again()
@@ -92,7 +94,7 @@ async def test_a_model_that_could_not_be_read_is_taken_once_its_registry_is_back
 async def test_a_newer_champion_ends_the_waiting_for_an_unreadable_one(metrics: Metrics) -> None:
     """Also where the older one could be read by now."""
     registry = Registry({"2": world.OrderRanker("2")})
-    follower = ServingFollower(Serving(), metrics, registry.load)
+    follower = ServedModelFollower(ServedModel(), metrics, registry.load)
     await follower.on_models([announced("1")])
     await follower.on_models([announced("2")])
     registry.models["1"] = world.OrderRanker("1")
@@ -102,6 +104,6 @@ async def test_a_newer_champion_ends_the_waiting_for_an_unreadable_one(metrics: 
 
 async def test_any_model_is_taken_while_there_is_no_catalogue(metrics: Metrics) -> None:
     """`items` may be filled later."""
-    follower = ServingFollower(Serving(), metrics, Registry({"1": world.OrderRanker("1")}).load)
+    follower = ServedModelFollower(ServedModel(), metrics, Registry({"1": world.OrderRanker("1")}).load)
     await follower.on_models([announced("1")])
     assert follower._serving.ranker is not None

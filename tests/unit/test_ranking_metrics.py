@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from models.popular import Popular, prior_of
 from tests.purchases import ITEMS, purchases
-from training.metrics import judge, judge_one, table
+from training.metrics import evaluate, evaluate_one, table
 from training.split import split
 
 
@@ -27,7 +27,7 @@ from training.split import split
 )
 def test_one_list_is_judged_as_by_hand(ranked: list[str], bought: set[str], hit: float, precision: float) -> None:
     """AP@3 = sum of precisions at the hits / min(3, items bought)."""
-    judged = judge_one(ranked, bought)
+    judged = evaluate_one(ranked, bought)
     assert judged[0] == hit
     assert judged[1] == pytest.approx(precision)
 
@@ -39,7 +39,7 @@ def test_where_all_items_are_ranked_it_is_scikit_learns_average_precision(ranked
     from sklearn.metrics import average_precision_score
 
     relevant = [item in bought for item in ranked]
-    assert judge_one(ranked, bought)[1] == pytest.approx(average_precision_score(relevant, [3, 2, 1]))
+    assert evaluate_one(ranked, bought)[1] == pytest.approx(average_precision_score(relevant, [3, 2, 1]))
 
 
 def test_many_lists_are_judged_as_trec_eval_judges_them() -> None:
@@ -51,7 +51,7 @@ def test_many_lists_are_judged_as_trec_eval_judges_them() -> None:
     for event in map(str, range(200)):
         ranked = rng.permutation(list("abcdefgh")).tolist()
         bought = set(rng.choice(list("abcdefgh"), size=rng.integers(1, 6), replace=False).tolist())
-        hit, precision = judge_one(ranked, bought)
+        hit, precision = evaluate_one(ranked, bought)
         ours[event, "Success@3"], ours[event, "AP@3"] = hit, precision * min(3, len(bought)) / len(bought)
         judgements += [Qrel(event, item, 1) for item in bought]
         scored += [ScoredDoc(event, item, -float(place)) for place, item in enumerate(ranked)]
@@ -63,8 +63,8 @@ def test_the_post_filter_takes_items_out_before_ranks_are_counted() -> None:
     """Popularity would show what may not be offered."""
     popular = Popular("1", "f", ITEMS, prior_of([[item] * 1 for item in ITEMS], ITEMS) + np.linspace(0.6, 0, 6, dtype=np.float32))
     example = msgspec.structs.replace(purchases(1)[0], items=(ITEMS[3],))
-    assert judge(popular, [example]).hits.tolist() == [0]
-    assert judge(popular, [msgspec.structs.replace(example, excluded=ITEMS[:3])]).average_precisions.tolist() == [1]
+    assert evaluate(popular, [example]).hits.tolist() == [0]
+    assert evaluate(popular, [msgspec.structs.replace(example, excluded=ITEMS[:3])]).average_precisions.tolist() == [1]
 
 
 def test_a_table_has_a_row_for_each_type_and_the_union() -> None:
@@ -72,7 +72,7 @@ def test_a_table_has_a_row_for_each_type_and_the_union() -> None:
     popular = Popular("1", "f", ITEMS, prior_of([[ITEMS[0]]], ITEMS))
     examples = [msgspec.structs.replace(example, items=(ITEMS[0],)) for example in purchases(4)]
     examples[0] = msgspec.structs.replace(examples[0], type="both", items=(ITEMS[5],))
-    rows = {row.event_type: row for row in table(judge(popular, examples))}
+    rows = {row.event_type: row for row in table(evaluate(popular, examples))}
     assert (rows["session"].events, rows["session"].hr3) == (3, 1.0)
     assert (rows["both"].events, rows["both"].hr3) == (1, 0.0)
     assert (rows["union"].events, rows["union"].map3) == (4, 0.75)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from stream.core.records import Batch, PlainRecord, Source
 from stream.core.state import decode_head, head_key
 from stream.core.step import step
-from stream.kafka.delivery.redelivery import Redelivery
+from stream.kafka.delivery.redelivery import RedeliveryTracker
 from tests import world
 from tests.world import NOW, OrderRanker, Store
 
@@ -30,7 +30,7 @@ def live(records: list[PlainRecord], start: int, sizes: list[int], unkept: int, 
 
     Gives the offset at which its successor begins.
     """
-    redelivery, own = Redelivery(most), Store(dict(store.records))
+    redelivery, own = RedeliveryTracker(most), Store(dict(store.records))
     kept_to = start
     for number, size in enumerate(sizes):
         part = records[start : start + size]

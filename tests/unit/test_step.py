@@ -4,13 +4,13 @@ import msgspec
 import pytest
 
 from stream.core import limits
-from stream.core.events import OWN_FORM, Click, Eligibility, Erasure, Item, Purchase
+from stream.core.events import NATIVE_FORMAT_HEADER, Click, Eligibility, Erasure, Item, Purchase
 from stream.core.interactions import Conversation, Session
 from stream.core.outputs import decode_example, example_key
-from stream.core.poison import total_step
+from stream.core.poison import step_isolating_poison
 from stream.core.ranking import Catalogue
 from stream.core.records import Batch, PlainRecord, Source
-from stream.core.state import StatesUnreadableError, decode_head, facts_key, head_key, marker_key
+from stream.core.state import StatesUnreadableError, decode_head, erasure_marker_key, facts_key, head_key
 from tests import world
 from tests.world import MINUTE, NOW, OrderRanker, Store, batch_of, call, deliver, run
 
@@ -275,7 +275,7 @@ def test_an_erasure_in_our_own_form_is_read_past_its_topics_mapping() -> None:
     store = Store()
     run(store, batch_of(Source.CLICK, [(0, click())]))
     value = msgspec.json.encode(Erasure("u", NOW))
-    for offset, headers in enumerate([(), ((OWN_FORM, b"1"),)]):
+    for offset, headers in enumerate([(), ((NATIVE_FORMAT_HEADER, b"1"),)]):
         record = PlainRecord(offset, NOW, b"u", value, headers)
         outcome = run(store, Batch(Source.ERASURE, "erasures", 1, 0, [record]), step_settings=own)
         assert outcome.counts["events", "erasure", "applied" if headers else "dead_letter"] == 1
@@ -283,11 +283,11 @@ def test_an_erasure_in_our_own_form_is_read_past_its_topics_mapping() -> None:
 
 def test_a_state_that_cannot_be_read_is_no_events_fault() -> None:
     """It stops the worker: dead letters would use up the topic."""
-    for key in (head_key(b"u"), marker_key(b"u", world.settings().erasure_key)):
+    for key in (head_key(b"u"), erasure_marker_key(b"u", world.settings().erasure_key)):
         store = Store()
         store.records[key] = b"\x00"
         with pytest.raises(StatesUnreadableError, match="a later version wrote it"):
-            total_step(batch_of(Source.CLICK, [(0, click())]), store, None, world.catalogue(), world.settings())
+            step_isolating_poison(batch_of(Source.CLICK, [(0, click())]), store, None, world.catalogue(), world.settings())
 
 
 def test_the_hit_of_a_purchase_is_judged_against_the_last_list_before_it() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.core.events import Click, Eligibility, EncodedCall, Purchase, Transcript, milliseconds
+from stream.core.events import Click, Eligibility, EncodedCall, Purchase, Transcript, to_milliseconds
 from stream.core.interactions import Conversation, Session
 from stream.core.records import Batch, PlainRecord
 from training.datasets.examples_from_tables import examples_of
@@ -238,7 +238,11 @@ def words_only(batch: Batch) -> list[PlainRecord]:
     for record in batch.records:
         said = msgspec.json.decode(record.value or b"", type=Transcript)
         call = EncodedCall(
-            said.user_id, said.conversation_id, milliseconds(said.started_at), milliseconds(said.ended_at or 0), str(said.event_id),
+            said.user_id,
+            said.conversation_id,
+            to_milliseconds(said.started_at),
+            to_milliseconds(said.ended_at or 0),
+            str(said.event_id),
             len(said.sentences), bytes(4), (), "none", batch.topic, 0, 0, record.offset,
         )  # fmt: skip
         calls.append(PlainRecord(record.offset, record.timestamp, record.key, msgspec.msgpack.encode(call)))

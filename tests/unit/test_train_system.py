@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.features import reader_of
+from models.features import fit_featurizer
 from models.network import NeuralRanker
 from models.systems import POPULAR, SYSTEMS
 from stream.core.interactions import Interaction, Part, conversation_of, session_of
@@ -20,8 +20,8 @@ from tests.rankers import small
 from training.anchors import anchor_events
 from training.example_arrays import Examples, examples_as_arrays
 from training.loop import TrainingConfig
-from training.metrics import judge, popular_of, table
-from training.progress import Watch
+from training.metrics import evaluate, popular_of, table
+from training.progress import ProgressReporter
 from training.recipes import _sessions_to_make, mean_texts, weighted
 from training.stages import NothingToLearnError
 from training.train_system import train_system
@@ -40,8 +40,8 @@ def test_every_system_learns_a_planted_taste(name: str) -> None:
     examples, fresh = mixed_purchases(500), mixed_purchases(300, first=500)
     config = msgspec.structs.replace(CONFIG, network=small(name))
     found = train_system(name, examples[:400], examples[400:], ITEMS, config)
-    popular = {row.event_type: row.map3 for row in table(judge(popular_of(examples, ITEMS), fresh))}
-    for row in table(judge(found.ranker, fresh))[:3]:
+    popular = {row.event_type: row.map3 for row in table(evaluate(popular_of(examples, ITEMS), fresh))}
+    for row in table(evaluate(found.ranker, fresh))[:3]:
         if row.event_type in READS.get(name, {"session", "conversation", "both"}):
             assert row.map3 > 0.9, row
         else:
@@ -83,7 +83,7 @@ def test_systems_of_several_stages_go_on_in_the_stage_where_they_were_interrupte
     """Finished stages are not trained again, and the weights are those of an uninterrupted run."""
     examples, config = mixed_purchases(200), config_of(msgspec.structs.replace(CONFIG, epochs=2), name)
 
-    def run(watch: Watch, folder: Path | None) -> dict[str, torch.Tensor]:
+    def run(watch: ProgressReporter, folder: Path | None) -> dict[str, torch.Tensor]:
         ranker = train_system(name, examples[:150], examples[150:], ITEMS, config, watch=watch, checkpoints=folder).ranker
         assert isinstance(ranker, NeuralRanker)
         return ranker.network.state_dict()
@@ -95,9 +95,9 @@ def test_systems_of_several_stages_go_on_in_the_stage_where_they_were_interrupte
 
     told: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        run(Watch(until_the_third_stage), tmp_path)
+        run(ProgressReporter(until_the_third_stage), tmp_path)
     went_on: list[str] = []
-    resumed, whole = run(Watch(went_on.append), tmp_path), run(Watch(), None)
+    resumed, whole = run(ProgressReporter(went_on.append), tmp_path), run(ProgressReporter(), None)
     assert len([line for line in went_on if line.startswith("epoch")]) == 1
     assert all(torch.equal(weight, whole[key]) for key, weight in resumed.items())
 
@@ -132,7 +132,7 @@ def test_a_system_that_is_shown_nothing_that_it_reads_is_not_trained(name: str) 
 
 def arrays(histories: list[list[Interaction]]) -> Examples:
     examples = purchases(len(histories))
-    reader = reader_of(["tags"], texts=True, interactions=[one for history in histories for one in history])
+    reader = fit_featurizer(["tags"], texts=True, interactions=[one for history in histories for one in history])
     return examples_as_arrays(examples, histories, reader, ITEMS)
 
 
@@ -170,7 +170,7 @@ def test_anchors_show_both_modalities_once_and_are_spread_by_item() -> None:
     found = arrays_of = examples_as_arrays(
         examples,
         [list(example.interactions) for example in examples],
-        reader_of(["tags"], texts=True, interactions=[one for example in examples for one in example.interactions]),
+        fit_featurizer(["tags"], texts=True, interactions=[one for example in examples for one in example.interactions]),
         ITEMS,
     )
     chosen = anchor_events(arrays_of, 25, np.random.default_rng(0))
@@ -188,12 +188,12 @@ TOGETHER = """
 import sys
 import numpy as np
 from tests.unit.test_train_system import few_steps
-from training import distributed as processes
+from training import distributed
 
-with processes.joined():
-    np.savez(f"{sys.argv[1]}-{processes.number()}", **few_steps())
-    assert processes.count() == 2
-    assert processes.from_first(lambda: ["made by", processes.number()]) == ["made by", 0]
+with distributed.joined():
+    np.savez(f"{sys.argv[1]}-{distributed.number()}", **few_steps())
+    assert distributed.count() == 2
+    assert distributed.from_first(lambda: ["made by", distributed.number()]) == ["made by", 0]
 """
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.features import reader_of
+from models.features import fit_featurizer
 from models.network import NeuralRanker
 from models.networks.latent_feature import LatentFeatureConfig
 from stream.core.interactions import Interaction, Part, conversation_of, session_of
@@ -16,29 +16,29 @@ from tests.purchases import ITEMS, mixed_purchases, purchases, small_run
 from training.checkpoints import CheckpointError
 from training.example_arrays import examples_as_arrays, newest_text_model
 from training.loop import NotFiniteError, TrainingConfig
-from training.metrics import judge, popular_of, table
-from training.progress import Watch
+from training.metrics import evaluate, popular_of, table
+from training.progress import ProgressReporter
 from training.stages import NothingToLearnError
-from training.train_system import Trained, train_system
+from training.train_system import TrainedSystem, train_system
 
 CONFIG = small_run().training
 
 
-def trained(config: TrainingConfig = CONFIG, *, tells: bool = True, **fields: Any) -> Trained:
+def trained(config: TrainingConfig = CONFIG, *, tells: bool = True, **fields: Any) -> TrainedSystem:
     examples = purchases(400, tells=tells)
     return train_system("latent_feature", examples[:320], examples[320:], ITEMS, config, **fields)
 
 
-def weights(found: Trained) -> dict[str, torch.Tensor]:
+def weights(found: TrainedSystem) -> dict[str, torch.Tensor]:
     assert isinstance(found.ranker, NeuralRanker)
     return found.ranker.network.state_dict()
 
 
-def map3(found: Trained, *, tells: bool) -> tuple[float, float]:
+def map3(found: TrainedSystem, *, tells: bool) -> tuple[float, float]:
     """MAP@3 on new events, of the network and of popularity."""
     fresh = purchases(300, first=400, tells=tells)
     popular = popular_of(purchases(400, tells=tells), ITEMS)
-    return table(judge(found.ranker, fresh))[-1].map3, table(judge(popular, fresh))[-1].map3
+    return table(evaluate(found.ranker, fresh))[-1].map3, table(evaluate(popular, fresh))[-1].map3
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
@@ -63,9 +63,9 @@ def test_an_interrupted_training_goes_on_to_the_very_same_weights(tmp_path: Path
             raise InterruptedHere
 
     with pytest.raises(InterruptedHere):
-        trained(config, checkpoints=tmp_path, watch=Watch(told.append, tick))
+        trained(config, checkpoints=tmp_path, watch=ProgressReporter(told.append, tick))
     went_on: list[str] = []
-    resumed = trained(config, checkpoints=tmp_path, watch=Watch(went_on.append))
+    resumed = trained(config, checkpoints=tmp_path, watch=ProgressReporter(went_on.append))
     assert went_on[0] == f"latent_feature: goes on after epoch {epochs_before}"
     assert len([line for line in went_on if line.startswith("epoch")]) == resumed.epochs - epochs_before
     wanted = weights(trained(config))
@@ -173,7 +173,7 @@ def test_arrays_hold_each_examples_interactions_in_order() -> None:
         [session_of([(1, ("a", "b"))])],
     ]
     flat = [one for history in histories for one in history]
-    arrays = examples_as_arrays(examples, histories, reader_of(["tags"], texts=True, interactions=flat), ITEMS)
+    arrays = examples_as_arrays(examples, histories, fit_featurizer(["tags"], texts=True, interactions=flat), ITEMS)
     batch = arrays.batch(np.array([2, 1]))
     assert batch.lengths.tolist() == [1, 2]
     assert [part.tolist() for part in batch.inputs.bags["tags"]] == [[0, 1, 1], [0, 2, 2, 3]]

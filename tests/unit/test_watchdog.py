@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from stream.health import Health
-from stream.kafka.agents.stateless_agent import Processor
-from stream.kafka.agents.watchdog import Watch
+from stream.kafka.agents.stateless_agent import StatelessAgent
+from stream.kafka.agents.watchdog import Watchdog
 from stream.metrics import Metrics
 
 
@@ -36,8 +36,8 @@ class Recreated:
         return dict.fromkeys(names, 2)
 
 
-def watch_of(app: App, health: Health) -> Watch:
-    return Watch(app, Recreated(), {"clicks": 1}, Metrics(), health)  # type: ignore[arg-type]
+def watch_of(app: App, health: Health) -> Watchdog:
+    return Watchdog(app, Recreated(), {"clicks": 1}, Metrics(), health)  # type: ignore[arg-type]
 
 
 def test_a_worker_whose_heartbeats_are_not_answered_is_not_ready() -> None:
@@ -53,7 +53,7 @@ def test_a_worker_whose_heartbeats_are_not_answered_is_not_ready() -> None:
 @pytest.mark.parametrize("agent", ["encoder", "worker"])
 async def test_a_batch_of_a_recreated_topic_is_waited_for_no_longer(agent: str) -> None:
     """Else the app, which is to be renewed, would never end."""
-    from stream.kafka.agents.profile_agent import Profiles
+    from stream.kafka.agents.profile_agent import ProfileAgent
 
     tp = ("clicks", 0)
     message = SimpleNamespace(tp=tp, topic="clicks", partition=0, value=[SimpleNamespace(offset=0)])
@@ -62,11 +62,11 @@ async def test_a_batch_of_a_recreated_topic_is_waited_for_no_longer(agent: str) 
     watch._next[tp] = 5
     delivery: Any = SimpleNamespace(is_current=lambda _: True)
     if agent == "worker":
-        profiles = Profiles.__new__(Profiles)
+        profiles = ProfileAgent.__new__(ProfileAgent)
         profiles._app, profiles._watch, profiles._delivery = app, watch, delivery
         assert not await profiles._may_handle(message)
     else:
-        await Processor(app, watch, delivery, lambda _: []).run(Stream([SimpleNamespace(message=message)]))
+        await StatelessAgent(app, watch, delivery, lambda _: []).run(Stream([SimpleNamespace(message=message)]))
     assert app.messages == []
     assert watch.renew.is_set()
 

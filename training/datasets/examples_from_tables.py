@@ -10,7 +10,7 @@ from stream.core.examples import in_time_order
 from stream.core.outputs import DeadLetter, TrainingExample, decode_example
 from stream.core.ranking import Catalogue
 from stream.core.records import Batch, PlainRecord, Source
-from stream.core.step import StepSettings, step
+from stream.core.step import StepConfig, step
 from training.datasets.tables.files import TableError
 from training.datasets.tables.reader import Tables
 from training.datasets.tables.to_events import TableEvent, events_by_purchase, item_events
@@ -29,7 +29,7 @@ Encode = Callable[[Batch], Sequence[PlainRecord]]
 
 
 class MemoryStates:
-    """State records in memory (`stream.core.user_state.States`)."""
+    """State records in memory (`stream.core.user_state.StateStore`)."""
 
     def __init__(self) -> None:
         self.records: dict[bytes, bytes] = {}
@@ -54,7 +54,7 @@ def examples_of(
         TableError: the step could not use an event of the tables.
     """
     items = Catalogue(msgspec.json.decode(event.value, type=Item) for event in item_events(tables))
-    states, settings = MemoryStates(), StepSettings(partitions=1)
+    states, settings = MemoryStates(), StepConfig(partitions=1)
     newest: dict[bytes, bytes | None] = {}
     for done, batch in _batches(events_by_purchase(tables, purchase_events)):
         if batch.topic == "transcripts":

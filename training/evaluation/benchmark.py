@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stream.core.outputs import TrainingExample
 from stream.core.ranking import Ranker
-from training.metrics import Judged, judge
+from training.metrics import Evaluation, evaluate
 from training.split import split
 
 EVENT_TYPES: Final = ("conversation", "session", "both", "union")
@@ -30,7 +30,7 @@ class TooSmallError(ValueError):
     """The data set leaves too little to learn from, or to judge on."""
 
 
-class Parts(NamedTuple):
+class Splits(NamedTuple):
     """A data set's examples in order of time, split as the paper does (`training.split`)."""
 
     training: Sequence[TrainingExample]
@@ -43,9 +43,9 @@ class Parts(NamedTuple):
         return np.array([example.type for example in self.test], dtype=np.str_)
 
 
-def parts_of(examples: Sequence[TrainingExample]) -> Parts:
+def parts_of(examples: Sequence[TrainingExample]) -> Splits:
     """Raises TooSmallError where fewer than 10 events are left to judge on."""
-    parts = Parts(*split(examples))
+    parts = Splits(*split(examples))
     if len(parts.test) < MIN_TEST:
         raise TooSmallError(
             f"{len(examples)} purchase events with interactions leave {len(parts.test)} to judge on; at least {MIN_TEST} "
@@ -122,14 +122,14 @@ class Runs:
             file.write(msgspec.json.encode(run) + b"\n")
 
 
-Train = Callable[[str, int, Parts], Ranker]
+Train = Callable[[str, int, Splits], Ranker]
 """(system, seed, parts) -> the trained ranker. Raises TooSmallError where the data lacks what the system learns from."""
 
 
 def compare(
     systems: Sequence[str],
     seeds: Sequence[int],
-    parts: Parts,
+    parts: Splits,
     train: Train,
     runs: Runs,
     say: Callable[[str], None] = lambda _: None,
@@ -148,14 +148,14 @@ def compare(
     return made
 
 
-def _run(system: str, seed: int, parts: Parts, train: Train, runs: Runs) -> Run:
+def _run(system: str, seed: int, parts: Splits, train: Train, runs: Runs) -> Run:
     began = perf_counter()
     try:
         ranker = train(system, seed, parts)
     except TooSmallError as error:
         return Run(data=runs.data, code=runs.code, system=system, seed=seed, left_out=str(error))
     train_s = round(perf_counter() - began, 3)
-    judged = judge(ranker, parts.test)
+    judged = evaluate(ranker, parts.test)
     return Run(
         data=runs.data,
         code=runs.code,
@@ -181,7 +181,7 @@ def rows_of(runs: Sequence[Run], types: NDArray[np.str_]) -> list[ResultRow]:
     rows = []
     for run in runs:
         if run.left_out is None:
-            judged = Judged(types, np.array(run.hits), np.array(run.average_precisions))
+            judged = Evaluation(types, np.array(run.hits), np.array(run.average_precisions))
             rows += [
                 ResultRow(run.system, run.seed, row.event_type, row.events, round(row.hr3, 6), round(row.map3, 6), run.train_s)
                 for row in table(judged)
@@ -207,7 +207,7 @@ def mean_of(values: Sequence[float]) -> Mean:
     return Mean(float(np.mean(values)), error)
 
 
-class Difference(NamedTuple):
+class PairedDifference(NamedTuple):
     """A system's average precision less the baseline's, paired by purchase event (each a mean over the seeds that both have):
     mean, standard error over the events, and p of a two-sided sign-flip test.
     """
@@ -217,7 +217,7 @@ class Difference(NamedTuple):
     p: float
 
 
-def differences(runs: Sequence[Run], types: NDArray[np.str_], baseline: str = BASELINE) -> dict[tuple[str, str], Difference]:
+def differences(runs: Sequence[Run], types: NDArray[np.str_], baseline: str = BASELINE) -> dict[tuple[str, str], PairedDifference]:
     """By system and event type; empty where the baseline has no run."""
     scores: dict[str, dict[int, NDArray[np.float64]]] = {}
     for run in runs:
@@ -236,7 +236,7 @@ def differences(runs: Sequence[Run], types: NDArray[np.str_], baseline: str = BA
     return found
 
 
-def paired_difference(paired: NDArray[np.float64], flips: int = FLIPS) -> Difference:
+def paired_difference(paired: NDArray[np.float64], flips: int = FLIPS) -> PairedDifference:
     """Mean, standard error and p of differences (n,): how often random signs (10,000 draws, seed 0) give a mean as far from nought.
 
     >>> paired_difference(np.array([0.1, 0.2, 0.1, 0.2] * 5)).p
@@ -248,4 +248,4 @@ def paired_difference(paired: NDArray[np.float64], flips: int = FLIPS) -> Differ
     sums = np.abs(signs.astype(np.float32) @ moved.astype(np.float32))
     extreme = int((sums >= abs(moved.sum()) * (1 - 1e-5) - 1e-9).sum())
     error = float(np.std(paired, ddof=1) / np.sqrt(len(paired)))
-    return Difference(float(paired.mean()), error, round((extreme + 1) / (flips + 1), 4))
+    return PairedDifference(float(paired.mean()), error, round((extreme + 1) / (flips + 1), 4))

@@ -9,7 +9,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluation.benchmark import BASELINE, EVENT_TYPES, Difference, Mean, ResultRow, Run, differences, mean_of, rows_of
+from training.evaluation.benchmark import (
+    BASELINE,
+    EVENT_TYPES,
+    Mean,
+    PairedDifference,
+    ResultRow,
+    Run,
+    differences,
+    mean_of,
+    rows_of,
+)
 from training.markdown import aligned
 from training.plots import COLOURS, figure, panels, save, titled
 
@@ -68,14 +78,14 @@ def _cell(means: tuple[Mean, Mean] | None) -> str:
     return " / ".join(f"{mean.value:.3f}" + (f" ± {mean.error:.3f}" if mean.error is not None else "") for mean in means)
 
 
-def _differences(systems: Sequence[str], compared: Mapping[tuple[str, str], Difference]) -> list[str]:
+def _differences(systems: Sequence[str], compared: Mapping[tuple[str, str], PairedDifference]) -> list[str]:
     table = [["system", *EVENT_TYPES]]
     known = [system for system in systems if any((system, kind) in compared for kind in EVENT_TYPES)]
     table += [[system, *(difference_cell(compared.get((system, kind))) for kind in EVENT_TYPES)] for system in known]
     return aligned(table)
 
 
-def difference_cell(found: Difference | None) -> str:
+def difference_cell(found: PairedDifference | None) -> str:
     """Mean, error and p as text; nothing for None."""
     if found is None:
         return ""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stream.core.outputs import EventType, TrainingExample
 from stream.core.ranking import Ranker
-from training.evaluation.benchmark import Difference, Mean, Parts, Run, Train, mean_of, paired_difference
+from training.evaluation.benchmark import Mean, PairedDifference, Run, Splits, Train, mean_of, paired_difference
 from training.evaluation.benchmark_report import left_out
 from training.markdown import aligned
 from training.plots import SERIES, figure, panels, save, titled
@@ -44,9 +44,9 @@ def variants_of(systems: Sequence[str], types: NDArray[np.str_]) -> list[Variant
     return [Variant(system, thinned, share) for system in systems for thinned in judged for share in SHARES]
 
 
-def thinned(parts: Parts, variant: Variant, seed: int) -> Parts:
+def thinned(parts: Splits, variant: Variant, seed: int) -> Splits:
     """Training and validation with so many of the events of that type; those of 25 % are among those of 50 %."""
-    return Parts(_thin(parts.training, variant, seed), _thin(parts.validation, variant, seed), parts.test)
+    return Splits(_thin(parts.training, variant, seed), _thin(parts.validation, variant, seed), parts.test)
 
 
 def _thin(examples: Sequence[TrainingExample], variant: Variant, seed: int) -> list[TrainingExample]:
@@ -59,7 +59,7 @@ def _thin(examples: Sequence[TrainingExample], variant: Variant, seed: int) -> l
 def trainer_of(train: Train, systems: Sequence[str]) -> Train:
     """As `train`, of variants by name."""
 
-    def train_variant(name: str, seed: int, parts: Parts) -> Ranker:
+    def train_variant(name: str, seed: int, parts: Splits) -> Ranker:
         variant = next(one for one in variants_of(systems, parts.types) if one.name == name)
         return train(variant.system, seed, thinned(parts, variant, seed))
 
@@ -84,7 +84,7 @@ class Point(NamedTuple):
 
     variant: Variant
     map3: Mean
-    gain: Difference | None
+    gain: PairedDifference | None
 
 
 def thin_rows(runs: Sequence[Run], systems: Sequence[str], types: NDArray[np.str_]) -> list[ThinRow]:

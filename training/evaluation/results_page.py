@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluation.benchmark import BASELINE, EVENT_TYPES, Difference, Run, paired_difference, read_runs, types_of
+from training.evaluation.benchmark import BASELINE, EVENT_TYPES, PairedDifference, Run, paired_difference, read_runs, types_of
 from training.evaluation.benchmark_report import TEST, difference_cell
 from training.evaluation.modality_ablation import ThinRow
 from training.markdown import aligned
@@ -146,7 +146,7 @@ def _of(corpus: Corpus, kind: str) -> NDArray[np.bool_]:
     return np.ones(len(corpus.types), dtype=bool) if kind == "union" else np.asarray(corpus.types == kind)
 
 
-def _difference(corpus: Corpus, system: str, other: str, kind: str) -> Difference | None:
+def _difference(corpus: Corpus, system: str, other: str, kind: str) -> PairedDifference | None:
     """Paired by purchase event and seed: over the seeds that both have."""
     chosen = _of(corpus, kind)
     shared = set(corpus.seeds[system]) & set(corpus.seeds[other])

@@ -17,7 +17,7 @@ from stream.core.announcements import ModelAnnouncement, decode_announcement
 from stream.core.events import Item
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Record
-from stream.kafka.agents.profile_agent import Serving
+from stream.kafka.agents.profile_agent import ServedModel
 from stream.kafka.cluster.clients import READ_COMMITTED
 from stream.metrics import Metrics
 
@@ -26,10 +26,10 @@ AGAIN_S: Final = 30.0
 _decode_item = msgspec.json.Decoder(Item).decode
 
 
-class ServingFollower:
-    """Turns records of both topics into what `Serving` holds. `load` is `models.artifact.load_ranker`, or a test's."""
+class ServedModelFollower:
+    """Turns records of both topics into what `ServedModel` holds. `load` is `models.artifact.load_ranker`, or a test's."""
 
-    def __init__(self, serving: Serving, metrics: Metrics, load: Callable[[str, str], Ranker] = load_ranker) -> None:
+    def __init__(self, serving: ServedModel, metrics: Metrics, load: Callable[[str, str], Ranker] = load_ranker) -> None:
         self._serving = serving
         self._metrics = metrics
         self._load = load

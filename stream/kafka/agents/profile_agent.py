@@ -17,44 +17,44 @@ from mode import get_logger
 from stream.core.dead_letters import DeadLetterLimit
 from stream.core.events import Reason
 from stream.core.outputs import Outcome
-from stream.core.poison import total_steps
+from stream.core.poison import step_many_isolating_poison
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, Source
-from stream.core.step import Part, StepSettings
+from stream.core.step import StepConfig, StepInput
 from stream.errors import IsthmusError
-from stream.kafka.agents.watchdog import Watch
-from stream.kafka.delivery.at_least_once import Delivery, Work
-from stream.kafka.delivery.redelivery import Redelivery
+from stream.kafka.agents.watchdog import Watchdog
+from stream.kafka.delivery.at_least_once import Delivery, ProcessedBatch
+from stream.kafka.delivery.redelivery import RedeliveryTracker
 from stream.kafka.faust.batch_consumer import Emission
 from stream.kafka.faust.user_table import UserTable
 from stream.metrics import Metrics
-from stream.settings import Topics
+from stream.settings import TopicSettings
 
 logger = get_logger(__name__)
 _TURNS: Final = 4
 
 
 @dataclass
-class Serving:
+class ServedModel:
     """What the followers keep up to date and every batch reads once."""
 
     ranker: Ranker | None = None
     catalogue: Catalogue = field(default_factory=Catalogue)
 
 
-class Profiles:
+class ProfileAgent:
     """One agent's work. Nothing is awaited between reading a user's state and deciding its new value."""
 
     def __init__(
         self,
         app: Any,
         sources: Mapping[str, Source],
-        watch: Watch,
+        watch: Watchdog,
         table: UserTable,
         delivery: Delivery,
-        serving: Serving,
-        settings: StepSettings,
-        topics: Topics,
+        serving: ServedModel,
+        settings: StepConfig,
+        topics: TopicSettings,
         metrics: Metrics,
         limit: DeadLetterLimit,
         in_flight: int,
@@ -71,12 +71,12 @@ class Profiles:
         self._limit = limit
         self._number = 0
         self._most_records = app.conf.broker_max_poll_records
-        self._redelivery = Redelivery(self._most_records * in_flight)
+        self._redelivery = RedeliveryTracker(self._most_records * in_flight)
         app.on_partitions_revoked.connect(self._on_revoked)
         app.on_rebalance_complete.connect(self._on_rebalanced)
 
     async def run(self, stream: Any) -> None:
-        async with aclosing(rounds(stream.noack().events(), self._most_records)) as ready:
+        async with aclosing(coalesce_ready_batches(stream.noack().events(), self._most_records)) as ready:
             async for events in ready:
                 allowed = [event for event in events if await self._may_handle(event.message)]
                 current = [event for event in allowed if self._delivery.is_current(event.message)]
@@ -95,7 +95,7 @@ class Profiles:
         """Batches of different partition numbers at once."""
         started = time.perf_counter()
         parts = [self._part(event.message) for event in events]
-        outcomes = total_steps(parts, self._serving.ranker, self._serving.catalogue, self._settings)
+        outcomes = step_many_isolating_poison(parts, self._serving.ranker, self._serving.catalogue, self._settings)
         stepped = time.perf_counter()
         works = [self._work(*one, stepped) for one in zip(events, parts, outcomes, strict=True)]
         for work in works:
@@ -103,13 +103,13 @@ class Profiles:
         self._observe("step", stepped - started)
         self._observe("send", time.perf_counter() - stepped)
 
-    def _part(self, message: Any) -> Part:
+    def _part(self, message: Any) -> StepInput:
         topic, partition = message.topic, message.partition
         told = self._told(message)
         batch = Batch(self._sources[topic], topic, self._watch.epochs[topic], partition, message.value, told)
-        return Part(batch, self._table.states(partition))
+        return StepInput(batch, self._table.states(partition))
 
-    def _work(self, event: Any, part: Part, outcome: Outcome, stepped: float) -> Work:
+    def _work(self, event: Any, part: StepInput, outcome: Outcome, stepped: float) -> ProcessedBatch:
         """What is left to do of a batch; its new states are shown to the batches that follow."""
         batch = part.batch
         partition = batch.partition
@@ -135,7 +135,7 @@ class Profiles:
             self._observe("finish", time.perf_counter() - stepped)
 
         changelog = Emission(self._table.changelog, changes) if changes else None
-        return Work(event, outputs, changelog, persist)
+        return ProcessedBatch(event, outputs, changelog, persist)
 
     def _told(self, message: Any) -> AbstractSet[bytes] | None:
         """Of a batch that may have been handled before: who was sent a list since."""
@@ -176,7 +176,7 @@ class Profiles:
         logger.info("serving %d partition numbers", len(numbers))
 
 
-async def rounds(events: AsyncIterator[Any], most: int) -> AsyncGenerator[list[Any]]:
+async def coalesce_ready_batches(events: AsyncIterator[Any], most: int) -> AsyncGenerator[list[Any]]:
     """Batches that lie ready together, in order: of different partition numbers, and with `most` records at most unless one batch
     has more. Nothing is waited for.
     """

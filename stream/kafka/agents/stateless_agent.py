@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from stream.core.records import Batch, Source
-from stream.kafka.agents.watchdog import Watch
-from stream.kafka.delivery.at_least_once import Delivery, Work
+from stream.kafka.agents.watchdog import Watchdog
+from stream.kafka.delivery.at_least_once import Delivery, ProcessedBatch
 from stream.kafka.faust.batch_consumer import Emission
 
 
-class Processor:
+class StatelessAgent:
     """One agent's work: batches in order, one at a time in a thread of its own, so that heartbeats go on."""
 
-    def __init__(self, app: Any, watch: Watch, delivery: Delivery, process: Callable[[Batch], Sequence[Emission]]) -> None:
+    def __init__(self, app: Any, watch: Watchdog, delivery: Delivery, process: Callable[[Batch], Sequence[Emission]]) -> None:
         self._app = app
         self._watch = watch
         self._delivery = delivery
@@ -35,7 +35,7 @@ class Processor:
             batch = Batch(Source.CALL, message.topic, self._watch.epochs[message.topic], message.partition, message.value)
             emissions = await loop.run_in_executor(self._thread, self._process, batch)
             if self._delivery.is_current(message):
-                await self._delivery.deliver(Work(event, emissions))
+                await self._delivery.deliver(ProcessedBatch(event, emissions))
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         self._delivery.forget()

@@ -14,7 +14,7 @@ from mode import get_logger
 
 from stream.errors import IsthmusError
 from stream.health import Health, Place, Stalls
-from stream.kafka.cluster.view import Partition, View
+from stream.kafka.cluster.view import ClusterView, Partition
 from stream.metrics import Metrics
 
 logger = get_logger(__name__)
@@ -22,13 +22,13 @@ EVERY_S: Final = 5.0
 _ANSWER_S: Final = 10.0
 
 
-class Watch:
+class Watchdog:
     """Of one app. `epochs` are its input topics' epochs as its batches carry them, `changelog` its changelog's, by name."""
 
     def __init__(
         self,
         app: Any,
-        view: View,
+        view: ClusterView,
         epochs: Mapping[str, int],
         metrics: Metrics,
         health: Health,
@@ -150,7 +150,7 @@ def changelog_recreated(name: str) -> str:
     )
 
 
-async def until_all_exist(view: View, topics: Iterable[str], stop: asyncio.Event) -> dict[str, int] | None:
+async def until_all_exist(view: ClusterView, topics: Iterable[str], stop: asyncio.Event) -> dict[str, int] | None:
     """The epochs of the topics once all of them exist; None once `stop` is set."""
     wanted = list(topics)
     said = False

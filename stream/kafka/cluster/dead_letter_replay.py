@@ -16,9 +16,9 @@ from stream.core.events import Reason
 from stream.core.outputs import DeadLetter, Replayed
 from stream.core.records import Headers
 from stream.errors import IsthmusError
-from stream.kafka.cluster.topic_reader import Reader
+from stream.kafka.cluster.topic_reader import TopicReader
 from stream.kafka.cluster.topics import topic_epochs
-from stream.settings import Topics
+from stream.settings import TopicSettings
 
 STAMP: Final = "isthmus_replayed_from"
 RUN: Final = b"run"
@@ -31,7 +31,7 @@ _decode: Final = msgspec.json.Decoder(DeadLetter).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Wanted(NamedTuple):
+class DeadLetterFilter(NamedTuple):
     """Which dead letters: by reason, origin topic, time of the event at the broker (ms, the end excluded), or name. None: all."""
 
     reason: str | None = None
@@ -64,7 +64,7 @@ def name_of(letter: DeadLetter) -> str:
     return f"{origin.topic}/{origin.epoch}/{origin.partition}/{origin.offset}"
 
 
-def letters_of(reader: Reader, topic: str, wanted: Wanted) -> Iterator[DeadLetter]:
+def letters_of(reader: TopicReader, topic: str, wanted: DeadLetterFilter) -> Iterator[DeadLetter]:
     """The dead letters that match, each once; records that are none are passed over."""
     seen: set[str] = set()
     for record in reader.records(topic):
@@ -78,7 +78,7 @@ def letters_of(reader: Reader, topic: str, wanted: Wanted) -> Iterator[DeadLette
             yield letter
 
 
-def replayed_in(reader: Reader, topic: str) -> dict[bytes, Replayed]:
+def replayed_in(reader: TopicReader, topic: str) -> dict[bytes, Replayed]:
     """What was replayed, by coordinates; under `RUN` what a run that was cut off left."""
     found: dict[bytes, Replayed] = {}
     for record in reader.records(topic):
@@ -89,7 +89,7 @@ def replayed_in(reader: Reader, topic: str) -> dict[bytes, Replayed]:
     return found
 
 
-def original_of(reader: Reader, letter: DeadLetter, epochs: Mapping[str, int]) -> Original | str:
+def original_of(reader: TopicReader, letter: DeadLetter, epochs: Mapping[str, int]) -> Original | str:
     """The record behind a dead letter, from the letter or, where that holds it not whole, from its origin; or why there is none."""
     origin = letter.origin
     if letter.original is not None and len(letter.original) == letter.original_bytes:
@@ -107,13 +107,13 @@ def original_of(reader: Reader, letter: DeadLetter, epochs: Mapping[str, int]) -
     return Original(record.key, record.value, tuple(record.headers))
 
 
-class Replay:
+class DeadLetterReplay:
     """Sends originals into their origin topics again. One at a time: two beside each other would send twice.
 
     `say` is told each letter's name and what became of it.
     """
 
-    def __init__(self, bootstrap: str, reader: Reader, topics: Topics, say: Callable[[str, str], None]) -> None:
+    def __init__(self, bootstrap: str, reader: TopicReader, topics: TopicSettings, say: Callable[[str, str], None]) -> None:
         self._reader = reader
         self._topics = topics
         self._say = say

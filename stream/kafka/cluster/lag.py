@@ -20,7 +20,7 @@ _NO_GROUP_YET: Final = (CoordinatorLoadInProgressError, CoordinatorNotAvailableE
 """What a broker answers for a while after its start, or before a group's first commit."""
 
 
-class Progress(NamedTuple):
+class GroupLag(NamedTuple):
     """Records that a group has committed of those that there are, over all partitions of some topics."""
 
     committed: int
@@ -31,7 +31,7 @@ class Progress(NamedTuple):
         return self.end - self.committed
 
 
-def group_progress(bootstrap: str, group: str, topics: Iterable[str]) -> Progress:
+def group_lag(bootstrap: str, group: str, topics: Iterable[str]) -> GroupLag:
     """How far a group is in the topics (as if none of their records had been deleted)."""
     admin = admin_client(bootstrap)
     try:
@@ -45,7 +45,7 @@ def group_progress(bootstrap: str, group: str, topics: Iterable[str]) -> Progres
         raise IsthmusError(f"offsets at {bootstrap} cannot be read ({type(error).__name__})") from error
     finally:
         admin.close()
-    return Progress(sum(committed.values()), sum(end.offset for end in ends.values()))
+    return GroupLag(sum(committed.values()), sum(end.offset for end in ends.values()))
 
 
 def committed_offsets(admin: Any, group: str, partitions: list[Any]) -> dict[Any, int]:

@@ -1,7 +1,7 @@
 """The newest records of a topic, for a look at what it carries."""
 
 from stream.errors import IsthmusError
-from stream.kafka.cluster.topic_reader import reader
+from stream.kafka.cluster.topic_reader import open_topic_reader
 
 
 def recent_values(bootstrap: str, topic: str, per_partition: int) -> list[bytes]:
@@ -10,7 +10,7 @@ def recent_values(bootstrap: str, topic: str, per_partition: int) -> list[bytes]
     Raises:
         IsthmusError: broker or topic cannot be read.
     """
-    with reader(bootstrap) as found:
+    with open_topic_reader(bootstrap) as found:
         ends = found.ends(topic)
         if not ends:
             raise IsthmusError(f"{topic} is missing at {bootstrap}: run `isthmus topics`")

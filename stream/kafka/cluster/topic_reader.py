@@ -15,7 +15,7 @@ _POLL_MS: Final = 500
 _SILENT_S: Final = 30.0
 
 
-class Reader:
+class TopicReader:
     """Committed records as they are now; what comes meanwhile is not waited for."""
 
     def __init__(self, consumer: Any) -> None:
@@ -59,7 +59,7 @@ class Reader:
 
 
 @contextmanager
-def reader(bootstrap: str) -> Iterator[Reader]:
+def open_topic_reader(bootstrap: str) -> Iterator[TopicReader]:
     """A reader of a broker's topics.
 
     Raises:
@@ -68,7 +68,7 @@ def reader(bootstrap: str) -> Iterator[Reader]:
     try:
         consumer = Consumer(bootstrap_servers=bootstrap)
         try:
-            yield Reader(consumer)
+            yield TopicReader(consumer)
         finally:
             consumer.close()
     except KafkaError as error:

@@ -15,7 +15,7 @@ from stream.core import limits
 from stream.core.records import Source
 from stream.errors import IsthmusError
 from stream.kafka.cluster.clients import AdminClient
-from stream.settings import Topics
+from stream.settings import TopicSettings
 
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
@@ -46,7 +46,7 @@ def changelog_name(application: str) -> str:
     return f"{application}-{TABLE}-changelog"
 
 
-def specs(topics: Topics, application: str = "isthmus-profiles") -> list[TopicSpec]:
+def specs(topics: TopicSettings, application: str = "isthmus-profiles") -> list[TopicSpec]:
     """All topics. Raw text lives in `transcripts` alone, for 7 days."""
     keyed = topics.partitions
     derived = {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)}
@@ -75,7 +75,7 @@ def specs(topics: Topics, application: str = "isthmus-profiles") -> list[TopicSp
     ]
 
 
-def source_topics(topics: Topics) -> dict[str, Source]:
+def source_topics(topics: TopicSettings) -> dict[str, Source]:
     """The inputs of the profile agent, by topic name."""
     return {
         topics.clicks: Source.CLICK,
@@ -86,7 +86,7 @@ def source_topics(topics: Topics) -> dict[str, Source]:
     }
 
 
-def create_or_check(bootstrap: str, topics: Topics, *, dev: bool = False, create: bool = True) -> list[str]:
+def create_or_check(bootstrap: str, topics: TopicSettings, *, dev: bool = False, create: bool = True) -> list[str]:
     """Creates what is missing and checks the rest; one line per topic.
 
     Raises:

@@ -25,7 +25,7 @@ class Offsets(NamedTuple):
     ends: Mapping[Partition, int]
 
 
-class View(Protocol):
+class ClusterView(Protocol):
     """Raises OSError where the broker does not answer."""
 
     async def epochs(self, topics: Iterable[str]) -> dict[str, int]:
@@ -37,7 +37,7 @@ class View(Protocol):
     async def close(self) -> None: ...
 
 
-class KafkaView:
+class KafkaClusterView:
     """A broker's view of one group. No call takes longer than `answer_s`, for one is made inside each rebalance; a question still
     unanswered then keeps its thread, and the next ones are refused until it ends.
     """
@@ -94,7 +94,7 @@ class KafkaView:
         )
 
 
-class LogView:
+class EmbeddedClusterView:
     """The embedded log's view of one group."""
 
     def __init__(self, log: Log, group: str) -> None:

@@ -19,7 +19,7 @@ _LOOK_AGAIN_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class ProcessedBatch:
     """What a computed batch leaves to do before its source message may be acknowledged.
 
     `persist` writes the states to the local store; it is given the changelog offset of the last of them (-1: none).
@@ -46,7 +46,7 @@ class Delivery(Protocol):
     def is_current(self, message: Any) -> bool:
         """Whether the partition is still ours as it was when the message was fetched."""
 
-    async def deliver(self, work: Work) -> None: ...
+    async def deliver(self, work: ProcessedBatch) -> None: ...
 
     def forget(self) -> None:
         """Called at each revocation: what is in flight is delivered again, here or elsewhere."""
@@ -54,7 +54,7 @@ class Delivery(Protocol):
     async def close(self) -> None: ...
 
 
-class Guard:
+class MembershipGuard:
     """Whether a batch may still be sent: its partition is ours as it was when the batch was fetched, and the group knows it.
 
     A worker that was paused past its session timeout wakes up with batches of partitions that went to another. Nothing on the
@@ -99,7 +99,7 @@ class AtLeastOnce:
     def __init__(self, app: Any, sender: Sender, metrics: Metrics) -> None:
         self._app = app
         self._sender = sender
-        self._guard = Guard(app, metrics)
+        self._guard = MembershipGuard(app, metrics)
         self._last: dict[int, asyncio.Task[None]] = {}
 
     async def take(self, numbers: Iterable[int]) -> None:
@@ -111,7 +111,7 @@ class AtLeastOnce:
     def is_current(self, message: Any) -> bool:
         return self._guard.is_current(message)
 
-    async def deliver(self, work: Work) -> None:
+    async def deliver(self, work: ProcessedBatch) -> None:
         """Hands the outputs over at once; all that follows waits for the former batch."""
         message = work.event.message
         if not await self._guard.may_send(message):
@@ -126,7 +126,7 @@ class AtLeastOnce:
     async def _send(self, emission: Emission, partition: int) -> Any:
         return await self._sender.send(emission.topic, partition, emission.outputs, emission.timestamps)
 
-    async def _finish(self, former: asyncio.Task[None] | None, work: Work, sent: list[Any]) -> None:
+    async def _finish(self, former: asyncio.Task[None] | None, work: ProcessedBatch, sent: list[Any]) -> None:
         """The order of durability."""
         message, offset = work.event.message, -1
         try:

@@ -23,7 +23,7 @@ from aiokafka.errors import (
 from mode import get_logger
 
 from stream.errors import IsthmusError
-from stream.kafka.delivery.at_least_once import Work
+from stream.kafka.delivery.at_least_once import ProcessedBatch
 from stream.kafka.faust.batch_consumer import Emission
 from stream.kafka.faust.transport import KafkaSender
 from stream.metrics import Metrics
@@ -37,11 +37,11 @@ _GONE: Final = (ProducerFenced, InvalidProducerEpoch, InvalidProducerIdMapping, 
 
 
 @dataclass
-class Line:
+class TransactionQueue:
     """One partition number as it was taken in one assignment: its producer and the batches that wait for the next transaction."""
 
     producer: AIOKafkaProducer
-    waiting: list[Work] = field(default_factory=list)
+    waiting: list[ProcessedBatch] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
     broken: bool = False
 
@@ -55,7 +55,7 @@ class ExactlyOnce:
         self._app = app
         self._new_producer = new_producer
         self._metrics = metrics
-        self._lines: dict[int, Line] = {}
+        self._lines: dict[int, TransactionQueue] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._fences = 0
 
@@ -71,7 +71,7 @@ class ExactlyOnce:
         except BaseException:  # another rebalance came
             self._close(producer)
             raise
-        self._lines[number] = Line(producer)
+        self._lines[number] = TransactionQueue(producer)
 
     def _close(self, producer: AIOKafkaProducer) -> None:
         closing = asyncio.create_task(producer.stop())
@@ -98,11 +98,11 @@ class ExactlyOnce:
         self._app.consumer.abandon(message)
         return False
 
-    def _abandon(self, works: Iterable[Work]) -> None:
+    def _abandon(self, works: Iterable[ProcessedBatch]) -> None:
         for work in works:
             self._app.consumer.abandon(work.event.message)
 
-    async def deliver(self, work: Work) -> None:
+    async def deliver(self, work: ProcessedBatch) -> None:
         line = self._lines.get(work.event.message.partition)
         if line is None or line.broken:
             self._abandon([work])
@@ -111,9 +111,9 @@ class ExactlyOnce:
         if line.task is None or line.task.done():
             line.task = asyncio.create_task(self._run(line))
 
-    async def _run(self, line: Line) -> None:
+    async def _run(self, line: TransactionQueue) -> None:
         """Transaction after transaction, each with all that waits."""
-        works: list[Work] = []
+        works: list[ProcessedBatch] = []
         try:
             while line.waiting:
                 works, line.waiting = line.waiting, []
@@ -134,7 +134,7 @@ class ExactlyOnce:
             await self._app.crash(error)
             raise
 
-    async def _transact(self, producer: AIOKafkaProducer, works: list[Work]) -> None:
+    async def _transact(self, producer: AIOKafkaProducer, works: list[ProcessedBatch]) -> None:
         """The order of durability: outputs, changelog and source offsets at once, the store, the acknowledgement."""
         sender = KafkaSender(lambda: producer)
         await producer.begin_transaction()
@@ -151,7 +151,7 @@ class ExactlyOnce:
                     work.persist(end)
                 work.event.ack()
 
-    async def _rejoin(self, works: list[Work]) -> None:
+    async def _rejoin(self, works: list[ProcessedBatch]) -> None:
         """Fenced: asks the group anew whose the partitions are; what is ours is fetched again from the last committed offset."""
         tp = works[0].event.message.tp
         self._metrics.counter("late_batches", "fenced").inc(len(works))
@@ -171,13 +171,13 @@ class ExactlyOnce:
             await self._app.consumer.rejoin()
 
 
-def _offsets(works: list[Work]) -> dict[TopicPartition, int]:
+def _offsets(works: list[ProcessedBatch]) -> dict[TopicPartition, int]:
     """The next offset of each source partition."""
     messages = [work.event.message for work in works]
     return {TopicPartition(message.topic, message.partition): message.offset + 1 for message in messages}
 
 
-async def _send(sender: KafkaSender, emission: Emission, work: Work) -> Awaitable[int]:
+async def _send(sender: KafkaSender, emission: Emission, work: ProcessedBatch) -> Awaitable[int]:
     return await sender.send(emission.topic, work.event.message.partition, emission.outputs, emission.timestamps)
 
 

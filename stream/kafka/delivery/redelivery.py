@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 Partition = tuple[str, int]
 
 
-class Redelivery:
+class RedeliveryTracker:
     """Counts, partition by partition since its assignment. A worker has at most `most` records in flight; of those that the states
     do not know yet, the first `most` may be a predecessor's, and none that came after the assignment is.
     """

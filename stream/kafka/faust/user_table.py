@@ -155,7 +155,7 @@ class UserTable:
 
 
 class PartitionStates:
-    """`stream.core.user_state.States` over one partition: the overlay first, then RocksDB."""
+    """`stream.core.user_state.StateStore` over one partition: the overlay first, then RocksDB."""
 
     def __init__(self, db: Any, overlay: Mapping[bytes, tuple[bytes | None, int]]) -> None:
         self._db = db

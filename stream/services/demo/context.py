@@ -10,19 +10,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from stream.services.demo.stats import Tally
+    from stream.services.demo.stats import DemoStats
     from stream.settings import Settings
 
 MIN_JUDGED: Final = 50  # the gate's fresh purchases: a quarter of a deployment's, so that something is promoted within the minute
 
 
 @dataclass(frozen=True)
-class Stage:
+class DemoContext:
     """`folder` holds all files; `stop` ends the demo; `show` refreshes the view; `seconds` is None where nobody has set an end."""
 
     settings: Settings
     folder: Path
-    tally: Tally
+    tally: DemoStats
     stop: asyncio.Event
     show: Callable[[], None]
     seconds: float | None

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from stream.cli.text_model import folder_of
 from stream.kafka.cluster.local_broker import LocalKafka, free_port
 from stream.kafka.cluster.topics import create_or_check
-from stream.services.child_processes import Child
+from stream.services.child_processes import ChildProcess
 from stream.services.demo.context import MIN_JUDGED
 from stream.services.demo.live_users import make_live_world, send_live
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from stream.services.demo.context import Stage
-    from stream.services.demo.stats import Tally
+    from stream.services.demo.context import DemoContext
+    from stream.services.demo.stats import DemoStats
     from training.datasets.synthetic.live import LiveEvent
     from training.datasets.synthetic.world import World
 
@@ -32,7 +32,7 @@ EVERY: Final = "10s"
 LOOK_S: Final = 1.0
 
 
-async def run_on_kafka(stage: Stage, bootstrap: str | None) -> None:
+async def run_on_kafka(stage: DemoContext, bootstrap: str | None) -> None:
     """Runs the parts until the stage's `stop`; starts a local broker of its own where none is named."""
     with ExitStack() as stack:
         pids = {"demo": os.getpid()}
@@ -43,7 +43,7 @@ async def run_on_kafka(stage: Stage, bootstrap: str | None) -> None:
             await asyncio.to_thread(kafka.start)
             bootstrap, pids["kafka"] = kafka.bootstrap, kafka.pid
         await asyncio.to_thread(create_or_check, bootstrap, stage.settings.topics, dev=True)
-        parts = Parts(stage, bootstrap, pids, stack)
+        parts = DemoProcesses(stage, bootstrap, pids, stack)
         ports = [free_port() for _ in range(WORKERS)]
         stage.tally.metrics_at = ", ".join(f"http://127.0.0.1:{port}/metrics" for port in ports)
         for number, port in enumerate(ports, start=1):
@@ -52,16 +52,16 @@ async def run_on_kafka(stage: Stage, bootstrap: str | None) -> None:
         await _run(stage, bootstrap, ports, parts, world)
 
 
-class Parts:
+class DemoProcesses:
     """The processes of the deployment, ended with `stack`."""
 
-    def __init__(self, stage: Stage, bootstrap: str, pids: dict[str, int], stack: ExitStack) -> None:
+    def __init__(self, stage: DemoContext, bootstrap: str, pids: dict[str, int], stack: ExitStack) -> None:
         self.pids = pids
         self._bootstrap = bootstrap
         self._folder = stage.folder
         self._text_model = folder_of(stage.settings)
         self._stack = stack
-        self._children: list[Child] = []
+        self._children: list[ChildProcess] = []
 
     def start(self, name: str, command: list[str]) -> None:
         folder = self._folder
@@ -73,7 +73,7 @@ class Parts:
             "ISTHMUS_ENCODER__TEXT_MODEL": str(self._text_model),
             "OMP_NUM_THREADS": "1",
         }
-        child = Child([*command, "--bootstrap", self._bootstrap], environment, folder / f"{name}.log")
+        child = ChildProcess([*command, "--bootstrap", self._bootstrap], environment, folder / f"{name}.log")
         self._stack.callback(child.stop)
         self._children.append(child)
         self.pids[name] = child.pid
@@ -83,7 +83,7 @@ class Parts:
             child.check()
 
 
-async def _run(stage: Stage, bootstrap: str, ports: Sequence[int], parts: Parts, world: Awaitable[World]) -> None:
+async def _run(stage: DemoContext, bootstrap: str, ports: Sequence[int], parts: DemoProcesses, world: Awaitable[World]) -> None:
     names, tally = stage.settings.topics.model_dump(), stage.tally
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5)
     await producer.start()
@@ -128,7 +128,7 @@ async def _run(stage: Stage, bootstrap: str, ports: Sequence[int], parts: Parts,
             raise result
 
 
-def _add_dead_letters(tally: Tally, count: int) -> None:
+def _add_dead_letters(tally: DemoStats, count: int) -> None:
     tally.dead_letters += count
 
 

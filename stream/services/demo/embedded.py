@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stream.core.announcements import decode_announcement
 from stream.core.outputs import decode_example
-from stream.kafka.agents.followers import ServingFollower
-from stream.kafka.agents.profile_agent import Serving
-from stream.kafka.app import add_processor, add_profiles, make_app, run_until_stopped
+from stream.kafka.agents.followers import ServedModelFollower
+from stream.kafka.agents.profile_agent import ServedModel
+from stream.kafka.app import add_profile_agent, add_stateless_agent, make_app, run_until_stopped
 from stream.kafka.cluster.topics import source_topics, specs
 from stream.kafka.embedded.log import forget, open_log
 from stream.kafka.embedded.log_follower import follow_log
 from stream.metrics import Metrics
-from stream.services.child_processes import Child
+from stream.services.child_processes import ChildProcess
 from stream.services.demo.context import MIN_JUDGED
 from stream.services.demo.live_users import make_live_world, send_live
 from stream.services.running import ENCODER_BATCH, encoder_process, limit_of, step_settings
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from stream.core.records import Record
     from stream.kafka.embedded.log import Log
-    from stream.services.demo.context import Stage
-    from stream.services.demo.stats import Tally
+    from stream.services.demo.context import DemoContext
+    from stream.services.demo.stats import DemoStats
     from training.datasets.synthetic.live import LiveEvent
 
 NAME: Final = "demo"
@@ -37,7 +37,7 @@ TRAINER_LOOKS: Final = "2s"
 LOOK_S: Final = 0.25
 
 
-async def run_embedded(stage: Stage, *, persist: bool) -> None:
+async def run_embedded(stage: DemoContext, *, persist: bool) -> None:
     """Runs everything until the stage's `stop`; `persist` keeps log and tables in its folder."""
     log = open_log(NAME, stage.folder if persist else None)
     log.create_topics(specs(stage.settings.topics))
@@ -50,7 +50,7 @@ async def run_embedded(stage: Stage, *, persist: bool) -> None:
         for event in events:
             log.append(names[event.role], event.key, event.value)
 
-    serving = Serving()
+    serving = ServedModel()
     apps = _apps(stage, log, metrics, serving)
     others = [
         *_follows(stage, log, metrics, serving),
@@ -74,7 +74,7 @@ async def run_embedded(stage: Stage, *, persist: bool) -> None:
         forget(NAME)
 
 
-async def _watch(stage: Stage, metrics: Metrics) -> None:
+async def _watch(stage: DemoContext, metrics: Metrics) -> None:
     while True:
         stage.tally.read([metrics.registry.collect()])
         stage.tally.weigh({"demo": os.getpid()})
@@ -95,23 +95,23 @@ def _save_examples(log: Log, topic: str, path: Path) -> int:
     return len(examples)
 
 
-def _apps(stage: Stage, log: Log, metrics: Metrics, serving: Serving) -> list[Any]:
+def _apps(stage: DemoContext, log: Log, metrics: Metrics, serving: ServedModel) -> list[Any]:
     """Worker and encoder; they end by the stage's `stop`."""
     settings, topics = stage.settings, stage.settings.topics
     url, partitions = f"embedded://{NAME}", topics.partitions
     sources = source_topics(topics)
     worker = make_app("isthmus-profiles", url, data=stage.folder / "worker", partitions=partitions)
     limit = limit_of(settings)
-    add_profiles(worker, sources, log.epochs(sources), serving, step_settings(settings), topics, metrics, limit=limit)
+    add_profile_agent(worker, sources, log.epochs(sources), serving, step_settings(settings), topics, metrics, limit=limit)
     encoder = make_app("isthmus-encoder", url, data=stage.folder / "encoder", partitions=partitions, batch_records=ENCODER_BATCH)
-    add_processor(encoder, topics.transcripts, log.epochs([topics.transcripts]), encoder_process(settings, metrics), metrics)
+    add_stateless_agent(encoder, topics.transcripts, log.epochs([topics.transcripts]), encoder_process(settings, metrics), metrics)
     return [run_until_stopped(worker, stage.stop), run_until_stopped(encoder, stage.stop)]
 
 
-def _follows(stage: Stage, log: Log, metrics: Metrics, serving: Serving) -> list[Any]:
+def _follows(stage: DemoContext, log: Log, metrics: Metrics, serving: ServedModel) -> list[Any]:
     """What follows the log: catalogue and models for the worker, lists and dead letters for the tally."""
     topics, tally = stage.settings.topics, stage.tally
-    follower = ServingFollower(serving, metrics)
+    follower = ServedModelFollower(serving, metrics)
 
     async def on_recommendations(records: Sequence[Record]) -> None:
         tally.saw_recommendations(record.value for record in records)
@@ -127,7 +127,7 @@ def _follows(stage: Stage, log: Log, metrics: Metrics, serving: Serving) -> list
     ]
 
 
-async def _train_again_and_again(log: Log, names: dict[str, str], folder: Path, tally: Tally) -> None:
+async def _train_again_and_again(log: Log, names: dict[str, str], folder: Path, tally: DemoStats) -> None:
     """A trainer in a child process, from the start, for its imports take seconds: it finds new examples as soon as there are
     enough, and every 45 s from then on; what it promotes is announced.
     """
@@ -137,7 +137,7 @@ async def _train_again_and_again(log: Log, names: dict[str, str], folder: Path, 
     announced.write_bytes(b"")
     arguments = ["train", "--every", TRAINER_LOOKS, "--examples", str(examples), "--announce-file", str(announced)]
     arguments += ["--min-judged", str(MIN_JUDGED), "--items", ",".join(items)]
-    trainer = Child(arguments, _environment(folder), output)
+    trainer = ChildProcess(arguments, _environment(folder), output)
     try:
         told, said, due = 0, "", 0.0
         while True:

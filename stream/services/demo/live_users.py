@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from stream.services.demo.stats import Tally
+    from stream.services.demo.stats import DemoStats
     from training.datasets.synthetic.live import LiveEvent
     from training.datasets.synthetic.world import World
 
@@ -31,7 +31,7 @@ async def make_live_world() -> World:
 async def send_live(
     send: Callable[[Sequence[LiveEvent]], Awaitable[None]],
     world: Awaitable[World],
-    tally: Tally,
+    tally: DemoStats,
     seconds: float | None,
     seed: int | None,
 ) -> None:
@@ -54,7 +54,7 @@ async def send_live(
             await _flush(send, due, tally)
 
 
-async def _flush(send: Callable[[Sequence[LiveEvent]], Awaitable[None]], due: list[LiveEvent], tally: Tally) -> None:
+async def _flush(send: Callable[[Sequence[LiveEvent]], Awaitable[None]], due: list[LiveEvent], tally: DemoStats) -> None:
     if due:
         await send(due)
         tally.sent += len(due)

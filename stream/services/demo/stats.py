@@ -41,7 +41,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass
-class Tally:
+class DemoStats:
     """Counts only; who fills it knows where they come from."""
 
     started: float = field(default_factory=time.monotonic)

@@ -16,16 +16,16 @@ from rich.table import Table
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from stream.services.demo.stats import Tally
+    from stream.services.demo.stats import DemoStats
 
 PLAIN_EVERY_S = 5.0
 NOTICE = "Everybody here is synthetic, and does not react to what is recommended."
 
 
-class View:
+class TerminalView:
     """Shows a tally; `refresh` as often as one likes."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: DemoStats) -> None:
         self._tally = tally
         self._console = Console()
         self._live = Live(console=self._console, refresh_per_second=4) if sys.stdout.isatty() else None
@@ -86,7 +86,7 @@ class View:
         return Group(Panel(numbers, title=f"{tally.elapsed_s:.0f} s"), rates, Panel(lists, title="latest recommendations"), news)
 
 
-def print_summary(tally: Tally) -> None:
+def print_summary(tally: DemoStats) -> None:
     """The last words of a demo."""
     done = tally.summary()
     first = "none" if done.first_recommendation_s is None else f"{done.first_recommendation_s:.1f} s after the start"

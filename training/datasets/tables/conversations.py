@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.core import limits
-from stream.core.interactions import MARK
+from stream.core.interactions import SEPARATOR
 from training.datasets.tables.files import Problem, Report, files_of, header_of, ident, rows_of, rows_of_file, whole
 
 TEXT: Final = "data_conversations_text"
@@ -99,7 +99,7 @@ def _keywords(folder: Path, report: Report) -> tuple[dict[str, tuple[str, ...]],
     found = _sentences(folder, KEYWORD, "keywords", report)
     distinct = {name: _distinct(keywords for _, keywords in said) for name, said in found.items()}
     for name, words in distinct.items():
-        if any(len(word) > limits.TAG_CHARACTERS or MARK in word for word in words):
+        if any(len(word) > limits.TAG_CHARACTERS or SEPARATOR in word for word in words):
             told = f"a keyword of conversation {name} is longer than {limits.TAG_CHARACTERS} characters, or holds U+001F"
             report(Problem(str(folder / KEYWORD), None, told))
     return distinct, {name: len(said) for name, said in found.items()}

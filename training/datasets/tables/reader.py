@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from stream.core import limits
-from stream.core.interactions import MARK
+from stream.core.interactions import SEPARATOR
 from training.datasets.tables.conversations import TEXT, EncodedConversations, read_encoded, read_text
 from training.datasets.tables.files import Problem, Report, TableError, ident, rows_of, stop_at, whole
 
@@ -125,7 +125,7 @@ def _sessions(folder: Path, report: Report) -> dict[str, list[tuple[str, ...]]]:
             report(Problem(place, row, f"action_number {number} stands twice for session_id {name}"))
         if tags not in known:
             known[tags] = tuple(tag for text in tags.split(",") if (tag := text.strip()))
-            if any(len(tag) > limits.TAG_CHARACTERS or MARK in tag for tag in known[tags]):
+            if any(len(tag) > limits.TAG_CHARACTERS or SEPARATOR in tag for tag in known[tags]):
                 report(Problem(place, row, f"a tag is longer than {limits.TAG_CHARACTERS} characters, or holds U+001F"))
         actions[counted] = known[tags]
     return {name: [actions[number] for number in sorted(actions)] for name, actions in found.items()}
