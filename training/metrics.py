@@ -57,7 +57,7 @@ def evaluate(ranker: Ranker, examples: Sequence[TrainingExample]) -> Evaluation:
 def evaluate_one(ranked: Sequence[str], bought: set[str]) -> tuple[float, float]:
     """(hit, AP) at 3 of one list.
 
-    >>> judge_one(["a", "b", "c"], {"a", "c"})
+    >>> evaluate_one(["a", "b", "c"], {"a", "c"})
     (1.0, 0.8333333333333333)
     """
     found, total = 0, 0.0

@@ -190,10 +190,10 @@ import numpy as np
 from tests.unit.test_train_system import few_steps
 from training import distributed
 
-with distributed.joined():
-    np.savez(f"{sys.argv[1]}-{distributed.number()}", **few_steps())
-    assert distributed.count() == 2
-    assert distributed.from_first(lambda: ["made by", distributed.number()]) == ["made by", 0]
+with distributed.process_group():
+    np.savez(f"{sys.argv[1]}-{distributed.rank()}", **few_steps())
+    assert distributed.world_size() == 2
+    assert distributed.broadcast(lambda: ["made by", distributed.rank()]) == ["made by", 0]
 """
 
 

@@ -35,7 +35,7 @@ class RedeliveryTracker:
         """For a batch that begins at `offset` and may hold such records: the users of the partition number who were sent a list
         since the assignment. Else None. `end` is the partition's end as the consumer knows it now.
 
-        >>> redelivery = Redelivery(most=2)
+        >>> redelivery = RedeliveryTracker(most=2)
         >>> redelivery.told(("clicks", 0), 5, 9), redelivery.told(("clicks", 0), 9, 12)
         (set(), None)
         >>> redelivery.handled(("clicks", 0), 2, [b"user"])
