@@ -196,14 +196,14 @@ import os, signal, sys
 from pathlib import Path
 from tests.purchases import ITEMS, purchases, small_run
 from tests.system.registries import registry_in
-from training.progress import Watch
+from training.progress import ProgressReporter
 from training.training_run import train_once
 
 def say(line):
     if line.startswith("epoch  3"):
         os.kill(os.getpid(), signal.SIGKILL)
 
-train_once(purchases(600), ITEMS, registry_in(Path(sys.argv[1])), small_run(), Watch(say))
+train_once(purchases(600), ITEMS, registry_in(Path(sys.argv[1])), small_run(), ProgressReporter(say))
 """
 
 

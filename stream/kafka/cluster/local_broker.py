@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from stream.errors import IsthmusError
 
-JARS: Final = Path(__file__).parents[2] / "build" / "kafka"
+JARS: Final = Path(__file__).parents[3] / "build" / "kafka"
 START_S: Final = 60.0
 _JVM: Final = ("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 _CLASSES: Final = "classes.jsa"  # the JVM's archive of loaded classes, beside the jars: half of a start is loading them
