@@ -19,6 +19,7 @@ from models.popular import Popular
 from models.systems import POPULAR, SYSTEMS, network_type
 from models.vocabulary import Vocabulary
 from stream.core.ranking import Ranker, Rows
+from stream.errors import IsthmusError
 
 MANIFEST: Final = "manifest.json"
 
@@ -27,7 +28,7 @@ UNREADABLE: Final = "unreadable"
 """The one reason that may pass by itself: the registry is away."""
 
 
-class ModelRefused(Exception):  # noqa: N818  (a refusal is an answer, not a fault)
+class ModelRefused(IsthmusError):  # noqa: N818  (a refusal is an answer, not a fault)
     """A model folder that must not be served. `reason` is one word for the metric; the text says which file and why."""
 
     def __init__(self, reason: str, text: str) -> None:

@@ -15,11 +15,12 @@ import msgspec
 import torch
 
 from stream.core.outputs import TrainingExample, encode_example
+from stream.errors import IsthmusError
 
 State = dict[str, Any]
 
 
-class CheckpointError(Exception):
+class CheckpointError(IsthmusError):
     """A checkpoint is there but cannot be gone on from."""
 
 

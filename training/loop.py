@@ -15,6 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.network import Network, encode
+from stream.errors import IsthmusError
 from training import distributed
 from training.checkpoints import CheckpointError, Checkpoints
 from training.example_arrays import Batch, Examples
@@ -38,7 +39,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True):
     weight_decay: float = 0.0
 
 
-class NotFiniteError(Exception):
+class NotFiniteError(IsthmusError):
     """The loss or a gradient became infinite or not a number; no weight was changed by it."""
 
 

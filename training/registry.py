@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from stream.core.outputs import Role
+from stream.errors import IsthmusError
 
 MODEL: Final = "isthmus"
 PREVIOUS: Final = "previous"
@@ -41,7 +42,7 @@ class Version(NamedTuple):
 _LAST: Final = "last_version"  # tag of the registered model: MLflow never gives a number twice, but does not tell deleted ones
 
 
-class RegistryError(Exception):
+class RegistryError(IsthmusError):
     """The registry cannot be used, or does not know a version."""
 
 

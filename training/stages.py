@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.features import Featurizer
 from models.network import Network
+from stream.errors import IsthmusError
 from training.checkpoints import Checkpoints
 from training.example_arrays import Examples
 from training.loop import FitResult, Loss, TrainingConfig, cross_entropy, fit
@@ -22,7 +23,7 @@ LEARNING_RATE: Final = 1e-3  # Keras' for Adam
 WHOLE: Final[Select] = lambda examples: examples  # noqa: E731
 
 
-class NothingToLearnError(ValueError):
+class NothingToLearnError(IsthmusError):
     """The examples hold nothing that a system could learn from."""
 
 

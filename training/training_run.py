@@ -18,6 +18,7 @@ from models.systems import DEFAULT, POPULAR, network_type
 from stream.core.announcements import ModelAnnouncement
 from stream.core.outputs import Role, TrainingExample
 from stream.core.ranking import Ranker
+from stream.errors import IsthmusError
 from training import distributed
 from training.gate import Verdict, decide, too_few
 from training.loop import TrainingConfig
@@ -47,7 +48,7 @@ class Result(NamedTuple):
     reason: str
 
 
-class TooFewExamplesError(Exception):
+class TooFewExamplesError(IsthmusError):
     """There is not enough to train on yet."""
 
 

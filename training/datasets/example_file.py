@@ -7,9 +7,10 @@ from pathlib import Path
 import msgspec
 
 from stream.core.outputs import TrainingExample, decode_example, encode_example
+from stream.errors import IsthmusError
 
 
-class ExampleFileError(ValueError):
+class ExampleFileError(IsthmusError):
     """A file that holds something else than training examples, or was cut short."""
 
 

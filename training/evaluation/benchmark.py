@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from stream.core.outputs import TrainingExample
 from stream.core.ranking import Ranker
+from stream.errors import IsthmusError
 from training.metrics import Evaluation, evaluate
 from training.split import split
 
@@ -26,7 +27,7 @@ FLIPS: Final = 10_000
 _decode: Final = msgspec.json.Decoder
 
 
-class TooSmallError(ValueError):
+class TooSmallError(IsthmusError):
     """The data set leaves too little to learn from, or to judge on."""
 
 

@@ -13,11 +13,13 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Final, NamedTuple, TextIO
 
+from stream.errors import IsthmusError
+
 UNREADABLE: Final = (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error)
 """What reading a file raises that is no table, is cut short or broken."""
 
 
-class TableError(Exception):
+class TableError(IsthmusError):
     """A table that cannot be used: file, row and reason."""
 
 
