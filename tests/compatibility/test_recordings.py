@@ -1,0 +1,217 @@
+"""What earlier versions wrote is read by this one, and leads to the same outputs: states, topics and model folders."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pytest
+
+from models.artifact import load_ranker
+from stream.core.announcements import decode_announcement, encode_announcement
+from stream.core.events import Item
+from stream.core.outputs import DeadLetter, Output, Recommendation, Replayed, decode_example, encode_example
+from stream.core.ranking import Catalogue, PostFilter, Ranker
+from stream.core.records import Batch, Source
+from stream.core.state import Head, decode_erasure_marker, decode_facts, decode_head, encode_state
+from stream.core.step import StepConfig, step
+from stream.text.encode_stage import encode_batch
+from tests.compatibility.record import TinyTextModel
+from tests.compatibility.recording import (
+    FOLDER,
+    MODELS,
+    RUNS,
+    RecordedRun,
+    RecordedScores,
+    RecordedStep,
+    Topics,
+    Transcripts,
+    read,
+    unpack,
+)
+from tests.compatibility.users import PARTITIONS
+from tests.world import Store
+
+TOTAL_BYTES = 100_000
+SCORE = 1e-6
+ROUNDED_SCORE = 1.001e-4  # scores in lists are rounded to four digits
+RECORDINGS = sorted(FOLDER.glob("*.tar.xz"))
+
+
+class Recording(NamedTuple):
+    """An unpacked recording and what every test of it needs."""
+
+    folder: Path
+    topics: Topics
+    rankers: dict[str, Ranker]
+
+    def run(self, name: str) -> RecordedRun:
+        return read(self.folder, f"{RUNS}/{name}", RecordedRun)
+
+    def catalogue(self) -> Catalogue:
+        values = {key: value for key, value in self.topics.items if value is not None}
+        withdrawn = {key for key, value in self.topics.items if value is None}
+        return Catalogue(msgspec.json.decode(value, type=Item) for key, value in values.items() if key not in withdrawn)
+
+
+@pytest.fixture(scope="module", params=RECORDINGS, ids=lambda path: path.name.removesuffix(".tar.xz"))
+def recording(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    folder = tmp_path_factory.mktemp("recording")
+    unpack(request.param, folder)
+    topics = read(folder, "topics.msgpack", Topics)
+    announced = [decode_announcement(value) for _, value in topics.models if value is not None]
+    rankers = {Path(model.uri).name: load_ranker(str(folder / model.uri), model.sha256) for model in announced}
+    return Recording(folder, topics, rankers)
+
+
+def test_recordings_exist_and_stay_small() -> None:
+    """A glob that finds nothing would pass every test; recordings are kept in the repository."""
+    assert RECORDINGS
+    assert sum(path.stat().st_size for path in RECORDINGS) <= TOTAL_BYTES
+
+
+def test_every_recorded_run_continues_with_the_same_outputs(recording: Recording) -> None:
+    """From the recorded state before each batch, the step gives the recorded states, lists, examples and dead letters."""
+    runs = sorted((recording.folder / RUNS).iterdir())
+    assert runs
+    for path in runs:
+        run = recording.run(path.name)
+        store, config = Store(dict(run.states)), StepConfig(partitions=PARTITIONS, explain=run.explain)
+        for number, recorded in enumerate(run.steps):
+            batch = Batch(recorded.source, recorded.topic, recorded.epoch, recorded.partition, recorded.records, notified(recorded))
+            ranker = None if recorded.model is None else recording.rankers[recorded.model]
+            outcome = step(batch, store, ranker, recording.catalogue(), config)
+            where = f"{path.name}, step {number}"
+            assert list(outcome.examples) == recorded.examples, where
+            assert list(outcome.dead_letters) == recorded.dead_letters, where
+            if run.exact:
+                assert list(outcome.recommendations) == recorded.recommendations, where
+                assert list(outcome.writes.items()) == recorded.writes, where
+            else:
+                assert_same_lists(outcome.recommendations, recorded.recommendations, where)
+                assert_same_writes(outcome.writes, dict(recorded.writes), where)
+            store.records = {key: value for key, value in {**store.records, **dict(recorded.writes)}.items() if value is not None}
+
+
+def notified(recorded: RecordedStep) -> set[bytes] | None:
+    return None if recorded.notified is None else set(recorded.notified)
+
+
+def assert_same_lists(found: list[Output], recorded: list[Output], where: str) -> None:
+    """Lists of networks: the same but for the last digit of a score, and so for the id, which hashes the scores."""
+    assert [output.key for output in found] == [output.key for output in recorded], where
+    for output, other in zip(found, recorded, strict=True):
+        if output.value is None or other.value is None:
+            assert output == other, where
+            continue
+        (content, scores), (other_content, other_scores) = without_scores(output.value), without_scores(other.value)
+        assert content == other_content, where
+        assert scores == pytest.approx(other_scores, abs=ROUNDED_SCORE), where
+
+
+def without_scores(value: bytes) -> tuple[dict[str, Any], list[float]]:
+    content = json.loads(value)
+    del content["recommendation_id"]
+    scores = [item.pop("score") for item in content["items"]]
+    for reason in content.get("because", ()):
+        scores += [reason.pop("score_with"), reason.pop("score_without")]
+    return content, scores
+
+
+def assert_same_writes(found: dict[bytes, bytes | None], recorded: dict[bytes, bytes | None], where: str) -> None:
+    """States under networks: the same but for the last bits of the cached representation."""
+    assert list(found) == list(recorded), where
+    for key, value in found.items():
+        other = recorded[key]
+        if key[:1] != b"h" or value is None or other is None:
+            assert value == other, where
+            continue
+        (head, vector), (other_head, other_vector) = without_vector(value), without_vector(other)
+        assert encode_state(head) == encode_state(other_head), where
+        np.testing.assert_allclose(vector, other_vector, atol=SCORE, err_msg=where)
+
+
+def without_vector(value: bytes) -> tuple[Head, Any]:
+    head = decode_head(value)
+    if head.prefix is None:
+        return head, []
+    vector = np.frombuffer(head.prefix.vector, dtype="<f4")
+    head.prefix = msgspec.structs.replace(head.prefix, vector=b"")
+    return head, vector
+
+
+def state_records(recording: Recording) -> Iterator[tuple[bytes, bytes]]:
+    for path in sorted((recording.folder / RUNS).iterdir()):
+        run = recording.run(path.name)
+        yield from run.states.items()
+        yield from ((key, value) for recorded in run.steps for key, value in recorded.writes if value is not None)
+
+
+def test_states_that_are_read_and_written_again_have_the_same_bytes(recording: Recording) -> None:
+    """Heads, facts and erasure markers, those with keywords as lists among them: a worker may be rolled back."""
+    decoders: dict[bytes, Any] = {b"h": decode_head, b"f": decode_facts, b"m": decode_erasure_marker}
+    kinds = set()
+    for key, value in state_records(recording):
+        kinds.add(key[:1])
+        assert encode_state(decoders[key[:1]](value)) == value, key
+    assert kinds == set(decoders)
+
+
+def test_output_records_that_are_read_and_written_again_have_the_same_bytes(recording: Recording) -> None:
+    """Recommendations, training examples and dead letters, tombstones among the first two."""
+    steps = [recorded for path in (recording.folder / RUNS).iterdir() for recorded in recording.run(path.name).steps]
+    lists = [output.value for recorded in steps for output in recorded.recommendations]
+    examples = [output.value for recorded in steps for output in recorded.examples]
+    assert None in lists
+    assert None in examples
+    examples += read(recording.folder, "examples.msgpack", list[bytes])
+    for value in filter(None, lists):
+        assert msgspec.json.encode(msgspec.json.decode(value, type=Recommendation)) == value
+    for value in filter(None, examples):
+        assert encode_example(decode_example(value)) == value
+    letters = [output.value or b"" for recorded in steps for output in recorded.dead_letters]
+    assert letters
+    for value in letters:
+        assert msgspec.json.encode(msgspec.json.decode(value, type=DeadLetter)) == value
+
+
+def test_announcements_and_replays_that_are_read_and_written_again_have_the_same_bytes(recording: Recording) -> None:
+    """They stay in compacted topics for years."""
+    announcements = [value for _, value in recording.topics.models if value is not None]
+    assert announcements
+    for value in announcements:
+        assert encode_announcement(decode_announcement(value)) == value
+    replays = [value for _, value in recording.topics.replays if value is not None]
+    assert replays
+    for value in replays:
+        assert msgspec.json.encode(msgspec.json.decode(value, type=Replayed)) == value
+
+
+def test_a_recording_holds_every_source_and_every_kind_of_model(recording: Recording) -> None:
+    """What a recording leaves out is not protected."""
+    sources = {recorded.source for path in (recording.folder / RUNS).iterdir() for recorded in recording.run(path.name).steps}
+    assert sources == set(Source)
+    assert {path.name for path in (recording.folder / MODELS).iterdir()} == set(recording.rankers)
+
+
+def test_transcripts_become_the_same_encoded_calls(recording: Recording) -> None:
+    """All but the sentence encoder itself, whose place a few bytes of a hash take."""
+    for recorded in read(recording.folder, "transcripts.msgpack", list[Transcripts]):
+        batch = Batch(Source.CALL, "call-transcripts", recorded.epoch, recorded.partition, recorded.records)
+        encoded = encode_batch(batch, TinyTextModel())  # type: ignore[arg-type]
+        assert encoded.calls == recorded.calls
+        assert encoded.dead_letters == recorded.dead_letters
+
+
+def test_every_recorded_model_gives_the_same_lists_and_scores(recording: Recording) -> None:
+    """Histories come from recorded training examples, one of them with keywords as a list, as earlier versions wrote it."""
+    histories = [decode_example(value).interactions for value in read(recording.folder, "examples.msgpack", list[bytes])]
+    for recorded in read(recording.folder, "scores.msgpack", list[RecordedScores]):
+        ranker = recording.rankers[recorded.model]
+        scores = ranker.rank_many(ranker.encode_many(histories))
+        expected = [*recorded.scores, recorded.scores[-1]]  # the last history again, in its older form
+        np.testing.assert_allclose(scores, expected, atol=SCORE, rtol=0, err_msg=recorded.model)
+        top = PostFilter(ranker.items, Catalogue(), 0).top(scores, [()] * len(histories), 3)
+        assert [[ranker.items[index] for index in row] for row in top] == [*recorded.lists, recorded.lists[-1]], recorded.model
