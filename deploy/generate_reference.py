@@ -3,7 +3,9 @@
 tests/unit/test_reference.py fails while a page differs from what this writes.
 """
 
+import inspect
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -13,29 +15,25 @@ from prometheus_client import Counter
 from typer.testing import CliRunner
 
 from stream.cli.main import COMMANDS, app
-from stream.core import events, outputs
+from stream.core import outputs
 from stream.core.announcements import ModelAnnouncement
+from stream.core.events import INPUTS, JSON, MSGPACK, Item
 from stream.kafka.cluster.topics import specs
 from stream.metrics import DECLARED
 from stream.settings import Section, Settings, TopicSettings
 
 HERE: Final = Path(__file__).parent
 PAYLOADS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
-    "clicks": (events.Click, "application/json"),
-    "transcripts": (events.Transcript, "application/json"),
-    "encoded_calls": (events.EncodedCall, "application/msgpack"),
-    "purchases": (events.Purchase, "application/json"),
-    "eligibility": (events.Eligibility, "application/json"),
-    "erasures": (events.Erasure, "application/json"),
-    "items": (events.Item, "application/json"),
-    "models": (ModelAnnouncement, "application/json"),
-    "recommendations": (outputs.Recommendation, "application/json"),
-    "training_examples": (outputs.TrainingExample, "application/msgpack"),
-    "dead_letters": (outputs.DeadLetter, "application/json"),
-    "replayed": (outputs.Replayed, "application/json"),
+    **{row.role: (row.event_type, row.content_type) for row in INPUTS},
+    "items": (Item, JSON),
+    "models": (ModelAnnouncement, JSON),
+    "recommendations": (outputs.Recommendation, JSON),
+    "training_examples": (outputs.TrainingExample, MSGPACK),
+    "dead_letters": (outputs.DeadLetter, JSON),
+    "replayed": (outputs.Replayed, JSON),
 }
 CLOUD_EVENTS: Final = {"recommendations", "dead_letters"}
-_BY_US: Final = {"encoded_calls", "models", "recommendations", "training_examples", "dead_letters", "replayed"}
+_BY_US: Final = PAYLOADS.keys() - {"items"} - {row.role for row in INPUTS if not row.is_derived}
 _WRITTEN: Final = "<!-- Written by `make docs`; do not edit. -->\n\n"
 
 
@@ -107,6 +105,8 @@ def asyncapi() -> str:
     """AsyncAPI 3.0: every topic, its key and its payload, the latter as JSON Schema from the msgspec types."""
     types = [message for message, _ in PAYLOADS.values()]
     _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    for schema in components.values():
+        _document_properties(schema)
     channels: dict[str, Any] = {}
     operations: dict[str, Any] = {}
     messages: dict[str, Any] = {}
@@ -143,6 +143,18 @@ def asyncapi() -> str:
         },
     }
     return json.dumps(document, indent=2) + "\n"
+
+
+def _document_properties(schema: dict[str, Any]) -> None:
+    """Moves the `Attributes:` of a type's docstring to its properties; a type that is an array has none."""
+    if "description" not in schema:
+        return
+    schema["description"] = inspect.cleandoc(schema["description"])
+    if "properties" not in schema:
+        return
+    schema["description"], _, attributes = schema["description"].partition("\n\nAttributes:\n")
+    for name, described in re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", attributes, re.MULTILINE):
+        schema["properties"][name].setdefault("description", re.sub(r"\s+", " ", described))
 
 
 def pages() -> dict[Path, str]:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.vocabulary import Vocabulary
-from stream.core.interactions import SEPARATOR, Interaction, Session
+from stream.core.interactions import Interaction, Session
+from stream.core.tokens import SEPARATOR
 
 STEP_MARK: Final = "\x1e"
 """Stands between the tags of a step (ASCII's record separator)."""

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.core import HistogramMetricFamily, Metric
 
-from stream.core.events import Reason
-from stream.core.records import Source
+from stream.core.events import Reason, Source
 from stream.errors import IsthmusError
 from stream.health import Health
 

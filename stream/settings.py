@@ -6,11 +6,12 @@
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, create_model, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from stream.core.events import INPUTS
 from stream.errors import IsthmusError
 
 Guarantee = Literal["at_least_once", "exactly_once"]
@@ -26,13 +27,30 @@ class KafkaSettings(Section):
     dev: bool = Field(False, description="one broker only: topics get replication 1")
 
 
-class TopicSettings(Section):
-    clicks: str = "web-clicks"
-    transcripts: str = "call-transcripts"
-    encoded_calls: str = "encoded-calls"
-    purchases: str = "purchases"
-    eligibility: str = "eligibility"
-    erasures: str = "erasures"
+if TYPE_CHECKING:
+
+    class _InputNames(Section):
+        """The input topics that code names one by one."""
+
+        clicks: str = ""
+        transcripts: str = ""
+        encoded_calls: str = ""
+        purchases: str = ""
+        erasures: str = ""
+
+    class _InputMappings(Section):
+        """Read through `MappingSettings.of`."""
+else:
+    _MAPPING = Field(default_factory=dict, description="our field = JMESPath expression over the producer's JSON")
+    _InputNames = create_model("_InputNames", __base__=Section, **{row.role: (str, row.default_name) for row in INPUTS})
+    _InputMappings = create_model(
+        "_InputMappings", __base__=Section, **{row.role: (dict[str, str], _MAPPING) for row in INPUTS if not row.is_derived}
+    )
+
+
+class TopicSettings(_InputNames):
+    """Topic names: those of the inputs (`stream.core.events.INPUTS`), then the others."""
+
     items: str = "items"
     models: str = "models"
     recommendations: str = "recommendations"
@@ -40,6 +58,11 @@ class TopicSettings(Section):
     dead_letters: str = "dead-letters"
     replayed: str = Field("replayed-dead-letters", description="what `isthmus dead-letters replay` has sent again")
     partitions: int = Field(8, ge=1, le=1024, description="of every topic keyed by user; cannot be changed later")
+
+    def name_of(self, role: str) -> str:
+        """The topic that plays a role, by the name of its setting."""
+        name: str = getattr(self, role)
+        return name
 
 
 class StepSettings(Section):
@@ -58,12 +81,13 @@ class StepSettings(Section):
     )
 
 
-class MappingSettings(Section):
-    clicks: dict[str, str] = Field(default_factory=dict, description="our field = JMESPath expression over your JSON")
-    transcripts: dict[str, str] = Field(default_factory=dict)
-    purchases: dict[str, str] = Field(default_factory=dict)
-    eligibility: dict[str, str] = Field(default_factory=dict)
-    erasures: dict[str, str] = Field(default_factory=dict)
+class MappingSettings(_InputMappings):
+    """Field mappings of the inputs that come from other producers, by role."""
+
+    def of(self, role: str) -> dict[str, str]:
+        """The field mapping of an input topic; empty where its producer uses our field names."""
+        fields: dict[str, str] = getattr(self, role)
+        return fields
 
 
 class DeliverySettings(Section):

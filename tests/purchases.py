@@ -6,8 +6,9 @@ import msgspec
 import numpy as np
 
 from models.networks.latent_feature import LatentFeatureConfig
-from stream.core.interactions import Part, conversation_of, join_tokens, session_of
+from stream.core.interactions import Part, conversation_of, session_of
 from stream.core.outputs import TrainingExample
+from stream.core.tokens import join_tokens
 from training.loop import TrainingConfig
 from training.training_run import RunConfig
 

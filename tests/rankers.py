@@ -7,8 +7,9 @@ import numpy as np
 
 from models.popular import Popular
 from models.systems import POPULAR
-from stream.core.interactions import Interaction, Part, conversation_of, join_tokens, session_of
+from stream.core.interactions import Interaction, Part, conversation_of, session_of
 from stream.core.ranking import Ranker, Rows
+from stream.core.tokens import join_tokens
 
 TEXT_WIDTH: Final = 384
 TAGS: Final = ("car", "claim", "dog", "home", "price")

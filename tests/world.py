@@ -10,22 +10,16 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from stream.core.events import EncodedCall, Item, UserEvent
+from stream.core.events import STEP_INPUTS, EncodedCall, Item, Source, UserEvent
 from stream.core.interactions import Conversation, Interaction, Session
 from stream.core.outputs import Outcome, TrainingExample, decode_example
 from stream.core.ranking import Catalogue, Ranker, Rows
-from stream.core.records import Batch, PlainRecord, Source
+from stream.core.records import Batch, PlainRecord
 from stream.core.state import Facts, Head, decode_facts, decode_head, facts_key, head_key
 from stream.core.step import StepConfig, step
 
 ITEMS = tuple(f"item-{number}" for number in range(6))
-TOPICS = {
-    Source.CLICK: "web-clicks",
-    Source.CALL: "encoded-calls",
-    Source.PURCHASE: "purchases",
-    Source.ELIGIBILITY: "eligibility",
-    Source.ERASURE: "erasures",
-}
+TOPICS = {row.source: row.default_name for row in STEP_INPUTS}
 NOW = 1_800_000_000_000  # the broker's clock, ms
 MINUTE = 60_000
 WIDTH = 4  # of a test's sentence vectors

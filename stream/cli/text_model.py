@@ -150,8 +150,7 @@ def _words_on_kafka(settings: Settings) -> set[str]:
     """The catalogue's names and texts, and the tags of the newest clicks."""
     import msgspec
 
-    from stream.core.events import Click, Item, parse
-    from stream.core.records import Source
+    from stream.core.events import Click, Item, Source, parse
     from stream.kafka.cluster.compacted_topic import CompactedTopic
     from stream.kafka.cluster.recent import recent_values
     from stream.services.running import step_settings

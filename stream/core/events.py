@@ -1,11 +1,12 @@
-"""The events of the input topics and the one total way from bytes to them.
+"""The input topics: one declaration of each, the types of their events, and the parser from bytes to events.
 
-`parse` gives an event or a `Rejection` with a reason, never an exception: what a producer sends must not stop a partition. Error
-texts name the field and what was expected, never a value: values are personal data.
+`parse` returns an event or a `Rejection` with a reason and never raises: what a producer sends must not stop a partition. Error
+texts name the field and what was expected but quote no value, because values are personal data.
 """
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -14,11 +15,13 @@ import msgspec
 from msgspec import Meta
 
 from stream.core import limits
-from stream.core.interactions import SEPARATOR
-from stream.core.records import Source
+from stream.core.tokens import SEPARATOR
 
 NATIVE_FORMAT_HEADER: Final = "isthmus_form"
-"""A record with this header has our field names, whatever its topic's mapping: an erasure of `isthmus erase`."""
+"""Marks a record that has our field names even if its topic has a field mapping: an erasure sent by `isthmus erase`."""
+
+JSON: Final = "application/json"
+MSGPACK: Final = "application/msgpack"
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
@@ -31,8 +34,21 @@ Tag = Annotated[str, Meta(min_length=1, max_length=limits.TAG_CHARACTERS)]
 Items = Annotated[tuple[Id, ...], Meta(min_length=1, max_length=limits.ITEMS)]
 
 
+class Source(StrEnum):
+    """What the step calls its inputs, in metrics and in `caused_by` of a recommendation.
+
+    A user's state stores a source by its position here, so new sources go to the end.
+    """
+
+    CLICK = "click"
+    CALL = "call"
+    PURCHASE = "purchase"
+    ELIGIBILITY = "eligibility"
+    ERASURE = "erasure"
+
+
 class Reason(StrEnum):
-    """Why an event could not be used. The words appear in dead letters, metrics and the operators' page."""
+    """Why an event could not be used. The values appear in dead letters, metrics and the runbook."""
 
     EMPTY = "empty"
     NOT_JSON = "not_json"
@@ -46,14 +62,27 @@ class Reason(StrEnum):
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """An event that could not be used: the reason and an explanation without personal data."""
+    """Why an event could not be used.
+
+    Attributes:
+        reason: Category, as dead letters and metrics name it.
+        error: Explanation without personal data.
+    """
 
     reason: Reason
     error: str
 
 
 class Click(msgspec.Struct, frozen=True, gc=False):
-    """One website action with its action tags. A new session begins after 30 minutes without one, or with a new `session_id`."""
+    """One action on the website.
+
+    Attributes:
+        user_id: The user; also the record's key.
+        occurred_at: When it happened.
+        tags: Action tags: section, object, type and the like.
+        event_id: The producer's id; a repeated one is dropped. Without it: a hash of the record's coordinates.
+        session_id: Explicit session; without one a session ends after a gap without clicks (`step.session_gap_s`).
+    """
 
     user_id: UserId
     occurred_at: Timestamp
@@ -67,7 +96,13 @@ class Click(msgspec.Struct, frozen=True, gc=False):
 
 
 class Sentence(msgspec.Struct, frozen=True, gc=False):
-    """One sentence of a call and who spoke it."""
+    """One sentence of a call.
+
+    Attributes:
+        speaker: Who said it.
+        text: The words.
+        at: When it was said.
+    """
 
     speaker: Literal["customer", "agent"]
     text: str
@@ -75,7 +110,18 @@ class Sentence(msgspec.Struct, frozen=True, gc=False):
 
 
 class Transcript(msgspec.Struct, frozen=True):
-    """A call, whole or piece by piece under one `conversation_id`."""
+    """A call, whole or in pieces that share a `conversation_id`.
+
+    Attributes:
+        user_id: The user; also the record's key.
+        conversation_id: The call.
+        started_at: When the call, or this piece, began.
+        sentences: What was said, in order.
+        event_id: The producer's id; a repeated one is dropped. Without it: a hash of the record's coordinates.
+        ended_at: When it ended; without it: the last sentence's time, or else `started_at`.
+        piece: Number of the piece; not used.
+        final: Whether this is the last piece; not used.
+    """
 
     user_id: UserId
     conversation_id: Id
@@ -88,7 +134,15 @@ class Transcript(msgspec.Struct, frozen=True):
 
 
 class Purchase(msgspec.Struct, frozen=True, gc=False):
-    """Items bought together, or cancelled."""
+    """Items bought together, or cancelled.
+
+    Attributes:
+        user_id: The user; also the record's key.
+        occurred_at: When it happened.
+        items: Item ids.
+        event_id: The producer's id; a repeated one is dropped. Without it: a hash of the record's coordinates.
+        action: What happened to the items; a cancelled item is no longer owned.
+    """
 
     user_id: UserId
     occurred_at: Timestamp
@@ -98,7 +152,14 @@ class Purchase(msgspec.Struct, frozen=True, gc=False):
 
 
 class Eligibility(msgspec.Struct, frozen=True, gc=False):
-    """Items that the user may not be offered. Replaces the former list; the newest by `occurred_at` holds."""
+    """Items that the user may not be offered. The list that is newest by `occurred_at` replaces all others.
+
+    Attributes:
+        user_id: The user; also the record's key.
+        occurred_at: When the list became valid.
+        excluded: Item ids.
+        event_id: The producer's id; a repeated one is dropped. Without it: a hash of the record's coordinates.
+    """
 
     user_id: UserId
     occurred_at: Timestamp
@@ -107,7 +168,13 @@ class Eligibility(msgspec.Struct, frozen=True, gc=False):
 
 
 class Erasure(msgspec.Struct, frozen=True, gc=False):
-    """The user's wish to be forgotten, up to `occurred_at`."""
+    """A request to forget a user.
+
+    Attributes:
+        user_id: The user; also the record's key.
+        occurred_at: Everything up to this time is forgotten.
+        event_id: The producer's id; a repeated one is dropped. Without it: a hash of the record's coordinates.
+    """
 
     user_id: UserId
     occurred_at: Timestamp
@@ -115,7 +182,16 @@ class Erasure(msgspec.Struct, frozen=True, gc=False):
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
-    """One entry of the catalogue (topic `items`, key = item id; a tombstone withdraws it)."""
+    """One item of the catalogue (topic `items`, key = item id; a tombstone withdraws it).
+
+    Attributes:
+        item_id: The item; also the record's key.
+        name: For people.
+        text: Description; its words go into the stand-in keyword list.
+        repeatable: Whether a user who owns it may be offered it again.
+        offered_from: Start of the offer; None: always.
+        offered_until: End of the offer, exclusive; None: never.
+    """
 
     item_id: Id
     name: str
@@ -126,10 +202,25 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 
 
 class EncodedCall(msgspec.Struct, frozen=True):
-    """One part of a conversation as the encoder sends it (msgpack): no text, but what the text says.
+    """One part of a conversation as the encoder sends it: features of the text, not the text.
 
-    `vector_sum` is the sum of the sentence vectors, little-endian float32 of the text encoder's width. The origin's coordinates are
-    those of the transcript event; they are the applied offset that a user's state keeps for calls.
+    The `origin_*` coordinates are those of the transcript; a user's state keeps them as the applied offset of calls.
+
+    Attributes:
+        user_id: The user; also the record's key.
+        conversation_id: The call.
+        started_at: Start of the part.
+        ended_at: End of the part.
+        event_id: The transcript's id, or a hash of its coordinates.
+        sentences: Number of sentences with text.
+        vector_sum: Sum of the sentence vectors, little-endian float32 of the text encoder's width.
+        keywords: Listed keywords that occur in the text.
+        text_model: Hash of the text encoder and keyword list.
+        origin_topic: Topic of the transcript.
+        origin_epoch: Epoch of that topic.
+        origin_partition: Partition of the transcript.
+        origin_offset: Offset of the transcript.
+        has_event_id: Whether the producer gave the transcript its id.
     """
 
     user_id: UserId
@@ -153,47 +244,96 @@ class EncodedCall(msgspec.Struct, frozen=True):
 
 
 UserEvent = Click | EncodedCall | Purchase | Eligibility | Erasure
+"""The events of the step; `stream.core.fold` says what each does to a user."""
+
 FieldMapper = Callable[[Any], Any]
 """Turns a producer's own JSON object into one with our field names; raises ValueError where it cannot."""
 
-_EVENT_TYPES: Final[dict[Source, type[UserEvent]]] = {
-    Source.CLICK: Click,
-    Source.CALL: EncodedCall,
-    Source.PURCHASE: Purchase,
-    Source.ELIGIBILITY: Eligibility,
-    Source.ERASURE: Erasure,
-}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputTopic:
+    """One topic of events keyed by user.
+
+    Attributes:
+        role: Key of the topic's name in `[topics]`, of its field mapping in `[mapping]`, and of its AsyncAPI channel.
+        default_name: Name of the topic unless a setting changes it.
+        event_type: Type of its records.
+        source: What the step calls it.
+        is_step_input: Whether the step reads it; the encoder reads the other.
+        is_derived: Whether a stage of ours writes it. Then it has no field mapping and is never replayed.
+        content_type: `JSON` or `MSGPACK`.
+        record_bytes: Largest record; None: the broker's default.
+    """
+
+    role: str
+    default_name: str
+    event_type: type[msgspec.Struct]
+    source: Source
+    is_step_input: bool = True
+    is_derived: bool = False
+    content_type: str = JSON
+    record_bytes: int | None = None
+
+
+INPUTS: Final = (
+    InputTopic(role="clicks", default_name="web-clicks", event_type=Click, source=Source.CLICK),
+    InputTopic(
+        role="transcripts",
+        default_name="call-transcripts",
+        event_type=Transcript,
+        source=Source.CALL,
+        is_step_input=False,
+        record_bytes=limits.TRANSCRIPT_BYTES,
+    ),
+    InputTopic(
+        role="encoded_calls",
+        default_name="encoded-calls",
+        event_type=EncodedCall,
+        source=Source.CALL,
+        is_derived=True,
+        content_type=MSGPACK,
+    ),
+    InputTopic(role="purchases", default_name="purchases", event_type=Purchase, source=Source.PURCHASE),
+    InputTopic(role="eligibility", default_name="eligibility", event_type=Eligibility, source=Source.ELIGIBILITY),
+    InputTopic(role="erasures", default_name="erasures", event_type=Erasure, source=Source.ERASURE),
+)
+"""Every input topic, declared once. Settings, topics, decoders, field mappings, replay and the reference pages follow from it."""
+
+STEP_INPUTS: Final = tuple(row for row in INPUTS if row.is_step_input)
+
+_DECODER_TYPES: Final = {JSON: msgspec.json.Decoder, MSGPACK: msgspec.msgpack.Decoder}
+_EVENT_TYPES: Final[dict[Source, Any]] = {row.source: row.event_type for row in STEP_INPUTS}
 _DECODE: Final[dict[Source, Callable[[bytes], UserEvent]]] = {
-    source: (msgspec.msgpack.Decoder(EncodedCall).decode if source is Source.CALL else msgspec.json.Decoder(event_type).decode)
-    for source, event_type in _EVENT_TYPES.items()
+    row.source: _DECODER_TYPES[row.content_type](row.event_type).decode for row in STEP_INPUTS
 }
-_QUOTED: Final = re.compile(r"""['"].*['"]""", re.DOTALL)  # from the first quote to the last: a value may hold some itself
+_QUOTED: Final = re.compile(r"""['"].*['"]""", re.DOTALL)  # from the first quote to the last: a value may contain quotes
 _UNUSABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
 
 AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
 
 
 def to_milliseconds(moment: datetime | int) -> int:
-    """A moment as integer milliseconds since 1970 (RFC 3339 times are cut to the millisecond)."""
+    """A time as integer milliseconds since 1970; RFC 3339 times are truncated to the millisecond."""
     return moment if type(moment) is int else (moment - _EPOCH) // _MILLISECOND  # type: ignore[operator]
 
 
-def parse(source: Source, value: bytes | None, adapter: FieldMapper | None = None) -> UserEvent | Rejection:
-    """The event in a record's value, or why there is none. Unknown fields are ignored."""
+def parse(source: Source, value: bytes | None, mapper: FieldMapper | None = None) -> UserEvent | Rejection:
+    """The event in a record's value, or the reason why it cannot be used. Unknown fields are ignored."""
     if not value:
         return Rejection(Reason.EMPTY, "the record has no value: a tombstone is not an event of this topic")
-    if adapter is None:
+    if mapper is None:
         try:
             return _DECODE[source](value)
         except _UNUSABLE as error:
             return rejection_of(error)
-    return parse_mapped(value, _EVENT_TYPES[source], adapter)
+    event: UserEvent | Rejection = parse_mapped(value, _EVENT_TYPES[source], mapper)
+    return event
 
 
-def parse_mapped(value: bytes, event_type: type[AnyStruct], adapter: FieldMapper) -> AnyStruct | Rejection:
-    """As `parse`, through a producer's mapping (JSON only)."""
+def parse_mapped(value: bytes, event_type: type[AnyStruct], mapper: FieldMapper) -> AnyStruct | Rejection:
+    """Like `parse`, through a producer's field mapping (JSON only)."""
     try:
-        fields = adapter(msgspec.json.decode(value))
+        fields = mapper(msgspec.json.decode(value))
     except _UNUSABLE as error:
         rejection = rejection_of(error)
         return rejection if rejection.reason is Reason.NOT_JSON else Rejection(Reason.MAPPING, rejection.error)
@@ -204,7 +344,7 @@ def parse_mapped(value: bytes, event_type: type[AnyStruct], adapter: FieldMapper
 
 
 def rejection_of(error: Exception) -> Rejection:
-    """A decoder's error as a rejection; what it quotes of the value is left out."""
+    """A decoder's error as a rejection, without the values that it quotes."""
     if isinstance(error, msgspec.ValidationError):
         return Rejection(Reason.INVALID, _QUOTED.sub("'...'", str(error)))
     if isinstance(error, RecursionError):
@@ -212,3 +352,14 @@ def rejection_of(error: Exception) -> Rejection:
     if isinstance(error, msgspec.DecodeError):
         return Rejection(Reason.NOT_JSON, _QUOTED.sub("'...'", str(error)))
     return Rejection(Reason.INVALID, f"could not be read ({type(error).__name__})")
+
+
+def key_rejection(key: bytes | None, user_id: str) -> Rejection | None:
+    """Why a record's key does not fit its event, or None where it does: the key decides where a user's events meet."""
+    if key is None:
+        return Rejection(Reason.MISSING_KEY, "the record has no key: it must be the user id")
+    if len(key) > limits.USER_ID_BYTES:
+        return Rejection(Reason.INVALID, f"the user id is longer than {limits.USER_ID_BYTES} bytes")
+    if key != user_id.encode():
+        return Rejection(Reason.KEY_MISMATCH, "the record's key is not its user_id")
+    return None

@@ -19,10 +19,11 @@ from stream.core.events import (
     UserEvent,
     to_milliseconds,
 )
-from stream.core.interactions import Conversation, Part, Session, Tags, join_tokens
+from stream.core.interactions import Conversation, Part, Session, Tags
 from stream.core.outputs import Output, encode_example, example_key
 from stream.core.ranking import Catalogue
 from stream.core.state import EligibilityList, Evicted, KeptPurchase
+from stream.core.tokens import join_tokens
 from stream.core.user_state import UserState
 
 

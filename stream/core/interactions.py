@@ -15,25 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.core import limits
+from stream.core.tokens import SEPARATOR, join_tokens, split_tokens
 
 Modality = Literal["session", "conversation"]
 Tags = tuple[str, ...]
 TimedTags = tuple[int, Tags]
 
-SEPARATOR: Final = "\x1f"
-"""Stands before each tag or keyword of a text (ASCII's unit separator); none may hold it. One text is read and written many times
-faster than a hundred.
-"""
-
 _TIME: Final = Packing("<q")
-
-
-def join_tokens(words: Iterable[str]) -> str:
-    return "".join([SEPARATOR + word for word in words])
-
-
-def split_tokens(text: str) -> tuple[str, ...]:
-    return tuple(text.split(SEPARATOR)[1:])
 
 
 class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):

@@ -1,20 +1,20 @@
-"""The bounds of a user's state and of an event: what keeps both small whatever users and producers do.
+"""Bounds of a user's state and of an event, which keep both small whatever users and producers do.
 
-Each is part of the contract (a state written under one bound is read under it), so they are constants, not settings.
+They are constants, not settings: a state written under one bound must be read under the same.
 """
 
 from typing import Final
 
 WINDOW: Final = 10  # interactions that a representation encodes (paper, section 3)
-INTERACTIONS: Final = 20  # kept per user, so that examples can be made again
+INTERACTIONS: Final = 20  # kept per user, so that training examples can be revised
 CLICKS: Final = 64  # kept in order per session
 SESSION_TAGS: Final = 255  # distinct tags per session: an index fits a byte
 PARTS: Final = 8  # per conversation
 PURCHASES: Final = 8
-OWNED: Final = 1_000  # items remembered of purchases that left the state, the newest
+OWNED: Final = 1_000  # items kept of purchases that left the state, the newest
 ELIGIBILITY_LISTS: Final = 4
 EVENT_IDS: Final = 32
-EXAMPLE_IDS: Final = 256  # remembered for erasure after their purchase left the state
+EXAMPLE_IDS: Final = 256  # kept for erasure after their purchase left the state
 TAIL: Final = 3  # interactions that may grow at the same time
 KEYWORDS: Final = 64  # per encoded call
 
@@ -25,9 +25,10 @@ TAG_CHARACTERS: Final = 64
 SENTENCES: Final = 2_000  # per transcript
 ITEMS: Final = 1_000  # per purchase or eligibility event
 ORIGINAL_BYTES: Final = 65_536  # of the original in a dead letter
+TRANSCRIPT_BYTES: Final = 4 << 20  # record of a transcript
 RECORD_BYTES: Final = 8 << 20
-"""The most that a state or a training example may have, on the broker and in every client. At all bounds above together one is well
-over the broker's default of 1 MiB, and a record that the broker refuses would stop its partition.
+"""Largest record of a state or training example, on the broker and in every client. One that reaches all bounds above exceeds the
+broker's default of 1 MiB, and a record that the broker refuses would stop its partition.
 """
 
 SECOND_MS: Final = 1_000

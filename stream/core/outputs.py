@@ -9,8 +9,8 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+from stream.core.events import Source
 from stream.core.interactions import Interaction, Modality
-from stream.core.records import Source
 
 EventType = Literal["session", "conversation", "both"]
 Fallback = Literal["popularity", "catalogue"]

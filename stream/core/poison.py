@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from stream.core.dead_letters import dead_letter
-from stream.core.events import EncodedCall, Reason, Rejection, parse
+from stream.core.events import EncodedCall, Reason, Rejection, Source, parse
 from stream.core.outputs import Outcome
 from stream.core.ranking import Catalogue, Ranker
-from stream.core.records import Batch, Record, Source
+from stream.core.records import Batch, Record
 from stream.core.state import StatesUnreadableError
 from stream.core.step import StepConfig, StepInput, coordinates_of, step, step_many
 from stream.core.user_state import StateStore

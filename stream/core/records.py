@@ -1,30 +1,20 @@
-"""What arrives from a log: records, the batch they come in, and the five sources that a user's state is made of.
+"""Records as they come from a log, and the batches they come in.
 
-A batch is what one fetch returned for one partition of one topic. Nothing here knows Kafka: aiokafka's records, the embedded
-log's and a test's tuples all satisfy `Record`.
+Nothing here knows Kafka: aiokafka's records, those of the embedded log and a test's tuples all satisfy `Record`.
 """
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from enum import StrEnum
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
+
+from stream.core.events import Source
 
 Headers = Sequence[tuple[str, bytes]]
 
 
-class Source(StrEnum):
-    """The input streams of the profile step. A call reaches the step encoded, as `stream.text` sends it."""
-
-    CLICK = "click"
-    CALL = "call"
-    PURCHASE = "purchase"
-    ELIGIBILITY = "eligibility"
-    ERASURE = "erasure"
-
-
 class Record(Protocol):
-    """One record of a log, as its consumer hands it out. `timestamp` is the broker's, in ms."""
+    """One record of a log, as its consumer returns it. `timestamp` is the broker's, in ms."""
 
     @property
     def offset(self) -> int: ...
@@ -49,7 +39,14 @@ class PlainRecord(NamedTuple):
 
 
 class Coordinates(NamedTuple):
-    """Where a record stands. `epoch` tells a recreated topic from its predecessor; only equality means anything."""
+    """Where a record is stored.
+
+    Attributes:
+        topic: Name of the topic.
+        epoch: Identifies one life of the topic: a recreated topic has another. Only equality is meaningful.
+        partition: Partition number.
+        offset: Offset in the partition.
+    """
 
     topic: str
     epoch: int
@@ -58,15 +55,21 @@ class Coordinates(NamedTuple):
 
     @property
     def event_id(self) -> str:
-        """The id of an event whose producer gave it none: a hash of where it stands, 16 hex digits."""
+        """Id of an event whose producer gave it none: a hash of its coordinates, 16 hex digits."""
         return blake2b(f"{self.topic}|{self.epoch}|{self.partition}|{self.offset}".encode(), digest_size=8).hexdigest()
 
 
 class Batch(NamedTuple):
-    """Records of one partition of one topic, in offset order.
+    """What one fetch returned for one partition of one topic.
 
-    `told`: None, or lists that some of them caused may have been sent before, by a worker whose states nobody kept: then the keys
-    of the users who were sent one since.
+    Attributes:
+        source: What the step calls the topic.
+        topic: Name of the topic.
+        epoch: Epoch of the topic, see `Coordinates`.
+        partition: Partition number.
+        records: The records in offset order.
+        notified_users: Keys of users already sent a list since the partition was assigned, if this batch may be a redelivery whose
+            lists another worker sent without keeping the states; else None.
     """
 
     source: Source
@@ -74,7 +77,7 @@ class Batch(NamedTuple):
     epoch: int
     partition: int
     records: Sequence[Record]
-    told: AbstractSet[bytes] | None = None
+    notified_users: AbstractSet[bytes] | None = None
 
     def coordinates(self, record: Record) -> Coordinates:
         return Coordinates(self.topic, self.epoch, self.partition, record.offset)

@@ -11,9 +11,9 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from stream.core.events import Source
 from stream.core.interactions import Interaction
 from stream.core.outputs import Fallback
-from stream.core.records import Source
 
 Stored = TypeVar("Stored")
 VERSION: Final = 1

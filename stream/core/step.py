@@ -21,6 +21,7 @@ from stream.core.events import (
     Purchase,
     Reason,
     Rejection,
+    Source,
     UserEvent,
     parse,
 )
@@ -41,7 +42,7 @@ from stream.core.outputs import Cause, Outcome, Output
 from stream.core.partitioner import partition_of
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.recommend import PendingUsers, recommend
-from stream.core.records import Batch, Coordinates, Record, Source
+from stream.core.records import Batch, Coordinates, Record
 from stream.core.state import (
     SOURCE_NUMBERS,
     VERSION,
@@ -106,7 +107,7 @@ def step_many(parts: Sequence[StepInput], ranker: Ranker | None, catalogue: Cata
     """
     folded = [_folded(part, ranker, catalogue, settings) for part in parts]
     asking = [
-        PendingUsers([user for user in users if user.is_asking()], outcome, part.batch.told)
+        PendingUsers([user for user in users if user.is_asking()], outcome, part.batch.notified_users)
         for part, (users, outcome) in zip(parts, folded, strict=True)
     ]
     recommend(asking, ranker, catalogue, settings.list_length, explain=settings.explain)

@@ -14,7 +14,8 @@ from mode import get_logger
 
 from stream.core import limits
 from stream.core.dead_letters import DeadLetterLimit
-from stream.core.records import Batch, Source
+from stream.core.events import Source
+from stream.core.records import Batch
 from stream.core.step import StepConfig
 from stream.errors import IsthmusError
 from stream.health import Health

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from stream.core.dead_letters import DeadLetterLimit
-from stream.core.records import Batch, Source
+from stream.core.events import STEP_INPUTS
+from stream.core.records import Batch
 from stream.core.step import StepConfig
 from stream.errors import IsthmusError
 from stream.health import Beat, Health
@@ -31,12 +32,7 @@ ENCODER_BATCH: Final = 64  # transcripts: half a second of work
 def step_settings(settings: Settings) -> StepConfig:
     """The step's settings, with a producer's mapping compiled."""
     step = settings.step
-    mapping = {
-        Source.CLICK: settings.mapping.clicks,
-        Source.PURCHASE: settings.mapping.purchases,
-        Source.ELIGIBILITY: settings.mapping.eligibility,
-        Source.ERASURE: settings.mapping.erasures,
-    }
+    mappings = {row: settings.mapping.of(row.role) for row in STEP_INPUTS if not row.is_derived}
     return StepConfig(
         partitions=settings.topics.partitions,
         list_length=step.list_length,
@@ -46,7 +42,7 @@ def step_settings(settings: Settings) -> StepConfig:
         marker_retention_ms=step.marker_retention_s * 1_000,
         erasure_key=step.erasure_key.get_secret_value().encode(),
         explain=step.explain,
-        adapters={source: adapter_of(f"mapping.{source}", fields) for source, fields in mapping.items() if fields},
+        adapters={row.source: adapter_of(f"mapping.{row.role}", fields) for row, fields in mappings.items() if fields},
     )
 
 
@@ -258,7 +254,7 @@ def encoder_process(settings: Settings, metrics: Metrics) -> Callable[[Batch], l
     )
     if not model.keywords.listed:
         logger.warning("calls get no keywords, for the text model's list is empty: make one with `isthmus text-model stand-in`")
-    fields = settings.mapping.transcripts
+    fields = settings.mapping.of("transcripts")
     adapter = adapter_of("mapping.transcripts", fields) if fields else None
     limit = limit_of(settings)
 

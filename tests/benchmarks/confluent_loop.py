@@ -15,7 +15,8 @@ from confluent_kafka import Consumer, Producer
 from rocksdict import Options, Rdict, WriteBatch
 
 from models.artifact import load_ranker
-from stream.core.records import Batch, PlainRecord, Source
+from stream.core.events import Source
+from stream.core.records import Batch, PlainRecord
 from stream.core.step import StepConfig, step
 from stream.kafka.app import relax_garbage_collector
 from stream.settings import TopicSettings

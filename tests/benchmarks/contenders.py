@@ -15,10 +15,10 @@ import mode
 import msgspec
 
 from models.artifact import load_ranker
-from stream.core.events import Item
+from stream.core.events import Item, Source
 from stream.core.partitioner import partition_of
 from stream.core.ranking import Catalogue, Ranker
-from stream.core.records import Batch, PlainRecord, Source
+from stream.core.records import Batch, PlainRecord
 from stream.core.step import StepConfig, step
 from stream.kafka.agents.profile_agent import ServedModel
 from stream.kafka.app import add_profile_agent, make_app, relax_garbage_collector, run_until_stopped

@@ -11,8 +11,8 @@ import numpy as np
 
 from models.artifact import load_ranker
 from stream.core import limits
-from stream.core.events import Click, Eligibility, EncodedCall, Purchase
-from stream.core.records import Batch, PlainRecord, Source
+from stream.core.events import Click, Eligibility, EncodedCall, Purchase, Source
+from stream.core.records import Batch, PlainRecord
 from stream.core.step import StepConfig, step
 from tests.benchmarks.contenders import CATALOGUE
 from tests.benchmarks.field import OURS, job_of, turn

@@ -14,7 +14,7 @@ import numpy as np
 from models.artifact import write_ranker
 from models.click_tokens import STEP_MARK
 from models.systems import POPULAR, network_type
-from stream.core.interactions import SEPARATOR
+from stream.core.tokens import SEPARATOR
 from tests.benchmarks.load import ITEMS, TAGS
 from tests.rankers import random_ranker
 

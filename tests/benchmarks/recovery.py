@@ -26,9 +26,9 @@ from faust.stores.rocksdb import RocksDBOptions
 from rocksdict import WriteBatch
 
 from models.artifact import load_ranker
-from stream.core.events import EncodedCall, Purchase
+from stream.core.events import EncodedCall, Purchase, Source
 from stream.core.partitioner import partition_of
-from stream.core.records import Batch, PlainRecord, Source
+from stream.core.records import Batch, PlainRecord
 from stream.core.step import StepConfig, step
 from stream.kafka.agents.profile_agent import ServedModel
 from stream.kafka.app import add_profile_agent, make_app, run_until_stopped

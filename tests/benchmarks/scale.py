@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import load_ranker
+from stream.core.events import Source
 from stream.core.ranking import Ranker
-from stream.core.records import Batch, PlainRecord, Source
+from stream.core.records import Batch, PlainRecord
 from stream.core.step import StepConfig, step
 from tests.benchmarks.load import NOW_MS, Sent, after, at_the_bounds, new_users, to_the_bounds
 from tests.benchmarks.network import write_network

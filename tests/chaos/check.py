@@ -13,10 +13,10 @@ from typing import Any, Final
 import msgspec
 
 from stream.core.dead_letters import dead_letter
-from stream.core.events import EncodedCall, Reason, Rejection
+from stream.core.events import EncodedCall, Reason, Rejection, Source
 from stream.core.interactions import Session
 from stream.core.ranking import Catalogue, Ranker
-from stream.core.records import Batch, Coordinates, PlainRecord, Record, Source
+from stream.core.records import Batch, Coordinates, PlainRecord, Record
 from stream.core.state import Facts, Head, decode_facts, decode_head, facts_key, head_key
 from stream.core.step import StepConfig, step
 from tests.world import Store, history_of

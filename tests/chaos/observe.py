@@ -4,9 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from stream.core.events import Item
+from stream.core.events import Item, Source
 from stream.core.ranking import Catalogue
-from stream.core.records import Batch, PlainRecord, Source
+from stream.core.records import Batch, PlainRecord
 from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.topics import changelog_name, source_topics, topic_epochs
 from stream.kafka.faust.changelog import term_of

@@ -24,11 +24,11 @@ from models.networks.latent_feature import LatentFeatureConfig
 from models.networks.relative_representation import RelativeConfig
 from models.systems import POPULAR, SYSTEMS
 from stream.core.announcements import ModelAnnouncement, encode_announcement
-from stream.core.events import Item
+from stream.core.events import Item, Source
 from stream.core.interactions import Conversation, Interaction
 from stream.core.outputs import Replayed, decode_example
 from stream.core.ranking import Catalogue, PostFilter, Ranker
-from stream.core.records import Batch, PlainRecord, Source
+from stream.core.records import Batch, PlainRecord
 from stream.core.state import decode_facts, decode_head, encode_state
 from stream.core.step import StepConfig, step
 from stream.text.encode_stage import encode_batch

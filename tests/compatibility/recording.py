@@ -11,8 +11,9 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from stream.core.events import Source
 from stream.core.outputs import Output
-from stream.core.records import PlainRecord, Source
+from stream.core.records import PlainRecord
 
 FOLDER: Final = Path(__file__).parent
 RUNS: Final = "runs"

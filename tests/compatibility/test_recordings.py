@@ -11,10 +11,10 @@ import pytest
 
 from models.artifact import load_ranker
 from stream.core.announcements import decode_announcement, encode_announcement
-from stream.core.events import Item
+from stream.core.events import Item, Source
 from stream.core.outputs import DeadLetter, Output, Recommendation, Replayed, decode_example, encode_example
 from stream.core.ranking import Catalogue, PostFilter, Ranker
-from stream.core.records import Batch, Source
+from stream.core.records import Batch
 from stream.core.state import Head, decode_erasure_marker, decode_facts, decode_head, encode_state
 from stream.core.step import StepConfig, step
 from stream.text.encode_stage import encode_batch

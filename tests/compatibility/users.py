@@ -10,8 +10,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from stream.core.events import Source
 from stream.core.partitioner import partition_of
-from stream.core.records import PlainRecord, Source
+from stream.core.records import PlainRecord
 
 PARTITIONS: Final = 2
 TEXT_WIDTH: Final = 8

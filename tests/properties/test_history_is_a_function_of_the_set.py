@@ -6,8 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.core.events import Click, Eligibility, Erasure, Purchase, UserEvent
-from stream.core.records import Source
+from stream.core.events import Click, Eligibility, Erasure, Purchase, Source, UserEvent
 from tests import world
 
 Events = dict[Source, list[UserEvent]]

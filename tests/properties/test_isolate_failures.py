@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.core.events import Click, Purchase, Reason, UserEvent
+from stream.core.events import Click, Purchase, Reason, Source, UserEvent
 from stream.core.interactions import Interaction, Session
 from stream.core.poison import ATTEMPTS, isolate_failures, step_isolating_poison, step_many_isolating_poison
 from stream.core.ranking import Rows
-from stream.core.records import Batch, PlainRecord, Record, Source
+from stream.core.records import Batch, PlainRecord, Record
 from stream.core.state import StatesUnreadableError
 from stream.core.step import StepConfig, StepInput, step
 from tests import world

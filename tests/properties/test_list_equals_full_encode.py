@@ -5,10 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.core import limits
-from stream.core.events import Click, UserEvent
+from stream.core.events import Click, Source, UserEvent
 from stream.core.interactions import Interaction
 from stream.core.ranking import PostFilter
-from stream.core.records import Source
 from stream.core.state import Facts, decode_facts, decode_head, facts_key, head_key
 from tests import world
 

@@ -14,10 +14,9 @@ from models.artifact import load_ranker, write_ranker
 from models.systems import SYSTEMS
 from stream.core import limits
 from stream.core.announcements import ModelAnnouncement, encode_announcement
-from stream.core.events import Click, UserEvent
+from stream.core.events import Click, Source, UserEvent
 from stream.core.interactions import Interaction
 from stream.core.ranking import PostFilter, Ranker
-from stream.core.records import Source
 from stream.core.state import Facts, decode_facts, decode_head, facts_key, head_key
 from stream.core.step import StepConfig
 from stream.kafka.agents.followers import ServedModelFollower

@@ -6,8 +6,8 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from stream.core.events import Click, Purchase, UserEvent
-from stream.core.records import Batch, PlainRecord, Source
+from stream.core.events import Click, Purchase, Source, UserEvent
+from stream.core.records import Batch, PlainRecord
 from stream.core.step import StepConfig, step
 from tests import world
 from tests.chaos.check import Observed, Verdict, judge, letter_key

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from models.features import TOKENS, fit_featurizer
 from models.popular import prior_of
-from stream.core.interactions import Interaction, Part, Session, conversation_of, join_tokens, session_of
+from stream.core.interactions import Interaction, Part, Session, conversation_of, session_of
+from stream.core.tokens import join_tokens
 from tests.purchases import ITEMS
 from tests.rankers import TEXT_WIDTH, random_ranker
 

@@ -7,7 +7,8 @@ import pytest
 
 from models.artifact import load_ranker
 from stream.core import limits
-from stream.core.records import Batch, PlainRecord, Source
+from stream.core.events import Source
+from stream.core.records import Batch, PlainRecord
 from stream.core.step import StepConfig, step
 from tests.benchmarks.bare import Bare, BareClick, BareState, decode_click, decode_state, encode_state
 from tests.benchmarks.contenders import CATALOGUE

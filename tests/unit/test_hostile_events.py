@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.core import limits
-from stream.core.events import Reason
+from stream.core.events import Reason, Source
 from stream.core.partitioner import partition_of
-from stream.core.records import Batch, PlainRecord, Source
+from stream.core.records import Batch, PlainRecord
 from tests import world
 from tests.world import NOW, Store, run
 

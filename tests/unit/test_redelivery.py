@@ -4,7 +4,8 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.core.records import Batch, PlainRecord, Source
+from stream.core.events import Source
+from stream.core.records import Batch, PlainRecord
 from stream.core.state import decode_head, head_key
 from stream.core.step import step
 from stream.kafka.delivery.redelivery import RedeliveryTracker

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.core.events import Click, Reason, Rejection, parse
-from stream.core.records import Source
+from stream.core.events import Click, Reason, Rejection, Source, parse
 from stream.errors import IsthmusError
 from stream.services.running import adapter_of, step_settings
 from stream.settings import leaves, load

@@ -4,12 +4,12 @@ import msgspec
 import pytest
 
 from stream.core import limits
-from stream.core.events import NATIVE_FORMAT_HEADER, Click, Eligibility, Erasure, Item, Purchase
+from stream.core.events import NATIVE_FORMAT_HEADER, Click, Eligibility, Erasure, Item, Purchase, Source
 from stream.core.interactions import Conversation, Session
 from stream.core.outputs import decode_example, example_key
 from stream.core.poison import step_isolating_poison
 from stream.core.ranking import Catalogue
-from stream.core.records import Batch, PlainRecord, Source
+from stream.core.records import Batch, PlainRecord
 from stream.core.state import StatesUnreadableError, decode_head, erasure_marker_key, facts_key, head_key
 from tests import world
 from tests.world import MINUTE, NOW, OrderRanker, Store, batch_of, call, deliver, run

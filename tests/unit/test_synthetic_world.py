@@ -12,9 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream.core.events import Item, Purchase, Rejection, Transcript, parse
+from stream.core.events import Item, Purchase, Rejection, Source, Transcript, parse
 from stream.core.limits import DAY_MS
-from stream.core.records import Source
 from tests import linear_reference as linear
 from training.datasets.synthetic import NOTICE, benchmark_load
 from training.datasets.synthetic.calls import write_call, write_short_call

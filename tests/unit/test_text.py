@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.cli.text_model import default_folder, with_stand_in
-from stream.core.events import EncodedCall, Reason, Sentence, Transcript
-from stream.core.records import Batch, PlainRecord, Source
+from stream.core.events import EncodedCall, Reason, Sentence, Source, Transcript
+from stream.core.records import Batch, PlainRecord
 from stream.settings import Settings
 from stream.text.encode_stage import Encoded, encode_batch
 from stream.text.export_onnx import PACKAGED, import_encoder

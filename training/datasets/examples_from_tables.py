@@ -5,23 +5,17 @@ from typing import Final
 
 import msgspec
 
-from stream.core.events import Item
+from stream.core.events import INPUTS, Item, Source
 from stream.core.examples import in_time_order
 from stream.core.outputs import DeadLetter, TrainingExample, decode_example
 from stream.core.ranking import Catalogue
-from stream.core.records import Batch, PlainRecord, Source
+from stream.core.records import Batch, PlainRecord
 from stream.core.step import StepConfig, step
 from training.datasets.tables.files import TableError
 from training.datasets.tables.reader import Tables
 from training.datasets.tables.to_events import TableEvent, events_by_purchase, item_events
 
-SOURCES: Final = {
-    "clicks": Source.CLICK,
-    "transcripts": Source.CALL,
-    "encoded_calls": Source.CALL,
-    "eligibility": Source.ELIGIBILITY,
-    "purchases": Source.PURCHASE,
-}
+SOURCES: Final = {row.role: row.source for row in sorted(INPUTS, key=lambda row: row.source is Source.PURCHASE)}  # purchases last
 BATCH: Final = 500
 TOGETHER: Final = 200
 Encode = Callable[[Batch], Sequence[PlainRecord]]

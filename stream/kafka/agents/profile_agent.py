@@ -15,11 +15,11 @@ import numpy as np
 from mode import get_logger
 
 from stream.core.dead_letters import DeadLetterLimit
-from stream.core.events import Reason
+from stream.core.events import Reason, Source
 from stream.core.outputs import Outcome
 from stream.core.poison import step_many_isolating_poison
 from stream.core.ranking import Catalogue, Ranker
-from stream.core.records import Batch, Source
+from stream.core.records import Batch
 from stream.core.step import StepConfig, StepInput
 from stream.errors import IsthmusError
 from stream.kafka.agents.watchdog import Watchdog
@@ -114,7 +114,7 @@ class ProfileAgent:
         batch = part.batch
         partition = batch.partition
         self._look_at_dead_letters(batch, outcome)
-        if batch.told is not None:
+        if batch.notified_users is not None:
             applied = outcome.counts["events", batch.source, "applied"]
             self._redelivery.handled((batch.topic, partition), applied, [one.key for one in outcome.recommendations])
         self._number += 1

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from stream.core.records import Batch, Source
+from stream.core.events import Source
+from stream.core.records import Batch
 from stream.kafka.agents.watchdog import Watchdog
 from stream.kafka.delivery.at_least_once import Delivery, ProcessedBatch
 from stream.kafka.faust.batch_consumer import Emission

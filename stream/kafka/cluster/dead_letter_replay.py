@@ -12,7 +12,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from stream.core import limits
-from stream.core.events import Reason
+from stream.core.events import INPUTS, Reason
 from stream.core.outputs import DeadLetter, Replayed
 from stream.core.records import Headers
 from stream.errors import IsthmusError
@@ -118,14 +118,7 @@ class DeadLetterReplay:
         self._topics = topics
         self._say = say
         self._memory = replayed_in(reader, topics.replayed)
-        self._origins = [
-            topics.clicks,
-            topics.transcripts,
-            topics.encoded_calls,
-            topics.purchases,
-            topics.eligibility,
-            topics.erasures,
-        ]
+        self._origins = [topics.name_of(row.role) for row in INPUTS]
         self._epochs = topic_epochs(bootstrap, self._origins)
         self._bootstrap = bootstrap
 

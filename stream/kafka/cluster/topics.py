@@ -12,7 +12,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from stream.core import limits
-from stream.core.records import Source
+from stream.core.events import INPUTS, STEP_INPUTS, InputTopic, Source
 from stream.errors import IsthmusError
 from stream.kafka.cluster.clients import AdminClient
 from stream.settings import TopicSettings
@@ -27,7 +27,8 @@ _COMPACTED: Final = {
     "delete.retention.ms": str(7 * DAY_MS),
 }
 _LARGE: Final = {**_COMPACTED, "max.message.bytes": str(limits.RECORD_BYTES)}
-_INPUT: Final = {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS), "message.timestamp.type": "LogAppendTime"}
+_DERIVED: Final = {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)}
+_INPUT: Final = {**_DERIVED, "message.timestamp.type": "LogAppendTime"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +50,8 @@ def changelog_name(application: str) -> str:
 def specs(topics: TopicSettings, application: str = "isthmus-profiles") -> list[TopicSpec]:
     """All topics. Raw text lives in `transcripts` alone, for 7 days."""
     keyed = topics.partitions
-    derived = {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)}
     return [
-        TopicSpec("clicks", topics.clicks, "user", keyed, _INPUT),
-        TopicSpec("transcripts", topics.transcripts, "user", keyed, {**_INPUT, "max.message.bytes": str(4 << 20)}),
-        TopicSpec("encoded_calls", topics.encoded_calls, "user", keyed, derived),
-        TopicSpec("purchases", topics.purchases, "user", keyed, _INPUT),
-        TopicSpec("eligibility", topics.eligibility, "user", keyed, _INPUT),
-        TopicSpec("erasures", topics.erasures, "user", keyed, _INPUT),
+        *(TopicSpec(row.role, topics.name_of(row.role), "user", keyed, _input_settings(row)) for row in INPUTS),
         TopicSpec("items", topics.items, "item", 1, _COMPACTED),
         TopicSpec("models", topics.models, "role", 1, _COMPACTED),
         TopicSpec("recommendations", topics.recommendations, "user", keyed, _COMPACTED),
@@ -66,7 +61,7 @@ def specs(topics: TopicSettings, application: str = "isthmus-profiles") -> list[
             topics.dead_letters,
             "topic/epoch/partition/offset",
             keyed,
-            {**derived, "retention.ms": str(30 * DAY_MS)},
+            {**_DERIVED, "retention.ms": str(30 * DAY_MS)},
         ),
         TopicSpec("replayed", topics.replayed, "topic/epoch/partition/offset, or run", 1, _COMPACTED),
         TopicSpec(
@@ -77,13 +72,12 @@ def specs(topics: TopicSettings, application: str = "isthmus-profiles") -> list[
 
 def source_topics(topics: TopicSettings) -> dict[str, Source]:
     """The inputs of the profile agent, by topic name."""
-    return {
-        topics.clicks: Source.CLICK,
-        topics.encoded_calls: Source.CALL,
-        topics.purchases: Source.PURCHASE,
-        topics.eligibility: Source.ELIGIBILITY,
-        topics.erasures: Source.ERASURE,
-    }
+    return {topics.name_of(row.role): row.source for row in STEP_INPUTS}
+
+
+def _input_settings(row: InputTopic) -> dict[str, str]:
+    settings = _DERIVED if row.is_derived else _INPUT
+    return settings if row.record_bytes is None else {**settings, "max.message.bytes": str(row.record_bytes)}
 
 
 def create_or_check(bootstrap: str, topics: TopicSettings, *, dev: bool = False, create: bool = True) -> list[str]:

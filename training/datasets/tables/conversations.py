@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.core import limits
-from stream.core.interactions import SEPARATOR
+from stream.core.tokens import SEPARATOR
 from training.datasets.tables.files import Problem, Report, files_of, header_of, ident, rows_of, rows_of_file, whole
 
 TEXT: Final = "data_conversations_text"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from stream.core import limits
-from stream.core.interactions import SEPARATOR
+from stream.core.tokens import SEPARATOR
 from training.datasets.tables.conversations import TEXT, EncodedConversations, read_encoded, read_text
 from training.datasets.tables.files import Problem, Report, TableError, ident, rows_of, stop_at, whole
 
