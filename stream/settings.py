@@ -208,6 +208,12 @@ def load(**sections: Any) -> Settings:
         raise IsthmusError(f"{config_file()} is not valid TOML: {error}") from None
 
 
+def with_changes(settings: Settings, section: str, **changes: object) -> Settings:
+    """Returns the settings with some values of a section replaced; None leaves a value as it is."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    return settings.model_copy(update={section: getattr(settings, section).model_copy(update=given)})
+
+
 def leaves(settings: Settings) -> list[tuple[str, str, str]]:
     """(dotted name, value as text, origin) of every setting; secrets hidden."""
     environment = {name.upper() for name in os.environ}

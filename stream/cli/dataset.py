@@ -66,14 +66,10 @@ def validate(
 
     Example: isthmus dataset validate my-tables
     """
-    from stream.errors import IsthmusError
     from training.datasets.dataset_statistics import facts_of
-    from training.datasets.tables.reader import TableError, problems_of
+    from training.datasets.tables.reader import problems_of
 
-    try:
-        tables, problems = problems_of(folder, most)
-    except TableError as error:
-        raise IsthmusError(str(error)) from None
+    tables, problems = problems_of(folder, most)
     for problem in problems:
         typer.echo(str(problem), err=True)
     if tables is not None:
@@ -97,10 +93,10 @@ def describe(
     Example: isthmus dataset describe my-tables --out build/description
     """
     from stream.errors import IsthmusError
-    from stream.services.table_examples import load_tables
     from training.datasets.dataset_report import describe as draw
+    from training.datasets.tables.reader import read_tables
 
-    text = draw(load_tables(folder), folder.name, out)
+    text = draw(read_tables(folder), folder.name, out)
     if text is None:
         raise IsthmusError(f"{folder}: no purchase event has interactions before it, so there is nothing to draw")
     typer.echo(f"{text}\nwritten: {out / 'description.md'} and the plots beside it")
@@ -125,16 +121,12 @@ def import_(
     from stream.errors import IsthmusError
     from stream.services.progress_bar import progress_bar
     from training.datasets.sgd import write_sgd
-    from training.datasets.tables.files import TableError
 
     if corpus != "sgd":
         raise IsthmusError(f"{corpus} is no corpus that can be imported: sgd is")
     _refuse_to_overwrite(out, force=force)
-    try:
-        with progress_bar("files read", 1, every=1) as show:
-            events = write_sgd(folder, out, seed, progress=show)
-    except TableError as error:
-        raise IsthmusError(str(error)) from None
+    with progress_bar("files read", 1, every=1) as show:
+        events = write_sgd(folder, out, seed, progress=show)
     typer.echo(f"{events} purchase events in {out}")
 
 

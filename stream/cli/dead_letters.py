@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from datetime import UTC, datetime
@@ -141,6 +140,7 @@ def _wanted(
     until: str | None = None,
     names: list[str] | None = None,
 ) -> DeadLetterFilter:
+    from stream.cli.times import parse_moment_ms
     from stream.core.events import Reason
     from stream.errors import IsthmusError
     from stream.kafka.cluster.dead_letter_replay import DeadLetterFilter
@@ -148,30 +148,8 @@ def _wanted(
     if reason is not None and reason not in list(Reason):
         raise IsthmusError(f"{reason!r} is no reason: one of {', '.join(Reason)}")
     now_ms = time.time_ns() // 1_000_000
-    start, end = (None if text is None else moment(text, now_ms) for text in (since, until))
+    start, end = (None if text is None else parse_moment_ms(text, now_ms) for text in (since, until))
     return DeadLetterFilter(reason, topic, start, end, None if not names else frozenset(names))
-
-
-def moment(text: str, now_ms: int) -> int:
-    """Milliseconds since 1970 of "2h" (ago), "30m", "7d", "90s", or an RFC 3339 time with a zone.
-
-    >>> moment("2h", 10_000_000)
-    2800000
-    >>> moment("1970-01-01T00:00:01Z", 0)
-    1000
-    """
-    from stream.errors import IsthmusError
-
-    match = re.fullmatch(r"(\d+)([smhd])", text)
-    if match is not None:
-        return now_ms - int(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[match[2]] * 1_000
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        found = None
-    if found is None or found.tzinfo is None:
-        raise IsthmusError(f"{text!r} is no time: write 2h, 30m or 7d (ago), or 2026-01-31T12:00:00Z")
-    return int(found.timestamp() * 1_000)
 
 
 def _epochs(bootstrap: str, letter: DeadLetter) -> dict[str, int]:

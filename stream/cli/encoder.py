@@ -21,8 +21,10 @@ def encoder(
 
     Example: isthmus encoder --bootstrap localhost:9092
     """
-    from stream.cli.settings_overrides import log_to_stderr, settings_with, with_changes
-    from stream.services.running import run_encoder
+    from stream.cli.settings_overrides import settings_with
+    from stream.services.encoder import run_encoder
+    from stream.services.startup import log_to_stderr
+    from stream.settings import with_changes
 
     settings = with_changes(settings_with(bootstrap), "encoder", name=name, metrics_port=metrics_port)
     log_to_stderr()

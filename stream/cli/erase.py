@@ -30,8 +30,8 @@ def erase(
     """
     import msgspec
 
-    from stream.cli.dead_letters import moment
     from stream.cli.settings_overrides import settings_with
+    from stream.cli.times import parse_moment_ms
     from stream.core import limits
     from stream.core.events import NATIVE_FORMAT_HEADER, Erasure
     from stream.errors import IsthmusError
@@ -39,7 +39,7 @@ def erase(
 
     settings = settings_with(bootstrap)
     now_ms = time.time_ns() // 1_000_000
-    until_ms = now_ms if at is None else moment(at, now_ms)
+    until_ms = now_ms if at is None else parse_moment_ms(at, now_ms)
     if until_ms > now_ms:
         raise IsthmusError("what has not happened yet cannot be forgotten: --at must not lie in the future")
     for user in users:

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from stream.errors import IsthmusError
+from stream.services.threads import set_thread_variable
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("stream.cli.demo", "The whole system with live synthetic users; no Kafka needed."),
@@ -27,6 +28,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 
 SERVICES: Final = {"worker", "encoder"}
+ONE_THREAD: Final = {"worker", "encoder", "demo"}
+"""Commands whose numeric libraries use one thread, which must be set before any of them is imported."""
 
 
 class LazyGroup(TyperGroup):
@@ -40,22 +43,25 @@ class LazyGroup(TyperGroup):
         del ctx
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name in ONE_THREAD:
+            set_thread_variable()
         module, text = COMMANDS[cmd_name]
         command = get_command(importlib.import_module(module).app)
         command.short_help = text
         return command
 
     def invoke(self, ctx: Any) -> Any:
-        """A file or folder that a command cannot use is no bug. That of a process that runs for days may be one: it keeps its
-        traceback.
+        """Turns an OSError that names a file into a message for the user. In a long-running service it may be a bug, so there the
+        traceback is kept.
         """
         try:
             return super().invoke(ctx)
         except OSError as error:
             if error.filename is None or ctx.invoked_subcommand in SERVICES:
                 raise
-            told = f"{error.filename} cannot be used ({error.strerror}): check the name, and that it may be read and written"
-            raise IsthmusError(told) from None
+            raise IsthmusError(
+                f"{error.filename} cannot be used ({error.strerror}): check the name, and that it may be read and written"
+            ) from None
 
 
 app = typer.Typer(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from stream.settings import Settings
     from training.registry import Registry, Version
 
@@ -34,8 +31,7 @@ def _registry() -> tuple[Settings, Registry]:
     from training.registry import Registry
 
     settings = settings_with()
-    with _told_plainly():
-        return settings, Registry(settings.registry.uri, settings.registry.folder)
+    return settings, Registry(settings.registry.uri, settings.registry.folder)
 
 
 @app.command("list")
@@ -45,8 +41,7 @@ def list_() -> None:
     Example: isthmus models list
     """
     _, registry = _registry()
-    with _told_plainly():
-        versions = registry.versions()
+    versions = registry.versions()
     if not versions:
         typer.echo("no versions yet: `isthmus train` makes the first")
     for found in versions:
@@ -62,8 +57,7 @@ def show(version: str) -> None:
     Example: isthmus models show 3
     """
     _, registry = _registry()
-    with _told_plainly():
-        found = registry.get(version)
+    found = registry.get(version)
     for name, value in (found._asdict() | {"metrics": ""}).items():
         typer.echo(f"{name:<8} {value}")
     for name, number in sorted(found.metrics.items()):
@@ -82,11 +76,10 @@ def promote(
     Example: isthmus models promote 3
     """
     settings, registry = _registry()
-    with _told_plainly():
-        found = registry.promote(version, role.value)
+    found = registry.promote(version, role.value)
     typer.echo(f"version {version} is {role.value}")
     if not no_announce:
-        _tell(settings, bootstrap, found, role)
+        _announce(settings, bootstrap, found, role)
 
 
 @app.command()
@@ -96,11 +89,10 @@ def rollback(bootstrap: Bootstrap = None, no_announce: NoAnnounce = False) -> No
     Example: isthmus models rollback
     """
     settings, registry = _registry()
-    with _told_plainly():
-        found = registry.rollback()
+    found = registry.rollback()
     typer.echo(f"version {found.version} is champion again")
     if not no_announce:
-        _tell(settings, bootstrap, found)
+        _announce(settings, bootstrap, found)
 
 
 @app.command()
@@ -112,35 +104,21 @@ def announce(bootstrap: Bootstrap = None) -> None:
     from stream.errors import IsthmusError
 
     settings, registry = _registry()
-    with _told_plainly():
-        found = registry.holder("champion")
+    found = registry.holder("champion")
     if found is None:
         raise IsthmusError("there is no champion yet: `isthmus train` makes one")
-    _tell(settings, bootstrap, found)
+    _announce(settings, bootstrap, found)
     typer.echo(f"version {found.version} is announced as champion")
 
 
-@contextmanager
-def _told_plainly() -> Iterator[None]:
-    """The registry's errors as a person sees them."""
-    from stream.errors import IsthmusError
-    from training.registry import RegistryError
-
-    try:
-        yield
-    except RegistryError as error:
-        raise IsthmusError(str(error)) from None
-
-
-def _tell(settings: Settings, bootstrap: str | None, found: Version, role: RoleName = RoleName.champion) -> None:
+def _announce(settings: Settings, bootstrap: str | None, version: Version, role: RoleName = RoleName.champion) -> None:
     from stream.errors import IsthmusError
     from stream.kafka.cluster.compacted_topic import TopicError
     from stream.kafka.cluster.compacted_topic import announce as send
+    from stream.services.trainer import not_announced
     from training.training_run import announcement_of
 
     try:
-        send(bootstrap or settings.kafka.bootstrap, settings.topics.models, announcement_of(found, role.value))
+        send(bootstrap or settings.kafka.bootstrap, settings.topics.models, announcement_of(version, role.value))
     except TopicError as error:
-        raise IsthmusError(
-            f"{error}; the registry is changed, the workers are not told: `isthmus models announce` tells them of the champion"
-        ) from None
+        raise IsthmusError(not_announced(error)) from None

@@ -21,8 +21,10 @@ def worker(
 
     Example: isthmus worker --bootstrap localhost:9092 --name worker-1
     """
-    from stream.cli.settings_overrides import log_to_stderr, settings_with, with_changes
-    from stream.services.running import run_worker
+    from stream.cli.settings_overrides import settings_with
+    from stream.services.startup import log_to_stderr
+    from stream.services.worker import run_worker
+    from stream.settings import with_changes
 
     settings = with_changes(settings_with(bootstrap), "worker", name=name, metrics_port=metrics_port)
     log_to_stderr()

@@ -1,5 +1,7 @@
-"""A data set made ready for benchmark and training: a keyword list from the training part's calls alone, and examples, kept in the
-cache directory under a hash of all that they were made of; and a hash of the code that trains on them.
+"""Data sets prepared for benchmark and training, cached.
+
+The keyword list comes from the training part's calls alone. It and the examples are kept in the cache directory under a hash of
+everything they depend on. A second hash identifies the code that trains on them.
 """
 
 from __future__ import annotations
@@ -33,8 +35,13 @@ _DATASETS: Final = ("example_file.py", "examples_from_tables.py")
 
 
 class Prepared(NamedTuple):
-    """`examples` in order of time, the item ids in the tables' order, and the hash of what both were made of. `text_model` is the
-    folder of the one that encoded the transcripts; None where there are none.
+    """A prepared data set.
+
+    Attributes:
+        examples: In order of time.
+        items: The item ids, in the tables' order.
+        fingerprint: The hash of everything the examples depend on.
+        text_model: The folder of the text model that encoded the transcripts; None if there are no transcripts.
     """
 
     examples: list[TrainingExample]
@@ -44,17 +51,18 @@ class Prepared(NamedTuple):
 
 
 def prepare(settings: Settings, folder: Path, say: Callable[[str], None]) -> Prepared:
-    """Reads, checks and encodes a folder of tables, or takes what an earlier call made of the very same.
+    """Reads, checks and encodes a folder of tables, or reads the result of an earlier call on the same data from the cache.
 
     Raises:
         IsthmusError: the tables or the text model cannot be used.
     """
-    from stream.cli.text_model import folder_of
-    from stream.services.table_examples import examples_with, load_tables
+    from stream.services.table_examples import encode_tables
+    from stream.services.text_models import folder_of
     from stream.text.model import with_keywords
     from training.datasets.example_file import read_examples, write_examples
+    from training.datasets.tables.reader import read_tables
 
-    tables = load_tables(folder)
+    tables = read_tables(folder)
     fingerprint = _fingerprint(folder, folder_of(settings))
     cached = settings.cache_dir / "benchmark" / fingerprint
     text_model = cached / "text-model" if tables.conversations else None
@@ -64,14 +72,14 @@ def prepare(settings: Settings, folder: Path, say: Callable[[str], None]) -> Pre
             listed = training_keywords(tables)
             say(f"{len(listed.listed)} keywords from the calls of the training part; encoding, once for this data ...")
             with_keywords(folder_of(settings), text_model, listed)
-        made = examples_with(settings, folder, tables, cached / "text-model")
-        write_examples(cached / "unfinished", made)
+        examples = encode_tables(settings, folder, tables, cached / "text-model")
+        write_examples(cached / "unfinished", examples)
         (cached / "unfinished").replace(cached / "examples")
     return Prepared(list(read_examples(cached / "examples")), list(tables.items), fingerprint, text_model)
 
 
-def to_train_on(settings: Settings, folder: Path, say: Callable[[str], None]) -> tuple[list[TrainingExample], list[str]]:
-    """Examples and item ids as `prepare` makes them, but of the text model that the settings name, where they name one.
+def examples_to_train_on(settings: Settings, folder: Path, say: Callable[[str], None]) -> tuple[list[TrainingExample], list[str]]:
+    """Returns examples and item ids as `prepare` does, but with the text model that the settings name, if they name one.
 
     Raises:
         IsthmusError: the tables or the text model cannot be used.
@@ -81,29 +89,31 @@ def to_train_on(settings: Settings, folder: Path, say: Callable[[str], None]) ->
 
     if settings.encoder.text_model is not None:
         return examples_from_tables(settings, folder)
-    made = prepare(settings, folder, say)
-    if made.text_model is not None:
-        say(f"calls are encoded with text model {described(made.text_model)}, and a model trained on them is served with no other:")
-        say(f"set the encoder's encoder.text_model to {made.text_model}, or to a copy")
-    return made.examples, made.items
+    prepared = prepare(settings, folder, say)
+    if prepared.text_model is not None:
+        say(f"calls are encoded with text model {described(prepared.text_model)}; a model trained on them works with no other:")
+        say(f"set the encoder's encoder.text_model to {prepared.text_model}, or to a copy")
+    return prepared.examples, prepared.items
 
 
 def training_keywords(tables: Tables) -> Keywords:
-    """The keyword list of the calls before the training part's purchase events: those of validation and test say nothing here."""
+    """The keyword list of the calls before the training part's purchase events. Validation and test calls must not shape it."""
     from stream.text.keywords import keywords_of
     from training.split import split
 
     training, _, _ = split(sorted({row.purchase_event_id for row in tables.interactions}))
     known = set(training)
-    said: dict[str, dict[str, None]] = {}
+    calls_by_user: dict[str, dict[str, None]] = {}
     for row in tables.interactions:
         if row.conversation_id is not None and row.purchase_event_id in known:
-            said.setdefault(row.user_id, {})[row.conversation_id] = None
-    return keywords_of({user: [text for call in calls for _, text in tables.conversations[call]] for user, calls in said.items()})
+            calls_by_user.setdefault(row.user_id, {})[row.conversation_id] = None
+    return keywords_of(
+        {user: [text for call in calls for _, text in tables.conversations[call]] for user, calls in calls_by_user.items()}
+    )
 
 
 def training_code(versions: str, *, thin: bool) -> str:
-    """A hash of the code that trains and judges, its configuration in it, and of the versions that it runs on."""
+    """A hash of the code and configuration that train and evaluate, and of the versions they run on."""
     from pathlib import Path
 
     import models
@@ -115,8 +125,8 @@ def training_code(versions: str, *, thin: bool) -> str:
 
 
 def _fingerprint(folder: Path, text_model: Path) -> str:
-    """A hash of the tables, the text encoder, and the code that makes examples of them."""
-    manifest = text_model / "manifest.json"  # not there where the tables hold no text and none was imported
+    """A hash of the tables, the text encoder, and the code that turns them into examples."""
+    manifest = text_model / "manifest.json"  # missing if the tables hold no text and none was imported
     return _hash([*_tables(folder), *([manifest] if manifest.exists() else []), *_sources()])
 
 

@@ -1,4 +1,4 @@
-"""Tables in the paper's layout as training examples, encoded with a text model: what training, `replay` and the benchmark share."""
+"""Tables in the paper's layout as training examples, encoded with a text model, for training and the benchmark."""
 
 from __future__ import annotations
 
@@ -16,29 +16,25 @@ if TYPE_CHECKING:
     from training.datasets.tables.reader import Tables
 
 
-def load_tables(folder: Path) -> Tables:
-    from training.datasets.tables.reader import TableError, read_tables
-
-    try:
-        return read_tables(folder)
-    except TableError as error:
-        raise IsthmusError(str(error)) from None
-
-
 def examples_from_tables(
     settings: Settings, folder: Path, purchase_events: int | None = None
 ) -> tuple[list[TrainingExample], list[str]]:
-    """The newest examples, of the text model that the settings name or the packaged one, and the item ids in the tables' order."""
-    from stream.cli.text_model import folder_of
+    """Returns the newest examples, encoded with the settings' or the packaged text model, and the item ids in the tables' order."""
+    from stream.services.text_models import folder_of
+    from training.datasets.tables.reader import read_tables
 
-    tables = load_tables(folder)
-    return examples_with(settings, folder, tables, folder_of(settings), purchase_events), list(tables.items)
+    tables = read_tables(folder)
+    return encode_tables(settings, folder, tables, folder_of(settings), purchase_events), list(tables.items)
 
 
-def examples_with(
+def encode_tables(
     settings: Settings, folder: Path, tables: Tables, text_model: Path, purchase_events: int | None = None
 ) -> list[TrainingExample]:
-    """The newest examples of tables that were read from `folder`, transcripts encoded with a text model."""
+    """Returns the newest examples of the tables in `folder`, their transcripts encoded with a text model.
+
+    Raises:
+        IsthmusError: a row or a conversation cannot be used; the message names the folder.
+    """
     from stream.core.records import PlainRecord
     from stream.services.progress_bar import progress_bar
     from stream.text.encode_stage import encode_batch

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from stream.cli.text_model import default_folder
+from stream.services.text_models import default_folder
 from stream.settings import CACHE
 from stream.text.export_onnx import PACKAGED, import_encoder, packaged_folder
 from stream.text.keywords import standing_in

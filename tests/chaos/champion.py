@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 
 from models.artifact import load_ranker, write_ranker
-from stream.cli.text_model import default_folder
 from stream.core.announcements import ModelAnnouncement
 from stream.core.ranking import Ranker
 from stream.kafka.cluster.compacted_topic import announce
+from stream.services.text_models import default_folder
 from stream.settings import Settings
 from tests.chaos.sender import live_events
 from tests.rankers import random_ranker

@@ -7,6 +7,7 @@ from typer.testing import CliRunner, Result
 
 from models.artifact import load_ranker
 from stream.cli import models, train
+from stream.cli.times import parse_interval_s
 from stream.core.announcements import ModelAnnouncement, decode_announcement
 from stream.errors import IsthmusError
 from tests.purchases import ITEMS, purchases
@@ -118,13 +119,13 @@ def test_an_unreachable_broker_is_an_error_that_names_it() -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("15m", 900), ("1h", 3_600), ("45", 45), ("0.5m", 30)])
 def test_durations_are_read(text: str, seconds: float) -> None:
-    assert train.seconds(text) == seconds
+    assert parse_interval_s(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1s", "15 m", "soon", "1d"])
 def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
     with pytest.raises(IsthmusError, match="30s, 15m or 1h"):
-        train.seconds(text)
+        parse_interval_s(text)
 
 
 def test_models_are_listed_shown_promoted_and_rolled_back(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ import models
 import training.evaluation.modality_ablation
 from models.popular import Popular
 from stream.cli.benchmark import app
-from stream.cli.train import _source
 from stream.core.interactions import Conversation
 from stream.errors import IsthmusError
 from stream.services.dataset_cache import training_code, training_keywords
+from stream.services.trainer import TrainerOptions, example_source
 from stream.settings import Settings
 from stream.text.model import TextModel
 from tests.purchases import ITEMS, purchases
@@ -300,7 +300,8 @@ def test_training_on_tables_has_such_keywords_too_and_says_which_text_model_serv
 ) -> None:
     """An encoder with the folder that is named encodes for the trained model. One that the settings name is taken as it is."""
     settings = Settings(cache_dir=cache_of(tmp_path))
-    load, names = _source(settings, None, tables_of_calls(tmp_path / "tables", 40), None)
+    options = TrainerOptions(system="isthmus", data=tables_of_calls(tmp_path / "tables", 40))
+    load, names = example_source(settings, options, print)
     examples, said = load(), capsys.readouterr().out
     assert list(names()) == ["x"]
     folder = next((tmp_path / "cache" / "benchmark").glob("*/text-model"))
@@ -310,7 +311,7 @@ def test_training_on_tables_has_such_keywords_too_and_says_which_text_model_serv
     calls = [one for example in examples for one in example.interactions if isinstance(one, Conversation)]
     assert {call.keywords for call in calls} == {("roof", "damage", "roof damage")}
     chosen = settings.encoder.model_copy(update={"text_model": tmp_path / "cache" / "text-model"})
-    load, _ = _source(settings.model_copy(update={"encoder": chosen}), None, tmp_path / "tables", None)
+    load, _ = example_source(settings.model_copy(update={"encoder": chosen}), options, print)
     assert newest_text_model(load()) == TextModel(tmp_path / "cache" / "text-model").hash
     assert "keywords" not in capsys.readouterr().out
 

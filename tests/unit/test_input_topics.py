@@ -3,12 +3,12 @@
 from typing import get_args
 
 import pytest
+from stream.services.running import step_settings
 
 from stream.core.events import INPUTS, STEP_INPUTS, Source, UserEvent
 from stream.core.state import SOURCE_NUMBERS
 from stream.errors import IsthmusError
 from stream.kafka.cluster.topics import source_topics, specs
-from stream.services.running import step_settings
 from stream.settings import MappingSettings, Settings, TopicSettings
 
 

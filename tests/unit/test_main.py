@@ -53,13 +53,13 @@ def test_a_mistake_is_told_in_words(
 
 def test_a_file_that_fails_under_a_worker_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be a bug, met after days."""
-    from stream.services import running
+    from stream.services import worker
 
     def fail(settings: object) -> None:
         del settings
         raise FileNotFoundError(2, "No such file or directory", "state")
 
-    monkeypatch.setattr(running, "run_worker", fail)
+    monkeypatch.setattr(worker, "run_worker", fail)
     monkeypatch.setattr(sys, "argv", ["isthmus", "worker"])
     with pytest.raises(FileNotFoundError):
         main()

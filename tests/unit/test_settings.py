@@ -6,7 +6,7 @@ import pytest
 
 from stream.core.events import Click, Reason, Rejection, Source, parse
 from stream.errors import IsthmusError
-from stream.services.running import adapter_of, step_settings
+from stream.services.process import field_mapper, step_config
 from stream.settings import leaves, load
 
 
@@ -57,7 +57,7 @@ def test_secrets_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISTHMUS_STEP__ERASURE_KEY", "top-secret")
     settings = load()
     assert "top-secret" not in str(leaves(settings))
-    assert step_settings(settings).erasure_key == b"top-secret"
+    assert step_config(settings).erasure_key == b"top-secret"
 
 
 def test_an_erasure_key_of_no_bytes_or_too_many_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ FIELDS = {"user_id": "customer.id", "occurred_at": "time", "tags": "[page.sectio
 def test_a_mapping_adapts_a_producers_fields() -> None:
     """As the README shows it."""
     theirs = b'{"customer":{"id":"c-1"},"time":"2026-01-02T03:04:05Z","page":{"section":"car","object":"price"},"action":"view"}'
-    click = parse(Source.CLICK, theirs, adapter_of("mapping.clicks", FIELDS))
+    click = parse(Source.CLICK, theirs, field_mapper("mapping.clicks", FIELDS))
     assert isinstance(click, Click)
     assert (click.user_id, click.tags) == ("c-1", ("car", "price", "view"))
 
@@ -84,7 +84,7 @@ def test_a_mapping_adapts_a_producers_fields() -> None:
 )
 def test_what_a_mapping_cannot_adapt_is_a_rejection(value: bytes, reason: Reason) -> None:
     """Never an exception."""
-    found = parse(Source.CLICK, value, adapter_of("mapping.clicks", FIELDS))
+    found = parse(Source.CLICK, value, field_mapper("mapping.clicks", FIELDS))
     assert isinstance(found, Rejection)
     assert found.reason == reason
 
@@ -92,4 +92,4 @@ def test_what_a_mapping_cannot_adapt_is_a_rejection(value: bytes, reason: Reason
 def test_a_wrong_expression_is_named() -> None:
     """At the start, not at the first event."""
     with pytest.raises(IsthmusError, match=r"mapping.clicks.tags: '\[' is not a JMESPath expression"):
-        adapter_of("mapping.clicks", {"tags": "["})
+        field_mapper("mapping.clicks", {"tags": "["})

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.cli.text_model import default_folder, with_stand_in
 from stream.core.events import EncodedCall, Reason, Sentence, Source, Transcript
 from stream.core.records import Batch, PlainRecord
+from stream.services.text_models import default_folder, with_stand_in
 from stream.settings import Settings
 from stream.text.encode_stage import Encoded, encode_batch
 from stream.text.export_onnx import PACKAGED, import_encoder
@@ -181,7 +181,7 @@ def test_the_encoders_process_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, stream.text.model, stream.text.encode_stage, stream.services.running; sys.exit('torch' in sys.modules)"
+    code = "import sys, stream.text.model, stream.text.encode_stage, stream.services.encoder; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from stream.cli.text_model import folder_of
 from stream.kafka.cluster.local_broker import LocalKafka, free_port
 from stream.kafka.cluster.topics import create_or_check
 from stream.services.child_processes import ChildProcess
 from stream.services.demo.context import MIN_JUDGED
 from stream.services.demo.live_users import make_live_world, send_live
+from stream.services.text_models import folder_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence

@@ -18,7 +18,8 @@ from stream.metrics import Metrics
 from stream.services.child_processes import ChildProcess
 from stream.services.demo.context import MIN_JUDGED
 from stream.services.demo.live_users import make_live_world, send_live
-from stream.services.running import ENCODER_BATCH, encoder_process, limit_of, step_settings
+from stream.services.encoder import ENCODER_BATCH, batch_encoder
+from stream.services.process import dead_letter_limit, step_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,10 +102,10 @@ def _apps(stage: DemoContext, log: Log, metrics: Metrics, serving: ServedModel) 
     url, partitions = f"embedded://{NAME}", topics.partitions
     sources = source_topics(topics)
     worker = make_app("isthmus-profiles", url, data=stage.folder / "worker", partitions=partitions)
-    limit = limit_of(settings)
-    add_profile_agent(worker, sources, log.epochs(sources), serving, step_settings(settings), topics, metrics, limit=limit)
+    limit = dead_letter_limit(settings)
+    add_profile_agent(worker, sources, log.epochs(sources), serving, step_config(settings), topics, metrics, limit=limit)
     encoder = make_app("isthmus-encoder", url, data=stage.folder / "encoder", partitions=partitions, batch_records=ENCODER_BATCH)
-    add_stateless_agent(encoder, topics.transcripts, log.epochs([topics.transcripts]), encoder_process(settings, metrics), metrics)
+    add_stateless_agent(encoder, topics.transcripts, log.epochs([topics.transcripts]), batch_encoder(settings, metrics), metrics)
     return [run_until_stopped(worker, stage.stop), run_until_stopped(encoder, stage.stop)]
 
 

@@ -1,0 +1,221 @@
+"""`isthmus benchmark` as a whole: prepare the examples, train and evaluate every system, write rows, report and plot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from stream.errors import IsthmusError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from stream.core.ranking import Ranker
+    from stream.services.dataset_cache import Prepared
+    from stream.settings import Settings
+    from training.evaluation.benchmark import Run, Runs, Splits, Train
+
+_BESIDE: Final = (".runs.jsonl", ".md", ".png")
+
+
+class BenchmarkOptions(NamedTuple):
+    """What one call of the benchmark was asked for.
+
+    Attributes:
+        data: The folder of tables.
+        out: The file for results, FILE.json; others of the same name are written beside it.
+        systems: "all", or names of systems, comma-separated.
+        seeds: How many times each system is trained.
+        thin: Whether to measure modality ablation instead of the paper's comparison.
+    """
+
+    data: Path
+    out: Path
+    systems: str
+    seeds: int
+    thin: bool
+
+    @property
+    def command(self) -> str:
+        """The command line that repeats this call, without paths of this machine."""
+        thin = " --thin" if self.thin else ""
+        return f"isthmus benchmark --data {self.data.name} --systems {self.systems} --seeds {self.seeds}{thin}"
+
+
+class Report(NamedTuple):
+    """What is written of a comparison.
+
+    Attributes:
+        title: The heading of the page.
+        text: The page in Markdown.
+        rows: The results, as JSON.
+        plot: Draws the plot into a file; None where there is nothing to draw.
+    """
+
+    title: str
+    text: str
+    rows: bytes
+    plot: Callable[[Path], None] | None
+
+
+def run_benchmark(settings: Settings, options: BenchmarkOptions, say: Callable[[str], None]) -> str:
+    """Trains and compares the systems, and writes the results. Returns the report with the names of the files.
+
+    Raises:
+        IsthmusError: unknown systems, an unusable place for results, or tables that are unusable or too small.
+    """
+    from stream.services.dataset_cache import prepare
+    from training.evaluation.benchmark import TooSmallError, parts_of
+
+    chosen = _chosen_systems(options.systems, joint=options.thin)
+    out = _checked_place(options.out)
+    prepared = prepare(settings, options.data, say)
+    try:
+        parts = parts_of(prepared.examples)
+    except TooSmallError as error:
+        raise IsthmusError(f"{options.data}: {error}") from None
+    compare = _compare_thinned if options.thin else _compare_systems
+    report = compare(options._replace(out=out), chosen, prepared, parts, say)
+    return _write(report, out)
+
+
+def _compare_systems(
+    options: BenchmarkOptions, systems: list[str], prepared: Prepared, parts: Splits, say: Callable[[str], None]
+) -> Report:
+    """The paper's comparison: HR@3 and MAP@3 of every system."""
+    import msgspec
+
+    from training.evaluation.benchmark import compare, rows_of
+    from training.evaluation.benchmark_report import markdown, plot
+
+    runs = compare(systems, range(options.seeds), parts, _trainer(prepared.items), _known_runs(options, prepared), say)
+    rows = rows_of(runs, parts.types)
+    title = f"{options.data.name}: MAP@3 by purchase events' type"
+    return Report(
+        "Benchmark",
+        markdown(runs, parts.types, _facts(options, prepared)),
+        msgspec.json.encode(rows),
+        (lambda file: plot(rows, title, file)) if rows else None,
+    )
+
+
+def _compare_thinned(
+    options: BenchmarkOptions, systems: list[str], prepared: Prepared, parts: Splits, say: Callable[[str], None]
+) -> Report:
+    """The modality ablation: each joint system, trained with less and less of one modality and evaluated on the other."""
+    import msgspec
+
+    from training.evaluation.benchmark import compare
+    from training.evaluation.modality_ablation import plot, points_of, report, thin_rows, trainer_of, variants_of
+
+    names = list(dict.fromkeys(variant.name for variant in variants_of(systems, parts.types)))
+    if not names:
+        raise IsthmusError(f"{options.data}: all events to judge on are of both modalities: --thin needs some of one alone")
+    train = trainer_of(_trainer(prepared.items), systems)
+    runs: Sequence[Run] = compare(names, range(options.seeds), parts, train, _known_runs(options, prepared), say)
+    points = points_of(runs, systems, parts.types)
+    title = f"{options.data.name}: one modality thinned out, judged on the other"
+    return Report(
+        "Does one modality help the other?",
+        report(points, runs, _facts(options, prepared)),
+        msgspec.json.encode(thin_rows(runs, systems, parts.types)),
+        (lambda file: plot(points, title, file)) if points else None,
+    )
+
+
+def _known_runs(options: BenchmarkOptions, prepared: Prepared) -> Runs:
+    """The runs that an earlier call finished on the same data with the same code; new ones are appended."""
+    from stream.services.dataset_cache import training_code
+    from training.evaluation.benchmark import Runs
+
+    code = training_code(_versions(), thin=options.thin)
+    return Runs(options.out.with_suffix(".runs.jsonl"), prepared.fingerprint, code)
+
+
+def _checked_place(out: Path) -> Path:
+    """FILE.json, if it and the files beside it can be written: better known before hours of training than after them."""
+    if out.is_dir():
+        raise IsthmusError(f"--out {out} is a folder: name a file in it, as {out / 'results.json'}")
+    if out.suffix not in {"", ".json"}:
+        raise IsthmusError(
+            f"--out {out}: the results are JSON, with a page and a plot of the same name beside it: name it FILE.json"
+        )
+    out = out.with_suffix(".json")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for path in (out, *(out.with_suffix(suffix) for suffix in _BESIDE)):
+            existed = path.exists()
+            path.open("ab").close()
+            if not existed:
+                path.unlink()
+    except OSError as error:
+        raise IsthmusError(f"--out {out}: {error.filename} cannot be written ({error.strerror}): choose another place") from None
+    return out
+
+
+def _chosen_systems(wanted: str, *, joint: bool) -> list[str]:
+    from models.systems import SYSTEMS
+    from training.evaluation.modality_ablation import JOINT
+
+    if wanted == "all":
+        return [name for name in SYSTEMS if not joint or name in JOINT]
+    chosen = list(dict.fromkeys(name.strip() for name in wanted.split(",") if name.strip()))
+    if unknown := [name for name in chosen if name not in SYSTEMS]:
+        raise IsthmusError(f"there is no system {unknown[0]}: choose among {', '.join(SYSTEMS)}, or all")
+    if not chosen:
+        raise IsthmusError(f"--systems names none: choose among {', '.join(SYSTEMS)}, or all")
+    return chosen
+
+
+def _trainer(items: Sequence[str]) -> Train:
+    from training.evaluation.benchmark import TooSmallError
+    from training.loop import TrainingConfig
+    from training.progress import shown
+    from training.stages import NothingToLearnError
+    from training.train_system import train_system
+
+    def train(system: str, seed: int, parts: Splits) -> Ranker:
+        config = TrainingConfig(seed=seed)
+        try:
+            with shown(lambda _: None) as reporter:
+                return train_system(system, parts.training, parts.validation, items, config, watch=reporter).ranker
+        except NothingToLearnError as error:  # the comparison leaves such a system out
+            raise TooSmallError(str(error)) from None
+
+    return train
+
+
+def _facts(options: BenchmarkOptions, prepared: Prepared) -> dict[str, str]:
+    """What a reader must know to reproduce the numbers; no path of this machine."""
+    from datetime import UTC, datetime
+
+    from stream.text.model import described
+    from training.example_arrays import newest_text_model
+
+    named = newest_text_model(prepared.examples) or "none"
+    count = len(prepared.examples)
+    return {
+        "data": f"{options.data.name}, {count} purchase events with interactions, fingerprint {prepared.fingerprint}",
+        "text model": named if prepared.text_model is None else described(prepared.text_model),
+        "command": options.command,
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> str:
+    import platform
+    from importlib.metadata import version
+
+    return f"isthmus {version('isthmus')}, torch {version('torch')}, Python {platform.python_version()}"
+
+
+def _write(report: Report, out: Path) -> str:
+    import msgspec
+
+    page, plot = out.with_suffix(".md"), out.with_suffix(".png")
+    out.write_bytes(msgspec.json.format(report.rows) + b"\n")
+    page.write_text(f"# {report.title}\n\n{report.text}")
+    if report.plot is not None:
+        report.plot(plot)
+    return f"\n{report.text}\nwritten: {out}, {page}, {plot}"

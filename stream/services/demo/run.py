@@ -1,0 +1,75 @@
+"""The demo as a whole: its options, its folder, the way to run the parts, and the summary."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from stream.services.text_models import with_stand_in, words_of_the_synthetic_world
+from stream.services.threads import limit_threads
+
+if TYPE_CHECKING:
+    from stream.services.demo.stats import DemoStats
+    from stream.settings import Settings
+
+
+class DemoOptions(NamedTuple):
+    """What one call of the demo was asked for.
+
+    Attributes:
+        seconds: How long it runs; None: until a signal.
+        kafka: Whether to run on a broker, in several processes.
+        bootstrap: The broker to use; None starts a local one.
+        summary: The file that gets the summary as JSON.
+        data: Without Kafka, the folder that keeps log, tables and models; None: a temporary one.
+        seed: The seed of the users; None: others each time.
+    """
+
+    seconds: float | None
+    kafka: bool
+    bootstrap: str | None
+    summary: Path | None
+    data: Path | None
+    seed: int | None
+
+
+def run_demo(settings: Settings, options: DemoOptions) -> None:
+    """Runs the demo until it ends by time or signal, and prints and writes the summary."""
+    import msgspec
+    import uvloop
+
+    from stream.services.demo.stats import DemoStats
+    from stream.services.demo.terminal import print_summary
+
+    limit_threads()
+    stats = DemoStats()
+    with tempfile.TemporaryDirectory(prefix="isthmus-demo-") as temporary:
+        folder = Path(temporary) if options.data is None else options.data.resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = with_stand_in(settings, words_of_the_synthetic_world(), folder / "text-model")
+        uvloop.run(_run(settings, options, folder, stats))
+    print_summary(stats)
+    if options.summary is not None:
+        options.summary.write_bytes(msgspec.json.format(msgspec.json.encode(stats.summary())))
+
+
+async def _run(settings: Settings, options: DemoOptions, folder: Path, stats: DemoStats) -> None:
+    from stream.kafka.app import stop_on_signals
+    from stream.services.demo.context import DemoContext
+    from stream.services.demo.terminal import TerminalView
+
+    stop = stop_on_signals()
+    if options.seconds is not None:
+        asyncio.get_running_loop().call_later(options.seconds, stop.set)
+    with TerminalView(stats) as view:
+        context = DemoContext(settings, folder, stats, stop, view.refresh, options.seconds, options.seed)
+        if options.kafka:
+            from stream.services.demo.deployment import run_on_kafka
+
+            await run_on_kafka(context, options.bootstrap)
+        else:
+            from stream.services.demo.embedded import run_embedded
+
+            await run_embedded(context, persist=options.data is not None)

@@ -1,0 +1,95 @@
+"""The encoder as a process: transcripts in, encoded calls out, until a signal stops it. It runs without torch."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from stream.errors import IsthmusError
+from stream.services.process import dead_letter_limit, field_mapper, observed
+from stream.services.text_models import folder_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from stream.core.records import Batch
+    from stream.kafka.agents.watchdog import Watchdog
+    from stream.kafka.faust.batch_consumer import Emission
+    from stream.metrics import Metrics
+    from stream.settings import Settings
+
+logger = logging.getLogger("isthmus")
+ENCODER_BATCH: Final = 64  # transcripts: half a second of work
+
+
+def run_encoder(settings: Settings) -> None:
+    """Runs an encoder on Kafka until SIGTERM or SIGINT."""
+    import uvloop
+
+    from stream.services.threads import limit_threads
+
+    limit_threads()
+    uvloop.run(_encoder(settings))
+
+
+async def _encoder(settings: Settings) -> None:
+    from stream.kafka.app import Supervision, add_stateless_agent, make_app, run_with_renewal, stop_on_signals
+    from stream.kafka.cluster.topics import create_or_check, topic_epochs
+    from stream.metrics import Metrics
+
+    bootstrap, topics, own, name = settings.kafka.bootstrap, settings.topics, settings.encoder, "isthmus-encoder"
+    create_or_check(bootstrap, topics, create=False)
+    stop, metrics = stop_on_signals(), Metrics()
+    process = batch_encoder(settings, metrics)
+
+    async with observed(settings, name, own.metrics_port, metrics) as (health, view):
+
+        def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watchdog]:
+            app = make_app(
+                name,
+                f"kafka://{bootstrap}",
+                data=settings.worker.state_dir / own.name,
+                partitions=topics.partitions,
+                batch_records=ENCODER_BATCH,
+                instance=own.name,
+                session_timeout_s=settings.delivery.session_timeout_s,
+            )
+            looks = Supervision(view=view, health=health, recreated=recreated, stalled_s=settings.health.stalled_s)
+            guarantee = settings.delivery.guarantee
+            return app, add_stateless_agent(app, topics.transcripts, epochs, process, metrics, guarantee=guarantee, looks=looks)
+
+        await run_with_renewal(build, view, topic_epochs(bootstrap, [topics.transcripts]), stop)
+
+
+def batch_encoder(settings: Settings, metrics: Metrics) -> Callable[[Batch], list[Emission]]:
+    """Loads the text model; returns the function that encodes and counts one batch, for `stream.kafka.agents.stateless_agent`."""
+    from stream.kafka.faust.batch_consumer import Emission
+    from stream.text.encode_stage import encode_batch
+    from stream.text.model import TextModel
+
+    own, topics = settings.encoder, settings.topics
+    model = TextModel(
+        folder_of(settings), batch_sentences=own.batch_sentences, threads=own.threads, cached_sentences=own.cached_sentences
+    )
+    if not model.keywords.listed:
+        logger.warning("calls get no keywords because the text model's list is empty: make one with `isthmus text-model stand-in`")
+    fields = settings.mapping.of("transcripts")
+    mapper = field_mapper("mapping.transcripts", fields) if fields else None
+    limit = dead_letter_limit(settings)
+
+    def process(batch: Batch) -> list[Emission]:
+        started = time.perf_counter()
+        encoded = encode_batch(batch, model, mapper)
+        broken = limit.add(batch.topic, len(batch.records), encoded.dead_letters)
+        if broken is not None:
+            raise IsthmusError(broken)
+        metrics.histogram("encoder_seconds").observe(time.perf_counter() - started)
+        metrics.counter("encoder_sentences").inc(encoded.sentences)
+        metrics.count(encoded.counts)
+        return [
+            Emission(topics.encoded_calls, encoded.calls, encoded.timestamps),
+            Emission(topics.dead_letters, encoded.dead_letters),
+        ]
+
+    return process

@@ -1,0 +1,140 @@
+"""What long-running processes share: the step's configuration from settings, health and metrics over HTTP, whole topics followed.
+
+What a worker or an encoder consists of is in the module of that name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from stream.core.dead_letters import DeadLetterLimit
+from stream.core.events import STEP_INPUTS
+from stream.core.step import StepConfig
+from stream.errors import IsthmusError
+from stream.health import Beat, Health
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+
+    from stream.kafka.cluster.view import ClusterView
+    from stream.metrics import Metrics
+    from stream.settings import Settings
+
+logger = logging.getLogger("isthmus")
+
+
+def step_config(settings: Settings) -> StepConfig:
+    """Returns the step's configuration, with the field mappings compiled.
+
+    Raises:
+        IsthmusError: a mapping is not a JMESPath expression.
+    """
+    step = settings.step
+    mappings = {row: settings.mapping.of(row.role) for row in STEP_INPUTS if not row.is_derived}
+    return StepConfig(
+        partitions=settings.topics.partitions,
+        list_length=step.list_length,
+        session_gap_ms=step.session_gap_s * 1_000,
+        max_ahead_ms=step.max_ahead_s * 1_000,
+        allowed_lateness_ms=step.allowed_lateness_s * 1_000,
+        marker_retention_ms=step.marker_retention_s * 1_000,
+        erasure_key=step.erasure_key.get_secret_value().encode(),
+        explain=step.explain,
+        adapters={row.source: field_mapper(f"mapping.{row.role}", fields) for row, fields in mappings.items() if fields},
+    )
+
+
+def field_mapper(section: str, fields: Mapping[str, str]) -> Callable[[Any], Any]:
+    """Returns a function from a producer's JSON object to ours, with one JMESPath expression per field. It leaves out fields that
+    it does not find, and raises ValueError where an expression fails.
+
+    Raises:
+        IsthmusError: a value of `fields` is not a JMESPath expression.
+    """
+    import jmespath
+
+    compiled = {}
+    for name, expression in fields.items():
+        try:
+            compiled[name] = jmespath.compile(expression)
+        except jmespath.exceptions.JMESPathError as error:
+            raise IsthmusError(f"setting {section}.{name}: {expression!r} is not a JMESPath expression ({error})") from None
+
+    def map_fields(value: Any) -> dict[str, Any]:
+        try:
+            mapped = {name: expression.search(value) for name, expression in compiled.items()}
+        except jmespath.exceptions.JMESPathError as error:
+            raise ValueError(type(error).__name__) from None
+        return {name: field for name, field in mapped.items() if field is not None}
+
+    return map_fields
+
+
+def dead_letter_limit(settings: Settings) -> DeadLetterLimit:
+    return DeadLetterLimit(settings.dead_letters.stop_share, settings.dead_letters.window_records)
+
+
+@asynccontextmanager
+async def background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs `work` as a task inside the context."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+@asynccontextmanager
+async def observed(settings: Settings, group: str, port: int, metrics: Metrics) -> AsyncIterator[tuple[Health, ClusterView]]:
+    """Serves metrics and health, and keeps the broker's view of the consumer group open, inside the context."""
+    from stream.kafka.cluster.view import KafkaClusterView
+
+    beat, health = Beat(settings.health.silent_s, time.monotonic), Health()
+    health.live["event loop"] = beat.check
+    health.ready["partitions"] = lambda: "none are assigned yet"
+    server, _ = metrics.serve(port, health)
+    logger.info("%s: metrics and health at http://127.0.0.1:%d/metrics, /livez, /readyz", group, server.server_port)
+    view = KafkaClusterView(settings.kafka.bootstrap, group)
+    beating = asyncio.create_task(beat.keep_beating())
+    try:
+        yield health, view
+    finally:
+        beating.cancel()
+        await view.close()
+        server.shutdown()
+        server.server_close()
+
+
+@asynccontextmanager
+async def followed(
+    bootstrap: str, follows: Mapping[str, Callable[[Sequence[Any]], Any]], health: Health, stop: asyncio.Event
+) -> AsyncIterator[None]:
+    """Follows whole topics inside the context. It is entered once their present contents are applied, one topic after the other,
+    because a model is checked against the catalogue.
+
+    A follower that ends sets `stop`, and its error is raised on leaving: the worker would go on serving an outdated model.
+    """
+    from stream.kafka.agents.followers import follow_kafka
+
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        for topic, apply in follows.items():
+            ready = asyncio.Event()
+            health.ready[topic] = lambda ready=ready: None if ready.is_set() else "is not read whole yet"  # type: ignore[misc]
+            tasks.append(asyncio.create_task(follow_kafka(bootstrap, topic, apply, ready)))
+            await asyncio.wait({tasks[-1], asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
+            if tasks[-1].done():
+                await tasks[-1]
+            tasks[-1].add_done_callback(lambda _: stop.set())
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for error in results:
+        if isinstance(error, Exception):
+            raise error

@@ -1,0 +1,114 @@
+"""Which text model a process uses, and the keyword list that stands in until there are transcripts to build one from."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+from stream.errors import IsthmusError
+from stream.settings import with_changes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from stream.settings import Settings
+    from stream.text.keywords import Keywords
+    from training.datasets.tables.reader import Tables
+
+RECENT_CLICKS: Final = 10_000  # per partition: enough to meet every tag that is not rare
+
+
+def default_folder(cache_dir: Path) -> Path:
+    """Where set-up puts the packaged text model."""
+    return cache_dir / "text-model"
+
+
+def folder_of(settings: Settings) -> Path:
+    """The text model that the settings name, or the packaged one."""
+    return settings.encoder.text_model or default_folder(settings.cache_dir)
+
+
+def with_stand_in(settings: Settings, texts: Iterable[str], folder: Path) -> Settings:
+    """Writes a text model into `folder` whose keywords are the words of `texts`, and returns settings that name it.
+
+    A text model that the settings name already is kept.
+    """
+    from stream.text.keywords import standing_in
+    from stream.text.model import with_keywords
+
+    if settings.encoder.text_model is not None:
+        return settings
+    with_keywords(default_folder(settings.cache_dir), folder, standing_in(texts))
+    return with_changes(settings, "encoder", text_model=folder)
+
+
+def keywords_from_transcripts(path: Path, min_users: int) -> Keywords:
+    """The keyword list of transcript events (JSON lines), or of a folder of tables.
+
+    Raises:
+        IsthmusError: the file cannot be read, or the tables hold no transcripts.
+    """
+    from stream.text.keywords import keywords_of
+
+    return keywords_of(_texts_of_tables(path) if path.is_dir() else _texts_of_events(path), min_users)
+
+
+def _texts_of_tables(folder: Path) -> dict[str, list[str]]:
+    from training.datasets.tables.reader import read_tables
+
+    tables = read_tables(folder)
+    if tables.encoded is not None:
+        raise IsthmusError(f"{folder} has no transcripts: its calls come with keywords or vectors already")
+    texts: dict[str, list[str]] = {}
+    for row in tables.interactions:
+        if row.conversation_id is not None:
+            texts.setdefault(row.user_id, []).extend(text for _, text in tables.conversations[row.conversation_id])
+    return texts
+
+
+def _texts_of_events(file: Path) -> dict[str, list[str]]:
+    import msgspec
+
+    from stream.core.events import Transcript
+
+    texts: dict[str, list[str]] = {}
+    try:
+        for line in file.read_bytes().splitlines():
+            transcript = msgspec.json.decode(line, type=Transcript)
+            texts.setdefault(transcript.user_id, []).extend(sentence.text for sentence in transcript.sentences)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise IsthmusError(f"{file}: {error}") from None
+    return texts
+
+
+def words_of_tables(tables: Tables) -> set[str]:
+    """The names of the items and the tags of the sessions."""
+    tags = {tag for clicks in tables.sessions.values() for click in clicks for tag in click}
+    return {*tables.items.values(), *tags}
+
+
+def words_on_kafka(settings: Settings) -> set[str]:
+    """The names and texts of the catalogue's items, and the tags of the newest clicks."""
+    import msgspec
+
+    from stream.core.events import Click, Item, Source, parse
+    from stream.kafka.cluster.compacted_topic import CompactedTopic
+    from stream.kafka.cluster.recent import recent_values
+    from stream.services.process import step_config
+
+    bootstrap, topics = settings.kafka.bootstrap, settings.topics
+    with closing(CompactedTopic(bootstrap, topics.items)) as catalogue:
+        catalogue.read_on()
+        items = [msgspec.json.decode(value, type=Item) for value in catalogue.values.values()]
+    mapper = step_config(settings).adapters.get(Source.CLICK)
+    clicks = [parse(Source.CLICK, value, mapper) for value in recent_values(bootstrap, topics.clicks, RECENT_CLICKS)]
+    tags = {tag for click in clicks if isinstance(click, Click) for tag in click.tags}
+    return {*(item.name for item in items), *(item.text or "" for item in items), *tags}
+
+
+def words_of_the_synthetic_world() -> set[str]:
+    from training.datasets.synthetic.catalogue import items
+    from training.datasets.synthetic.sessions import all_tags
+
+    return {*(item.name for item in items()), *(item.text or "" for item in items()), *all_tags()}

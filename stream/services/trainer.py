@@ -1,0 +1,253 @@
+"""The trainer as a process: where examples come from, one run or one per interval, and where announcements go."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from stream.errors import IsthmusError
+from stream.kafka.cluster.compacted_topic import CompactedTopic, TopicError, announce, examples_in, items_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from stream.core.announcements import ModelAnnouncement
+    from stream.core.outputs import TrainingExample
+    from stream.settings import Settings
+    from training.progress import ProgressReporter
+    from training.registry import Registry
+    from training.training_run import Result, RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions:
+    """What one call of the trainer was asked for; the rest is settings.
+
+    Attributes:
+        system: The name of the system to train.
+        examples: A file of examples to train on instead of the topic.
+        data: A folder of tables to train on instead of the topic.
+        items: Item ids to rank; None: the catalogue's, or those bought.
+        resume: A folder of checkpoints to continue from.
+        announce_file: A file that gets announcements instead of the models topic.
+    """
+
+    system: str
+    examples: Path | None = None
+    data: Path | None = None
+    items: list[str] | None = None
+    resume: Path | None = None
+    announce_file: Path | None = None
+
+    @property
+    def offline(self) -> bool:
+        return self.examples is not None or self.data is not None
+
+
+class ExampleSource(NamedTuple):
+    """Examples and item ids, read when they are asked for.
+
+    Attributes:
+        examples: Reads the newest examples, in order of time.
+        item_ids: Reads the items to rank, after the examples.
+    """
+
+    examples: Callable[[], Sequence[TrainingExample]]
+    item_ids: Callable[[], Sequence[str]]
+
+
+def train_once(settings: Settings, options: TrainerOptions, say: Callable[[str], None]) -> Result | None:
+    """Trains, registers, judges and announces once. Returns the result in the main process, None in the others.
+
+    Raises:
+        IsthmusError: there is nothing to train on, or registry or broker cannot be used; the champion stays.
+    """
+    from training import distributed
+
+    config, source, send = run_config(settings, options), example_source(settings, options, say), _sender(settings, options)
+    with distributed.process_group():
+        examples, item_ids = distributed.broadcast(lambda: (source.examples(), source.item_ids()))
+        result = _train(settings, examples, item_ids, config, lambda finished: _announce(finished, send), options.resume, say)
+        return result if distributed.rank() == 0 else None
+
+
+def train_periodically(settings: Settings, options: TrainerOptions, every_s: float, say: Callable[[str], None]) -> None:
+    """Trains once per `every_s` seconds on what has arrived since, until SIGTERM or SIGINT.
+
+    Raises:
+        IsthmusError: registry or broker cannot be used at the start, or torchrun started several processes.
+    """
+    from training import distributed
+    from training.progress import ProgressReporter
+    from training.registry import Registry
+    from training.retraining import Announcer, StoppedError, retrain
+    from training.training_run import champion_of
+
+    if distributed.launched_processes() > 1:
+        raise IsthmusError("torchrun trains once: start a trainer with --every as one process")
+    config, source, send = run_config(settings, options), example_source(settings, options, say), _sender(settings, options)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    def say_unless_stopped(line: str) -> None:
+        if stop.is_set():  # between two epochs: nothing is registered yet, or all of it is
+            raise StoppedError
+        say(line)
+
+    registry = Registry(settings.registry.uri, settings.registry.folder)
+    announcer = Announcer(send, lambda: champion_of(registry))
+    announcer.catch_up()
+
+    def run(examples: Sequence[TrainingExample]) -> Result:
+        return _run(registry, examples, source.item_ids(), config, announcer.tell, ProgressReporter(say_unless_stopped))
+
+    retrain(source.examples, run, announcer, every_s, stop)
+
+
+def run_config(settings: Settings, options: TrainerOptions) -> RunConfig:
+    from training.loop import TrainingConfig
+    from training.training_run import RunConfig
+
+    own = settings.training
+    return RunConfig(
+        system=options.system,
+        training=TrainingConfig(seed=own.seed),
+        margin=own.margin,
+        min_judged=own.min_judged,
+        grows=not options.offline,
+    )
+
+
+def _train(
+    settings: Settings,
+    examples: Sequence[TrainingExample],
+    item_ids: Sequence[str],
+    config: RunConfig,
+    publish: Callable[[Result], None],
+    resume: Path | None,
+    say: Callable[[str], None],
+) -> Result:
+    from training import distributed
+    from training.progress import SILENT, shown
+    from training.registry import Registry
+
+    with distributed.main_process_first():
+        registry = Registry(settings.registry.uri, settings.registry.folder)
+    try:
+        with shown(say) as reporter:
+            own = reporter if distributed.rank() == 0 else SILENT
+            result = _run(registry, examples, item_ids, config, publish, own, resume)
+    except TopicError as error:
+        raise IsthmusError(not_announced(error)) from None
+    try:
+        publish(result)
+    except TopicError as error:
+        raise IsthmusError(f"{result.reason}\n{not_announced(error)}") from None
+    return result
+
+
+def _run(
+    registry: Registry,
+    examples: Sequence[TrainingExample],
+    item_ids: Sequence[str],
+    config: RunConfig,
+    publish: Callable[[Result], None],
+    reporter: ProgressReporter,
+    resume: Path | None = None,
+) -> Result:
+    """One training run. Where there is no champion yet, popularity is published first, so that workers have something to serve."""
+    from training import distributed, training_run
+
+    with distributed.main_process_first():
+        if registry.holder("champion") is None and examples:
+            known = examples[: max(1, len(examples) * 8 // 10)]  # what is newer stays fresh for the gate
+            first = training_run.publish_popular(known, item_ids, registry)
+            publish(first)
+            reporter.say(first.reason)
+    return training_run.train_once(examples, item_ids, registry, config, reporter, resume)
+
+
+def _announce(result: Result, send: Callable[[ModelAnnouncement], None]) -> None:
+    if result.announcement is not None:
+        send(result.announcement)
+
+
+def not_announced(error: TopicError) -> str:
+    """What to say when the registry was changed and the announcement failed."""
+    return f"{error}; the registry is changed, the workers are not told: `isthmus models announce` tells them of the champion"
+
+
+def example_source(settings: Settings, options: TrainerOptions, say: Callable[[str], None]) -> ExampleSource:
+    """Where examples and item ids come from: tables, a file, or the topics.
+
+    Raises:
+        IsthmusError: a topic cannot be read.
+    """
+    if options.data is not None:
+        return _source_of_tables(settings, options.data, say)
+    if options.examples is not None:
+        return _source_of_file(options.examples, options.items)
+    return _source_of_topics(settings)
+
+
+def _source_of_tables(settings: Settings, folder: Path, say: Callable[[str], None]) -> ExampleSource:
+    from stream.services.dataset_cache import examples_to_train_on
+
+    read = cache(lambda: examples_to_train_on(settings, folder, say))
+    return ExampleSource(lambda: read()[0], lambda: read()[1])
+
+
+def _source_of_file(file: Path, items: list[str] | None) -> ExampleSource:
+    from stream.core.examples import in_time_order
+    from training.datasets.example_file import read_examples
+
+    def read() -> Sequence[TrainingExample]:
+        return in_time_order(read_examples(file))
+
+    return ExampleSource(read, lambda: _items_to_rank(read(), items))
+
+
+def _source_of_topics(settings: Settings) -> ExampleSource:
+    examples = CompactedTopic(settings.kafka.bootstrap, settings.topics.training_examples)
+    catalogue = CompactedTopic(settings.kafka.bootstrap, settings.topics.items)
+
+    def read() -> Sequence[TrainingExample]:
+        examples.read_on()
+        return examples_in(examples)
+
+    def item_ids() -> Sequence[str]:
+        catalogue.read_on()
+        return items_in(catalogue) or _bought(examples_in(examples))
+
+    return ExampleSource(read, item_ids)
+
+
+def _items_to_rank(examples: Sequence[TrainingExample], items: list[str] | None) -> Sequence[str]:
+    """The items that were named, or else those bought."""
+    bought = _bought(examples)
+    if items is not None and bought and set(bought).isdisjoint(items):
+        raise IsthmusError(f"--items names none of the items that were bought: {', '.join(bought[:5])} ...")
+    return items or bought
+
+
+def _bought(examples: Sequence[TrainingExample]) -> list[str]:
+    return sorted({item for example in examples for item in example.items})
+
+
+def _sender(settings: Settings, options: TrainerOptions) -> Callable[[ModelAnnouncement], None]:
+    """Where announcements go: a file, or the topic; nowhere when training from files without one."""
+    from stream.core.announcements import encode_announcement
+
+    def send(announcement: ModelAnnouncement) -> None:
+        if options.announce_file is not None:
+            with options.announce_file.open("ab") as file:
+                file.write(encode_announcement(announcement) + b"\n")
+        elif not options.offline:
+            announce(settings.kafka.bootstrap, settings.topics.models, announcement)
+
+    return send

@@ -1,0 +1,81 @@
+"""The worker as a process: profile agent, catalogue and model followers, health and metrics, until a signal stops it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from stream.services.process import background, dead_letter_limit, followed, observed, step_config
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stream.kafka.agents.watchdog import Watchdog
+    from stream.settings import Settings
+
+logger = logging.getLogger("isthmus")
+
+
+def run_worker(settings: Settings) -> None:
+    """Runs a worker on Kafka until SIGTERM or SIGINT."""
+    import uvloop
+
+    from stream.services.threads import limit_threads
+
+    limit_threads()
+    if settings.step.erasure_key.get_secret_value() == "isthmus":
+        logger.warning("erasure markers can be guessed: set ISTHMUS_STEP__ERASURE_KEY to a secret of your own")
+    uvloop.run(_worker(settings))
+
+
+async def _worker(settings: Settings) -> None:
+    from stream.kafka.agents.followers import ServedModelFollower
+    from stream.kafka.agents.profile_agent import ServedModel
+    from stream.kafka.app import Supervision, add_profile_agent, make_app, run_with_renewal, stop_on_signals
+    from stream.kafka.cluster.topics import changelog_name, create_or_check, source_topics, topic_epochs
+    from stream.kafka.faust.store import check_changelog
+    from stream.metrics import Metrics
+
+    bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.worker
+    create_or_check(bootstrap, topics, create=False)
+    sources, name, folder = source_topics(topics), "isthmus-profiles", own.state_dir / own.name
+    changelog = topic_epochs(bootstrap, [changelog_name(name)])
+    check_changelog(folder, changelog)
+    stop, metrics, serving = stop_on_signals(), Metrics(), ServedModel()
+    follower = ServedModelFollower(serving, metrics)
+
+    async with observed(settings, name, own.metrics_port, metrics) as (health, view):
+        follows = {topics.items: follower.on_items, topics.models: follower.on_models}
+        health.ready["model"] = follower.missing
+        async with followed(bootstrap, follows, health, stop), background(follower.keep_trying()):
+
+            def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watchdog]:
+                app = make_app(
+                    name,
+                    f"kafka://{bootstrap}",
+                    data=folder,
+                    partitions=topics.partitions,
+                    batch_records=own.batch_records,
+                    instance=own.name if own.static_membership else None,
+                    session_timeout_s=settings.delivery.session_timeout_s,
+                )
+                looks = Supervision(
+                    view=view, health=health, recreated=recreated, changelog=changelog, stalled_s=settings.health.stalled_s
+                )
+                watch = add_profile_agent(
+                    app,
+                    sources,
+                    epochs,
+                    serving,
+                    step,
+                    topics,
+                    metrics,
+                    in_flight=own.in_flight,
+                    limit=dead_letter_limit(settings),
+                    guarantee=settings.delivery.guarantee,
+                    looks=looks,
+                )
+                return app, watch
+
+            step = step_config(settings)
+            await run_with_renewal(build, view, topic_epochs(bootstrap, sources), stop)
