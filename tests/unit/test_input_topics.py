@@ -3,12 +3,12 @@
 from typing import get_args
 
 import pytest
-from stream.services.running import step_settings
 
 from stream.core.events import INPUTS, STEP_INPUTS, Source, UserEvent
 from stream.core.state import SOURCE_NUMBERS
 from stream.errors import IsthmusError
 from stream.kafka.cluster.topics import source_topics, specs
+from stream.services.process import step_config
 from stream.settings import MappingSettings, Settings, TopicSettings
 
 
@@ -42,11 +42,11 @@ def test_a_wrong_mapping_is_named_by_its_setting() -> None:
     """The setting's name, not the source's: `mapping.purchases`."""
     settings = Settings(mapping=MappingSettings(purchases={"items": "["}))  # type: ignore[call-arg]
     with pytest.raises(IsthmusError, match=r"setting mapping\.purchases\.items"):
-        step_settings(settings)
+        step_config(settings)
 
 
 def test_each_mapping_reaches_its_source() -> None:
     """Those of the step; the transcripts' mapping is the encoder's."""
     mapped = {row.role: {"user_id": "id"} for row in INPUTS if not row.is_derived}
-    adapters = step_settings(Settings(mapping=MappingSettings(**mapped))).adapters
+    adapters = step_config(Settings(mapping=MappingSettings(**mapped))).adapters
     assert set(adapters) == {row.source for row in STEP_INPUTS if not row.is_derived}
