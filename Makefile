@@ -1,5 +1,5 @@
 # Everything that is done with Isthmus. `make demo` and `make test` set up what they need, once.
-.PHONY: setup setup-kafka demo test lint docs bench bench-recovery chaos soak results
+.PHONY: setup setup-kafka demo test lint docs docs-serve bench bench-recovery chaos soak results
 SECONDS ?=
 PYTEST ?=
 CASES ?=
@@ -24,8 +24,12 @@ lint: setup
 test: setup-kafka lint ## everything that CI runs
 	.venv/bin/python -m pytest $(PYTEST)
 
-docs: setup ## writes the generated reference pages and the AsyncAPI document anew
+docs: setup ## writes the generated reference pages and the AsyncAPI document, then builds the site into build/site
 	.venv/bin/python -m deploy.generate_reference
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
+
+docs-serve: docs ## shows the site at http://127.0.0.1:8000 and rebuilds it when a page changes
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs serve --strict
 
 chaos: setup-kafka ## faults of every kind on real Kafka, about an hour; CASES="killed,disk" chooses; writes build/chaos.json
 	.venv/bin/python -m tests.chaos.run --cases "$(CASES)" --seed $(SEED)

@@ -6,7 +6,7 @@ tests/unit/test_reference.py fails while a page differs from what this writes.
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,8 @@ from stream.kafka.cluster.topics import specs
 from stream.metrics import DECLARED
 from stream.settings import Section, Settings, TopicSettings
 
-HERE: Final = Path(__file__).parent
+ROOT: Final = Path(__file__).parents[1]
+REFERENCE: Final = ROOT / "docs" / "reference"
 PAYLOADS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
     **{row.role: (row.event_type, row.content_type) for row in INPUTS},
     "items": (Item, JSON),
@@ -34,6 +35,8 @@ PAYLOADS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
 }
 CLOUD_EVENTS: Final = {"recommendations", "dead_letters"}
 _BY_US: Final = PAYLOADS.keys() - {"items"} - {row.role for row in INPUTS if not row.is_derived}
+_BOUNDS: Final = {"maxLength": "characters", "maxItems": "of them"}
+_KINDS: Final = {"date-time": "RFC 3339 time", "base64": "bytes"}
 _WRITTEN: Final = "<!-- Written by `make docs`; do not edit. -->\n\n"
 
 
@@ -50,7 +53,7 @@ def settings_page() -> str:
             variable = "ISTHMUS_" + dotted.replace(".", "__").upper()
             rows.append(f"| `{dotted}` | `{variable}` | `{str(value).replace(home, '~')}` | {one.description or ''} |")
     return (
-        f"# Settings\n\n{_WRITTEN}In `isthmus.toml` (or the file that `ISTHMUS_CONFIG` names); variables win.\n\n"
+        f"# Settings\n\n{_WRITTEN}In `isthmus.toml` (or the file that `ISTHMUS_CONFIG` names), or as variables, which win.\n\n"
         + "\n".join(rows)
         + "\n"
     )
@@ -63,7 +66,7 @@ def metrics_page() -> str:
         rows.append(
             f"| `isthmus_{name}{suffix}` | {declared.kind.__name__.lower()} | {', '.join(declared.labels)} | {declared.text} |"
         )
-    return f"# Metrics\n\n{_WRITTEN}Rates are for the query to make, over all workers.\n\n" + "\n".join(rows) + "\n"
+    return f"# Metrics\n\n{_WRITTEN}Compute rates in the query, over all workers.\n\n" + "\n".join(rows) + "\n"
 
 
 def topics_page() -> str:
@@ -78,7 +81,7 @@ def topics_page() -> str:
 
 
 def commands_page() -> str:
-    codes = "Exit codes: 0 done, 2 wrong use or surroundings (the message says what to do); `train` 3: refused by the gate; "
+    codes = "Exit codes: 0 done, 2 wrong use or environment (the message says what to do); `train` 3: refused by the gate; "
     codes += "`dead-letters replay` 3: some were refused."
     parts = [f"# Commands\n\n{_WRITTEN}{codes}\n"]
     for path in _command_paths():
@@ -99,6 +102,56 @@ def _command_paths() -> Iterator[list[str]]:
 
 def _plain(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def messages_page() -> str:
+    """Every message with its fields, from the same types as the AsyncAPI document."""
+    roles = {spec.role: spec for spec in specs(TopicSettings())}
+    text = (
+        "Every message that crosses a topic, with its fields. Readers must ignore fields that they do not know. "
+        "The same for machines: the [AsyncAPI document](../../deploy/asyncapi.json)."
+    )
+    parts = [f"# Messages\n\n{_WRITTEN}{text}\n"]
+    for role, (message, content_type) in PAYLOADS.items():
+        _, components = msgspec.json.schema_components([message], ref_template="{name}")
+        schema = components[message.__name__]
+        described, attributes = _docstring(schema.get("description", ""))
+        rows = ["| field | type | required | what it is |", "| --- | --- | --- | --- |"]
+        for name, field in schema["properties"].items():
+            required = "yes" if name in schema.get("required", ()) else ""
+            kind = _type_in_words(field, components)
+            rows.append(f"| `{name}` | {kind} | {required} | {attributes.get(name, '')} |")
+        where = f"Topic `{roles[role].name}`, key = {roles[role].keyed_by}, {content_type.rpartition('/')[2]}."
+        parts.append(f"## {message.__name__}\n\n{where} {described}\n\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _docstring(text: str) -> tuple[str, dict[str, str]]:
+    """A docstring's prose as one paragraph, and what its `Attributes:` list says of each field."""
+    prose, _, listed = text.partition("Attributes:")
+    entries = re.split(r"^ +(\w+): ", listed.partition("\n\n")[0], flags=re.MULTILINE)[1:]
+    attributes = {name: " ".join(described.split()) for name, described in zip(entries[::2], entries[1::2], strict=True)}
+    return " ".join(prose.split()), attributes
+
+
+def _type_in_words(field: Mapping[str, Any], components: Mapping[str, Any]) -> str:
+    """A JSON schema in a few words, without "or null": the column `required` says that."""
+    if "$ref" in field:
+        named = components[field["$ref"]]
+        if "enum" in named:
+            return _type_in_words(named, components)
+        return f"object ({', '.join(named['properties'])})" if "properties" in named else f"{field['$ref']} (array)"
+    if "anyOf" in field:
+        return " or ".join(_type_in_words(one, components) for one in field["anyOf"] if one.get("type") != "null")
+    if "enum" in field:
+        return " or ".join(f"`{value}`" for value in field["enum"] if value is not None)
+    kind = _KINDS.get(field.get("format", field.get("contentEncoding", "")), field.get("type", "array"))
+    if "milliseconds" in field.get("description", ""):
+        kind = "ms since 1970"
+    if field.get("items"):
+        kind = f"array of {_type_in_words(field['items'], components)}"
+    bounds = [f"{field[key]:,} {unit}" for key, unit in _BOUNDS.items() if key in field and kind != _KINDS["base64"]]
+    return f"{kind} (at most {', '.join(bounds)})" if bounds else str(kind)
 
 
 def asyncapi() -> str:
@@ -160,11 +213,12 @@ def _document_properties(schema: dict[str, Any]) -> None:
 def pages() -> dict[Path, str]:
     """All that is generated, by path."""
     return {
-        HERE / "reference" / "settings.md": settings_page(),
-        HERE / "reference" / "metrics.md": metrics_page(),
-        HERE / "reference" / "topics.md": topics_page(),
-        HERE / "reference" / "commands.md": commands_page(),
-        HERE / "asyncapi.json": asyncapi(),
+        REFERENCE / "settings.md": settings_page(),
+        REFERENCE / "metrics.md": metrics_page(),
+        REFERENCE / "topics.md": topics_page(),
+        REFERENCE / "commands.md": commands_page(),
+        REFERENCE / "messages.md": messages_page(),
+        ROOT / "deploy" / "asyncapi.json": asyncapi(),
     }
 
 

@@ -1,4 +1,4 @@
-"""The scale study's simulation (deploy/scale.md): what 100 million users and 200,000 events/s ask for, from measured costs.
+"""The scale study's simulation (docs/results/scale.md): what 100 million users and 200,000 events/s ask for, from measured costs.
 
 `python -m tests.benchmarks.scale` prints its figures. Bytes are the step's own, counted here; CPU per event is the newest
 build/bench.json's, else that of README.md. Nothing is timed, chance is seeded: two runs give the same.
@@ -132,7 +132,7 @@ def cpu_us() -> dict[str, float]:
 
 
 def figures(ranker: Ranker) -> Iterator[tuple[str, float]]:
-    """(what, value), in the order of deploy/scale.md."""
+    """(what, value), in the order of docs/results/scale.md."""
     rng = np.random.default_rng(0)
     costs = cpu_us()
     event_us = (1 - AT_BOUNDS) * costs["new users"] + AT_BOUNDS * costs["at the bounds"]

@@ -23,6 +23,7 @@ from stream.metrics import DECLARED
 from stream.settings import Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+RUNBOOK = Path(__file__).parents[2] / "docs" / "guides" / "operate.md"
 SPECS = Path(__file__).parents[2] / "build" / "npm" / "node_modules" / "@asyncapi" / "specs" / "schemas"
 
 
@@ -125,9 +126,9 @@ def test_alerts_ask_for_metrics_that_exist() -> None:
 
 def test_the_runbook_has_an_entry_for_each_alert() -> None:
     """And each alert leads to its own."""
-    entries = re.findall(r"^### (\w+)$", (DEPLOY / "runbook.md").read_text(), re.MULTILINE)
+    entries = re.findall(r"^### (\w+)$", RUNBOOK.read_text(), re.MULTILINE)
     assert entries == [rule["alert"] for rule in ALERTS]
-    assert [rule["annotations"]["runbook"] for rule in ALERTS] == [f"deploy/runbook.md#{name.lower()}" for name in entries]
+    assert [rule["annotations"]["runbook"] for rule in ALERTS] == [f"docs/guides/operate.md#{name.lower()}" for name in entries]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_the_runbook_quotes_what_the_processes_say(module: str, words: tuple[str
     spec = importlib.util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None
-    said, runbook = Path(spec.origin).read_text(), (DEPLOY / "runbook.md").read_text()
+    said, runbook = Path(spec.origin).read_text(), RUNBOOK.read_text()
     for phrase in words:
         assert phrase in said
         assert phrase in runbook

@@ -1,0 +1,33 @@
+"""Prints each user's list as it changes. It reads committed records only, so it suits both delivery guarantees.
+
+python -m examples.print_lists localhost:9092
+"""
+
+import asyncio
+import json
+import sys
+
+from aiokafka import AIOKafkaConsumer
+
+
+def line(key: bytes, value: bytes | None) -> str:
+    """One record in words. A tombstone follows an erasure."""
+    if value is None:
+        return f"{key.decode()}: forgotten"
+    recommendation = json.loads(value)
+    items = ", ".join(f"{ranked['item']} ({ranked['score']:.3f})" for ranked in recommendation["items"])
+    why = recommendation.get("fallback") or f"after a {recommendation['caused_by']['type']}"
+    return f"{recommendation['user_id']}: {items}  [{recommendation['model']['name']}, {why}]"
+
+
+async def follow(bootstrap: str) -> None:
+    consumer = AIOKafkaConsumer(
+        "recommendations", bootstrap_servers=bootstrap, auto_offset_reset="earliest", isolation_level="read_committed"
+    )
+    async with consumer:
+        async for record in consumer:
+            print(line(record.key, record.value), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(follow(sys.argv[1]))
