@@ -11,7 +11,7 @@ from examples import own_ranker, print_lists, produce_events
 from stream.core.events import Click, Item, Rejection, Transcript, parse
 from stream.core.ranking import Catalogue
 from stream.core.records import Source
-from stream.services.running import step_settings
+from stream.services.process import step_config
 from stream.settings import Settings, load
 from tests.rankers import random_history
 
@@ -37,7 +37,7 @@ def test_the_settings_file_maps_a_producers_click(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("ISTHMUS_CONFIG", str(path))
     page_view = next(line[2:] for line in path.read_text().splitlines() if line.startswith('# {"uuid"'))
     settings = load()
-    click = parse(Source.CLICK, page_view.encode(), step_settings(settings).adapters[Source.CLICK])
+    click = parse(Source.CLICK, page_view.encode(), step_config(settings).adapters[Source.CLICK])
     assert isinstance(click, Click)
     assert (click.user_id, click.tags, click.event_id) == ("c-17", ("pets", "dog", "view"), "e-5")
 
