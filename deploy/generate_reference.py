@@ -18,7 +18,7 @@ from stream.cli.main import COMMANDS, app
 from stream.core import outputs
 from stream.core.announcements import ModelAnnouncement
 from stream.core.events import INPUTS, JSON, MSGPACK, Item
-from stream.kafka.cluster.topics import specs
+from stream.kafka.cluster.topics import TopicSpec, specs
 from stream.metrics import DECLARED
 from stream.settings import Section, Settings, TopicSettings
 
@@ -115,23 +115,15 @@ def messages_page() -> str:
     for role, (message, content_type) in PAYLOADS.items():
         _, components = msgspec.json.schema_components([message], ref_template="{name}")
         schema = components[message.__name__]
-        described, attributes = _docstring(schema.get("description", ""))
+        _document_properties(schema)
         rows = ["| field | type | required | what it is |", "| --- | --- | --- | --- |"]
         for name, field in schema["properties"].items():
             required = "yes" if name in schema.get("required", ()) else ""
-            kind = _type_in_words(field, components)
-            rows.append(f"| `{name}` | {kind} | {required} | {attributes.get(name, '')} |")
+            rows.append(f"| `{name}` | {_type_in_words(field, components)} | {required} | {field.get('description', '')} |")
         where = f"Topic `{roles[role].name}`, key = {roles[role].keyed_by}, {content_type.rpartition('/')[2]}."
+        described = " ".join(schema.get("description", "").split())
         parts.append(f"## {message.__name__}\n\n{where} {described}\n\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
-
-
-def _docstring(text: str) -> tuple[str, dict[str, str]]:
-    """A docstring's prose as one paragraph, and what its `Attributes:` list says of each field."""
-    prose, _, listed = text.partition("Attributes:")
-    entries = re.split(r"^ +(\w+): ", listed.partition("\n\n")[0], flags=re.MULTILINE)[1:]
-    attributes = {name: " ".join(described.split()) for name, described in zip(entries[::2], entries[1::2], strict=True)}
-    return " ".join(prose.split()), attributes
 
 
 def _type_in_words(field: Mapping[str, Any], components: Mapping[str, Any]) -> str:
@@ -160,42 +152,45 @@ def asyncapi() -> str:
     _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     for schema in components.values():
         _document_properties(schema)
-    channels: dict[str, Any] = {}
-    operations: dict[str, Any] = {}
-    messages: dict[str, Any] = {}
-    for spec in specs(TopicSettings()):
-        if spec.role not in PAYLOADS:
-            continue
-        message, content_type = PAYLOADS[spec.role]
-        messages[message.__name__] = {
-            "name": message.__name__,
-            "title": (message.__doc__ or message.__name__).strip().splitlines()[0],
-            "contentType": content_type,
-            "payload": {"$ref": f"#/components/schemas/{message.__name__}"},
-            "bindings": {"kafka": {"key": {"type": "string", "description": spec.keyed_by}}},
-        } | ({"headers": {"$ref": "#/components/schemas/CloudEventHeaders"}} if spec.role in CLOUD_EVENTS else {})
-        channels[spec.role] = {
-            "address": spec.name,
-            "messages": {message.__name__: {"$ref": f"#/components/messages/{message.__name__}"}},
-            "bindings": {"kafka": {"topic": spec.name, "partitions": spec.partitions}},
-        }
-        operations[spec.role] = {
-            "action": "send" if spec.role in _BY_US else "receive",
-            "channel": {"$ref": f"#/channels/{spec.role}"},
-        }
     headers = {name: {"type": "string"} for name in ("ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time")}
+    documented = [spec for spec in specs(TopicSettings()) if spec.role in PAYLOADS]
     document = {
         "asyncapi": "3.0.0",
         "info": {"title": "Isthmus", "version": "0.1.0", "description": "Clicks and calls in, recommendations out."},
         "defaultContentType": "application/json",
-        "channels": channels,
-        "operations": operations,
+        "channels": {spec.role: _channel(spec) for spec in documented},
+        "operations": {spec.role: _operation(spec) for spec in documented},
         "components": {
-            "messages": messages,
+            "messages": {PAYLOADS[spec.role][0].__name__: _message(spec) for spec in documented},
             "schemas": {**components, "CloudEventHeaders": {"type": "object", "properties": headers, "required": sorted(headers)}},
         },
     }
     return json.dumps(document, indent=2) + "\n"
+
+
+def _message(spec: TopicSpec) -> dict[str, Any]:
+    message, content_type = PAYLOADS[spec.role]
+    documented = {
+        "name": message.__name__,
+        "title": (message.__doc__ or message.__name__).strip().splitlines()[0],
+        "contentType": content_type,
+        "payload": {"$ref": f"#/components/schemas/{message.__name__}"},
+        "bindings": {"kafka": {"key": {"type": "string", "description": spec.keyed_by}}},
+    }
+    return documented | ({"headers": {"$ref": "#/components/schemas/CloudEventHeaders"}} if spec.role in CLOUD_EVENTS else {})
+
+
+def _channel(spec: TopicSpec) -> dict[str, Any]:
+    name = PAYLOADS[spec.role][0].__name__
+    return {
+        "address": spec.name,
+        "messages": {name: {"$ref": f"#/components/messages/{name}"}},
+        "bindings": {"kafka": {"topic": spec.name, "partitions": spec.partitions}},
+    }
+
+
+def _operation(spec: TopicSpec) -> dict[str, Any]:
+    return {"action": "send" if spec.role in _BY_US else "receive", "channel": {"$ref": f"#/channels/{spec.role}"}}
 
 
 def _document_properties(schema: dict[str, Any]) -> None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stream.core.events import Item
+from stream.core.events import Item, Source
 from stream.core.interactions import Interaction, Session
 from stream.core.ranking import Catalogue, Rows
-from stream.core.records import Batch, PlainRecord, Source
+from stream.core.records import Batch, PlainRecord
 from stream.core.step import StepConfig, step
 
 

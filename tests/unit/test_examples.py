@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from examples import own_ranker, print_lists, produce_events
-from stream.core.events import Click, Item, Rejection, Transcript, parse
+from stream.core.events import Click, Item, Rejection, Source, Transcript, parse
 from stream.core.ranking import Catalogue
-from stream.core.records import Source
 from stream.services.process import step_config
 from stream.settings import Settings, load
 from tests.rankers import random_history
