@@ -36,9 +36,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrites links to repository files so that they lead to their pages."""
+    """Rewrites links to repository files so that they lead to their pages. Hides an empty table of contents: tables need its room."""
     del config, files
     here = page.file.src_uri
+    if "\n## " not in markdown:
+        page.meta["hide"] = ["toc"]
     written_in = here.removeprefix(f"{FOLDER}/") if here.startswith(f"{FOLDER}/") else f"docs/{here}"
 
     def rewritten(match: re.Match[str]) -> str:
