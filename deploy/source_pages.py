@@ -36,7 +36,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrites links to repository files so that they lead to their pages. Hides an empty table of contents: tables need its room."""
+    """Makes links to repository files lead to their pages, and hides a table of contents that would be empty."""
     del config, files
     here = page.file.src_uri
     if "\n## " not in markdown:
