@@ -1,6 +1,6 @@
-"""Every file of `deploy/` is checked by the tool that knows its kind.
+"""Every file of `deploy/` is checked by the tool for its kind.
 
-What set-up could not install is skipped by hand, and fails in CI.
+A test whose tool could not be installed is skipped on a developer's machine and fails in CI.
 """
 
 import importlib.util
@@ -45,8 +45,8 @@ def check(*command: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_asyncapi_document_is_one() -> None:
-    """By the published schema of AsyncAPI 3.0.0."""
+def test_the_asyncapi_document_is_valid() -> None:
+    """The published schema of AsyncAPI 3.0.0 accepts it."""
     schema = SPECS / "3.0.0-without-$id.json"
     if not schema.exists():
         absent("@asyncapi/specs is not installed: run `make setup-kafka`")
@@ -61,17 +61,17 @@ def references(value: Any) -> list[str]:
     return [found for inner in value for found in references(inner)] if isinstance(value, list) else []
 
 
-def test_every_reference_of_the_asyncapi_document_leads_somewhere() -> None:
-    """The schema does not look."""
+def test_every_reference_of_the_asyncapi_document_resolves() -> None:
+    """The schema does not check references."""
     document = json.loads((DEPLOY / "asyncapi.json").read_text())
     for reference in references(document):
-        place = document
+        node = document
         for name in reference.removeprefix("#/").split("/"):
-            place = place[name]
+            node = node[name]
 
 
 def test_the_compose_file_fits_its_schema() -> None:
-    """The compose specification's, which check-jsonschema carries (its own command wants another click than Faust allows)."""
+    """The compose specification's schema, which check-jsonschema contains (its own command needs a version of click that Faust excludes)."""
     spec = importlib.util.find_spec("check_jsonschema")
     assert spec is not None
     assert spec.submodule_search_locations is not None
@@ -80,7 +80,7 @@ def test_the_compose_file_fits_its_schema() -> None:
 
 
 def test_the_compose_file_names_services_and_commands_that_exist() -> None:
-    """Its schema sees neither."""
+    """Its schema checks neither."""
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     for name, service in services.items():
         assert set(service.get("depends_on", {})) <= services.keys(), name
@@ -88,14 +88,14 @@ def test_the_compose_file_names_services_and_commands_that_exist() -> None:
             assert service["command"][0] in COMMANDS, name
 
 
-def test_what_the_compose_files_broker_writes_is_kept() -> None:
-    """Its image takes all settings from the environment, and writes to /tmp where it is told nothing."""
+def test_the_broker_of_the_compose_file_writes_to_its_volume() -> None:
+    """Its image takes all settings from the environment, and writes to /tmp by default."""
     broker = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["kafka"]
     assert broker["environment"]["KAFKA_LOG_DIRS"] in [volume.split(":")[1] for volume in broker["volumes"]]
 
 
-def test_the_scrape_file_is_one_and_its_targets_are_services() -> None:
-    """By Prometheus's own tool; ports are the settings' defaults."""
+def test_the_scrape_file_is_valid_and_its_targets_are_services() -> None:
+    """Prometheus's own tool accepts it, and every target is a service of the compose file."""
     path = DEPLOY / "prometheus" / "prometheus.yml"
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     for job in yaml.safe_load(path.read_text())["scrape_configs"]:
@@ -108,7 +108,7 @@ ALERTS = [rule for group in yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml"
 
 
 def test_the_alerts_are_rules_that_fire_when_they_should() -> None:
-    """By Prometheus's own tool, on series made for each; no alert goes untested."""
+    """Prometheus's own tool runs them on a series for each alert; no alert is untested."""
     folder = DEPLOY / "prometheus"
     check(tool("promtool"), "check", "rules", str(folder / "alerts.yml"))
     check(tool("promtool"), "test", "rules", str(folder / "alerts_test.yml"))
@@ -117,15 +117,15 @@ def test_the_alerts_are_rules_that_fire_when_they_should() -> None:
     assert fired == {rule["alert"] for rule in ALERTS}
 
 
-def test_alerts_ask_for_metrics_that_exist() -> None:
-    """By exported name."""
+def test_alerts_use_metrics_that_exist() -> None:
+    """By their exported names."""
     exported = {f"isthmus_{name}" + ("_total" if declared.kind is Counter else "") for name, declared in DECLARED.items()}
     asked = {name for rule in ALERTS for name in re.findall(r"isthmus_\w+", rule["expr"])}
     assert asked <= exported
 
 
 def test_the_runbook_has_an_entry_for_each_alert() -> None:
-    """And each alert leads to its own."""
+    """And each alert links to its own entry."""
     entries = re.findall(r"^### (\w+)$", RUNBOOK.read_text(), re.MULTILINE)
     assert entries == [rule["alert"] for rule in ALERTS]
     assert [rule["annotations"]["runbook"] for rule in ALERTS] == [f"docs/guides/operate.md#{name.lower()}" for name in entries]
@@ -145,7 +145,7 @@ def test_the_runbook_has_an_entry_for_each_alert() -> None:
     ],
 )
 def test_the_runbook_quotes_what_the_processes_say(module: str, words: tuple[str, ...]) -> None:
-    """A message that changes must change there too."""
+    """A message that changes must change in the runbook too."""
     spec = importlib.util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None
@@ -156,7 +156,7 @@ def test_the_runbook_quotes_what_the_processes_say(module: str, words: tuple[str
 
 
 def test_the_health_checks_ask_the_ports_of_the_settings() -> None:
-    """Worker and encoder each its own; at a path that exists."""
+    """Worker and encoder each on its own port, at a path that exists."""
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     ports = {"worker": Settings().worker.metrics_port, "encoder": Settings().encoder.metrics_port}
     looked_after = {name: service for name, service in services.items() if service.get("command", [""])[0] in ports}
@@ -168,17 +168,17 @@ def test_the_health_checks_ask_the_ports_of_the_settings() -> None:
 
 
 def test_the_dockerfile_follows_the_linter() -> None:
-    """With nothing ignored."""
+    """No rule is ignored."""
     check(tool("hadolint"), str(DEPLOY / "Dockerfile"))
 
 
 def test_the_set_up_script_is_valid_shell() -> None:
-    """As far as the shell can tell without running it."""
+    """As far as the shell can check without running it."""
     check("bash", "-n", str(DEPLOY / "setup.sh"))
 
 
 def test_the_pom_is_well_formed() -> None:
-    """Maven reads it at set-up; a broken one would fail there."""
+    """Maven reads it during set-up, where a broken file would fail."""
     import xml.etree.ElementTree as ET
 
     assert ET.parse(DEPLOY / "kafka" / "pom.xml").getroot().tag.endswith("project")

@@ -1,4 +1,4 @@
-"""The generated pages say what is true of the code: every setting, metric, topic, command and message."""
+"""The generated pages match the code: every setting, metric, topic, command and message is there."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ PAGES = pages()
 
 
 @pytest.mark.parametrize("path", list(PAGES), ids=lambda path: path.name)
-def test_a_page_is_what_the_code_says(path: Path) -> None:
-    """`make docs` writes it anew."""
+def test_a_page_is_what_the_generator_writes(path: Path) -> None:
+    """`make docs` writes it again."""
     assert path.read_text() == PAGES[path], f"{path.name} is stale: run `make docs` and commit it"
 
 
@@ -25,13 +25,13 @@ def text_of(name: str) -> str:
 
 
 def test_no_setting_is_missing() -> None:
-    """Each with its variable."""
+    """Each is there with its variable."""
     page = text_of("settings.md")
     assert [name for name, _, _ in leaves(Settings()) if f"`{name}`" not in page] == []
 
 
 def test_no_metric_is_missing() -> None:
-    """By its exported name."""
+    """Each is there by its exported name."""
     assert [name for name in DECLARED if f"`isthmus_{name}" not in text_of("metrics.md")] == []
 
 
@@ -43,7 +43,7 @@ def test_no_topic_or_message_is_missing() -> None:
 
 
 def test_no_command_is_missing_and_each_has_an_example() -> None:
-    """What `--help` prints."""
+    """From what `--help` prints."""
     page = text_of("commands.md")
     sections = page.split("\n## ")[1:]
     assert [name for name in COMMANDS if f"## isthmus {name}" not in page] == []
