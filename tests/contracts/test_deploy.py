@@ -71,7 +71,7 @@ def test_every_reference_of_the_asyncapi_document_resolves() -> None:
 
 
 def test_the_compose_file_fits_its_schema() -> None:
-    """The compose specification's schema, which check-jsonschema contains (its own command needs a version of click that Faust excludes)."""
+    """The schema comes from check-jsonschema, whose own command needs a version of click that Faust excludes."""
     spec = importlib.util.find_spec("check_jsonschema")
     assert spec is not None
     assert spec.submodule_search_locations is not None
