@@ -2,6 +2,7 @@
 .PHONY: setup setup-kafka demo test lint docs docs-serve bench bench-recovery chaos soak results
 SECONDS ?=
 PYTEST ?=
+WORKERS ?= 2
 CASES ?=
 SEED ?= 1
 PARTS ?=
@@ -21,8 +22,8 @@ lint: setup
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 
-test: setup-kafka lint ## everything that CI runs
-	.venv/bin/python -m pytest $(PYTEST)
+test: setup-kafka lint ## everything that CI runs, in WORKERS processes; PYTEST="tests/unit -k gate" chooses
+	.venv/bin/python -m pytest --numprocesses $(WORKERS) --maxschedchunk 1 $(PYTEST)
 
 docs: setup ## writes the generated reference pages and the AsyncAPI document, then builds the site into build/site
 	.venv/bin/python -m deploy.generate_reference

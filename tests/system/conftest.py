@@ -1,4 +1,7 @@
-"""One real Kafka broker for the session; without Java or jars its tests are skipped by hand and fail in CI. A registry per test."""
+"""One real Kafka broker for each worker process of the suite, emptied between tests; a registry per test.
+
+Without Java or jars the tests that need a broker are skipped on a developer's machine and fail in CI.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,14 +12,28 @@ import pytest
 from stream.kafka.cluster.local_broker import LocalKafka
 from tests.system.needs import broker_or_skip
 from tests.system.registries import copy_of, registry_in
+from tests.system.shared_broker import SharedBroker
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The broker's address; every test makes topics of its own."""
+def shared_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedBroker]:
     broker_or_skip()
-    with LocalKafka(tmp_path_factory.mktemp("kafka")) as broker:
-        yield broker.bootstrap
+    broker = SharedBroker(lambda: LocalKafka(tmp_path_factory.mktemp("kafka")))
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def kafka(shared_broker: SharedBroker) -> str:
+    """The broker's address, for tests that name topics and groups of their own."""
+    return shared_broker.bootstrap
+
+
+@pytest.fixture
+def empty_kafka(shared_broker: SharedBroker) -> str:
+    """The address of a broker without topics or groups, for tests whose processes use the default names."""
+    shared_broker.empty()
+    return shared_broker.bootstrap
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Dead letters on real Kafka: listed, shown, and replayed once each after the cause was mended; erasures by command."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,11 @@ from stream.core.records import Coordinates, PlainRecord
 from stream.kafka.cluster import dead_letter_replay
 from stream.kafka.cluster.dead_letter_replay import STAMP, DeadLetterFilter, letters_of
 from stream.kafka.cluster.lag import group_lag
-from stream.kafka.cluster.local_broker import LocalKafka
 from stream.kafka.cluster.topic_reader import open_topic_reader
 from stream.kafka.cluster.topics import create_or_check, source_topics, topic_epochs
 from stream.services.child_processes import ChildProcess, wait_for
 from stream.settings import TopicSettings
 from tests.system.exact import assert_exact, newest, read_all
-from tests.system.needs import broker_or_skip
 
 TOPICS = TopicSettings(partitions=2)
 START_MS = 1_750_000_000_000
@@ -34,12 +32,10 @@ MAPPING = {"user_id": "user_id", "occurred_at": "occurred_at", "tags": "tags", "
 
 
 @pytest.fixture
-def bootstrap(tmp_path: Path) -> Iterator[str]:
-    """A broker of the test's own, with all topics."""
-    broker_or_skip()
-    with LocalKafka(tmp_path / "kafka") as broker:
-        create_or_check(broker.bootstrap, TOPICS, dev=True)
-        yield broker.bootstrap
+def bootstrap(empty_kafka: str) -> str:
+    """A broker with empty topics."""
+    create_or_check(empty_kafka, TOPICS, dev=True)
+    return empty_kafka
 
 
 def isthmus(bootstrap: str, *arguments: str) -> Result:
@@ -214,7 +210,7 @@ def test_no_filter_and_unknown_coordinates_are_refused(bootstrap: str) -> None:
         (["replay"], "say which"),
         (["show", "web-clicks/1/0/0"], "no dead letter has"),
         (["list", "--reason", "ugly"], "is no reason"),
-        (["list", "--since", "yesterday"], "is no time"),
+        (["list", "--since", "yesterday"], "is not a time"),
     ):
         result = isthmus(bootstrap, "dead-letters", *arguments)
         assert result.exit_code != 0

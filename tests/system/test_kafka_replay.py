@@ -11,11 +11,9 @@ import pytest
 
 from stream.core.interactions import Conversation, Interaction
 from stream.core.outputs import TrainingExample
-from stream.kafka.cluster.local_broker import LocalKafka
 from stream.services.replay import through_kafka
 from stream.services.table_examples import examples_from_tables
 from stream.settings import KafkaSettings, Settings
-from tests.system.needs import broker_or_skip
 from training.datasets.synthetic.write_tables import write_tables
 from training.datasets.tables.reader import read_tables
 
@@ -40,14 +38,12 @@ def vectors(examples: list[TrainingExample]) -> np.ndarray:
 
 
 @pytest.mark.timeout(170)
-def test_examples_through_kafka_are_those_built_from_the_files(tmp_path: Path) -> None:
+def test_examples_through_kafka_are_those_built_from_the_files(empty_kafka: str, tmp_path: Path) -> None:
     """All events at full speed, encoder and worker as processes of their own."""
-    broker_or_skip()
     write_tables(tmp_path / "tables", EVENTS, 3)
     tables = read_tables(tmp_path / "tables")
-    with LocalKafka(tmp_path / "kafka") as broker:
-        settings = Settings(kafka=KafkaSettings(bootstrap=broker.bootstrap, dev=True))
-        streamed = list(through_kafka(settings, tables, None, tmp_path, print))
+    settings = Settings(kafka=KafkaSettings(bootstrap=empty_kafka, dev=True))
+    streamed = list(through_kafka(settings, tables, None, tmp_path, print))
     built, items = examples_from_tables(settings, tmp_path / "tables")
     assert len(items) == 24
     assert len(built) > EVENTS / 2

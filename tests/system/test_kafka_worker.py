@@ -2,7 +2,7 @@
 
 import asyncio
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -17,13 +17,12 @@ from stream.core.events import Click, Item, Reason
 from stream.core.partitioner import partition_of
 from stream.kafka.cluster.compacted_topic import announce
 from stream.kafka.cluster.lag import group_lag
-from stream.kafka.cluster.local_broker import LocalKafka, free_port
+from stream.kafka.cluster.local_broker import free_port
 from stream.kafka.cluster.producer import produce
 from stream.kafka.cluster.topics import create_or_check, source_topics
 from stream.services.child_processes import ChildProcess, wait_for
 from stream.settings import TopicSettings
 from tests.system.exact import assert_exact, newest, read_all
-from tests.system.needs import broker_or_skip
 from training.datasets.synthetic.live import LiveEvent, Rates, stream_events
 from training.datasets.synthetic.world import make_world
 
@@ -33,12 +32,10 @@ ITEMS = tuple(f"item-{number}" for number in range(5))
 
 
 @pytest.fixture
-def bootstrap(tmp_path: Path) -> Iterator[str]:
-    """A broker of the test's own, with all topics."""
-    broker_or_skip()
-    with LocalKafka(tmp_path / "kafka") as broker:
-        create_or_check(broker.bootstrap, TOPICS, dev=True)
-        yield broker.bootstrap
+def bootstrap(empty_kafka: str) -> str:
+    """A broker with empty topics."""
+    create_or_check(empty_kafka, TOPICS, dev=True)
+    return empty_kafka
 
 
 def worker(

@@ -5,7 +5,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -16,13 +16,12 @@ from kafka import KafkaAdminClient
 from stream.core.events import Click
 from stream.errors import IsthmusError
 from stream.kafka.cluster.lag import group_lag
-from stream.kafka.cluster.local_broker import LocalKafka, free_port
+from stream.kafka.cluster.local_broker import free_port
 from stream.kafka.cluster.producer import KeyedEvent, produce
 from stream.kafka.cluster.topics import changelog_name, create_or_check, source_topics
 from stream.services.child_processes import ChildProcess, wait_for
 from stream.settings import TopicSettings
 from tests.system.exact import assert_exact, contents_per_id, expected, newest, read_all, users_of
-from tests.system.needs import broker_or_skip
 from tests.world import Store, history_of
 
 TOPICS = TopicSettings(partitions=4)
@@ -32,12 +31,10 @@ MOST_EVENTS = 200_000
 
 
 @pytest.fixture
-def kafka(tmp_path: Path) -> Iterator[LocalKafka]:
-    """A broker of the test's own, with all topics."""
-    broker_or_skip()
-    with LocalKafka(tmp_path / "kafka") as broker:
-        create_or_check(broker.bootstrap, TOPICS, dev=True)
-        yield broker
+def bootstrap(empty_kafka: str) -> str:
+    """A broker with empty topics."""
+    create_or_check(empty_kafka, TOPICS, dev=True)
+    return empty_kafka
 
 
 def start(bootstrap: str, folder: Path, port: int = 0, command: str = "worker", **more: str) -> ChildProcess:
@@ -88,59 +85,59 @@ def answer(port: int, path: str) -> tuple[int, str]:
 
 
 @pytest.mark.timeout(240)
-def test_a_sigterm_under_load_drains_within_ten_seconds_and_loses_nothing(kafka: LocalKafka, tmp_path: Path) -> None:
+def test_a_sigterm_under_load_drains_within_ten_seconds_and_loses_nothing(bootstrap: str, tmp_path: Path) -> None:
     """Exit code 0, all that was acknowledged is committed, and after a restart everything is exact."""
     sent_events, ended = [0], threading.Event()
 
     def keep_sending() -> None:
         while not ended.is_set() and sent_events[0] < MOST_EVENTS:
-            send(kafka.bootstrap, clicks(sent_events[0], 1_000))
+            send(bootstrap, clicks(sent_events[0], 1_000))
             sent_events[0] += 1_000
 
-    child = start(kafka.bootstrap, tmp_path)
+    child = start(bootstrap, tmp_path)
     sender = threading.Thread(target=keep_sending, daemon=True)
     try:
         sender.start()
-        wait_for(lambda: committed(kafka.bootstrap) > 2_000, [child], WAIT_S, "the folding of the first events")
+        wait_for(lambda: committed(bootstrap) > 2_000, [child], WAIT_S, "the folding of the first events")
         child.process.terminate()
         assert child.process.wait(10) == 0
         ended.set()
         sender.join(60)
-        send(kafka.bootstrap, clicks(sent_events[0], 1_000))
+        send(bootstrap, clicks(sent_events[0], 1_000))
         events = sent_events[0] + 1_000
-        assert 2_000 < committed(kafka.bootstrap) < events
-        child = start(kafka.bootstrap, tmp_path)
-        wait_for(lambda: folded(kafka.bootstrap, events), [child], WAIT_S, "the folding of the rest")
+        assert 2_000 < committed(bootstrap) < events
+        child = start(bootstrap, tmp_path)
+        wait_for(lambda: folded(bootstrap, events), [child], WAIT_S, "the folding of the rest")
     finally:
         ended.set()
         child.stop()
-    assert assert_exact(kafka.bootstrap, TOPICS, None) == 40
-    sent = [record.value for found in read_all(kafka.bootstrap, TOPICS.recommendations).values() for record in found]
+    assert assert_exact(bootstrap, TOPICS, None) == 40
+    sent = [record.value for found in read_all(bootstrap, TOPICS.recommendations).values() for record in found]
     assert all(len(contents) == 1 for contents in contents_per_id(sent).values())
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 8.0], ids=["at once", "after a while"])
-def test_events_of_a_topic_recreated_under_a_running_worker_are_applied(kafka: LocalKafka, tmp_path: Path, pause_s: float) -> None:
+def test_events_of_a_topic_recreated_under_a_running_worker_are_applied(bootstrap: str, tmp_path: Path, pause_s: float) -> None:
     """Without a restart, and logged: users hold what both topics held, each event once."""
     old, new = clicks(0, 400), clicks(400, 200)
     port = free_port()
-    child = start(kafka.bootstrap, tmp_path, port)
+    child = start(bootstrap, tmp_path, port)
     try:
-        send(kafka.bootstrap, old)
-        wait_for(lambda: folded(kafka.bootstrap, len(old)), [child], WAIT_S, "the folding of the old topic")
-        first = expected(kafka.bootstrap, TOPICS, None)
-        delete(kafka.bootstrap, TOPICS.clicks)
+        send(bootstrap, old)
+        wait_for(lambda: folded(bootstrap, len(old)), [child], WAIT_S, "the folding of the old topic")
+        first = expected(bootstrap, TOPICS, None)
+        delete(bootstrap, TOPICS.clicks)
         time.sleep(pause_s)
-        wait_for(lambda: recreated(kafka.bootstrap), [child], WAIT_S, "the new topic")
-        send(kafka.bootstrap, new)
+        wait_for(lambda: recreated(bootstrap), [child], WAIT_S, "the new topic")
+        send(bootstrap, new)
         wait_for(lambda: "all is begun anew: web-clicks" in child.log.read_text(), [child], WAIT_S, "the notice")
-        wait_for(lambda: folded(kafka.bootstrap, len(new)) and answer(port, "/readyz")[0] == 200, [child], WAIT_S, "the new topic")
+        wait_for(lambda: folded(bootstrap, len(new)) and answer(port, "/readyz")[0] == 200, [child], WAIT_S, "the new topic")
     finally:
         child.stop()
     assert child.process.returncode == 0
     both = Store(dict(first.records))
-    wanted = expected(kafka.bootstrap, TOPICS, None, both)
-    found = Store(newest(read_all(kafka.bootstrap, changelog_name("isthmus-profiles"))))
+    wanted = expected(bootstrap, TOPICS, None, both)
+    found = Store(newest(read_all(bootstrap, changelog_name("isthmus-profiles"))))
     assert users_of(found) == users_of(wanted) == {f"user-{number}" for number in range(40)}
     assert [user for user in sorted(users_of(wanted)) if history_of(found, user) != history_of(wanted, user)] == []
 
@@ -159,25 +156,25 @@ def recreated(bootstrap: str) -> bool:
     return True
 
 
-def test_a_recreated_changelog_is_refused_with_the_way_to_begin_anew(kafka: LocalKafka, tmp_path: Path) -> None:
+def test_a_recreated_changelog_is_refused_with_the_way_to_begin_anew(bootstrap: str, tmp_path: Path) -> None:
     """By a running worker and at the next start."""
-    child = start(kafka.bootstrap, tmp_path)
-    send(kafka.bootstrap, clicks(0, 100))
-    wait_for(lambda: folded(kafka.bootstrap, 100), [child], WAIT_S, "the folding of the events")
-    delete(kafka.bootstrap, changelog_name("isthmus-profiles"))
-    wait_for(lambda: recreated(kafka.bootstrap), [], WAIT_S, "the new changelog")
+    child = start(bootstrap, tmp_path)
+    send(bootstrap, clicks(0, 100))
+    wait_for(lambda: folded(bootstrap, 100), [child], WAIT_S, "the folding of the events")
+    delete(bootstrap, changelog_name("isthmus-profiles"))
+    wait_for(lambda: recreated(bootstrap), [], WAIT_S, "the new changelog")
     assert child.process.wait(30) == 2
-    again = start(kafka.bootstrap, tmp_path)
+    again = start(bootstrap, tmp_path)
     assert again.process.wait(30) == 2
     for log in (child.log, again.log):
         assert "was deleted and recreated: it no longer holds" in log.read_text()
     assert "--reset-offsets" in again.log.read_text()
 
 
-def test_a_worker_tells_when_it_is_ready_and_that_it_lives(kafka: LocalKafka, tmp_path: Path) -> None:
+def test_a_worker_tells_when_it_is_ready_and_that_it_lives(bootstrap: str, tmp_path: Path) -> None:
     """503 with the reason before; the gauges say the same."""
     port = free_port()
-    child = start(kafka.bootstrap, tmp_path, port)
+    child = start(bootstrap, tmp_path, port)
     try:
         wait_for(lambda: answer(port, "/livez")[0] == 200, [child], WAIT_S, "life")
         seen: list[str] = []
@@ -199,10 +196,10 @@ def test_a_worker_tells_when_it_is_ready_and_that_it_lives(kafka: LocalKafka, tm
         child.stop()
 
 
-def test_an_encoder_tells_its_health_too(kafka: LocalKafka, tmp_path: Path) -> None:
+def test_an_encoder_tells_its_health_too(bootstrap: str, tmp_path: Path) -> None:
     """Live at once, ready with its partitions."""
     port = free_port()
-    child = start(kafka.bootstrap, tmp_path, port, "encoder")
+    child = start(bootstrap, tmp_path, port, "encoder")
     try:
         wait_for(lambda: answer(port, "/readyz") == (200, "ok\n"), [child], WAIT_S, "readiness")
         assert answer(port, "/livez") == (200, "ok\n")
