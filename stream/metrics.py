@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from itertools import product
 from socketserver import ThreadingMixIn
 from threading import Thread
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import numpy as np
@@ -23,6 +23,8 @@ from stream.health import Health
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+AnyCount = TypeVar("AnyCount", bound=tuple[str, ...])
 
 
 class Declared(NamedTuple):
@@ -139,8 +141,8 @@ class Metrics:
             for labels in declared.from_start:
                 self._all[name].labels(*labels)
 
-    def count(self, counts: Mapping[tuple[str, ...], int]) -> None:
-        """Adds a step's counts to their counters."""
+    def count(self, counts: Mapping[AnyCount, int]) -> None:
+        """Adds the counts of a step or an encoded batch to their counters."""
         for (name, *labels), by in counts.items():
             self.counter(name, *labels).inc(by)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from stream.core.events import STEP_INPUTS, EncodedCall, Item, Source, UserEvent
 from stream.core.interactions import Conversation, Interaction, Session
-from stream.core.outputs import Outcome, TrainingExample, decode_example
+from stream.core.outputs import Count, Outcome, TrainingExample, decode_example
 from stream.core.ranking import Catalogue, Ranker, Rows
 from stream.core.records import Batch, PlainRecord
 from stream.core.state import Facts, Head, decode_facts, decode_head, facts_key, head_key
@@ -168,10 +168,10 @@ def run(
 
 def deliver(
     store: Store, deliveries: Sequence[tuple[Source, UserEvent]], ranker: Ranker | None = None, items: Catalogue | None = None
-) -> Counter[tuple[str, ...]]:
+) -> Counter[Count]:
     """The events one batch each, offsets counted per source; calls carry their own."""
     offsets: dict[Source, int] = {}
-    counts = Counter[tuple[str, ...]]()
+    counts = Counter[Count]()
     for source, event in deliveries:
         offset = offsets[source] = offsets.get(source, -1) + 1
         counts += run(store, batch_of(source, [(offset, event)]), ranker, items).counts

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.features import FeatureBatch, Features, Featurizer, Places, spans
 from stream.core.examples import event_type
-from stream.core.interactions import Conversation, Interaction, Modality, Session
+from stream.core.interactions import Conversation, Interaction, Modality, Session, readable_interactions
 from stream.core.outputs import EventType, TrainingExample
 
 
@@ -101,7 +101,7 @@ def readable_histories(
     """The examples that a model of `text_model` can read, each with what it can read of its history."""
     kept, histories = [], []
     for example in examples:
-        history = [seen for one in example.interactions if (seen := _readable(one, text_model)) is not None]
+        history = readable_interactions(example.interactions, text_model)
         if history:
             kept.append(example)
             histories.append(history)
@@ -145,7 +145,3 @@ def _type(history: Sequence[Interaction]) -> str:
     """The purchase event's type as far as its history can be read."""
     sessions = sum(isinstance(one, Session) for one in history)
     return event_type(sessions, len(history) - sessions) or ""
-
-
-def _readable(one: Interaction, text_model: str | None) -> Interaction | None:
-    return one.for_text_model(text_model) if isinstance(one, Conversation) and text_model is not None else one

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.popular import Popular, prior_of
+from stream.core.interactions import readable_interactions
 from stream.core.outputs import TrainingExample
-from stream.core.ranking import Ranker
-from stream.core.recommend import readable_interactions
+from stream.core.ranking import Ranker, masked_top_k, positions_of
 
 K: Final = 3
 _CHUNK: Final = 1_000
@@ -40,17 +40,15 @@ class Row(NamedTuple):
 def evaluate(ranker: Ranker, examples: Sequence[TrainingExample]) -> Evaluation:
     """Ranks for each example what its user could be offered, and judges the first three."""
     hits, precisions = np.zeros(len(examples)), np.zeros(len(examples))
-    places = {item: place for place, item in enumerate(ranker.items)}
+    positions = {item: position for position, item in enumerate(ranker.items)}
     for start in range(0, len(examples), _CHUNK):
         chunk = examples[start : start + _CHUNK]
-        scores = ranker.rank_many(
-            ranker.encode_many([readable_interactions(example.interactions, ranker) for example in chunk])
-        ).copy()
-        for row, example in enumerate(chunk):
-            scores[row, [places[item] for item in example.excluded if item in places]] = -np.inf
-            best = np.argsort(-scores[row], kind="stable")[:K]
-            ranked = [ranker.items[place] for place in best if np.isfinite(scores[row, place])]
-            hits[start + row], precisions[start + row] = evaluate_one(ranked, set(example.items))
+        histories = [readable_interactions(example.interactions, ranker.text_model) for example in chunk]
+        scores = ranker.rank_many(ranker.encode_many(histories)).copy()
+        excluded = positions_of([example.excluded for example in chunk], positions)
+        for row, top in enumerate(masked_top_k(scores, excluded, K)):
+            ranked = [ranker.items[position] for position in top]
+            hits[start + row], precisions[start + row] = evaluate_one(ranked, set(chunk[row].items))
     return Evaluation(np.array([example.type for example in examples], dtype=np.str_), hits, precisions)
 
 

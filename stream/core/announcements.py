@@ -1,4 +1,4 @@
-"""What a trainer tells the workers: which model version plays which role (topic `models`, compacted, key = role)."""
+"""Announcements of model versions by trainers to workers (topic `models`, compacted, key = role)."""
 
 from typing import Final
 
@@ -8,7 +8,16 @@ from stream.core.outputs import Role
 
 
 class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True):
-    """`uri` is a folder that fsspec can open; `sha256` is the hash of its manifest (`models.artifact`). `published_at` in ms."""
+    """Which model version plays a role.
+
+    Attributes:
+        role: The role; also the record's key.
+        name: System.
+        version: Model version.
+        uri: Model folder, as fsspec opens it.
+        sha256: Hash of the folder's manifest (`models.artifact`).
+        published_at: When it was announced, ms.
+    """
 
     role: Role
     name: str

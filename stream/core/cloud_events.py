@@ -1,4 +1,4 @@
-"""The headers that name an event on the border topics: CloudEvents 1.0, Kafka protocol binding, binary mode."""
+"""Headers of the events that leave the system: CloudEvents 1.0, Kafka protocol binding, binary mode."""
 
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -16,5 +16,5 @@ def cloud_event(event_id: str, kind: str, at_ms: int) -> tuple[tuple[str, bytes]
 
 @lru_cache(maxsize=1_024)
 def _rfc3339(at_ms: int) -> bytes:
-    """Cached: the records of one produced batch share their broker time."""
+    """Cached because the records of one produced batch share their broker time."""
     return datetime.fromtimestamp(at_ms / 1000, tz=UTC).isoformat(timespec="milliseconds").encode()

@@ -1,6 +1,6 @@
-"""A dead letter from a record: what could not be used, why, and where it stands; and when there are too many of them.
+"""Dead letters: what could not be used, why, and where it is stored; and when there are too many of them.
 
-One can always be sent, whatever the record holds.
+A dead letter can be built and sent whatever the record contains.
 """
 
 from collections import Counter, deque
@@ -16,15 +16,15 @@ from stream.core.outputs import DeadLetter, Origin, Output
 from stream.core.records import Coordinates, Record
 
 _HEADER_BYTES: Final = 8_192
-_HEADER_FRAME_BYTES: Final = 8  # what JSON puts around each
+_HEADER_FRAME_BYTES: Final = 8  # JSON punctuation around each
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(DeadLetter).decode
 
 
 def dead_letter(origin: Coordinates, record: Record, rejection: Rejection, *, with_original: bool = True) -> Output:
-    """The dead letter of a record, its key "topic/epoch/partition/offset": sent twice, it is still one.
+    """The dead letter of a record. Its key "topic/epoch/partition/offset" makes a repeated one the same.
 
-    Without the original (transcripts) it holds the coordinates only: neither key nor headers, for text may stand anywhere.
+    Without the original (transcripts) it contains no key and no headers either, because any of them may quote the text.
     """
     name = "/".join(map(str, origin))
     value = record.value or b""
@@ -42,7 +42,7 @@ def dead_letter(origin: Coordinates, record: Record, rejection: Rejection, *, wi
 
 
 def _bounded(record: Record) -> tuple[tuple[str, bytes], ...]:
-    """The headers, as many as fit 8 kB: a producer may send any number of any size."""
+    """The first headers that fit into 8 kB: a producer may send any number of any size."""
     kept: list[tuple[str, bytes]] = []
     size = 0
     for name, value in record.headers:
@@ -54,9 +54,10 @@ def _bounded(record: Record) -> tuple[tuple[str, bytes], ...]:
 
 
 class DeadLetterLimit:
-    """Tells when a topic is broken rather than some of its events: too great a share of its last records became dead letters.
+    """Detects a broken topic, as opposed to some broken events: too many of its last records became dead letters.
 
-    `share` of at least `window` records, by topic; a batch counts whole. A share of 1 never stops anything.
+    The limit is exceeded when more than `share` of a topic's last records, at least `window` of them in whole batches, are dead
+    letters. A share of 1 never is.
     """
 
     def __init__(self, share: float = 0.5, window: int = 1_000) -> None:
@@ -65,24 +66,24 @@ class DeadLetterLimit:
         self._batches: dict[str, deque[tuple[int, int]]] = {}
 
     def add(self, topic: str, records: int, letters: Sequence[Output]) -> str | None:
-        """Counts a batch and its dead letters; what is wrong where the share is exceeded, else None."""
+        """Counts a batch and its dead letters. Returns an explanation if the limit is exceeded, else None."""
         batches = self._batches.setdefault(topic, deque())
         batches.append((records, len(letters)))
         total = sum(count for count, _ in batches)
         while total - batches[0][0] >= self._window:
             total -= batches.popleft()[0]
-        lost = sum(count for _, count in batches)
-        if total < self._window or lost <= self._share * total:
+        dead = sum(count for _, count in batches)
+        if total < self._window or dead <= self._share * total:
             return None
         return (
-            f"{lost} of the last {total} records of {topic} are dead letters ({_most_frequent(letters)}), more than the share "
-            f"dead_letters.stop_share = {self._share:g}: the topic, its mapping or this version is broken. The last batch is not "
-            "committed. Mend the cause and start again, then `isthmus dead-letters replay` what is in the topic already"
+            f"{dead} of the last {total} records of {topic} are dead letters ({_most_frequent(letters)}), a larger share "
+            f"than dead_letters.stop_share = {self._share:g}: the topic, its mapping or this version is broken. The last batch "
+            "was not committed. Fix the cause, start again, then replay the earlier dead letters with `isthmus dead-letters replay`"
         )
 
 
 def _most_frequent(letters: Sequence[Output]) -> str:
     """The reason and error that most dead letters have."""
     decoded = (_decode(letter.value) for letter in letters if letter.value is not None)
-    (found, _), *_ = Counter((letter.reason, letter.error) for letter in decoded).most_common(1) or [(("", ""), 0)]
-    return ": ".join(found)
+    (reason_and_error, _), *_ = Counter((letter.reason, letter.error) for letter in decoded).most_common(1) or [(("", ""), 0)]
+    return ": ".join(reason_and_error)

@@ -1,6 +1,6 @@
-"""Training examples, point in time: what a purchase's features, label and post filter were just before it.
+"""Training examples, point in time: a purchase's features, label and post filter as they were just before it.
 
-Made by the step at each purchase and made again when something older arrives; made from files by the very same code.
+The step emits one at each purchase and a revision when something older arrives. Examples from files come from the same code.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ def event_type(sessions: int, conversations: int) -> EventType | None:
 def example_of(
     user_id: str, purchase: KeptPurchase, interactions: Sequence[Interaction], facts: Facts, catalogue: Catalogue
 ) -> TrainingExample | None:
-    """The example of `purchase`, or None where nothing came before it. `interactions` is the whole history."""
+    """The example of `purchase`, or None if no interaction precedes it. `interactions` is the whole history."""
     visible = [canonical(interaction) for interaction in history.before(interactions, purchase.occurred_at)]
     sessions = sum(isinstance(interaction, Session) for interaction in visible)
     kind = event_type(sessions, len(visible) - sessions)
@@ -52,17 +52,17 @@ def post_filter_at(moment: int, facts: Facts, catalogue: Catalogue) -> tuple[str
 
 
 def is_complete(example: TrainingExample, facts: Facts) -> bool:
-    """Whether the state still holds all that the example must show: nothing left it that belonged among the last 10."""
-    return facts.gone.newest_started_at < 0 or len(example.interactions) == limits.WINDOW
+    """Whether the state still contains all that the example must show: nothing evicted belonged to the last 10 interactions."""
+    return facts.evicted.newest_started_at < 0 or len(example.interactions) == limits.WINDOW
 
 
 def fingerprint(example: TrainingExample) -> bytes:
-    """8 bytes that tell two contents apart, whatever their revision."""
+    """An 8-byte hash of the content without its revision."""
     return blake2b(encode_example(msgspec.structs.replace(example, revision=0)), digest_size=8).digest()
 
 
 def canonical(interaction: Interaction) -> Interaction:
-    """The same interaction in the one form that does not depend on the order in which its events arrived."""
+    """The interaction in a form that does not depend on the order in which its events arrived."""
     if isinstance(interaction, Conversation):
         return interaction
     older = tuple(sorted(interaction.older_tags()))

@@ -1,7 +1,7 @@
-"""A user's history as a function of the *set* of his events: where a click, a part of a call and a purchase belong.
+"""A user's history as a function of the *set* of the user's events: where a click, a part of a call and a purchase belong.
 
-Lists in, lists out, all in history order (`Interaction.order`; purchases and eligibility lists by time). Whatever the order of
-arrival, the result is the same, within the bounds of `limits`.
+All lists are in history order (`Interaction.order`; purchases and eligibility lists by time). Within the bounds of `limits`, the
+result does not depend on the order of arrival.
 """
 
 from bisect import bisect_left, bisect_right
@@ -24,41 +24,41 @@ def in_order(interactions: Iterable[Interaction]) -> list[Interaction]:
 
 
 def with_click(interactions: Sequence[Interaction], at: int, tags: Tags, session_id: str, gap_ms: int) -> list[Interaction]:
-    """The history and one click more: in its session, joining two into one, or beginning one of its own."""
-    own = [other for other in interactions if isinstance(other, Session) and belongs(at, session_id, other, gap_ms)]
-    if not own:
+    """The history with one more click: in its session, joining sessions that it connects, or in a new session."""
+    touched = [other for other in interactions if isinstance(other, Session) and belongs(at, session_id, other, gap_ms)]
+    if not touched:
         return in_order([*interactions, Session(at, at, session_id, "", b"", b"").with_click(at, tags)])
-    joined = own[0]
-    for other in own[1:]:
-        joined = joined.joined(other)
-    rest = [other for other in interactions if not any(other is one for one in own)]
+    joined = touched[0]
+    for session in touched[1:]:
+        joined = joined.joined(session)
+    rest = [other for other in interactions if not any(other is session for session in touched)]
     return in_order([*rest, joined.with_click(at, tags)])
 
 
 def belongs(at: int, session_id: str, session: Session, gap_ms: int) -> bool:
-    """Whether a click at that time is the session's: by explicit id, else by a gap under `gap_ms` on either side."""
+    """Whether a click at that time belongs to the session: by explicit id, or else by a gap under `gap_ms` on either side."""
     if session_id or session.session_id:
         return session_id == session.session_id
     return session.started_at - gap_ms < at < session.ended_at + gap_ms
 
 
 def with_part(interactions: Sequence[Interaction], part: Part, conversation_id: str) -> list[Interaction]:
-    """The history and one part of a call more."""
-    for place, other in enumerate(interactions):
+    """The history with one more part of a call."""
+    for index, other in enumerate(interactions):
         if isinstance(other, Conversation) and other.conversation_id == conversation_id:
-            return in_order([*interactions[:place], other.with_part(part), *interactions[place + 1 :]])
+            return in_order([*interactions[:index], other.with_part(part), *interactions[index + 1 :]])
     return in_order([*interactions, conversation_of([part], conversation_id)])
 
 
 def with_purchase(purchases: Sequence[KeptPurchase], purchase: KeptPurchase) -> list[KeptPurchase]:
-    place = bisect_right(purchases, purchase.occurred_at, key=lambda other: other.occurred_at)
-    return [*purchases[:place], purchase, *purchases[place:]]
+    index = bisect_right(purchases, purchase.occurred_at, key=lambda other: other.occurred_at)
+    return [*purchases[:index], purchase, *purchases[index:]]
 
 
 def with_eligibility(lists: Sequence[EligibilityList], new: EligibilityList) -> list[EligibilityList]:
-    """The last 4 lists by time; of two at one time the later arrival is the later one."""
-    place = bisect_right(lists, new.occurred_at, key=lambda other: other.occurred_at)
-    return [*lists[:place], new, *lists[place:]][-limits.ELIGIBILITY_LISTS :]
+    """The last 4 lists by time; lists with the same time stay in order of arrival."""
+    index = bisect_right(lists, new.occurred_at, key=lambda other: other.occurred_at)
+    return [*lists[:index], new, *lists[index:]][-limits.ELIGIBILITY_LISTS :]
 
 
 def before(interactions: Iterable[Interaction], moment: int) -> list[Interaction]:
@@ -70,7 +70,7 @@ def before(interactions: Iterable[Interaction], moment: int) -> list[Interaction
 def owned_at(
     owned_before: dict[str, tuple[int, bool]], purchases: Sequence[KeptPurchase], moment: int | None = None
 ) -> tuple[str, ...]:
-    """The items owned just before `moment` (None: now), sorted: bought, and not cancelled since."""
+    """The items owned just before `moment` (None: now), sorted: bought and not cancelled afterwards."""
     owned = {item: bought for item, (at, bought) in owned_before.items() if moment is None or at < moment}
     end = len(purchases) if moment is None else bisect_left(purchases, moment, key=lambda other: other.occurred_at)
     for purchase in purchases[:end]:
@@ -85,7 +85,7 @@ def excluded_at(lists: Sequence[EligibilityList], moment: int | None = None) -> 
 
 
 def growing(interactions: Sequence[Interaction], newest_at: int, gap_ms: int) -> int:
-    """How many interactions at the end may still grow: at least the last, at most 3, those active within the gap."""
+    """How many of the last interactions may still grow: those active within the gap, at least 1 and at most 3."""
     count = min(1, len(interactions))
     while count < min(limits.TAIL, len(interactions)) and interactions[-count - 1].ended_at + gap_ms > newest_at:
         count += 1

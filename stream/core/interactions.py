@@ -1,12 +1,12 @@
-"""Interactions as the state keeps them, examples carry them and rankers read them: one form everywhere.
+"""Interactions, in one form for states, training examples and rankers.
 
-A `Session` packs its clicks into bytes, so that a state at its bounds is copied, not rebuilt, when one click is added. Both kinds
-are functions of the *set* of their events: whatever the order of arrival, `clicks()`, `parts` and the set of `tags` are the same
-(the order of `Session.tags` alone may differ).
+A `Session` packs its clicks into bytes, so that adding a click to a full state copies bytes and builds no objects. Both kinds are
+functions of the *set* of their events: `clicks()`, `parts` and the set of `tags` do not depend on the order of arrival (the order
+of `Session.tags` does).
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from struct import Struct as Packing
 from typing import Final, Literal
 
@@ -25,11 +25,16 @@ _TIME: Final = Packing("<q")
 
 
 class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
-    """Clicks with gaps under 30 minutes, or of one explicit `session_id` ("" where there is none).
+    """Clicks of one user with short gaps between them, or of one explicit `session_id`.
 
-    `tag_text` holds the distinct tags of all its clicks, U+001F before each. Of each of the last 64 clicks, in time order, `times`
-    holds 8 bytes (ms, little-endian) and `marks` the number of its tags and their places in `tags`, a byte each. `older` are the
-    places of the tags of the clicks that are no longer kept.
+    Attributes:
+        started_at: Time of the first click, ms.
+        ended_at: Time of the last click, ms.
+        session_id: Explicit id; "" without one.
+        tag_text: Distinct tags of all clicks, U+001F before each.
+        times: Of each of the last 64 clicks in time order: 8 bytes, ms, little-endian.
+        marks: Of each of these clicks: the number of its tags and their indices in `tags`, a byte each.
+        older: Indices of the tags of clicks that are no longer kept, a byte each.
     """
 
     started_at: int
@@ -46,7 +51,7 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
 
     @property
     def order(self) -> tuple[int, str, str]:
-        """The place in a history: by start, ties by what cannot depend on arrival."""
+        """Sort key in a history: by start; ties by what does not depend on the order of arrival."""
         return (self.started_at, "session", self.session_id)
 
     @property
@@ -61,32 +66,34 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
         tags, marks = self.tags, self.marks
         for (time,) in _TIME.iter_unpack(self.times):
             end = at + 1 + marks[at]
-            clicks.append((time, tuple([tags[place] for place in marks[at + 1 : end]])))
+            clicks.append((time, tuple([tags[index] for index in marks[at + 1 : end]])))
             at = end
         return clicks
 
     def older_tags(self) -> Tags:
+        """The tags of the clicks that are no longer kept."""
         tags = self.tags
-        return tuple(tags[place] for place in self.older)
+        return tuple(tags[index] for index in self.older)
 
     def with_click(self, at: int, tags: Tags) -> "Session":
-        """The session and one click more, wherever in time it falls."""
+        """The session with one more click, at any time."""
         if at < self.ended_at:
             clicks = self.clicks()
             clicks.insert(bisect_right(clicks, at, key=lambda click: click[0]), (at, tags))
             return session_of(clicks, self.session_id, self.older_tags(), min(self.started_at, at))
         text = self.tag_text + SEPARATOR
-        places = []
+        indices = []
         for tag in tags:
-            found = text.find(f"{SEPARATOR}{tag}{SEPARATOR}")
-            place = text.count(SEPARATOR, 0, found) if found >= 0 else text.count(SEPARATOR) - 1
-            if found < 0:
-                if place == limits.SESSION_TAGS:
-                    continue
+            position = text.find(f"{SEPARATOR}{tag}{SEPARATOR}")
+            if position >= 0:
+                indices.append(text.count(SEPARATOR, 0, position))
+                continue
+            count = text.count(SEPARATOR) - 1
+            if count < limits.SESSION_TAGS:
                 text += tag + SEPARATOR
-            places.append(place)
+                indices.append(count)
         times = self.times + _TIME.pack(at)
-        marks = self.marks + bytes((len(places), *places))
+        marks = self.marks + bytes((len(indices), *indices))
         older = self.older
         if len(times) > _TIME.size * limits.CLICKS:
             first = 1 + marks[0]
@@ -95,20 +102,20 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
         return Session(self.started_at, at, self.session_id, text[:-1], times, marks, older)
 
     def joined(self, other: "Session") -> "Session":
-        """Two sessions as one, when a late click has closed the gap between them."""
+        """Both sessions as one, for a late click that closes the gap between them."""
         clicks = sorted([*self.clicks(), *other.clicks()], key=lambda click: click[0])
         older = (*self.older_tags(), *other.older_tags())
         return session_of(clicks, self.session_id, older, min(self.started_at, other.started_at))
 
     def before(self, moment: int) -> "Session | None":
-        """What of it came before `moment`; None where nothing did, or where too few clicks are kept to tell."""
+        """The part of it before `moment`; None if there is none, or if the clicks that would show it are no longer kept."""
         if self.ended_at < moment:
             return self
         clicks = [click for click in self.clicks() if click[0] < moment]
         return session_of(clicks, self.session_id, self.older_tags(), self.started_at) if clicks else None
 
     def after(self, moment: int) -> "Session | None":
-        """What of it came after `moment` (erasure); the tags of clicks no longer kept go where their times may lie before it."""
+        """The part of it after `moment` (erasure), without the tags of clicks that are no longer kept: they may be older."""
         if self.started_at > moment:
             return self
         clicks = [click for click in self.clicks() if click[0] > moment]
@@ -116,34 +123,41 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
 
 
 def session_of(clicks: Iterable[TimedTags], session_id: str = "", older: Tags = (), started_at: int | None = None) -> Session:
-    """A session of `clicks` in time order, bounded: of more than 64 clicks the first keep only their tags."""
+    """A session of `clicks` in time order. Of more than 64 clicks, only the tags of the first ones are kept."""
     kept = list(clicks)
     evicted, kept = kept[: -limits.CLICKS], kept[-limits.CLICKS :]
-    places: dict[str, int] = {}
+    indices: dict[str, int] = {}
     for tags in (older, *(tags for _, tags in evicted), *(tags for _, tags in kept)):
         for tag in tags:
-            if len(places) < limits.SESSION_TAGS:
-                places.setdefault(tag, len(places))
-    older_places = {places[tag] for tags in (older, *(tags for _, tags in evicted)) for tag in tags if tag in places}
+            if len(indices) < limits.SESSION_TAGS:
+                indices.setdefault(tag, len(indices))
+    older_indices = {indices[tag] for tags in (older, *(tags for _, tags in evicted)) for tag in tags if tag in indices}
     marks = bytearray()
     for _, tags in kept:
-        known = [places[tag] for tag in tags if tag in places]
+        known = [indices[tag] for tag in tags if tag in indices]
         marks += bytes((len(known), *known))
     first = (evicted or kept)[0][0]
     return Session(
         started_at=first if started_at is None else started_at,
         ended_at=kept[-1][0],
         session_id=session_id,
-        tag_text=join_tokens(places),
+        tag_text=join_tokens(indices),
         times=b"".join(_TIME.pack(time) for time, _ in kept),
         marks=bytes(marks),
-        older=bytes(sorted(older_places)),
+        older=bytes(sorted(older_indices)),
     )
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One encoded transcript event: `vector` is the mean sentence vector, little-endian float16 of the text encoder's width;
-    `keyword_text` holds the keywords, U+001F before each (in records of earlier versions they are a list).
+    """One encoded transcript event.
+
+    Attributes:
+        started_at: Start of the part, ms.
+        ended_at: End of the part, ms.
+        sentences: Number of sentences.
+        vector: Mean sentence vector, little-endian float16 of the text encoder's width.
+        keyword_text: Keywords, U+001F before each; a list in records of earlier versions.
+        text_model: Hash of the text model that encoded it.
     """
 
     started_at: int
@@ -159,7 +173,14 @@ class Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Conversation(msgspec.Struct, frozen=True, array_like=True, tag="c", gc=False):
-    """The parts of one call, in the order of their ends; the last 8."""
+    """One call.
+
+    Attributes:
+        started_at: Start of the earliest kept part, ms.
+        ended_at: End of the last part, ms.
+        conversation_id: The call's id.
+        parts: The last 8 parts, ordered by their ends.
+    """
 
     started_at: int
     ended_at: int
@@ -180,7 +201,7 @@ class Conversation(msgspec.Struct, frozen=True, array_like=True, tag="c", gc=Fal
 
     @property
     def keywords(self) -> tuple[str, ...]:
-        """Distinct, in order of first mention."""
+        """Distinct keywords in order of first mention."""
         return tuple(dict.fromkeys([keyword for part in self.parts for keyword in part.keywords]))
 
     def vector(self) -> NDArray[np.float32]:
@@ -193,12 +214,13 @@ class Conversation(msgspec.Struct, frozen=True, array_like=True, tag="c", gc=Fal
         return mean
 
     def with_part(self, part: Part) -> "Conversation":
+        """The conversation with one more part."""
         parts = list(self.parts)
         parts.insert(bisect_right(parts, part.ended_at, key=lambda other: other.ended_at), part)
         return conversation_of(parts[-limits.PARTS :], self.conversation_id)
 
     def before(self, moment: int) -> "Conversation | None":
-        """The parts that *ended* before `moment`: agents sell during calls, and what they say then is the label."""
+        """The parts that *ended* before `moment`: agents sell during calls, so the part with the sale reveals the label."""
         if self.ended_at < moment:
             return self
         parts = [part for part in self.parts if part.ended_at < moment]
@@ -210,7 +232,7 @@ class Conversation(msgspec.Struct, frozen=True, array_like=True, tag="c", gc=Fal
         return conversation_of(parts, self.conversation_id) if parts else None
 
     def for_text_model(self, text_model: str) -> "Conversation | None":
-        """The parts that this text model encoded; facts of another mean nothing to a model trained for this one."""
+        """The parts that this text model encoded: vectors and keywords of another are meaningless to a ranker trained for this."""
         if all(part.text_model == text_model for part in self.parts):
             return self
         parts = [part for part in self.parts if part.text_model == text_model]
@@ -218,9 +240,21 @@ class Conversation(msgspec.Struct, frozen=True, array_like=True, tag="c", gc=Fal
 
 
 def conversation_of(parts: Iterable[Part], conversation_id: str) -> Conversation:
-    """A conversation of `parts` in the order of their ends."""
+    """A conversation of `parts`, ordered by their ends."""
     kept = tuple(parts)
     return Conversation(min(part.started_at for part in kept), kept[-1].ended_at, conversation_id, kept)
 
 
 Interaction = Session | Conversation
+
+
+def readable_interactions(interactions: Sequence[Interaction], text_model: str | None) -> list[Interaction]:
+    """What a ranker trained for `text_model` can read of a history, in serving and in training. None: it reads no text."""
+    if text_model is None:
+        return list(interactions)
+    readable: list[Interaction] = []
+    for interaction in interactions:
+        part = interaction if isinstance(interaction, Session) else interaction.for_text_model(text_model)
+        if part is not None:
+            readable.append(part)
+    return readable

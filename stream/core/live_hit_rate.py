@@ -1,8 +1,7 @@
-"""Live quality: was what the user bought among the first three that he had been shown last?
+"""Live quality: whether a user bought one of the first three items of the last list sent.
 
-Only counters leave here; rates are for the query to make, over all workers. Popularity's first three, under the same post filter,
-are judged on the same purchases. No causal claim: purchases may have been made because of the list, or without anyone looking at
-it.
+Only counters leave here; queries compute rates over all workers. Popularity's first three, under the same post filter, are counted
+on the same purchases. This says nothing about causes: users may buy because of the list, or without anybody looking at it.
 """
 
 from collections import Counter
@@ -10,20 +9,21 @@ from typing import Final
 
 from stream.core.events import Purchase
 from stream.core.examples import event_type
+from stream.core.outputs import Count
 from stream.core.ranking import Catalogue, PostFilter, Ranker
-from stream.core.recommend import interaction_counts
+from stream.core.recommend import list_support
 from stream.core.user_state import UserState
 
 HIT_RATE_K: Final = 3  # HR@3, the paper's measure
 
 
 def count_hits(
-    user: UserState, purchase: Purchase, at: int, ranker: Ranker | None, catalogue: Catalogue, counts: Counter[tuple[str, ...]]
+    user: UserState, purchase: Purchase, at: int, ranker: Ranker | None, catalogue: Catalogue, counts: Counter[Count]
 ) -> None:
-    """Counts a purchase, and whether the last list sent before it held one of its items. Called before the purchase is folded."""
+    """Counts a purchase that is about to be folded, and whether the last list sent before it contained one of its items."""
     last = user.head.last_list
-    counted = interaction_counts(user, ranker)
-    kind = event_type(counted.session, counted.conversation) or "none"
+    support = list_support(user, ranker)
+    kind = event_type(support.session, support.conversation) or "none"
     if last is None or last.as_of > at:
         counts["purchases", "0" if last is None else last.version, kind, "unserved"] += 1
         return
@@ -36,5 +36,5 @@ def count_hits(
         blocked = catalogue.blocked(user.head.owned, user.head.excluded)
         post_filter = PostFilter(ranker.items, catalogue, user.broker_ms)
         popular = post_filter.top(ranker.prior[None, :], [blocked], HIT_RATE_K)[0]
-        if bought.intersection(ranker.items[place] for place in popular):
+        if bought.intersection(ranker.items[position] for position in popular):
             counts["popularity_hits", *labels] += 1

@@ -1,6 +1,6 @@
-"""What the step gives back: recommendations, training examples, dead letters, state writes and counts.
+"""What the step returns: recommendations, training examples, dead letters, state writes and counts.
 
-Everything is encoded already, so that the edge only has to append it. A value of None is a tombstone.
+Outputs are encoded already: the edge only appends them. A value of None is a tombstone.
 """
 
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from stream.core.events import Source
+from stream.core.events import Reason, Source
 from stream.core.interactions import Interaction, Modality
 
 EventType = Literal["session", "conversation", "both"]
@@ -18,7 +18,13 @@ Role = Literal["champion", "challenger", "shadow"]
 
 
 class Cause(msgspec.Struct, frozen=True, gc=False):
-    """The event that a recommendation answers. `occurred_at` in ms."""
+    """The event that a recommendation answers.
+
+    Attributes:
+        event_id: Id of the event.
+        type: Its source.
+        occurred_at: Its time, ms.
+    """
 
     event_id: str
     type: Source
@@ -26,7 +32,13 @@ class Cause(msgspec.Struct, frozen=True, gc=False):
 
 
 class ModelName(msgspec.Struct, frozen=True, gc=False):
-    """The model version that made a list; before the first model: name "none", version "0"."""
+    """The model version that ranked a list.
+
+    Attributes:
+        name: System; "none" before the first model.
+        version: Version; "0" before the first model.
+        role: Role in which it served.
+    """
 
     name: str
     version: str
@@ -34,20 +46,40 @@ class ModelName(msgspec.Struct, frozen=True, gc=False):
 
 
 class RankedItem(msgspec.Struct, frozen=True, gc=False):
+    """One item of a list.
+
+    Attributes:
+        item: Item id.
+        rank: 1 for the first.
+        score: The model's score in [0, 1], 4 digits.
+    """
+
     item: str
     rank: int
     score: float
 
 
 class Modalities(msgspec.Struct, frozen=True, gc=False):
-    """How many interactions of each modality a list rests on (of the last 10)."""
+    """How many of the last 10 interactions a list is based on.
+
+    Attributes:
+        session: Number of sessions.
+        conversation: Number of conversations.
+    """
 
     session: int
     conversation: int
 
 
 class Reasoning(msgspec.Struct, frozen=True, gc=False):
-    """One interaction that moved the first item: its score with and without it."""
+    """One interaction that contributed to the first item's score.
+
+    Attributes:
+        modality: Of the interaction.
+        started_at: Start of the interaction, ms.
+        score_with: The first item's score.
+        score_without: Its score if the interaction had not happened.
+    """
 
     modality: Modality
     started_at: int
@@ -56,7 +88,20 @@ class Reasoning(msgspec.Struct, frozen=True, gc=False):
 
 
 class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """The ranked top k for a user (JSON; key = user). `occurred_at` is the broker's time of the cause, ms."""
+    """The ranked top k for a user (JSON; key = user).
+
+    Attributes:
+        recommendation_id: Hash of the content; two contents never share it.
+        user_id: The user; also the record's key.
+        occurred_at: Broker time of the cause, ms.
+        caused_by: The event that it answers.
+        model: The model version that ranked it.
+        items: The list, best first.
+        modalities: What it is based on.
+        fallback: Why the model did not rank it: no interactions (popularity) or no model yet (catalogue order).
+        because: With `step.explain`: the interactions that contributed most.
+        schema_version: Version of this schema.
+    """
 
     recommendation_id: str
     user_id: str
@@ -73,8 +118,16 @@ class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
 class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):
     """A purchase event with what came before it (msgpack; key = user and purchase id, see `example_key`).
 
-    `interactions` are the last 10 in order, of each only what came before the purchase. `excluded` are the items that the user
-    could not be offered at that moment (post filter). The newest `revision` of an id holds.
+    Attributes:
+        user_id: The user.
+        purchase_id: Event id of the purchase.
+        occurred_at: Time of the purchase, ms.
+        revision: Counts the versions of this example. The last record of a key replaces all others.
+        type: Which modalities preceded the purchase.
+        items: Items bought: the label.
+        excluded: Items that the user could not be offered at that time (post filter).
+        interactions: The last 10 in order; of each, only what came before the purchase.
+        schema_version: Version of this schema.
     """
 
     user_id: str
@@ -89,7 +142,7 @@ class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def example_key(user_id: str, purchase_id: str) -> bytes:
-    """The record key of a training example: both ids, in msgpack, so that no pair of ids shares it."""
+    """The record key of a training example: both ids in msgpack, unique for each pair."""
     return _encode_key((user_id, purchase_id))
 
 
@@ -99,6 +152,15 @@ decode_example: Final = msgspec.msgpack.Decoder(TrainingExample).decode
 
 
 class Origin(msgspec.Struct, frozen=True):
+    """Coordinates of the record that became a dead letter.
+
+    Attributes:
+        topic: Name of the input topic.
+        epoch: Identifies one life of the topic: a recreated topic has another.
+        partition: Partition number.
+        offset: Offset in the partition.
+    """
+
     topic: str
     epoch: int
     partition: int
@@ -106,7 +168,19 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """An event that could not be used (JSON; key = the origin's coordinates). `original` is base64, at most 64 kB of it."""
+    """An event that could not be used (JSON; key = the origin's coordinates).
+
+    Attributes:
+        reason: Category.
+        error: Explanation without personal data.
+        origin: Where the record is stored.
+        occurred_at: Broker time of the record, ms.
+        key: Key of the record, base64; absent for transcripts.
+        headers: Headers of the record, values in base64, at most 8 kB; absent for transcripts.
+        original: Value of the record, base64, at most its first 64 kB; absent for transcripts.
+        original_bytes: Full size of the value.
+        schema_version: Version of this schema.
+    """
 
     reason: str
     error: str
@@ -120,10 +194,11 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Replayed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What replaying dead letters leaves behind (JSON; key = a dead letter's: it was replayed, at `replayed_at`, ms).
+    """A replayed dead letter (JSON; key = the dead letter's). The key "run" marks a replay that is running or was interrupted.
 
-    Under the key "run" it says that a replay is at work, or was cut off, and where the input topics ended before: topic ->
-    partition -> offset.
+    Attributes:
+        replayed_at: Time of the replay, ms.
+        ends: Of a run: where the input topics ended before it, topic -> partition -> offset.
     """
 
     replayed_at: int
@@ -131,32 +206,67 @@ class Replayed(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Output(NamedTuple):
-    """One record to append to an output topic; None is a tombstone."""
+    """One record to append to an output topic.
+
+    Attributes:
+        key: Record key.
+        value: Record value; None is a tombstone.
+        headers: Record headers.
+    """
 
     key: bytes
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-class Moments(NamedTuple):
-    """The two ages of a recommendation start here: its cause's event time and broker time, ms."""
+class CauseTimes(NamedTuple):
+    """When the cause of a recommendation happened: the recommendation's age is measured from both.
+
+    Attributes:
+        event_ms: Event time, ms.
+        broker_ms: Broker time, ms.
+    """
 
     event_ms: int
     broker_ms: int
 
 
+EventOutcome = Literal["applied", "dead_letter", "duplicate_offset", "duplicate_event", "erased"]
+HitType = EventType | Literal["none"]
+HitFallback = Fallback | Literal["none", "unserved"]
+Count = (
+    tuple[Literal["events"], Source, EventOutcome]
+    | tuple[Literal["dead_letters"], Reason]
+    | tuple[Literal["late"], Source, Literal["within", "beyond"]]
+    | tuple[Literal["recommendations"], Literal["sent", "suppressed"]]
+    | tuple[Literal["examples"], Literal["first", "revision", "erased"]]
+    | tuple[Literal["purchases_without_interactions"]]
+    | tuple[Literal["beyond_bounds"], Literal["interaction", "example"]]
+    | tuple[Literal["foreign_text_model"]]
+    | tuple[Literal["epoch_changes"], Source]
+    | tuple[Literal["purchases", "hits", "popularity_hits"], str, HitType, HitFallback]
+)
+"""A counter of the step: name and label values, in the order in which `stream.metrics` declares the labels."""
+
+
 @dataclass(slots=True)
 class Outcome:
-    """All that one batch brought about.
+    """Everything that one batch caused.
 
-    `writes`: state key -> new value, None deletes. `counts` are the increments of the counters that `stream.metrics` declares, by
-    metric name and label values, in the declared order.
+    Attributes:
+        writes: State key -> new value; None deletes.
+        recommendations: Lists to send, and tombstones of erased users.
+        examples: Training examples and tombstones.
+        dead_letters: Events that could not be used.
+        cause_times: Times of each recommendation's cause.
+        counts: Increments of the counters.
+        new_users: Change of the number of stored users.
     """
 
     writes: dict[bytes, bytes | None] = field(default_factory=dict)
     recommendations: list[Output] = field(default_factory=list)
     examples: list[Output] = field(default_factory=list)
     dead_letters: list[Output] = field(default_factory=list)
-    moments: list[Moments] = field(default_factory=list)
-    counts: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    cause_times: list[CauseTimes] = field(default_factory=list)
+    counts: Counter[Count] = field(default_factory=Counter)
     new_users: int = 0

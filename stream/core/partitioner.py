@@ -1,7 +1,7 @@
 """Kafka's default partitioner: which partition a keyed record belongs to.
 
-The step needs it to notice a producer that partitions differently (librdkafka's default does): such a user's clicks and calls
-would meet in no worker.
+The step uses it to detect a producer that partitions differently, as librdkafka does by default: no worker would see such a user's
+clicks and calls together.
 """
 
 _M = 0x5BD1E995

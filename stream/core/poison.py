@@ -1,7 +1,8 @@
-"""The step made total: an event that makes it raise becomes a dead letter, and the rest of its batch is handled without it.
+"""Isolation of poison: an event that makes the step raise becomes a dead letter, and the rest of its batch is handled without it.
 
-A bug in the step or a ranker must not stop a partition for ever. What is no event's fault (memory, disk, a state store that cannot
-be read) is raised: a restart tries again. The same for worker, embedded mode and replay; the encoder stage sifts its batches too.
+A bug in the step or a ranker must not stop a partition for ever. Failures that no event causes (memory, disk, an unreadable state
+store) are raised, so that a restart tries again. Worker, embedded mode and replay share this code; the encoder isolates poisoned
+transcripts with `isolate_failures`.
 """
 
 from collections import deque
@@ -17,61 +18,60 @@ from stream.core.state import StatesUnreadableError
 from stream.core.step import StepConfig, StepInput, coordinates_of, step, step_many
 from stream.core.user_state import StateStore
 
-ATTEMPTS: Final = 2  # a record must fail so often by itself: once may be chance
+ATTEMPTS: Final = 2  # a record must fail this often alone: the first failure may be transient
 _FRAMES: Final = 3
-
 
 INFRASTRUCTURE_ERRORS: Final = (MemoryError, OSError, StatesUnreadableError)
 
 
 def step_isolating_poison(
-    batch: Batch, states: StateStore, ranker: Ranker | None, catalogue: Catalogue, settings: StepConfig
+    batch: Batch, states: StateStore, ranker: Ranker | None, catalogue: Catalogue, config: StepConfig
 ) -> Outcome:
-    """As `step`; where that raises, the outcome of the batch cut in halves, again and again, until what raises stands alone.
+    """`step`; if that raises, the batch is halved until the records that raise stand alone, and these become dead letters.
 
     Each record is tried at most log2(records) + 3 times. Raises MemoryError, OSError and StatesUnreadableError only.
     """
-    return step_many_isolating_poison([StepInput(batch, states)], ranker, catalogue, settings)[0]
+    return step_many_isolating_poison([StepInput(batch, states)], ranker, catalogue, config)[0]
 
 
 def step_many_isolating_poison(
-    parts: Sequence[StepInput], ranker: Ranker | None, catalogue: Catalogue, settings: StepConfig
+    inputs: Sequence[StepInput], ranker: Ranker | None, catalogue: Catalogue, config: StepConfig
 ) -> list[Outcome]:
-    """As `step_many`; where that raises, each batch by itself, and one that stands alone in pieces."""
+    """`step_many`; if that raises, each batch by itself, and a single batch by halves."""
     try:
-        return step_many(parts, ranker, catalogue, settings)
+        return step_many(inputs, ranker, catalogue, config)
     except INFRASTRUCTURE_ERRORS:
         raise
     except Exception:  # noqa: BLE001  (a bug is what this is for)
-        again = step_isolating_poison if len(parts) > 1 else _in_pieces
-        return [again(*part, ranker, catalogue, settings) for part in parts]
+        retry = step_isolating_poison if len(inputs) > 1 else _step_by_halves
+        return [retry(*part, ranker, catalogue, config) for part in inputs]
 
 
-def _in_pieces(batch: Batch, states: StateStore, ranker: Ranker | None, catalogue: Catalogue, settings: StepConfig) -> Outcome:
-    whole = Outcome()
-    layered = _Layered(states, whole.writes)
+def _step_by_halves(batch: Batch, states: StateStore, ranker: Ranker | None, catalogue: Catalogue, config: StepConfig) -> Outcome:
+    merged = Outcome()
+    layered = _LayeredStates(states, merged.writes)
 
     def attempt(records: Sequence[Record]) -> None:
-        _merge(whole, step(batch._replace(records=records), layered, ranker, catalogue, settings))
+        _merge(merged, step(batch._replace(records=records), layered, ranker, catalogue, config))
 
+    is_call = batch.source is Source.CALL
     for record, error in isolate_failures(batch.records, attempt):
-        event = parse(batch.source, record.value) if batch.source is Source.CALL else None
+        event = parse(batch.source, record.value) if is_call else None
         origin = coordinates_of(record, event if isinstance(event, EncodedCall) else None, batch)
-        with_original = batch.source is not Source.CALL
-        whole.dead_letters.append(dead_letter(origin, record, Rejection(Reason.POISON, error), with_original=with_original))
-        whole.counts["events", batch.source, "dead_letter"] += 1
-        whole.counts["dead_letters", Reason.POISON] += 1
-    return whole
+        merged.dead_letters.append(dead_letter(origin, record, Rejection(Reason.POISON, error), with_original=not is_call))
+        merged.counts["events", batch.source, "dead_letter"] += 1
+        merged.counts["dead_letters", Reason.POISON] += 1
+    return merged
 
 
 def isolate_failures(records: Sequence[Record], attempt: Callable[[Sequence[Record]], None]) -> list[tuple[Record, str]]:
-    """Calls `attempt` on pieces of the records, in order, halving those that raise; gives each record that raised alone, and where.
+    """Calls `attempt` on pieces of the records, in order, and halves those that raise.
 
-    `attempt` must have no effect when it raises.
+    `attempt` must have no effect when it raises. Returns each record that raised alone, with the location of the failure.
     """
     pieces = deque([records])
     poison: list[tuple[Record, str]] = []
-    tries = 0
+    failures = 0  # of the piece that is tried now
     while pieces:
         piece = pieces.popleft()
         try:
@@ -83,27 +83,27 @@ def isolate_failures(records: Sequence[Record], attempt: Callable[[Sequence[Reco
             if half:
                 pieces.extendleft((piece[half:], piece[:half]))
                 continue
-            tries += 1
-            if tries < ATTEMPTS:
+            failures += 1
+            if failures < ATTEMPTS:
                 pieces.appendleft(piece)
                 continue
             poison.append((piece[0], failure_location(error)))
-        tries = 0
+        failures = 0
     return poison
 
 
 def failure_location(error: Exception) -> str:
-    """An exception's type and the innermost places of the code; not its message, which may quote personal data."""
-    places = []
+    """An exception's type and its innermost stack frames, without its message, which may quote personal data."""
+    frames = []
     trace = error.__traceback__
     while trace is not None:
-        places.append(f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}")
+        frames.append(f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}")
         trace = trace.tb_next
-    return f"{type(error).__name__} at {' > '.join(places[-_FRAMES:])}"
+    return f"{type(error).__name__} at {' > '.join(frames[-_FRAMES:])}"
 
 
-class _Layered:
-    """States with the writes of the pieces before on top."""
+class _LayeredStates:
+    """States on top of which the writes of earlier pieces are visible."""
 
     def __init__(self, states: StateStore, writes: Mapping[bytes, bytes | None]) -> None:
         self._states = states
@@ -117,11 +117,11 @@ class _Layered:
         return [self._writes.get(key, value) for key, value in zip(keys, stored, strict=True)]
 
 
-def _merge(whole: Outcome, piece: Outcome) -> None:
-    whole.writes.update(piece.writes)
-    whole.recommendations += piece.recommendations
-    whole.examples += piece.examples
-    whole.dead_letters += piece.dead_letters
-    whole.moments += piece.moments
-    whole.counts.update(piece.counts)
-    whole.new_users += piece.new_users
+def _merge(merged: Outcome, piece: Outcome) -> None:
+    merged.writes.update(piece.writes)
+    merged.recommendations += piece.recommendations
+    merged.examples += piece.examples
+    merged.dead_letters += piece.dead_letters
+    merged.cause_times += piece.cause_times
+    merged.counts.update(piece.counts)
+    merged.new_users += piece.new_users

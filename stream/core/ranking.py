@@ -1,7 +1,7 @@
-"""The protocol of a ranker, and the post filter with the choice of the top k.
+"""The protocol of a ranker, the catalogue, and the post filter that chooses the top k.
 
-A ranker is a trained model as serving sees it. What it computes with is its own affair (`models/` uses torch); here are rows in,
-rows out, as numpy arrays.
+A ranker is a trained model as serving sees it: numpy rows in, numpy rows out. How it computes them is its own choice (`models/`
+uses torch).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,11 +17,11 @@ Rows = NDArray[np.float32]
 
 
 class Ranker(Protocol):
-    """A model version. Representations are float32 rows of `width`, 0 where the model keeps none (Popular).
+    """A model version. Representations are float32 rows of `width`, which is 0 for a model without any (Popular).
 
     `encode_many` is the reference: `advance_many`, one interaction at a time from `initial`, must give the same top 3 for at least
-    99.9 % of users and scores within 1e-3. Interactions come in history order, at most the last 10, and only those that the model's
-    text model encoded.
+    99.9 % of users and scores within 1e-3. Histories are in history order, contain at most the last 10 interactions, and only what
+    the ranker can read (`stream.core.interactions.readable_interactions`).
     """
 
     @property
@@ -30,29 +30,29 @@ class Ranker(Protocol):
     def version(self) -> str: ...
     @property
     def fingerprint(self) -> str:
-        """Names the weights, not the role: the manifest's hash. A cached representation is valid under one fingerprint only."""
+        """The manifest's hash, which identifies the weights. A cached representation is valid for one fingerprint."""
         ...
 
     @property
     def items(self) -> tuple[str, ...]: ...
     @property
     def prior(self) -> Rows:
-        """Popularity of each item, (items,), as a share of purchase events."""
+        """Each item's share of purchase events, (items,): its popularity."""
         ...
 
     @property
     def width(self) -> int: ...
     @property
     def text_model(self) -> str | None:
-        """The text model's hash; None where conversations are not read."""
+        """Hash of the text model; None for a ranker that reads no conversations."""
         ...
 
     def initial(self) -> Rows:
-        """The representation of no interaction, (width,)."""
+        """The representation of an empty history, (width,)."""
         ...
 
     def advance_many(self, representations: Rows, interactions: Sequence[Interaction]) -> Rows:
-        """Each row taken one interaction further: (n, width), n interactions -> (n, width)."""
+        """Each row advanced by one interaction: (n, width), n interactions -> (n, width)."""
         ...
 
     def encode_many(self, histories: Sequence[Sequence[Interaction]]) -> Rows:
@@ -65,7 +65,7 @@ class Ranker(Protocol):
 
 
 class Catalogue:
-    """The items that exist, in order of their ids. Immutable: a follower of the topic makes a new one from each change."""
+    """The items that exist, in order of their ids. Immutable: a follower of the topic builds a new one at each change."""
 
     def __init__(self, items: Iterable[Item] = ()) -> None:
         self.items: Mapping[str, Item] = {item.item_id: item for item in sorted(items, key=lambda item: item.item_id)}
@@ -79,40 +79,49 @@ class Catalogue:
         ]
 
     def offered_at(self, moment_ms: int) -> list[str]:
-        """The items on offer at a moment, in catalogue order."""
+        """The items on offer at a time, in catalogue order."""
         return [item for item, start, end in self._offered if start <= moment_ms < end]
 
     def is_repeatable(self, item: str) -> bool:
-        known = self.items.get(item)
-        return known is not None and known.repeatable
+        entry = self.items.get(item)
+        return entry is not None and entry.repeatable
 
     def blocked(self, owned: Iterable[str], excluded: Iterable[str]) -> set[str]:
-        """The items that one user may not be offered: not eligible, or owned and not repeatable."""
+        """The items that one user may not be offered: those not eligible, and those owned and not repeatable."""
         return {*excluded, *(item for item in owned if not self.is_repeatable(item))}
 
     def changes_between(self, start_ms: int, end_ms: int) -> bool:
-        """Whether an item's offer begins or ends after `start_ms` and not after `end_ms`."""
+        """Whether an item's offer begins or ends in (start_ms, end_ms]."""
         return any(start_ms < moment <= end_ms for _, start, end in self._offered for moment in (start, end))
 
 
 class PostFilter:
-    """The choice of the top k of a ranker's items, for one catalogue at one moment. An empty catalogue withdraws nothing."""
+    """Chooses the top k of a ranker's items, for one catalogue at one time. An empty catalogue withdraws nothing."""
 
     def __init__(self, items: Sequence[str], catalogue: Catalogue, moment_ms: int) -> None:
-        self.items = items
-        self._places = {item: place for place, item in enumerate(items)}
+        self._positions = {item: position for position, item in enumerate(items)}
         offered = set(catalogue.offered_at(moment_ms))
-        self._withdrawn = [place for item, place in self._places.items() if catalogue.items and item not in offered]
+        self._withdrawn = [position for item, position in self._positions.items() if catalogue.items and item not in offered]
 
     def top(self, scores: Rows, blocked: Sequence[Iterable[str]], k: int) -> list[list[int]]:
-        """Per row of scores (n, items) the places of the best k that may be offered, ties in the items' order."""
+        """Per row of scores (n, items): positions of the best k items that may be offered, ties in item order."""
         scores = scores.copy()
         scores[:, self._withdrawn] = -np.inf
-        places = self._places
-        for row, items in enumerate(blocked):
-            for item in items:
-                if item in places:
-                    scores[row, places[item]] = -np.inf
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        allowed = np.isfinite(np.take_along_axis(scores, order, axis=1)).sum(axis=1)
-        return [row[:count] for row, count in zip(order.tolist(), allowed.tolist(), strict=True)]
+        return masked_top_k(scores, positions_of(blocked, self._positions), k)
+
+
+def positions_of(blocked: Sequence[Iterable[str]], positions: Mapping[str, int]) -> list[list[int]]:
+    """The positions of each row's items; unknown items are left out."""
+    return [[positions[item] for item in items if item in positions] for items in blocked]
+
+
+def masked_top_k(scores: Rows, masked: Sequence[Sequence[int]], k: int) -> list[list[int]]:
+    """Per row of scores (n, items): the positions of the best k that are neither masked nor -inf, ties in item order.
+
+    Overwrites the masked scores with -inf.
+    """
+    rows = [row for row, positions in enumerate(masked) for _ in positions]
+    scores[rows, [position for positions in masked for position in positions]] = -np.inf
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    allowed = np.isfinite(np.take_along_axis(scores, order, axis=1)).sum(axis=1)
+    return [row[:count] for row, count in zip(order.tolist(), allowed.tolist(), strict=True)]

@@ -1,10 +1,10 @@
-"""From changed users to recommendations: representations (cached, advanced, or encoded anew), post filter, suppression, ids.
+"""From changed users to recommendations: representations, scores, post filter, suppression of repeated lists, ids.
 
-The list is what a full `encode` of the last 10 interactions gives, always. The cached prefix makes it cheap: what came before the
-growing interactions is encoded once, and only those are advanced over.
+The list is always what `encode_many` of the last 10 interactions gives. A cached prefix makes it cheap: the interactions before the
+tail are encoded once, and only the tail, which may still grow, is advanced over at each event.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -14,12 +14,12 @@ import numpy as np
 
 from stream.core import limits
 from stream.core.cloud_events import cloud_event
-from stream.core.interactions import Interaction, Session
+from stream.core.interactions import Interaction, Session, readable_interactions
 from stream.core.outputs import (
+    CauseTimes,
     Fallback,
     Modalities,
     ModelName,
-    Moments,
     Outcome,
     Output,
     RankedItem,
@@ -33,83 +33,142 @@ from stream.core.user_state import UserState
 SCORE_DIGITS: Final = 4
 REASONS: Final = 3
 _NO_MODEL: Final = ModelName("none", "0")
+_EMPTY_ID: Final = b'"recommendation_id":""'
+_ID: Final = b'"recommendation_id":"%s"'
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def readable_interactions(interactions: Sequence[Interaction], ranker: Ranker | None) -> list[Interaction]:
-    """What a ranker can read of the interactions: parts of calls that another text model encoded mean nothing to it."""
+class PendingUsers(NamedTuple):
+    """Users of one batch whose lists may have changed.
+
+    Attributes:
+        users: The users.
+        outcome: Outcome of the batch, to which their lists are added.
+        notified_users: As in `Batch`. If given, users not in it always get a list: the topic may hold one that their state does not
+            know of, so suppression is unsafe for them.
+    """
+
+    users: Sequence[UserState]
+    outcome: Outcome
+    notified_users: AbstractSet[bytes] | None
+
+    def may_suppress(self, user: UserState) -> bool:
+        return self.notified_users is None or user.key in self.notified_users
+
+
+class _RankedList(NamedTuple):
+    """One user's ranked items and what they are based on."""
+
+    items: tuple[RankedItem, ...]
+    support: Modalities
+    because: tuple[Reasoning, ...] | None
+
+
+def recommend(pending: Sequence[PendingUsers], ranker: Ranker | None, catalogue: Catalogue, k: int, *, explain: bool) -> None:
+    """Ranks the items for all users at once. Adds to each one's outcome the list that differs from the last one sent."""
+    users = [user for part in pending for user in part.users]
+    if not users:
+        return
+    parts = [part for part in pending for _ in part.users]
+    rows, supports = represent(users, ranker)
+    scores, items = _scores(rows, supports, ranker, catalogue)
+    rounded = np.round(scores.astype(np.float64), SCORE_DIGITS).tolist()
+    for moment, group in _by_offer(users, catalogue):
+        post_filter = PostFilter(items, catalogue, moment)
+        blocked = [catalogue.blocked(users[row].head.owned, users[row].head.excluded) for row in group]
+        for row, positions in zip(group, post_filter.top(scores[group], blocked, k), strict=True):
+            user, values = users[row], rounded[row]
+            ranked = tuple(
+                [RankedItem(items[position], rank, values[position]) for rank, position in enumerate(positions, start=1)]
+            )
+            because = _because(user, ranker, positions[0]) if explain and ranker is not None and positions else None
+            _emit(user, _RankedList(ranked, supports[row], because), ranker, parts[row])
+
+
+def represent(users: Sequence[UserState], ranker: Ranker | None) -> tuple[Rows, list[Modalities]]:
+    """The users' representations, (n, width), and what each is based on. Brings their cached prefixes up to date."""
     text_model = None if ranker is None else ranker.text_model
-    if text_model is None:
-        return list(interactions)
-    read: list[Interaction] = []
-    for other in interactions:
-        seen = other if isinstance(other, Session) else other.for_text_model(text_model)
-        if seen is not None:
-            read.append(seen)
-    return read
+    rows = _prefix_rows(users, ranker)
+    tails = [readable_interactions(user.head.tail, text_model) for user in users]
+    supports = [_add_support(user.head.prefix, tail) for user, tail in zip(users, tails, strict=True)]
+    return (rows if ranker is None else _advance(ranker, rows, tails)), supports
 
 
-def count_modalities(interactions: Sequence[Interaction]) -> Modalities:
+def list_support(user: UserState, ranker: Ranker | None) -> Modalities:
+    """What the user's list is based on, as of the last `represent` and the present tail."""
+    return _add_support(user.head.prefix, readable_interactions(user.head.tail, None if ranker is None else ranker.text_model))
+
+
+def _add_support(prefix: Prefix | None, tail: Sequence[Interaction]) -> Modalities:
+    support = _count_modalities(tail)
+    if prefix is None:
+        return support
+    return Modalities(prefix.sessions + support.session, prefix.conversations + support.conversation)
+
+
+def _count_modalities(interactions: Sequence[Interaction]) -> Modalities:
     sessions = len([other for other in interactions if isinstance(other, Session)])
     return Modalities(sessions, len(interactions) - sessions)
 
 
-def interaction_counts(user: UserState, ranker: Ranker | None) -> Modalities:
-    """How many interactions of each modality the user's list rests on, as of the last `represent` and the tail of now."""
-    return _supported(user.head.prefix, readable_interactions(user.head.tail, ranker))
+class _PrefixUpdate(NamedTuple):
+    """How a cached prefix becomes that of `window`: advanced over `appended`, or encoded from scratch (None)."""
+
+    window: list[Interaction]
+    appended: list[Interaction] | None
 
 
-def _supported(prefix: Prefix | None, tail: Sequence[Interaction]) -> Modalities:
-    counted = count_modalities(tail)
-    if prefix is None:
-        return counted
-    return Modalities(prefix.sessions + counted.session, prefix.conversations + counted.conversation)
-
-
-def represent(users: Sequence[UserState], ranker: Ranker | None) -> tuple[Rows, list[Modalities]]:
-    """The users' representations, (n, width), and what each rests on; brings each one's cached prefix up to date."""
-    rows = _prefixes(users, ranker)
-    tails = [readable_interactions(user.head.tail, ranker) for user in users]
-    supports = [_supported(user.head.prefix, tail) for user, tail in zip(users, tails, strict=True)]
-    return (rows if ranker is None else _advance(ranker, rows, tails)), supports
-
-
-def _prefixes(users: Sequence[UserState], ranker: Ranker | None) -> Rows:
-    """Encodes what comes before the tails: from the cache where it holds, else one step on from it, else anew."""
+def _prefix_rows(users: Sequence[UserState], ranker: Ranker | None) -> Rows:
+    """Representations of what precedes the tails, (n, width): the cached ones, and where these are stale, new ones."""
     fingerprint = "" if ranker is None else ranker.fingerprint
     rows = _initial(len(users), ranker)
-    ahead: list[list[Interaction]] = [[]] * len(users)
-    anew: list[int] = []
-    changed: list[tuple[int, Modalities]] = []
+    updates: dict[int, _PrefixUpdate] = {}
     for row, user in enumerate(users):
         prefix = user.head.prefix
-        valid = prefix is None or prefix.fingerprint == fingerprint
-        if valid and prefix is not None:
+        is_valid = prefix is None or prefix.fingerprint == fingerprint
+        if is_valid and prefix is not None:
             rows[row] = np.frombuffer(prefix.vector, dtype="<f4")
-        if valid and user.loaded is None:
-            continue
-        _ = user.facts
-        window = user.window_prefix()
-        reaches = len(user.base)
-        if valid and window[:reaches] == user.base:
-            if len(window) == reaches:
-                continue
-            ahead[row] = readable_interactions(window[reaches:], ranker)
-        else:
-            ahead[row] = readable_interactions(window, ranker)
-            anew.append(row)
-        changed.append((row, count_modalities(readable_interactions(window, ranker))))
-    if ranker is not None:
-        if anew and ranker.width:
-            rows[anew] = ranker.encode_many([ahead[row] for row in anew])
-        for row in anew:
-            ahead[row] = []
-        rows = _advance(ranker, rows, ahead)
-    for row, counted in changed:
-        head = users[row].head
-        vector = rows[row].astype("<f4").tobytes()
-        head.prefix = Prefix(fingerprint, vector, counted.session, counted.conversation) if users[row].window_prefix() else None
+        if is_valid and user.facts is None:
+            continue  # what precedes the tail is part of the facts: nothing has changed
+        update = _prefix_update(user, is_valid=is_valid)
+        if update is not None:
+            updates[row] = update
+    if ranker is not None and updates:
+        rows = _update_rows(rows, updates, ranker)
+    text_model = None if ranker is None else ranker.text_model
+    for row, update in updates.items():
+        window = readable_interactions(update.window, text_model)
+        users[row].head.prefix = _prefix_of(fingerprint, rows[row], window) if update.window else None
     return rows
+
+
+def _prefix_update(user: UserState, *, is_valid: bool) -> _PrefixUpdate | None:
+    """What has changed before the tail since the prefix was cached; None for nothing."""
+    user.load_facts()
+    window = user.load_window_prefix()
+    cached = len(user.cached_interactions)
+    if not is_valid or window[:cached] != user.cached_interactions:
+        return _PrefixUpdate(window, None)
+    return _PrefixUpdate(window, window[cached:]) if len(window) > cached else None
+
+
+def _update_rows(rows: Rows, updates: Mapping[int, _PrefixUpdate], ranker: Ranker) -> Rows:
+    from_scratch: list[int] = []
+    appended: list[list[Interaction]] = [[]] * len(rows)
+    for row, update in updates.items():
+        if update.appended is None:
+            from_scratch.append(row)
+        else:
+            appended[row] = readable_interactions(update.appended, ranker.text_model)
+    if from_scratch and ranker.width:
+        windows = [readable_interactions(updates[row].window, ranker.text_model) for row in from_scratch]
+        rows[from_scratch] = ranker.encode_many(windows)
+    return _advance(ranker, rows, appended)
+
+
+def _prefix_of(fingerprint: str, row: Rows, interactions: Sequence[Interaction]) -> Prefix:
+    support = _count_modalities(interactions)
+    return Prefix(fingerprint, row.astype("<f4").tobytes(), support.session, support.conversation)
 
 
 def _initial(count: int, ranker: Ranker | None) -> Rows:
@@ -119,7 +178,7 @@ def _initial(count: int, ranker: Ranker | None) -> Rows:
 
 
 def _advance(ranker: Ranker, rows: Rows, sequences: Sequence[Sequence[Interaction]]) -> Rows:
-    """Each row advanced over its own sequence, all first interactions together, then all second ones."""
+    """Each row advanced over its own sequence: all first interactions together, then all second ones, and so on."""
     if not ranker.width:
         return rows
     for turn in range(max(map(len, sequences), default=0)):
@@ -131,124 +190,87 @@ def _advance(ranker: Ranker, rows: Rows, sequences: Sequence[Sequence[Interactio
     return rows
 
 
-class PendingUsers(NamedTuple):
-    """Users of one batch who may need another list, and where it goes. Who is not among `told` (None: all are) gets one in any
-    case: another may stand after the last one that his state knows of.
-    """
-
-    users: Sequence[UserState]
-    outcome: Outcome
-    told: AbstractSet[bytes] | None
-
-
-def recommend(asking: Sequence[PendingUsers], ranker: Ranker | None, catalogue: Catalogue, k: int, *, explain: bool) -> None:
-    """Ranks the items for all users at once, and appends to each one's outcome the list that differs from the last one sent."""
-    users = [user for one in asking for user in one.users]
-    if not users:
-        return
-    whose = [one for one in asking for _ in one.users]
-    rows, supports = represent(users, ranker)
-    scored, items = _scores(rows, supports, ranker, catalogue, users)
-    rounded = np.round(scored.astype(np.float64), SCORE_DIGITS).tolist()
-    for moment, group in _by_offer(users, catalogue):
-        post_filter = PostFilter(items, catalogue, moment)
-        blocked = [catalogue.blocked(users[row].head.owned, users[row].head.excluded) for row in group]
-        for row, places in zip(group, post_filter.top(scored[group], blocked, k), strict=True):
-            scores = rounded[row]
-            ranked = tuple([RankedItem(items[place], rank, scores[place]) for rank, place in enumerate(places, start=1)])
-            because = _because(users[row], ranker, places) if explain and ranker is not None and places else None
-            told = whose[row].told
-            repeat = told is not None and users[row].key not in told
-            _emit(users[row], ranked, supports[row], ranker, because, whose[row].outcome, repeat=repeat)
-
-
 def _by_offer(users: Sequence[UserState], catalogue: Catalogue) -> list[tuple[int, list[int]]]:
-    """The users' rows by the moment at which their post filter looks at the catalogue; one group while no offer begins or ends."""
+    """The users' rows by the time for which their post filter consults the catalogue: one group unless an offer begins or ends."""
     moments = [user.broker_ms for user in users]
     if not catalogue.changes_between(min(moments), max(moments)):
         return [(moments[0], list(range(len(users))))]
     return [(moment, [row for row, other in enumerate(moments) if other == moment]) for moment in sorted(set(moments))]
 
 
-def _scores(
-    rows: Rows, supports: Sequence[Modalities], ranker: Ranker | None, catalogue: Catalogue, users: Sequence[UserState]
-) -> tuple[Rows, Sequence[str]]:
-    """Scores, (n, items), and the items: the model's, popularity for users without interactions, or the catalogue's order."""
+def _scores(rows: Rows, supports: Sequence[Modalities], ranker: Ranker | None, catalogue: Catalogue) -> tuple[Rows, Sequence[str]]:
+    """Scores, (n, items), and the items. For users without interactions: popularity. Without a model: the catalogue's order."""
     if ranker is None:
-        return np.zeros((len(users), len(catalogue.items)), dtype=np.float32), tuple(catalogue.items)
+        return np.zeros((len(rows), len(catalogue.items)), dtype=np.float32), tuple(catalogue.items)
     scores = ranker.rank_many(rows)
-    without = [row for row, counted in enumerate(supports) if not (counted.session or counted.conversation)]
+    without = [row for row, support in enumerate(supports) if not (support.session or support.conversation)]
     scores[without] = ranker.prior
     return scores, ranker.items
 
 
-def fallback_of(counted: Modalities, ranker: Ranker | None) -> Fallback | None:
+def _fallback(support: Modalities, ranker: Ranker | None) -> Fallback | None:
     if ranker is None:
         return "catalogue"
-    return None if counted.session or counted.conversation else "popularity"
+    return None if support.session or support.conversation else "popularity"
 
 
-def _emit(
-    user: UserState,
-    ranked: tuple[RankedItem, ...],
-    counted: Modalities,
-    ranker: Ranker | None,
-    because: tuple[Reasoning, ...] | None,
-    outcome: Outcome,
-    *,
-    repeat: bool,
-) -> None:
-    head, cause = user.head, user.cause
+def _emit(user: UserState, ranked: _RankedList, ranker: Ranker | None, pending: PendingUsers) -> None:
+    """Adds a user's list to the outcome, unless it repeats the last one."""
+    head, cause, outcome = user.head, user.cause, pending.outcome
     if cause is None:
         return
     model = _NO_MODEL if ranker is None else ModelName(ranker.name, ranker.version)
-    fallback = fallback_of(counted, ranker)
-    items = tuple([one.item for one in ranked])
     fingerprint = "" if ranker is None else ranker.fingerprint
+    fallback = _fallback(ranked.support, ranker)
+    items = tuple([ranked_item.item for ranked_item in ranked.items])
     last = head.last_list
-    if not repeat and last is not None and (last.items, last.fingerprint, last.fallback) == (items, fingerprint, fallback):
+    is_repeated = last is not None and (last.items, last.fingerprint, last.fallback) == (items, fingerprint, fallback)
+    if is_repeated and pending.may_suppress(user):
         outcome.counts["recommendations", "suppressed"] += 1
         return
     head.last_list = LastList(items, fingerprint, model.version, fallback, head.newest_at)
-    value, recommendation_id = _encoded(
-        Recommendation(
-            recommendation_id="",
-            user_id=user.user_id,
-            occurred_at=user.broker_ms,
-            caused_by=cause,
-            model=model,
-            items=ranked,
-            modalities=counted,
-            fallback=fallback,
-            because=because,
-        ),
-        user,
+    recommendation = Recommendation(
+        recommendation_id="",
+        user_id=user.user_id,
+        occurred_at=user.broker_ms,
+        caused_by=cause,
+        model=model,
+        items=ranked.items,
+        modalities=ranked.support,
+        fallback=fallback,
+        because=ranked.because,
     )
+    value, recommendation_id = _encode_with_id(recommendation, user)
     headers = cloud_event(recommendation_id, "isthmus.recommendation", user.broker_ms)
     outcome.recommendations.append(Output(user.key, value, headers))
-    outcome.moments.append(Moments(cause.occurred_at, user.broker_ms))
+    outcome.cause_times.append(CauseTimes(cause.occurred_at, user.broker_ms))
     outcome.counts["recommendations", "sent"] += 1
 
 
-def _encoded(recommendation: Recommendation, user: UserState) -> tuple[bytes, str]:
-    """The JSON with its id. The id hashes all of the content and the applied offsets, so that two contents never share one."""
+def _encode_with_id(recommendation: Recommendation, user: UserState) -> tuple[bytes, str]:
+    """The JSON of a recommendation with its id, and the id itself.
+
+    The id hashes the content and the applied offsets, so that two contents never share one. It is inserted into the encoded
+    content, which costs less than encoding twice.
+    """
     content = _encode(recommendation)
-    name = blake2b(content + encode_state(user.head.applied), digest_size=12).hexdigest()
-    return content.replace(b'""', b'"%s"' % name.encode(), 1), name  # the id is the first field: the first "" is its place
+    recommendation_id = blake2b(content + encode_state(user.head.applied), digest_size=12).hexdigest()
+    return content.replace(_EMPTY_ID, _ID % recommendation_id.encode(), 1), recommendation_id
 
 
-def _because(user: UserState, ranker: Ranker, places: Sequence[int]) -> tuple[Reasoning, ...]:
-    """The interactions that moved the first item most: its score with all of them, and without each."""
-    window = readable_interactions(user.interactions[-limits.WINDOW :], ranker)
-    histories = [window, *(window[:place] + window[place + 1 :] for place in range(len(window)))]
-    scores = ranker.rank_many(ranker.encode_many(histories))[:, places[0]].astype(float)
-    moved = sorted(range(len(window)), key=lambda place: -abs(scores[0] - scores[place + 1]))[:REASONS]
+def _because(user: UserState, ranker: Ranker, position: int) -> tuple[Reasoning, ...]:
+    """The interactions that change the score of the item at `position` most when left out."""
+    window = readable_interactions(user.load_interactions()[-limits.WINDOW :], ranker.text_model)
+    histories = [window, *(window[:index] + window[index + 1 :] for index in range(len(window)))]
+    scores = ranker.rank_many(ranker.encode_many(histories))[:, position].astype(float)
+    score, without = scores[0], scores[1:]
+    strongest = sorted(range(len(window)), key=lambda index: -abs(score - without[index]))[:REASONS]
     return tuple(
         Reasoning(
-            window[place].modality,
-            window[place].started_at,
-            round(float(scores[0]), SCORE_DIGITS),
-            round(float(scores[place + 1]), SCORE_DIGITS),
+            window[index].modality,
+            window[index].started_at,
+            round(float(score), SCORE_DIGITS),
+            round(float(without[index]), SCORE_DIGITS),
         )
-        for place in moved
+        for index in strongest
     )

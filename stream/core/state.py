@@ -1,8 +1,8 @@
-"""A user's state: two records, `Head` and `Facts`, and the `ErasureMarker` that an erasure leaves.
+"""A user's state as stored: two records, `Head` and `Facts`, and the `ErasureMarker` that an erasure leaves.
 
-An event of a growing interaction touches the head alone; the facts, which may be 30 kB, are read and written only when an
-interaction begins or something arrives late. All three are bounded by `limits` and carry a version: `decode_*` reads every
-version ever written.
+An event that extends a growing interaction touches the head only. The facts, which may be 30 kB, are read and written when an
+interaction begins or an event arrives late. All three are bounded by `limits` and carry a version: `decode_*` reads every version
+ever written.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,21 @@ from stream.core.outputs import Fallback
 Stored = TypeVar("Stored")
 VERSION: Final = 1
 SOURCE_NUMBERS: Final = {source: number for number, source in enumerate(Source)}
-"""Part of the stored form: new sources are added at the end of `Source`."""
+"""Keys of the applied offsets in a stored state: they never change, so a new source goes to the end of `Source`."""
+
+HEAD_PREFIX: Final = b"h"
+FACTS_PREFIX: Final = b"f"
+ERASURE_MARKER_PREFIX: Final = b"m"
 
 
 class Prefix(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The cached encoding of the window's interactions before the growing ones.
+    """The cached encoding of the window's interactions that no longer grow.
 
-    `vector` is little-endian float32 of the ranker's width; `sessions` and `conversations` count what it rests on. It is valid
-    for the ranker of that `fingerprint` ("" = no ranker) alone.
+    Attributes:
+        fingerprint: Of the ranker that made it, and the only one that may use it; "" without a ranker.
+        vector: Representation, little-endian float32 of the ranker's width.
+        sessions: Number of sessions that it encodes.
+        conversations: Number of conversations that it encodes.
     """
 
     fingerprint: str
@@ -35,7 +42,15 @@ class Prefix(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class LastList(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The last list sent: what suppresses its repetition and what a purchase is judged against. `as_of` in event time, ms."""
+    """The last list sent. It suppresses repetitions, and hits of purchases are counted against it.
+
+    Attributes:
+        items: Item ids in order.
+        fingerprint: Of the ranker; "" without one.
+        version: Of the ranker.
+        fallback: As in `Recommendation`.
+        as_of: Newest event time that the list knew of, ms.
+    """
 
     items: tuple[str, ...]
     fingerprint: str
@@ -47,8 +62,18 @@ class LastList(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Head(msgspec.Struct, array_like=True):
     """What every event writes. Mutable inside one step only.
 
-    `applied` is, per source number, the topic's epoch and the last offset that this state contains; `tail` the interactions that
-    may still grow, the newest ones of the history; `owned` and `excluded` the post filter as of now; times in ms.
+    Attributes:
+        version: Version of the stored form.
+        applied: Source number -> epoch of the topic and last offset that this state contains.
+        event_ids: Hashes of the producers' last 32 event ids, 8 bytes each.
+        tail: Newest interactions of the history, those that may still grow.
+        prefix: Cached encoding of the window before the tail.
+        newest_at: Newest event time seen, ms.
+        newest_purchase_at: Time of the newest kept purchase, ms.
+        owned: Items owned now.
+        excluded: Items not eligible now.
+        erased_at: Events up to this time are dropped, ms; -1: none.
+        last_list: Last list sent.
     """
 
     version: int = VERSION
@@ -65,7 +90,16 @@ class Head(msgspec.Struct, array_like=True):
 
 
 class KeptPurchase(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A purchase or cancellation. `example` hashes the newest example made from it (b"": none), `revision` counts them."""
+    """A purchase or cancellation.
+
+    Attributes:
+        occurred_at: Its time, ms.
+        purchase_id: Its event id.
+        bought: False for a cancellation.
+        items: Item ids.
+        revision: Number of examples sent for it.
+        example: Hash of the last one; b"" for none.
+    """
 
     occurred_at: int
     purchase_id: str
@@ -76,12 +110,21 @@ class KeptPurchase(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class EligibilityList(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Items that the user may not be offered, valid from `occurred_at` (ms)."""
+
     occurred_at: int
     excluded: tuple[str, ...]
 
 
 class Evicted(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Counts of what left the state since ever, and the start of the newest interaction that did (-1: none)."""
+    """What has been evicted from the state in its lifetime.
+
+    Attributes:
+        sessions: Number of sessions.
+        conversations: Number of conversations.
+        purchases: Number of purchases.
+        newest_started_at: Start of the newest evicted interaction, ms; -1: none.
+    """
 
     sessions: int = 0
     conversations: int = 0
@@ -90,10 +133,16 @@ class Evicted(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Facts(msgspec.Struct, array_like=True):
-    """What changes seldom: the interactions before the tail, purchases, eligibility. Mutable inside one step only.
+    """What changes seldom. Mutable inside one step only.
 
-    `owned_before` is the newest action per item of the purchases no longer kept: (time, bought). `example_ids` are (time,
-    purchase id) of purchases no longer kept whose examples an erasure must still reach.
+    Attributes:
+        version: Version of the stored form.
+        interactions: The history before the tail.
+        purchases: The last 8 purchases and cancellations.
+        owned_before: Item -> (time, bought) of its newest action among the evicted purchases.
+        eligibility: The last 4 eligibility lists.
+        evicted: What has left the state.
+        example_ids: (time, purchase id) of evicted purchases whose examples an erasure must still reach.
     """
 
     version: int = VERSION
@@ -101,12 +150,19 @@ class Facts(msgspec.Struct, array_like=True):
     purchases: list[KeptPurchase] = []
     owned_before: dict[str, tuple[int, bool]] = {}
     eligibility: list[EligibilityList] = []
-    gone: Evicted = Evicted()
+    evicted: Evicted = Evicted()
     example_ids: list[tuple[int, str]] = []
 
 
 class ErasureMarker(msgspec.Struct, frozen=True, array_like=True):
-    """What an erasure leaves under a keyed hash of the user, so that late and redelivered events stay out. Times in ms."""
+    """What an erasure leaves under a keyed hash of the user, to keep late and redelivered events out.
+
+    Attributes:
+        version: Version of the stored form.
+        erased_at: Events up to this time are dropped, ms.
+        written_at: When the marker was written, ms; it expires after `marker_retention_ms`.
+        applied: As in `Head`.
+    """
 
     version: int
     erased_at: int
@@ -114,30 +170,29 @@ class ErasureMarker(msgspec.Struct, frozen=True, array_like=True):
     applied: dict[int, tuple[int, int]]
 
 
-_encoder: Final = msgspec.msgpack.Encoder()
-encode_state: Final = _encoder.encode
-_head: Final = msgspec.msgpack.Decoder(Head).decode
-_facts: Final = msgspec.msgpack.Decoder(Facts).decode
-_marker: Final = msgspec.msgpack.Decoder(ErasureMarker).decode
+encode_state: Final = msgspec.msgpack.Encoder().encode
+_decode_head: Final = msgspec.msgpack.Decoder(Head).decode
+_decode_facts: Final = msgspec.msgpack.Decoder(Facts).decode
+_decode_erasure_marker: Final = msgspec.msgpack.Decoder(ErasureMarker).decode
 
 
 class StatesUnreadableError(Exception):
-    """The store of the users' states failed, or holds what cannot be read: no event's fault."""
+    """The state store failed or contains what cannot be decoded. No event is at fault."""
 
 
 def decode_head(stored: bytes) -> Head:
     """Raises StatesUnreadableError."""
-    return _decoded(_head, stored)
+    return _decoded(_decode_head, stored)
 
 
 def decode_facts(stored: bytes) -> Facts:
     """Raises StatesUnreadableError."""
-    return _decoded(_facts, stored)
+    return _decoded(_decode_facts, stored)
 
 
 def decode_erasure_marker(stored: bytes) -> ErasureMarker:
     """Raises StatesUnreadableError."""
-    return _decoded(_marker, stored)
+    return _decoded(_decode_erasure_marker, stored)
 
 
 def _decoded(decode: Callable[[bytes], Stored], stored: bytes) -> Stored:
@@ -148,16 +203,16 @@ def _decoded(decode: Callable[[bytes], Stored], stored: bytes) -> Stored:
 
 
 def head_key(user: bytes) -> bytes:
-    return b"h" + user
+    return HEAD_PREFIX + user
 
 
 def facts_key(user: bytes) -> bytes:
-    return b"f" + user
+    return FACTS_PREFIX + user
 
 
 def erasure_marker_key(user: bytes, erasure_key: bytes) -> bytes:
-    """Where the marker lies: only who holds the key can tell whose it is. At most 64 bytes of the key count (RFC 7693)."""
-    return b"m" + blake2b(user, key=erasure_key, digest_size=16).digest()
+    """A keyed hash: only with `erasure_key` (at most 64 bytes, RFC 7693) can a marker be attributed to its user."""
+    return ERASURE_MARKER_PREFIX + blake2b(user, key=erasure_key, digest_size=16).digest()
 
 
 def event_id_hash(source: Source, event_id: str) -> bytes:

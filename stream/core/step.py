@@ -1,8 +1,8 @@
-"""The pure step: (records of a batch, the states of their users, ranker, catalogue) -> outcome; or of several batches at once,
-whose users are then represented and ranked together.
+"""The pure step: (records of a batch, the states of their users, ranker, catalogue) -> outcome.
 
-The same function runs in the Kafka worker, in the embedded mode, in replay and where training examples are built from files. It
-knows no clock (a record's broker timestamp stands in), environment, file, log or global randomness. One record is a batch of one.
+The same function runs in the Kafka worker, in the embedded mode, in replay and where training examples are built from files. It has
+no access to a clock (a record's broker timestamp stands in), environment, files, log or global randomness. `step_many` handles
+batches of several partition numbers at once, so that the network runs once over the users of all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,31 +13,17 @@ from stream.core import limits
 from stream.core.dead_letters import dead_letter
 from stream.core.events import (
     NATIVE_FORMAT_HEADER,
-    Click,
-    Eligibility,
     EncodedCall,
-    Erasure,
     FieldMapper,
     Purchase,
     Reason,
     Rejection,
     Source,
     UserEvent,
+    key_rejection,
     parse,
 )
-from stream.core.fold import (
-    FoldContext,
-    event_moment,
-    fold_click,
-    fold_eligibility,
-    fold_erasure,
-    fold_part,
-    fold_purchase,
-    forget_example,
-    is_usable,
-    part_of,
-)
-from stream.core.live_hit_rate import count_hits
+from stream.core.fold import FoldContext, erase_example, event_moment, fold_event, is_usable
 from stream.core.outputs import Cause, Outcome, Output
 from stream.core.partitioner import partition_of
 from stream.core.ranking import Catalogue, Ranker
@@ -58,10 +44,18 @@ from stream.core.user_state import StateStore, UserState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepConfig:
-    """What a deployment may choose. Times in ms; `partitions` is the count of every topic keyed by user.
+    """What a deployment may choose.
 
-    `erasure_key` (1 to 64 bytes) hides whose an erasure marker is; `explain` adds `because` to each list, at the price of
-    encoding every history up to 11 times; `adapters` map a producer's own field names (none: ours).
+    Attributes:
+        partitions: Partition count of every topic keyed by user.
+        list_length: Items on a recommendation.
+        session_gap_ms: A session ends after this long without a click.
+        max_ahead_ms: An event further ahead of its broker timestamp is a dead letter.
+        allowed_lateness_ms: Events later than this are counted as beyond.
+        marker_retention_ms: How long an erasure marker keeps old events out.
+        erasure_key: 1 to 64 bytes; without it nobody can attribute an erasure marker to its user.
+        explain: Adds `because` to each list; encodes every history up to 11 times.
+        mappers: Field mappings of producers with other field names than ours.
     """
 
     partitions: int
@@ -72,7 +66,7 @@ class StepConfig:
     marker_retention_ms: int = 37 * limits.DAY_MS
     erasure_key: bytes = b"isthmus"
     explain: bool = False
-    adapters: Mapping[Source, FieldMapper] = field(default_factory=dict)
+    mappers: Mapping[Source, FieldMapper] = field(default_factory=dict)
 
 
 class StepInput(NamedTuple):
@@ -84,48 +78,49 @@ class StepInput(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """What every record of the batch is handled with."""
+    """What handling one record of the batch needs."""
 
     batch: Batch
-    ranker: Ranker | None
-    settings: StepConfig
+    config: StepConfig
     fold: FoldContext
     outcome: Outcome
 
 
-def step(batch: Batch, states: StateStore, ranker: Ranker | None, catalogue: Catalogue, settings: StepConfig) -> Outcome:
-    """What one batch brings about: new states, recommendations, training examples, dead letters and counts.
+def step(batch: Batch, states: StateStore, ranker: Ranker | None, catalogue: Catalogue, config: StepConfig) -> Outcome:
+    """Everything that one batch causes: new states, recommendations, training examples, dead letters and counts.
 
-    At most one list per changed user, caused by his last event of the batch. Never raises on what a record holds.
+    At most one list per changed user, caused by the user's last event of the batch. Never raises because of a record's content.
     """
-    return step_many([StepInput(batch, states)], ranker, catalogue, settings)[0]
+    return step_many([StepInput(batch, states)], ranker, catalogue, config)[0]
 
 
-def step_many(parts: Sequence[StepInput], ranker: Ranker | None, catalogue: Catalogue, settings: StepConfig) -> list[Outcome]:
-    """As `step` of each, for batches of different partition numbers: they share no user. The network runs once over the users of
-    all, and for few users it costs hardly more than for one.
+def step_many(inputs: Sequence[StepInput], ranker: Ranker | None, catalogue: Catalogue, config: StepConfig) -> list[Outcome]:
+    """`step` of several batches of different partition numbers, which share no user. The network runs once over the users of all:
+    for few users this costs hardly more than for one.
     """
-    folded = [_folded(part, ranker, catalogue, settings) for part in parts]
-    asking = [
-        PendingUsers([user for user in users if user.is_asking()], outcome, part.batch.notified_users)
-        for part, (users, outcome) in zip(parts, folded, strict=True)
+    folded = [_fold_batch(part, ranker, catalogue, config) for part in inputs]
+    pending = [
+        PendingUsers([user for user in users if user.may_need_list()], outcome, part.batch.notified_users)
+        for part, (users, outcome) in zip(inputs, folded, strict=True)
     ]
-    recommend(asking, ranker, catalogue, settings.list_length, explain=settings.explain)
-    for part, (users, outcome) in zip(parts, folded, strict=True):
+    recommend(pending, ranker, catalogue, config.list_length, explain=config.explain)
+    for part, (users, outcome) in zip(inputs, folded, strict=True):
         now_ms = part.batch.records[-1].timestamp if part.batch.records else 0
         for user in users:
-            written = user.writes(settings.erasure_key, now_ms, VERSION)
-            outcome.writes.update(written)
-            outcome.new_users += _growth(user, written)
+            writes = user.writes(config.erasure_key, now_ms, VERSION)
+            outcome.writes.update(writes)
+            outcome.new_users += _change_of_count(user, writes)
     return [outcome for _, outcome in folded]
 
 
-def _folded(part: StepInput, ranker: Ranker | None, catalogue: Catalogue, settings: StepConfig) -> tuple[list[UserState], Outcome]:
-    """The users of a batch with its events applied, and what these brought about before any list."""
+def _fold_batch(
+    part: StepInput, ranker: Ranker | None, catalogue: Catalogue, config: StepConfig
+) -> tuple[list[UserState], Outcome]:
+    """The users of a batch with its events applied, and the outcome so far: everything but lists and states."""
     batch, outcome = part.batch, Outcome()
-    context = _Context(batch, ranker, settings, FoldContext(catalogue, settings.session_gap_ms, outcome.counts), outcome)
+    context = _Context(batch, config, FoldContext(catalogue, ranker, config.session_gap_ms, outcome.counts), outcome)
     admitted = [(record, event) for record in batch.records if (event := _admit(record, context)) is not None]
-    users = _load(admitted, part.states, settings, batch)
+    users = _load(admitted, part.states, context)
     for record, event in admitted:
         _handle(users[event.user_id], record, event, context)
     for user in users.values():
@@ -135,139 +130,112 @@ def _folded(part: StepInput, ranker: Ranker | None, catalogue: Catalogue, settin
     return list(users.values()), outcome
 
 
-def _growth(user: UserState, written: Mapping[bytes, bytes | None]) -> int:
+def _change_of_count(user: UserState, writes: Mapping[bytes, bytes | None]) -> int:
+    """By how much writing a user changes the number of stored users."""
     key = head_key(user.key)
-    return 0 if key not in written else (written[key] is not None) - user.stored
+    return 0 if key not in writes else (writes[key] is not None) - user.stored
 
 
 def _admit(record: Record, context: _Context) -> UserEvent | None:
-    """The event of a record, or None once its dead letter is written."""
-    batch = context.batch
-    own = batch.source is Source.ERASURE and any(name == NATIVE_FORMAT_HEADER for name, _ in record.headers)
-    event = parse(batch.source, record.value, None if own else context.settings.adapters.get(batch.source))
-    rejection = event if isinstance(event, Rejection) else _key_rejection(record.key, event.user_id)
+    """The event of a record, or None after its dead letter was added."""
+    source = context.batch.source
+    is_native = source is Source.ERASURE and any(name == NATIVE_FORMAT_HEADER for name, _ in record.headers)
+    event = parse(source, record.value, None if is_native else context.config.mappers.get(source))
+    rejection = event if isinstance(event, Rejection) else key_rejection(record.key, event.user_id)
     if rejection is None:
         return event  # type: ignore[return-value]
     _reject(record, event if isinstance(event, EncodedCall) else None, rejection, context)
     return None
 
 
-def _key_rejection(key: bytes | None, user_id: str) -> Rejection | None:
-    if key is None:
-        return Rejection(Reason.MISSING_KEY, "the record has no key: it must be the user id")
-    if len(key) > limits.USER_ID_BYTES:
-        return Rejection(Reason.INVALID, f"the user id is longer than {limits.USER_ID_BYTES} bytes")
-    if key != user_id.encode():
-        return Rejection(Reason.KEY_MISMATCH, "the record's key is not its user_id")
-    return None
-
-
-def _load(
-    admitted: Sequence[tuple[Record, UserEvent]], states: StateStore, settings: StepConfig, batch: Batch
-) -> dict[str, UserState]:
-    """The users of the batch with their heads, and the markers of those who have none."""
+def _load(admitted: Sequence[tuple[Record, UserEvent]], states: StateStore, context: _Context) -> dict[str, UserState]:
+    """The users of the batch with their heads; of those without a head, what their erasure markers say."""
+    batch, config = context.batch, context.config
     keys = {event.user_id: event.user_id.encode() for _, event in admitted}
     heads = states.get_many([head_key(key) for key in keys.values()])
-    strangers = [key for key, head in zip(keys.values(), heads, strict=True) if head is None]
-    markers = states.get_many([erasure_marker_key(key, settings.erasure_key) for key in strangers]) if strangers else []
-    marked = dict(zip(strangers, markers, strict=True))
+    new_keys = [key for key, head in zip(keys.values(), heads, strict=True) if head is None]
+    found = states.get_many([erasure_marker_key(key, config.erasure_key) for key in new_keys]) if new_keys else []
+    markers = dict(zip(new_keys, found, strict=True))
     users = {}
     for (user_id, key), stored in zip(keys.items(), heads, strict=True):
         head = Head() if stored is None else decode_head(stored)
-        marker = marked.get(key)
-        foreign = stored is None and marker is None and partition_of(key, settings.partitions) != batch.partition
+        marker = markers.get(key)
+        wrong_partition = stored is None and marker is None and partition_of(key, config.partitions) != batch.partition
         if marker is not None:
             erased = decode_erasure_marker(marker)
-            if erased.written_at + settings.marker_retention_ms > batch.records[0].timestamp:
+            if erased.written_at + config.marker_retention_ms > batch.records[0].timestamp:
                 head.erased_at, head.applied = erased.erased_at, erased.applied
-        users[user_id] = UserState(key, user_id, head, states, stored=stored is not None, foreign=foreign)
+        users[user_id] = UserState(key, user_id, head, states, stored=stored is not None, wrong_partition=wrong_partition)
     return users
 
 
 def _handle(user: UserState, record: Record, event: UserEvent, context: _Context) -> None:
     """Applies one event to its user, unless it is unusable, a duplicate or erased."""
-    source, counts = context.batch.source, context.outcome.counts
-    place = coordinates_of(record, event, context.batch)
+    source, head, counts = context.batch.source, user.head, context.outcome.counts
+    origin = coordinates_of(record, event, context.batch)
     number = SOURCE_NUMBERS[source]
-    epoch, offset = user.head.applied.get(number, (place.epoch, -1))
-    if epoch == place.epoch and place.offset <= offset:
+    epoch, offset = head.applied.get(number, (origin.epoch, -1))
+    if epoch == origin.epoch and origin.offset <= offset:
         counts["events", source, "duplicate_offset"] += 1
         return
     moment = event_moment(event)
-    rejection = _unusable(user, record, event, place, moment, context)
+    rejection = _unusable(user, record, event, origin, moment, context)
     if rejection is not None:
         _reject(record, event, rejection, context)
         return
-    if epoch != place.epoch:
+    if epoch != origin.epoch:
         counts["epoch_changes", source] += 1
-    user.head.applied[number] = (place.epoch, place.offset)
+    head.applied[number] = (origin.epoch, origin.offset)
     user.head_changed = True
-    given_id = event.event_id if not isinstance(event, EncodedCall) or event.has_event_id else None
-    if given_id is not None and _seen(user, event_id_hash(source, given_id)):
+    producer_id = event.event_id if not isinstance(event, EncodedCall) or event.has_event_id else None
+    if producer_id is not None and _is_duplicate(head, event_id_hash(source, producer_id)):
         counts["events", source, "duplicate_event"] += 1
         return
-    if (event.started_at if isinstance(event, EncodedCall) else moment) <= user.head.erased_at:
+    event_id = event.event_id or origin.event_id
+    if (event.started_at if isinstance(event, EncodedCall) else moment) <= head.erased_at:
         counts["events", source, "erased"] += 1
-        if isinstance(event, Purchase):  # a state that was lost since may have sent its example
-            forget_example(user, event.event_id or place.event_id, context.fold)
+        if isinstance(event, Purchase):  # its example may have been sent from a state that was lost later
+            erase_example(user, event_id, context.fold)
         return
     counts["events", source, "applied"] += 1
-    if moment < user.head.newest_at:
-        beyond = moment < user.head.newest_at - context.settings.allowed_lateness_ms
-        counts["late", source, "beyond" if beyond else "within"] += 1
+    if moment < head.newest_at:
+        is_beyond = moment < head.newest_at - context.config.allowed_lateness_ms
+        counts["late", source, "beyond" if is_beyond else "within"] += 1
     user.broker_ms = record.timestamp
-    user.cause = Cause(event.event_id or place.event_id, source, moment)
-    user.head.newest_at = max(user.head.newest_at, moment)
-    _fold(user, event, user.cause, context)
+    user.cause = Cause(event_id, source, moment)
+    head.newest_at = max(head.newest_at, moment)
+    fold_event(user, event, user.cause, context.fold)
 
 
 def coordinates_of(record: Record, event: UserEvent | None, batch: Batch) -> Coordinates:
-    """Where an event stands; of an encoded call, where its transcript does."""
+    """Where an event is stored; for an encoded call, where its transcript is."""
     if isinstance(event, EncodedCall):
         return Coordinates(event.origin_topic, event.origin_epoch, event.origin_partition, event.origin_offset)
     return batch.coordinates(record)
 
 
 def _unusable(
-    user: UserState, record: Record, event: UserEvent, place: Coordinates, moment: int, context: _Context
+    user: UserState, record: Record, event: UserEvent, origin: Coordinates, moment: int, context: _Context
 ) -> Rejection | None:
-    if user.foreign or place.partition != context.batch.partition:
+    if user.wrong_partition or origin.partition != context.batch.partition:
         error = "the key belongs to another partition: produce with Kafka's default partitioner, murmur2"
         return Rejection(Reason.WRONG_PARTITION, error)
-    ahead_ms = context.settings.max_ahead_ms
-    if moment > record.timestamp + ahead_ms:
-        return Rejection(Reason.TOO_FAR_AHEAD, f"its time is more than {ahead_ms // limits.SECOND_MS} s ahead of the broker's")
+    max_ahead_ms = context.config.max_ahead_ms
+    if moment > record.timestamp + max_ahead_ms:
+        seconds = max_ahead_ms // limits.SECOND_MS
+        return Rejection(Reason.TOO_FAR_AHEAD, f"its time is more than {seconds} s ahead of the broker's")
     if isinstance(event, EncodedCall) and not is_usable(event):
         return Rejection(Reason.INVALID, "the encoded call holds no usable vector, or ends before it begins")
     return None
 
 
-def _seen(user: UserState, name: bytes) -> bool:
-    """Whether the producer sent this event before (among the last 32); remembers it."""
-    known = user.head.event_ids
-    if name in known:
+def _is_duplicate(head: Head, hashed_id: bytes) -> bool:
+    """Whether the producer sent this event before (among the last 32). Remembers it."""
+    known = head.event_ids
+    if hashed_id in known:
         return True
-    user.head.event_ids = (known + name)[-len(name) * limits.EVENT_IDS :]
+    head.event_ids = (known + hashed_id)[-len(hashed_id) * limits.EVENT_IDS :]
     return False
-
-
-def _fold(user: UserState, event: UserEvent, cause: Cause, context: _Context) -> None:
-    fold, moment = context.fold, cause.occurred_at
-    match event:
-        case Click():
-            fold_click(user, event, moment, fold)
-        case EncodedCall():
-            if context.ranker is not None and context.ranker.text_model not in (None, event.text_model):
-                context.outcome.counts["foreign_text_model",] += 1
-            fold_part(user, part_of(event), event.conversation_id, fold)
-        case Purchase():
-            if event.action == "bought":
-                count_hits(user, event, moment, context.ranker, fold.catalogue, context.outcome.counts)
-            fold_purchase(user, event, moment, cause.event_id, fold)
-        case Eligibility():
-            fold_eligibility(user, event, moment, fold)
-        case Erasure():
-            fold_erasure(user, moment, fold)
 
 
 def _reject(record: Record, event: UserEvent | None, rejection: Rejection, context: _Context) -> None:

@@ -1,6 +1,6 @@
-"""One user inside one step: his records as read, and how they are split again into the tail and the facts.
+"""One user inside one step: the stored records, decoded, and how the history is split between tail and facts.
 
-What the events do to him is `stream.core.fold`; what he is recommended is `stream.core.recommend`.
+`stream.core.fold` says what events do to a user, `stream.core.recommend` what the user is recommended.
 """
 
 from collections.abc import Sequence
@@ -24,17 +24,32 @@ from stream.core.state import (
 
 
 class StateStore(Protocol):
-    """The state records of one partition number, by key; None where there is none."""
+    """The state records of one partition number."""
 
-    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The records of the keys, in their order; None where there is none."""
+        ...
 
 
 @dataclass(slots=True)
 class UserState:
-    """A user's working copy. The facts are loaded when something needs them.
+    """A user's working copy.
 
-    `foreign`: a new user whose key belongs to another partition. `base` is what `head.prefix` encodes: the window's interactions
-    before the tail, as they were when the facts were loaded.
+    Attributes:
+        key: Record key: the user id in UTF-8.
+        user_id: The user.
+        head: Working copy of the head.
+        states: Where the facts are loaded from.
+        stored: Whether the user was stored before the step.
+        wrong_partition: A new user whose key belongs to another partition.
+        facts: Working copy of the facts; None until `load_facts`.
+        cached_interactions: What `head.prefix` encodes: the window before the tail, as it was when the facts were loaded.
+        facts_changed: Whether the facts must be written.
+        head_changed: Whether the head must be written.
+        erased: Whether the step applied an erasure.
+        cause: The last event applied; it causes the next list.
+        broker_ms: Broker time of that event, ms.
+        examples: Purchase id -> training example or tombstone to send.
     """
 
     key: bytes
@@ -42,9 +57,9 @@ class UserState:
     head: Head
     states: StateStore
     stored: bool
-    foreign: bool = False
-    loaded: Facts | None = None
-    base: list[Interaction] = field(default_factory=list)
+    wrong_partition: bool = False
+    facts: Facts | None = None
+    cached_interactions: list[Interaction] = field(default_factory=list)
     facts_changed: bool = False
     head_changed: bool = False
     erased: bool = False
@@ -52,30 +67,33 @@ class UserState:
     broker_ms: int = 0
     examples: dict[str, Output] = field(default_factory=dict)
 
-    @property
-    def facts(self) -> Facts:
-        if self.loaded is None:
+    def load_facts(self) -> Facts:
+        """The facts, read from the store at the first call.
+
+        Raises:
+            StatesUnreadableError: the stored facts cannot be decoded.
+        """
+        if self.facts is None:
             stored = self.states.get_many([facts_key(self.key)])[0] if self.stored else None
-            self.loaded = Facts() if stored is None else decode_facts(stored)
-            self.base = self.window_prefix()
-        return self.loaded
+            self.facts = Facts() if stored is None else decode_facts(stored)
+            self.cached_interactions = self.load_window_prefix()
+        return self.facts
 
-    @property
-    def interactions(self) -> list[Interaction]:
+    def load_interactions(self) -> list[Interaction]:
         """The whole history, in order."""
-        return [*self.facts.interactions, *self.head.tail]
+        return [*self.load_facts().interactions, *self.head.tail]
 
-    def window_prefix(self) -> list[Interaction]:
-        """The last 10 interactions less those of the tail."""
-        window = self.interactions[-limits.WINDOW :]
+    def load_window_prefix(self) -> list[Interaction]:
+        """The last 10 interactions without those of the tail."""
+        window = self.load_interactions()[-limits.WINDOW :]
         return window[: len(window) - len(self.head.tail)]
 
     def settle(self, interactions: list[Interaction], gap_ms: int) -> bool:
-        """Takes over a changed history: bounds it and splits it into facts and tail. False where the bound cost an interaction."""
-        facts = self.facts
+        """Replaces the history: bounds it and splits it into facts and tail. Returns False if the bound evicted an interaction."""
+        facts = self.load_facts()
         evicted, kept = interactions[: -limits.INTERACTIONS], interactions[-limits.INTERACTIONS :]
         if evicted:
-            facts.gone = with_evicted(facts.gone, evicted)
+            facts.evicted = _with_evicted(facts.evicted, evicted)
         end = len(kept) - history.growing(kept, self.head.newest_at, gap_ms)
         if evicted or kept[:end] != facts.interactions:
             facts.interactions = kept[:end]
@@ -83,14 +101,14 @@ class UserState:
         self.head.tail = kept[end:]
         return not evicted
 
-    def is_known(self) -> bool:
-        """Whether there is more to keep than the memory of an erasure."""
-        facts = self.facts
+    def has_history(self) -> bool:
+        """Whether there is more to keep than the fact that the user was erased."""
+        facts = self.load_facts()
         return bool(self.head.tail or facts.purchases or facts.owned_before or facts.eligibility)
 
-    def is_asking(self) -> bool:
-        """Whether an event was applied that may call for another list."""
-        return self.cause is not None and (not self.erased or self.is_known())
+    def may_need_list(self) -> bool:
+        """Whether an event was applied that may change the user's list."""
+        return self.cause is not None and (not self.erased or self.has_history())
 
     def writes(self, erasure_key: bytes, now_ms: int, version: int) -> dict[bytes, bytes | None]:
         """The state records to write; None deletes."""
@@ -98,22 +116,22 @@ class UserState:
         if self.erased:
             marker = ErasureMarker(version, self.head.erased_at, now_ms, self.head.applied)
             written[erasure_marker_key(self.key, erasure_key)] = encode_state(marker)
-        if self.head.erased_at >= 0 and not self.is_known():
+        if self.head.erased_at >= 0 and not self.has_history():
             if self.stored:
                 written[head_key(self.key)] = written[facts_key(self.key)] = None
             return written
         if self.head_changed:
             written[head_key(self.key)] = encode_state(self.head)
         if self.facts_changed:
-            written[facts_key(self.key)] = encode_state(self.facts)
+            written[facts_key(self.key)] = encode_state(self.load_facts())
         return written
 
 
-def with_evicted(gone: Evicted, evicted: Sequence[Interaction]) -> Evicted:
-    sessions = sum(isinstance(interaction, Session) for interaction in evicted)
+def _with_evicted(before: Evicted, interactions: Sequence[Interaction]) -> Evicted:
+    sessions = sum(isinstance(interaction, Session) for interaction in interactions)
     return Evicted(
-        gone.sessions + sessions,
-        gone.conversations + len(evicted) - sessions,
-        gone.purchases,
-        max(gone.newest_started_at, evicted[-1].started_at),
+        before.sessions + sessions,
+        before.conversations + len(interactions) - sessions,
+        before.purchases,
+        max(before.newest_started_at, interactions[-1].started_at),
     )

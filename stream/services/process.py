@@ -44,7 +44,7 @@ def step_config(settings: Settings) -> StepConfig:
         marker_retention_ms=step.marker_retention_s * 1_000,
         erasure_key=step.erasure_key.get_secret_value().encode(),
         explain=step.explain,
-        adapters={row.source: field_mapper(f"mapping.{row.role}", fields) for row, fields in mappings.items() if fields},
+        mappers={row.source: field_mapper(f"mapping.{row.role}", fields) for row, fields in mappings.items() if fields},
     )
 
 

@@ -101,7 +101,7 @@ def words_on_kafka(settings: Settings) -> set[str]:
     with closing(CompactedTopic(bootstrap, topics.items)) as catalogue:
         catalogue.read_on()
         items = [msgspec.json.decode(value, type=Item) for value in catalogue.values.values()]
-    mapper = step_config(settings).adapters.get(Source.CLICK)
+    mapper = step_config(settings).mappers.get(Source.CLICK)
     clicks = [parse(Source.CLICK, value, mapper) for value in recent_values(bootstrap, topics.clicks, RECENT_CLICKS)]
     tags = {tag for click in clicks if isinstance(click, Click) for tag in click.tags}
     return {*(item.name for item in items), *(item.text or "" for item in items), *tags}

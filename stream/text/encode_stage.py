@@ -5,13 +5,23 @@ Raw text ends here: an encoded call holds vectors and listed keywords, a dead le
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
 
 from stream.core.dead_letters import dead_letter
-from stream.core.events import EncodedCall, FieldMapper, Reason, Rejection, Transcript, parse_mapped, rejection_of, to_milliseconds
+from stream.core.events import (
+    EncodedCall,
+    FieldMapper,
+    Reason,
+    Rejection,
+    Transcript,
+    key_rejection,
+    parse_mapped,
+    rejection_of,
+    to_milliseconds,
+)
 from stream.core.outputs import Output
 from stream.core.poison import INFRASTRUCTURE_ERRORS, isolate_failures
 from stream.core.records import Batch, Record
@@ -20,6 +30,10 @@ from stream.text.model import TextModel
 _decode = msgspec.json.Decoder(Transcript).decode
 _encode = msgspec.msgpack.Encoder().encode
 _CHARACTERS = 4_000  # of a sentence: far more than the encoder's 256 tokens
+
+
+EncoderCount = tuple[Literal["encoder_transcripts"], Literal["encoded", "dead_letter"]] | tuple[Literal["dead_letters"], Reason]
+"""A counter of the encoder: name and label values, as `stream.core.outputs.Count`."""
 
 
 class Encoded(NamedTuple):
@@ -31,7 +45,7 @@ class Encoded(NamedTuple):
     timestamps: list[int]
     dead_letters: list[Output]
     sentences: int
-    counts: Counter[tuple[str, ...]]
+    counts: Counter[EncoderCount]
 
 
 def encode_batch(batch: Batch, model: TextModel, adapter: FieldMapper | None = None) -> Encoded:
@@ -107,10 +121,9 @@ def _read(record: Record, adapter: FieldMapper | None) -> Transcript | Rejection
 
 
 def _usable(record: Record, transcript: Transcript) -> Transcript | Rejection:
-    if record.key is None:
-        return Rejection(Reason.MISSING_KEY, "the record has no key: it must be the user id")
-    if record.key != transcript.user_id.encode():
-        return Rejection(Reason.KEY_MISMATCH, "the record's key is not its user_id")
+    rejection = key_rejection(record.key, transcript.user_id)
+    if rejection is not None:
+        return rejection
     if not any(sentence.text.strip() for sentence in transcript.sentences):
         return Rejection(Reason.INVALID, "no sentence has text")
     if ended_at(transcript) < to_milliseconds(transcript.started_at):

@@ -30,7 +30,7 @@ class TouchyRanker(world.OrderRanker):
         return super().advance_many(representations, interactions)
 
 
-def touchy_adapter(value: dict[str, object]) -> dict[str, object]:
+def touchy_mapper(value: dict[str, object]) -> dict[str, object]:
     """A mapping with a bug: neither an event nor a ValueError."""
     if POISON in str(value):
         raise KeyError("u's secrets")
@@ -75,10 +75,10 @@ def test_the_rest_of_a_batch_is_handled_as_if_the_poison_had_not_been_there(batc
     """Histories, last lists, newest examples and counts; each poisoned event is one dead letter, whichever part it breaks."""
     batch = from_offset(batch, 1)
     mapped = in_the_mapping or batch.source is Source.PURCHASE  # what a ranker reads of a purchase cannot break it
-    adapters = {batch.source: touchy_adapter} if mapped else {}
+    mappers = {batch.source: touchy_mapper} if mapped else {}
     ranker = world.OrderRanker() if mapped else TouchyRanker()
     with_poison, without = before(), before()
-    outcome = step_isolating_poison(batch, with_poison, ranker, world.catalogue(), world.settings(adapters=adapters))
+    outcome = step_isolating_poison(batch, with_poison, ranker, world.catalogue(), world.settings(mappers=mappers))
     with_poison.apply(outcome)
     kept = batch._replace(records=[record for record in batch.records if not is_poison(record)])
     wanted = step(kept, without, ranker, world.catalogue(), world.settings())

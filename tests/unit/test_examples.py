@@ -36,7 +36,7 @@ def test_the_settings_file_maps_a_producers_click(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("ISTHMUS_CONFIG", str(path))
     page_view = next(line[2:] for line in path.read_text().splitlines() if line.startswith('# {"uuid"'))
     settings = load()
-    click = parse(Source.CLICK, page_view.encode(), step_config(settings).adapters[Source.CLICK])
+    click = parse(Source.CLICK, page_view.encode(), step_config(settings).mappers[Source.CLICK])
     assert isinstance(click, Click)
     assert (click.user_id, click.tags, click.event_id) == ("c-17", ("pets", "dog", "view"), "e-5")
 

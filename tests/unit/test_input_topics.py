@@ -48,5 +48,5 @@ def test_a_wrong_mapping_is_named_by_its_setting() -> None:
 def test_each_mapping_reaches_its_source() -> None:
     """Those of the step; the transcripts' mapping is the encoder's."""
     mapped = {row.role: {"user_id": "id"} for row in INPUTS if not row.is_derived}
-    adapters = step_config(Settings(mapping=MappingSettings(**mapped))).adapters
-    assert set(adapters) == {row.source for row in STEP_INPUTS if not row.is_derived}
+    mappers = step_config(Settings(mapping=MappingSettings(**mapped))).mappers
+    assert set(mappers) == {row.source for row in STEP_INPUTS if not row.is_derived}

@@ -157,8 +157,8 @@ class ProfileAgent:
         """Metrics of a batch that is durable: counted once however often it was delivered before."""
         self._metrics.count(outcome.counts)
         self._metrics.gauge("users").inc(outcome.new_users)
-        if outcome.moments:
-            ages = np.maximum(0.0, time.time() - np.array(outcome.moments, dtype=np.float64) / 1_000)  # (lists, 2)
+        if outcome.cause_times:
+            ages = np.maximum(0.0, time.time() - np.array(outcome.cause_times, dtype=np.float64) / 1_000)  # (lists, 2)
             self._metrics.ages("age_from_event_seconds").observe_many(ages[:, 0])
             self._metrics.ages("age_from_broker_seconds").observe_many(ages[:, 1])
 
