@@ -39,19 +39,19 @@ def list_(
     import msgspec
 
     from stream.cli.settings_overrides import settings_with
-    from stream.kafka.cluster.dead_letter_replay import letters_of, name_of, replayed_in
+    from stream.kafka.cluster.dead_letter_replay import coordinates_of, read_dead_letters, read_replayed
     from stream.kafka.cluster.topic_reader import open_topic_reader
 
     settings = settings_with(bootstrap)
     counts = Counter[str]()
     with open_topic_reader(settings.kafka.bootstrap) as found:
-        replayed = replayed_in(found, settings.topics.replayed)
-        for letter in letters_of(found, settings.topics.dead_letters, _wanted(reason, topic, since, until)):
+        replayed = read_replayed(found, settings.topics.replayed)
+        for letter in read_dead_letters(found, settings.topics.dead_letters, _wanted(reason, topic, since, until)):
             counts[letter.reason] += 1
-            again = name_of(letter).encode() in replayed
+            again = coordinates_of(letter).encode() in replayed
             if json:
                 row: dict[str, object] = {
-                    "coordinates": name_of(letter),
+                    "coordinates": coordinates_of(letter),
                     "occurred_at": _time(letter.occurred_at),
                     "reason": letter.reason,
                 }
@@ -59,7 +59,7 @@ def list_(
                 typer.echo(msgspec.json.encode(row).decode())
             else:
                 said = "replayed  " if again else ""
-                typer.echo(f"{_time(letter.occurred_at)}  {letter.reason:<15}  {name_of(letter)}  {said}{letter.error}")
+                typer.echo(f"{_time(letter.occurred_at)}  {letter.reason:<15}  {coordinates_of(letter)}  {said}{letter.error}")
     told = ", ".join(f"{name} {count}" for name, count in counts.most_common()) or "none"
     typer.echo(f"{counts.total()} dead letters: {told}", err=True)
 
@@ -74,12 +74,12 @@ def show(
     """
     from stream.cli.settings_overrides import settings_with
     from stream.errors import IsthmusError
-    from stream.kafka.cluster.dead_letter_replay import letters_of, original_of
+    from stream.kafka.cluster.dead_letter_replay import original_of, read_dead_letters
     from stream.kafka.cluster.topic_reader import open_topic_reader
 
     settings = settings_with(bootstrap)
     with open_topic_reader(settings.kafka.bootstrap) as found:
-        letter = next(iter(list(letters_of(found, settings.topics.dead_letters, _wanted(names=[coordinates])))), None)
+        letter = next(iter(list(read_dead_letters(found, settings.topics.dead_letters, _wanted(coordinates=[coordinates])))), None)
         if letter is None:
             raise IsthmusError(f"no dead letter has the coordinates {coordinates}: `isthmus dead-letters list` prints them")
         original = original_of(found, letter, _epochs(settings.kafka.bootstrap, letter))
@@ -117,14 +117,14 @@ def replay(
     """
     from stream.cli.settings_overrides import settings_with
     from stream.errors import IsthmusError
-    from stream.kafka.cluster.dead_letter_replay import DeadLetterReplay, letters_of
+    from stream.kafka.cluster.dead_letter_replay import DeadLetterReplay, read_dead_letters
     from stream.kafka.cluster.topic_reader import open_topic_reader
 
     if not (every or coordinates or reason or topic or since or until):
         raise IsthmusError("say which: coordinates, --reason, --topic, --since, --until, or --all")
     settings = settings_with(bootstrap)
     with open_topic_reader(settings.kafka.bootstrap) as found:
-        letters = list(letters_of(found, settings.topics.dead_letters, _wanted(reason, topic, since, until, coordinates)))
+        letters = list(read_dead_letters(found, settings.topics.dead_letters, _wanted(reason, topic, since, until, coordinates)))
         typer.echo(f"{len(letters)} dead letters match", err=True)
         work = DeadLetterReplay(settings.kafka.bootstrap, found, settings.topics, lambda name, what: typer.echo(f"{name}  {what}"))
         counts = work.run(letters, time.time_ns() // 1_000_000, dry=dry_run)
@@ -138,7 +138,7 @@ def _wanted(
     topic: str | None = None,
     since: str | None = None,
     until: str | None = None,
-    names: list[str] | None = None,
+    coordinates: list[str] | None = None,
 ) -> DeadLetterFilter:
     from stream.cli.times import parse_moment_ms
     from stream.core.events import Reason
@@ -149,7 +149,7 @@ def _wanted(
         raise IsthmusError(f"{reason!r} is no reason: one of {', '.join(Reason)}")
     now_ms = time.time_ns() // 1_000_000
     start, end = (None if text is None else parse_moment_ms(text, now_ms) for text in (since, until))
-    return DeadLetterFilter(reason, topic, start, end, None if not names else frozenset(names))
+    return DeadLetterFilter(reason, topic, start, end, None if not coordinates else frozenset(coordinates))
 
 
 def _epochs(bootstrap: str, letter: DeadLetter) -> dict[str, int]:

@@ -35,7 +35,7 @@ def erase(
     from stream.core import limits
     from stream.core.events import NATIVE_FORMAT_HEADER, Erasure
     from stream.errors import IsthmusError
-    from stream.kafka.cluster.producer import KeyedEvent, produce
+    from stream.kafka.cluster.producer import InputRecord, produce
 
     settings = settings_with(bootstrap)
     now_ms = time.time_ns() // 1_000_000
@@ -47,7 +47,7 @@ def erase(
             raise IsthmusError(f"a user id has 1 to {limits.USER_ID_BYTES} bytes")
     if not yes:
         typer.confirm(f"erase {len(users)} users for good?", abort=True)
-    made = [KeyedEvent("erasures", user, msgspec.json.encode(Erasure(user, until_ms, str(uuid4())))) for user in users]
+    made = [InputRecord("erasures", user, msgspec.json.encode(Erasure(user, until_ms, str(uuid4())))) for user in users]
     sent = asyncio.run(
         produce(settings.kafka.bootstrap, made, settings.topics.model_dump(), lambda _: None, ((NATIVE_FORMAT_HEADER, b"1"),))
     )

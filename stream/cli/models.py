@@ -113,7 +113,7 @@ def announce(bootstrap: Bootstrap = None) -> None:
 
 def _announce(settings: Settings, bootstrap: str | None, version: Version, role: RoleName = RoleName.champion) -> None:
     from stream.errors import IsthmusError
-    from stream.kafka.cluster.compacted_topic import TopicError
+    from stream.kafka.cluster.clients import TopicError
     from stream.kafka.cluster.compacted_topic import announce as send
     from stream.services.trainer import not_announced
     from training.training_run import announcement_of

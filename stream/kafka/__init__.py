@@ -1,1 +1,1 @@
-"""All that knows Faust and Kafka: batch delivery, state tables, agents, followers, topics."""
+"""Everything that knows Kafka or Faust: clients, delivery guarantees, batches through Faust, agents, the embedded log, the apps."""

@@ -1,39 +1,37 @@
-"""The Faust apps of worker and encoder, on either transport, and how a process runs one until it is told to stop."""
+"""The Faust apps of worker and encoder on either transport, and running one until it is stopped."""
 
 import asyncio
 import gc
+import logging
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import faust
 import mode
-from mode import get_logger
 
 from stream.core import limits
-from stream.core.dead_letters import DeadLetterLimit
 from stream.core.events import Source
 from stream.core.records import Batch
-from stream.core.step import StepConfig
-from stream.errors import IsthmusError
 from stream.health import Health
-from stream.kafka.agents.profile_agent import ProfileAgent, ServedModel
+from stream.kafka.agents.profile_agent import ProfileAgent, ProfileContext
 from stream.kafka.agents.stateless_agent import StatelessAgent
 from stream.kafka.agents.watchdog import Watchdog, until_all_exist
-from stream.kafka.cluster.view import ClusterView, EmbeddedClusterView, KafkaClusterView
-from stream.kafka.delivery.at_least_once import AtLeastOnce, Delivery
+from stream.kafka.cluster.view import ClusterView
+from stream.kafka.delivery.at_least_once import AtLeastOnce
+from stream.kafka.delivery.contracts import Delivery, Emission
 from stream.kafka.delivery.exactly_once import ExactlyOnce
-from stream.kafka.faust.batch_consumer import Sender
+from stream.kafka.faust.batch_transport import BatchTransport, FetchPolicy
 from stream.kafka.faust.ownership import Ownership
 from stream.kafka.faust.recovery import SafeTableManager
-from stream.kafka.faust.transport import KafkaSender, KafkaTransport
+from stream.kafka.faust.transport import KafkaTransport
 from stream.kafka.faust.user_table import UserTable
 from stream.metrics import Metrics
-from stream.settings import Guarantee, TopicSettings
+from stream.settings import Guarantee
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def make_app(
@@ -46,8 +44,16 @@ def make_app(
     instance: str | None = None,
     session_timeout_s: float = 30.0,
 ) -> Any:
-    """A Faust app with batch delivery. `url` is kafka://host:port or embedded://NAME; `instance` a stable name (static
-    membership); after `session_timeout_s` without a heartbeat its partitions go to others.
+    """Makes a Faust app with batch delivery.
+
+    Args:
+        name: The application: consumer group and prefix of the changelog's name.
+        url: kafka://host:port, or embedded://NAME for a log that is open in this process.
+        data: Folder of the local stores.
+        partitions: Of all topics keyed by user.
+        batch_records: Records of one batch, at most.
+        instance: A stable name, for static membership; None: without it.
+        session_timeout_s: After this long without a heartbeat, the group assigns the app's partitions to others.
     """
     data.mkdir(parents=True, exist_ok=True)
     app = faust.App(
@@ -85,8 +91,14 @@ def make_app(
 
 @dataclass(frozen=True, kw_only=True)
 class Supervision:
-    """How an app is looked after: by which view of the log, into which health; what is begun at its beginning, and its changelog's
-    epoch by name.
+    """How an app is watched.
+
+    Attributes:
+        view: The log's view of its group; None: one that the transport makes.
+        health: Where its checks go.
+        recreated: Input topics whose committed offsets belong to a deleted topic of the same name.
+        changelog: The changelog's epoch, by its name; empty: not watched.
+        stalled_s: A partition whose committed offset stands still this long although there is work is stalled.
     """
 
     view: ClusterView | None = None
@@ -96,104 +108,83 @@ class Supervision:
     stalled_s: float = 300.0
 
 
-def view_of(app: Any) -> ClusterView:
-    if isinstance(app.transport, KafkaTransport):
-        return KafkaClusterView(",".join(f"{url.host}:{url.port}" for url in app.conf.broker_consumer), app.conf.id)
-    return EmbeddedClusterView(app.producer_transport.log, app.conf.id)
-
-
-def sender_of(app: Any) -> Sender:
-    if isinstance(app.transport, KafkaTransport):
-
-        def producer() -> Any:
-            return app.producer._ensure_producer()
-
-        return KafkaSender(producer)
-    sender: Sender = app.producer_transport.sender
-    return sender
-
-
-def add_delivery(app: Any, guarantee: Guarantee, metrics: Metrics) -> Delivery:
+def make_delivery(app: Any, guarantee: Guarantee, metrics: Metrics) -> Delivery:
     """How the app's batches become durable.
 
     Raises:
-        IsthmusError: exactly once was asked for without Kafka.
+        IsthmusError: exactly once needs Kafka.
     """
-    delivery: Delivery
-    if guarantee == "at_least_once":
-        delivery = AtLeastOnce(app, sender_of(app), metrics)
-    elif isinstance(app.transport, KafkaTransport):
-        app.transport.commits_in_transactions = True
-
-        def producer(name: str) -> Any:
-            return app.producer.transactional(name)
-
-        delivery = ExactlyOnce(app, producer, metrics)
-    else:
-        raise IsthmusError("delivery.guarantee = exactly_once needs Kafka's transactions: the embedded log delivers at least once")
-    app.tables.delivery = delivery
-    return delivery
+    transport: BatchTransport = app.transport
+    if guarantee == "exactly_once":
+        return ExactlyOnce(app, transport.use_transactions(), metrics)
+    return AtLeastOnce(app, transport.sender(), metrics)
 
 
 def add_profile_agent(
-    app: Any,
-    sources: Mapping[str, Source],
-    epochs: Mapping[str, int],
-    serving: ServedModel,
-    settings: StepConfig,
-    topics: TopicSettings,
-    metrics: Metrics,
-    *,
-    in_flight: int = 6,
-    limit: DeadLetterLimit | None = None,
-    guarantee: Guarantee = "at_least_once",
-    looks: Supervision | None = None,
+    app: Any, context: ProfileContext, *, guarantee: Guarantee = "at_least_once", supervision: Supervision | None = None
 ) -> Watchdog:
-    """Gives the app its user table and the profile agent over all five inputs."""
-    looks = looks or Supervision()
-    watch = Watchdog(
-        app, looks.view or view_of(app), epochs, metrics, looks.health, changelog=looks.changelog, stalled_s=looks.stalled_s
-    )
-    table = UserTable(app, metrics)
-    delivery = add_delivery(app, guarantee, metrics)
-    limit = limit or DeadLetterLimit()
-    profiles = ProfileAgent(app, sources, watch, table, delivery, serving, settings, topics, metrics, limit, in_flight)
-    _add_agent(app, list(sources), profiles.run, "profiles")
-
-    ownership = Ownership(sources)
+    """Adds the user table and the profile agent over all inputs to an app; returns the app's watchdog."""
+    supervision = supervision or Supervision()
+    watchdog = _make_watchdog(app, context.epochs, context.metrics, supervision)
+    table = UserTable(app, context.metrics)
+    delivery = make_delivery(app, guarantee, context.metrics)
+    _connect(app, FetchPolicy(context.in_flight, supervision.recreated), delivery, table)
+    _add_agent(app, list(context.sources), ProfileAgent(app, context, watchdog, table, delivery).run, "profiles")
+    ownership = Ownership(context.sources)
 
     async def on_assigned(_: Any, assigned: Any, **__: Any) -> None:
-        app.consumer.in_flight, app.consumer.recreated = in_flight, looks.recreated
-        if await watch.after_assignment():
+        if await watchdog.after_assignment():
             await ownership.check(app.consumer, assigned)
 
     app.on_partitions_assigned.connect(on_assigned, weak=False)
-    return watch
+    return watchdog
 
 
 def add_stateless_agent(
     app: Any,
     topic: str,
+    source: Source,
     epochs: Mapping[str, int],
-    process: Callable[[Batch], Any],
+    process: Callable[[Batch], Sequence[Emission]],
     metrics: Metrics,
     *,
     in_flight: int = 4,
     guarantee: Guarantee = "at_least_once",
-    looks: Supervision | None = None,
+    supervision: Supervision | None = None,
 ) -> Watchdog:
-    """Gives the app a stateless agent over one topic."""
-    looks = looks or Supervision()
-    watch = Watchdog(app, looks.view or view_of(app), epochs, metrics, looks.health, stalled_s=looks.stalled_s)
-    processor = StatelessAgent(app, watch, add_delivery(app, guarantee, metrics), process)
-    _add_agent(app, [topic], processor.run, "processor")
+    """Adds an agent over one topic, whose batches carry `source`, to an app; returns the app's watchdog."""
+    supervision = supervision or Supervision()
+    watchdog = _make_watchdog(app, epochs, metrics, supervision)
+    delivery = make_delivery(app, guarantee, metrics)
+    _connect(app, FetchPolicy(in_flight, supervision.recreated), delivery)
+    _add_agent(app, [topic], StatelessAgent(app, source, process, watchdog, delivery).run, "processor")
 
     async def on_assigned(*_: Any, **__: Any) -> None:
-        app.consumer.in_flight, app.consumer.recreated = in_flight, looks.recreated
-        await watch.after_assignment()
+        await watchdog.after_assignment()
 
     app.on_partitions_assigned.connect(on_assigned, weak=False)
-    return watch
+    return watchdog
+
+
+def _make_watchdog(app: Any, epochs: Mapping[str, int], metrics: Metrics, supervision: Supervision) -> Watchdog:
+    transport: BatchTransport = app.transport
+    return Watchdog(
+        app,
+        supervision.view or transport.cluster_view(),
+        epochs,
+        metrics,
+        supervision.health,
+        changelog=supervision.changelog,
+        stalled_s=supervision.stalled_s,
+    )
+
+
+def _connect(app: Any, policy: FetchPolicy, delivery: Delivery, table: UserTable | None = None) -> None:
+    """Passes on what Faust's own parts of the app need: it makes transport and table manager itself."""
+    transport: BatchTransport = app.transport
+    transport.fetch_policy = policy
+    tables: SafeTableManager = app.tables
+    tables.connect(delivery, table)
 
 
 def _add_agent(app: Any, topics: list[str], run: Callable[[Any], Awaitable[None]], name: str) -> None:
@@ -218,26 +209,30 @@ async def run_with_renewal(
     epochs: Mapping[str, int],
     stop: asyncio.Event,
 ) -> None:
-    """Runs the app that `build` makes of epochs and recreated topics, and another each time a topic was recreated, until `stop`."""
+    """Runs the app that `build` makes, given the input topics' epochs and the recreated ones, until `stop` is set.
+
+    When an input topic is deleted or recreated, waits until all exist again and runs a new app.
+    """
     recreated: frozenset[str] = frozenset()
     while not stop.is_set():
-        app, watch = build(epochs, recreated)
+        app, watchdog = build(epochs, recreated)
         try:
-            await run_until_stopped(app, stop, watch.renew)
+            await run_until_stopped(app, stop, watchdog.renew)
         except Exception as error:
-            if not watch.renew.is_set():
+            if not watchdog.renew.is_set():
                 raise
-            logger.warning("ended with %s while a topic was deleted", type(error).__name__)
-        found = await until_all_exist(view, epochs, stop)
-        if found is not None:
-            recreated = frozenset(name for name, epoch in epochs.items() if found[name] != epoch)
-            epochs = found
+            logger.warning("the app ended with %s while an input topic was missing", type(error).__name__)
+        current = await until_all_exist(view, epochs, stop)
+        if current is not None:
+            recreated = frozenset(name for name, epoch in epochs.items() if current[name] != epoch)
+            epochs = current
 
 
 async def run_until_stopped(app: Any, *stops: asyncio.Event) -> None:
-    """Runs an app until one of `stops` is set or it crashes; then finishes what is in flight, commits and leaves.
+    """Runs an app until one of `stops` is set or it crashes; then finishes the batches in flight, commits and leaves the group.
 
-    Raises whatever crashed it.
+    Raises:
+        Exception: the error that crashed the app.
     """
     app.finalize()
     await app.start()
@@ -248,24 +243,24 @@ async def run_until_stopped(app: Any, *stops: asyncio.Event) -> None:
         for task in ends:
             task.cancel()
     finally:
-        await _stopped(app)
+        await _stop(app)
     if app.crash_reason is not None:
         raise app.crash_reason
 
 
-async def _stopped(app: Any) -> None:
-    """Stops the app; what goes wrong in stopping one that has crashed is logged, for the crash is what is to be told."""
+async def _stop(app: Any) -> None:
+    """Stops the app. Shutdown errors after a crash are logged, not raised, so the crash stays the visible error."""
     try:
         await app.stop()
         await app.tables.delivery.close()
     except (Exception, asyncio.CancelledError):
         if app.crash_reason is None:
             raise
-        logger.info("a crashed app did not stop in order", exc_info=True)
+        logger.info("the crashed app did not shut down cleanly", exc_info=True)
 
 
 def relax_garbage_collector() -> None:
-    """Lets the cyclic garbage collector run rarely: a batch makes and frees 30,000 objects, and walking them took a third of the
+    """Makes the cyclic garbage collector run rarely: a batch makes and frees 30,000 objects, and walking them took a third of the
     time.
     """
     gc.collect()

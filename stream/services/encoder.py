@@ -6,6 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from stream.core.events import Source
 from stream.errors import IsthmusError
 from stream.services.process import dead_letter_limit, field_mapper, observed
 from stream.services.text_models import folder_of
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from stream.core.records import Batch
     from stream.kafka.agents.watchdog import Watchdog
-    from stream.kafka.faust.batch_consumer import Emission
+    from stream.kafka.delivery.contracts import Emission
     from stream.metrics import Metrics
     from stream.settings import Settings
 
@@ -35,10 +36,10 @@ def run_encoder(settings: Settings) -> None:
 
 async def _encoder(settings: Settings) -> None:
     from stream.kafka.app import Supervision, add_stateless_agent, make_app, run_with_renewal, stop_on_signals
-    from stream.kafka.cluster.topics import create_or_check, topic_epochs
+    from stream.kafka.cluster.topics import ENCODER_GROUP, create_or_check, topic_epochs
     from stream.metrics import Metrics
 
-    bootstrap, topics, own, name = settings.kafka.bootstrap, settings.topics, settings.encoder, "isthmus-encoder"
+    bootstrap, topics, own, name = settings.kafka.bootstrap, settings.topics, settings.encoder, ENCODER_GROUP
     create_or_check(bootstrap, topics, create=False)
     stop, metrics = stop_on_signals(), Metrics()
     process = batch_encoder(settings, metrics)
@@ -55,16 +56,19 @@ async def _encoder(settings: Settings) -> None:
                 instance=own.name,
                 session_timeout_s=settings.delivery.session_timeout_s,
             )
-            looks = Supervision(view=view, health=health, recreated=recreated, stalled_s=settings.health.stalled_s)
+            supervision = Supervision(view=view, health=health, recreated=recreated, stalled_s=settings.health.stalled_s)
             guarantee = settings.delivery.guarantee
-            return app, add_stateless_agent(app, topics.transcripts, epochs, process, metrics, guarantee=guarantee, looks=looks)
+            watchdog = add_stateless_agent(
+                app, topics.transcripts, Source.CALL, epochs, process, metrics, guarantee=guarantee, supervision=supervision
+            )
+            return app, watchdog
 
         await run_with_renewal(build, view, topic_epochs(bootstrap, [topics.transcripts]), stop)
 
 
 def batch_encoder(settings: Settings, metrics: Metrics) -> Callable[[Batch], list[Emission]]:
     """Loads the text model; returns the function that encodes and counts one batch, for `stream.kafka.agents.stateless_agent`."""
-    from stream.kafka.faust.batch_consumer import Emission
+    from stream.kafka.delivery.contracts import Emission
     from stream.text.encode_stage import encode_batch
     from stream.text.model import TextModel
 

@@ -118,14 +118,14 @@ async def followed(
 
     A follower that ends sets `stop`, and its error is raised on leaving: the worker would go on serving an outdated model.
     """
-    from stream.kafka.agents.followers import follow_kafka
+    from stream.kafka.cluster.topic_follower import follow_topic
 
     tasks: list[asyncio.Task[None]] = []
     try:
         for topic, apply in follows.items():
             ready = asyncio.Event()
             health.ready[topic] = lambda ready=ready: None if ready.is_set() else "is not read whole yet"  # type: ignore[misc]
-            tasks.append(asyncio.create_task(follow_kafka(bootstrap, topic, apply, ready)))
+            tasks.append(asyncio.create_task(follow_topic(bootstrap, topic, apply, ready)))
             await asyncio.wait({tasks[-1], asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
             if tasks[-1].done():
                 await tasks[-1]

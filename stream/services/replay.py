@@ -56,7 +56,7 @@ def through_kafka(
     from stream.kafka.cluster.compacted_topic import CompactedTopic, examples_in
     from stream.kafka.cluster.lag import group_lag
     from stream.kafka.cluster.producer import produce
-    from stream.kafka.cluster.topics import create_or_check, source_topics
+    from stream.kafka.cluster.topics import ENCODER_GROUP, WORKER_GROUP, create_or_check, source_topics
     from training.datasets.tables.to_events import item_events, user_events
 
     address, topics = settings.kafka.bootstrap, settings.topics
@@ -68,8 +68,8 @@ def through_kafka(
         asyncio.run(produce(address, item_events(tables), names, lambda _: None))
         sent = asyncio.run(produce(address, user_events(tables, limit), names, lambda sent: say(f"sent {sent} events")))
         say(f"sent {sent} events in {time.monotonic() - started:.1f} s; waiting for encoder and worker")
-        encoded = lambda: group_lag(address, "isthmus-encoder", [topics.transcripts]).lag == 0  # noqa: E731
-        folded = lambda: group_lag(address, "isthmus-profiles", source_topics(topics)).lag == 0  # noqa: E731
+        encoded = lambda: group_lag(address, ENCODER_GROUP, [topics.transcripts]).lag == 0  # noqa: E731
+        folded = lambda: group_lag(address, WORKER_GROUP, source_topics(topics)).lag == 0  # noqa: E731
         wait_for(encoded, children, SETTLE_S, "the encoding of all calls")
         wait_for(folded, children, SETTLE_S, "the folding of all events")
         say(f"all of it encoded, folded and acknowledged after {time.monotonic() - started:.1f} s")

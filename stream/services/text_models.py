@@ -94,7 +94,7 @@ def words_on_kafka(settings: Settings) -> set[str]:
 
     from stream.core.events import Click, Item, Source, parse
     from stream.kafka.cluster.compacted_topic import CompactedTopic
-    from stream.kafka.cluster.recent import recent_values
+    from stream.kafka.cluster.topic_reader import newest_values
     from stream.services.process import step_config
 
     bootstrap, topics = settings.kafka.bootstrap, settings.topics
@@ -102,7 +102,7 @@ def words_on_kafka(settings: Settings) -> set[str]:
         catalogue.read_on()
         items = [msgspec.json.decode(value, type=Item) for value in catalogue.values.values()]
     mapper = step_config(settings).mappers.get(Source.CLICK)
-    clicks = [parse(Source.CLICK, value, mapper) for value in recent_values(bootstrap, topics.clicks, RECENT_CLICKS)]
+    clicks = [parse(Source.CLICK, value, mapper) for value in newest_values(bootstrap, topics.clicks, RECENT_CLICKS)]
     tags = {tag for click in clicks if isinstance(click, Click) for tag in click.tags}
     return {*(item.name for item in items), *(item.text or "" for item in items), *tags}
 

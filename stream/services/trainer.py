@@ -9,7 +9,8 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from stream.errors import IsthmusError
-from stream.kafka.cluster.compacted_topic import CompactedTopic, TopicError, announce, examples_in, items_in
+from stream.kafka.cluster.clients import TopicError
+from stream.kafka.cluster.compacted_topic import CompactedTopic, announce, examples_in, items_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

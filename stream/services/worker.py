@@ -30,24 +30,25 @@ def run_worker(settings: Settings) -> None:
 
 async def _worker(settings: Settings) -> None:
     from stream.kafka.agents.followers import ServedModelFollower
-    from stream.kafka.agents.profile_agent import ServedModel
+    from stream.kafka.agents.profile_agent import ProfileContext
+    from stream.kafka.agents.served_model import ServedModel
     from stream.kafka.app import Supervision, add_profile_agent, make_app, run_with_renewal, stop_on_signals
-    from stream.kafka.cluster.topics import changelog_name, create_or_check, source_topics, topic_epochs
-    from stream.kafka.faust.store import check_changelog
+    from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name, create_or_check, source_topics, topic_epochs
+    from stream.kafka.faust.user_table import check_changelog
     from stream.metrics import Metrics
 
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.worker
     create_or_check(bootstrap, topics, create=False)
-    sources, name, folder = source_topics(topics), "isthmus-profiles", own.state_dir / own.name
+    sources, name, folder = source_topics(topics), WORKER_GROUP, own.state_dir / own.name
     changelog = topic_epochs(bootstrap, [changelog_name(name)])
     check_changelog(folder, changelog)
-    stop, metrics, serving = stop_on_signals(), Metrics(), ServedModel()
-    follower = ServedModelFollower(serving, metrics)
+    stop, metrics, served = stop_on_signals(), Metrics(), ServedModel()
+    follower = ServedModelFollower(served, metrics)
 
     async with observed(settings, name, own.metrics_port, metrics) as (health, view):
         follows = {topics.items: follower.on_items, topics.models: follower.on_models}
         health.ready["model"] = follower.missing
-        async with followed(bootstrap, follows, health, stop), background(follower.keep_trying()):
+        async with followed(bootstrap, follows, health, stop), background(follower.keep_retrying()):
 
             def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watchdog]:
                 app = make_app(
@@ -59,23 +60,21 @@ async def _worker(settings: Settings) -> None:
                     instance=own.name if own.static_membership else None,
                     session_timeout_s=settings.delivery.session_timeout_s,
                 )
-                looks = Supervision(
+                supervision = Supervision(
                     view=view, health=health, recreated=recreated, changelog=changelog, stalled_s=settings.health.stalled_s
                 )
-                watch = add_profile_agent(
-                    app,
-                    sources,
-                    epochs,
-                    serving,
-                    step,
-                    topics,
-                    metrics,
-                    in_flight=own.in_flight,
+                context = ProfileContext(
+                    sources=sources,
+                    epochs=epochs,
+                    served=served,
+                    step=step,
+                    topics=topics,
+                    metrics=metrics,
                     limit=dead_letter_limit(settings),
-                    guarantee=settings.delivery.guarantee,
-                    looks=looks,
+                    in_flight=own.in_flight,
                 )
-                return app, watch
+                guarantee = settings.delivery.guarantee
+                return app, add_profile_agent(app, context, guarantee=guarantee, supervision=supervision)
 
             step = step_config(settings)
             await run_with_renewal(build, view, topic_epochs(bootstrap, sources), stop)

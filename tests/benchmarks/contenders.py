@@ -20,9 +20,10 @@ from stream.core.partitioner import partition_of
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, PlainRecord
 from stream.core.step import StepConfig, step
-from stream.kafka.agents.profile_agent import ServedModel
+from stream.kafka.agents.profile_agent import ProfileContext
+from stream.kafka.agents.served_model import ServedModel
 from stream.kafka.app import add_profile_agent, make_app, relax_garbage_collector, run_until_stopped
-from stream.kafka.cluster.topics import source_topics, topic_epochs
+from stream.kafka.cluster.topics import WORKER_GROUP, source_topics, topic_epochs
 from stream.metrics import Metrics
 from stream.settings import Guarantee, TopicSettings
 from tests.benchmarks.bare import Bare, decode_click, decode_state, encode_state, encoded
@@ -44,17 +45,16 @@ async def ours(job: Job, guarantee: Guarantee = "at_least_once") -> Clock:
     """The worker's own app."""
     topics = TopicSettings(partitions=job.partitions)
     sources, metrics = source_topics(topics), Metrics()
-    app = make_app("isthmus-profiles", f"kafka://{job.bootstrap}", data=Path(job.folder), partitions=job.partitions)
-    add_profile_agent(
-        app,
-        sources,
-        topic_epochs(job.bootstrap, sources),
-        ServedModel(served(job), CATALOGUE),
-        StepConfig(partitions=job.partitions),
-        topics,
-        metrics,
-        guarantee=guarantee,
+    app = make_app(WORKER_GROUP, f"kafka://{job.bootstrap}", data=Path(job.folder), partitions=job.partitions)
+    context = ProfileContext(
+        sources=sources,
+        epochs=topic_epochs(job.bootstrap, sources),
+        served=ServedModel(served(job), CATALOGUE),
+        step=StepConfig(partitions=job.partitions),
+        topics=topics,
+        metrics=metrics,
     )
+    add_profile_agent(app, context, guarantee=guarantee)
     return await _watch(app, job, lambda: metrics.total("events"))
 
 

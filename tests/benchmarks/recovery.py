@@ -30,12 +30,13 @@ from stream.core.events import EncodedCall, Purchase, Source
 from stream.core.partitioner import partition_of
 from stream.core.records import Batch, PlainRecord
 from stream.core.step import StepConfig, step
-from stream.kafka.agents.profile_agent import ServedModel
+from stream.kafka.agents.profile_agent import ProfileContext
+from stream.kafka.agents.served_model import ServedModel
 from stream.kafka.app import add_profile_agent, make_app, run_until_stopped
 from stream.kafka.cluster.local_broker import LocalKafka
 from stream.kafka.cluster.producer import produce
-from stream.kafka.cluster.topics import changelog_name, create_or_check, source_topics, topic_epochs
-from stream.kafka.faust.changelog import stamp
+from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name, create_or_check, source_topics, topic_epochs
+from stream.kafka.faust.changelog import term_headers
 from stream.kafka.faust.user_table import ROCKSDB
 from stream.metrics import Metrics
 from stream.settings import TopicSettings
@@ -53,7 +54,7 @@ ROUNDS = int(os.environ.get("RECOVERY_ROUNDS", "2"))
 CLICKS = min(50_000, USERS)
 TEMPLATES = min(400, USERS)
 TOPICS = TopicSettings(partitions=4)
-CHANGELOG = changelog_name("isthmus-profiles")
+CHANGELOG = changelog_name(WORKER_GROUP)
 OUT = Path("build/recovery.json")
 SESSION_CLICKS, KEYWORDS, WIDTH = 4, 8, 384
 
@@ -114,7 +115,7 @@ async def write_changelog(bootstrap: str, states: list[dict[bytes, bytes]]) -> i
     await producer.start()
     waiting: dict[int, Any] = {}
     sent: list[Any] = []
-    size, headers = 0, list(stamp(1))
+    size, headers = 0, list(term_headers(1))
 
     async def close(number: int) -> None:
         batch = waiting.pop(number)
@@ -186,8 +187,10 @@ async def ours(job: dict[str, Any]) -> dict[str, float]:
     serving = ServedModel(load_ranker(job["model"]), CATALOGUE)
     epochs = topic_epochs(job["bootstrap"], sources)
     began, began_cpu = time.perf_counter(), time.process_time()
-    app = make_app("isthmus-profiles", f"kafka://{job['bootstrap']}", data=Path(job["folder"]), partitions=TOPICS.partitions)
-    add_profile_agent(app, sources, epochs, serving, StepConfig(partitions=TOPICS.partitions), TOPICS, metrics)
+    app = make_app(WORKER_GROUP, f"kafka://{job['bootstrap']}", data=Path(job["folder"]), partitions=TOPICS.partitions)
+    step = StepConfig(partitions=TOPICS.partitions)
+    context = ProfileContext(sources=sources, epochs=epochs, served=serving, step=step, topics=TOPICS, metrics=metrics)
+    add_profile_agent(app, context)
     stop = asyncio.Event()
     running = asyncio.create_task(run_until_stopped(app, stop))
     while not running.done() and not app.tables.actives_ready:

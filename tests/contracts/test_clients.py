@@ -1,4 +1,4 @@
-"""Our forms of kafka-python's clients leave no thread and no socket behind; kafka-python's own do, which is why ours exist."""
+"""Our subclasses of kafka-python's clients leave no thread and no socket behind; kafka-python's own clients do."""
 
 import gc
 import logging
@@ -16,7 +16,7 @@ from stream.kafka.cluster.clients import AdminClient, Consumer
 
 @pytest.fixture(params=["nobody listens", "nobody answers"])
 def address(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Of no broker: a closed port, or an open one that never says a word."""
+    """An address without a broker: a closed port, or an open one that never answers."""
     logging.disable()  # pytest keeps log records, and they keep sockets
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -26,24 +26,24 @@ def address(request: pytest.FixtureRequest) -> Iterator[str]:
     logging.disable(logging.NOTSET)
 
 
-def held() -> tuple[int, int]:
-    """Threads and open file descriptors of this process, without what is only waiting for the collector."""
+def open_resources() -> tuple[int, int]:
+    """Threads and open file descriptors of this process, after garbage collection."""
     gc.collect()
     return threading.active_count(), len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
 @pytest.mark.parametrize("client", [AdminClient, Consumer])
-def test_a_client_that_finds_no_broker_leaves_nothing(client: type[AdminClient | Consumer], address: str) -> None:
-    before = held()
+def test_a_client_that_finds_no_broker_leaves_no_thread_and_no_socket(client: type[AdminClient | Consumer], address: str) -> None:
+    before = open_resources()
     for _ in range(3):
         with pytest.raises(KafkaError):
             client(bootstrap_servers=address, bootstrap_timeout_ms=200)
-    assert held() == before
+    assert open_resources() == before
 
 
 @pytest.mark.parametrize("client", [KafkaAdminClient, KafkaConsumer])
 def test_kafka_pythons_own_keeps_its_thread(client: type[KafkaAdminClient | KafkaConsumer], address: str) -> None:
-    """Where this fails, `stream.kafka.cluster.clients` is needed no more."""
+    """If this fails, the subclasses in `stream.kafka.cluster.clients` are no longer needed."""
     kept: list[KafkaAdminClient | KafkaConsumer] = []
 
     class Kept(client):  # type: ignore[misc,valid-type]
@@ -51,9 +51,9 @@ def test_kafka_pythons_own_keeps_its_thread(client: type[KafkaAdminClient | Kafk
             kept.append(self)
             super().__init__(**settings)
 
-    before = held()
+    before = open_resources()
     with pytest.raises(KafkaError):
         Kept(bootstrap_servers=address, bootstrap_timeout_ms=200)
-    assert held()[0] == before[0] + 1
+    assert open_resources()[0] == before[0] + 1
     kept[0]._net.stop()
     kept[0]._client.close()

@@ -136,10 +136,8 @@ def test_the_runbook_has_an_entry_for_each_alert() -> None:
     [
         ("stream.kafka.cluster.topics", ("no broker answers at", "topics that do not fit", "missing; run `isthmus topics`")),
         ("stream.kafka.faust.ownership", ("was assigned without",)),
-        (
-            "stream.kafka.agents.watchdog",
-            ("was deleted and recreated: it no longer holds what the stores", "recreated or deleted under us"),
-        ),
+        ("stream.kafka.faust.changelog", ("was deleted and recreated: it no longer holds what the stores",)),
+        ("stream.kafka.agents.watchdog", ("recreated or deleted while running",)),
         ("stream.core.dead_letters", ("are dead letters",)),
         ("stream.metrics", ("is taken",)),
     ],

@@ -1,7 +1,8 @@
-"""What `stream.kafka` leans on inside Faust, mode and aiokafka.
+"""The internals of Faust, mode and aiokafka that `stream.kafka` depends on.
 
-When one of these fails after an upgrade, read `stream.kafka` again. The three corrections were each taken out by hand once (the
-held resume; the frozen set, the answer to an empty one and the handing back; the seek): the tests that name them failed each time.
+If one of these tests fails after an upgrade, review `stream.kafka`. Each part of the three corrections (the held resume; the frozen
+set, the answer to an empty one and the seek back; the seek to the beginning) was removed once by hand: the tests named after it
+failed.
 """
 
 import asyncio
@@ -27,9 +28,11 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.services import ServiceTask
 
+from stream.kafka.embedded.transport import Transport
 from stream.kafka.faust.batch_consumer import BatchConsumer
+from stream.kafka.faust.batch_transport import BatchTransport, FetchPolicy
 from stream.kafka.faust.recovery import SafeRecovery
-from stream.kafka.faust.transport import ANSWER_MS, GuardedThread, KafkaConsumer, KafkaTransport
+from stream.kafka.faust.transport import REQUEST_TIMEOUT_MS, GuardedThread, KafkaConsumer, KafkaTransport
 
 SOURCE = TP("web-clicks", 0)
 CHANGELOG = TP("changelog", 0)
@@ -39,13 +42,13 @@ def parameters(function: Any) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
-def test_the_versions_are_those_that_were_read() -> None:
+def test_the_versions_are_those_that_were_reviewed() -> None:
     """The subclasses were written against these; pyproject.toml pins the range."""
     assert version("faust-streaming").startswith("0.15.")
     assert version("aiokafka").startswith("0.14.")
 
 
-def test_the_signatures_that_are_overridden_are_as_they_were() -> None:
+def test_overridden_methods_have_unchanged_signatures() -> None:
     """Names and order of parameters."""
     assert parameters(Consumer.getmany) == ["self", "timeout"]
     assert parameters(Consumer._wait_next_records) == ["self", "timeout"]
@@ -68,8 +71,8 @@ def test_the_signatures_that_are_overridden_are_as_they_were() -> None:
     assert parameters(BatchBuilder.append) == ["self", "timestamp", "key", "value", "headers"]
 
 
-def test_what_is_called_inside_is_still_there() -> None:
-    """Private names, by their use in the source of Faust itself."""
+def test_private_names_that_are_used_still_exist() -> None:
+    """By their use in Faust's own source."""
     for name in (
         "_unacked_messages",
         "_clean_unacked_messages",
@@ -80,7 +83,7 @@ def test_what_is_called_inside_is_still_there() -> None:
     ):
         assert name in inspect.getsource(Consumer)
     for name in ("_restart_recovery", "_slurp_changelogs", "_publish_stats"):
-        assert isinstance(getattr(Recovery, name), ServiceTask), "ours stand in for these"
+        assert isinstance(getattr(Recovery, name), ServiceTask), "SafeRecovery overrides these"
     for name in ("_wait", "_set_recovery_started", "_is_changelog_tp", "signal_recovery_start", "_generation_id", "active_tps"):
         assert name in inspect.getsource(Recovery)
     assert "self._isolation_level" in inspect.getsource(AIOKafkaConsumer.start)
@@ -89,7 +92,7 @@ def test_what_is_called_inside_is_still_there() -> None:
 
 
 def test_recovery_still_resumes_before_it_seeks() -> None:
-    """Correction 1 is needed as long as this is so (faust-streaming/faust#596)."""
+    """As long as this holds, correction 1 is needed (faust-streaming/faust#596)."""
     source = inspect.getsource(Recovery.on_recovery_completed)
     assert source.index("resume_partitions") < source.index("perform_seek")
 
@@ -98,7 +101,7 @@ def test_recovery_still_resumes_before_it_seeks() -> None:
 def test_source_partitions_are_resumed_only_after_the_recovery_has_completed(
     monkeypatch: pytest.MonkeyPatch, generation: int, resumed: list[set[TP]]
 ) -> None:
-    """Correction 1: what Faust resumes meanwhile is held until it has returned; a changed generation resumes nothing."""
+    """Correction 1: what Faust resumes is held until its method returns; after a change of generation nothing is resumed."""
     seen: list[set[TP]] = []
 
     class Base:
@@ -120,8 +123,18 @@ def test_source_partitions_are_resumed_only_after_the_recovery_has_completed(
     assert seen == resumed
 
 
+@pytest.mark.parametrize("transport", [KafkaTransport, Transport])
+def test_both_transports_offer_what_the_apps_use(transport: type) -> None:
+    """Faust's classes are untyped, so the type checker accepts anything as a `BatchTransport`."""
+    declared = [name for name, member in vars(BatchTransport).items() if inspect.isfunction(member) and not name.startswith("_")]
+    assert set(declared) >= {"cluster_view", "sender", "use_transactions", "read_changelog"}
+    for name in declared:
+        assert parameters(getattr(transport, name)) == parameters(getattr(BatchTransport, name))
+    assert transport.fetch_policy == FetchPolicy()  # type: ignore[attr-defined]
+
+
 class FakeKafka:
-    """As much of an aiokafka consumer as the thread touches."""
+    """The part of an aiokafka consumer that the thread uses."""
 
     def __init__(self, committed: dict[TP, int | None]) -> None:
         self.committed = committed
@@ -144,20 +157,20 @@ def thread(
     recreated: frozenset[str] = frozenset(),
 ) -> Any:
     """The guarded thread without its loop."""
-    made: Any = GuardedThread.__new__(GuardedThread)
-    made.consumer = SimpleNamespace(
+    guarded: Any = GuardedThread.__new__(GuardedThread)
+    guarded.consumer = SimpleNamespace(
         flow_active=flow_active,
         app=SimpleNamespace(consumer_generation_id=1, tables=SimpleNamespace(changelog_topics={"changelog"})),
         _get_active_partitions=lambda: set(active),
-        recreated=recreated,
+        transport=SimpleNamespace(fetch_policy=FetchPolicy(recreated=recreated)),
     )
-    made._ensure_consumer = lambda: kafka
+    guarded._ensure_consumer = lambda: kafka
 
     async def call_thread(function: Any, *arguments: Any) -> Any:
         return await function(*arguments)
 
-    made.call_thread = call_thread
-    return made
+    guarded.call_thread = call_thread
+    return guarded
 
 
 def test_nothing_is_fetched_when_no_partition_is_active() -> None:
@@ -182,67 +195,67 @@ def test_a_fetch_keeps_to_the_partitions_that_were_active_at_its_start(monkeypat
 
 
 @pytest.mark.parametrize(("flow_active", "generation"), [(False, 1), (True, 0)])
-def test_records_fetched_for_a_former_state_are_handed_back(flow_active: bool, generation: int) -> None:
-    """Correction 2: the flow stopped or the generation changed meanwhile."""
+def test_records_of_an_outdated_fetch_are_fetched_again(flow_active: bool, generation: int) -> None:
+    """Correction 2: the flow stopped or the generation changed during the fetch."""
     kafka = FakeKafka({})
     records = {SOURCE: [SimpleNamespace(offset=7), SimpleNamespace(offset=8)]}
-    assert asyncio.run(thread(kafka, flow_active=flow_active)._hand_back(records, generation)) == {}
+    assert asyncio.run(thread(kafka, flow_active=flow_active)._seek_back_stale(records, generation)) == {}
     assert kafka.sought == [(SOURCE, 7)]
 
 
-def test_records_of_partitions_no_longer_active_are_handed_back() -> None:
-    """Correction 2: those of the others are delivered."""
+def test_records_of_partitions_no_longer_active_are_fetched_again() -> None:
+    """Correction 2: those of the other partitions are delivered."""
     kafka = FakeKafka({})
     other = TP("web-clicks", 1)
     records = {SOURCE: [SimpleNamespace(offset=7)], other: [SimpleNamespace(offset=3)]}
-    assert set(asyncio.run(thread(kafka)._hand_back(records, 1))) == {SOURCE}
+    assert set(asyncio.run(thread(kafka)._seek_back_stale(records, 1))) == {SOURCE}
     assert kafka.sought == [(other, 3)]
 
 
 def test_uncommitted_source_partitions_are_sought_to_their_beginning() -> None:
-    """Correction 3: aiokafka leaves them where they are; changelogs stay where recovery left them."""
+    """Correction 3: aiokafka skips them; changelogs stay where recovery left them."""
     kafka = FakeKafka({SOURCE: None, CHANGELOG: None, TP("web-clicks", 1): 5})
     asyncio.run(thread(kafka).seek_to_committed())
     assert kafka.sought == [("beginning", (SOURCE,))]
 
 
-def test_fausts_own_watch_for_livelocks_asks_what_ours_answers_with_nothing() -> None:
-    """It takes changelogs for stuck after five minutes: a soak found it, for no shorter test runs so long."""
+def test_fausts_livelock_detector_calls_the_method_that_is_overridden_with_nothing() -> None:
+    """It reports changelogs as stuck after five minutes, longer than any test but the soak runs."""
     assert "verify_all_partitions_active" in inspect.getsource(Consumer._commit_livelock_detector.fun)
     assert KafkaConsumer.verify_all_partitions_active is not Consumer.verify_all_partitions_active
 
 
-async def test_answers_are_waited_for_shortly_and_batches_are_kept_long() -> None:
-    """On a connection cut on one side no answer ever comes: waiting Faust's 20 minutes for it stalled the worker. A batch that
-    expired where a later one is sent would be a hole.
+async def test_requests_time_out_soon_and_batches_expire_late() -> None:
+    """On a connection that was cut on one side no answer ever comes: waiting Faust's 20 minutes for it stalls the worker. A batch
+    that expires before a later one is sent would leave a gap.
     """
     app = faust.App("patience", broker="aiokafka://127.0.0.1:9", web_enabled=False, autodiscover=False)
-    made: Any = KafkaTransport(app.conf.broker_producer, app).create_producer()
-    producer = made._new_producer()
-    assert producer.client._request_timeout_ms == producer._sender._request_timeout_ms == ANSWER_MS == 20_000
+    faust_producer: Any = KafkaTransport(app.conf.broker_producer, app).create_producer()
+    producer = faust_producer._new_producer()
+    assert producer.client._request_timeout_ms == producer._sender._request_timeout_ms == REQUEST_TIMEOUT_MS == 20_000
     assert producer._message_accumulator._batch_ttl == producer._request_timeout_ms / 1_000 == app.conf.producer_request_timeout
     assert app.conf.producer_request_timeout >= 600
     assert "self._request_timeout = request_timeout_ms" in inspect.getsource(AIOKafkaConnection.__init__)
 
 
-def test_recreated_topics_begin_at_their_beginning_whatever_is_committed() -> None:
-    """The committed offset is their predecessor's: it is overwritten, and Faust must not skip what lies below it."""
+def test_recreated_topics_are_read_from_their_beginning_whatever_is_committed() -> None:
+    """The committed offset belongs to the deleted topic: it is overwritten, so that Faust does not skip what lies below it."""
     kafka = FakeKafka({SOURCE: 70, TP("purchases", 0): 5})
-    made = thread(kafka, recreated=frozenset({SOURCE.topic}))
+    guarded = thread(kafka, recreated=frozenset({SOURCE.topic}))
     committed: list[dict[TP, int]] = []
 
     async def commit(offsets: dict[TP, int]) -> bool:
         committed.append(offsets)
         return True
 
-    made.commit = commit
-    assert asyncio.run(made.seek_to_committed()) == {SOURCE: None, TP("purchases", 0): 5}
+    guarded.commit = commit
+    assert asyncio.run(guarded.seek_to_committed()) == {SOURCE: None, TP("purchases", 0): 5}
     assert kafka.sought == [("beginning", (SOURCE,))]
     assert committed == [{SOURCE: 0}]
 
 
 def test_batches_commit_one_past_their_last_offset() -> None:
-    """Between two batches lie the second one's records, not a gap."""
+    """The offsets between two batches' last ones are the second batch's records, not a gap."""
 
     class Acked(BatchConsumer):
         _acked: dict[TP, list[int]]
@@ -254,8 +267,8 @@ def test_batches_commit_one_past_their_last_offset() -> None:
     assert consumer._new_offset(SOURCE) is None
 
 
-def test_a_heartbeat_is_still_one_call_that_tells_whether_the_group_answered_well() -> None:
-    """The thread notes each one by standing in for this call; a lost membership still resets the coordinator's generation."""
+def test_a_heartbeat_is_still_one_call_that_returns_whether_it_succeeded() -> None:
+    """The thread replaces this call to record each one; a lost membership still resets the coordinator's generation."""
     routine = inspect.getsource(GroupCoordinator._heartbeat_routine)
     assert "success = await self._do_heartbeat()" in routine
     beat = inspect.getsource(GroupCoordinator._do_heartbeat)
@@ -266,10 +279,8 @@ def test_a_heartbeat_is_still_one_call_that_tells_whether_the_group_answered_wel
     assert driver.DEFAULT_GENERATION_ID == -1
 
 
-@pytest.mark.parametrize(("answered", "noted"), [(True, True), (False, False)])
-def test_only_a_heartbeat_that_the_group_answered_well_is_noted(
-    monkeypatch: pytest.MonkeyPatch, answered: bool, noted: bool
-) -> None:
+@pytest.mark.parametrize(("answered", "recorded"), [(True, True), (False, False)])
+def test_only_a_successful_heartbeat_is_recorded(monkeypatch: pytest.MonkeyPatch, answered: bool, recorded: bool) -> None:
     """With the time at which it was sent."""
 
     async def started(self: Any) -> None:
@@ -279,25 +290,25 @@ def test_only_a_heartbeat_that_the_group_answered_well_is_noted(
         return answered
 
     monkeypatch.setattr(driver.AIOKafkaConsumerThread, "on_start", started)
-    made: Any = GuardedThread.__new__(GuardedThread)
+    guarded: Any = GuardedThread.__new__(GuardedThread)
     coordinator = SimpleNamespace(_do_heartbeat=beat, generation=4)
-    made._ensure_consumer = lambda: SimpleNamespace(_coordinator=coordinator)
+    guarded._ensure_consumer = lambda: SimpleNamespace(_coordinator=coordinator)
 
     async def run() -> bool:
-        await made.on_start()
+        await guarded.on_start()
         result: bool = await coordinator._do_heartbeat()
         return result
 
     assert asyncio.run(run()) is answered
-    assert (made.heartbeat_at > 0) is noted
-    assert made.generation == 4
+    assert (guarded.heartbeat_at > 0) is recorded
+    assert guarded.generation == 4
 
 
 @pytest.mark.parametrize(("known", "age_s", "holds", "member"), [(4, 1, True, True), (-1, 1, False, True), (4, 31, True, False)])
 def test_partitions_are_ours_in_the_coordinators_generation_and_sure_for_a_session_timeout(
     known: int, age_s: float, holds: bool, member: bool
 ) -> None:
-    """-1 is a coordinator that was told that it is not in the group."""
+    """Generation -1: the group has answered that this worker is not a member."""
     consumer: Any = KafkaConsumer.__new__(KafkaConsumer)
     consumer.app = SimpleNamespace(consumer_generation_id=4, conf=SimpleNamespace(broker_session_timeout=30.0))
     consumer._thread = SimpleNamespace(generation=known, heartbeat_at=time.monotonic() - age_s)
@@ -306,8 +317,8 @@ def test_partitions_are_ours_in_the_coordinators_generation_and_sure_for_a_sessi
     assert consumer.is_member() is member
 
 
-def test_offsets_of_transactions_come_before_their_outputs_where_the_wait_is_short() -> None:
-    """What aiokafka answers to a transaction that follows another closely: the set backoff for offsets, 20 ms for partitions."""
+def test_adding_offsets_first_to_a_transaction_waits_for_less_time() -> None:
+    """After a transaction that has just ended, aiokafka waits the configured backoff for offsets, but 20 ms for partitions."""
     partitions = inspect.getsource(sender.AddPartitionsToTxnHandler.handle_response)
     assert "return BACKOFF_OVERRIDE" in partitions
     assert "BACKOFF_OVERRIDE" not in inspect.getsource(sender.AddOffsetsToTxnHandler.handle_response)
@@ -315,8 +326,8 @@ def test_offsets_of_transactions_come_before_their_outputs_where_the_wait_is_sho
         assert "raise ProducerFenced()" in inspect.getsource(handler.handle_response)
 
 
-def test_a_rejoin_can_still_be_asked_for() -> None:
-    """A worker that was fenced asks the group anew whose the partitions are."""
+def test_a_rejoin_can_still_be_requested() -> None:
+    """A worker that was fenced asks the group for a new assignment."""
     assert parameters(GroupCoordinator.request_rejoin) == ["self"]
 
 
@@ -330,24 +341,24 @@ def kafka_consumer(positions: dict[TP, int], committed: dict[TP, int]) -> Any:
     return consumer
 
 
-def test_a_fetch_ends_where_its_partition_stands_so_that_markers_of_transactions_leave_no_lag() -> None:
-    """Behind the last record; where the marker comes alone, in an empty batch of its own, once."""
+def test_a_batch_ends_at_the_partitions_position_so_that_control_records_leave_no_lag() -> None:
+    """Behind the last record; a control record that comes alone gives one empty batch."""
     record = SimpleNamespace(offset=7, timestamp=5)
     consumer = kafka_consumer({SOURCE: 9, CHANGELOG: 5}, {})
     assert consumer._batch_message(SOURCE, [record]).offset == 8
-    assert consumer._passed([SOURCE]) == []
-    assert consumer._passed([]) == []
+    assert consumer._advanced_without_records([SOURCE]) == []
+    assert consumer._advanced_without_records([]) == []
     consumer._thread.positions = {SOURCE: 10, CHANGELOG: 5}
-    assert consumer._passed([]) == [SOURCE]
+    assert consumer._advanced_without_records([]) == [SOURCE]
     empty = consumer._batch_message(SOURCE, [])
     assert (empty.offset, empty.value) == (9, [])
-    assert consumer._passed([]) == []
+    assert consumer._advanced_without_records([]) == []
 
 
-def test_after_a_new_assignment_a_partition_has_passed_what_lies_behind_its_committed_offset() -> None:
-    """What was delivered in the last generation is no measure."""
+def test_after_a_new_assignment_a_partition_has_advanced_if_it_is_past_its_committed_offset() -> None:
+    """What was delivered in the last generation does not count."""
     consumer = kafka_consumer({SOURCE: 6}, {SOURCE: 5})
     consumer._delivered = {SOURCE: (3, 11)}
-    assert consumer._passed([]) == [SOURCE]
+    assert consumer._advanced_without_records([]) == [SOURCE]
     consumer._committed_offset[SOURCE] = 6
-    assert consumer._passed([]) == []
+    assert consumer._advanced_without_records([]) == []

@@ -4,11 +4,11 @@ import os
 
 import pytest
 
-from stream.kafka.cluster.local_broker import why_not
+from stream.kafka.cluster.local_broker import missing_requirement
 
 
 def broker_or_skip() -> None:
-    reason = why_not()
+    reason = missing_requirement()
     if reason is None:
         return
     if os.environ.get("CI") == "true":

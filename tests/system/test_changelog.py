@@ -46,7 +46,7 @@ async def test_what_transactions_left_behind_is_passed_over_and_the_end_is_reach
     assert values(found) == [b"v0", b"v2", b"v4"]
     assert found[-1].position == 12
     assert await read(f"kafka://{kafka}", tmp_path, unique, {0: 12, 1: 0}) == []
-    with pytest.raises(IsthmusError, match="created anew"):
+    with pytest.raises(IsthmusError, match="was recreated"):
         await read(f"kafka://{kafka}", tmp_path, unique, {0: 13})
 
 
@@ -115,6 +115,6 @@ async def test_a_store_that_is_ahead_of_its_changelog_stops_the_worker_with_what
         await until(lambda: log.lag("isthmus-profiles", SOURCES) == 0)
     empty = open_log(name)
     empty.create_topics(specs(TOPICS))
-    with pytest.raises(IsthmusError, match="created anew"):
+    with pytest.raises(IsthmusError, match="was recreated"):
         async with worker(name, empty, tmp_path) as (app, _):
             await until(lambda: app.crash_reason is not None)

@@ -18,7 +18,7 @@ from stream.core.events import Click, Reason, Rejection
 from stream.core.partitioner import partition_of
 from stream.core.records import Coordinates, PlainRecord
 from stream.kafka.cluster import dead_letter_replay
-from stream.kafka.cluster.dead_letter_replay import STAMP, DeadLetterFilter, letters_of
+from stream.kafka.cluster.dead_letter_replay import ORIGIN_HEADER, DeadLetterFilter, read_dead_letters
 from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.topic_reader import open_topic_reader
 from stream.kafka.cluster.topics import create_or_check, source_topics, topic_epochs
@@ -87,7 +87,7 @@ def clicks(count: int) -> list[tuple[bytes, bytes]]:
 
 def stamps(bootstrap: str, topic: str) -> list[bytes]:
     with open_topic_reader(bootstrap) as found:
-        return [value for record in found.records(topic) for name, value in record.headers if name == STAMP]
+        return [value for record in found.records(topic) for name, value in record.headers if name == ORIGIN_HEADER]
 
 
 def test_what_a_broken_mapping_cost_is_replayed_once_after_it_was_mended(bootstrap: str, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_transcripts_are_shown_and_replayed_from_their_origin_while_it_holds_the
     admin.close()
     refused = replay(bootstrap, names[1])
     assert refused.exit_code == 3
-    assert "holds the record no more" in refused.stdout
+    assert "no longer retains the record" in refused.stdout
     (again,) = [record.value for record in read_all(bootstrap, TOPICS.transcripts)[place]]
     assert again == text
 
@@ -174,7 +174,7 @@ def test_what_cannot_be_replayed_is_refused_and_the_rest_is_filtered(bootstrap: 
     result = replay(bootstrap, "--all")
     assert result.exit_code == 3
     assert "replayed: 1, already replayed: 0, refused: 3" in result.output
-    for name, why in ((keyless, "no key"), (empty, "is empty"), (cut, "holds the first 65536 of 65537 bytes")):
+    for name, why in ((keyless, "no key"), (empty, "is empty"), (cut, "contains the first 65536 of 65537 bytes")):
         assert any(line.startswith(name) and why in line for line in result.stdout.splitlines())
     (record,) = read_all(bootstrap, TOPICS.clicks)[partition_of(b"u", 2)]
     assert (record.key, record.value) == (b"u", b"{}")
@@ -187,7 +187,7 @@ def test_a_replay_that_is_cut_off_goes_on_without_sending_twice(bootstrap: str, 
 
     class Dying(KafkaProducer):  # type: ignore[misc]
         def send(self, topic: str, *args: Any, **more: Any) -> Any:
-            if topic == TOPICS.replayed and more["key"] != dead_letter_replay.RUN:
+            if topic == TOPICS.replayed and more["key"] != dead_letter_replay.RUN_KEY:
                 raise KafkaTimeoutError
             return super().send(topic, *args, **more)
 
@@ -201,7 +201,7 @@ def test_a_replay_that_is_cut_off_goes_on_without_sending_twice(bootstrap: str, 
     assert "replayed: 0, already replayed: 6" in replay(bootstrap, "--all").output
     assert len(stamps(bootstrap, TOPICS.clicks)) == len(set(stamps(bootstrap, TOPICS.clicks))) == 6
     with open_topic_reader(bootstrap) as found:
-        assert len(list(letters_of(found, TOPICS.dead_letters, DeadLetterFilter(reason="mapping")))) == 6
+        assert len(list(read_dead_letters(found, TOPICS.dead_letters, DeadLetterFilter(reason="mapping")))) == 6
 
 
 def test_no_filter_and_unknown_coordinates_are_refused(bootstrap: str) -> None:

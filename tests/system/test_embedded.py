@@ -21,7 +21,8 @@ from stream.core.step import StepConfig, step
 from stream.errors import IsthmusError
 from stream.health import Health
 from stream.kafka.agents import watchdog
-from stream.kafka.agents.profile_agent import ServedModel
+from stream.kafka.agents.profile_agent import ProfileContext
+from stream.kafka.agents.served_model import ServedModel
 from stream.kafka.app import Supervision, add_profile_agent, make_app, run_until_stopped
 from stream.kafka.cluster.topics import changelog_name, source_topics, specs
 from stream.kafka.embedded.log import Log, forget, open_log
@@ -66,14 +67,21 @@ async def worker(
     folder: Path,
     ranker: world.OrderRanker = RANKER,
     limit: DeadLetterLimit | None = None,
-    looks: Supervision | None = None,
+    supervision: Supervision | None = None,
 ) -> Any:
     """A running worker; leaving the context ends it as SIGTERM does."""
     metrics, stop = Metrics(), asyncio.Event()
     app = make_app("isthmus-profiles", f"embedded://{name}", data=folder, partitions=4, batch_records=200)
-    settings = StepConfig(partitions=4)
-    serving = ServedModel(ranker, world.catalogue())
-    add_profile_agent(app, SOURCES, log.epochs(SOURCES), serving, settings, TOPICS, metrics, limit=limit, looks=looks)
+    context = ProfileContext(
+        sources=SOURCES,
+        epochs=log.epochs(SOURCES),
+        served=ServedModel(ranker, world.catalogue()),
+        step=StepConfig(partitions=4),
+        topics=TOPICS,
+        metrics=metrics,
+        limit=limit or DeadLetterLimit(),
+    )
+    add_profile_agent(app, context, supervision=supervision)
     running = asyncio.create_task(run_until_stopped(app, stop))
     try:
         yield app, metrics
@@ -269,10 +277,10 @@ async def test_a_partition_that_finishes_nothing_makes_the_worker_unhealthy(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its log never acknowledges a state. A worker that has folded all there is stays healthy, however long nothing comes."""
-    monkeypatch.setattr(watchdog, "EVERY_S", 0.4)
+    monkeypatch.setattr(watchdog, "INTERVAL_S", 0.4)
     log, health = open_log(name), Health()
     log.create_topics(specs(TOPICS))
-    async with worker(name, log, tmp_path, looks=Supervision(health=health, stalled_s=0.8)) as (app, metrics):
+    async with worker(name, log, tmp_path, supervision=Supervision(health=health, stalled_s=0.8)) as (app, metrics):
         assert Health.wrong(health.ready)
         await send(log, events(200))
         await until(lambda: log.lag("isthmus-profiles", SOURCES) == 0 and not Health.wrong(health.ready))

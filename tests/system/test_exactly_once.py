@@ -22,14 +22,13 @@ from aiokafka.errors import ProducerFenced
 from stream.core.events import EncodedCall
 from stream.core.outputs import Output
 from stream.errors import IsthmusError
-from stream.kafka.app import add_delivery, make_app
+from stream.kafka.app import make_app, make_delivery
 from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.local_broker import LocalKafka
 from stream.kafka.cluster.producer import produce
 from stream.kafka.cluster.topics import create_or_check, source_topics
-from stream.kafka.delivery.at_least_once import ProcessedBatch
-from stream.kafka.delivery.exactly_once import FENCES, ExactlyOnce
-from stream.kafka.faust.batch_consumer import Emission
+from stream.kafka.delivery.contracts import Emission, ProcessedBatch
+from stream.kafka.delivery.exactly_once import MAX_FENCES, ExactlyOnce
 from stream.metrics import Metrics
 from stream.services.child_processes import ChildProcess, wait_for
 from stream.settings import TopicSettings
@@ -178,7 +177,7 @@ class Owner:
     def __init__(self, bootstrap: str, folder: Path) -> None:
         self.metrics = Metrics()
         self.app: Any = make_app("owner", f"kafka://{bootstrap}", data=folder, partitions=1)
-        add_delivery(self.app, "exactly_once", self.metrics)
+        make_delivery(self.app, "exactly_once", self.metrics)
         self.holds, self.rejoined, self.acked, self.crashes = True, 0, list[str](), list[Exception]()
         self.abandoned: list[Any] = []
         consumer = SimpleNamespace(holds=lambda _: self.holds, rejoin=self._rejoin, abandon=self.abandoned.append)
@@ -201,7 +200,7 @@ class Owner:
         message = SimpleNamespace(topic=tp.topic, partition=0, offset=len(self.acked), generation_id=1, tp=tp)
         event = SimpleNamespace(message=message, ack=lambda: self.acked.append(value))
         await self.delivery.deliver(ProcessedBatch(event, [Emission(topic, [Output(b"k", value.encode())])]))
-        line = self.delivery._lines[0]
+        line = self.delivery._queues[0]
         if line.task is not None:
             await asyncio.wait([line.task])
 
@@ -210,15 +209,15 @@ async def test_whoever_takes_a_partition_number_over_fences_its_former_owner_off
     """The former one's batch is neither visible nor acknowledged; it asks to rejoin. Its open transaction is settled first."""
     topic = TOPICS.recommendations
     earlier, first, second = (Owner(bootstrap, tmp_path / name) for name in ("a", "b", "c"))
-    await earlier.delivery.take([0])
-    left_open = earlier.delivery._lines[0].producer
+    await earlier.delivery.acquire([0])
+    left_open = earlier.delivery._queues[0].producer
     await left_open.begin_transaction()
     await left_open.send_and_wait(topic, key=b"k", value=b"never committed", partition=0)
-    await first.delivery.take([0])
+    await first.delivery.acquire([0])
     await first.send(topic, "first's")
     with pytest.raises(ProducerFenced):
         await left_open.commit_transaction()
-    await second.delivery.take([0])
+    await second.delivery.acquire([0])
     await second.send(topic, "second's")
     await first.send(topic, "first's, late")
     assert (first.acked, second.acked) == (["first's"], ["second's"])
@@ -234,11 +233,11 @@ async def test_whoever_takes_a_partition_number_over_fences_its_former_owner_off
 async def test_two_owners_that_fence_each_other_again_and_again_stop_with_the_reason(bootstrap: str, tmp_path: Path) -> None:
     """Two deployments on one set of topics."""
     mine, others = Owner(bootstrap, tmp_path / "a"), Owner(bootstrap, tmp_path / "b")
-    for _ in range(FENCES):
-        await mine.delivery.take([0])
-        await others.delivery.take([0])
+    for _ in range(MAX_FENCES):
+        await mine.delivery.acquire([0])
+        await others.delivery.acquire([0])
         await mine.send(TOPICS.recommendations, "mine")
-    assert mine.rejoined == FENCES - 1
+    assert mine.rejoined == MAX_FENCES - 1
     assert "second deployment" in str(mine.crashes[0])
     await mine.delivery.close()
     await others.delivery.close()
@@ -247,7 +246,7 @@ async def test_two_owners_that_fence_each_other_again_and_again_stop_with_the_re
 async def test_batches_that_wait_share_a_transaction_and_keep_their_order(bootstrap: str, tmp_path: Path) -> None:
     """Of one partition number; each is acknowledged."""
     owner = Owner(bootstrap, tmp_path)
-    await owner.delivery.take([0])
+    await owner.delivery.acquire([0])
     await asyncio.gather(*(owner.send(TOPICS.recommendations, f"{number}") for number in range(20)))
     assert owner.acked == [f"{number}" for number in range(20)]
     found = read_all(bootstrap, TOPICS.recommendations)[0]
@@ -262,5 +261,5 @@ def test_without_kafka_exactly_once_is_refused(tmp_path: Path) -> None:
 
     open_log("refused")
     with pytest.raises(IsthmusError, match="needs Kafka"):
-        add_delivery(make_app("one", "embedded://refused", data=tmp_path, partitions=1), "exactly_once", Metrics())
+        make_delivery(make_app("one", "embedded://refused", data=tmp_path, partitions=1), "exactly_once", Metrics())
     forget("refused")

@@ -17,7 +17,7 @@ from stream.core.events import Click
 from stream.errors import IsthmusError
 from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.local_broker import free_port
-from stream.kafka.cluster.producer import KeyedEvent, produce
+from stream.kafka.cluster.producer import InputRecord, produce
 from stream.kafka.cluster.topics import changelog_name, create_or_check, source_topics
 from stream.services.child_processes import ChildProcess, wait_for
 from stream.settings import TopicSettings
@@ -47,17 +47,17 @@ def start(bootstrap: str, folder: Path, port: int = 0, command: str = "worker", 
     return ChildProcess([command, "--bootstrap", bootstrap, "--metrics-port", str(port)], variables, folder / f"{command}.log")
 
 
-def clicks(first: int, count: int) -> list[KeyedEvent]:
+def clicks(first: int, count: int) -> list[InputRecord]:
     """Of 40 users, each with an id."""
     made = []
     for number in range(first, first + count):
         user = f"user-{number % 40}"
         click = Click(user, START_MS + number * 1_000, ("home", f"tag{number % 5}"), event_id=f"e{number}")
-        made.append(KeyedEvent("clicks", user, msgspec.json.encode(click)))
+        made.append(InputRecord("clicks", user, msgspec.json.encode(click)))
     return made
 
 
-def send(bootstrap: str, events: Sequence[KeyedEvent]) -> None:
+def send(bootstrap: str, events: Sequence[InputRecord]) -> None:
     asyncio.run(produce(bootstrap, events, TOPICS.model_dump(), lambda _: None))
 
 
@@ -130,7 +130,7 @@ def test_events_of_a_topic_recreated_under_a_running_worker_are_applied(bootstra
         time.sleep(pause_s)
         wait_for(lambda: recreated(bootstrap), [child], WAIT_S, "the new topic")
         send(bootstrap, new)
-        wait_for(lambda: "all is begun anew: web-clicks" in child.log.read_text(), [child], WAIT_S, "the notice")
+        wait_for(lambda: "restarting the app: web-clicks" in child.log.read_text(), [child], WAIT_S, "the notice")
         wait_for(lambda: folded(bootstrap, len(new)) and answer(port, "/readyz")[0] == 200, [child], WAIT_S, "the new topic")
     finally:
         child.stop()

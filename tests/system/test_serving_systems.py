@@ -20,7 +20,8 @@ from stream.core.ranking import PostFilter, Ranker
 from stream.core.state import Facts, decode_facts, decode_head, facts_key, head_key
 from stream.core.step import StepConfig
 from stream.kafka.agents.followers import ServedModelFollower
-from stream.kafka.agents.profile_agent import ServedModel
+from stream.kafka.agents.profile_agent import ProfileContext
+from stream.kafka.agents.served_model import ServedModel
 from stream.kafka.app import add_profile_agent, make_app, run_until_stopped
 from stream.kafka.cluster.topics import source_topics, specs
 from stream.kafka.embedded.log import Log, forget, open_log
@@ -94,7 +95,9 @@ async def test_a_running_worker_takes_over_an_announced_system(name: str, tmp_pa
     serving, metrics, stop = ServedModel(None, world.catalogue()), Metrics(), asyncio.Event()
     app = make_app("isthmus-profiles", f"embedded://{log_name}", data=tmp_path / "state", partitions=2, batch_records=50)
     sources = source_topics(TOPICS)
-    add_profile_agent(app, sources, log.epochs(sources), serving, StepConfig(partitions=2), TOPICS, metrics)
+    step = StepConfig(partitions=2)
+    context = ProfileContext(sources=sources, epochs=log.epochs(sources), served=serving, step=step, topics=TOPICS, metrics=metrics)
+    add_profile_agent(app, context)
     follower = ServedModelFollower(serving, metrics)
     following = asyncio.create_task(follow_log(log, TOPICS.models, follower.on_models, asyncio.Event()))
     running = asyncio.create_task(run_until_stopped(app, stop))

@@ -11,7 +11,8 @@ from kafka.admin import NewTopic
 
 from stream.core.announcements import ModelAnnouncement, decode_announcement
 from stream.core.outputs import TrainingExample, encode_example, example_key
-from stream.kafka.cluster.compacted_topic import CompactedTopic, TopicError, announce, examples_in, items_in
+from stream.kafka.cluster.clients import TopicError
+from stream.kafka.cluster.compacted_topic import CompactedTopic, announce, examples_in, items_in
 from stream.kafka.cluster.topics import admin_client
 from stream.services.child_processes import ChildProcess, wait_for
 from tests.purchases import ITEMS, purchases

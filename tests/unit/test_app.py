@@ -1,4 +1,4 @@
-"""How a process ends whose app crashed: with what crashed it, whatever goes wrong in stopping."""
+"""How a process ends whose app crashed: with the error that crashed it, even if stopping fails too."""
 
 import asyncio
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from stream.kafka.app import run_until_stopped
 
 
 class App:
-    """One that crashes at once, or not at all, and whose stop raises."""
+    """An app that crashes at once, or not at all, and whose `stop` raises."""
 
     def __init__(self, crash_reason: Exception | None, stopping: BaseException) -> None:
         self.crash_reason = crash_reason
@@ -31,13 +31,13 @@ class App:
 
 
 @pytest.mark.parametrize("stopping", [asyncio.CancelledError(), OSError("the commit failed")])
-async def test_the_crash_is_told_not_what_went_wrong_in_stopping(stopping: BaseException) -> None:
+async def test_after_a_crash_the_crash_is_raised_not_the_error_of_stopping(stopping: BaseException) -> None:
     crashed: Any = App(IsthmusError("half of the topic is broken"), stopping)
     with pytest.raises(IsthmusError, match="half of the topic"):
         await run_until_stopped(crashed, asyncio.Event())
 
 
-async def test_what_goes_wrong_in_stopping_is_told_where_nothing_crashed() -> None:
+async def test_without_a_crash_the_error_of_stopping_is_raised() -> None:
     stop = asyncio.Event()
     stop.set()
     app: Any = App(None, OSError("the disk is full"))

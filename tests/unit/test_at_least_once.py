@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import pytest
 
 from stream.core.outputs import Output
-from stream.kafka.delivery.at_least_once import AtLeastOnce, ProcessedBatch
-from stream.kafka.faust.batch_consumer import Emission
+from stream.kafka.delivery.at_least_once import AtLeastOnce
+from stream.kafka.delivery.contracts import Emission, ProcessedBatch
 from stream.metrics import Metrics
 
 
 class Group:
-    """As much of a consumer as the guard asks."""
+    """The part of a consumer that delivery uses."""
 
     def __init__(self) -> None:
         self.generation = 1
@@ -31,7 +31,7 @@ class Group:
 
 
 class Journal:
-    """Everything that was done, in order; sends are acknowledged when `acknowledge` is called."""
+    """A sender that records every step in order; sends are acknowledged when `acknowledge` is called."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
@@ -59,7 +59,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-class Setting:
+class Harness:
     """An at-least-once delivery over fakes."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Setting:
     async def _crash(self, error: Exception) -> None:
         self.crashes.append(error)
 
-    def work(self, name: str, persist: Callable[[int], None] | None = None) -> ProcessedBatch:
+    def batch(self, name: str, persist: Callable[[int], None] | None = None) -> ProcessedBatch:
         message = SimpleNamespace(generation_id=1, partition=3, tp=("clicks", 3))
         event = SimpleNamespace(message=message, ack=lambda: self.journal.done.append(f"ack {name}"))
         record = [Output(b"k", b"v")]
@@ -83,94 +83,94 @@ class Setting:
 
 
 async def test_outputs_changelog_store_and_offset_become_durable_in_this_order() -> None:
-    """Each only after the former is acknowledged."""
-    setting = Setting()
-    await setting.delivery.deliver(setting.work("a"))
+    """Each only after the one before is acknowledged."""
+    harness = Harness()
+    await harness.delivery.deliver(harness.batch("a"))
     await settle()
-    assert setting.journal.done == ["send outputs a"]
-    await setting.journal.acknowledge()
-    assert setting.journal.done[1:] == ["acknowledged outputs a", "send changelog a"]
-    await setting.journal.acknowledge()
-    assert setting.journal.done[3:] == ["acknowledged changelog a", "persist a at 7", "ack a"]
+    assert harness.journal.done == ["send outputs a"]
+    await harness.journal.acknowledge()
+    assert harness.journal.done[1:] == ["acknowledged outputs a", "send changelog a"]
+    await harness.journal.acknowledge()
+    assert harness.journal.done[3:] == ["acknowledged changelog a", "persist a at 7", "ack a"]
 
 
-async def test_a_batch_is_finished_after_the_one_before_it_though_its_outputs_are_sent_at_once() -> None:
-    """Of one partition number."""
-    setting = Setting()
-    await setting.delivery.deliver(setting.work("a"))
-    await setting.delivery.deliver(setting.work("b"))
+async def test_outputs_are_sent_at_once_but_a_batch_becomes_durable_after_the_one_before() -> None:
+    """Of the same partition number."""
+    harness = Harness()
+    await harness.delivery.deliver(harness.batch("a"))
+    await harness.delivery.deliver(harness.batch("b"))
     for _ in range(4):
-        await setting.journal.acknowledge()
-    done = setting.journal.done
+        await harness.journal.acknowledge()
+    done = harness.journal.done
     assert done[:2] == ["send outputs a", "send outputs b"]
     assert done.index("send changelog b") > done.index("ack a")
     assert done[-1] == "ack b"
 
 
 async def test_nothing_is_sent_without_a_recent_heartbeat_until_the_group_has_answered() -> None:
-    """Held, then sent, and counted."""
-    setting = Setting()
-    setting.group.member = False
-    delivering = asyncio.create_task(setting.delivery.deliver(setting.work("a")))
+    """The batch is held back, then sent, and counted."""
+    harness = Harness()
+    harness.group.member = False
+    delivering = asyncio.create_task(harness.delivery.deliver(harness.batch("a")))
     await settle()
-    assert setting.journal.done == []
-    setting.group.member = True
+    assert harness.journal.done == []
+    harness.group.member = True
     await delivering
-    assert setting.journal.done == ["send outputs a"]
-    assert (setting.late("held"), setting.late("dropped")) == (1, 0)
+    assert harness.journal.done == ["send outputs a"]
+    assert (harness.late("held"), harness.late("dropped")) == (1, 0)
 
 
-async def test_the_store_waits_for_the_group_too_once_the_changelog_has_the_batch() -> None:
-    """A send may have hung for longer than the session: a store that called itself complete up to its offset would skip all that
-    a successor wrote before it.
+async def test_the_store_is_written_only_if_the_group_still_counts_us_in_after_the_changelog_write() -> None:
+    """A send may hang for longer than the session: a store that is marked complete up to its offset would never read what a
+    successor wrote before it.
     """
-    setting = Setting()
-    await setting.delivery.deliver(setting.work("a"))
+    harness = Harness()
+    await harness.delivery.deliver(harness.batch("a"))
     await settle()
-    await setting.journal.acknowledge()
-    setting.group.member = False
-    await setting.journal.acknowledge()
-    assert setting.journal.done[-1] == "acknowledged changelog a"
-    setting.group.generation += 1  # the group's answer: the partition is another's
+    await harness.journal.acknowledge()
+    harness.group.member = False
+    await harness.journal.acknowledge()
+    assert harness.journal.done[-1] == "acknowledged changelog a"
+    harness.group.generation += 1  # the group's answer: the partition was reassigned
     await asyncio.sleep(0.2)
-    assert setting.journal.done[-1] == "acknowledged changelog a"
-    assert (setting.late("held"), setting.late("dropped")) == (1, 1)
+    assert harness.journal.done[-1] == "acknowledged changelog a"
+    assert (harness.late("held"), harness.late("dropped")) == (1, 1)
 
 
 @pytest.mark.parametrize("moment", ["before outputs", "before changelog", "before store"])
-async def test_a_batch_of_a_lost_partition_is_dropped_wherever_it_stands(moment: str) -> None:
-    """It is never persisted nor acknowledged: whoever holds the partition now gets it again. Nor is it waited for: a rebalance
-    that waited for its acknowledgement would stall the worker for ever.
+async def test_a_batch_of_a_lost_partition_is_dropped_at_any_step(moment: str) -> None:
+    """It is neither persisted nor acknowledged: the new owner fetches it again. It is abandoned: a rebalance that waited for its
+    acknowledgement would stall the worker for ever.
     """
-    setting = Setting()
-    delivery, journal = setting.delivery, setting.journal
-    work = setting.work("a")
+    harness = Harness()
+    delivery, journal = harness.delivery, harness.journal
+    batch = harness.batch("a")
     if moment == "before outputs":
-        setting.group.generation = 2
-    await delivery.deliver(work)
+        harness.group.generation = 2
+    await delivery.deliver(batch)
     if moment == "before changelog":
-        setting.group.generation = 2
+        harness.group.generation = 2
     await journal.acknowledge()
-    setting.group.generation = 2
+    harness.group.generation = 2
     await journal.acknowledge()
     assert not any(step.startswith(("persist", "ack a")) for step in journal.done)
-    assert setting.group.abandoned == [work.event.message]
+    assert harness.group.abandoned == [batch.event.message]
     assert ("send outputs a" in journal.done) == (moment != "before outputs")
     assert ("send changelog a" in journal.done) == (moment == "before store")
 
 
 async def test_a_store_that_cannot_be_written_crashes_the_app_and_acknowledges_nothing() -> None:
-    """A restart delivers again."""
-    setting = Setting()
+    """After a restart the batch is fetched again."""
+    harness = Harness()
 
     def full(_: int) -> None:
         raise OSError("no space left on device")
 
-    await setting.delivery.deliver(setting.work("a", full))
-    task = setting.delivery._last[3]
-    await setting.journal.acknowledge()
-    await setting.journal.acknowledge()
+    await harness.delivery.deliver(harness.batch("a", full))
+    task = harness.delivery._last[3]
+    await harness.journal.acknowledge()
+    await harness.journal.acknowledge()
     with pytest.raises(OSError, match="no space"):
         await task
-    assert [str(error) for error in setting.crashes] == ["no space left on device"]
-    assert "ack a" not in setting.journal.done
+    assert [str(error) for error in harness.crashes] == ["no space left on device"]
+    assert "ack a" not in harness.journal.done

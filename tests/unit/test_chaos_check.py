@@ -162,9 +162,9 @@ def test_the_facts_of_a_user_are_counted_one_by_one() -> None:
 
 def test_a_changelog_is_observed_as_a_recovery_reads_it() -> None:
     """A record of a lower term than one before it was written late: it does not count, and is counted."""
-    from stream.kafka.faust.changelog import stamp
+    from stream.kafka.faust.changelog import term_headers
     from tests.chaos.observe import restored
 
     written = ((1, b"a", b"old"), (2, b"a", b"new"), (1, b"a", b"late"), (2, b"b", b"gone"), (2, b"b", None))
-    records = [PlainRecord(offset, NOW, key, value, stamp(term)) for offset, (term, key, value) in enumerate(written)]
+    records = [PlainRecord(offset, NOW, key, value, term_headers(term)) for offset, (term, key, value) in enumerate(written)]
     assert restored({0: records}) == ({b"a": b"new"}, 1)

@@ -1,4 +1,4 @@
-"""What the broker says is asked for in a thread, and never waited for longer than a rebalance bears."""
+"""Requests to the broker run in a thread and never take longer than a rebalance can wait."""
 
 import threading
 from typing import Any
@@ -28,38 +28,38 @@ class Broker:
         return [{"name": name, "topic_id": known.get(name, UUID(int=0)), "error_code": 0 if name in known else 3} for name in names]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""
 
 
-async def test_a_broker_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An OSError in time, and for the next question too; well again once the broker answers. Missing topics have no epoch."""
+async def test_a_broker_that_hangs_fails_requests_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next request fails at once; requests succeed again once the broker answers. Missing topics have no epoch."""
     broker = Broker()
     monkeypatch.setattr(view, "admin_client", broker.connect)
-    asked = KafkaClusterView("nowhere:9", "group", answer_s=0.2)
+    cluster_view = KafkaClusterView("nowhere:9", "group", answer_s=0.2)
     for _ in range(2):
         with pytest.raises(OSError):  # noqa: PT011  (a timeout, then a refusal)
-            await asked.epochs(["clicks"])
+            await cluster_view.epochs(["clicks"])
     broker.answers.set()
     while True:
         try:
-            found = await asked.epochs(["clicks", "gone"])
+            epochs = await cluster_view.epochs(["clicks", "gone"])
         except OSError:
-            continue  # the thread of the first question has not ended yet
+            continue  # the thread of the first request has not ended yet
         break
-    assert found == {"clicks": 7}
+    assert epochs == {"clicks": 7}
     assert broker.connections == 1
-    await asked.close()
+    await cluster_view.close()
 
 
-async def test_after_an_error_the_next_question_connects_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the client raised."""
+async def test_after_an_error_the_next_request_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the client raises."""
     broker = Broker()
     broker.answers.set()
     monkeypatch.setattr(view, "admin_client", broker.connect)
-    asked = KafkaClusterView("nowhere:9", "group", answer_s=5)
+    cluster_view = KafkaClusterView("nowhere:9", "group", answer_s=5)
     with monkeypatch.context() as patched:
         patched.setattr(broker, "describe_topics", lambda _: 1 / 0)
         with pytest.raises(ConnectionError, match="does not answer \\(ZeroDivisionError\\)"):
-            await asked.epochs(["clicks"])
-    assert await asked.epochs(["clicks"]) == {"clicks": 7}
+            await cluster_view.epochs(["clicks"])
+    assert await cluster_view.epochs(["clicks"]) == {"clicks": 7}
     assert broker.connections == 2

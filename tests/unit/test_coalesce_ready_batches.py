@@ -1,4 +1,4 @@
-"""Which batches are handled together: those that lie ready, of different partition numbers, up to a number of records."""
+"""Batches that are ready at the same time are processed together: one per partition number, up to a number of records."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,39 +17,39 @@ def batch(partition: int, records: int = 1) -> Any:
 
 
 async def stream_of(queue: "asyncio.Queue[Any]") -> AsyncIterator[Any]:
-    """As a Faust stream does: the loop gets a turn before each event."""
+    """Like a Faust stream, which yields to the event loop before each event."""
     while True:
         await asyncio.sleep(0)
-        found = await queue.get()
-        if found is None:
+        event = await queue.get()
+        if event is None:
             return
-        yield found
+        yield event
 
 
-async def gathered(batches: list[Any], most: int) -> list[list[Any]]:
+async def groups(batches: list[Any], max_records: int) -> list[list[Any]]:
     queue: asyncio.Queue[Any] = asyncio.Queue()
-    for one in [*batches, None]:
-        queue.put_nowait(one)
-    async with aclosing(coalesce_ready_batches(stream_of(queue), most)) as ready:
-        return [found async for found in ready]
+    for event in [*batches, None]:
+        queue.put_nowait(event)
+    async with aclosing(coalesce_ready_batches(stream_of(queue), max_records)) as ready:
+        return [group async for group in ready]
 
 
-def numbers(found: list[list[Any]]) -> list[list[int]]:
-    return [[one.message.partition for one in round_] for round_ in found]
+def numbers(grouped: list[list[Any]]) -> list[list[int]]:
+    return [[event.message.partition for event in group] for group in grouped]
 
 
-async def test_what_lies_ready_comes_at_once_and_a_number_never_twice() -> None:
-    found = await gathered([batch(0), batch(1), batch(2), batch(1), batch(0)], most=100)
-    assert numbers(found) == [[0, 1, 2], [1, 0]]
+async def test_ready_batches_come_together_but_a_partition_number_never_twice() -> None:
+    grouped = await groups([batch(0), batch(1), batch(2), batch(1), batch(0)], max_records=100)
+    assert numbers(grouped) == [[0, 1, 2], [1, 0]]
 
 
-async def test_a_round_has_as_many_records_as_a_fetch_at_most_unless_one_batch_has_more() -> None:
-    found = await gathered([batch(0, 6), batch(1, 4), batch(2, 1), batch(3, 50), batch(4, 1)], most=10)
-    assert numbers(found) == [[0, 1], [2], [3], [4]]
+async def test_a_group_has_at_most_max_records_unless_its_only_batch_has_more() -> None:
+    grouped = await groups([batch(0, 6), batch(1, 4), batch(2, 1), batch(3, 50), batch(4, 1)], max_records=10)
+    assert numbers(grouped) == [[0, 1], [2], [3], [4]]
 
 
-async def test_nothing_is_waited_for() -> None:
-    """A batch that lies there alone is handled before the next one comes."""
+async def test_a_single_batch_does_not_wait_for_another() -> None:
+    """It is processed before the next one comes."""
     queue: asyncio.Queue[Any] = asyncio.Queue()
     queue.put_nowait(batch(0))
     async with aclosing(coalesce_ready_batches(stream_of(queue), 10)) as ready:
@@ -59,7 +59,7 @@ async def test_nothing_is_waited_for() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 8)), max_size=30))
-def test_nothing_is_lost_doubled_or_turned_round(wanted: list[tuple[int, int]]) -> None:
-    batches = [batch(*one) for one in wanted]
-    found = asyncio.run(gathered(batches, most=10))
-    assert [one for round_ in found for one in round_] == batches
+def test_no_batch_is_lost_repeated_or_reordered(wanted: list[tuple[int, int]]) -> None:
+    batches = [batch(*arguments) for arguments in wanted]
+    grouped = asyncio.run(groups(batches, max_records=10))
+    assert [event for group in grouped for event in group] == batches

@@ -20,7 +20,7 @@ COMPACTED = TopicSpec("items", "items", "item", 1, {"cleanup.policy": "compact"}
 
 
 async def test_records_go_to_their_keys_partition_in_order() -> None:
-    """As Kafka's default partitioner has it; offsets count from nought."""
+    """As with Kafka's default partitioner; offsets begin at zero."""
     log = Log()
     log.create_topics([APPENDED])
     offsets = [await log.append("clicks", "user-1", str(number).encode()) for number in range(3)]
@@ -29,7 +29,7 @@ async def test_records_go_to_their_keys_partition_in_order() -> None:
     assert [record.value for record in log.read("clicks", number, 1, 9)] == [b"1", b"2"]
 
 
-async def test_append_time_is_the_logs_clock_and_create_time_the_producers() -> None:
+async def test_timestamps_come_from_the_log_for_append_time_and_else_from_the_producer() -> None:
     """The step's only clock is the broker's."""
     log = Log()
     log.create_topics([APPENDED, COMPACTED])
@@ -50,8 +50,8 @@ async def test_lag_is_what_a_group_has_not_committed() -> None:
     assert log.lag("other", ["clicks"]) == 4
 
 
-def test_compaction_keeps_the_newest_of_each_key_and_the_last_record() -> None:
-    """A recovery waits for the last one, even if it is a tombstone."""
+def test_compaction_keeps_the_newest_record_of_each_key_and_the_last_record() -> None:
+    """The last one is kept even if it is a tombstone: it defines the partition's end."""
     records = [
         PlainRecord(offset, 0, key, value)
         for offset, (key, value) in enumerate([(b"a", b"1"), (b"b", b"1"), (b"a", b"2"), (b"b", None)])
@@ -60,7 +60,7 @@ def test_compaction_keeps_the_newest_of_each_key_and_the_last_record() -> None:
 
 
 def test_another_partition_count_is_refused() -> None:
-    """It cannot be changed: keys would move."""
+    """It cannot be changed: keys would move to other partitions."""
     log = Log()
     log.create_topics([COMPACTED])
     with pytest.raises(IsthmusError, match="1 partitions, not 2"):
@@ -68,7 +68,7 @@ def test_another_partition_count_is_refused() -> None:
 
 
 async def test_a_restored_log_has_the_same_epochs_records_and_offsets(tmp_path: Path) -> None:
-    """And goes on counting; a compacted topic is compacted when it is opened."""
+    """Offsets continue; a compacted topic is compacted when the log is opened."""
     log = open_log("restored", tmp_path)
     log.create_topics([APPENDED, COMPACTED])
     epochs = log.epochs(["clicks", "items"])
@@ -87,7 +87,7 @@ async def test_a_restored_log_has_the_same_epochs_records_and_offsets(tmp_path: 
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
-    """Two writers would tear the log."""
+    """Two writers would corrupt the log."""
     storage = Storage(tmp_path / "log.sqlite")
     code = "import sys; from pathlib import Path; from stream.kafka.embedded.storage import Storage; Storage(Path(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "log.sqlite")], check=False, capture_output=True)
@@ -96,7 +96,7 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
-    """A child appends and reports each offset once its future is done; killed with -9, none of the reported is missing."""
+    """A child process appends and reports each offset once its future is done. After kill -9, no reported record is missing."""
     code = (
         "import asyncio, sys\nfrom pathlib import Path\nfrom stream.kafka.embedded.log import open_log\n"
         "from stream.kafka.cluster.topics import TopicSpec\nasync def main():\n"
@@ -111,11 +111,11 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
     reported += [int(line) for line in child.stdout.read().splitlines() if line.strip()]
     child.wait()
 
-    async def found() -> list[int]:
+    async def stored_offsets() -> list[int]:
         log = open_log("killed", tmp_path)
         offsets = [record.offset for record in log.read("clicks", 0, 0, 100_000)]
         await log.close()
         return offsets
 
-    offsets = asyncio.run(found())
+    offsets = asyncio.run(stored_offsets())
     assert offsets[: len(reported)] == reported

@@ -1,4 +1,4 @@
-"""What a worker takes over from `items` and `models`, and what it refuses while it goes on with what it has."""
+"""What a worker accepts from `items` and `models`, and what it refuses while it keeps serving what it has."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ from stream.core.events import Item
 from stream.core.ranking import Ranker
 from stream.core.records import PlainRecord
 from stream.kafka.agents.followers import ServedModelFollower
-from stream.kafka.agents.profile_agent import ServedModel
+from stream.kafka.agents.served_model import ServedModel
 from stream.metrics import Metrics
 from tests import world
 
 
 @dataclass
 class Registry:
-    """Models by URI; what is not there is refused as unreadable."""
+    """Models by URI; others are refused as unreadable."""
 
     models: dict[str, Ranker]
 
@@ -45,65 +45,65 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def follower(metrics: Metrics) -> ServedModelFollower:
-    """With a catalogue of the test's items and three models: two that fit it, and one of other items."""
+    """With a catalogue of the test's items and three models: two that fit it, and one for other items."""
     foreign = world.OrderRanker(version="foreign", items=tuple(f"foreign-{number}" for number in range(6)))
     registry = Registry({"1": world.OrderRanker("1"), "2": world.OrderRanker("2"), "foreign": foreign})
     return ServedModelFollower(ServedModel(catalogue=world.catalogue()), metrics, registry.load)
 
 
-async def test_a_model_of_other_items_is_refused_and_the_old_one_stays(follower: ServedModelFollower, metrics: Metrics) -> None:
+async def test_a_model_for_other_items_is_refused_and_the_old_one_stays(follower: ServedModelFollower, metrics: Metrics) -> None:
     """Its lists would be empty. The refusal is counted with its reason."""
     await follower.on_models([announced("1")])
     await follower.on_models([announced("foreign")])
-    assert follower._serving.ranker is not None
-    assert follower._serving.ranker.version == "1"
+    assert follower._served.ranker is not None
+    assert follower._served.ranker.version == "1"
     assert metrics.total("model_refusals", "items") == 1
 
 
 async def test_a_model_may_lack_new_items_and_hold_withdrawn_ones(follower: ServedModelFollower) -> None:
-    """Catalogue and model are never of the same day."""
+    """Catalogue and model are rarely of the same day."""
     await follower.on_items([item(name) for name in (*world.ITEMS[2:], "item-new", "item-newer")])
     await follower.on_models([announced("2")])
-    assert follower._serving.ranker is not None
+    assert follower._served.ranker is not None
 
 
 async def test_a_starting_worker_takes_the_newest_champion_that_it_can_load(
     follower: ServedModelFollower, metrics: Metrics
 ) -> None:
-    """Where the newest is refused, the one announced before it: it has none to keep."""
+    """If the newest is refused, it takes the one announced before it, because it has none to keep."""
     await follower.on_models([announced("1"), announced("2"), announced("nowhere")])
-    assert follower._serving.ranker is not None
-    assert follower._serving.ranker.version == "2"
+    assert follower._served.ranker is not None
+    assert follower._served.ranker.version == "2"
     assert metrics.total("model_refusals", "unreadable") == 1
 
 
-async def test_a_model_that_could_not_be_read_is_taken_once_its_registry_is_back(metrics: Metrics) -> None:
-    """Nobody need promote it again; until then a worker without a model says so."""
+async def test_a_model_that_could_not_be_read_is_loaded_once_its_registry_is_back(metrics: Metrics) -> None:
+    """It need not be promoted again; until then a worker without a model reports it."""
     registry = Registry({})
     follower = ServedModelFollower(ServedModel(), metrics, registry.load)
     await follower.on_models([announced("1")])
     assert "order version 1 cannot be read from 1" in str(follower.missing())
-    await follower.try_again()
+    await follower.retry()
     assert metrics.total("model_refusals", "unreadable") == 2  # so that the alert stays on
     registry.models["1"] = world.OrderRanker("1")
-    await follower.try_again()
+    await follower.retry()
     assert follower.missing() is None
-    assert follower._serving.ranker is not None
+    assert follower._served.ranker is not None
 
 
-async def test_a_newer_champion_ends_the_waiting_for_an_unreadable_one(metrics: Metrics) -> None:
-    """Also where the older one could be read by now."""
+async def test_a_newer_champion_ends_the_retries_of_an_unreadable_one(metrics: Metrics) -> None:
+    """Even if the older one has become readable."""
     registry = Registry({"2": world.OrderRanker("2")})
     follower = ServedModelFollower(ServedModel(), metrics, registry.load)
     await follower.on_models([announced("1")])
     await follower.on_models([announced("2")])
     registry.models["1"] = world.OrderRanker("1")
-    await follower.try_again()
-    assert follower._serving.ranker is registry.models["2"]
+    await follower.retry()
+    assert follower._served.ranker is registry.models["2"]
 
 
-async def test_any_model_is_taken_while_there_is_no_catalogue(metrics: Metrics) -> None:
+async def test_any_model_is_accepted_while_the_catalogue_is_empty(metrics: Metrics) -> None:
     """`items` may be filled later."""
     follower = ServedModelFollower(ServedModel(), metrics, Registry({"1": world.OrderRanker("1")}).load)
     await follower.on_models([announced("1")])
-    assert follower._serving.ranker is not None
+    assert follower._served.ranker is not None

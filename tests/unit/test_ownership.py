@@ -1,4 +1,4 @@
-"""A partition number is held for all inputs, or the group is asked again, and in the end the worker refuses."""
+"""A partition number must be owned for all inputs: otherwise the worker rejoins, and in the end refuses."""
 
 import pytest
 from faust.types import TP
@@ -9,24 +9,24 @@ from stream.kafka.faust.ownership import Ownership
 
 
 class Group:
-    """Counts how often it is asked for another assignment."""
+    """Counts the rejoins."""
 
-    asked = 0
+    rejoins = 0
 
     async def rejoin(self) -> None:
-        self.asked += 1
+        self.rejoins += 1
 
 
-async def test_an_assignment_without_an_input_is_asked_for_anew_and_refused_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A whole one in between is as good as any, and begins the count anew."""
-    monkeypatch.setattr(ownership, "_REJOIN_S", 0.0)
-    whole = [TP("clicks", 0), TP("purchases", 0)]
+async def test_an_assignment_without_an_input_is_refused_after_a_few_rejoins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A complete assignment in between resets the count."""
+    monkeypatch.setattr(ownership, "REJOIN_DELAY_S", 0.0)
+    complete = [TP("clicks", 0), TP("purchases", 0)]
     group, checked = Group(), Ownership(["clicks", "purchases"])
     for _ in range(9):
-        await checked.check(group, whole[:1])
-    await checked.check(group, whole)
+        await checked.check(group, complete[:1])
+    await checked.check(group, complete)
     for _ in range(10):
-        await checked.check(group, whole[:1])
-    assert group.asked == 19
+        await checked.check(group, complete[:1])
+    assert group.rejoins == 19
     with pytest.raises(IsthmusError, match="partition number 0 was assigned without purchases"):
-        await checked.check(group, whole[:1])
+        await checked.check(group, complete[:1])

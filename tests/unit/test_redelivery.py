@@ -1,4 +1,4 @@
-"""A worker that dies leaves lists in the topic that no state knows of: its successor makes each user's last list right."""
+"""A worker that dies leaves lists in the topic that no state knows of; its successor still gets each user's last list right."""
 
 import msgspec
 from hypothesis import given, settings
@@ -26,40 +26,42 @@ def records_of(tags: list[str]) -> list[PlainRecord]:
     ]
 
 
-def live(records: list[PlainRecord], start: int, sizes: list[int], unkept: int, store: Store, topic: list[bytes], most: int) -> int:
-    """One worker's life: batches of these sizes from `start`, whose lists are all sent; the states of the last `unkept` are lost.
+def live(
+    records: list[PlainRecord], start: int, sizes: list[int], lost: int, store: Store, topic: list[bytes], max_in_flight: int
+) -> int:
+    """One worker's life: batches of these sizes from `start`, whose lists are all sent; the states of the last `lost` are lost.
 
-    Gives the offset at which its successor begins.
+    Returns the offset at which its successor begins.
     """
-    redelivery, own = RedeliveryTracker(most), Store(dict(store.records))
-    kept_to = start
+    redelivery, own = RedeliveryTracker(max_in_flight), Store(dict(store.records))
+    durable_to = start
     for number, size in enumerate(sizes):
         part = records[start : start + size]
         if not part:
             break
-        told = redelivery.told(("clicks", 0), start, len(records))
-        batch = Batch(Source.CLICK, world.TOPICS[Source.CLICK], 1, 0, part, told)
+        notified = redelivery.notified_users(("clicks", 0), start, len(records))
+        batch = Batch(Source.CLICK, world.TOPICS[Source.CLICK], 1, 0, part, notified)
         outcome = step(batch, own, RANKER, CATALOGUE, SETTINGS)
-        if told is not None:
+        if notified is not None:
             applied = outcome.counts["events", Source.CLICK, "applied"]
-            redelivery.handled(("clicks", 0), applied, [one.key for one in outcome.recommendations])
-        topic += [one.value for one in outcome.recommendations if one.value is not None]
+            redelivery.processed(("clicks", 0), applied, [output.key for output in outcome.recommendations])
+        topic += [output.value for output in outcome.recommendations if output.value is not None]
         own.apply(outcome)
         start += len(part)
-        if number < len(sizes) - unkept:
+        if number < len(sizes) - lost:
             store.apply(outcome)
-            kept_to = start
-    return kept_to
+            durable_to = start
+    return durable_to
 
 
-def last_lists(tags: list[str], deaths: list[tuple[list[int], int]], most: int) -> tuple[list[str], list[str]]:
-    """The last list in the topic and the last one that the state knows of, after the deaths and a worker that lives on."""
+def last_lists(tags: list[str], deaths: list[tuple[list[int], int]], max_in_flight: int) -> tuple[list[str], list[str]]:
+    """The last list in the topic and the last one in the state, after the deaths and a worker that survives."""
     records, store, start = records_of(tags), Store(), 0
     topic: list[bytes] = []
-    for sizes, unkept in deaths:
-        start = live(records, start, sizes, unkept, store, topic, most)
-    live(records, start, [BATCH] * len(records), 0, store, topic, most)
-    sent = [one["item"] for one in msgspec.json.decode(topic[-1])["items"]]
+    for sizes, lost in deaths:
+        start = live(records, start, sizes, lost, store, topic, max_in_flight)
+    live(records, start, [BATCH] * len(records), 0, store, topic, max_in_flight)
+    sent = [entry["item"] for entry in msgspec.json.decode(topic[-1])["items"]]
     known = decode_head(store.records[head_key(b"u")]).last_list
     assert known is not None
     return sent, list(known.items)
@@ -68,19 +70,19 @@ def last_lists(tags: list[str], deaths: list[tuple[list[int], int]], most: int) 
 @settings(deadline=None)
 @given(clicks, lives)
 def test_the_last_list_sent_is_the_last_one_that_the_state_knows(tags: list[str], deaths: list[tuple[list[int], int]]) -> None:
-    """However often workers die between sending a list and keeping its state, and however their successors' batches fall."""
+    """However often workers die between sending a list and storing its state, and whatever batches their successors process."""
     sent, known = last_lists(tags, deaths, BATCH * IN_FLIGHT)
     assert sent == known
 
 
 def test_a_dead_workers_list_would_stand_if_lists_of_redelivered_events_were_suppressed() -> None:
-    """The case that the property is about: the list turns with the second click and back with the third."""
+    """An example of what the property covers: the list changes with the second click and back with the third."""
     found = next(
         tags
         for tags in ([one, other, third] for one in "abcdef" for other in "abcdef" for third in "abcdef")
         if (lists := [last_lists(tags[:cut], [], 0)[1] for cut in (1, 2, 3)])[0] == lists[2] != lists[1]
     )
-    deaths = [([1], 0), ([1], 1)]  # the first click kept, the list of the second sent and its state lost
+    deaths = [([1], 0), ([1], 1)]  # the state of the first click is durable; the list of the second is sent, its state lost
     sent, known = last_lists(found, deaths, 0)
     assert sent != known
     sent, known = last_lists(found, deaths, BATCH * IN_FLIGHT)

@@ -8,7 +8,7 @@ import pytest
 
 from stream.core.announcements import ModelAnnouncement
 from stream.core.outputs import TrainingExample
-from stream.kafka.cluster.compacted_topic import TopicError
+from stream.kafka.cluster.clients import TopicError
 from tests.purchases import purchases
 from training.loop import NotFiniteError
 from training.retraining import Announcer, StoppedError, retrain

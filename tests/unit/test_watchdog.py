@@ -1,4 +1,4 @@
-"""What a worker says while its broker is away, and what becomes of batches of a topic that was recreated."""
+"""A worker's health while its broker is away, and batches of a topic that was recreated."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from stream.core.events import Source
 from stream.health import Health
 from stream.kafka.agents.stateless_agent import StatelessAgent
 from stream.kafka.agents.watchdog import Watchdog
@@ -14,7 +15,7 @@ from stream.metrics import Metrics
 
 
 class App:
-    """As much of an app as a watch and an agent look at; `messages` are unacknowledged."""
+    """The part of an app that watchdog and agents use; `messages` are unacknowledged."""
 
     rebalancing_count = 1
     rebalancing = False
@@ -26,24 +27,24 @@ class App:
         self.on_partitions_revoked = SimpleNamespace(connect=lambda _: None)
 
     def timer(self, _: float) -> Any:
-        return lambda look: look
+        return lambda observe: observe
 
 
 class Recreated:
-    """A view in which every topic is another one than it was."""
+    """A view in which every topic was recreated."""
 
     async def epochs(self, names: list[str]) -> dict[str, int]:
         return dict.fromkeys(names, 2)
 
 
-def watch_of(app: App, health: Health) -> Watchdog:
+def make_watchdog(app: App, health: Health) -> Watchdog:
     return Watchdog(app, Recreated(), {"clicks": 1}, Metrics(), health)  # type: ignore[arg-type]
 
 
 def test_a_worker_whose_heartbeats_are_not_answered_is_not_ready() -> None:
-    """Its partitions stay assigned, and its lag stands still: nothing else would tell."""
+    """Its partitions stay assigned and its lag stands still, so nothing else would show it."""
     app, health = App([]), Health()
-    watch_of(app, health)
+    make_watchdog(app, health)
     assert Health.wrong(health.ready) == []
     app.member = False
     (problem,) = Health.wrong(health.ready)
@@ -51,24 +52,24 @@ def test_a_worker_whose_heartbeats_are_not_answered_is_not_ready() -> None:
 
 
 @pytest.mark.parametrize("agent", ["encoder", "worker"])
-async def test_a_batch_of_a_recreated_topic_is_waited_for_no_longer(agent: str) -> None:
-    """Else the app, which is to be renewed, would never end."""
+async def test_a_batch_of_a_recreated_topic_is_abandoned(agent: str) -> None:
+    """Otherwise the app, which has to be renewed, would never end."""
     from stream.kafka.agents.profile_agent import ProfileAgent
 
     tp = ("clicks", 0)
     message = SimpleNamespace(tp=tp, topic="clicks", partition=0, value=[SimpleNamespace(offset=0)])
     app = App([message])
-    watch = watch_of(app, Health())
-    watch._next[tp] = 5
+    watchdog = make_watchdog(app, Health())
+    watchdog._next_offsets[tp] = 5
     delivery: Any = SimpleNamespace(is_current=lambda _: True)
     if agent == "worker":
         profiles = ProfileAgent.__new__(ProfileAgent)
-        profiles._app, profiles._watch, profiles._delivery = app, watch, delivery
+        profiles._app, profiles._watchdog, profiles._delivery = app, watchdog, delivery
         assert not await profiles._may_handle(message)
     else:
-        await StatelessAgent(app, watch, delivery, lambda _: []).run(Stream([SimpleNamespace(message=message)]))
+        await StatelessAgent(app, Source.CALL, lambda _: [], watchdog, delivery).run(Stream([SimpleNamespace(message=message)]))
     assert app.messages == []
-    assert watch.renew.is_set()
+    assert watchdog.renew.is_set()
 
 
 class Stream:

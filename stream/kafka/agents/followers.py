@@ -1,45 +1,43 @@
-"""Every worker follows `items` and `models` whole: the catalogue, and the champion, loaded, verified and swapped between batches.
+"""Keeps a worker's catalogue and model up to date: every worker reads the topics `items` and `models` whole.
 
-A model that does not fit is refused with its reason; the worker then keeps what it has. Loading runs in a thread; the swap is one
-assignment that the next batch sees.
+A champion is loaded and verified in a thread; the swap is one assignment that the next batch sees. A model that does not fit is
+refused with a reason, and the worker keeps serving the one it has.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from aiokafka import AIOKafkaConsumer
-from mode import get_logger
 
 from models.artifact import UNREADABLE, ModelRefused, load_ranker
 from stream.core.announcements import ModelAnnouncement, decode_announcement
 from stream.core.events import Item
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Record
-from stream.kafka.agents.profile_agent import ServedModel
-from stream.kafka.cluster.clients import READ_COMMITTED
+from stream.kafka.agents.served_model import ServedModel
 from stream.metrics import Metrics
 
-logger = get_logger(__name__)
-AGAIN_S: Final = 30.0
+logger = logging.getLogger(__name__)
+RETRY_S: Final = 30.0
 _decode_item = msgspec.json.Decoder(Item).decode
 
 
 class ServedModelFollower:
-    """Turns records of both topics into what `ServedModel` holds. `load` is `models.artifact.load_ranker`, or a test's."""
+    """Applies records of both topics to a `ServedModel`. `load` reads a model folder, given its URI and SHA-256."""
 
-    def __init__(self, serving: ServedModel, metrics: Metrics, load: Callable[[str, str], Ranker] = load_ranker) -> None:
-        self._serving = serving
+    def __init__(self, served: ServedModel, metrics: Metrics, load: Callable[[str, str], Ranker] = load_ranker) -> None:
+        self._served = served
         self._metrics = metrics
         self._load = load
         self._items: dict[bytes, Item] = {}
-        self._served: ModelAnnouncement | None = None
+        self._champion: ModelAnnouncement | None = None
         self._unreadable: ModelAnnouncement | None = None
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def on_items(self, records: Sequence[Record]) -> None:
-        """Takes over items and tombstones; an item that is none is logged and left out."""
+        """Applies items and tombstones; a record that is not an item is logged and skipped."""
         for record in records:
             if record.key is None:
                 continue
@@ -49,14 +47,17 @@ class ServedModelFollower:
             try:
                 self._items[record.key] = _decode_item(record.value)
             except msgspec.MsgspecError as error:
-                logger.warning("items, offset %d is no item: %s", record.offset, error)
-        self._serving.catalogue = Catalogue(self._items.values())
+                logger.warning("the record at offset %d of items is not an item: %s", record.offset, error)
+        self._served.catalogue = Catalogue(self._items.values())
         self._metrics.gauge("catalogue_items").set(len(self._items))
 
     async def on_models(self, records: Sequence[Record]) -> None:
-        """Loads the newest champion among the records; where it is refused, the one before it: a worker that starts has none."""
+        """Loads the newest champion among the records.
+
+        If it is refused, tries the ones before it: a worker that starts has no other model to keep.
+        """
         values = [record.value for record in records if record.key == b"champion" and record.value][::-1]
-        async with self._turn:
+        async with self._lock:
             if values:
                 self._unreadable = None
             for value in values:
@@ -65,28 +66,29 @@ class ServedModelFollower:
                 except msgspec.MsgspecError as error:
                     self._refuse("announcement", str(error))
                     continue
-                if await self._is_served(announced, newest=value is values[0]):
+                if await self._try_swap(announced, newest=value is values[0]):
                     return
 
-    async def keep_trying(self) -> None:
-        """Tries the newest champion again and again where it could not be read: its registry may be back."""
+    async def keep_retrying(self) -> None:
+        """Retries the newest champion, as long as it could not be read, for ever: its registry may come back."""
         while True:
-            await asyncio.sleep(AGAIN_S)
-            await self.try_again()
+            await asyncio.sleep(RETRY_S)
+            await self.retry()
 
-    async def try_again(self) -> None:
-        async with self._turn:
+    async def retry(self) -> None:
+        """Tries once more to load the newest champion if it could not be read."""
+        async with self._lock:
             if self._unreadable is not None:
                 announced, self._unreadable = self._unreadable, None
-                await self._is_served(announced, newest=True)
+                await self._try_swap(announced, newest=True)
 
     def missing(self) -> str | None:
-        """Why a worker that was told of a champion serves no model at all."""
-        if self._unreadable is None or self._serving.ranker is not None:
+        """Why the worker serves no model although a champion was announced; None if it serves one or none was."""
+        if self._unreadable is None or self._served.ranker is not None:
             return None
         return f"{self._unreadable.name} version {self._unreadable.version} cannot be read from {self._unreadable.uri}"
 
-    async def _is_served(self, announced: ModelAnnouncement, *, newest: bool) -> bool:
+    async def _try_swap(self, announced: ModelAnnouncement, *, newest: bool) -> bool:
         try:
             await self._swap(announced)
         except ModelRefused as refused:
@@ -97,12 +99,12 @@ class ServedModelFollower:
         return True
 
     async def _swap(self, announced: ModelAnnouncement) -> None:
-        if self._served is not None and announced.sha256 == self._served.sha256:
+        if self._champion is not None and announced.sha256 == self._champion.sha256:
             return
         ranker = await asyncio.to_thread(self._load, announced.uri, announced.sha256)
         self._check_items(ranker, announced.uri)
-        self._serving.ranker = ranker
-        self._served = announced
+        self._served.ranker = ranker
+        self._champion = announced
         self._metrics.clear("model_info")
         self._metrics.gauge("model_info", announced.name, announced.version).set(1)
         self._metrics.gauge("model_published_timestamp_seconds").set(announced.published_at / 1_000)
@@ -110,41 +112,12 @@ class ServedModelFollower:
         logger.info("serving %s version %s", announced.name, announced.version)
 
     def _check_items(self, ranker: Ranker, uri: str) -> None:
-        """A model made for another catalogue would leave lists short or empty: most of its items must be in ours, where we have
-        one.
-        """
-        known = self._serving.catalogue.items
-        foreign = sum(item not in known for item in ranker.items)
-        if known and 2 * foreign > len(ranker.items):
-            raise ModelRefused("items", f"{uri}: {foreign} of its {len(ranker.items)} items are not in the catalogue")
+        """Refuses a model if most of its items are not in a non-empty catalogue: its lists would be short or empty."""
+        catalogue = self._served.catalogue.items
+        missing = sum(item not in catalogue for item in ranker.items)
+        if catalogue and 2 * missing > len(ranker.items):
+            raise ModelRefused("items", f"{uri}: {missing} of its {len(ranker.items)} items are not in the catalogue")
 
-    def _refuse(self, reason: str, text: str) -> None:
+    def _refuse(self, reason: str, message: str) -> None:
         self._metrics.counter("model_refusals", reason).inc()
-        logger.error("model refused (%s): %s; keeping what is served", reason, text)
-
-
-async def follow_kafka(bootstrap: str, topic: str, apply: Callable[[Sequence[Any]], Any], ready: asyncio.Event) -> None:
-    """Reads a topic whole and for ever, without a group; sets `ready` once all that was there at the start is applied."""
-    consumer = AIOKafkaConsumer(
-        topic,
-        bootstrap_servers=bootstrap,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level=READ_COMMITTED,
-    )
-    await consumer.start()
-    try:
-        partitions = sorted(consumer.assignment())
-        ends = await consumer.end_offsets(partitions)
-        records: list[Any] = []
-        while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
-            fetched = await consumer.getmany(timeout_ms=200)
-            records += [record for batch in fetched.values() for record in batch]
-        await apply(records)
-        ready.set()
-        while True:
-            fetched = await consumer.getmany(timeout_ms=1_000)
-            for batch in fetched.values():
-                await apply(batch)
-    finally:
-        await consumer.stop()
+        logger.error("model refused (%s): %s; keeping the model that is served", reason, message)

@@ -1,9 +1,10 @@
-"""The profile agent: batches of all five inputs through the pure step; what it brought about is made durable by a `Delivery`.
+"""The profile agent: batches of all inputs go through the pure step; a `Delivery` makes what comes out durable.
 
 Nothing here knows in which order, or in which transaction.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -12,120 +13,113 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from mode import get_logger
 
 from stream.core.dead_letters import DeadLetterLimit
 from stream.core.events import Reason, Source
 from stream.core.outputs import Outcome
 from stream.core.poison import step_many_isolating_poison
-from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch
 from stream.core.step import StepConfig, StepInput
 from stream.errors import IsthmusError
+from stream.kafka.agents.served_model import ServedModel
 from stream.kafka.agents.watchdog import Watchdog
-from stream.kafka.delivery.at_least_once import Delivery, ProcessedBatch
+from stream.kafka.delivery.contracts import Delivery, Emission, Message, ProcessedBatch
 from stream.kafka.delivery.redelivery import RedeliveryTracker
-from stream.kafka.faust.batch_consumer import Emission
 from stream.kafka.faust.user_table import UserTable
 from stream.metrics import Metrics
 from stream.settings import TopicSettings
 
-logger = get_logger(__name__)
-_TURNS: Final = 4
+logger = logging.getLogger(__name__)
+_LOOP_TURNS: Final = 4
 
 
-@dataclass
-class ServedModel:
-    """What the followers keep up to date and every batch reads once."""
+@dataclass(frozen=True, kw_only=True)
+class ProfileContext:
+    """What the profile agent of an app works with.
 
-    ranker: Ranker | None = None
-    catalogue: Catalogue = field(default_factory=Catalogue)
+    Attributes:
+        sources: The input topics, by name.
+        epochs: Their epochs, by name.
+        served: The model and the catalogue.
+        step: The step's configuration.
+        topics: Names of the output topics.
+        metrics: Where it counts.
+        limit: How many dead letters of a topic stop the worker.
+        in_flight: Unacknowledged batches per partition number, at most.
+    """
+
+    sources: Mapping[str, Source]
+    epochs: Mapping[str, int]
+    served: ServedModel
+    step: StepConfig
+    topics: TopicSettings
+    metrics: Metrics
+    limit: DeadLetterLimit = field(default_factory=DeadLetterLimit)
+    in_flight: int = 6
 
 
 class ProfileAgent:
-    """One agent's work. Nothing is awaited between reading a user's state and deciding its new value."""
+    """Nothing is awaited between reading a user's state and deciding its new value, so batches cannot interleave."""
 
-    def __init__(
-        self,
-        app: Any,
-        sources: Mapping[str, Source],
-        watch: Watchdog,
-        table: UserTable,
-        delivery: Delivery,
-        serving: ServedModel,
-        settings: StepConfig,
-        topics: TopicSettings,
-        metrics: Metrics,
-        limit: DeadLetterLimit,
-        in_flight: int,
-    ) -> None:
+    def __init__(self, app: Any, context: ProfileContext, watchdog: Watchdog, table: UserTable, delivery: Delivery) -> None:
         self._app = app
-        self._sources = sources
-        self._watch = watch
+        self._context = context
+        self._metrics = context.metrics
+        self._watchdog = watchdog
         self._table = table
         self._delivery = delivery
-        self._serving = serving
-        self._settings = settings
-        self._topics = topics
-        self._metrics = metrics
-        self._limit = limit
-        self._number = 0
-        self._most_records = app.conf.broker_max_poll_records
-        self._redelivery = RedeliveryTracker(self._most_records * in_flight)
+        self._batches = 0
+        self._max_records = app.conf.broker_max_poll_records
+        self._redelivery = RedeliveryTracker(self._max_records * context.in_flight)
         app.on_partitions_revoked.connect(self._on_revoked)
         app.on_rebalance_complete.connect(self._on_rebalanced)
 
     async def run(self, stream: Any) -> None:
-        async with aclosing(coalesce_ready_batches(stream.noack().events(), self._most_records)) as ready:
+        async with aclosing(coalesce_ready_batches(stream.noack().events(), self._max_records)) as ready:
             async for events in ready:
                 allowed = [event for event in events if await self._may_handle(event.message)]
                 current = [event for event in allowed if self._delivery.is_current(event.message)]
                 if current:
                     await self._process(current)
 
-    async def _may_handle(self, message: Any) -> bool:
+    async def _may_handle(self, message: Message) -> bool:
         if not self._delivery.is_current(message):
             return False
-        if await self._watch.may_handle(message):
+        if await self._watchdog.may_handle(message):
             return True
         self._app.consumer.abandon(message)
         return False
 
     async def _process(self, events: Sequence[Any]) -> None:
-        """Batches of different partition numbers at once."""
-        started = time.perf_counter()
-        parts = [self._part(event.message) for event in events]
-        outcomes = step_many_isolating_poison(parts, self._serving.ranker, self._serving.catalogue, self._settings)
+        """Processes batches of different partition numbers in one step."""
+        context, started = self._context, time.perf_counter()
+        inputs = [self._step_input(event.message) for event in events]
+        outcomes = step_many_isolating_poison(inputs, context.served.ranker, context.served.catalogue, context.step)
         stepped = time.perf_counter()
-        works = [self._work(*one, stepped) for one in zip(events, parts, outcomes, strict=True)]
-        for work in works:
-            await self._delivery.deliver(work)
+        processed = [
+            self._processed(event, step_input.batch, outcome, stepped)
+            for event, step_input, outcome in zip(events, inputs, outcomes, strict=True)
+        ]
+        for batch in processed:
+            await self._delivery.deliver(batch)
         self._observe("step", stepped - started)
         self._observe("send", time.perf_counter() - stepped)
 
-    def _part(self, message: Any) -> StepInput:
+    def _step_input(self, message: Message) -> StepInput:
         topic, partition = message.topic, message.partition
-        told = self._told(message)
-        batch = Batch(self._sources[topic], topic, self._watch.epochs[topic], partition, message.value, told)
+        source, epoch = self._context.sources[topic], self._watchdog.epochs[topic]
+        batch = Batch(source, topic, epoch, partition, message.value, self._notified_users(message))
         return StepInput(batch, self._table.states(partition))
 
-    def _work(self, event: Any, part: StepInput, outcome: Outcome, stepped: float) -> ProcessedBatch:
-        """What is left to do of a batch; its new states are shown to the batches that follow."""
-        batch = part.batch
+    def _processed(self, event: Any, batch: Batch, outcome: Outcome, stepped: float) -> ProcessedBatch:
+        """What is left to do of a batch; its new states become visible to the batches that follow."""
         partition = batch.partition
-        self._look_at_dead_letters(batch, outcome)
-        if batch.notified_users is not None:
-            applied = outcome.counts["events", batch.source, "applied"]
-            self._redelivery.handled((batch.topic, partition), applied, [one.key for one in outcome.recommendations])
-        self._number += 1
-        number = self._number
+        self._check_dead_letters(batch, outcome)
+        self._track_redelivery(batch, outcome)
+        self._batches += 1
+        number = self._batches
         self._table.hold(partition, outcome.writes, number)
         self._metrics.histogram("batch_records", batch.source).observe(len(batch.records))
-        outputs = [
-            Emission(self._topics.recommendations, outcome.recommendations),
-            Emission(self._topics.training_examples, outcome.examples),
-            Emission(self._topics.dead_letters, outcome.dead_letters),
-        ]
         changes = self._table.changes(partition, outcome.writes)
 
         def persist(offset: int) -> None:
@@ -135,26 +129,44 @@ class ProfileAgent:
             self._observe("finish", time.perf_counter() - stepped)
 
         changelog = Emission(self._table.changelog, changes) if changes else None
-        return ProcessedBatch(event, outputs, changelog, persist)
+        return ProcessedBatch(event, self._emissions(outcome), changelog, persist)
 
-    def _told(self, message: Any) -> AbstractSet[bytes] | None:
-        """Of a batch that may have been handled before: who was sent a list since."""
+    def _emissions(self, outcome: Outcome) -> list[Emission]:
+        topics = self._context.topics
+        return [
+            Emission(topics.recommendations, outcome.recommendations),
+            Emission(topics.training_examples, outcome.examples),
+            Emission(topics.dead_letters, outcome.dead_letters),
+        ]
+
+    def _notified_users(self, message: Message) -> AbstractSet[bytes] | None:
+        """For a batch that may be a redelivery, the users who were sent a list since the assignment; else None."""
         if not self._delivery.repeats or not message.value:
             return None
         end = self._app.consumer.highwater(message.tp) or 0
-        return self._redelivery.told((message.topic, message.partition), message.value[0].offset, end)
+        return self._redelivery.notified_users((message.topic, message.partition), message.value[0].offset, end)
 
-    def _look_at_dead_letters(self, batch: Batch, outcome: Outcome) -> None:
-        """Raises IsthmusError, before anything of the batch is sent, where too much of its topic cannot be used."""
+    def _track_redelivery(self, batch: Batch, outcome: Outcome) -> None:
+        if batch.notified_users is not None:
+            applied = outcome.counts["events", batch.source, "applied"]
+            users = [recommendation.key for recommendation in outcome.recommendations]
+            self._redelivery.processed((batch.topic, batch.partition), applied, users)
+
+    def _check_dead_letters(self, batch: Batch, outcome: Outcome) -> None:
+        """Called before anything of the batch is sent.
+
+        Raises:
+            IsthmusError: too many of the topic's records are dead letters.
+        """
         poisoned = outcome.counts["dead_letters", Reason.POISON]
         if poisoned:
             logger.error("%d events of %s made the step raise; their dead letters say where", poisoned, batch.topic)
-        broken = self._limit.add(batch.topic, len(batch.records), outcome.dead_letters)
-        if broken is not None:
-            raise IsthmusError(broken)
+        exceeded = self._context.limit.add(batch.topic, len(batch.records), outcome.dead_letters)
+        if exceeded is not None:
+            raise IsthmusError(exceeded)
 
     def _count(self, outcome: Outcome) -> None:
-        """Metrics of a batch that is durable: counted once however often it was delivered before."""
+        """Counts a batch once it is durable, so that a redelivered one is not counted twice."""
         self._metrics.count(outcome.counts)
         self._metrics.gauge("users").inc(outcome.new_users)
         if outcome.cause_times:
@@ -167,45 +179,46 @@ class ProfileAgent:
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         self._table.drop_overlay()
-        self._delivery.forget()
-        self._redelivery.forget()
+        self._delivery.drop_in_flight()
+        self._redelivery.reset()
 
     async def _on_rebalanced(self, *_: Any, **__: Any) -> None:
-        numbers = {tp.partition for tp in self._app.consumer.assignment() if tp.topic in self._sources}
+        numbers = {tp.partition for tp in self._app.consumer.assignment() if tp.topic in self._context.sources}
         self._metrics.gauge("users").set(sum(self._table.count_users(number) for number in numbers))
         logger.info("serving %d partition numbers", len(numbers))
 
 
-async def coalesce_ready_batches(events: AsyncIterator[Any], most: int) -> AsyncGenerator[list[Any]]:
-    """Batches that lie ready together, in order: of different partition numbers, and with `most` records at most unless one batch
-    has more. Nothing is waited for.
+async def coalesce_ready_batches(events: AsyncIterator[Any], max_records: int) -> AsyncGenerator[list[Any]]:
+    """Groups batches that are ready at the same time, in order, without waiting for more.
+
+    A group has at most one batch per partition number, and at most `max_records` records unless its only batch has more.
     """
     following = asyncio.ensure_future(anext(events))
     try:
         while True:
             try:
-                ready = [await following]
+                group = [await following]
             except StopAsyncIteration:
                 return
             following = asyncio.ensure_future(anext(events))
-            while await _is_ready(following) and _fits(following.result(), ready, most):
-                ready.append(following.result())
+            while await _is_ready(following) and _fits(following.result(), group, max_records):
+                group.append(following.result())
                 following = asyncio.ensure_future(anext(events))
-            yield ready
+            yield group
     finally:
         following.cancel()
 
 
 async def _is_ready(following: "asyncio.Future[Any]") -> bool:
-    """Whether it has a result after a few turns of the loop, which a stream takes even where its queue is full."""
-    for _ in range(_TURNS):
+    """Whether it has a result after a few turns of the event loop, which a Faust stream takes even if its queue is not empty."""
+    for _ in range(_LOOP_TURNS):
         if following.done():
             break
         await asyncio.sleep(0)
     return following.done() and not following.cancelled() and following.exception() is None
 
 
-def _fits(event: Any, ready: Sequence[Any], most: int) -> bool:
-    messages = [other.message for other in ready]
+def _fits(event: Any, group: Sequence[Any], max_records: int) -> bool:
+    messages = [other.message for other in group]
     records = sum(len(message.value) for message in messages) + len(event.message.value)
-    return records <= most and event.message.partition not in {message.partition for message in messages}
+    return records <= max_records and event.message.partition not in {message.partition for message in messages}

@@ -1,29 +1,35 @@
-"""Looks after a running app from outside its delivery: lag, stalled partitions, and topics recreated under it.
+"""Watches a running app from outside its delivery: lag, stalled partitions, and topics that are recreated while it runs.
 
-Kafka tells a recreated topic only by its id. Its events carry a new epoch, and Faust would drop those below the offsets that it
-remembers: so the app is to be made anew (`renew`), which begins such a topic at its beginning.
+Only its topic id distinguishes a recreated topic. Its events carry a new epoch, and Faust would drop those below the offsets it
+remembers, so the app has to be rebuilt (`renew`); the new one reads such a topic from its beginning.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from mode import get_logger
-
 from stream.errors import IsthmusError
 from stream.health import Health, Place, Stalls
 from stream.kafka.cluster.view import ClusterView, Partition
+from stream.kafka.delivery.contracts import Message
+from stream.kafka.faust.changelog import changelog_recreated
 from stream.metrics import Metrics
 
-logger = get_logger(__name__)
-EVERY_S: Final = 5.0
-_ANSWER_S: Final = 10.0
+logger = logging.getLogger(__name__)
+INTERVAL_S: Final = 5.0
+_POSITION_TIMEOUT_S: Final = 10.0
 
 
 class Watchdog:
-    """Of one app. `epochs` are its input topics' epochs as its batches carry them, `changelog` its changelog's, by name."""
+    """The watchdog of one app.
+
+    Attributes:
+        epochs: Of the input topics, by name, as the app's batches carry them.
+        renew: Set once an input topic was deleted or recreated.
+    """
 
     def __init__(
         self,
@@ -42,94 +48,94 @@ class Watchdog:
         self._view = view
         self._metrics = metrics
         self._changelog = dict(changelog or {})
-        self._next: dict[Any, int] = {}
-        self._stalls = Stalls(stalled_s, 4 * EVERY_S)
+        self._next_offsets: dict[Any, int] = {}
+        self._stalls = Stalls(stalled_s, 4 * INTERVAL_S)
         health.live["delivery"] = self._stalls.check
         health.ready["partitions"] = self._not_serving
-        health.ready["group"] = self._not_answered
+        health.ready["group"] = self._no_heartbeat
         metrics.gauge("stalled_partitions").set_function(lambda: float(len(self._stalls.stalled())))
-        app.timer(EVERY_S)(self._look)
+        app.timer(INTERVAL_S)(self._observe)
 
-    async def may_handle(self, message: Any) -> bool:
-        """Whether a batch may be handled under the known epochs. Where its offsets went back, the topic may be another."""
+    async def may_handle(self, message: Message) -> bool:
+        """Whether a batch belongs to the known epochs; checked if its offsets went back, as after a recreation of the topic."""
         records, tp = message.value, message.tp
         if not records:
-            return True  # transaction markers alone were passed
-        expected = self._next.get(tp, 0)
-        self._next[tp] = records[-1].offset + 1
-        return records[0].offset >= expected or await self.holds()
+            return True  # only control records were passed
+        expected = self._next_offsets.get(tp, 0)
+        self._next_offsets[tp] = records[-1].offset + 1
+        return records[0].offset >= expected or await self.check_epochs()
 
-    async def holds(self) -> bool:
-        """Whether the topics are still those of the known epochs; if not, `renew` is set (a changelog: the app crashes)."""
+    async def check_epochs(self) -> bool:
+        """Whether the topics still have the known epochs; if not, sets `renew`, or, for the changelog, crashes the app."""
         if self.renew.is_set():
             return False
         try:
-            found = await self._view.epochs([*self.epochs, *self._changelog])
+            current = await self._view.epochs([*self.epochs, *self._changelog])
         except OSError as error:
-            logger.warning("whether a topic was recreated is not known: %s", error or "no answer in time")
+            logger.warning("cannot check whether a topic was recreated: %s", error or "no answer in time")
             return True
-        if any(name in found and found[name] != epoch for name, epoch in self._changelog.items()):
+        if any(name in current and current[name] != epoch for name, epoch in self._changelog.items()):
             await self._app.crash(IsthmusError(changelog_recreated(next(iter(self._changelog)))))
             return False
-        changed = [name for name, epoch in self.epochs.items() if found.get(name) != epoch]
+        changed = [name for name, epoch in self.epochs.items() if current.get(name) != epoch]
         if changed:
-            logger.warning("recreated or deleted under us, so all is begun anew: %s", ", ".join(changed))
+            logger.warning("topics recreated or deleted while running, restarting the app: %s", ", ".join(changed))
             self.renew.set()
         return not changed
 
     async def after_assignment(self) -> bool:
-        """Begins anew after partitions were assigned; as `holds`."""
-        self._next.clear()
+        """Forgets what was observed under the last assignment; returns the same as `check_epochs`."""
+        self._next_offsets.clear()
         self._stalls.forget()
-        return await self.holds()
+        return await self.check_epochs()
 
-    async def _look(self) -> None:
-        if not await self.holds() or self._app.rebalancing:
+    async def _observe(self) -> None:
+        if not await self.check_epochs() or self._app.rebalancing:
             return
-        wanted = [(tp.topic, tp.partition) for tp in self._app.consumer.assignment() if tp.topic in self.epochs]
+        partitions = [(tp.topic, tp.partition) for tp in self._app.consumer.assignment() if tp.topic in self.epochs]
         try:
-            offsets = await self._view.offsets(wanted)
+            offsets = await self._view.offsets(partitions)
         except OSError:
-            return  # told by `holds`
+            return  # logged by `check_epochs`
         self._metrics.clear("committed_offset")
         self._metrics.clear("end_offset")
-        for topic, number in wanted:
+        for topic, number in partitions:
             self._metrics.gauge("committed_offset", topic, str(number)).set(offsets.committed[topic, number])
             self._metrics.gauge("end_offset", topic, str(number)).set(offsets.ends[topic, number])
         behind = await self._behind(offsets.committed, offsets.ends)
         places = {
-            f"{topic}-{number}": Place(offsets.committed[topic, number], (topic, number) in behind) for topic, number in wanted
+            f"{topic}-{number}": Place(offsets.committed[topic, number], (topic, number) in behind) for topic, number in partitions
         }
         self._stalls.observe(time.monotonic(), places)
 
     async def _behind(self, committed: Mapping[Partition, int], ends: Mapping[Partition, int]) -> set[Partition]:
-        """Partitions with work: something delivered and not acknowledged, acknowledged and not committed, or not fetched yet.
+        """Partitions with work left: batches not acknowledged, acknowledged offsets not committed, or records not fetched.
 
-        An end offset beyond the committed one alone says nothing: transactions leave markers there that nobody consumes.
+        An end offset beyond the committed one is not enough: transactions leave control records there that are never consumed.
         """
         consumer: Any = self._app.consumer
         unacked = {(message.tp.topic, message.tp.partition) for message in list(consumer._unacked_messages)}
-        found = set()
+        behind = set()
         for tp in list(consumer.assignment()):
-            one = (tp.topic, tp.partition)
-            if one not in committed:
+            partition = (tp.topic, tp.partition)
+            if partition not in committed:
                 continue
-            believed = consumer._committed_offset[tp] or 0
-            if one in unacked or believed > committed[one] or await self._position(tp) < ends[one]:
-                found.add(one)
-        return found
+            acknowledged = consumer._committed_offset[tp] or 0
+            if partition in unacked or acknowledged > committed[partition] or await self._position(tp) < ends[partition]:
+                behind.add(partition)
+        return behind
 
     async def _position(self, tp: Any) -> int:
-        """The next offset to fetch; 0 where the consumer does not answer: then it is behind whatever there is."""
+        """The next offset to fetch; 0, so that the partition counts as behind, if the consumer does not answer."""
         try:
-            return await asyncio.wait_for(self._app.consumer.position(tp), _ANSWER_S) or 0
+            return await asyncio.wait_for(self._app.consumer.position(tp), _POSITION_TIMEOUT_S) or 0
         except TimeoutError:
             return 0
 
-    def _not_answered(self) -> str | None:
+    def _no_heartbeat(self) -> str | None:
         if self._not_serving() is not None or self._app.consumer.is_member():
             return None
-        return "the broker has not answered a heartbeat within the session timeout: what is read and what waits is not known"
+        return "the broker has not answered a heartbeat within the session timeout: this worker may have lost its partitions"
 
     def _not_serving(self) -> str | None:
         if self.renew.is_set():
@@ -139,32 +145,21 @@ class Watchdog:
         return "being assigned, or their tables restored" if self._app.rebalancing else None
 
 
-def changelog_recreated(name: str) -> str:
-    """What to say where a changelog is not the one that a worker's store continues."""
-    group = name.rsplit("-users-", 1)[0]
-    return (
-        f"{name} was deleted and recreated: it no longer holds what the stores of users' states are restored from. To build the "
-        "states anew from what the input topics still hold: stop all workers, delete their state directories (setting "
-        f"worker.state_dir), run kafka-consumer-groups.sh --group {group} --reset-offsets --to-earliest --all-topics --execute, "
-        "and start them again"
-    )
-
-
 async def until_all_exist(view: ClusterView, topics: Iterable[str], stop: asyncio.Event) -> dict[str, int] | None:
-    """The epochs of the topics once all of them exist; None once `stop` is set."""
-    wanted = list(topics)
-    said = False
+    """Waits until all topics exist and returns their epochs; None once `stop` is set."""
+    names = list(topics)
+    logged = False
     while not stop.is_set():
         try:
-            found = await view.epochs(wanted)
+            epochs = await view.epochs(names)
         except OSError:
-            found = {}
-        missing = [name for name in wanted if name not in found]
+            epochs = {}
+        missing = [name for name in names if name not in epochs]
         if not missing:
-            return found
-        if found and not said:
-            logger.warning("waiting for %s: deleted, or not created anew yet (`isthmus topics`)", ", ".join(missing))
-            said = True
+            return epochs
+        if epochs and not logged:
+            logger.warning("waiting for %s: deleted and not yet created again (`isthmus topics`)", ", ".join(missing))
+            logged = True
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 1.0)
     return None

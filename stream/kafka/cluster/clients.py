@@ -1,7 +1,7 @@
-"""kafka-python's blocking clients, which leave nothing behind where no broker answers.
+"""kafka-python's blocking clients without their leak, and the error for a topic that they cannot use.
 
-Their constructors start a thread and connect; when that fails, kafka-python 3 keeps thread and sockets for as long as the process
-lives. A worker asks again every few seconds, a trainer at every run, and a broker may be away for a day.
+The constructors of kafka-python 3 start a thread and connect; when that fails, thread and sockets live as long as the process. A
+worker asks again every few seconds and a trainer at every run, while a broker may be away for a day.
 """
 
 from typing import Any, Final
@@ -10,14 +10,19 @@ from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError
 
 from stream.core import limits
+from stream.errors import IsthmusError
 
 READ_COMMITTED: Final = "read_committed"
-"""Always: where nobody uses transactions it changes nothing, and what a fenced worker left open is nobody's."""
+"""Isolation level of every consumer: no effect without transactions, and a fenced worker's open transaction is never read."""
 BOOTSTRAP_MS: Final = 10_000  # 30 s by default: too long to wait for a mistyped address
 
 
-class _LeavesNothing:
-    """Mixed in before a client whose constructor may fail once it has begun to connect."""
+class TopicError(IsthmusError):
+    """A topic that cannot be read or written; the message names broker and topic."""
+
+
+class _ClosesOnFailure:
+    """Mixed in before a client whose constructor may fail after it has begun to connect."""
 
     def __init__(self, **settings: Any) -> None:
         client: Any = self
@@ -29,12 +34,12 @@ class _LeavesNothing:
             raise
 
 
-class AdminClient(_LeavesNothing, KafkaAdminClient):
+class AdminClient(_ClosesOnFailure, KafkaAdminClient):
     """`kafka.KafkaAdminClient`."""
 
 
-class Consumer(_LeavesNothing, KafkaConsumer):
-    """`kafka.KafkaConsumer`, which is told its partitions by `assign` and reads from their beginning what is committed."""
+class Consumer(_ClosesOnFailure, KafkaConsumer):
+    """`kafka.KafkaConsumer` with the defaults of a reader without a group: committed records, from the beginning."""
 
     def __init__(self, **settings: Any) -> None:
         defaults = {

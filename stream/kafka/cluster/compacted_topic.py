@@ -1,7 +1,6 @@
 """Compacted topics as a trainer uses them: reads `training-examples` and `items` to their ends, announces models."""
 
 import logging
-import time
 from typing import Any, Final
 
 import msgspec
@@ -12,20 +11,19 @@ from stream.core.announcements import ModelAnnouncement, encode_announcement
 from stream.core.events import Item
 from stream.core.examples import in_time_order
 from stream.core.outputs import TrainingExample, decode_example
-from stream.errors import IsthmusError
-from stream.kafka.cluster.clients import BOOTSTRAP_MS, Consumer
+from stream.kafka.cluster.clients import BOOTSTRAP_MS, Consumer, TopicError
+from stream.kafka.cluster.topic_reader import poll_until
 
 logger = logging.getLogger(__name__)
-POLL_MS: Final = 500
-READ_S: Final = 600.0
-
-
-class TopicError(IsthmusError):
-    """A topic that cannot be read or written; the message names broker and topic."""
+_SILENT_S: Final = 600.0  # longer than an operator's command waits: a trainer outlasts a broker's restart
 
 
 class CompactedTopic:
-    """The newest value of each key of a topic, kept while it is read on. Tombstones remove."""
+    """The newest value of each key of a topic, up to where it has been read. A tombstone removes its key.
+
+    Raises:
+        TopicError: the topic is missing or cannot be read.
+    """
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self.values: dict[bytes, bytes] = {}
@@ -43,53 +41,48 @@ class CompactedTopic:
         self._consumer.seek_to_beginning(*self._partitions)
 
     def read_on(self) -> int:
-        """Reads up to the ends of now; gives how many records came."""
+        """Reads up to the topic's present end; returns the number of records read."""
+        count = 0
         try:
             ends = self._consumer.end_offsets(self._partitions)
-            came = 0
-            deadline = time.monotonic() + READ_S
-            while any(self._consumer.position(partition) < ends[partition] for partition in self._partitions):
-                if time.monotonic() > deadline:
-                    raise TopicError(f"{self._where} was not read within {READ_S:.0f} s")
-                for records in self._consumer.poll(timeout_ms=POLL_MS).values():
-                    came += len(records)
-                    for record in records:
-                        if record.value is None:
-                            self.values.pop(record.key, None)
-                        else:
-                            self.values[record.key] = record.value
+            for record in poll_until(self._consumer, ends, _SILENT_S):
+                count += 1
+                if record.value is None:
+                    self.values.pop(record.key, None)
+                else:
+                    self.values[record.key] = record.value
         except KafkaError as error:
             raise TopicError(f"{self._where} cannot be read ({type(error).__name__})") from error
-        return came
+        return count
 
     def close(self) -> None:
         self._consumer.close()
 
 
 def examples_in(topic: CompactedTopic) -> list[TrainingExample]:
-    """The newest revision of each example, in order of time; a record that is no example is told and left out."""
-    found = []
+    """The newest revision of each example, in order of time; records that are not examples are logged and skipped."""
+    examples = []
     for key, value in topic.values.items():
         try:
-            found.append(decode_example(value))
+            examples.append(decode_example(value))
         except msgspec.MsgspecError as error:
-            logger.warning("the record of key %s is no training example (%s): left out", key.hex(), error)
-    return in_time_order(found)
+            logger.warning("the record with key %s is no training example (%s): skipped", key.hex(), error)
+    return in_time_order(examples)
 
 
 def items_in(topic: CompactedTopic) -> list[str]:
-    """The catalogue's item ids, in order; what is no item is left out."""
-    found = []
+    """The catalogue's item ids, sorted; records that are not items are skipped."""
+    ids = []
     for value in topic.values.values():
         try:
-            found.append(msgspec.json.decode(value, type=Item).item_id)
+            ids.append(msgspec.json.decode(value, type=Item).item_id)
         except msgspec.MsgspecError:
             continue
-    return sorted(found)
+    return sorted(ids)
 
 
 def announce(bootstrap: str, topic: str, announcement: ModelAnnouncement) -> None:
-    """Tells the workers; returns once the broker has it.
+    """Sends a model announcement to the workers; returns once the broker has acknowledged it.
 
     Raises:
         TopicError: the broker did not take it.

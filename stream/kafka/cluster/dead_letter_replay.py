@@ -1,7 +1,8 @@
-"""Dead letters read back, and replayed into the topics that they came from: once each, whatever is cut off or repeated.
+"""Reads dead letters and replays them into the topics they came from, each exactly once, even if a run is interrupted or repeated.
 
-What was replayed is remembered by its coordinates in a compacted topic. A run first notes where its origin topics end: were it cut
-off between sending and remembering, the next run finds what was sent behind these ends, by the header that it carries.
+A compacted topic records what was replayed, by the origin's coordinates. A run first records the ends of the origin topics there.
+If it is interrupted between sending originals and recording them, the next run finds what was sent by reading on from those ends:
+each replayed record carries its dead letter's coordinates in a header.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,11 +21,13 @@ from stream.kafka.cluster.topic_reader import TopicReader
 from stream.kafka.cluster.topics import topic_epochs
 from stream.settings import TopicSettings
 
-STAMP: Final = "isthmus_replayed_from"
-RUN: Final = b"run"
-_TOGETHER: Final = 500
-_HOPELESS: Final = {
-    Reason.MISSING_KEY: "it has no key, so nobody's events would meet: its producer must send it again",
+ORIGIN_HEADER: Final = "isthmus_replayed_from"
+RUN_KEY: Final = b"run"
+"""Key of the record that an unfinished run leaves in the topic of replayed dead letters."""
+_CHUNK: Final = 500
+_ACK_S: Final = 30
+_NOT_REPLAYABLE: Final = {
+    Reason.MISSING_KEY: "it has no key, so it belongs to no user: its producer must send it again",
     Reason.EMPTY: "it is empty: there is nothing to replay",
 }
 _decode: Final = msgspec.json.Decoder(DeadLetter).decode
@@ -32,13 +35,21 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class DeadLetterFilter(NamedTuple):
-    """Which dead letters: by reason, origin topic, time of the event at the broker (ms, the end excluded), or name. None: all."""
+    """Selects dead letters; None selects all.
+
+    Attributes:
+        reason: Why the event could not be used.
+        topic: Its origin topic.
+        since_ms: Earliest broker time of the event.
+        until_ms: End of the broker times, excluded.
+        coordinates: Coordinates of the origin, as `coordinates_of` returns them.
+    """
 
     reason: str | None = None
     topic: str | None = None
     since_ms: int | None = None
     until_ms: int | None = None
-    names: frozenset[str] | None = None
+    coordinates: frozenset[str] | None = None
 
     def matches(self, letter: DeadLetter) -> bool:
         return (
@@ -46,7 +57,7 @@ class DeadLetterFilter(NamedTuple):
             and self.topic in (None, letter.origin.topic)
             and (self.since_ms is None or letter.occurred_at >= self.since_ms)
             and (self.until_ms is None or letter.occurred_at < self.until_ms)
-            and (self.names is None or name_of(letter) in self.names)
+            and (self.coordinates is None or coordinates_of(letter) in self.coordinates)
         )
 
 
@@ -58,75 +69,75 @@ class Original(NamedTuple):
     headers: Headers
 
 
-def name_of(letter: DeadLetter) -> str:
-    """The coordinates of the origin, "topic/epoch/partition/offset": the dead letter's key."""
+def coordinates_of(letter: DeadLetter) -> str:
+    """The origin's "topic/epoch/partition/offset", which is the dead letter's key."""
     origin = letter.origin
     return f"{origin.topic}/{origin.epoch}/{origin.partition}/{origin.offset}"
 
 
-def letters_of(reader: TopicReader, topic: str, wanted: DeadLetterFilter) -> Iterator[DeadLetter]:
-    """The dead letters that match, each once; records that are none are passed over."""
+def read_dead_letters(reader: TopicReader, topic: str, selection: DeadLetterFilter) -> Iterator[DeadLetter]:
+    """The selected dead letters, each once; records that are not dead letters are skipped."""
     seen: set[str] = set()
     for record in reader.records(topic):
         try:
             letter = _decode(record.value or b"")
         except msgspec.MsgspecError:
             continue
-        name = name_of(letter)
-        if name not in seen and wanted.matches(letter):
-            seen.add(name)
+        coordinates = coordinates_of(letter)
+        if coordinates not in seen and selection.matches(letter):
+            seen.add(coordinates)
             yield letter
 
 
-def replayed_in(reader: TopicReader, topic: str) -> dict[bytes, Replayed]:
-    """What was replayed, by coordinates; under `RUN` what a run that was cut off left."""
-    found: dict[bytes, Replayed] = {}
+def read_replayed(reader: TopicReader, topic: str) -> dict[bytes, Replayed]:
+    """What was replayed, by coordinates; under `RUN_KEY`, what an interrupted run left."""
+    replayed: dict[bytes, Replayed] = {}
     for record in reader.records(topic):
         if record.value is None:
-            found.pop(record.key, None)
+            replayed.pop(record.key, None)
         else:
-            found[record.key] = msgspec.json.decode(record.value, type=Replayed)
-    return found
+            replayed[record.key] = msgspec.json.decode(record.value, type=Replayed)
+    return replayed
 
 
 def original_of(reader: TopicReader, letter: DeadLetter, epochs: Mapping[str, int]) -> Original | str:
-    """The record behind a dead letter, from the letter or, where that holds it not whole, from its origin; or why there is none."""
+    """The original record, re-read from the source topic if the dead letter truncates it; otherwise the reason."""
     origin = letter.origin
     if letter.original is not None and len(letter.original) == letter.original_bytes:
         return Original(letter.key, letter.original, letter.headers)
     missing = (
-        "holds no original"
+        "contains no original"
         if letter.original is None
-        else f"holds the first {len(letter.original)} of {letter.original_bytes} bytes"
+        else f"contains the first {len(letter.original)} of {letter.original_bytes} bytes"
     )
     if epochs.get(origin.topic) != origin.epoch:
-        return f"the dead letter {missing}, and its origin topic was deleted or recreated since"
+        return f"the dead letter {missing}, and its origin topic has been deleted or recreated"
     record = reader.record_at(origin.topic, origin.partition, origin.offset)
     if record is None:
-        return f"the dead letter {missing}, and its origin topic holds the record no more (retention)"
+        return f"the dead letter {missing}, and its origin topic no longer retains the record"
     return Original(record.key, record.value, tuple(record.headers))
 
 
 class DeadLetterReplay:
-    """Sends originals into their origin topics again. One at a time: two beside each other would send twice.
+    """Sends originals to their origin topics again. Two replays at the same time would send records twice.
 
-    `say` is told each letter's name and what became of it.
+    `report` is called with each dead letter's coordinates and its outcome.
     """
 
-    def __init__(self, bootstrap: str, reader: TopicReader, topics: TopicSettings, say: Callable[[str, str], None]) -> None:
+    def __init__(self, bootstrap: str, reader: TopicReader, topics: TopicSettings, report: Callable[[str, str], None]) -> None:
         self._reader = reader
         self._topics = topics
-        self._say = say
-        self._memory = replayed_in(reader, topics.replayed)
+        self._report = report
+        self._replayed = read_replayed(reader, topics.replayed)
         self._origins = [topics.name_of(row.role) for row in INPUTS]
         self._epochs = topic_epochs(bootstrap, self._origins)
         self._bootstrap = bootstrap
 
     def run(self, letters: Sequence[DeadLetter], now_ms: int, *, dry: bool) -> dict[str, int]:
-        """Replays what was not yet; gives how many were replayed, already replayed, and refused.
+        """Replays what has not been replayed; returns how many were replayed, already replayed, and refused.
 
         Raises:
-            IsthmusError: the broker does not take them; running it again goes on where it stopped.
+            IsthmusError: the broker does not accept them; another run continues where this one stopped.
         """
         try:
             producer: Any = KafkaProducer(
@@ -134,7 +145,7 @@ class DeadLetterReplay:
                 acks="all",
                 enable_idempotence=True,
                 max_request_size=limits.RECORD_BYTES,
-                compression_type="gzip",  # as large as its producer may have sent it
+                compression_type="gzip",  # its producer may have compressed it to fit
                 linger_ms=5,
             )
             try:
@@ -144,88 +155,99 @@ class DeadLetterReplay:
                 producer.close()
         except KafkaError as error:
             raise IsthmusError(
-                f"the broker at {self._bootstrap} did not take it ({type(error).__name__}): run the same again"
+                f"the broker at {self._bootstrap} did not accept the records ({type(error).__name__}): run the same command again"
             ) from error
 
     def _resolve(self, producer: Any, now_ms: int, *, dry: bool) -> None:
-        """After a run that was cut off: remembers what it had sent."""
-        cut_off = self._memory.pop(RUN, None)
-        if cut_off is None:
+        """Records what an interrupted run had sent."""
+        interrupted = self._replayed.pop(RUN_KEY, None)
+        if interrupted is None:
             return
-        for topic, starts in cut_off.ends.items():
+        for topic, starts in interrupted.ends.items():
             for record in self._reader.records(topic, {int(number): end for number, end in starts.items()}):
-                for name in (value for header, value in record.headers if header == STAMP):
-                    self._memory[name] = Replayed(now_ms)
+                for coordinates in (value for header, value in record.headers if header == ORIGIN_HEADER):
+                    self._replayed[coordinates] = Replayed(now_ms)
                     if not dry:
-                        producer.send(self._topics.replayed, key=name, value=_encode(self._memory[name]), partition=0).get(30)
+                        self._record(producer, coordinates, self._replayed[coordinates]).get(_ACK_S)
 
     def _replay(self, producer: Any, letters: Sequence[DeadLetter], now_ms: int, *, dry: bool) -> dict[str, int]:
         counts = {"replayed": 0, "already replayed": 0, "refused": 0}
-        together: list[tuple[DeadLetter, Original]] = []
+        originals: list[tuple[DeadLetter, Original]] = []
         for letter in letters:
-            if name_of(letter).encode() in self._memory:
+            if coordinates_of(letter).encode() in self._replayed:
                 counts["already replayed"] += 1
                 continue
-            original = self._usable(letter)
+            original = self._replayable(letter)
             if isinstance(original, str):
                 self._refuse(letter, original, counts)
             elif dry:
                 counts["replayed"] += 1
-                self._say(name_of(letter), "would be replayed")
+                self._report(coordinates_of(letter), "would be replayed")
             else:
-                together.append((letter, original))
-        if together:
-            self._send_all(producer, together, now_ms, counts)
+                originals.append((letter, original))
+        if originals:
+            self._send_all(producer, originals, now_ms, counts)
         return counts
 
     def _refuse(self, letter: DeadLetter, why: str, counts: dict[str, int]) -> None:
         counts["refused"] += 1
-        self._say(name_of(letter), f"refused: {why}")
+        self._report(coordinates_of(letter), f"refused: {why}")
 
-    def _usable(self, letter: DeadLetter) -> Original | str:
-        if letter.reason in _HOPELESS:
-            return _HOPELESS[Reason(letter.reason)]
+    def _replayable(self, letter: DeadLetter) -> Original | str:
+        """The original to send, or why it is refused."""
+        if letter.reason in _NOT_REPLAYABLE:
+            return _NOT_REPLAYABLE[Reason(letter.reason)]
         if letter.origin.topic not in self._epochs:
-            return f"{letter.origin.topic} is none of the settings' input topics"
+            return f"{letter.origin.topic} is not an input topic of the settings"
         if letter.origin.topic == self._topics.encoded_calls:
-            return "an encoded call belongs before those of its user that were applied since: have its transcript produced again"
+            return "an encoded call would arrive after later ones of its user: have its transcript produced again"
         return original_of(self._reader, letter, self._epochs)
 
-    def _send_all(self, producer: Any, together: list[tuple[DeadLetter, Original]], now_ms: int, counts: dict[str, int]) -> None:
+    def _send_all(self, producer: Any, originals: list[tuple[DeadLetter, Original]], now_ms: int, counts: dict[str, int]) -> None:
         ends = {topic: {str(number): end for number, end in self._reader.ends(topic).items()} for topic in self._origins}
-        remember = self._topics.replayed
-        producer.send(remember, key=RUN, value=_encode(Replayed(now_ms, ends)), partition=0).get(30)
-        for start in range(0, len(together), _TOGETHER):
-            chunk = together[start : start + _TOGETHER]
-            sent = [_sent(producer, letter, original) for letter, original in chunk]
-            taken = []
-            for (letter, _), future in zip(chunk, sent, strict=True):
-                if _is_taken(future):
-                    taken.append(letter)
-                else:
-                    self._refuse(letter, f"{letter.origin.topic} takes no record of its size: see its max.message.bytes", counts)
-            names = [name_of(letter).encode() for letter in taken]
-            for future in [producer.send(remember, key=name, value=_encode(Replayed(now_ms)), partition=0) for name in names]:
-                future.get(30)
-            for letter in taken:
+        self._record(producer, RUN_KEY, Replayed(now_ms, ends)).get(_ACK_S)
+        for start in range(0, len(originals), _CHUNK):
+            accepted = self._send_chunk(producer, originals[start : start + _CHUNK], counts)
+            recorded = [self._record(producer, coordinates_of(letter).encode(), Replayed(now_ms)) for letter in accepted]
+            for future in recorded:
+                future.get(_ACK_S)
+            for letter in accepted:
                 counts["replayed"] += 1
-                self._say(name_of(letter), "replayed")
-        producer.send(remember, key=RUN, value=None, partition=0).get(30)
+                self._report(coordinates_of(letter), "replayed")
+        self._record(producer, RUN_KEY, None).get(_ACK_S)
+
+    def _send_chunk(
+        self, producer: Any, originals: Sequence[tuple[DeadLetter, Original]], counts: dict[str, int]
+    ) -> list[DeadLetter]:
+        """Sends originals; returns the dead letters of those that the broker accepted."""
+        sent = [(letter, _send(producer, letter, original)) for letter, original in originals]
+        accepted = []
+        for letter, future in sent:
+            if _is_accepted(future):
+                accepted.append(letter)
+            else:
+                self._refuse(letter, f"{letter.origin.topic} accepts no record of this size: see its max.message.bytes", counts)
+        return accepted
+
+    def _record(self, producer: Any, key: bytes, replayed: Replayed | None) -> Any:
+        """Sends a record, or a tombstone, to the topic of replayed dead letters; returns its future."""
+        value = None if replayed is None else _encode(replayed)
+        return producer.send(self._topics.replayed, key=key, value=value, partition=0)
 
 
-def _sent(producer: Any, letter: DeadLetter, original: Original) -> Any:
-    """The future of an original on its way, with its stamp; None where the client already finds it too large."""
-    stamp = (STAMP, name_of(letter).encode())
-    headers = [*((name, value) for name, value in original.headers if name != STAMP), stamp]
+def _send(producer: Any, letter: DeadLetter, original: Original) -> Any:
+    """Sends an original with its dead letter's coordinates; returns its future, or None if the client finds it too large."""
+    origin = (ORIGIN_HEADER, coordinates_of(letter).encode())
+    headers = [*((name, value) for name, value in original.headers if name != ORIGIN_HEADER), origin]
     try:
         return producer.send(letter.origin.topic, key=original.key, value=original.value, headers=headers)
     except MessageSizeTooLargeError:
         return None
 
 
-def _is_taken(future: Any) -> bool:
-    """Whether the broker has the record; False where it is too large for its topic."""
+def _is_accepted(future: Any) -> bool:
+    """Waits for the broker's answer; False if the record is too large for its topic."""
     try:
-        return future is not None and future.get(30) is not None
+        return future is not None and future.get(_ACK_S) is not None
     except MessageSizeTooLargeError:
         return False

@@ -1,4 +1,4 @@
-"""How far a group is behind: end offsets less committed ones, as the broker tells them."""
+"""How far a consumer group is behind, from the broker's committed and end offsets."""
 
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
@@ -17,11 +17,16 @@ from stream.errors import IsthmusError
 from stream.kafka.cluster.topics import admin_client
 
 _NO_GROUP_YET: Final = (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, GroupIdNotFoundError, NotCoordinatorError)
-"""What a broker answers for a while after its start, or before a group's first commit."""
+"""A broker's answers for a while after its start, and before a group's first commit."""
 
 
 class GroupLag(NamedTuple):
-    """Records that a group has committed of those that there are, over all partitions of some topics."""
+    """A group's offsets, summed over all partitions of some topics.
+
+    Attributes:
+        committed: Records that the group has committed.
+        end: Records that were ever written.
+    """
 
     committed: int
     end: int
@@ -32,27 +37,31 @@ class GroupLag(NamedTuple):
 
 
 def group_lag(bootstrap: str, group: str, topics: Iterable[str]) -> GroupLag:
-    """How far a group is in the topics (as if none of their records had been deleted)."""
+    """A group's lag over all partitions of the topics; deleted records count as if they were still there.
+
+    Raises:
+        IsthmusError: the offsets cannot be read.
+    """
     admin = admin_client(bootstrap)
     try:
         described = admin.describe_topics(list(topics))
         partitions = [
             TopicPartition(topic["name"], number["partition_index"]) for topic in described for number in topic["partitions"]
         ]
-        ends = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
-        committed = committed_offsets(admin, group, partitions)
+        committed, ends = committed_and_end_offsets(admin, group, partitions)
     except KafkaError as error:
         raise IsthmusError(f"offsets at {bootstrap} cannot be read ({type(error).__name__})") from error
     finally:
         admin.close()
-    return GroupLag(sum(committed.values()), sum(end.offset for end in ends.values()))
+    return GroupLag(sum(committed.values()), sum(ends.values()))
 
 
-def committed_offsets(admin: Any, group: str, partitions: list[Any]) -> dict[Any, int]:
-    """What a group has committed, by partition; nothing where it has not yet."""
+def committed_and_end_offsets(admin: Any, group: str, partitions: list[Any]) -> tuple[dict[Any, int], dict[Any, int]]:
+    """A group's committed offsets (partitions without one are left out or 0) and the end offsets, by topic partition."""
+    ends = {tp: end.offset for tp, end in admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST)).items()}
     try:
-        found = admin.list_group_offsets({group: partitions})
+        groups = admin.list_group_offsets({group: partitions})
     except _NO_GROUP_YET:
-        return {}
-    offsets = found.get(group, found)
-    return {partition: max(0, offset.offset) for partition, offset in offsets.items()}
+        return {}, ends
+    committed = groups.get(group, groups)
+    return {tp: max(0, offset.offset) for tp, offset in committed.items()}, ends

@@ -1,4 +1,4 @@
-"""A real Kafka broker of our own on loopback: one Java process with plain jars, for tests, benchmarks and `isthmus demo --kafka`.
+"""Runs a real Kafka broker on loopback, one Java process from plain jars, for tests, benchmarks and `isthmus demo --kafka`.
 
 Not for production: one node, replication 1, no authentication.
 """
@@ -25,13 +25,14 @@ _CLASSES: Final = "classes.jsa"  # the JVM's archive of loaded classes, beside t
 
 
 class LocalKafka:
-    """A broker with its data in `folder`: `start`, `stop` (SIGTERM), `kill` (-9); it may be started again on the same data and
-    port. `properties` go over its own before the first start: so tests make a cluster of several.
+    """A broker that keeps its data in `folder`. After `stop` (SIGTERM) or `kill` (-9) it may be started again with the same port.
+
+    `properties`, set before the first start, override the broker's own; tests use them to form a cluster.
     """
 
     def __init__(self, folder: Path, jars: Path | None = None) -> None:
         self.jars = jars or Path(os.environ.get("ISTHMUS_KAFKA_JARS", JARS))
-        reason = why_not(self.jars)
+        reason = missing_requirement(self.jars)
         if reason is not None:
             raise IsthmusError(reason)
         self.folder = folder
@@ -53,7 +54,11 @@ class LocalKafka:
         return self._process.pid
 
     def start(self) -> Self:
-        """Starts the broker and waits until it takes connections; formats its folder the first time."""
+        """Formats the folder the first time, starts the broker and waits until it accepts connections.
+
+        Raises:
+            IsthmusError: it cannot be started.
+        """
         properties = self.folder / "server.properties"
         if not properties.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +97,7 @@ class LocalKafka:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if self._process is None or self._process.poll() is not None:
-                raise IsthmusError(f"the local broker ended at its start: see {self.folder / 'broker.log'}")
+                raise IsthmusError(f"the local broker exited while starting: see {self.folder / 'broker.log'}")
             with socket.socket() as probe:
                 probe.settimeout(1)
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
@@ -102,7 +107,7 @@ class LocalKafka:
         raise IsthmusError(f"the local broker was not ready within {START_S:.0f} s: see {self.folder / 'broker.log'}")
 
     def format(self) -> None:
-        """Formats its log directories, those that are new or were deleted."""
+        """Formats the log directories that are new or were deleted."""
         properties = str(self.folder / "server.properties")
         command = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", self.cluster_id, "-c", properties]
         done = subprocess.run(  # noqa: S603  (our own command)
@@ -137,7 +142,7 @@ class LocalKafka:
 
 
 def archive_classes(jars: Path = JARS) -> None:
-    """Starts and stops a broker once for the JVM to keep its loaded classes beside the jars: later ones start in half the time."""
+    """Starts and stops a broker to archive the JVM's loaded classes beside the jars: later brokers start in half the time."""
     with tempfile.TemporaryDirectory(prefix="isthmus-kafka-") as folder:
         kafka = LocalKafka(Path(folder), jars)
         kafka.jvm = (*_JVM, f"-XX:ArchiveClassesAtExit={jars / _CLASSES}")
@@ -146,13 +151,13 @@ def archive_classes(jars: Path = JARS) -> None:
 
 
 def random_cluster_id() -> str:
-    """22 characters of URL-safe base64, as Kafka's own tool makes them (none begins with a dash)."""
-    made = base64.urlsafe_b64encode(uuid4().bytes).rstrip(b"=").decode()
-    return made if made[0] != "-" else random_cluster_id()
+    """22 characters of URL-safe base64 without a leading dash, as Kafka's own tool returns."""
+    encoded = base64.urlsafe_b64encode(uuid4().bytes).rstrip(b"=").decode()
+    return encoded if encoded[0] != "-" else random_cluster_id()
 
 
-def why_not(jars: Path | None = None) -> str | None:
-    """Why no local broker can be started here and what to do about it; None where one can."""
+def missing_requirement(jars: Path | None = None) -> str | None:
+    """What is missing to run a local broker, and what to do about it; None if nothing is."""
     jars = jars or Path(os.environ.get("ISTHMUS_KAFKA_JARS", JARS))
     if shutil.which("java") is None:
         return "a local Kafka broker needs Java 17: `make setup-kafka` installs it, or name a broker with --bootstrap HOST:PORT"
@@ -166,7 +171,7 @@ def free_port() -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ones, for all are held until the last is found."""
+    """Distinct free ports: all are held until the last is found."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:

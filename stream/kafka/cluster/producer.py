@@ -1,4 +1,4 @@
-"""Producing events as a well-behaved producer does: murmur2, acks=all, idempotent."""
+"""Produces events with the settings that every producer of the input topics should have: murmur2, acks=all, idempotent."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
@@ -10,22 +10,28 @@ from aiokafka.errors import KafkaError
 from stream.core.records import Headers
 from stream.errors import IsthmusError
 
-_PENDING: Final = 5_000
+_MAX_PENDING: Final = 5_000
 
 
-class Keyed(Protocol):
-    """An event for the topic of a role."""
+class InputEvent(Protocol):
+    """An encoded event and where it goes; satisfied by `InputRecord` and by the events of data sets."""
 
     @property
-    def role(self) -> str: ...
+    def role(self) -> str:
+        """The input topic's role."""
+        ...
+
     @property
-    def key(self) -> str | None: ...
+    def key(self) -> str | None:
+        """The user id; None only to test what becomes of such a record."""
+        ...
+
     @property
     def value(self) -> bytes | None: ...
 
 
-class KeyedEvent(NamedTuple):
-    """The plainest `Keyed`."""
+class InputRecord(NamedTuple):
+    """An `InputEvent` without anything more."""
 
     role: str
     key: str | None
@@ -33,9 +39,20 @@ class KeyedEvent(NamedTuple):
 
 
 async def produce(
-    bootstrap: str, events: Iterable[Keyed], topics: Mapping[str, str], say: Callable[[int], None], headers: Headers = ()
+    bootstrap: str, events: Iterable[InputEvent], topics: Mapping[str, str], progress: Callable[[int], None], headers: Headers = ()
 ) -> int:
-    """Sends the events, each with the headers, to the topics of their roles as fast as the broker takes them; gives how many."""
+    """Sends events as fast as the broker accepts them; returns their number.
+
+    Args:
+        bootstrap: Host:port of one or more brokers.
+        events: What to send.
+        topics: Names of the topics, by role.
+        progress: Called now and then with the number of events sent so far.
+        headers: Of every record.
+
+    Raises:
+        IsthmusError: the broker cannot be reached, or does not accept the events.
+    """
     producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5, max_request_size=4 << 20
     )
@@ -47,13 +64,13 @@ async def produce(
             key = None if event.key is None else event.key.encode()
             pending.append(await producer.send(topics[event.role], key=key, value=event.value, headers=list(headers)))
             sent += 1
-            if len(pending) >= _PENDING:
+            if len(pending) >= _MAX_PENDING:
                 await asyncio.gather(*pending)
                 pending.clear()
-                say(sent)
+                progress(sent)
         await asyncio.gather(*pending)
     except KafkaError as error:
-        raise IsthmusError(f"the broker at {bootstrap} does not take events ({type(error).__name__})") from error
+        raise IsthmusError(f"the broker at {bootstrap} does not accept events ({type(error).__name__})") from error
     else:
         return sent
     finally:

@@ -1,4 +1,7 @@
-"""Reading topics without a group, for operators' commands: whole, on from given offsets, or one record."""
+"""Reading topics to their ends without a group, for commands and trainers, over kafka-python's blocking consumer.
+
+`stream.kafka.cluster.topic_follower` does the same over aiokafka, for processes with an event loop.
+"""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -8,51 +11,65 @@ from typing import Any, Final
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
-from stream.errors import IsthmusError
-from stream.kafka.cluster.clients import Consumer
+from stream.kafka.cluster.clients import Consumer, TopicError
 
 _POLL_MS: Final = 500
 _SILENT_S: Final = 30.0
 
 
+def poll_until(consumer: Any, ends: Mapping[Any, int], silent_s: float) -> Iterator[Any]:
+    """Yields an assigned consumer's records until its position in each topic partition has reached the given end.
+
+    The last ones may lie beyond that end.
+
+    Raises:
+        TopicError: no record has come for `silent_s` although there are more.
+    """
+    unfinished = set(ends)
+    heard_at = time.monotonic()
+    while unfinished := {tp for tp in unfinished if consumer.position(tp) < ends[tp]}:
+        polled = consumer.poll(timeout_ms=_POLL_MS)
+        for records in polled.values():
+            yield from records
+        if polled:
+            heard_at = time.monotonic()
+        elif time.monotonic() - heard_at > silent_s:
+            topics = ", ".join(sorted({tp.topic for tp in unfinished}))
+            raise TopicError(f"{topics}: no records for {silent_s:.0f} s although there are more: check the broker's health")
+
+
 class TopicReader:
-    """Committed records as they are now; what comes meanwhile is not waited for."""
+    """Reads committed records up to the end that a topic has when the reading begins."""
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
 
     def ends(self, topic: str) -> dict[int, int]:
-        """The end offset of each partition; none where there is no such topic."""
-        return {found.partition: end for found, end in self._consumer.end_offsets(self._partitions(topic)).items()}
+        """The end offset of each partition; empty if there is no such topic."""
+        return {tp.partition: end for tp, end in self._consumer.end_offsets(self._partitions(topic)).items()}
 
-    def begins(self, topic: str) -> dict[int, int]:
-        return {found.partition: begin for found, begin in self._consumer.beginning_offsets(self._partitions(topic)).items()}
+    def starts(self, topic: str) -> dict[int, int]:
+        """The first offset of each partition."""
+        return {tp.partition: start for tp, start in self._consumer.beginning_offsets(self._partitions(topic)).items()}
 
     def records(self, topic: str, starts: Mapping[int, int] | None = None) -> Iterator[Any]:
-        """All records of a topic, or those from the given offsets on, of these partitions only."""
-        ends, begins = self.ends(topic), self.begins(topic)
-        wanted = {number: max(begins[number], start) for number, start in (starts or begins).items() if number in ends}
-        open_ = {TopicPartition(topic, number) for number, start in wanted.items() if start < ends[number]}
-        self._consumer.assign(list(open_))
-        for partition in open_:
-            self._consumer.seek(partition, wanted[partition.partition])
-        silent_since = time.monotonic()
-        while open_:
-            polled = self._consumer.poll(timeout_ms=_POLL_MS)
-            for records in polled.values():
-                yield from (record for record in records if record.offset < ends[record.partition])
-            if polled:
-                silent_since = time.monotonic()
-            elif time.monotonic() - silent_since > _SILENT_S:
-                raise IsthmusError(f"{topic}: nothing came for {_SILENT_S:.0f} s although there is more: is the broker well?")
-            open_ = {one for one in open_ if self._consumer.position(one) < ends[one.partition]}
+        """The records of a topic; with `starts`, only those from the given offset of each given partition on."""
+        ends, first = self.ends(topic), self.starts(topic)
+        positions = {number: max(first[number], start) for number, start in (starts or first).items() if number in ends}
+        open_ends = {TopicPartition(topic, number): ends[number] for number, start in positions.items() if start < ends[number]}
+        self._consumer.assign(list(open_ends))
+        for tp in open_ends:
+            self._consumer.seek(tp, positions[tp.partition])
+        for record in poll_until(self._consumer, open_ends, _SILENT_S):
+            if record.offset < ends[record.partition]:
+                yield record
 
     def record_at(self, topic: str, partition: int, offset: int) -> Any | None:
-        """One record, or None where it is retained no more."""
-        if not self.begins(topic).get(partition, offset + 1) <= offset < self.ends(topic).get(partition, 0):
+        """One record; None if the topic no longer retains it."""
+        if not self.starts(topic).get(partition, offset + 1) <= offset < self.ends(topic).get(partition, 0):
             return None
-        found = next(self.records(topic, {partition: offset}), None)
-        return found if found is not None and found.offset == offset else None
+        record = next(self.records(topic, {partition: offset}), None)
+        return record if record is not None and record.offset == offset else None
 
     def _partitions(self, topic: str) -> list[Any]:
         return [TopicPartition(topic, number) for number in sorted(self._consumer.partitions_for_topic(topic) or ())]
@@ -60,10 +77,10 @@ class TopicReader:
 
 @contextmanager
 def open_topic_reader(bootstrap: str) -> Iterator[TopicReader]:
-    """A reader of a broker's topics.
+    """Opens a reader of a cluster's topics.
 
     Raises:
-        IsthmusError: the broker cannot be reached, or stopped answering.
+        TopicError: the broker cannot be reached, or stopped answering.
     """
     try:
         consumer = Consumer(bootstrap_servers=bootstrap)
@@ -72,6 +89,20 @@ def open_topic_reader(bootstrap: str) -> Iterator[TopicReader]:
         finally:
             consumer.close()
     except KafkaError as error:
-        raise IsthmusError(
+        raise TopicError(
             f"the broker at {bootstrap} cannot be read ({type(error).__name__}): check kafka.bootstrap or --bootstrap"
         ) from error
+
+
+def newest_values(bootstrap: str, topic: str, per_partition: int) -> list[bytes]:
+    """The values of the last `per_partition` offsets of each partition, without tombstones.
+
+    Raises:
+        TopicError: broker or topic cannot be read.
+    """
+    with open_topic_reader(bootstrap) as reader:
+        ends = reader.ends(topic)
+        if not ends:
+            raise TopicError(f"{topic} is missing at {bootstrap}: run `isthmus topics`")
+        starts = {number: max(0, end - per_partition) for number, end in ends.items()}
+        return [record.value for record in reader.records(topic, starts) if record.value is not None]

@@ -1,6 +1,6 @@
-"""The topics: what each must be, creating and checking them, and the epochs that tell a recreated topic from its predecessor.
+"""Topics: their specifications, how they are created and checked, and the epochs by which a recreated topic is recognized.
 
-`isthmus topics` and the workers' start use it, over kafka-python's admin client (aiokafka does not tell topic ids).
+`isthmus topics` and the workers' start use it, over kafka-python's admin client, because aiokafka does not return topic ids.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,6 +20,10 @@ from stream.settings import TopicSettings
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
 TABLE: Final = "users"
+WORKER_GROUP: Final = "isthmus-profiles"
+"""The workers' consumer group and Faust application; part of the changelog's name."""
+ENCODER_GROUP: Final = "isthmus-encoder"
+"""The encoders' consumer group and Faust application."""
 
 _COMPACTED: Final = {
     "cleanup.policy": "compact",
@@ -33,7 +37,15 @@ _INPUT: Final = {**_DERIVED, "message.timestamp.type": "LogAppendTime"}
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """What one topic must be. `keyed_by` is for the reader; `partitions` and `settings` are checked."""
+    """What one topic must be.
+
+    Attributes:
+        role: What it is for, as in the settings.
+        name: Its name on the broker.
+        keyed_by: What its keys are; documentation only.
+        partitions: Their number; checked.
+        settings: Its configuration; what matters of it is checked.
+    """
 
     role: str
     name: str
@@ -43,11 +55,20 @@ class TopicSpec:
 
 
 def changelog_name(application: str) -> str:
-    """The topic that restores a worker's user table, named as Faust names it."""
+    """The topic that a worker's user table is restored from, as Faust names it."""
     return f"{application}-{TABLE}-changelog"
 
 
-def specs(topics: TopicSettings, application: str = "isthmus-profiles") -> list[TopicSpec]:
+def application_of(changelog: str) -> str:
+    """The application, and so the consumer group, that a changelog belongs to.
+
+    >>> application_of(changelog_name("isthmus-profiles"))
+    'isthmus-profiles'
+    """
+    return changelog.removesuffix(f"-{TABLE}-changelog")
+
+
+def specs(topics: TopicSettings, application: str = WORKER_GROUP) -> list[TopicSpec]:
     """All topics. Raw text lives in `transcripts` alone, for 7 days."""
     keyed = topics.partitions
     return [
@@ -81,59 +102,66 @@ def _input_settings(row: InputTopic) -> dict[str, str]:
 
 
 def create_or_check(bootstrap: str, topics: TopicSettings, *, dev: bool = False, create: bool = True) -> list[str]:
-    """Creates what is missing and checks the rest; one line per topic.
+    """Creates missing topics and checks the others; returns one line per topic.
 
     Raises:
-        IsthmusError: the broker cannot be reached, a topic is missing (`create` off), or one is not as it must be.
+        IsthmusError: the broker cannot be reached, a topic is missing (`create` off), or one does not match its specification.
     """
     admin = admin_client(bootstrap)
+    lines: list[str] = []
+    mismatches: list[str] = []
     try:
-        present = {
-            found["name"]: found
-            for found in admin.describe_topics([spec.name for spec in specs(topics)])
-            if not found["error_code"]
-        }
-        lines: list[str] = []
-        wrong: list[str] = []
+        described = admin.describe_topics([spec.name for spec in specs(topics)])
+        present = {topic["name"]: topic for topic in described if not topic["error_code"]}
         for spec in specs(topics):
-            if spec.name in present:
-                problems = _problems(admin, spec, len(present[spec.name]["partitions"]))
-                (wrong if problems else lines).append(f"{spec.name}: {'; '.join(problems) or 'as it must be'}")
-            elif create:
+            if spec.name not in present and create:
                 _create(admin, spec, dev=dev)
                 lines.append(f"{spec.name}: created, {spec.partitions} partitions")
+            elif spec.name not in present:
+                mismatches.append(f"{spec.name}: missing; run `isthmus topics` without --check")
+            elif problems := _problems(admin, spec, len(present[spec.name]["partitions"])):
+                mismatches.append(f"{spec.name}: {'; '.join(problems)}")
             else:
-                wrong.append(f"{spec.name}: missing; run `isthmus topics` without --check")
+                lines.append(f"{spec.name}: as it must be")
     except KafkaError as error:
         raise IsthmusError(f"topics at {bootstrap}: {error}") from error
     finally:
         admin.close()
-    if wrong:
-        raise IsthmusError("\n".join(["topics that do not fit:", *wrong]))
+    if mismatches:
+        raise IsthmusError("\n".join(["topics that do not fit:", *mismatches]))
     return lines
 
 
 def topic_epochs(bootstrap: str, names: Iterable[str]) -> dict[str, int]:
-    """Each topic's epoch: 63 bits of its Kafka topic id, which a recreated topic does not share."""
+    """Each topic's epoch: 63 bits of its Kafka topic id, which changes when a topic is recreated.
+
+    Raises:
+        IsthmusError: the broker cannot be reached, or a topic is missing.
+    """
     admin = admin_client(bootstrap)
     try:
-        found = admin.describe_topics(list(names))
+        described = admin.describe_topics(list(names))
     except KafkaError as error:
         raise IsthmusError(f"topics at {bootstrap}: {error}") from error
     finally:
         admin.close()
-    missing = [topic["name"] for topic in found if topic["error_code"]]
+    missing = [topic["name"] for topic in described if topic["error_code"]]
     if missing:
         raise IsthmusError(f"topics missing at {bootstrap}: {', '.join(missing)}; run `isthmus topics`")
-    return epochs_of(found)
+    return epochs_of(described)
 
 
 def epochs_of(described: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """The epochs of those topics that exist, from an admin client's descriptions."""
+    """The epochs of the topics that exist, from an admin client's descriptions."""
     return {topic["name"]: UUID(str(topic["topic_id"])).int >> 65 for topic in described if not topic["error_code"]}
 
 
 def admin_client(bootstrap: str, answer_ms: int = 30_000) -> Any:
+    """Connects an admin client.
+
+    Raises:
+        IsthmusError: no broker answers.
+    """
     try:
         return AdminClient(
             bootstrap_servers=bootstrap, client_id="isthmus-topics", request_timeout_ms=answer_ms, bootstrap_timeout_ms=answer_ms
@@ -166,7 +194,8 @@ def _problems(admin: Any, spec: TopicSpec, partitions: int) -> list[str]:
     values = {key: setting["value"] for key, setting in described.items()}
     for key, wanted in spec.settings.items():
         differs = key in {"cleanup.policy", "message.timestamp.type"} and values.get(key) != wanted
-        if differs or (key == "max.message.bytes" and int(values[key]) < int(wanted)):
+        too_small = key == "max.message.bytes" and int(values[key]) < int(wanted)
+        if differs or too_small:
             problems.append(
                 f"{key} is {values.get(key)}, not {wanted}: kafka-configs --alter --topic {spec.name} --add-config {key}={wanted}"
             )

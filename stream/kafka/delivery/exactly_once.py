@@ -1,16 +1,16 @@
-"""Exactly once: one Kafka transaction holds the outputs, the changelog and the source offsets of all batches of a partition number
-that are waiting; only then come the local store and the acknowledgement.
+"""Exactly once: a Kafka transaction holds outputs, changelog and source offsets; the local store and the acknowledgement follow.
 
-Each partition number has a producer with a transactional id of its own. Whoever takes the number over fences it off, so that a
+Each partition number has a producer with its own transactional id. A new owner of the number fences off the previous one, so a
 worker that was paused and wakes up cannot write any more. A transaction takes nearly as long for one record as for thousands, so
-batches that arrive meanwhile share the next one.
+batches that arrive during one share the next.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
@@ -20,25 +20,31 @@ from aiokafka.errors import (
     OutOfOrderSequenceNumber,
     ProducerFenced,
 )
-from mode import get_logger
 
 from stream.errors import IsthmusError
-from stream.kafka.delivery.at_least_once import ProcessedBatch
-from stream.kafka.faust.batch_consumer import Emission
-from stream.kafka.faust.transport import KafkaSender
+from stream.kafka.cluster.batch_sender import KafkaSender
+from stream.kafka.delivery.contracts import App, Emission, Message, ProcessedBatch
+from stream.kafka.delivery.membership import is_current
 from stream.metrics import Metrics
 
-logger = get_logger(__name__)
-FENCES: Final = 5
-"""So often without a committed transaction in between, and the worker stops: two deployments share one name."""
+logger = logging.getLogger(__name__)
+MAX_FENCES: Final = 5
+"""The worker stops when it was fenced this often without committing a transaction: two deployments share one name."""
 _ABORT_S: Final = 5.0
-_GONE: Final = (ProducerFenced, InvalidProducerEpoch, InvalidProducerIdMapping, InvalidTxnState, OutOfOrderSequenceNumber)
-"""Another producer has the transactional id, or the broker has given the transaction up."""
+_FENCED: Final = (ProducerFenced, InvalidProducerEpoch, InvalidProducerIdMapping, InvalidTxnState, OutOfOrderSequenceNumber)
+"""Another producer has the transactional id, or the broker gave up the transaction."""
 
 
 @dataclass
 class TransactionQueue:
-    """One partition number as it was taken in one assignment: its producer and the batches that wait for the next transaction."""
+    """One partition number during one assignment.
+
+    Attributes:
+        producer: Its transactional producer.
+        waiting: Batches for the next transaction.
+        task: Runs the transactions while batches wait.
+        broken: Nothing more may be sent: the assignment ended, or a transaction failed.
+    """
 
     producer: AIOKafkaProducer
     waiting: list[ProcessedBatch] = field(default_factory=list)
@@ -47,139 +53,136 @@ class TransactionQueue:
 
 
 class ExactlyOnce:
-    """`stream.kafka.delivery.at_least_once.Delivery` by transactions. `new_producer` makes one for a transactional id."""
+    """`Delivery` by transactions. `new_producer` returns a producer, not started, for a transactional id."""
 
     repeats = False
 
-    def __init__(self, app: Any, new_producer: Callable[[str], AIOKafkaProducer], metrics: Metrics) -> None:
+    def __init__(self, app: App, new_producer: Callable[[str], AIOKafkaProducer], metrics: Metrics) -> None:
         self._app = app
         self._new_producer = new_producer
         self._metrics = metrics
-        self._lines: dict[int, TransactionQueue] = {}
+        self._queues: dict[int, TransactionQueue] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._fences = 0
 
-    async def take(self, numbers: Iterable[int]) -> None:
-        """Fences off whoever had the partition numbers, and waits until the transactions that were open are settled."""
-        self.forget()
+    async def acquire(self, numbers: Iterable[int]) -> None:
+        """Fences off the previous owners of the partition numbers and waits until their open transactions are settled."""
+        self.drop_in_flight()
         await asyncio.gather(*(self._open(number) for number in sorted(numbers)))
 
     async def _open(self, number: int) -> None:
         producer = self._new_producer(f"{self._app.conf.id}-{number}")
         try:
             await producer.start()
-        except BaseException:  # another rebalance came
-            self._close(producer)
+        except BaseException:  # cancelled by another rebalance, for one
+            self._stop(producer)
             raise
-        self._lines[number] = TransactionQueue(producer)
+        self._queues[number] = TransactionQueue(producer)
 
-    def _close(self, producer: AIOKafkaProducer) -> None:
+    def _stop(self, producer: AIOKafkaProducer) -> None:
         closing = asyncio.create_task(producer.stop())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
-    def forget(self) -> None:
-        """Leaves all lines; what they still hold is delivered again, here or elsewhere."""
-        lines, self._lines = self._lines, {}
-        for line in lines.values():
-            line.broken = True
-            self._abandon(line.waiting)
-            line.waiting = []
-            self._close(line.producer)
+    def drop_in_flight(self) -> None:
+        queues, self._queues = self._queues, {}
+        for queue in queues.values():
+            queue.broken = True
+            self._abandon(queue.waiting)
+            queue.waiting = []
+            self._stop(queue.producer)
 
     async def close(self) -> None:
-        self.forget()
-        await asyncio.wait([asyncio.create_task(asyncio.sleep(0)), *self._closing], timeout=_ABORT_S)
+        self.drop_in_flight()
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=_ABORT_S)
 
-    def is_current(self, message: Any) -> bool:
-        """As it was; a batch that is not is waited for no longer."""
-        if self._app.consumer.holds(message.generation_id):
-            return True
-        self._app.consumer.abandon(message)
-        return False
+    def is_current(self, message: Message) -> bool:
+        return is_current(self._app.consumer, message)
 
-    def _abandon(self, works: Iterable[ProcessedBatch]) -> None:
-        for work in works:
-            self._app.consumer.abandon(work.event.message)
+    def _abandon(self, batches: Iterable[ProcessedBatch]) -> None:
+        for batch in batches:
+            self._app.consumer.abandon(batch.event.message)
 
-    async def deliver(self, work: ProcessedBatch) -> None:
-        line = self._lines.get(work.event.message.partition)
-        if line is None or line.broken:
-            self._abandon([work])
+    async def deliver(self, batch: ProcessedBatch) -> None:
+        queue = self._queues.get(batch.event.message.partition)
+        if queue is None or queue.broken:
+            self._abandon([batch])
             return
-        line.waiting.append(work)
-        if line.task is None or line.task.done():
-            line.task = asyncio.create_task(self._run(line))
+        queue.waiting.append(batch)
+        if queue.task is None or queue.task.done():
+            queue.task = asyncio.create_task(self._run(queue))
 
-    async def _run(self, line: TransactionQueue) -> None:
-        """Transaction after transaction, each with all that waits."""
-        works: list[ProcessedBatch] = []
+    async def _run(self, queue: TransactionQueue) -> None:
+        """One transaction after the other, each with all batches that wait."""
+        batches: list[ProcessedBatch] = []
         try:
-            while line.waiting:
-                works, line.waiting = line.waiting, []
-                await self._transact(line.producer, works)
+            while queue.waiting:
+                batches, queue.waiting = queue.waiting, []
+                await self._transact(queue.producer, batches)
                 self._fences = 0
         except Exception as error:
-            left, line.broken = line.broken, True
-            self._abandon([*works, *line.waiting])
-            line.waiting = []
-            if left:  # at a revocation; its producer was closed, or the next one fenced it off
+            revoked, queue.broken = queue.broken, True
+            self._abandon([*batches, *queue.waiting])
+            queue.waiting = []
+            if revoked:  # its producer was stopped, or fenced off by the next assignment's
                 return
-            if isinstance(error, _GONE) or isinstance(error.__cause__, _GONE):
-                await self._rejoin(works)
+            if isinstance(error, _FENCED) or isinstance(error.__cause__, _FENCED):
+                await self._rejoin(batches)
                 return
-            logger.exception("a transaction of %s failed", works[0].event.message.tp)
+            logger.exception("a transaction of %s failed", batches[0].event.message.tp)
             with suppress(Exception):
-                await asyncio.wait_for(line.producer.abort_transaction(), _ABORT_S)
+                await asyncio.wait_for(queue.producer.abort_transaction(), _ABORT_S)
             await self._app.crash(error)
             raise
 
-    async def _transact(self, producer: AIOKafkaProducer, works: list[ProcessedBatch]) -> None:
-        """The order of durability: outputs, changelog and source offsets at once, the store, the acknowledgement."""
+    async def _transact(self, producer: AIOKafkaProducer, batches: Sequence[ProcessedBatch]) -> None:
+        """The order of durability: one transaction with outputs, changelog and source offsets; store; acknowledgement."""
         sender = KafkaSender(lambda: producer)
         await producer.begin_transaction()
-        # The offsets first: that the markers of the last transaction are still being written is met with a short wait there.
-        await producer.send_offsets_to_transaction(_offsets(works), self._app.conf.id)
-        outputs = [await _send(sender, emission, work) for work in works for emission in work.outputs if emission.outputs]
-        changelogs = [await _send(sender, work.changelog, work) if work.changelog else _none() for work in works]
+        # Offsets first: while the broker still writes the markers of the previous transaction, aiokafka waits 10 ms here
+        # (retry_backoff_ms) instead of 20 ms at the first output.
+        await producer.send_offsets_to_transaction(_next_offsets(batches), self._app.conf.id)
+        outputs = [await _send(sender, emission, batch) for batch in batches for emission in batch.outputs if emission.outputs]
+        changelogs = [await _send(sender, batch.changelog, batch) if batch.changelog else _no_offset() for batch in batches]
         await asyncio.gather(*outputs)
-        ends = await asyncio.gather(*changelogs)
+        changelog_offsets = await asyncio.gather(*changelogs)
         await producer.commit_transaction()
-        for work, end in zip(works, ends, strict=True):
-            if self.is_current(work.event.message):
-                if work.persist is not None:
-                    work.persist(end)
-                work.event.ack()
+        for batch, offset in zip(batches, changelog_offsets, strict=True):
+            if self.is_current(batch.event.message):
+                if batch.persist is not None:
+                    batch.persist(offset)
+                batch.event.ack()
 
-    async def _rejoin(self, works: list[ProcessedBatch]) -> None:
-        """Fenced: asks the group anew whose the partitions are; what is ours is fetched again from the last committed offset."""
-        tp = works[0].event.message.tp
-        self._metrics.counter("late_batches", "fenced").inc(len(works))
+    async def _rejoin(self, batches: Sequence[ProcessedBatch]) -> None:
+        """After being fenced: asks the group for an assignment; what is still ours is fetched again from its committed offset."""
+        tp = batches[0].event.message.tp
+        self._metrics.counter("late_batches", "fenced").inc(len(batches))
         self._fences += 1
-        if self._fences >= FENCES:
+        if self._fences >= MAX_FENCES:
             await self._app.crash(
                 IsthmusError(
-                    f"partition number {tp.partition}: another producer takes {self._app.conf.id}-{tp.partition} over again and "
-                    "again although the group says that it is ours: does a second deployment use these topics?"
+                    f"partition number {tp.partition}: another producer keeps taking over {self._app.conf.id}-{tp.partition} "
+                    "although the group assigns it to this worker: does a second deployment use these topics?"
                 )
             )
             return
         logger.warning(
-            "fenced on %s: another worker has its partition number, or the broker gave the transaction up; rejoining", tp
+            "fenced on %s: another worker owns its partition number, or the broker gave up the transaction; rejoining", tp
         )
-        if self.is_current(works[0].event.message):
+        if self.is_current(batches[0].event.message):
             await self._app.consumer.rejoin()
 
 
-def _offsets(works: list[ProcessedBatch]) -> dict[TopicPartition, int]:
-    """The next offset of each source partition."""
-    messages = [work.event.message for work in works]
+def _next_offsets(batches: Sequence[ProcessedBatch]) -> dict[TopicPartition, int]:
+    """The offset to commit for each source partition."""
+    messages = [batch.event.message for batch in batches]
     return {TopicPartition(message.topic, message.partition): message.offset + 1 for message in messages}
 
 
-async def _send(sender: KafkaSender, emission: Emission, work: ProcessedBatch) -> Awaitable[int]:
-    return await sender.send(emission.topic, work.event.message.partition, emission.outputs, emission.timestamps)
+async def _send(sender: KafkaSender, emission: Emission, batch: ProcessedBatch) -> Awaitable[int]:
+    return await sender.send(emission.topic, batch.event.message.partition, emission.outputs, emission.timestamps)
 
 
-async def _none() -> int:
+async def _no_offset() -> int:
     return -1

@@ -1,10 +1,9 @@
-"""Which batches may hold records whose outputs were sent before, by a worker of whose states nothing was kept.
+"""Which batches may contain records whose outputs a previous worker sent although it never made their states durable.
 
-Outputs become durable before the state that they rest on (`stream.kafka.delivery.at_least_once`). A worker that dies in between
-leaves lists in the topic that no state knows of; their records are handled anew, in batches of other sizes, and the list of a
-larger batch may be
-the one that the kept state calls the last. Not sent again, it would leave the dead worker's list standing. Once we have sent a user
-a list, the last one in the topic is ours.
+At least once, outputs become durable before their states. A worker that dies in between leaves lists in the topic that no state
+knows of. Its successor processes those records again, in batches of other sizes, and may come to the list that the durable state
+already calls the last one. Were that list suppressed as unchanged, the dead worker's list would stay the newest in the topic. Once
+this worker has sent a user a list, the newest one in the topic is its own.
 """
 
 from collections import defaultdict
@@ -15,37 +14,40 @@ Partition = tuple[str, int]
 
 
 class RedeliveryTracker:
-    """Counts, partition by partition since its assignment. A worker has at most `most` records in flight; of those that the states
-    do not know yet, the first `most` may be a predecessor's, and none that came after the assignment is.
+    """Tracks, per partition and since its assignment, whether records may be redeliveries.
+
+    A worker has at most `max_in_flight` records of a partition in flight, so only the first `max_in_flight` records that the states
+    have not applied can be redeliveries, and only if they existed at the assignment.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._left: dict[Partition, int] = {}
+    def __init__(self, max_in_flight: int) -> None:
+        self._max_in_flight = max_in_flight
+        self._remaining: dict[Partition, int] = {}
         self._ends: dict[Partition, int] = {}
-        self._told: defaultdict[int, set[bytes]] = defaultdict(set)
+        self._notified: defaultdict[int, set[bytes]] = defaultdict(set)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Called at each revocation."""
-        self._left.clear()
+        self._remaining.clear()
         self._ends.clear()
-        self._told.clear()
+        self._notified.clear()
 
-    def told(self, partition: Partition, offset: int, end: int) -> AbstractSet[bytes] | None:
-        """For a batch that begins at `offset` and may hold such records: the users of the partition number who were sent a list
-        since the assignment. Else None. `end` is the partition's end as the consumer knows it now.
+    def notified_users(self, partition: Partition, offset: int, end: int) -> AbstractSet[bytes] | None:
+        """For a batch that begins at `offset` and may be a redelivery: the users of its partition number who were sent a list since
+        the assignment; else None. `end` is the partition's end offset as the consumer knows it now.
 
-        >>> redelivery = RedeliveryTracker(most=2)
-        >>> redelivery.told(("clicks", 0), 5, 9), redelivery.told(("clicks", 0), 9, 12)
+        >>> redelivery = RedeliveryTracker(max_in_flight=2)
+        >>> redelivery.notified_users(("clicks", 0), 5, 9), redelivery.notified_users(("clicks", 0), 9, 12)
         (set(), None)
-        >>> redelivery.handled(("clicks", 0), 2, [b"user"])
-        >>> redelivery.told(("clicks", 0), 7, 12), redelivery.told(("calls", 0), 0, 12)
+        >>> redelivery.processed(("clicks", 0), 2, [b"user"])
+        >>> redelivery.notified_users(("clicks", 0), 7, 12), redelivery.notified_users(("calls", 0), 0, 12)
         (None, {b'user'})
         """
-        may_hold = offset < self._ends.setdefault(partition, end) and self._left.setdefault(partition, self._most) > 0
-        return self._told[partition[1]] if may_hold else None
+        existed = offset < self._ends.setdefault(partition, end)
+        may_repeat = existed and self._remaining.setdefault(partition, self._max_in_flight) > 0
+        return self._notified[partition[1]] if may_repeat else None
 
-    def handled(self, partition: Partition, applied: int, users: Iterable[bytes]) -> None:
-        """After such a batch: so many of its events were new to the states, and these users were sent a list."""
-        self._left[partition] = self._left.get(partition, self._most) - applied
-        self._told[partition[1]].update(users)
+    def processed(self, partition: Partition, applied: int, users: Iterable[bytes]) -> None:
+        """Called after such a batch: how many of its events the states had not applied, and which users were sent a list."""
+        self._remaining[partition] = self._remaining.get(partition, self._max_in_flight) - applied
+        self._notified[partition[1]].update(users)

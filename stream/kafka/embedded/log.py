@@ -1,7 +1,7 @@
-"""The embedded log: topics of partitions of records, in memory, and on request in a SQLite file that survives a kill.
+"""The embedded log: topics, partitions and records in memory and, if asked for, in a SQLite file that survives a kill.
 
-A persistent record is visible, and its future resolved, only once its transaction is committed. Everything runs on one event
-loop; only the commits run in a thread.
+A persistent record becomes visible, and its future resolves, only once its transaction is committed. Everything runs on one event
+loop except the commits, which run in a thread.
 """
 
 import asyncio
@@ -20,13 +20,19 @@ from stream.errors import IsthmusError
 from stream.kafka.cluster.topics import TopicSpec
 from stream.kafka.embedded.storage import Storage
 
-KEPT: Final = 50_000  # records of a partition of a deleting topic
-COMMIT_EVERY_S: Final = 0.005
+RETAINED_RECORDS: Final = 50_000  # of each partition of a topic with cleanup.policy=delete
+COMMIT_INTERVAL_S: Final = 0.005
 
 
 @dataclass(slots=True)
 class Partition:
-    """Visible records in offset order, with gaps where some were compacted away or dropped; `next` is the next offset."""
+    """One partition of a topic.
+
+    Attributes:
+        records: The visible records in offset order; compaction and retention leave gaps.
+        next: Offset of the next record to append.
+        compacted_to: Number of records after the last compaction.
+    """
 
     records: list[PlainRecord] = field(default_factory=list)
     next: int = 0
@@ -43,7 +49,14 @@ class Partition:
 
 @dataclass(slots=True)
 class Topic:
-    """`append_time`: a record's timestamp is the log's clock (LogAppendTime), else what its producer gave."""
+    """One topic.
+
+    Attributes:
+        partitions: By partition number.
+        compacted: Whether only the newest record of each key is kept.
+        append_time: Whether the log's clock sets the timestamps (LogAppendTime); otherwise the producer does.
+        epoch: Distinguishes a recreated topic from its predecessor.
+    """
 
     partitions: list[Partition]
     compacted: bool
@@ -66,7 +79,11 @@ class Log:
             self._restore(storage)
 
     def create_topics(self, specs: Iterable[TopicSpec]) -> None:
-        """Creates the topics that are missing; one with another partition count is refused."""
+        """Creates missing topics.
+
+        Raises:
+            IsthmusError: a topic exists with another partition count.
+        """
         for spec in specs:
             known = self.topics.get(spec.name)
             if known is None:
@@ -82,27 +99,27 @@ class Log:
         return {name: self.topics[name].epoch for name in names}
 
     def append(self, topic: str, key: str | None, value: bytes | None) -> asyncio.Future[int]:
-        """Appends as a producer would, to the key's partition (none: the first); the future gives the offset."""
+        """Appends to the partition of the key (without a key: the first); the future's result is the offset."""
         encoded = None if key is None else key.encode()
         number = 0 if encoded is None else partition_of(encoded, len(self.topics[topic].partitions))
         return self._append(topic, number, encoded, value, (), None)
 
     def append_to(self, topic: str, number: int, output: Output, timestamp_ms: int | None) -> asyncio.Future[int]:
-        """Appends to a partition by number."""
+        """Appends to a partition number; the future's result is the offset."""
         return self._append(topic, number, output.key, output.value, output.headers, timestamp_ms)
 
     def _append(
         self, topic: str, number: int, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int | None
     ) -> asyncio.Future[int]:
-        known = self.topics[topic]
+        found = self.topics[topic]
         now_ms = time.time_ns() // 1_000_000
-        timestamp = now_ms if known.append_time or timestamp_ms is None else timestamp_ms
-        partition = known.partitions[number]
+        timestamp = now_ms if found.append_time or timestamp_ms is None else timestamp_ms
+        partition = found.partitions[number]
         record = PlainRecord(partition.next, timestamp, key, value, headers)
         partition.next += 1
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if self._storage is None:
-            self._show(known, partition, record)
+            self._show(found, partition, record)
             future.set_result(record.offset)
             self._wake()
         else:
@@ -113,8 +130,8 @@ class Log:
     def read(self, topic: str, number: int, offset: int, limit: int) -> list[PlainRecord]:
         """At most `limit` visible records from `offset` on."""
         records = self.topics[topic].partitions[number].records
-        place = bisect_left(records, offset, key=lambda record: record.offset)
-        return records[place : place + limit]
+        first = bisect_left(records, offset, key=lambda record: record.offset)
+        return records[first : first + limit]
 
     def commit(self, group: str, offsets: Mapping[tuple[str, int], int]) -> None:
         self.committed.setdefault(group, {}).update(offsets)
@@ -140,7 +157,7 @@ class Log:
             self._waiters.remove(waiter)
 
     async def close(self) -> None:
-        """Commits what is pending and lets go of the file."""
+        """Commits what is pending and closes the file."""
         if self._storage is not None:
             while self._committer is not None and not self._committer.done():
                 await self._committer
@@ -168,8 +185,8 @@ class Log:
             if len(partition.records) > 2 * partition.compacted_to + 10_000:
                 partition.records = compact(partition.records)
                 partition.compacted_to = len(partition.records)
-        elif len(partition.records) > 2 * KEPT:
-            partition.records = partition.records[-KEPT:]
+        elif len(partition.records) > 2 * RETAINED_RECORDS:
+            partition.records = partition.records[-RETAINED_RECORDS:]
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
@@ -182,16 +199,16 @@ class Log:
             self._committer = asyncio.create_task(self._commit())
 
     async def _commit(self) -> None:
-        """One transaction per few milliseconds, until nothing is pending."""
+        """Commits one transaction every few milliseconds, until nothing is pending."""
         assert self._storage is not None
         while self._pending or self._pending_commits:
-            await asyncio.sleep(COMMIT_EVERY_S)
+            await asyncio.sleep(COMMIT_INTERVAL_S)
             records, self._pending = self._pending, []
             commits, self._pending_commits = self._pending_commits, {}
             try:
                 await asyncio.to_thread(self._storage.write, [row[:3] for row in records], commits)
             except Exception as error:
-                for *_, future in records:  # whoever waits for one must know: the app crashes and reads again after a restart
+                for *_, future in records:  # so that the app crashes; after a restart it reads the records again
                     future.set_exception(error)
                 raise
             for name, number, record, future in records:
@@ -203,7 +220,7 @@ class Log:
 
 
 def compact(records: Sequence[PlainRecord]) -> list[PlainRecord]:
-    """The newest record of each key, and always the last record: a recovery waits for it."""
+    """The newest record of each key without tombstones, and always the last record, which defines the partition's end."""
     newest = {record.key: record.offset for record in records}
     last = records[-1].offset if records else -1
     return [
@@ -217,10 +234,10 @@ _LOGS: Final[dict[str, Log]] = {}
 
 
 def open_log(name: str, folder: Path | None = None) -> Log:
-    """Opens the log that `embedded://NAME` means in this process; with `folder` it survives the process.
+    """Opens the log that `embedded://NAME` refers to in this process; with `folder` it is persistent.
 
     Raises:
-        IsthmusError: another process holds the folder's log.
+        IsthmusError: another process has the folder's log open.
     """
     log = Log(None if folder is None else Storage(folder / "log.sqlite"))
     _LOGS[name] = log

@@ -1,4 +1,4 @@
-"""The log's SQLite file: topics, records, committed offsets. Write-ahead log, one writer, compacted when it is opened."""
+"""The embedded log's SQLite file: topics, records and committed offsets, with one writer, compacted when it is opened."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +25,11 @@ delete from record where topic in (select name from topic where compacted) and o
 
 
 class Storage:
-    """One file, held exclusively."""
+    """One file, locked exclusively.
+
+    Raises:
+        IsthmusError: another process has it open, or it is not a log.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,11 +47,11 @@ class Storage:
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise IsthmusError(
-                f"{path} is in use by another process, or is no log ({error}): choose another --data folder"
+                f"{path} is in use by another process, or is not a log ({error}): choose another --data folder"
             ) from None
 
     def topics(self) -> Iterator[tuple[str, int, bool, bool, int]]:
-        """(name, partitions, compacted, append_time, epoch)."""
+        """Yields (name, partitions, compacted, append_time, epoch)."""
         for name, partitions, compacted, append_time, epoch in self._db.execute("select * from topic"):
             yield name, partitions, bool(compacted), bool(append_time), epoch
 
@@ -64,7 +68,7 @@ class Storage:
         self._db.execute("insert into topic values (?, ?, ?, ?, ?)", (name, partitions, compacted, append_time, epoch))
 
     def write(self, records: Iterable[tuple[str, int, PlainRecord]], committed: Mapping[tuple[str, str, int], int]) -> None:
-        """Records and committed offsets in one transaction."""
+        """Writes records and committed offsets in one transaction."""
         rows = [
             (topic, number, record.offset, record.timestamp, record.key, record.value, msgspec.msgpack.encode(record.headers))
             for topic, number, record in records
@@ -72,7 +76,8 @@ class Storage:
         self._db.execute("begin")
         self._db.executemany("insert into record values (?, ?, ?, ?, ?, ?, ?)", rows)
         self._db.executemany(
-            "insert or replace into committed values (?, ?, ?, ?)", [(*place, offset) for place, offset in committed.items()]
+            "insert or replace into committed values (?, ?, ?, ?)",
+            [(*partition, offset) for partition, offset in committed.items()],
         )
         self._db.execute("commit")
 

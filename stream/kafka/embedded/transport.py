@@ -1,13 +1,13 @@
 """The Faust transport over an embedded log: consumer, producer and the sender of batches. `embedded://NAME` names an open log.
 
-Its limit: one process, one worker. It exercises agents, acks, commits, tables, changelog, recovery and rebalances; not the group
-protocol, aiokafka or a network.
+It serves one worker in one process. It exercises agents, acknowledgements, commits, tables, changelog, recovery and rebalances, but
+not the group protocol, aiokafka or a network.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final, NoReturn
 
 from faust.exceptions import ImproperlyConfigured
 from faust.transport import base
@@ -17,16 +17,21 @@ from faust.types import TP, ConsumerMessage, RecordMetadata
 from faust.types.enums import ProcessingGuarantee
 
 from stream.core.outputs import Output
+from stream.errors import IsthmusError
+from stream.kafka.cluster.view import ClusterView
+from stream.kafka.delivery.contracts import Sender
+from stream.kafka.embedded.cluster_view import EmbeddedClusterView
 from stream.kafka.embedded.log import Log, log_named
 from stream.kafka.faust.batch_consumer import BatchConsumer
+from stream.kafka.faust.batch_transport import FetchPolicy
 from stream.kafka.faust.changelog import Fetched, check_start
 
-_EMPTY_S = 0.1
-_MANY = 2_000
+_WAIT_S: Final = 0.1
+_CHANGELOG_RECORDS: Final = 2_000
 
 
-class Cluster:
-    """What the assignor asks of a cluster."""
+class ClusterMetadata:
+    """What Faust's assignor needs to know of a cluster."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -35,13 +40,14 @@ class Cluster:
         return set(self._log.topics)
 
     def partitions_for_topic(self, topic: str) -> set[int] | None:
-        known = self._log.topics.get(topic)
-        return None if known is None else set(range(len(known.partitions)))
+        found = self._log.topics.get(topic)
+        return None if found is None else set(range(len(found.partitions)))
 
 
 class Consumer(BatchConsumer, FaustConsumer):
-    """Reads the log on the app's own loop; its group has one member."""
+    """Reads the log in the app's own event loop; its group has one member."""
 
+    transport: "Transport"
     consumer_stopped_errors = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -60,7 +66,7 @@ class Consumer(BatchConsumer, FaustConsumer):
         self.rebalance()
 
     def rebalance(self) -> asyncio.Task[None]:
-        """A rebalance in a task of its own: its callbacks wait for agents that wait for the consumer."""
+        """Rebalances in a separate task: its callbacks wait for agents that wait for the consumer."""
         task = asyncio.create_task(self._rebalance())
         self._rebalances.add(task)
         task.add_done_callback(self._rebalances.discard)
@@ -72,7 +78,7 @@ class Consumer(BatchConsumer, FaustConsumer):
             app.on_rebalance_start()
             await self.on_partitions_revoked(set(self._assigned))
             assignor = app.assignor
-            (mine,) = assignor.assign(Cluster(self._log), {"me": assignor.metadata(self._topics)}).values()
+            (mine,) = assignor.assign(ClusterMetadata(self._log), {"me": assignor.metadata(self._topics)}).values()
             assignor.on_assignment(mine)
             self._assigned = {TP(topic, number) for topic, numbers in mine.assignment for number in numbers}
             self._order = deque(sorted(self._assigned))
@@ -83,14 +89,14 @@ class Consumer(BatchConsumer, FaustConsumer):
             await self.on_partitions_assigned(set(self._assigned), self._generation)
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Mapping[TP, list[Any]]:  # noqa: ASYNC109
-        """Records of one partition, another one first at the next call."""
+        """The records of one partition; the next call begins with another partition."""
         del timeout
         active = frozenset(self._assigned if active_partitions is None else active_partitions)
-        found = self._next(active)
-        if not found:
-            await self._log.wait(_EMPTY_S)
-            found = self._next(active)
-        return found
+        records = self._next(active)
+        if not records:
+            await self._log.wait(_WAIT_S)
+            records = self._next(active)
+        return records
 
     def _next(self, active: frozenset[TP]) -> dict[TP, list[Any]]:
         if not self.flow_active:
@@ -122,7 +128,7 @@ class Consumer(BatchConsumer, FaustConsumer):
         )
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Source partitions without a committed offset go to their start; changelogs without one stay where recovery left them."""
+        """Source partitions without a committed offset seek their start; changelogs stay where recovery left them."""
         committed = self._log.committed.get(self.app.conf.id, {})
         for tp in self._assigned:
             if tuple(tp) in committed:
@@ -163,11 +169,11 @@ class Consumer(BatchConsumer, FaustConsumer):
         return self._log.topics[tp.topic].partitions[tp.partition].start
 
     def topic_partitions(self, topic: str) -> int | None:
-        known = self._log.topics.get(topic)
-        return None if known is None else len(known.partitions)
+        found = self._log.topics.get(topic)
+        return None if found is None else len(found.partitions)
 
     def key_partition(self, topic: str, key: bytes | None, partition: int | None = None) -> int | None:
-        raise NotImplementedError("tables are read by partition number here")
+        raise NotImplementedError("tables are read by partition number")
 
     async def create_topic(self, topic: str, partitions: int, replication: int, **_: Any) -> None:
         raise NotImplementedError("topics are created by Log.create_topics")
@@ -176,11 +182,11 @@ class Consumer(BatchConsumer, FaustConsumer):
         return TP(topic, partition)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Nothing: no fetch can be stuck here."""
+        """Nothing: no fetch can be stuck."""
 
 
-class Sender:
-    """`stream.kafka.faust.batch_consumer.Sender` over the log."""
+class LogSender:
+    """`stream.kafka.delivery.contracts.Sender` over the log."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -189,13 +195,13 @@ class Sender:
         self, topic: str, partition: int, outputs: Sequence[Output], timestamps: Sequence[int] | None = None
     ) -> Awaitable[int]:
         futures = [
-            self._log.append_to(topic, partition, output, None if timestamps is None else timestamps[number])
-            for number, output in enumerate(outputs)
+            self._log.append_to(topic, partition, output, None if timestamps is None else timestamps[index])
+            for index, output in enumerate(outputs)
         ]
-        return _last(futures)
+        return _last_offset(futures)
 
 
-async def _last(futures: Sequence[asyncio.Future[int]]) -> int:
+async def _last_offset(futures: Sequence[asyncio.Future[int]]) -> int:
     return max(await asyncio.gather(*futures), default=-1)
 
 
@@ -230,7 +236,7 @@ class Producer(FaustProducer):
         return await (await self.send(*args, **kwargs))
 
     async def flush(self) -> None:
-        """Nothing is held back."""
+        """Nothing: sends are not buffered."""
 
     def supports_headers(self) -> bool:
         return False
@@ -241,26 +247,35 @@ async def _metadata(tp: TP, future: asyncio.Future[int]) -> RecordMetadata:
 
 
 class Transport(base.Transport):
-    """Faust's entry point `embedded` (see pyproject.toml)."""
+    """`stream.kafka.faust.batch_transport.BatchTransport` over a log; Faust's entry point `embedded` (see pyproject.toml)."""
 
     Consumer = Consumer
     Producer = Producer
     default_port = 0
     driver_version = "1"
+    fetch_policy = FetchPolicy()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.log = log_named(self.url[0].host or "")
-        self.sender = Sender(self.log)
+
+    def cluster_view(self) -> ClusterView:
+        return EmbeddedClusterView(self.log, self.app.conf.id)
+
+    def sender(self) -> Sender:
+        return LogSender(self.log)
+
+    def use_transactions(self) -> NoReturn:
+        raise IsthmusError("delivery.guarantee = exactly_once needs Kafka's transactions: the embedded log delivers at least once")
 
     async def read_changelog(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[Fetched]:
-        """`stream.kafka.faust.changelog.ChangelogReader`: what the log holds now."""
+        """Reads what the log contains now."""
         for number, start in starts.items():
             end = self.log.topics[topic].partitions[number].end
             check_start(topic, number, start, end)
             position = start
             while position < end:
-                records = self.log.read(topic, number, position, _MANY)
+                records = self.log.read(topic, number, position, _CHANGELOG_RECORDS)
                 position = records[-1].offset + 1 if records else end
                 yield Fetched(number, records, position)
                 await asyncio.sleep(0)

@@ -1,21 +1,26 @@
-"""How a changelog is read to restore a table: whole fetches per partition, from where the local store ends to where the topic does.
+"""What a changelog contains, and what a worker does about one that is not the one its local store continues.
 
-Faust would read it record by record, 100 us each. A record carries its writer's *term* in a header: the partition's owners count
-upwards, so one of a lower term than a record before it was written late, by a worker that had lost the partition.
+Each record carries its writer's *term* in a header. The terms of a partition's owners increase, so a record whose term is lower
+than that of a record before it was written late, by a worker that had already lost the partition.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 from stream.core.records import Record
 from stream.errors import IsthmusError
+from stream.kafka.cluster.topics import application_of
 
-TERM: Final = "term"
+TERM_HEADER: Final = "term"
 
 
 class Fetched(NamedTuple):
-    """What one fetch returned for a partition number. `position` is the next offset to read: it may lie past records that are gone
-    or that only transactions need.
+    """What one fetch returned for a partition number.
+
+    Attributes:
+        number: The partition number.
+        records: Its records, in order.
+        position: The next offset to read. It may lie past offsets without a record: compacted ones, and control records.
     """
 
     number: int
@@ -23,30 +28,38 @@ class Fetched(NamedTuple):
     position: int
 
 
-class ChangelogReader(Protocol):
-    """A transport that reads a changelog: `starts` is, per partition number, the first offset that the store lacks."""
-
-    def read_changelog(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[Fetched]: ...
-
-
-def stamp(term: int) -> tuple[tuple[str, bytes], ...]:
+def term_headers(term: int) -> tuple[tuple[str, bytes], ...]:
     """The headers of changelog records."""
-    return ((TERM, b"%d" % term),)
+    return ((TERM_HEADER, b"%d" % term),)
 
 
 def term_of(headers: Any) -> int:
-    """The term of a record; 0 where it has none."""
+    """The term of a record; 0 without one."""
     for name, value in headers:
-        if name == TERM:
+        if name == TERM_HEADER:
             return int(value)
     return 0
 
 
 def check_start(topic: str, number: int, start: int, end: int) -> None:
-    """Raises IsthmusError where the store holds more than the changelog ever did."""
+    """Checks that the local store does not go further than the changelog.
+
+    Raises:
+        IsthmusError: it does.
+    """
     if start > end:
         raise IsthmusError(
-            f"the local store holds {topic}-{number} up to offset {start}, but it ends at {end}: the changelog was created anew, "
-            "or the store belongs to another broker. Move the worker's state directory (worker.state_dir) away to start from "
-            "what the changelog holds, and replay the input topics if that is too little"
+            f"the local store contains {topic}-{number} up to offset {start}, but the changelog ends at {end}: it was recreated, "
+            "or the store belongs to another cluster. To start from what the changelog contains, move the worker's state directory "
+            "(worker.state_dir) away; if that is too little, replay the input topics as well"
         )
+
+
+def changelog_recreated(name: str) -> str:
+    """The error message for a changelog that is not the one a worker's store continues."""
+    return (
+        f"{name} was deleted and recreated: it no longer holds what the stores of users' states are restored from. To rebuild the "
+        "states from what the input topics still hold: stop all workers, delete their state directories (setting "
+        f"worker.state_dir), run kafka-consumer-groups.sh --group {application_of(name)} --reset-offsets --to-earliest "
+        "--all-topics --execute, and start them again"
+    )

@@ -1,16 +1,16 @@
-"""The Kafka transport: Faust's own over aiokafka, with batch delivery, an idempotent producer, a note of each heartbeat and two
+"""The Kafka transport: Faust's own over aiokafka, with batch delivery, an idempotent producer, recorded heartbeats and two
 corrections.
 
-- Fetch guard: Faust hands aiokafka its *live* set of active partitions; when that becomes empty meanwhile, aiokafka takes it for
-  *all*.
-- Seek for uncommitted partitions: aiokafka skips partitions without a committed offset, so what was read and dropped during a first
-  recovery would be gone.
+- Fetch guard: Faust passes aiokafka its *live* set of active partitions. If the set becomes empty during the fetch, aiokafka reads
+  it as *all* partitions.
+- Seek for uncommitted partitions: aiokafka skips partitions without a committed offset, so records that were read and dropped
+  during a first recovery would be lost.
 
-Both belong to faust-streaming 0.15 and aiokafka 0.14; tests/contracts/test_faust.py notices when they change.
+Both belong to faust-streaming 0.15 and aiokafka 0.14; tests/contracts/test_faust.py fails when they change.
 """
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -18,22 +18,27 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from stream.core.outputs import Output
+from stream.kafka.cluster.batch_sender import KafkaSender
 from stream.kafka.cluster.clients import READ_COMMITTED
-from stream.kafka.faust.batch_consumer import BatchConsumer, last_offset
+from stream.kafka.cluster.topic_follower import fetch_until
+from stream.kafka.cluster.view import ClusterView, KafkaClusterView
+from stream.kafka.delivery.contracts import Sender
+from stream.kafka.faust.batch_consumer import BatchConsumer
+from stream.kafka.faust.batch_transport import FetchPolicy
 from stream.kafka.faust.changelog import Fetched, check_start
 
 _CHANGELOG_RECORDS: Final = 2_000
-ANSWER_MS: Final = 20_000
+REQUEST_TIMEOUT_MS: Final = 20_000
 _TRANSACTIONAL: Final = {"linger_ms": 0, "retry_backoff_ms": 10, "transaction_timeout_ms": 30_000}
-"""The default backoff of 100 ms would show in each transaction that follows another closely."""
+"""With the default backoff of 100 ms, each transaction that follows another closely would wait that long."""
 
 
 class GuardedThread(driver.AIOKafkaConsumerThread):
     """The thread that fetches, with both corrections.
 
-    `heartbeat_at` is when the last request was sent that the group answered well (monotonic clock, s); `positions` where the
-    partitions stood after the last fetch.
+    Attributes:
+        heartbeat_at: When the last heartbeat that succeeded was sent (monotonic clock, s).
+        positions: The partitions' positions after the last fetch.
     """
 
     heartbeat_at = 0.0
@@ -44,25 +49,25 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         coordinator = self._ensure_consumer()._coordinator
         heartbeat = coordinator._do_heartbeat
 
-        async def noted() -> bool:
+        async def recorded() -> bool:
             sent_at = time.monotonic()
             answered: bool = await heartbeat()
             if answered:
                 self.heartbeat_at = sent_at
             return answered
 
-        coordinator._do_heartbeat = noted
+        coordinator._do_heartbeat = recorded
 
     def _create_worker_consumer(self, transport: Any) -> Any:
-        made = super()._create_worker_consumer(transport)
-        made._isolation_level = READ_COMMITTED
-        return made
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = READ_COMMITTED
+        return consumer
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self.heartbeat_at = time.monotonic()
         changelogs = self.consumer.app.tables.changelog_topics
-        read_elsewhere = {tp for tp in assigned if tp.topic in changelogs}
-        self._ensure_consumer().pause(*driver.ensure_aiokafka_TPset(read_elsewhere))
+        changelog_partitions = {tp for tp in assigned if tp.topic in changelogs}
+        self._ensure_consumer().pause(*driver.ensure_aiokafka_TPset(changelog_partitions))
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def rejoin(self) -> None:
@@ -74,9 +79,9 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
 
     @property
     def generation(self) -> int:
-        """The group's generation as its coordinator knows it; -1 once the group has told that we are not in it."""
-        known: int = self._ensure_consumer()._coordinator.generation
-        return known
+        """The group's generation as the coordinator client knows it; -1 once the group has answered that we are not a member."""
+        generation: int = self._ensure_consumer()._coordinator.generation
+        return generation
 
     async def getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109
         frozen = None if active_partitions is None else frozenset(active_partitions)
@@ -84,10 +89,10 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
             return {}
         generation = self.consumer.app.consumer_generation_id
         records = await super().getmany(frozen, timeout)
-        kept = await self._hand_back(records, generation)
-        if len(kept) < len(records):
+        current = await self._seek_back_stale(records, generation)
+        if len(current) < len(records):
             self.positions = {}
-        return kept
+        return current
 
     async def _fetch_records(
         self,
@@ -102,18 +107,18 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         self.positions = {tp: state.position for tp, state in states.items() if state is not None and state.has_valid_position}
         return records
 
-    async def _hand_back(self, records: Any, generation: int) -> Any:
-        """Gives back to the fetcher what must not be delivered now, so that it is fetched again."""
+    async def _seek_back_stale(self, records: Any, generation: int) -> Any:
+        """Returns what may be delivered; seeks the other partitions back, so that their records are fetched again."""
         consumer: Any = self.consumer
         stale = not consumer.flow_active or consumer.app.consumer_generation_id != generation
         active = consumer._get_active_partitions()
-        kept = {}
+        current = {}
         for tp, fetched in records.items():
             if not stale and tp in active:
-                kept[tp] = fetched
+                current[tp] = fetched
             elif fetched:
                 await self.call_thread(self._seek_back, tp, fetched[0].offset)
-        return kept
+        return current
 
     async def _seek_back(self, tp: Any, offset: int) -> None:
         kafka = self._ensure_consumer()
@@ -124,26 +129,24 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         committed = await super().seek_to_committed()
         consumer: Any = self.consumer
         changelogs = consumer.app.tables.changelog_topics
-        foreign = {tp for tp, offset in committed.items() if offset and tp.topic in consumer.recreated}
-        fresh = [tp for tp, offset in committed.items() if (not offset or tp in foreign) and tp.topic not in changelogs]
-        if fresh:
-            await self.call_thread(self._ensure_consumer().seek_to_beginning, *fresh)
-        if foreign:
-            await self.commit(dict.fromkeys(foreign, 0))
-        return {tp: None if tp in foreign else offset for tp, offset in committed.items()}
+        recreated = consumer.transport.fetch_policy.recreated
+        obsolete = {tp for tp, offset in committed.items() if offset and tp.topic in recreated}
+        unread = [tp for tp, offset in committed.items() if (not offset or tp in obsolete) and tp.topic not in changelogs]
+        if unread:
+            await self.call_thread(self._ensure_consumer().seek_to_beginning, *unread)
+        if obsolete:
+            await self.commit(dict.fromkeys(obsolete, 0))
+        return {tp: None if tp in obsolete else offset for tp, offset in committed.items()}
 
 
 class KafkaConsumer(BatchConsumer, driver.Consumer):
-    """Faust's Kafka consumer with batch delivery. `_delivered` is the generation and the next offset of the last batch.
+    """Faust's Kafka consumer with batch delivery."""
 
-    Committed offsets of `recreated` topics are their predecessors': these begin at their beginning.
-    """
-
-    recreated: frozenset[str] = frozenset()
+    transport: "KafkaTransport"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._delivered: dict[TP, tuple[int, int]] = {}
+        self._delivered: dict[TP, tuple[int, int]] = {}  # generation and next offset of the last batch
 
     def _new_consumer_thread(self) -> GuardedThread:
         return GuardedThread(self, loop=self.loop, beacon=self.beacon)
@@ -156,26 +159,28 @@ class KafkaConsumer(BatchConsumer, driver.Consumer):
         self._delivered[tp] = (self.app.consumer_generation_id, max(after_records, self._thread.positions.get(tp, 0)))
         return self._delivered[tp][1]
 
-    def _passed(self, fetched: Iterable[TP]) -> list[TP]:
+    def _advanced_without_records(self, fetched: Iterable[TP]) -> list[TP]:
         generation = self.app.consumer_generation_id
-        passed = []
+        advanced = []
         for tp, position in self._thread.positions.items():
-            known_in, known = self._delivered.get(tp, (generation, 0))
-            before = known if known_in == generation and known else self._committed_offset[tp] or 0
+            delivered_in, delivered = self._delivered.get(tp, (generation, 0))
+            before = delivered if delivered_in == generation and delivered else self._committed_offset[tp] or 0
             if tp not in fetched and position > before and not self._is_changelog_tp(tp):
-                passed.append(tp)
-        return passed
+                advanced.append(tp)
+        return advanced
 
     async def rejoin(self) -> None:
         await self._thread.rejoin()
 
     async def verify_all_partitions_active(self) -> None:
-        """Nothing, for `stream.health` watches committed offsets. Faust's own watch takes changelogs, which are read elsewhere, and
-        partitions whose offsets transactions commit for stuck, and says so every second from the sixth minute on.
+        """Nothing: `stream.health` watches committed offsets.
+
+        Faust's livelock detector reports changelogs, which it does not read here, and partitions whose offsets transactions commit
+        as stuck, every second from the sixth minute on.
         """
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        """Nothing where transactions commit the offsets: a late one of ours would turn them back."""
+        """Nothing if transactions commit the offsets: a late commit from here would turn them back."""
         return True if self.transport.commits_in_transactions else await super()._commit(offsets)
 
     def is_member(self) -> bool:
@@ -186,36 +191,57 @@ class KafkaConsumer(BatchConsumer, driver.Consumer):
 class KafkaProducer(driver.Producer):
     """Idempotent without transactions: a retry neither reorders nor duplicates.
 
-    Two times that aiokafka takes from one setting are told apart. An answer is waited for `ANSWER_MS`: on a connection that is cut
-    on one side none ever comes, and the batch is sent again on a new one. A batch itself is patient (Faust's 20 minutes): it waits
-    for a broker that is away, and never expires before a later one that is sent.
+    aiokafka uses one setting for request timeout and batch expiry; they are set separately here. A request times out after
+    `REQUEST_TIMEOUT_MS` and is sent again on a new connection, because one that was cut on one side never answers. A batch expires
+    after Faust's 20 minutes: it outlasts a broker's absence, and never expires before a later batch is sent.
     """
 
     def _settings_extra(self) -> Mapping[str, Any]:
         return {"acks": "all", "enable_idempotence": True}
 
     def _new_producer(self, transactional_id: str | None = None) -> Any:
-        return _answered_soon(super()._new_producer(transactional_id))
+        return _with_request_timeout(super()._new_producer(transactional_id))
 
     def transactional(self, transactional_id: str) -> AIOKafkaProducer:
-        """A producer for one partition number, not started."""
+        """A producer for one transactional id, not started."""
         settings = {**self._settings_default(), **self._settings_auth(), **self._settings_extra(), **_TRANSACTIONAL}
-        return _answered_soon(AIOKafkaProducer(**settings, transactional_id=transactional_id))
+        return _with_request_timeout(AIOKafkaProducer(**settings, transactional_id=transactional_id))
 
 
-def _answered_soon(producer: Any) -> Any:
-    producer.client._request_timeout_ms = ANSWER_MS
-    producer._sender._request_timeout_ms = ANSWER_MS
+def _with_request_timeout(producer: Any) -> Any:
+    producer.client._request_timeout_ms = REQUEST_TIMEOUT_MS
+    producer._sender._request_timeout_ms = REQUEST_TIMEOUT_MS
     return producer
 
 
 class KafkaTransport(driver.Transport):
+    """`stream.kafka.faust.batch_transport.BatchTransport` over Kafka."""
+
     Consumer = KafkaConsumer
     Producer = KafkaProducer
+    fetch_policy = FetchPolicy()
     commits_in_transactions = False
 
+    def cluster_view(self) -> ClusterView:
+        conf = self.app.conf
+        return KafkaClusterView(",".join(f"{url.host}:{url.port}" for url in conf.broker_consumer), conf.id)
+
+    def sender(self) -> Sender:
+        def producer() -> AIOKafkaProducer:
+            return self.app.producer._ensure_producer()
+
+        return KafkaSender(producer)
+
+    def use_transactions(self) -> Callable[[str], AIOKafkaProducer]:
+        self.commits_in_transactions = True
+
+        def new_producer(transactional_id: str) -> AIOKafkaProducer:
+            return self.app.producer.transactional(transactional_id)
+
+        return new_producer
+
     async def read_changelog(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[Fetched]:
-        """`stream.kafka.faust.changelog.ChangelogReader`, by a consumer of its own: past Faust's queue and thread."""
+        """Reads with a consumer of its own, past Faust's queue and thread: Faust takes 100 us a record."""
         conf = self.app.conf
         consumer = AIOKafkaConsumer(
             bootstrap_servers=driver.server_list(self.url, self.default_port),
@@ -227,58 +253,18 @@ class KafkaTransport(driver.Transport):
         )
         await consumer.start()
         try:
-            async for fetched in _read_to_end(consumer, topic, starts):
-                yield fetched
+            ends = await _assign_from(consumer, {TopicPartition(topic, number): start for number, start in starts.items()})
+            async for tp, records, position in fetch_until(consumer, ends, _CHANGELOG_RECORDS):
+                yield Fetched(tp.partition, records, position)
         finally:
             await consumer.stop()
 
 
-async def _read_to_end(consumer: AIOKafkaConsumer, topic: str, starts: Mapping[int, int]) -> AsyncIterator[Fetched]:
-    tps = {TopicPartition(topic, number): start for number, start in starts.items()}
-    consumer.assign(list(tps))
-    begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
-    positions = {}
-    for tp, start in tps.items():
-        check_start(topic, tp.partition, start, ends[tp])
-        positions[tp] = max(start, begins[tp])
-        consumer.seek(tp, positions[tp])
-    while True:
-        for tp in [tp for tp, position in positions.items() if position >= ends[tp]]:
-            consumer.pause(tp)
-            del positions[tp]
-        if not positions:
-            return
-        found = await consumer.getmany(timeout_ms=200, max_records=_CHANGELOG_RECORDS)
-        for tp, before in positions.items():
-            positions[tp] = await consumer.position(tp)
-            if positions[tp] > before:
-                yield Fetched(tp.partition, found.get(tp, ()), positions[tp])
-
-
-class KafkaSender:
-    """Sends outputs as whole batches through an aiokafka producer, asked for anew each time."""
-
-    def __init__(self, producer: Callable[[], AIOKafkaProducer]) -> None:
-        self._producer = producer
-
-    async def send(
-        self, topic: str, partition: int, outputs: Sequence[Output], timestamps: Sequence[int] | None = None
-    ) -> Awaitable[int]:
-        producer = self._producer()
-        futures, counts = [], []
-        batch, count = producer.create_batch(), 0
-        for number, output in enumerate(outputs):
-            at_ms = None if timestamps is None else timestamps[number]
-            headers = list(output.headers)
-            if batch.append(timestamp=at_ms, key=output.key, value=output.value, headers=headers) is None:
-                batch.close()
-                futures.append(await producer.send_batch(batch, topic, partition=partition))
-                counts.append(count)
-                batch, count = producer.create_batch(), 0
-                batch.append(timestamp=at_ms, key=output.key, value=output.value, headers=headers)
-            count += 1
-        if count:
-            batch.close()
-            futures.append(await producer.send_batch(batch, topic, partition=partition))
-            counts.append(count)
-        return last_offset(futures, counts)
+async def _assign_from(consumer: AIOKafkaConsumer, starts: Mapping[TopicPartition, int]) -> Mapping[TopicPartition, int]:
+    """Assigns a changelog's partitions and seeks their starts; returns their ends."""
+    consumer.assign(list(starts))
+    first, ends = await consumer.beginning_offsets(starts), await consumer.end_offsets(starts)
+    for tp, start in starts.items():
+        check_start(tp.topic, tp.partition, start, ends[tp])
+        consumer.seek(tp, max(start, first[tp]))
+    return ends

@@ -1,33 +1,51 @@
 """The user table: a Faust table on RocksDB with a changelog, read and written per partition in batches.
 
-Faust opens and closes the stores. Writing and restoring go past its one-record path: one `WriteBatch` holds a batch's states,
-tombstones, the changelog offset up to which the store is complete, the owner's term and the number of users. States of batches
-still in flight lie in an overlay.
+Faust opens and closes the stores. Writes and restores bypass its one-record path: one `WriteBatch` contains a batch's states and
+tombstones, the changelog offset up to which the store is complete, the owner's term and the number of users. States of batches in
+flight are kept in an overlay in memory.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
-from mode import get_logger
 from rocksdict import WriteBatch
 
 from stream.core.outputs import Output
 from stream.core.state import HEAD_PREFIX
+from stream.errors import IsthmusError
 from stream.kafka.cluster.topics import TABLE
-from stream.kafka.faust.changelog import Fetched, stamp, term_of
+from stream.kafka.faust.changelog import Fetched, changelog_recreated, term_headers, term_of
 from stream.metrics import Metrics
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 ROCKSDB: Final = {"block_cache_size": 1 << 20, "write_buffer_size": 8 << 20, "max_open_files": 256}
 """Per partition. Blocks come as fast from the system's page cache (3.4 to 3.9 us a state with 1 as with 32 MiB), and a larger cache
 grows for as long as new users come.
 """
-_TERM: Final = b"__isthmus\0term__"
-_USERS: Final = b"__isthmus\0users__"
+_TERM_KEY: Final = b"__isthmus\0term__"
+_USERS_KEY: Final = b"__isthmus\0users__"
+_EPOCH_FILE: Final = "changelog-epoch"
+
+
+def check_changelog(folder: Path, changelog: Mapping[str, int]) -> None:
+    """Checks that the stores in a worker's folder continue this changelog, given by name and epoch. A new folder records the epoch.
+
+    Raises:
+        IsthmusError: the changelog was recreated; the message says how to rebuild the states.
+    """
+    ((name, epoch),) = changelog.items()
+    path = folder / _EPOCH_FILE
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{epoch}\n")
+    elif path.read_text().strip() != str(epoch):
+        raise IsthmusError(changelog_recreated(name))
 
 
 class UserTable:
-    """State records of the partitions that this worker owns."""
+    """State records of the partitions that this worker owns. Implements `stream.kafka.faust.recovery.Restorable`."""
 
     def __init__(self, app: Any, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -42,24 +60,23 @@ class UserTable:
         self._terms: dict[int, int] = {}
         self._users: dict[int, int] = {}
         self.changelog: str = self._table.changelog_topic_name
-        app.tables.restorable = self
 
     def states(self, partition: int) -> "PartitionStates":
         return PartitionStates(self._db(partition), self._overlay.setdefault(partition, {}))
 
     def hold(self, partition: int, writes: Mapping[bytes, bytes | None], number: int) -> None:
-        """Shows a batch's new states to the next batches before they are durable."""
+        """Makes the new states of batch `number` visible to the next batches before they are durable."""
         self._overlay.setdefault(partition, {}).update((key, (value, number)) for key, value in writes.items())
 
     def changes(self, partition: int, writes: Mapping[bytes, bytes | None]) -> list[Output]:
-        """A batch's new states as changelog records, stamped with the owner's term."""
-        headers = stamp(self._terms[partition])
+        """A batch's new states as changelog records with the owner's term."""
+        headers = term_headers(self._terms[partition])
         return [Output(key, value, headers) for key, value in writes.items()]
 
     def write(
         self, partition: int, writes: Mapping[bytes, bytes | None], changelog_offset: int, number: int, new_users: int
     ) -> None:
-        """Makes a batch's states durable, together with the changelog offset that holds the last of them."""
+        """Writes the states of batch `number` to RocksDB, with the changelog offset of the last of them."""
         batch = WriteBatch(raw_mode=True)
         for key, value in writes.items():
             if value is None:
@@ -67,24 +84,24 @@ class UserTable:
             else:
                 batch.put(key, value)
         self._users[partition] += new_users
-        self._seal(batch, partition, changelog_offset)
+        self._write(batch, partition, changelog_offset)
         overlay = self._overlay.get(partition, {})
         for key in writes:
             if key in overlay and overlay[key][1] == number:
                 del overlay[key]
 
-    def _seal(self, batch: WriteBatch, partition: int, changelog_offset: int) -> None:
-        """Writes a batch with what it must be consistent with."""
+    def _write(self, batch: WriteBatch, partition: int, changelog_offset: int) -> None:
+        """Writes a batch together with the offset, term and number of users that belong to it."""
         batch.put(self._table.data.offset_key, b"%d" % changelog_offset)
-        batch.put(_TERM, b"%d" % self._terms[partition])
+        batch.put(_TERM_KEY, b"%d" % self._terms[partition])
         if partition in self._users:
-            batch.put(_USERS, b"%d" % self._users[partition])
+            batch.put(_USERS_KEY, b"%d" % self._users[partition])
         self._db(partition).write(batch)
 
-    def restore_from(self, partition: int) -> int:
+    def start_restore(self, partition: int) -> int:
         """The first changelog offset that the store lacks."""
         db = self._db(partition)
-        offset, term, users = db.get([self._table.data.offset_key, _TERM, _USERS])
+        offset, term, users = db.get([self._table.data.offset_key, _TERM_KEY, _USERS_KEY])
         self._terms[partition] = int(term or 0)
         self._users.pop(partition, None)
         if users is not None:
@@ -92,57 +109,57 @@ class UserTable:
         return 0 if offset is None else int(offset) + 1
 
     def restore(self, fetched: Fetched) -> None:
-        """Applies changelog records to the store, but for those that an earlier owner wrote late."""
+        """Applies changelog records to the store, except those that an earlier owner wrote late."""
         partition, term = fetched.number, self._terms[fetched.number]
         batch, late = WriteBatch(raw_mode=True), 0
         counted = partition in self._users
-        kept: dict[bytes, bool] = {}
-        headers, stamped = None, 0
-        for record in fetched.records:  # some microseconds a record decide how long a million users take
+        present: dict[bytes, bool] = {}
+        headers, record_term = None, 0
+        for record in fetched.records:  # with a million users, each microsecond per record is a second
             key, value = record.key, record.value
             if record.headers != headers:
-                headers, stamped = record.headers, term_of(record.headers)
-            if stamped < term or key is None:
+                headers, record_term = record.headers, term_of(record.headers)
+            if record_term < term or key is None:
                 late += 1
                 continue
-            term = stamped
+            term = record_term
             if value is None:
                 batch.delete(key)
             else:
                 batch.put(key, value)
             if counted:
-                kept[key] = value is not None
+                present[key] = value is not None
         if late:
             self._metrics.counter("late_records").inc(late)
-            logger.warning("%d changelog records of partition %d left out: an earlier owner wrote them late", late, partition)
+            logger.warning("skipped %d changelog records of partition %d: an earlier owner wrote them late", late, partition)
         self._terms[partition] = term
         if counted:
-            self._users[partition] += self._growth(partition, kept)
-        self._seal(batch, partition, fetched.position - 1)
+            self._users[partition] += self._growth(partition, present)
+        self._write(batch, partition, fetched.position - 1)
 
-    def _growth(self, partition: int, kept: Mapping[bytes, bool]) -> int:
-        """By how many users restored records change the store, before they are written."""
-        heads = [key for key in kept if key.startswith(HEAD_PREFIX)]
+    def _growth(self, partition: int, present: Mapping[bytes, bool]) -> int:
+        """By how many users the restored records will change the store; called before they are written."""
+        heads = [key for key in present if key.startswith(HEAD_PREFIX)]
         stored = self._db(partition).get(heads) if heads else []
-        return sum(kept[key] for key in heads) - sum(value is not None for value in stored)
+        return sum(present[key] for key in heads) - sum(value is not None for value in stored)
 
-    def restored(self, partition: int, generation: int) -> None:
-        """Begins our term: above every one that the changelog holds, though the group may have begun to count anew."""
+    def finish_restore(self, partition: int, generation: int) -> None:
+        """Begins this worker's term, higher than any in the changelog even if the group restarted its generations."""
         self._terms[partition] = max(generation, self._terms[partition] + 1)
         if partition not in self._users:
             self._users[partition] = self._count_users(partition)
-            self._db(partition).put(_USERS, b"%d" % self._users[partition])
+            self._db(partition).put(_USERS_KEY, b"%d" % self._users[partition])
 
     def drop_overlay(self) -> None:
-        """Forgets what is in flight: after a revocation it is delivered again, here or elsewhere."""
+        """Forgets the states of batches in flight: after a revocation these are fetched again, here or by another worker."""
         self._overlay.clear()
 
     def count_users(self, partition: int) -> int:
-        """Users in one partition's store."""
+        """The number of users in one partition's store."""
         return self._users[partition]
 
     def _count_users(self, partition: int) -> int:
-        """By reading all keys, 2 us each: once, after the store was restored whole."""
+        """Counts by reading all keys, 2 us each: once, after the whole changelog was restored."""
         count = 0
         for key in self._db(partition).keys(from_key=HEAD_PREFIX):
             if not key.startswith(HEAD_PREFIX):

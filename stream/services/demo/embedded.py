@@ -7,11 +7,13 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from stream.core.announcements import decode_announcement
+from stream.core.events import Source
 from stream.core.outputs import decode_example
 from stream.kafka.agents.followers import ServedModelFollower
-from stream.kafka.agents.profile_agent import ServedModel
+from stream.kafka.agents.profile_agent import ProfileContext
+from stream.kafka.agents.served_model import ServedModel
 from stream.kafka.app import add_profile_agent, add_stateless_agent, make_app, run_until_stopped
-from stream.kafka.cluster.topics import source_topics, specs
+from stream.kafka.cluster.topics import ENCODER_GROUP, WORKER_GROUP, source_topics, specs
 from stream.kafka.embedded.log import forget, open_log
 from stream.kafka.embedded.log_follower import follow_log
 from stream.metrics import Metrics
@@ -101,11 +103,20 @@ def _apps(stage: DemoContext, log: Log, metrics: Metrics, serving: ServedModel) 
     settings, topics = stage.settings, stage.settings.topics
     url, partitions = f"embedded://{NAME}", topics.partitions
     sources = source_topics(topics)
-    worker = make_app("isthmus-profiles", url, data=stage.folder / "worker", partitions=partitions)
-    limit = dead_letter_limit(settings)
-    add_profile_agent(worker, sources, log.epochs(sources), serving, step_config(settings), topics, metrics, limit=limit)
-    encoder = make_app("isthmus-encoder", url, data=stage.folder / "encoder", partitions=partitions, batch_records=ENCODER_BATCH)
-    add_stateless_agent(encoder, topics.transcripts, log.epochs([topics.transcripts]), batch_encoder(settings, metrics), metrics)
+    worker = make_app(WORKER_GROUP, url, data=stage.folder / "worker", partitions=partitions)
+    context = ProfileContext(
+        sources=sources,
+        epochs=log.epochs(sources),
+        served=serving,
+        step=step_config(settings),
+        topics=topics,
+        metrics=metrics,
+        limit=dead_letter_limit(settings),
+    )
+    add_profile_agent(worker, context)
+    encoder = make_app(ENCODER_GROUP, url, data=stage.folder / "encoder", partitions=partitions, batch_records=ENCODER_BATCH)
+    epochs = log.epochs([topics.transcripts])
+    add_stateless_agent(encoder, topics.transcripts, Source.CALL, epochs, batch_encoder(settings, metrics), metrics)
     return [run_until_stopped(worker, stage.stop), run_until_stopped(encoder, stage.stop)]
 
 

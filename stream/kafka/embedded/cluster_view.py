@@ -1,0 +1,25 @@
+"""The embedded log's view of a consumer group and its topics."""
+
+from collections.abc import Iterable
+
+from stream.kafka.cluster.view import Offsets, Partition
+from stream.kafka.embedded.log import Log
+
+
+class EmbeddedClusterView:
+    """`stream.kafka.cluster.view.ClusterView` over an embedded log."""
+
+    def __init__(self, log: Log, group: str) -> None:
+        self._log = log
+        self._group = group
+
+    async def epochs(self, topics: Iterable[str]) -> dict[str, int]:
+        return self._log.epochs([name for name in topics if name in self._log.topics])
+
+    async def offsets(self, partitions: Iterable[Partition]) -> Offsets:
+        committed = self._log.committed.get(self._group, {})
+        ends = {(topic, number): self._log.topics[topic].partitions[number].end for topic, number in partitions}
+        return Offsets({partition: committed.get(partition, 0) for partition in ends}, ends)
+
+    async def close(self) -> None:
+        """Nothing to close."""
