@@ -1,1 +1,1 @@
-"""The rankers: networks, vocabularies and the model folder. No Kafka here; torch is imported only where a network needs it."""
+"""Rankers: networks, vocabularies and the model folder. Knows no Kafka; torch is imported only where a network needs it."""

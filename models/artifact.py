@@ -1,7 +1,8 @@
-"""A model version as one folder: written by the trainer, verified and loaded by workers, wherever fsspec can open it.
+"""A model version as one folder: written by the trainer, verified and loaded by workers from anywhere that fsspec can open.
 
-`manifest.json` names every file with its SHA-256; the manifest's own SHA-256 is the model's fingerprint and what an announcement
-carries. A network's folder also holds what it reads, its sizes and its weights. Nothing is unpickled. MLflow is not imported here.
+`manifest.json` names every file with its SHA-256; the manifest's own SHA-256 is the model's fingerprint and the one that an
+announcement carries. A network's folder also holds its vocabularies, its configuration and its weights. Nothing is unpickled.
+MLflow is not imported here.
 """
 
 import hashlib
@@ -22,14 +23,12 @@ from stream.core.ranking import Ranker, Rows
 from stream.errors import IsthmusError
 
 MANIFEST: Final = "manifest.json"
-
-
 UNREADABLE: Final = "unreadable"
-"""The one reason that may pass by itself: the registry is away."""
+"""The only refusal reason that may resolve itself: the folder's storage is unreachable."""
 
 
 class ModelRefused(IsthmusError):  # noqa: N818  (a refusal is an answer, not a fault)
-    """A model folder that must not be served. `reason` is one word for the metric; the text says which file and why."""
+    """A model folder must not be served. `reason` is one word for the metric; the message names the file and the cause."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -37,8 +36,18 @@ class ModelRefused(IsthmusError):  # noqa: N818  (a refusal is an answer, not a 
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a folder says of itself. `training` is the configuration that it was trained with, `last_event_ms` the time of the
-    newest example seen; `files` name -> SHA-256.
+    """The content of `manifest.json`.
+
+    Attributes:
+        kind: the system's name.
+        version: the number in the registry.
+        text_model: the text model that encoded the conversations; None where the model reads none.
+        training: the configuration that the model was trained with.
+        metrics: from the evaluation after training.
+        last_event_ms: the time of the newest example seen.
+        examples: how many the model was trained on.
+        code_version: the version of Isthmus that trained it.
+        files: name -> SHA-256.
     """
 
     kind: str
@@ -63,12 +72,14 @@ def write_ranker(
     examples: int = 0,
     code_version: str = "",
 ) -> str:
-    """Writes a ranker as a new folder and gives the SHA-256 of its manifest, which is written last: a folder without one is
-    unfinished. `training` is the configuration that it was trained with.
+    """Writes a ranker as a new folder and returns the SHA-256 of its manifest.
+
+    The manifest is written last: a folder without one is unfinished. `training` is the configuration that the ranker was trained
+    with.
     """
     folder.mkdir(parents=True)
-    listed = {"items": ranker.items, "prior": [float(share) for share in ranker.prior]}
-    contents = {"items.json": json.dumps(listed).encode(), **_network_contents(ranker)}
+    items = {"items": ranker.items, "prior": [float(share) for share in ranker.prior]}
+    contents = {"items.json": json.dumps(items).encode(), **_network_contents(ranker)}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     manifest = msgspec.json.encode(
@@ -96,54 +107,60 @@ def _network_contents(ranker: Ranker) -> dict[str, bytes]:
     from models.network import NeuralRanker  # noqa: PLC0415  (torch: 600 MB, only where a network is written)
 
     if not isinstance(ranker, NeuralRanker):
-        raise TypeError(f"{type(ranker).__name__} is no ranker that a folder can hold")
-    reader = {
-        "vocabularies": {kind: known.tokens for kind, known in ranker.reader.vocabularies.items()},
-        "text_width": ranker.reader.text_width,
+        raise TypeError(f"{type(ranker).__name__} cannot be written as a model folder")
+    featurizer = {
+        "vocabularies": {name: vocabulary.tokens for name, vocabulary in ranker.featurizer.vocabularies.items()},
+        "text_width": ranker.featurizer.text_width,
     }
     weights = {name: weight.contiguous() for name, weight in ranker.network.state_dict().items()}
     return {
-        "reader.json": json.dumps(reader).encode(),
+        "reader.json": json.dumps(featurizer).encode(),
         "network.json": msgspec.json.encode(ranker.config),
         "weights.safetensors": save(weights),
     }
 
 
 def read_manifest(uri: str, sha256: str | None = None) -> tuple[Manifest, str]:
-    """The manifest and its SHA-256; refused where it is missing, broken or not the announced one."""
+    """Returns the manifest and its SHA-256.
+
+    Raises:
+        ModelRefused: the manifest is missing, broken or not the announced one.
+    """
     content = _read(uri, MANIFEST)
-    found = hashlib.sha256(content).hexdigest()
-    if sha256 is not None and found != sha256:
+    fingerprint = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and fingerprint != sha256:
         raise ModelRefused("hash", f"{uri}: the manifest is not the announced one")
     try:
-        return msgspec.json.decode(content, type=Manifest), found
+        return msgspec.json.decode(content, type=Manifest), fingerprint
     except msgspec.MsgspecError as error:
         raise ModelRefused("manifest", f"{uri}: {error}") from None
 
 
 def load_ranker(uri: str, sha256: str | None = None) -> Ranker:
-    """The ranker in a folder, verified.
+    """Returns the ranker in a folder, after verifying every file.
 
     Raises:
-        ModelRefused: a file is missing or changed, the kind is unknown, sizes do not fit, or a weight is not finite.
+        ModelRefused: a file is missing or changed, the kind is unknown, sizes do not match, or a weight is not finite.
     """
-    manifest, found = read_manifest(uri, sha256)
-    contents = {name: _verified(uri, name, wanted) for name, wanted in manifest.files.items()}
+    manifest, fingerprint = read_manifest(uri, sha256)
+    contents = {name: _verified(uri, name, expected) for name, expected in manifest.files.items()}
     try:
-        listed = json.loads(contents["items.json"])
-        items, prior = tuple(listed["items"]), np.array(listed["prior"], dtype=np.float32)
+        catalogue = json.loads(contents["items.json"])
+        items, prior = tuple(catalogue["items"]), np.array(catalogue["prior"], dtype=np.float32)
     except (KeyError, ValueError) as error:
         raise ModelRefused("items", f"{uri}: items.json is not usable ({type(error).__name__})") from None
     if len(items) != len(prior) or len(set(items)) != len(items) or not np.isfinite(prior).all():
-        raise ModelRefused("items", f"{uri}: items and popularity prior do not fit each other")
+        raise ModelRefused("items", f"{uri}: items and popularity prior do not match")
     if manifest.kind == POPULAR:
-        return Popular(manifest.version, found, items, prior)
+        return Popular(manifest.version, fingerprint, items, prior)
     if manifest.kind not in SYSTEMS:
-        raise ModelRefused("kind", f"{uri}: this version of Isthmus knows no model of kind {manifest.kind!r}")
-    return _neural(uri, manifest, found, items, prior, contents)
+        raise ModelRefused("kind", f"{uri}: this version of Isthmus has no model of kind {manifest.kind!r}")
+    return _neural(uri, manifest, fingerprint, items, prior, contents)
 
 
-def _neural(uri: str, manifest: Manifest, found: str, items: tuple[str, ...], prior: Rows, contents: Mapping[str, bytes]) -> Ranker:
+def _neural(
+    uri: str, manifest: Manifest, fingerprint: str, items: tuple[str, ...], prior: Rows, contents: Mapping[str, bytes]
+) -> Ranker:
     import torch  # noqa: PLC0415  (600 MB: only where a network is served)
     from safetensors.torch import load  # noqa: PLC0415
 
@@ -151,25 +168,27 @@ def _neural(uri: str, manifest: Manifest, found: str, items: tuple[str, ...], pr
     from models.network import NeuralRanker  # noqa: PLC0415
 
     try:
-        listed = json.loads(contents["reader.json"])
-        vocabularies = {kind: Vocabulary(tokens) for kind, tokens in listed["vocabularies"].items()}
-        reader = Featurizer(vocabularies, int(listed["text_width"]))
-        made = network_type(manifest.kind)
-        config = msgspec.json.decode(contents["network.json"], type=type(made.default))
-        network = made(config, reader, torch.from_numpy(prior))
+        fields = json.loads(contents["reader.json"])
+        vocabularies = {name: Vocabulary(tokens) for name, tokens in fields["vocabularies"].items()}
+        featurizer = Featurizer(vocabularies, int(fields["text_width"]))
+        network_class = network_type(manifest.kind)
+        config = msgspec.json.decode(contents["network.json"], type=type(network_class.default))
+        network = network_class(config, featurizer, torch.from_numpy(prior))
         weights = load(contents["weights.safetensors"])
         network.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError, msgspec.MsgspecError) as error:
-        raise ModelRefused("weights", f"{uri}: weights, reader and configuration do not fit: {error}") from None
+        raise ModelRefused("weights", f"{uri}: weights, vocabularies and configuration do not match: {error}") from None
     if not all(torch.isfinite(weight).all() for weight in weights.values()):
         raise ModelRefused("weights", f"{uri}: a weight is not finite")
-    return NeuralRanker(manifest.kind, manifest.version, found, items, prior, manifest.text_model, reader, network, config)
+    return NeuralRanker(
+        manifest.kind, manifest.version, fingerprint, items, prior, manifest.text_model, featurizer, network, config
+    )
 
 
-def _verified(uri: str, name: str, wanted: str) -> bytes:
+def _verified(uri: str, name: str, sha256: str) -> bytes:
     content = _read(uri, name)
-    if hashlib.sha256(content).hexdigest() != wanted:
-        raise ModelRefused("hash", f"{uri}: {name} is not what the manifest says")
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ModelRefused("hash", f"{uri}: {name} does not have the manifest's SHA-256")
     return content
 
 

@@ -1,7 +1,7 @@
-"""The layers that the networks share, and their first weights: as Keras makes them, for the paper's authors used Keras.
+"""The layers that networks share. They are initialised as in Keras, which the paper's authors used.
 
-A GRU takes its input's share of the gates ready-made: a linear layer on a bag of tags is a sum of rows, and over all interactions
-of a batch at once it is one product. So `rows` of a network holds gates, and a step costs the recurrent part alone.
+A GRU receives its input's share of the gates ready-made. A linear layer on a bag of tags is a sum of rows, and over all
+interactions of a batch it is one product. So a network's `embed` returns gates, and a step costs the recurrent part alone.
 """
 
 from typing import cast
@@ -14,7 +14,7 @@ from models.features import FeatureBatch
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
-    """A dense layer with Glorot's uniform weights and no bias at first."""
+    """Returns a dense layer with Glorot's uniform weights and zero bias."""
     layer = nn.Linear(inputs, outputs)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -22,46 +22,47 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 class BagLayer(nn.Module):
-    """A dense layer on the multi-hot vector of one kind of tokens, (n interactions) -> (n, outputs). Nothing but the bias for
-    interactions without a known token.
+    """A dense layer on the multi-hot vector of one token field, (n interactions) -> (n, outputs).
+
+    An interaction without a known token yields the bias.
     """
 
-    def __init__(self, kind: str, tokens: int, outputs: int) -> None:
+    def __init__(self, token_field: str, tokens: int, outputs: int) -> None:
         super().__init__()
-        self.kind = kind
+        self.token_field = token_field
         self.weight = nn.Parameter(torch.empty(max(tokens, 1), outputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
         nn.init.xavier_uniform_(self.weight)
 
     def forward(self, inputs: FeatureBatch) -> Tensor:
-        bag = inputs.bags[self.kind]
-        summed: Tensor = embedding_bag(bag.places, self.weight, bag.offsets, mode="sum", include_last_offset=True)
+        bag = inputs.bags[self.token_field]
+        summed: Tensor = embedding_bag(bag.indices, self.weight, bag.offsets, mode="sum", include_last_offset=True)
         biased: Tensor = summed + self.bias
         return biased
 
     def of_multi_hot(self, rows: Tensor) -> Tensor:
-        """The same of multi-hot rows, (n, tokens) -> (n, outputs)."""
+        """Applies the layer to multi-hot rows, (n, tokens) -> (n, outputs)."""
         return rows @ self.weight + self.bias
 
 
 class TextLayer(nn.Module):
-    """A dense layer on conversations' vectors, (n interactions) -> (n, outputs); nought for sessions."""
+    """A dense layer on the conversations' vectors, (n interactions) -> (n, outputs); zero for sessions."""
 
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width, outputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        if width:  # nought where training saw no conversation
+        if width:  # 0 where training saw no conversation
             nn.init.xavier_uniform_(self.weight)
 
     def forward(self, inputs: FeatureBatch) -> Tensor:
-        made = inputs.texts @ self.weight + self.bias
-        spread: Tensor = made.new_zeros(len(inputs), made.shape[1]).index_copy(0, inputs.text_rows, made)
-        return spread
+        of_texts = inputs.texts @ self.weight + self.bias
+        outputs: Tensor = of_texts.new_zeros(len(inputs), of_texts.shape[1]).index_copy(0, inputs.text_rows, of_texts)
+        return outputs
 
 
 class Gru(nn.Module):
-    """A gated recurrent unit (Cho et al. 2014, reset after the product as in Keras), its input's share computed before."""
+    """A gated recurrent unit (Cho et al. 2014; reset after the product, as in Keras) whose input gates are computed beforehand."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class Gru(nn.Module):
         return 3 * self.hidden
 
     def forward(self, states: Tensor, gates: Tensor) -> Tensor:
-        """One step: (n, hidden), (n, 3 hidden) -> (n, hidden)."""
+        """Advances by one step: (n, hidden), (n, 3 hidden) -> (n, hidden)."""
         reset_in, update_in, new_in = gates.chunk(3, dim=1)
         reset_own, update_own, new_own = self.recurrent(states).chunk(3, dim=1)
         reset, update = torch.sigmoid(reset_in + reset_own), torch.sigmoid(update_in + update_own)

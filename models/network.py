@@ -1,8 +1,8 @@
-"""The one form of all networks, and the one class that serves them.
+"""The interface of all networks, and the ranker that serves any of them.
 
-A network turns each interaction into a row, takes states on by one row each, and makes logits of states. Encoding a history is
-nothing but advancing over its rows, so the two cannot disagree. A composite system is a network that holds others: its state is
-theirs side by side, with what says which modalities were seen.
+A network embeds each interaction as a row, advances states by one row each, and computes logits from states. Encoding a history is
+advancing over its rows, so the two cannot disagree. A composite system is a network that holds others: its state is theirs side by
+side.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,13 @@ from stream.core.ranking import Rows
 
 
 class GruConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Sizes of a network: its GRU's state, its dense layer, and the share of the state that training drops."""
+    """Sizes of a network.
+
+    Attributes:
+        hidden: size of the GRU's state.
+        dense: size of the dense layer.
+        dropout: share of the state that training drops.
+    """
 
     hidden: int = 256
     dense: int = 256
@@ -28,24 +34,25 @@ class GruConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Network(nn.Module):
-    """What a network must do. It is made of (config, reader, prior): a configuration, the reader that reads for it, and the items'
-    popularity (I,). Shapes: n interactions or states, `width` of a state, I items.
+    """Base of all networks, built from (config, featurizer, prior), the last being the items' popularity (I,).
+
+    Shapes: n interactions or states, `width` the size of a state, I items.
     """
 
     default: ClassVar[msgspec.Struct]
-    """The paper's configuration; a network's configurations are of this type."""
+    """The paper's configuration; its type is the type of the network's configurations."""
     token_fields: ClassVar[tuple[str, ...]] = ()
-    """The bags of tokens that it reads (`models.features.TOKENS`)."""
+    """The token fields that the network reads (`models.features.TOKENS`)."""
     uses_text_vectors: ClassVar[bool] = False
     uses_conversations: ClassVar[bool] = True
     width: int
 
     def embed(self, inputs: FeatureBatch) -> Tensor:
-        """Each interaction as a row, (n, whatever `advance` takes)."""
+        """Returns each interaction as a row, in the form that `advance` takes."""
         raise NotImplementedError
 
     def advance(self, states: Tensor, rows: Tensor) -> Tensor:
-        """Each state one interaction further, (n, width). The first state is nought."""
+        """Returns each state one interaction further, (n, width). The initial state is zero."""
         raise NotImplementedError
 
     def logits(self, states: Tensor) -> Tensor:
@@ -53,30 +60,34 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def scores(self, states: Tensor) -> Tensor:
-        """Probabilities, (n, I)."""
+        """Returns probabilities, (n, I)."""
         return torch.sigmoid(self.logits(states))
 
 
 def encode(network: Network, rows: Tensor, lengths: Tensor) -> Tensor:
-    """States after all of each history's rows, (b, width). `rows` stand one history after another; `lengths` (b,) on the CPU."""
+    """Returns the state after all rows of each history, (b, width).
+
+    `rows` stand one history after another; `lengths` (b,) is on the CPU. Histories are advanced together, the longest first, so
+    that the rows of one turn are a slice.
+    """
     order = torch.argsort(lengths, descending=True, stable=True)
     sizes = lengths[order]
     starts = (torch.cumsum(lengths, 0) - lengths)[order]
     active = [int((sizes > turn).sum()) for turn in range(int(sizes[0]) if len(sizes) else 0)]
-    places = torch.cat([torch.zeros(0, dtype=torch.long), *(starts[:count] + turn for turn, count in enumerate(active))])
-    turns = torch.split(rows.index_select(0, places.to(rows.device)), active)  # by turn, so that a turn is a slice
+    indices = torch.cat([torch.zeros(0, dtype=torch.long), *(starts[:count] + turn for turn, count in enumerate(active))])
+    turns = torch.split(rows.index_select(0, indices.to(rows.device)), active)
     states = rows.new_zeros(len(lengths), network.width)
     finished = []
-    for count, due in zip(active, turns, strict=True):
+    for count, turn_rows in zip(active, turns, strict=True):
         finished.append(states[count:])
-        states = network.advance(states[:count], due)
+        states = network.advance(states[:count], turn_rows)
     states = torch.cat([states, *reversed(finished)])
     return states.index_select(0, torch.argsort(order).to(rows.device))
 
 
 @dataclass(frozen=True)
 class NeuralRanker:
-    """Any network as serving sees it (`stream.core.ranking.Ranker`): rows in, rows out, on the CPU."""
+    """Serves a network as a `stream.core.ranking.Ranker`: rows in, rows out, on the CPU."""
 
     name: str
     version: str
@@ -84,10 +95,10 @@ class NeuralRanker:
     items: tuple[str, ...]
     prior: Rows
     text_model: str | None
-    reader: Featurizer
+    featurizer: Featurizer
     network: Network
     config: msgspec.Struct
-    """What the network was made with; kept with its weights."""
+    """The network's configuration; written beside its weights."""
 
     def __post_init__(self) -> None:
         self.network.eval()
@@ -101,14 +112,14 @@ class NeuralRanker:
 
     def advance_many(self, representations: Rows, interactions: Sequence[Interaction]) -> Rows:
         with torch.inference_mode():
-            rows = self.network.embed(self.reader.read(interactions).inputs())
+            rows = self.network.embed(self.featurizer.featurize(interactions).batch())
             states = torch.from_numpy(np.ascontiguousarray(representations))
             return cast("Rows", self.network.advance(states, rows).numpy())
 
     def encode_many(self, histories: Sequence[Sequence[Interaction]]) -> Rows:
         with torch.inference_mode():
             flat = [interaction for history in histories for interaction in history]
-            rows = self.network.embed(self.reader.read(flat).inputs())
+            rows = self.network.embed(self.featurizer.featurize(flat).batch())
             lengths = torch.tensor([len(history) for history in histories], dtype=torch.long)
             return cast("Rows", encode(self.network, rows, lengths).numpy())
 

@@ -1,4 +1,7 @@
-"""Popular: every user gets the items by their share of purchase events. The first version that a trainer publishes, and the bar."""
+"""Popular ranks items by their share of purchase events, alike for every user.
+
+It is the first version that a trainer publishes, and the baseline that every other model must beat.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +14,7 @@ from stream.core.ranking import Rows
 
 @dataclass(frozen=True)
 class Popular:
-    """`stream.core.ranking.Ranker` without a representation (width 0)."""
+    """A `stream.core.ranking.Ranker` without a representation (width 0)."""
 
     version: str
     fingerprint: str
@@ -36,13 +39,13 @@ class Popular:
 
 
 def prior_of(labels: Iterable[Sequence[str]], items: Sequence[str]) -> Rows:
-    """Each item's share of purchase events, (items,); an item counts once per event."""
-    places = {item: place for place, item in enumerate(items)}
+    """Returns each item's share of purchase events, (items,); an item counts once per event."""
+    indices = {item: index for index, item in enumerate(items)}
     counts = np.zeros(len(items), dtype=np.float64)
     events = 0
     for bought in labels:
         events += 1
         for item in set(bought):
-            if item in places:
-                counts[places[item]] += 1
+            if item in indices:
+                counts[indices[item]] += 1
     return (counts / max(events, 1)).astype(np.float32)

@@ -1,12 +1,17 @@
-"""The tokens that a model knows of one kind (tags, keywords ...), and the places of an interaction's tokens among them."""
+"""The tokens of one field (tags, keywords ...) that a model knows, and the indices of an interaction's tokens among them."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Final
 
-MIN_SHARE: Final = 0.001  # of the interactions that have any: rarer tokens are dropped (paper, section 5)
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_SHARE: Final = 0.001  # of the interactions that have any token: rarer tokens are dropped (paper, section 5)
 _UNKNOWN: Final = repeat(-1)
+
+Indices = NDArray[np.int64]
 
 
 class Vocabulary:
@@ -14,20 +19,20 @@ class Vocabulary:
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self.tokens = tuple(tokens)
-        self._places = {token: place for place, token in enumerate(self.tokens)}
+        self._indices = {token: index for index, token in enumerate(self.tokens)}
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def places(self, tokens: Iterable[str]) -> list[int]:
-        """The place of each token, -1 for unknown ones."""
-        return list(map(self._places.get, tokens, _UNKNOWN))
+    def indices(self, tokens: Iterable[str]) -> list[int]:
+        """Returns the index of each token, -1 for unknown ones."""
+        return list(map(self._indices.get, tokens, _UNKNOWN))
 
 
-def vocabulary_of(bags: Iterable[Sequence[str]], min_share: float = MIN_SHARE) -> Vocabulary:
-    """The tokens in at least `min_share` of the bags that hold any, in alphabetical order.
+def fit_vocabulary(bags: Iterable[Sequence[str]], min_share: float = MIN_SHARE) -> Vocabulary:
+    """Returns the tokens that occur in at least `min_share` of the non-empty bags, in alphabetical order.
 
-    >>> vocabulary_of([["a", "b"], ["b"], []], min_share=0.6).tokens
+    >>> fit_vocabulary([["a", "b"], ["b"], []], min_share=0.6).tokens
     ('b',)
     """
     counts: Counter[str] = Counter()

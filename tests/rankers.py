@@ -21,9 +21,10 @@ TEXT_MODEL: Final = "text-1"
 def small(name: str) -> Any:
     """A configuration whose network costs nothing."""
     from models.network import GruConfig
-    from models.networks.imputation import GenerativeConfig
+    from models.networks.generative_imputation import GenerativeConfig
     from models.networks.isthmus import IsthmusConfig
-    from models.networks.late_fusion import DistillationConfig, FusionConfig
+    from models.networks.knowledge_distillation import DistillationConfig
+    from models.networks.late_fusion import FusionConfig
     from models.networks.latent_feature import LatentFeatureConfig
     from models.networks.relative_representation import RelativeConfig
 

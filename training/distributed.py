@@ -1,7 +1,7 @@
-"""Several training processes as one (`torchrun`): each takes its share of every batch, gradients are summed before the step.
+"""Data-parallel training (`torchrun`): each process takes a shard of every batch, and gradients are summed before the step.
 
-So k processes make the steps that one would make, up to the order of sums; what differs is chance inside the network (dropout),
-which each process draws for its own share. gloo without GPUs, nccl with them. One process is the normal case and costs nothing.
+So k processes take the same steps as one, up to the order of sums; only dropout differs, because each process draws it for its own
+shard. The backend is gloo without GPUs and nccl with them. A single process is the normal case and costs nothing.
 """
 
 import os
@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed
 
-Row = TypeVar("Row", bound=np.generic)
-Made = TypeVar("Made")
+Scalar = TypeVar("Scalar", bound=np.generic)
+Value = TypeVar("Value")
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Within, this process is one of those that `torchrun` started; nothing where there is one only."""
+    """Joins the processes that `torchrun` launched, for the length of the block; does nothing in a single process."""
     if launched_processes() == 1:
         yield
         return
@@ -33,7 +33,7 @@ def process_group() -> Iterator[None]:
 
 @contextmanager
 def main_process_first() -> Iterator[None]:
-    """The first process goes through the block, then the others: what it makes is there when they look."""
+    """Runs the block in the main process first, then in the others, which find what it created."""
     if world_size() > 1 and rank() > 0:
         distributed.barrier()
     yield
@@ -41,16 +41,16 @@ def main_process_first() -> Iterator[None]:
         distributed.barrier()
 
 
-def broadcast(made: Callable[[], Made]) -> Made:
-    """What the first process makes, in all of them: a topic may have grown between two readings of it."""
-    found = [made() if rank() == 0 else None]
+def broadcast(compute: Callable[[], Value]) -> Value:
+    """Computes a value in the main process and returns it in all: a topic may have grown between two reads of it."""
+    values = [compute() if rank() == 0 else None]
     if world_size() > 1:
-        distributed.broadcast_object_list(found)
-    return cast("Made", found[0])
+        distributed.broadcast_object_list(values)
+    return cast("Value", values[0])
 
 
 def rank() -> int:
-    """Which of the processes this is; number 0 speaks and writes for all."""
+    """Returns this process's number; 0 is the main process, which logs and writes for all."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
@@ -59,24 +59,24 @@ def world_size() -> int:
 
 
 def launched_processes() -> int:
-    """How many `torchrun` started, joined or not."""
+    """Returns how many processes `torchrun` launched, whether they have joined or not."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def device() -> torch.device:
-    """A GPU where there is one, of several the process's own."""
+    """Returns this process's GPU where there are any, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 
 
-def shard(rows: NDArray[Row]) -> NDArray[Row]:
-    """The part of a batch that is for this process."""
+def shard(rows: NDArray[Scalar]) -> NDArray[Scalar]:
+    """Returns this process's part of a batch."""
     return rows[rank() :: world_size()]
 
 
 def all_reduce_sum(tensors: Sequence[Tensor]) -> None:
-    """Replaces each tensor by its sum over all processes: one message for all of them."""
+    """Replaces each tensor by its sum over all processes, in one message."""
     if world_size() == 1:
         return
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])

@@ -1,4 +1,4 @@
-"""Examples as arrays, once, so that the loop does no work per example: interactions read flat, and which of them each one has."""
+"""Training examples as arrays, so that the training loop does no Python work per example."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,16 +8,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.features import FeatureBatch, Features, Featurizer, Places, spans
+from models.features import FeatureBatch, Features, Featurizer, spans
+from models.vocabulary import Indices
 from stream.core.examples import event_type
 from stream.core.interactions import Conversation, Interaction, Modality, Session, readable_interactions
 from stream.core.outputs import EventType, TrainingExample
 
 
 @dataclass(frozen=True)
-class Batch:
-    """b examples: the inputs of all their interactions, one example after another, how many each has (b,), what is to be learned
-    (b, I), and the examples' weights (b,).
+class ExampleBatch:
+    """b examples as tensors.
+
+    Attributes:
+        inputs: all their interactions, one example after another.
+        lengths: (b,) how many interactions each has; on the CPU.
+        labels: (b, I) multi-hot, or whatever the stage's loss takes.
+        weights: (b,)
     """
 
     inputs: FeatureBatch
@@ -28,13 +34,20 @@ class Batch:
 
 @dataclass(frozen=True)
 class Examples:
-    """n examples. `picks` are places in `read`, one example after another; `starts` (n + 1,) into them; `labels` (n, I); `weights`
-    (n,); `types` (n,) are the purchase events' types.
+    """n examples as arrays.
+
+    Attributes:
+        features: of all interactions, shared by every selection of the examples.
+        indices: into `features`, one example after another.
+        starts: (n + 1,) where each example's indices begin, and the end.
+        labels: (n, I)
+        weights: (n,)
+        types: (n,) the purchase events' types.
     """
 
-    read: Features
-    picks: Places
-    starts: Places
+    features: Features
+    indices: Indices
+    starts: Indices
     labels: Tensor
     weights: Tensor
     types: NDArray[np.str_]
@@ -43,51 +56,52 @@ class Examples:
         return len(self.starts) - 1
 
     @property
-    def lengths(self) -> Places:
+    def lengths(self) -> Indices:
         return np.diff(self.starts)
 
-    def batch(self, rows: Places, device: torch.device | None = None) -> Batch:
-        """The chosen examples."""
+    def batch(self, rows: Indices, device: torch.device | None = None) -> ExampleBatch:
+        """Returns the examples at `rows` as tensors."""
         lengths = self.starts[rows + 1] - self.starts[rows]
-        chosen = self.picks[spans(self.starts[rows], lengths)]
+        chosen = self.indices[spans(self.starts[rows], lengths)]
         index = torch.from_numpy(rows)
         labels, weights = self.labels[index], self.weights[index]
-        return Batch(
-            inputs=self.read.inputs(chosen, device),
+        return ExampleBatch(
+            inputs=self.features.batch(chosen, device),
             lengths=torch.from_numpy(lengths),
             labels=labels if device is None else labels.to(device),
             weights=weights if device is None else weights.to(device),
         )
 
-    def only(self, modality: Modality) -> "Examples":
-        """The examples that have interactions of a modality, with these alone."""
-        kept = (self.read.text[self.picks] >= 0) == (modality == "conversation")
-        counts = np.add.reduceat(np.append(kept, 0), self.starts[:-1]) if len(self) else np.zeros(0, dtype=np.int64)
+    def of_modality(self, modality: Modality) -> "Examples":
+        """Returns the examples that have interactions of a modality, reduced to these."""
+        is_kept = (self.features.text_index[self.indices] >= 0) == (modality == "conversation")
+        counts = np.add.reduceat(np.append(is_kept, 0), self.starts[:-1]) if len(self) else np.zeros(0, dtype=np.int64)
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return replace(self, picks=self.picks[kept], starts=starts).at(counts.nonzero()[0])
+        return replace(self, indices=self.indices[is_kept], starts=starts).select(counts.nonzero()[0])
 
     def of_type(self, kind: EventType) -> "Examples":
-        return self.at((self.types == kind).nonzero()[0])
+        """Returns the examples of purchase events of a type."""
+        return self.select((self.types == kind).nonzero()[0])
 
-    def singly(self) -> "Examples":
-        """Each interaction as an example of its own."""
+    def as_single_interactions(self) -> "Examples":
+        """Returns each interaction as an example of its own, with the labels of its event."""
         owners = np.repeat(np.arange(len(self)), self.lengths)
         index = torch.from_numpy(owners)
         return replace(
             self,
-            starts=np.arange(len(self.picks) + 1),
+            starts=np.arange(len(self.indices) + 1),
             labels=self.labels[index],
             weights=self.weights[index],
             types=self.types[owners],
         )
 
-    def at(self, rows: Places) -> "Examples":
-        """The examples at `rows`, in that order."""
+    def select(self, rows: Indices) -> "Examples":
+        """Returns the examples at `rows`, in that order."""
         lengths = self.starts[rows + 1] - self.starts[rows]
         index = torch.from_numpy(rows)
         return replace(
             self,
-            picks=self.picks[spans(self.starts[rows], lengths)],
+            indices=self.indices[spans(self.starts[rows], lengths)],
             starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             labels=self.labels[index],
             weights=self.weights[index],
@@ -98,33 +112,33 @@ class Examples:
 def readable_histories(
     examples: Sequence[TrainingExample], text_model: str | None
 ) -> tuple[list[TrainingExample], list[list[Interaction]]]:
-    """The examples that a model of `text_model` can read, each with what it can read of its history."""
-    kept, histories = [], []
+    """Returns the examples that a model of `text_model` can read, and the readable interactions of each."""
+    readable, histories = [], []
     for example in examples:
         history = readable_interactions(example.interactions, text_model)
         if history:
-            kept.append(example)
+            readable.append(example)
             histories.append(history)
-    return kept, histories
+    return readable, histories
 
 
 def examples_as_arrays(
-    examples: Sequence[TrainingExample], histories: Sequence[Sequence[Interaction]], reader: Featurizer, items: Sequence[str]
+    examples: Sequence[TrainingExample], histories: Sequence[Sequence[Interaction]], featurizer: Featurizer, items: Sequence[str]
 ) -> Examples:
-    """Arrays of examples whose readable interactions are `histories` (none empty)."""
-    places = {item: place for place, item in enumerate(items)}
+    """Returns examples as arrays; `histories` are their readable interactions, none of them empty."""
+    columns_by_item = {item: column for column, item in enumerate(items)}
     rows, columns = [], []
     for row, example in enumerate(examples):
         for item in example.items:
-            if item in places:
+            if item in columns_by_item:
                 rows.append(row)
-                columns.append(places[item])
+                columns.append(columns_by_item[item])
     labels = torch.zeros(len(examples), len(items))
     labels[rows, columns] = 1
     flat = [interaction for history in histories for interaction in history]
     return Examples(
-        read=reader.read(flat),
-        picks=np.arange(len(flat)),
+        features=featurizer.featurize(flat),
+        indices=np.arange(len(flat)),
         starts=np.concatenate([[0], np.cumsum([len(history) for history in histories])]).astype(np.int64),
         labels=labels,
         weights=torch.ones(len(examples)),
@@ -133,7 +147,7 @@ def examples_as_arrays(
 
 
 def newest_text_model(examples: Sequence[TrainingExample]) -> str | None:
-    """The text model of the newest conversation: what is encoded now."""
+    """Returns the text model of the newest conversation: the one that the encoder runs now."""
     for example in reversed(examples):
         for interaction in reversed(example.interactions):
             if isinstance(interaction, Conversation):
@@ -142,6 +156,6 @@ def newest_text_model(examples: Sequence[TrainingExample]) -> str | None:
 
 
 def _type(history: Sequence[Interaction]) -> str:
-    """The purchase event's type as far as its history can be read."""
+    """Returns the purchase event's type, judged by its readable interactions."""
     sessions = sum(isinstance(one, Session) for one in history)
     return event_type(sessions, len(history) - sessions) or ""

@@ -1,8 +1,8 @@
-"""The gate: which trained model may become champion.
+"""The gate: decides whether a trained model becomes champion.
 
-On events after the last one that either model was trained on, a paired bootstrap of the difference in AP@3. The same
-configuration on fresher data must be no worse than the champion within a margin; a new configuration must be better; both must
-beat Popular.
+It compares candidate and champion by a paired bootstrap of the difference in AP@3, on events later than all that either was
+trained on. The same configuration on newer data must be no worse than the champion within a margin; a new configuration must be
+better. Both must beat Popular.
 """
 
 from typing import Final, NamedTuple
@@ -13,26 +13,27 @@ from numpy.typing import NDArray
 RESAMPLES: Final = 2_000
 ALPHA: Final = 0.05
 
-Scores = NDArray[np.float64]
+Precisions = NDArray[np.float64]
+"""AP@3 per purchase event, (n,)."""
 
 
 class Verdict(NamedTuple):
-    """Whether a candidate is promoted, and why, in words with the numbers."""
+    """Whether a candidate is promoted, and the reason with its numbers."""
 
     promoted: bool
     reason: str
 
 
 class BootstrapInterval(NamedTuple):
-    """A mean difference with its one-sided 95 % bounds."""
+    """A mean difference and its one-sided 95 % bounds."""
 
     mean: float
     low: float
     high: float
 
 
-def bootstrap(candidate: Scores, other: Scores, rng: np.random.Generator) -> BootstrapInterval:
-    """Candidate less other, paired by event: (n,), (n,)."""
+def bootstrap(candidate: Precisions, other: Precisions, rng: np.random.Generator) -> BootstrapInterval:
+    """Returns the interval of candidate minus other, paired by event."""
     differences = candidate - other
     count = len(differences)
     means = np.array([differences[rng.integers(count, size=count)].mean() for _ in range(RESAMPLES)])  # one at a time: O(n) memory
@@ -40,48 +41,48 @@ def bootstrap(candidate: Scores, other: Scores, rng: np.random.Generator) -> Boo
     return BootstrapInterval(float(differences.mean()), float(low), float(high))
 
 
-def too_few(judged: int, min_judged: int, *, grows: bool = True) -> Verdict | None:
-    """The refusal where there are not enough fresh events to judge by; known before anything is trained. Waiting helps where what
-    the examples come from `grows`.
+def refuse_too_few(fresh: int, min_judged: int, *, grows: bool = True) -> Verdict | None:
+    """Returns a refusal where there are not enough fresh events for a comparison; None where there are.
+
+    The advice is to wait where the source of the examples `grows`.
     """
-    if judged >= min_judged:
+    if fresh >= min_judged:
         return None
-    advice = f"wait for {min_judged - judged} more" if grows else "bring newer ones, or be content with fewer: --min-judged"
-    return Verdict(False, f"only {judged} fresh purchase events to judge by; {min_judged} are needed: {advice}")
+    advice = f"wait for {min_judged - fresh} more" if grows else "add newer ones, or accept fewer with --min-judged"
+    return Verdict(False, f"only {fresh} fresh purchase events to compare on; {min_judged} are needed: {advice}")
 
 
 def decide(  # noqa: PLR0911  (one return per verdict)
-    candidate: Scores,
-    champion: Scores | None,
-    popular: Scores,
+    candidate: Precisions,
+    champion: Precisions | None,
+    popular: Precisions,
     *,
     same_configuration: bool,
     margin: float,
     min_judged: int,
     rng: np.random.Generator,
 ) -> Verdict:
-    """The verdict on AP@3 per fresh purchase event, (n,) each; `champion` is None where there is none yet."""
-    if (refusal := too_few(len(candidate), min_judged)) is not None:
+    """Returns the verdict on AP@3 per fresh purchase event; `champion` is None where there is none yet."""
+    if (refusal := refuse_too_few(len(candidate), min_judged)) is not None:
         return refusal
-    against = bootstrap(candidate, popular, rng)
-    if against.low <= 0:
-        return Verdict(
-            False, f"not better than Popular on {len(candidate)} fresh events: MAP@3 {_told(candidate, popular, against)}"
-        )
+    from_popular = bootstrap(candidate, popular, rng)
+    numbers = _describe(candidate, popular, from_popular)
+    if from_popular.low <= 0:
+        return Verdict(False, f"not better than Popular {numbers}")
     if champion is None:
-        return Verdict(True, f"better than Popular on {len(candidate)} fresh events: MAP@3 {_told(candidate, popular, against)}")
+        return Verdict(True, f"better than Popular {numbers}")
     difference = bootstrap(candidate, champion, rng)
-    told = f"on {len(candidate)} fresh events: MAP@3 {_told(candidate, champion, difference)}"
+    numbers = _describe(candidate, champion, difference)
     if same_configuration:
         if difference.low < -margin:
-            return Verdict(False, f"may be worse than the champion by more than the margin {margin} {told}")
-        return Verdict(True, f"no worse than the champion within the margin {margin} {told}")
+            return Verdict(False, f"may be worse than the champion by more than the margin {margin} {numbers}")
+        return Verdict(True, f"no worse than the champion within the margin {margin} {numbers}")
     if difference.low <= 0:
-        return Verdict(False, f"a new configuration, and not better than the champion {told}")
-    return Verdict(True, f"a new configuration, better than the champion {told}")
+        return Verdict(False, f"a new configuration, and not better than the champion {numbers}")
+    return Verdict(True, f"a new configuration, better than the champion {numbers}")
 
 
-def _told(candidate: Scores, other: Scores, difference: BootstrapInterval) -> str:
+def _describe(candidate: Precisions, other: Precisions, difference: BootstrapInterval) -> str:
     low, high = difference.low, difference.high
-    means = f"{candidate.mean():.4f} against {other.mean():.4f}"
-    return f"{means} (difference {difference.mean:+.4f}, 90 % interval {low:+.4f} to {high:+.4f})"
+    means = f"MAP@3 {candidate.mean():.4f} against {other.mean():.4f}"
+    return f"on {len(candidate)} fresh events: {means} (difference {difference.mean:+.4f}, 90 % interval {low:+.4f} to {high:+.4f})"

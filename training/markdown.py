@@ -1,10 +1,10 @@
-"""Tables in Markdown that are readable as they stand."""
+"""Markdown tables that are readable as plain text."""
 
 from collections.abc import Sequence
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table, columns of equal width; the first row is its head.
+    """Returns the lines of a table with columns of equal width; the first row is the header.
 
     >>> aligned([["a", "bc"], ["def", ""]])
     ['| a   | bc |', '| --- | -- |', '| def |    |']

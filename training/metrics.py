@@ -1,7 +1,7 @@
 """HR@3 and MAP@3 with the post filter, as the paper's authors compute them.
 
-AP@3 of a purchase event: the sum over ranks 1 to 3 of (precision at the rank, if the item there was bought), divided by the
-smaller of 3 and the items bought. HR@3: whether any of the first three was bought.
+AP@3 of a purchase event: the sum over ranks 1 to 3 of the precision at each rank whose item was bought, divided by the smaller of 3
+and the number of items bought. HR@3: whether any of the first three was bought.
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,24 @@ from stream.core.ranking import Ranker, masked_top_k, positions_of
 
 K: Final = 3
 _CHUNK: Final = 1_000
-Scores = NDArray[np.float64]
 
 
 class Evaluation(NamedTuple):
-    """Per purchase event, (n,) each: its type, the hit at 3 and the average precision at 3."""
+    """A ranker's results per purchase event.
+
+    Attributes:
+        types: (n,) the events' types.
+        hits: (n,) the hit at 3, 0 or 1.
+        average_precisions: (n,) the average precision at 3.
+    """
 
     types: NDArray[np.str_]
-    hits: Scores
-    average_precisions: Scores
+    hits: NDArray[np.float64]
+    average_precisions: NDArray[np.float64]
 
 
-class Row(NamedTuple):
-    """One row of a results table."""
+class EventTypeMetrics(NamedTuple):
+    """The metrics of the events of one type, or of all ("union")."""
 
     event_type: str
     events: int
@@ -38,7 +43,7 @@ class Row(NamedTuple):
 
 
 def evaluate(ranker: Ranker, examples: Sequence[TrainingExample]) -> Evaluation:
-    """Ranks for each example what its user could be offered, and judges the first three."""
+    """Ranks what each example's user could be offered, and compares the first three with what was bought."""
     hits, precisions = np.zeros(len(examples)), np.zeros(len(examples))
     positions = {item: position for position, item in enumerate(ranker.items)}
     for start in range(0, len(examples), _CHUNK):
@@ -53,32 +58,33 @@ def evaluate(ranker: Ranker, examples: Sequence[TrainingExample]) -> Evaluation:
 
 
 def evaluate_one(ranked: Sequence[str], bought: set[str]) -> tuple[float, float]:
-    """(hit, AP) at 3 of one list.
+    """Returns (hit, AP) at 3 of one list.
 
     >>> evaluate_one(["a", "b", "c"], {"a", "c"})
     (1.0, 0.8333333333333333)
     """
-    found, total = 0, 0.0
+    hits, total = 0, 0.0
     for rank, item in enumerate(ranked[:K], start=1):
         if item in bought:
-            found += 1
-            total += found / rank
-    return float(found > 0), total / min(K, len(bought))
+            hits += 1
+            total += hits / rank
+    return float(hits > 0), total / min(K, len(bought))
 
 
-def table(judged: Evaluation) -> list[Row]:
-    """By event type, and the union."""
-    rows = []
+def metrics_by_type(evaluation: Evaluation) -> list[EventTypeMetrics]:
+    """Returns the metrics by event type, the union last."""
+    metrics = []
     for kind in ("conversation", "session", "both", "union"):
-        chosen = np.ones(len(judged.types), dtype=bool) if kind == "union" else judged.types == kind
+        chosen = np.ones(len(evaluation.types), dtype=bool) if kind == "union" else evaluation.types == kind
         count = int(chosen.sum())
-        hr3, map3 = (float(judged.hits[chosen].mean()), float(judged.average_precisions[chosen].mean())) if count else (0.0, 0.0)
-        rows.append(Row(kind, count, hr3, map3))
-    return rows
+        hr3 = float(evaluation.hits[chosen].mean()) if count else 0.0
+        map3 = float(evaluation.average_precisions[chosen].mean()) if count else 0.0
+        metrics.append(EventTypeMetrics(kind, count, hr3, map3))
+    return metrics
 
 
-def popular_of(
+def popular_ranker(
     examples: Sequence[TrainingExample], items: Sequence[str], version: str = "0", fingerprint: str = "popular"
 ) -> Popular:
-    """Popularity among the examples' purchases; ties by item order."""
+    """Returns the ranker by popularity among the examples' purchases; ties keep the items' order."""
     return Popular(version, fingerprint, tuple(items), prior_of((example.items for example in examples), items))

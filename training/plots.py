@@ -1,4 +1,4 @@
-"""Figures: one look for all, drawn without a display, and kept as PNG."""
+"""Figures: one style for all, drawn without a display and saved as PNG."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-rcParams["text.parse_math"] = False  # names come from data: what stands between two $ is no formula
+rcParams["text.parse_math"] = False  # names come from data: text between two $ is not a formula
 INK: Final = "#222222"
 FAINT: Final = "#d9d9d9"
 COLOURS: Final = {"conversation": "#d1495b", "session": "#2e6f95", "both": "#8a5a9e", "union": "#444444"}
@@ -18,7 +18,7 @@ SERIES: Final = ("#2e6f95", "#d1495b", "#3a8f5c", "#e09f3e", "#8a5a9e", "#555555
 
 
 def figure(width: float, height: float, title: str) -> Figure:
-    """Inches; constrained layout."""
+    """Returns a figure of this size in inches."""
     drawn = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(drawn)
     drawn.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
@@ -26,14 +26,15 @@ def figure(width: float, height: float, title: str) -> Figure:
 
 
 def panels(drawn: Figure, rows: int, columns: int, *, share_y: bool = False) -> list[Axes]:
-    found = [axes for row in drawn.subplots(rows, columns, squeeze=False, sharey=share_y) for axes in row]
-    for axes in found:
+    """Returns the axes of a grid, row by row."""
+    all_axes = [axes for row in drawn.subplots(rows, columns, squeeze=False, sharey=share_y) for axes in row]
+    for axes in all_axes:
         plain(axes)
-    return found
+    return all_axes
 
 
 def plain(axes: Axes) -> None:
-    """No box, faint grid behind the marks."""
+    """Removes the box and draws a faint grid behind the marks."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -50,10 +51,10 @@ def titled(axes: Axes, title: str, x: str = "", y: str = "") -> None:
 
 
 def bars(axes: Axes, names: Sequence[str], values: Sequence[float], colours: str | Sequence[str] = SERIES[0]) -> None:
-    """Horizontal bars, the first on top."""
-    places = range(len(names))
-    axes.barh(places, values, color=colours, height=0.72)
-    axes.set_yticks(places, names)
+    """Draws horizontal bars, the first on top."""
+    positions = range(len(names))
+    axes.barh(positions, values, color=colours, height=0.72)
+    axes.set_yticks(positions, names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
 

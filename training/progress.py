@@ -1,4 +1,4 @@
-"""What a training run tells while it goes on: lines, and a bar within each epoch where somebody looks at a terminal."""
+"""Progress of a training run: log lines, and a progress bar within each epoch on a terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,26 +9,31 @@ from rich.progress import Progress
 
 
 class ProgressReporter(NamedTuple):
-    """`say` takes a line; `tick` the stage and which of how many batches is done. Both may raise to break off."""
+    """Callbacks of a training run; either may raise to stop it.
 
-    say: Callable[[str], None] = lambda _: None
-    tick: Callable[[str, int, int], None] = lambda *_: None
+    Attributes:
+        log: called with a line.
+        update: called with the stage, the number of batches done, and the number of batches in the epoch.
+    """
+
+    log: Callable[[str], None] = lambda _: None
+    update: Callable[[str, int, int], None] = lambda *_: None
 
 
 SILENT = ProgressReporter()
 
 
 @contextmanager
-def shown(say: Callable[[str], None], console: Console | None = None) -> Iterator[ProgressReporter]:
-    """Lines go to `say`; a bar under them where standard error is a terminal."""
+def progress_bar(log: Callable[[str], None], console: Console | None = None) -> Iterator[ProgressReporter]:
+    """Yields a reporter that passes lines to `log` and, where standard error is a terminal, draws a bar below them."""
     console = Console(stderr=True) if console is None else console
     if not console.is_terminal:
-        yield ProgressReporter(say)
+        yield ProgressReporter(log)
         return
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("training", total=None)
 
-        def tick(stage: str, done: int, batches: int) -> None:
+        def update(stage: str, done: int, batches: int) -> None:
             progress.update(task, description=stage, completed=done, total=batches)
 
-        yield ProgressReporter(say, tick)
+        yield ProgressReporter(log, update)

@@ -1,6 +1,6 @@
-"""The registry: MLflow as the book of record of runs, model versions and roles. Workers never import it.
+"""The registry: MLflow records runs, model versions and roles. Workers never import it.
 
-A version's source is its model folder; roles are MLflow aliases. The default is embedded: a SQLite file and a local folder.
+A version's source is its model folder; roles are MLflow aliases. By default the registry is a SQLite file and a local folder.
 """
 
 import logging
@@ -15,20 +15,30 @@ from stream.errors import IsthmusError
 
 MODEL: Final = "isthmus"
 PREVIOUS: Final = "previous"
-"""The alias of the champion before this one: where a rollback goes."""
+"""The alias of the former champion, to which a rollback returns."""
 
 _QUIET: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # 7 by default: minutes until a wrong URL is told
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # 7 by default: minutes until a wrong URL is reported
 }
 _MISSING: Final = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
-"""How MLflow says that a version, or (the second) an alias, is not there; anything else means that it could not look."""
+"""MLflow's error codes for a missing version and (the second) a missing alias; any other means that the lookup failed."""
 
 
-class Version(NamedTuple):
-    """One registered model version. `roles` are its aliases; `uri` its folder."""
+class ModelVersion(NamedTuple):
+    """One registered model version.
+
+    Attributes:
+        version: its number.
+        kind: the system's name.
+        uri: its model folder.
+        sha256: of the folder's manifest.
+        roles: the version's aliases.
+        metrics: from the evaluation after training.
+        reason: the gate's.
+    """
 
     version: str
     kind: str
@@ -39,18 +49,18 @@ class Version(NamedTuple):
     reason: str
 
 
-_LAST: Final = "last_version"  # tag of the registered model: MLflow never gives a number twice, but does not tell deleted ones
+_LAST: Final = "last_version"  # tag of the registered model: MLflow never reuses a number, but does not list deleted ones
 
 
 class RegistryError(IsthmusError):
-    """The registry cannot be used, or does not know a version."""
+    """The registry cannot be used, or has no such version."""
 
 
 class Registry:
-    """Model versions under one name, "isthmus"."""
+    """Model versions under the name "isthmus"."""
 
     def __init__(self, uri: str, folder: Path) -> None:
-        """Opens the registry, and makes it where there is none (3 s).
+        """Opens the registry, and creates it where there is none (3 s).
 
         Raises:
             RegistryError: it cannot be reached or read.
@@ -60,12 +70,12 @@ class Registry:
         import mlflow  # noqa: PLC0415  (4 s: only where a registry is used)
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
-        for noisy in ("mlflow", "alembic"):  # after the import, which sets levels of its own
+        for noisy in ("mlflow", "alembic"):  # after the import, which sets its own levels
             logging.getLogger(noisy).setLevel(logging.ERROR)
         self._error = MlflowException
         self._uri = uri
         self.folder = folder
-        with self._translated():
+        with self._translated_errors():
             if uri.startswith("sqlite:///"):
                 Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir(parents=True, exist_ok=True)
@@ -76,16 +86,19 @@ class Registry:
                 self._client.create_registered_model(MODEL)
 
     def next_version(self) -> str:
-        """The number that the next registered version will have; one trainer at a time (`register` notices a second, and a version
-        deleted past us).
+        """Returns the number of the next registered version.
+
+        Only one trainer may run at a time; `register` notices a second one, and a version deleted elsewhere.
         """
-        with self._translated():
-            versions = [int(found.version) for found in self._client.search_model_versions(f"name='{MODEL}'")]
-            last = self._client.get_registered_model(MODEL).tags.get(_LAST, "0")  # may have been deleted since; its number is gone
+        with self._translated_errors():
+            versions = [int(listed.version) for listed in self._client.search_model_versions(f"name='{MODEL}'")]
+            last = self._client.get_registered_model(MODEL).tags.get(
+                _LAST, "0"
+            )  # may have been deleted since; its number is not reused
         return str(max([*versions, int(last)]) + 1)
 
     def new_folder(self, version: str) -> Path:
-        """Where the version's folder goes; what an interrupted run left there is moved aside, never overwritten."""
+        """Returns the path of the version's folder, avoiding one that an interrupted run left."""
         path = self.folder / version
         number = 0
         while path.exists():
@@ -96,12 +109,12 @@ class Registry:
     def register(
         self, version: str, folder: Path, sha256: str, kind: str, params: Mapping[str, object], metrics: Mapping[str, float]
     ) -> None:
-        """Records a run and its model version, whose folder is there already and names it. It has no role yet.
+        """Records a run and its model version, without a role. The folder exists already and holds the number.
 
         Raises:
-            RegistryError: another trainer took the number meanwhile; what was recorded here is withdrawn.
+            RegistryError: another trainer took the number meanwhile; the new record is removed.
         """
-        with self._translated():
+        with self._translated_errors():
             run = self._client.create_run(self._experiment, run_name=kind)
             for name, value in params.items():
                 self._client.log_param(run.info.run_id, name, value)
@@ -109,58 +122,58 @@ class Registry:
                 self._client.log_metric(run.info.run_id, name, number)
             self._client.set_terminated(run.info.run_id)
             tags = {"kind": kind, "sha256": sha256}
-            found = self._client.create_model_version(MODEL, source=str(folder.resolve()), run_id=run.info.run_id, tags=tags)
-            self._client.set_registered_model_tag(MODEL, _LAST, str(found.version))
-            if str(found.version) == version:
+            created = self._client.create_model_version(MODEL, source=str(folder.resolve()), run_id=run.info.run_id, tags=tags)
+            self._client.set_registered_model_tag(MODEL, _LAST, str(created.version))
+            if str(created.version) == version:
                 return
-            self._client.delete_model_version(MODEL, found.version)
+            self._client.delete_model_version(MODEL, created.version)
         raise RegistryError(
-            f"version {version} was taken meanwhile: run one trainer per registry, and the run again (its number will be another)"
+            f"version {version} was taken meanwhile: run one trainer per registry, then train again (under another number)"
         )
 
-    def say_why(self, version: str, reason: str) -> None:
-        """Keeps the gate's words with the version."""
-        with self._translated():
+    def set_reason(self, version: str, reason: str) -> None:
+        """Records why the gate promoted or refused the version."""
+        with self._translated_errors():
             self._client.set_model_version_tag(MODEL, version, "reason", reason)
 
-    def promote(self, version: str, role: Role = "champion") -> Version:
-        """Gives the role to the version; the former champion keeps the alias `previous`. Gives the version as it is then."""
+    def promote(self, version: str, role: Role = "champion") -> ModelVersion:
+        """Gives the version a role and returns it; the former champion gets the alias `previous`."""
         self.get(version)
-        champion = self.holder("champion") if role == "champion" else None
-        with self._translated():
+        champion = self.version_in_role("champion") if role == "champion" else None
+        with self._translated_errors():
             if champion is not None and champion.version != version:
                 self._client.set_registered_model_alias(MODEL, PREVIOUS, champion.version)
             self._client.set_registered_model_alias(MODEL, role, version)
         return self.get(version)
 
-    def rollback(self) -> Version:
-        """Makes the former champion champion again.
+    def rollback(self) -> ModelVersion:
+        """Promotes the former champion.
 
         Raises:
             RegistryError: there is none.
         """
-        previous = self.holder(PREVIOUS)
+        previous = self.version_in_role(PREVIOUS)
         if previous is None:
-            raise RegistryError("there is no former champion to go back to: `isthmus models list` shows the versions")
+            raise RegistryError("there is no former champion to return to: `isthmus models list` shows the versions")
         return self.promote(previous.version)
 
-    def holder(self, role: str) -> Version | None:
-        """The version in a role; None where nobody has it.
+    def version_in_role(self, role: str) -> ModelVersion | None:
+        """Returns the version in a role; None where there is none.
 
         Raises:
-            RegistryError: the registry cannot tell. That is not "nobody": a run would replace a champion that it did not see.
+            RegistryError: the lookup failed. That must not pass for "none": a run would replace a champion that it did not see.
         """
-        with self._translated():
+        with self._translated_errors():
             try:
-                found = self._client.get_model_version_by_alias(MODEL, role)
+                version = self._client.get_model_version_by_alias(MODEL, role)
             except self._error as error:
                 if error.error_code in _MISSING:
                     return None
                 raise
-            return self._version(found)
+            return self._version(version)
 
-    def get(self, version: str) -> Version:
-        with self._translated():
+    def get(self, version: str) -> ModelVersion:
+        with self._translated_errors():
             try:
                 return self._version(self._client.get_model_version(MODEL, version))
             except self._error as error:
@@ -168,28 +181,35 @@ class Registry:
                     raise
         raise RegistryError(f"there is no model version {version}: `isthmus models list` shows them")
 
-    def versions(self) -> list[Version]:
-        """All versions, newest first."""
-        with self._translated():
-            found = self._client.search_model_versions(f"name='{MODEL}'")
-            return [self._version(one) for one in sorted(found, key=lambda one: -int(one.version))]
+    def versions(self) -> list[ModelVersion]:
+        """Returns all versions, newest first."""
+        with self._translated_errors():
+            versions = self._client.search_model_versions(f"name='{MODEL}'")
+            return [self._version(version) for version in sorted(versions, key=lambda version: -int(version.version))]
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """MLflow's, SQLAlchemy's and the file system's errors as one of ours."""
-        from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  (MLflow's own dependency, loaded by now)
+    def _translated_errors(self) -> Iterator[None]:
+        """Raises MLflow's, SQLAlchemy's and the file system's errors as RegistryError."""
+        from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  (MLflow's dependency, already imported)
 
         try:
             yield
         except (self._error, SQLAlchemyError, OSError) as error:
-            said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise RegistryError(
-                f"the registry at {self._uri} cannot be used ({said}): check registry.uri and registry.folder"
+                f"the registry at {self._uri} cannot be used ({first_line}): check registry.uri and registry.folder"
             ) from error
 
-    def _version(self, found: Any) -> Version:
+    def _version(self, recorded: Any) -> ModelVersion:
         aliases = self._client.get_registered_model(MODEL).aliases
-        roles = tuple(sorted(alias for alias, version in aliases.items() if str(version) == str(found.version)))
-        metrics = dict(self._client.get_run(found.run_id).data.metrics) if found.run_id else {}
-        tags = found.tags
-        return Version(str(found.version), tags["kind"], found.source, tags["sha256"], roles, metrics, tags.get("reason", ""))
+        roles = tuple(sorted(alias for alias, version in aliases.items() if str(version) == str(recorded.version)))
+        metrics = dict(self._client.get_run(recorded.run_id).data.metrics) if recorded.run_id else {}
+        return ModelVersion(
+            version=str(recorded.version),
+            kind=recorded.tags["kind"],
+            uri=recorded.source,
+            sha256=recorded.tags["sha256"],
+            roles=roles,
+            metrics=metrics,
+            reason=recorded.tags.get("reason", ""),
+        )

@@ -1,7 +1,7 @@
-"""Periodic training: every so often on what has come since, warm, until it is told to stop.
+"""Periodic training: at a fixed interval, with a warm start, until it is stopped.
 
-A failed run is told and changes nothing. A champion that could not be announced is announced at the next turn: until then the
-registry and the workers disagree.
+A failed run is logged and changes nothing. A champion that could not be announced is announced again before the next run; until
+then the registry and the workers disagree.
 """
 
 import logging
@@ -13,38 +13,39 @@ from typing import Final
 from stream.core.announcements import ModelAnnouncement
 from stream.core.outputs import TrainingExample
 from stream.errors import IsthmusError
-from training.loop import NotFiniteError
-from training.registry import RegistryError
-from training.training_run import Result, TooFewExamplesError
+from training.training_run import RunResult
 
 logger = logging.getLogger(__name__)
-EXPECTED: Final = (TooFewExamplesError, NotFiniteError, RegistryError, IsthmusError, OSError, ValueError)
+EXPECTED_ERRORS: Final = (IsthmusError, OSError, ValueError)
+"""Logged without a traceback; the next run may succeed."""
 
 
 class StoppedError(Exception):
-    """A run was broken off because the trainer was told to stop."""
+    """A run was interrupted because the trainer was asked to stop."""
 
 
 class Announcer:
-    """Tells of new champions. Where that failed, and at first, for a trainer may have died before it told anybody, `catch_up` tells
-    of `champion`: whoever is it then, for somebody may have rolled back meanwhile.
+    """Publishes champion announcements.
+
+    `catch_up` re-publishes the current champion after a failure, and after a start, because a former trainer may have stopped
+    between promotion and announcement. It asks the registry for the champion, which may have been rolled back meanwhile.
     """
 
     def __init__(self, send: Callable[[ModelAnnouncement], None], champion: Callable[[], ModelAnnouncement | None]) -> None:
         self._send = send
         self._champion = champion
         self.is_behind = True
-        """Whether the registry has a champion of which the workers do not know."""
+        """Whether the workers may not know the registry's champion."""
 
-    def tell(self, result: Result) -> None:
-        """Raises what `send` raises."""
+    def announce(self, result: RunResult) -> None:
+        """Publishes the new champion, if the run has one. Raises what `send` raises."""
         if result.announcement is not None:
             self.is_behind = True
             self._send(result.announcement)
             self.is_behind = False
 
     def catch_up(self) -> None:
-        """Raises what `send` and `champion` raise."""
+        """Publishes the current champion if the workers may not know it. Raises what `send` and `champion` raise."""
         if self.is_behind:
             announcement = self._champion()
             if announcement is not None:
@@ -54,45 +55,45 @@ class Announcer:
 
 def retrain(
     load: Callable[[], Sequence[TrainingExample]],
-    run: Callable[[Sequence[TrainingExample]], Result],
+    run: Callable[[Sequence[TrainingExample]], RunResult],
     announcer: Announcer,
     every_s: float,
     stop: threading.Event,
 ) -> None:
-    """Loads, runs and announces once per `every_s` until `stop` is set; skips a turn when nothing has come.
+    """Loads, runs and announces once per `every_s` until `stop` is set; skips the run when no example has changed.
 
     `run` may raise StoppedError between two epochs once `stop` is set.
     """
-    seen: frozenset[tuple[str, str, int]] | None = None
+    trained_on: frozenset[tuple[str, str, int]] | None = None
     while not stop.is_set():
         started = time.monotonic()
         try:
             announcer.catch_up()
             examples = load()
-            known = revisions_of(examples)
-            if known == seen:
+            revisions = revisions_of(examples)
+            if revisions == trained_on:
                 logger.info("nothing new since the last run")
             else:
                 result = run(examples)
-                seen = known
+                trained_on = revisions
                 logger.info("%s", result.reason)
-                announcer.tell(result)
+                announcer.announce(result)
         except StoppedError:
-            logger.info("stopped in the middle of a run, the champion stays")
+            logger.info("stopped during a run; the champion stays")
             return
-        except EXPECTED as error:
-            logger.warning("%s: %s", _what_it_means(announcer), error)
+        except EXPECTED_ERRORS as error:
+            logger.warning("%s: %s", _consequence(announcer), error)
         except Exception:
-            logger.exception("%s", _what_it_means(announcer))
+            logger.exception("%s", _consequence(announcer))
         stop.wait(max(0.0, every_s - (time.monotonic() - started)))
 
 
 def revisions_of(examples: Sequence[TrainingExample]) -> frozenset[tuple[str, str, int]]:
-    """What tells whether anything came, changed or was erased."""
+    """Returns what changes whenever an example is added, revised or erased."""
     return frozenset((example.user_id, example.purchase_id, example.revision) for example in examples)
 
 
-def _what_it_means(announcer: Announcer) -> str:
+def _consequence(announcer: Announcer) -> str:
     if announcer.is_behind:
-        return "the new champion could not be announced; it is at the next turn"
-    return "this run came to nothing, the champion stays"
+        return "the champion could not be announced; retrying before the next run"
+    return "the run failed; the champion stays"

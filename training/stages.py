@@ -1,7 +1,7 @@
-"""What a recipe works with: the examples of one training, how to read them, and how a stage of it is trained."""
+"""What a recipe works with: the examples of one training, and how to build and train a network on them, stage by stage."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -12,15 +12,12 @@ from torch import Tensor
 from models.features import Featurizer
 from models.network import Network
 from stream.errors import IsthmusError
-from training.checkpoints import Checkpoints
 from training.example_arrays import Examples
-from training.loop import FitResult, Loss, TrainingConfig, cross_entropy, fit
-from training.progress import ProgressReporter
+from training.loop import FitContext, FitResult, StageOptions, fit
 
 Select = Callable[[Examples], Examples]
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
-LEARNING_RATE: Final = 1e-3  # Keras' for Adam
-WHOLE: Final[Select] = lambda examples: examples  # noqa: E731
+ALL: Final[Select] = lambda examples: examples  # noqa: E731
 
 
 class NothingToLearnError(IsthmusError):
@@ -29,77 +26,55 @@ class NothingToLearnError(IsthmusError):
 
 @dataclass(frozen=True)
 class StageTrainer:
-    """Examples to learn from and to check on, both together, and how it is to be done. `stages` fills as the recipe goes on."""
+    """Trains the stages of one system.
 
-    examples: Examples
-    check: Examples
-    whole: Examples
-    reader: Featurizer
+    Attributes:
+        training: the examples to learn from.
+        validation: the examples that say when to stop.
+        all_examples: both together.
+        featurizer: of all networks of the system.
+        prior: (I,) the items' popularity.
+        context: configuration, progress and checkpoints.
+        stages: how each finished stage went, in order; filled by `fit` and `refit`.
+    """
+
+    training: Examples
+    validation: Examples
+    all_examples: Examples
+    featurizer: Featurizer
     prior: Tensor
-    config: TrainingConfig
-    watch: ProgressReporter
-    checkpoints: Checkpoints | None
+    context: FitContext
     stages: dict[str, FitResult] = field(default_factory=dict)
 
-    def make(self, network: type[AnyNetwork], config: Any) -> AnyNetwork:
-        """A new network; its first weights depend on the seed alone, whatever was trained before."""
-        torch.manual_seed(self.config.seed)
-        return network(config, self.reader, self.prior)
+    def build(self, network: type[AnyNetwork], config: Any) -> AnyNetwork:
+        """Returns a new network; its initial weights depend on the seed alone, whatever was trained before."""
+        torch.manual_seed(self.context.config.seed)
+        return network(config, self.featurizer, self.prior)
 
-    def fit(
-        self,
-        stage: str,
-        network: Network,
-        batch: int,
-        select: Select = WHOLE,
-        loss: Loss = cross_entropy,
-        *,
-        learning_rate: float = LEARNING_RATE,
-        average: float = 0.0,
-    ) -> FitResult:
-        """Trains one stage on the examples that `select` makes of the training's, checked on those it makes of the validation's.
+    def fit(self, network: Network, options: StageOptions, select: Select = ALL) -> FitResult:
+        """Trains one stage on the examples that `select` returns for training and for validation.
 
         Raises:
-            NothingToLearnError: it makes too few.
+            NothingToLearnError: it returns too few.
         """
-        examples, check = select(self.examples), select(self.check)
-        if not len(check):  # a small data set: the newest tenth of the stage's own, as the authors do where they filter
-            cut = len(examples) - max(1, len(examples) // 10)
-            examples, check = examples.at(np.arange(max(cut, 0))), examples.at(np.arange(max(cut, 0), len(examples)))
-        if not len(examples) or not len(check):
-            raise NothingToLearnError(f"{stage}: no purchase events to learn this from")
-        return self._fit(stage, network, examples, check, self.config, batch, loss, learning_rate, average)
+        training, validation = select(self.training), select(self.validation)
+        if not len(validation):  # a small data set: the newest tenth of the stage's own, as the authors do where they filter
+            cut = max(len(training) - max(1, len(training) // 10), 0)
+            training, validation = training.select(np.arange(cut)), training.select(np.arange(cut, len(training)))
+        if not len(training) or not len(validation):
+            raise NothingToLearnError(f"{options.name}: no purchase events to learn this from")
+        return self._fit(network, training, validation, options, self.context)
 
-    def refit(
-        self, stage: str, network: Network, batch: int, epochs: int, loss: Loss, *, learning_rate: float, average: float
-    ) -> FitResult:
-        """Trains one stage on all examples, those to check on included, for so many epochs."""
-        config = msgspec.structs.replace(self.config, epochs=epochs)
-        return self._fit(stage, network, self.whole, None, config, batch, loss, learning_rate, average)
+    def refit(self, network: Network, options: StageOptions, epochs: int) -> FitResult:
+        """Trains one stage on all examples, validation included, for a fixed number of epochs."""
+        config = msgspec.structs.replace(self.context.config, epochs=epochs)
+        return self._fit(network, self.all_examples, None, options, replace(self.context, config=config))
 
     def _fit(
-        self,
-        stage: str,
-        network: Network,
-        examples: Examples,
-        check: Examples | None,
-        config: TrainingConfig,
-        batch: int,
-        loss: Loss,
-        learning_rate: float,
-        average: float,
+        self, network: Network, training: Examples, validation: Examples | None, options: StageOptions, context: FitContext
     ) -> FitResult:
-        self.stages[stage] = fit(
-            network,
-            examples,
-            check,
-            config,
-            batch=config.batch or batch,
-            learning_rate=learning_rate if config.learning_rate is None else config.learning_rate,
-            loss=loss,
-            average=average,
-            stage=stage,
-            watch=self.watch,
-            checkpoints=self.checkpoints,
-        )
-        return self.stages[stage]
+        config = context.config
+        rate = options.learning_rate if config.learning_rate is None else config.learning_rate
+        options = replace(options, batch=config.batch or options.batch, learning_rate=rate)
+        self.stages[options.name] = fit(network, training, validation, options, context)
+        return self.stages[options.name]

@@ -1,7 +1,7 @@
-"""The systems trained from examples: the one entry point for the trainer and the benchmark, on files as on the topic.
+"""Trains a system from examples: the one entry point for the trainer and the benchmark, on files as on the topic.
 
-Sizes and dropout stand beside the networks, stages and batches in `training.recipes`: all are those of the paper's authors
-(github.com/simonebbruun/RS_multi_modal_user_interactions). Adam at Keras' learning rate of .001, at most 100 epochs, patience 5.
+Sizes and dropout are declared beside the networks, stages and batches in `training.recipes`; all are those of the paper's authors
+(github.com/simonebbruun/RS_multi_modal_user_interactions). Adam with Keras' learning rate of .001, at most 100 epochs, patience 5.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from models.popular import prior_of
 from models.systems import POPULAR, SYSTEMS, network_type
 from stream.core.outputs import TrainingExample
 from stream.core.ranking import Ranker
-from training.checkpoints import Checkpoints, run_of
+from training.checkpoints import Checkpoints, fingerprint_of
 from training.example_arrays import examples_as_arrays, newest_text_model, readable_histories
-from training.loop import FitResult, TrainingConfig
-from training.metrics import popular_of
+from training.loop import FitContext, FitResult, TrainingConfig
+from training.metrics import popular_ranker
 from training.progress import SILENT, ProgressReporter
-from training.recipes import RECIPES
+from training.recipes import recipe_of
 from training.stages import NothingToLearnError, StageTrainer
 
 AS_THE_PAPER: Final = TrainingConfig()
@@ -37,12 +37,13 @@ class TrainedSystem(NamedTuple):
 
     @property
     def epochs(self) -> int:
-        return sum(fitted.epochs for fitted in self.stages.values())
+        return sum(stage.epochs for stage in self.stages.values())
 
     @property
-    def validation(self) -> float:
-        """The best validation loss of the last stage that had one."""
-        return next((fitted.validation for fitted in reversed(self.stages.values()) if fitted.validation is not None), 0.0)
+    def validation_loss(self) -> float:
+        """The best validation loss of the last stage that has one."""
+        losses = [stage.validation_loss for stage in self.stages.values() if stage.validation_loss is not None]
+        return losses[-1] if losses else 0.0
 
 
 def train_system(
@@ -53,65 +54,79 @@ def train_system(
     config: TrainingConfig = AS_THE_PAPER,
     *,
     warm: Ranker | None = None,
-    watch: ProgressReporter = SILENT,
+    progress: ProgressReporter = SILENT,
     checkpoints: Path | None = None,
 ) -> TrainedSystem:
-    """Trains a system of `models.systems.SYSTEMS`. Popularity, a ranker's prior, is that of training and validation together.
+    """Trains a system of `models.systems.SYSTEMS`. A ranker's prior is the popularity in training and validation together.
 
-    `warm`: a ranker whose weights are the first ones, where system, configuration, items and text model are the same; systems of
-    several stages begin anew. `checkpoints`: a folder from which an interrupted training goes on.
+    `warm`: a ranker whose weights are the initial ones if system, configuration, items and text model are the same; systems of
+    several stages ignore it. `checkpoints`: a folder from which an interrupted training resumes.
 
     Raises:
         KeyError: no system has this name.
-        training.stages.NothingToLearnError: training or validation is empty, lacks the events that the system is made of, or
-        shows it
-        nothing that it reads.
-        training.loop.NotFiniteError: training broke off.
-        training.checkpoints.CheckpointError: the folder holds another run's checkpoints.
+        training.stages.NothingToLearnError: training or validation is empty, lacks the events that the system needs, or shows it
+            nothing that it reads.
+        training.loop.NotFiniteError: training diverged.
+        training.checkpoints.CheckpointError: the folder holds another training's checkpoints.
     """
     if name not in SYSTEMS:
         raise KeyError(name)
     if not training or not validation:
         raise NothingToLearnError("training and validation need at least one example each")
     if name == POPULAR:
-        return TrainedSystem(popular_of([*training, *validation], items), {})
-    network = network_type(name)
-    network_config = network.default if config.network is None else config.network
-    text_model = newest_text_model(training) if network.uses_conversations else None
-    (fitting, histories), (checking, check_histories) = (readable_histories(part, text_model) for part in (training, validation))
-    start = _warm(warm, name, network_config, items, text_model)
-    flat = [one for history in histories for one in history]
-    reader = start.reader if start else fit_featurizer(network.token_fields, texts=network.uses_text_vectors, interactions=flat)
+        return TrainedSystem(popular_ranker([*training, *validation], items), {})
+    network_class = network_type(name)
+    network_config = network_class.default if config.network is None else config.network
+    text_model = newest_text_model(training) if network_class.uses_conversations else None
+    start = _warm_start(warm, name, network_config, items, text_model)
+    run = fingerprint_of(name, config, items, start.fingerprint if start else None, training, validation) if checkpoints else ""
+    context = FitContext(config, progress, Checkpoints(checkpoints, run) if checkpoints else None)
+    trainer = _stage_trainer(network_class, training, validation, items, text_model, start, context)
+    if _shows_nothing(trainer.all_examples.features):
+        fields = [*network_class.token_fields, *(["sentence vectors"] if network_class.uses_text_vectors else [])]
+        raise NothingToLearnError(f"{name}: no purchase events to learn this from: none shows any {' or '.join(fields)}")
+    network = recipe_of(name)(trainer, network_config, start.network if start else None)
+    prior = trainer.prior.numpy()
+    ranker = NeuralRanker(name, "0", "trained", tuple(items), prior, text_model, trainer.featurizer, network, network_config)
+    return TrainedSystem(ranker, trainer.stages)
+
+
+def _stage_trainer(
+    network_class: type[Network],
+    training: Sequence[TrainingExample],
+    validation: Sequence[TrainingExample],
+    items: Sequence[str],
+    text_model: str | None,
+    start: NeuralRanker | None,
+    context: FitContext,
+) -> StageTrainer:
+    """Returns the trainer of the readable examples; vocabularies are those of the training part, or of the warm start."""
+    readable, histories = readable_histories(training, text_model)
+    readable_validation, validation_histories = readable_histories(validation, text_model)
+    flat = [interaction for history in histories for interaction in history]
+    texts = network_class.uses_text_vectors
+    featurizer = start.featurizer if start else fit_featurizer(network_class.token_fields, texts=texts, interactions=flat)
+    all_examples = examples_as_arrays([*readable, *readable_validation], [*histories, *validation_histories], featurizer, items)
     prior = prior_of((example.items for example in [*training, *validation]), items)
-    run = run_of(name, config, items, start.fingerprint if start else None, training, validation) if checkpoints else ""
-    whole = examples_as_arrays([*fitting, *checking], [*histories, *check_histories], reader, items)
-    _check_shown(name, network, whole.read)
-    work = StageTrainer(
-        examples=whole.at(np.arange(len(fitting))),
-        check=whole.at(np.arange(len(fitting), len(whole))),
-        whole=whole,
-        reader=reader,
+    return StageTrainer(
+        training=all_examples.select(np.arange(len(readable))),
+        validation=all_examples.select(np.arange(len(readable), len(all_examples))),
+        all_examples=all_examples,
+        featurizer=featurizer,
         prior=torch.from_numpy(prior),
-        config=config,
-        watch=watch,
-        checkpoints=Checkpoints(checkpoints, run) if checkpoints else None,
+        context=context,
     )
-    found = RECIPES[name](work, network_config, start.network if start else None)
-    ranker = NeuralRanker(name, "0", "trained", tuple(items), prior, text_model, reader, found, network_config)
-    return TrainedSystem(ranker, work.stages)
 
 
-def _check_shown(name: str, network: type[Network], read: Features) -> None:
-    """A system that sees no token and no vector would be popularity under another name."""
-    if not read.texts.any() and not any(len(places) for places, _ in read.bags.values()):
-        reads = " or ".join([*network.token_fields, *(["sentence vectors"] if network.uses_text_vectors else [])])
-        raise NothingToLearnError(f"{name}: no purchase events to learn this from: none shows any {reads}")
+def _shows_nothing(features: Features) -> bool:
+    """Whether there is no known token and no vector: the system would be popularity under another name."""
+    return not features.texts.any() and not any(len(indices) for indices, _ in features.bags.values())
 
 
-def _warm(
+def _warm_start(
     warm: Ranker | None, name: str, config: msgspec.Struct, items: Sequence[str], text_model: str | None
 ) -> NeuralRanker | None:
-    """The ranker, where its network fits; vectors of another text model would be read as if they meant the same."""
+    """Returns the ranker if its network fits; vectors of another text model would be read as if they meant the same."""
     if isinstance(warm, NeuralRanker) and (warm.name, warm.config, warm.items) == (name, config, tuple(items)):
         return warm if warm.text_model == text_model else None
     return None

@@ -1,11 +1,11 @@
-"""One training run: examples -> split -> training -> registry -> gate -> champion. Whatever fails, the champion stays in place.
+"""One training run: examples -> split -> training -> registry -> gate -> champion. Whatever fails, the champion stays.
 
-The newest tenth of the examples is held out of training and of nothing else: on the part of it that is also newer than all that
-the champion was trained on, the gate compares both.
+The newest tenth of the examples is held out of training. The gate compares candidate and champion on the part of it that is also
+newer than everything the champion was trained on.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,19 +20,25 @@ from stream.core.outputs import Role, TrainingExample
 from stream.core.ranking import Ranker
 from stream.errors import IsthmusError
 from training import distributed
-from training.gate import Verdict, decide, too_few
+from training.gate import Verdict, decide, refuse_too_few
 from training.loop import TrainingConfig
-from training.metrics import evaluate, popular_of, table
+from training.metrics import evaluate, metrics_by_type, popular_ranker
 from training.progress import SILENT, ProgressReporter
-from training.registry import Registry, Version
+from training.registry import ModelVersion, Registry
 from training.split import MIN_EXAMPLES, split
 from training.train_system import TrainedSystem, train_system
 
-Say = Callable[[str], None]
-
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is made with; `margin` and `min_judged` are the gate's, `grows` is whether waiting brings more examples."""
+    """Settings of a run.
+
+    Attributes:
+        system: its name.
+        training: how it is trained.
+        margin: the gate's: how much worse in MAP@3 the same configuration may be than the champion.
+        min_judged: the gate's: fewer fresh purchase events are not enough for a verdict.
+        grows: whether waiting brings more examples.
+    """
 
     system: str = DEFAULT
     training: TrainingConfig = TrainingConfig()
@@ -41,26 +47,26 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     grows: bool = True
 
 
-class Result(NamedTuple):
-    """What a run brought: the announcement of a new champion, or None, and why."""
+class RunResult(NamedTuple):
+    """The outcome of a run: the announcement of a new champion, or None, and the reason."""
 
     announcement: ModelAnnouncement | None
     reason: str
 
 
 class TooFewExamplesError(IsthmusError):
-    """There is not enough to train on yet."""
+    """There are not enough examples to train on yet."""
 
 
-def publish_popular(examples: Sequence[TrainingExample], items: Sequence[str], registry: Registry) -> Result:
-    """The first version of all: popularity, champion until something beats it."""
+def publish_popular(examples: Sequence[TrainingExample], items: Sequence[str], registry: Registry) -> RunResult:
+    """Registers and promotes the first version: popularity, champion until a model beats it."""
     number = registry.next_version()
     last_ms = max((example.occurred_at for example in examples), default=0)
     params = {"examples": len(examples), "last_event_ms": last_ms}
-    _write(popular_of(examples, items), number, registry, {}, params, {})
+    _write(popular_ranker(examples, items), number, registry, {}, params, {})
     reason = "the first model: popularity"
-    registry.say_why(number, reason)
-    return Result(announcement_of(registry.promote(number)), reason)
+    registry.set_reason(number, reason)
+    return RunResult(announcement_of(registry.promote(number)), reason)
 
 
 def train_once(
@@ -68,20 +74,19 @@ def train_once(
     items: Sequence[str],
     registry: Registry,
     config: RunConfig,
-    watch: ProgressReporter = SILENT,
+    progress: ProgressReporter = SILENT,
     checkpoints: Path | None = None,
-) -> Result:
+) -> RunResult:
     """Trains on `examples` (newest revisions, in order of time), registers the version and lets the gate decide.
 
-    Of several processes (`training.distributed`) all train; the first alone registers and judges. `checkpoints`: a folder from
-    which
-    an interrupted training goes on.
+    With several processes (`training.distributed`) all of them train and the main process registers and evaluates. `checkpoints`: a
+    folder from which an interrupted training resumes.
 
     Raises:
-        TooFewExamplesError: under 50 examples.
-        training.loop.NotFiniteError: training broke off; nothing was registered.
-        training.stages.NothingToLearnError: the examples lack the events that the system is made of.
-        training.checkpoints.CheckpointError: the folder holds another run's checkpoints.
+        TooFewExamplesError: fewer than 50 examples.
+        training.loop.NotFiniteError: training diverged; nothing was registered.
+        training.stages.NothingToLearnError: the examples lack the events that the system needs.
+        training.checkpoints.CheckpointError: the folder holds another training's checkpoints.
         training.registry.RegistryError: the registry cannot be used.
     """
     if len(examples) < MIN_EXAMPLES:
@@ -89,35 +94,36 @@ def train_once(
             f"{len(examples)} examples; {MIN_EXAMPLES} are needed: wait for purchases with interactions before them"
         )
     training, validation, held_out = split(examples)
-    champion = registry.holder("champion")
-    served, served_last_ms = _load(champion, watch.say)
+    champion = registry.version_in_role("champion")
+    served, served_last_ms = _load_champion(champion, progress)
     last_ms = max(example.occurred_at for example in [*training, *validation])
     fresh = [example for example in held_out if example.occurred_at > max(last_ms, served_last_ms)]
-    if (refusal := too_few(len(fresh), config.min_judged, grows=config.grows)) is not None:
-        return Result(None, refusal.reason)  # before training: nothing that it could bring would pass
+    if (refusal := refuse_too_few(len(fresh), config.min_judged, grows=config.grows)) is not None:
+        return RunResult(None, refusal.reason)  # before training, because no candidate could pass
     started = time.monotonic()
     trained = train_system(
-        config.system, training, validation, items, config.training, warm=served, watch=watch, checkpoints=checkpoints
+        config.system, training, validation, items, config.training, warm=served, progress=progress, checkpoints=checkpoints
     )
-    watch.say(f"{config.system}: trained on {len(training)} examples in {time.monotonic() - started:.1f} s")
+    progress.log(f"{config.system}: trained on {len(training)} examples in {time.monotonic() - started:.1f} s")
     if distributed.rank() > 0:
-        return Result(None, "trained; the first process registers and judges")
+        return RunResult(None, "trained; the main process registers and evaluates")
     number, ranker = _register(trained, registry, config, fresh, last_ms, len(training) + len(validation))
-    verdict = _gate(ranker, served, fresh, [*training, *validation], config, same=_same(champion, config))
-    registry.say_why(number, verdict.reason)
+    same_configuration = _has_configuration(champion, config)
+    verdict = _gate(ranker, served, fresh, [*training, *validation], config, same_configuration=same_configuration)
+    registry.set_reason(number, verdict.reason)
     if not verdict.promoted:
-        return Result(None, f"version {number} refused: {verdict.reason}")
-    return Result(announcement_of(registry.promote(number)), f"version {number} promoted: {verdict.reason}")
+        return RunResult(None, f"version {number} refused: {verdict.reason}")
+    return RunResult(announcement_of(registry.promote(number)), f"version {number} promoted: {verdict.reason}")
 
 
-def champion_of(registry: Registry) -> ModelAnnouncement | None:
-    """What the workers are told of the champion as the registry has it now; None where there is none."""
-    champion = registry.holder("champion")
+def champion_announcement(registry: Registry) -> ModelAnnouncement | None:
+    """Returns the announcement of the registry's present champion; None where there is none."""
+    champion = registry.version_in_role("champion")
     return None if champion is None else announcement_of(champion)
 
 
-def announcement_of(version: Version, role: Role = "champion") -> ModelAnnouncement:
-    """What the workers are told of a version in a role."""
+def announcement_of(version: ModelVersion, role: Role = "champion") -> ModelAnnouncement:
+    """Returns what tells the workers to load a version in a role."""
     return ModelAnnouncement(
         role=role,
         name=version.kind,
@@ -136,28 +142,28 @@ def code_version() -> str:
 
 
 def configuration_of(config: RunConfig) -> dict[str, Any]:
-    """What makes two runs of one configuration: the system and all of its settings but the seed."""
+    """Returns what two runs of the same configuration have in common: the system and all of its settings but the seed."""
     network = config.training.network
     if network is None and config.system != POPULAR:
         network = network_type(config.system).default
-    found: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(config.training, network=network))
-    found.pop("seed")
-    return {"system": config.system, **found}
+    training: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(config.training, network=network))
+    training.pop("seed")
+    return {"system": config.system, **training}
 
 
-def _load(champion: Version | None, say: Say) -> tuple[Ranker | None, int]:
-    """The champion and the time of the last event that it was trained on, ms."""
+def _load_champion(champion: ModelVersion | None, progress: ProgressReporter) -> tuple[Ranker | None, int]:
+    """Returns the champion's ranker and the time of the last event that it was trained on, in ms."""
     if champion is None:
         return None, 0
     try:
         manifest, _ = read_manifest(champion.uri, champion.sha256)
         return load_ranker(champion.uri, champion.sha256), manifest.last_event_ms
     except ModelRefused as refused:
-        say(f"the champion, version {champion.version}, cannot be loaded ({refused}): judged against Popular only")
+        progress.log(f"the champion, version {champion.version}, cannot be loaded ({refused}): comparing with Popular only")
         return None, 0
 
 
-def _same(champion: Version | None, config: RunConfig) -> bool:
+def _has_configuration(champion: ModelVersion | None, config: RunConfig) -> bool:
     if champion is None:
         return False
     try:
@@ -170,11 +176,11 @@ def _same(champion: Version | None, config: RunConfig) -> bool:
 def _register(
     trained: TrainedSystem, registry: Registry, config: RunConfig, fresh: Sequence[TrainingExample], last_ms: int, count: int
 ) -> tuple[str, Ranker]:
-    """The version's number, and its ranker as a worker would load it."""
+    """Registers the trained version; returns its number, and its ranker as a worker would load it."""
     number = registry.next_version()
-    metrics = {"validation_loss": trained.validation}
-    for row in table(evaluate(trained.ranker, fresh)):
-        metrics |= {f"hr3_{row.event_type}": row.hr3, f"map3_{row.event_type}": row.map3}
+    metrics = {"validation_loss": trained.validation_loss}
+    for by_type in metrics_by_type(evaluate(trained.ranker, fresh)):
+        metrics |= {f"hr3_{by_type.event_type}": by_type.hr3, f"map3_{by_type.event_type}": by_type.map3}
     params = {"examples": count, "epochs": trained.epochs, "seed": config.training.seed, "last_event_ms": last_ms}
     return number, _write(trained.ranker, number, registry, configuration_of(config), params, metrics)
 
@@ -187,7 +193,7 @@ def _write(
     params: Mapping[str, int],
     metrics: Mapping[str, float],
 ) -> Ranker:
-    """Writes the version's folder, registers it, and gives the ranker as a worker would load it."""
+    """Writes the version's folder, registers it, and returns the ranker as a worker would load it."""
     folder = registry.new_folder(number)
     sha256 = write_ranker(
         folder,
@@ -210,14 +216,14 @@ def _gate(
     known: Sequence[TrainingExample],
     config: RunConfig,
     *,
-    same: bool,
+    same_configuration: bool,
 ) -> Verdict:
-    popular = popular_of(known, ranker.items)
+    popular = popular_ranker(known, ranker.items)
     return decide(
         evaluate(ranker, fresh).average_precisions,
         None if served is None else evaluate(served, fresh).average_precisions,
         evaluate(popular, fresh).average_precisions,
-        same_configuration=same,
+        same_configuration=same_configuration,
         margin=config.margin,
         min_judged=config.min_judged,
         rng=np.random.default_rng(config.training.seed),

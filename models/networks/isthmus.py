@@ -1,11 +1,10 @@
-"""Isthmus, our own model: units of evidence in one space; of each a user keeps the most that an interaction showed, less of it the
-more others followed.
+"""Isthmus, our own model: max-pools ReLU evidence over interactions with a learned decay.
 
-A session shows its tags and its clicks (which tags came together), a conversation its sentence vector and keywords. Either becomes
-rectified units of one space. A user's evidence is the maximum over interactions, not the sum: who looks at the same thing twice has
-not said twice as much. Each modality has its memory; they are added before one head, so that the evidence of one is worth the same
-whether the other is there or not. Training asks each memory alone for the label as well (`training.recipes`). How this was found:
-training/LOG.md.
+A session contributes its tags and clicks (which tags occurred together), a conversation its sentence vector and keywords; both
+become ReLU units of one space. The maximum over interactions is kept rather than the sum, because looking at the same thing twice
+is not twice the evidence. Each modality has its own memory; both are added before one head, so that the evidence of one modality
+counts the same whether the other is present or not. Training also predicts the label from each memory alone (`training.recipes`).
+The experiments behind this design are in training/LOG.md.
 """
 
 from typing import ClassVar, Final, cast
@@ -19,12 +18,18 @@ from models.features import Bag, FeatureBatch, Featurizer
 from models.layers import linear
 from models.network import Network
 
-_SMALL: Final = 0.05  # standard deviation of the first weights of tokens
-_KEPT: Final = 2.0  # logit of what a unit keeps at first when another interaction follows: 88 %
+_SMALL: Final = 0.05  # standard deviation of the initial token weights
+_KEPT: Final = 2.0  # initial logit of the decay: a unit keeps 88 % when another interaction follows
 
 
 class IsthmusConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """`units` of evidence. `dropout` is the share of a user's units that training drops, `input_dropout` that of what it reads."""
+    """Sizes of the network.
+
+    Attributes:
+        units: of evidence, in each modality's memory.
+        dropout: share of a user's units that training drops.
+        input_dropout: share of the inputs that training drops.
+    """
 
     units: int = 128
     dropout: float = 0.3
@@ -32,22 +37,22 @@ class IsthmusConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IsthmusNetwork(Network):
-    """A row is an interaction's evidence in its modality's half, nought in the other's: (n, 2 units), as the state is."""
+    """A row holds an interaction's evidence in its modality's half and zero in the other's, (n, 2 units); so does a state."""
 
     default: ClassVar = IsthmusConfig()
     token_fields: ClassVar = ("tags", "clicks", "keywords")
     uses_text_vectors: ClassVar = True
 
-    def __init__(self, config: IsthmusConfig, reader: Featurizer, prior: Tensor) -> None:
+    def __init__(self, config: IsthmusConfig, featurizer: Featurizer, prior: Tensor) -> None:
         super().__init__()
         self.config = config
         self.width = 2 * config.units
-        sizes = {kind: max(len(reader.vocabularies[kind]), 1) for kind in self.token_fields}
+        sizes = {name: max(len(featurizer.vocabularies[name]), 1) for name in self.token_fields}
         self.tokens = nn.ParameterDict(
-            {kind: nn.Parameter(_SMALL * torch.randn(size, config.units)) for kind, size in sizes.items()}
+            {name: nn.Parameter(_SMALL * torch.randn(size, config.units)) for name, size in sizes.items()}
         )
-        bound = max(reader.text_width, 1) ** -0.5
-        self.texts = nn.Parameter(torch.empty(config.units, reader.text_width).uniform_(-bound, bound))
+        bound = max(featurizer.text_width, 1) ** -0.5
+        self.texts = nn.Parameter(torch.empty(config.units, featurizer.text_width).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.full((2, config.units), 0.1))
         self.kept = nn.Parameter(torch.full((config.units,), _KEPT))
         self.head = linear(config.units, len(prior))
@@ -57,20 +62,20 @@ class IsthmusNetwork(Network):
     def embed(self, inputs: FeatureBatch) -> Tensor:
         is_text = inputs.is_text
         evidence = torch.lerp(self.bias[0], self.bias[1], is_text)  # (n, units)
-        for kind, weight in self.tokens.items():
-            evidence = evidence + self._summed(inputs.bags[kind], weight)
+        for name, weight in self.tokens.items():
+            evidence = evidence + self._summed(inputs.bags[name], weight)
         texts = dropout(inputs.texts, self.config.input_dropout, self.training) @ self.texts.T
         evidence = relu(evidence.index_add(0, inputs.text_rows, texts))
         return torch.cat([evidence * (1 - is_text), evidence * is_text], dim=1)
 
     def _summed(self, bag: Bag, weight: Tensor) -> Tensor:
-        """The sum of each bag's rows of `weight`; in training of a chance part of them, scaled up, (n, units)."""
+        """Returns the sum of each bag's rows of `weight`, (n, units); in training with dropout over the tokens."""
         share = self.config.input_dropout if self.training else 0.0
-        places, offsets = bag
+        indices, offsets = bag
         if share:
-            kept = torch.rand(len(places), device=places.device) >= share
-            places, offsets = places[kept], torch.nn.functional.pad(kept.cumsum(0), (1, 0))[offsets]
-        summed: Tensor = embedding_bag(places, weight, offsets, mode="sum", include_last_offset=True)
+            kept = torch.rand(len(indices), device=indices.device) >= share
+            indices, offsets = indices[kept], torch.nn.functional.pad(kept.cumsum(0), (1, 0))[offsets]
+        summed: Tensor = embedding_bag(indices, weight, offsets, mode="sum", include_last_offset=True)
         return summed / (1 - share)
 
     def advance(self, states: Tensor, rows: Tensor) -> Tensor:
@@ -81,10 +86,10 @@ class IsthmusNetwork(Network):
         return self.of_evidence(session + conversation)
 
     def per_modality_logits(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """What the sessions alone and the conversations alone say, (n, I) each."""
+        """Returns the logits from the sessions alone and from the conversations alone, (n, I) each."""
         session, conversation = states.chunk(2, dim=1)
         return self.of_evidence(session), self.of_evidence(conversation)
 
     def of_evidence(self, evidence: Tensor) -> Tensor:
-        """(n, units) -> (n, I)."""
+        """Returns the logits of pooled evidence, (n, units) -> (n, I)."""
         return cast("Tensor", self.head(dropout(evidence, self.config.dropout, self.training)))

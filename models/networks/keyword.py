@@ -1,7 +1,8 @@
-"""Keyword (paper, section 4): tags and keywords in one vocabulary, multi-hot with the conversation indicator, a GRU.
+"""Keyword (paper, section 4): a GRU over multi-hot tags and keywords in one vocabulary, with the conversation indicator.
 
-A keyword and a tag of one name are one input: that is how this system crosses modalities. Deviation: the authors count how frequent
-a word is over clicks and sentences; here over interactions, for which sentences say what is not kept.
+A keyword and a tag of the same name are one input: this is how the system transfers between modalities. Deviation: the authors
+count a word's frequency over clicks and sentences; here it is counted over interactions, because the state does not keep which
+sentence held a keyword.
 """
 
 from typing import ClassVar
@@ -15,16 +16,16 @@ from models.network import GruConfig, Network
 
 
 class KeywordNetwork(Network):
-    """A row is an interaction's share of the GRU's gates."""
+    """A row holds the GRU's gates for an interaction."""
 
     default: ClassVar = GruConfig(dropout=0.2)
     token_fields: ClassVar = ("words",)
 
-    def __init__(self, config: GruConfig, reader: Featurizer, prior: Tensor) -> None:
+    def __init__(self, config: GruConfig, featurizer: Featurizer, prior: Tensor) -> None:
         super().__init__()
         self.width = config.hidden
         self.gru = Gru(config.hidden)
-        self.words = BagLayer("words", len(reader.vocabularies["words"]), self.gru.gates)
+        self.words = BagLayer("words", len(featurizer.vocabularies["words"]), self.gru.gates)
         self.indicator = nn.Parameter(torch.zeros(1, self.gru.gates))
         self.head = Head(config.hidden, config.dense, len(prior), config.dropout)
 

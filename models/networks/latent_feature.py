@@ -1,7 +1,7 @@
-"""Latent Feature (paper, section 4): one dense tanh layer per modality into one space, a GRU over the interactions, sigmoid over
-items. What is missing adds nothing. Sample weights for the rarer modality are training's affair.
+"""Latent Feature (paper, section 4): a dense tanh layer per modality into one space, then a GRU over the interactions.
 
-Deviation from the authors' code: there the missing modality's layer sees noughts, so that its bias is added; here nothing is.
+A missing modality adds nothing. `training.recipes` gives the rarer modality more weight. Deviation from the authors' code: there
+the missing modality's layer reads zeros, so that its bias is added; here it is left out.
 """
 
 from typing import ClassVar
@@ -16,7 +16,7 @@ from models.network import Network
 
 
 class LatentFeatureConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Sizes of the network; `latent` is that of the space that both modalities share."""
+    """Sizes of the network; `latent` is the size of the space that both modalities share."""
 
     latent: int = 128
     hidden: int = 256
@@ -25,17 +25,17 @@ class LatentFeatureConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LatentFeatureNetwork(Network):
-    """A row is an interaction in the shared space with its conversation indicator, as the GRU's gates."""
+    """A row holds the GRU's gates for an interaction in the shared space with its conversation indicator."""
 
     default: ClassVar = LatentFeatureConfig()
     token_fields: ClassVar = ("tags",)
     uses_text_vectors: ClassVar = True
 
-    def __init__(self, config: LatentFeatureConfig, reader: Featurizer, prior: Tensor) -> None:
+    def __init__(self, config: LatentFeatureConfig, featurizer: Featurizer, prior: Tensor) -> None:
         super().__init__()
         self.width = config.hidden
-        self.tags = BagLayer("tags", len(reader.vocabularies["tags"]), config.latent)
-        self.texts = TextLayer(reader.text_width, config.latent)
+        self.tags = BagLayer("tags", len(featurizer.vocabularies["tags"]), config.latent)
+        self.texts = TextLayer(featurizer.text_width, config.latent)
         self.gru = Gru(config.hidden)
         self.gates = linear(config.latent + 1, self.gru.gates)
         self.head = Head(config.hidden, config.dense, len(prior), config.dropout)

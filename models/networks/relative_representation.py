@@ -1,9 +1,9 @@
-"""Relative Representation (paper, section 4): an interaction is how similar it is to anchors, which were seen in both modalities.
+"""Relative Representation (paper, section 4): an interaction is represented by its similarity to anchors seen in both modalities.
 
-Each modality has an encoder of its own, trained before on single interactions. An anchor is a purchase event with exactly one
-conversation and one session: a conversation is compared with the anchors' conversations, a session with their sessions, and both
-land in one space, the cosines. A GRU reads these with the conversation indicator. Where there are fewer anchors than the
-configuration names, the others stay nought and say nothing.
+Each modality has its own encoder, trained first on single interactions. An anchor is a purchase event with exactly one conversation
+and one session. A conversation is compared with the anchors' conversations, a session with their sessions; the cosines form one
+space for both. A GRU reads them with the conversation indicator. Where fewer anchors exist than are configured, the rest stay zero
+and have no effect.
 """
 
 from typing import ClassVar
@@ -19,7 +19,7 @@ from models.network import GruConfig, Network
 
 
 class RelativeConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Sizes of the ranking network and of both encoders, whose `hidden` is the size of an encoding."""
+    """Sizes of the ranking network and of both encoders; an encoder's `hidden` is the size of an encoding."""
 
     anchors: int = 125
     ranking: GruConfig = GruConfig(dropout=0.3)
@@ -28,7 +28,7 @@ class RelativeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Encoder(Network):
-    """One interaction through a dense tanh layer; its head tells the items from that encoding. A state is the last encoding."""
+    """Encodes one interaction with a dense tanh layer; a head predicts the items from it. The state is the last encoding."""
 
     def __init__(self, layer: BagLayer | TextLayer, config: GruConfig, items: int) -> None:
         super().__init__()
@@ -49,18 +49,18 @@ class Encoder(Network):
 
 
 class RelativeRepresentation(Network):
-    """A row is an interaction's cosines to the anchors and its conversation indicator, as the GRU's gates."""
+    """A row holds the GRU's gates for an interaction's cosines to the anchors with its conversation indicator."""
 
     default: ClassVar = RelativeConfig()
     token_fields: ClassVar = ("tags",)
     uses_text_vectors: ClassVar = True
 
-    def __init__(self, config: RelativeConfig, reader: Featurizer, prior: Tensor) -> None:
+    def __init__(self, config: RelativeConfig, featurizer: Featurizer, prior: Tensor) -> None:
         super().__init__()
         ranking, items = config.ranking, len(prior)
-        tags = BagLayer("tags", len(reader.vocabularies["tags"]), config.session.hidden)
+        tags = BagLayer("tags", len(featurizer.vocabularies["tags"]), config.session.hidden)
         self.session = Encoder(tags, config.session, items)
-        self.conversation = Encoder(TextLayer(reader.text_width, config.conversation.hidden), config.conversation, items)
+        self.conversation = Encoder(TextLayer(featurizer.text_width, config.conversation.hidden), config.conversation, items)
         self.register_buffer("session_anchors", torch.zeros(config.anchors, config.session.hidden))
         self.register_buffer("conversation_anchors", torch.zeros(config.anchors, config.conversation.hidden))
         self.session_anchors: Tensor
@@ -87,5 +87,5 @@ class RelativeRepresentation(Network):
 
 
 def cosines(encodings: Tensor, anchors: Tensor) -> Tensor:
-    """(n, w), (A, w) -> (n, A)."""
+    """Returns the cosine of each encoding to each anchor, (n, w), (A, w) -> (n, A)."""
     return normalize(encodings) @ normalize(anchors).T

@@ -66,14 +66,14 @@ def validate(
 
     Example: isthmus dataset validate my-tables
     """
-    from training.datasets.dataset_statistics import facts_of
+    from training.datasets.dataset_statistics import summary_lines
     from training.datasets.tables.reader import problems_of
 
     tables, problems = problems_of(folder, most)
     for problem in problems:
         typer.echo(str(problem), err=True)
     if tables is not None:
-        for line in facts_of(tables):
+        for line in summary_lines(tables):
             typer.echo(line)
     if problems:
         typer.echo(f"{len(problems)} problems{'; there may be more: --most' if tables is None else ''}", err=True)

@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from stream.settings import Settings
-    from training.registry import Registry, Version
+    from training.registry import ModelVersion, Registry
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 
@@ -104,14 +104,14 @@ def announce(bootstrap: Bootstrap = None) -> None:
     from stream.errors import IsthmusError
 
     settings, registry = _registry()
-    found = registry.holder("champion")
+    found = registry.version_in_role("champion")
     if found is None:
         raise IsthmusError("there is no champion yet: `isthmus train` makes one")
     _announce(settings, bootstrap, found)
     typer.echo(f"version {found.version} is announced as champion")
 
 
-def _announce(settings: Settings, bootstrap: str | None, version: Version, role: RoleName = RoleName.champion) -> None:
+def _announce(settings: Settings, bootstrap: str | None, version: ModelVersion, role: RoleName = RoleName.champion) -> None:
     from stream.errors import IsthmusError
     from stream.kafka.cluster.clients import TopicError
     from stream.kafka.cluster.compacted_topic import announce as send

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stream.core.ranking import Ranker
     from stream.services.dataset_cache import Prepared
     from stream.settings import Settings
-    from training.evaluation.benchmark import Run, Runs, Splits, Train
+    from training.evaluation.benchmark import Run, RunStore, Splits, Train
 
 _BESIDE: Final = (".runs.jsonl", ".md", ".png")
 
@@ -65,13 +65,13 @@ def run_benchmark(settings: Settings, options: BenchmarkOptions, say: Callable[[
         IsthmusError: unknown systems, an unusable place for results, or tables that are unusable or too small.
     """
     from stream.services.dataset_cache import prepare
-    from training.evaluation.benchmark import TooSmallError, parts_of
+    from training.evaluation.benchmark import TooSmallError, split_examples
 
     chosen = _chosen_systems(options.systems, joint=options.thin)
     out = _checked_place(options.out)
     prepared = prepare(settings, options.data, say)
     try:
-        parts = parts_of(prepared.examples)
+        parts = split_examples(prepared.examples)
     except TooSmallError as error:
         raise IsthmusError(f"{options.data}: {error}") from None
     compare = _compare_thinned if options.thin else _compare_systems
@@ -85,11 +85,11 @@ def _compare_systems(
     """The paper's comparison: HR@3 and MAP@3 of every system."""
     import msgspec
 
-    from training.evaluation.benchmark import compare, rows_of
+    from training.evaluation.benchmark import compare, result_rows
     from training.evaluation.benchmark_report import markdown, plot
 
     runs = compare(systems, range(options.seeds), parts, _trainer(prepared.items), _known_runs(options, prepared), say)
-    rows = rows_of(runs, parts.types)
+    rows = result_rows(runs, parts.types)
     title = f"{options.data.name}: MAP@3 by purchase events' type"
     return Report(
         "Benchmark",
@@ -106,30 +106,30 @@ def _compare_thinned(
     import msgspec
 
     from training.evaluation.benchmark import compare
-    from training.evaluation.modality_ablation import plot, points_of, report, thin_rows, trainer_of, variants_of
+    from training.evaluation.modality_ablation import ablation_rows, plot, points_of, report, variant_trainer, variants_of
 
     names = list(dict.fromkeys(variant.name for variant in variants_of(systems, parts.types)))
     if not names:
         raise IsthmusError(f"{options.data}: all events to judge on are of both modalities: --thin needs some of one alone")
-    train = trainer_of(_trainer(prepared.items), systems)
+    train = variant_trainer(_trainer(prepared.items), systems)
     runs: Sequence[Run] = compare(names, range(options.seeds), parts, train, _known_runs(options, prepared), say)
     points = points_of(runs, systems, parts.types)
     title = f"{options.data.name}: one modality thinned out, judged on the other"
     return Report(
         "Does one modality help the other?",
         report(points, runs, _facts(options, prepared)),
-        msgspec.json.encode(thin_rows(runs, systems, parts.types)),
+        msgspec.json.encode(ablation_rows(runs, systems, parts.types)),
         (lambda file: plot(points, title, file)) if points else None,
     )
 
 
-def _known_runs(options: BenchmarkOptions, prepared: Prepared) -> Runs:
+def _known_runs(options: BenchmarkOptions, prepared: Prepared) -> RunStore:
     """The runs that an earlier call finished on the same data with the same code; new ones are appended."""
     from stream.services.dataset_cache import training_code
-    from training.evaluation.benchmark import Runs
+    from training.evaluation.benchmark import RunStore
 
     code = training_code(_versions(), thin=options.thin)
-    return Runs(options.out.with_suffix(".runs.jsonl"), prepared.fingerprint, code)
+    return RunStore(options.out.with_suffix(".runs.jsonl"), prepared.fingerprint, code)
 
 
 def _checked_place(out: Path) -> Path:
@@ -154,8 +154,7 @@ def _checked_place(out: Path) -> Path:
 
 
 def _chosen_systems(wanted: str, *, joint: bool) -> list[str]:
-    from models.systems import SYSTEMS
-    from training.evaluation.modality_ablation import JOINT
+    from models.systems import JOINT, SYSTEMS
 
     if wanted == "all":
         return [name for name in SYSTEMS if not joint or name in JOINT]
@@ -170,15 +169,15 @@ def _chosen_systems(wanted: str, *, joint: bool) -> list[str]:
 def _trainer(items: Sequence[str]) -> Train:
     from training.evaluation.benchmark import TooSmallError
     from training.loop import TrainingConfig
-    from training.progress import shown
+    from training.progress import progress_bar
     from training.stages import NothingToLearnError
     from training.train_system import train_system
 
     def train(system: str, seed: int, parts: Splits) -> Ranker:
         config = TrainingConfig(seed=seed)
         try:
-            with shown(lambda _: None) as reporter:
-                return train_system(system, parts.training, parts.validation, items, config, watch=reporter).ranker
+            with progress_bar(lambda _: None) as reporter:
+                return train_system(system, parts.training, parts.validation, items, config, progress=reporter).ranker
         except NothingToLearnError as error:  # the comparison leaves such a system out
             raise TooSmallError(str(error)) from None
 

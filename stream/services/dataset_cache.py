@@ -29,9 +29,13 @@ _TRAINING: Final = (
     "stages",
     "train_system",
 )
-"""Modules of `training` that decide what a system's result is; a missing file is an error."""
-_DATASETS: Final = ("example_file.py", "examples_from_tables.py")
-"""Modules of `training.datasets` that decide what an example holds."""
+"""The modules of `training` that a system's result depends on."""
+_ABLATION: Final = ("evaluation/modality_ablation",)
+"""What a modality ablation depends on besides."""
+_EXAMPLES: Final = ("split", "datasets/example_file", "datasets/examples_from_tables")
+"""The modules of `training` that examples depend on, besides the tables' package."""
+_SERVICES: Final = ("dataset_cache", "table_examples")
+"""The modules of this package that examples depend on."""
 
 
 class Prepared(NamedTuple):
@@ -97,7 +101,7 @@ def examples_to_train_on(settings: Settings, folder: Path, say: Callable[[str], 
 
 
 def training_keywords(tables: Tables) -> Keywords:
-    """The keyword list of the calls before the training part's purchase events. Validation and test calls must not shape it."""
+    """Returns the keywords of the calls before the training part's purchase events, without those of validation and test."""
     from stream.text.keywords import keywords_of
     from training.split import split
 
@@ -113,21 +117,48 @@ def training_keywords(tables: Tables) -> Keywords:
 
 
 def training_code(versions: str, *, thin: bool) -> str:
-    """A hash of the code and configuration that train and evaluate, and of the versions they run on."""
+    """Returns a hash of the code and configuration that train and evaluate, and of the versions that they run on."""
+    return _hash(training_sources(thin=thin), versions)
+
+
+def training_sources(*, thin: bool) -> list[Path]:
+    """Returns the files that a system's result depends on. A missing one is an error when it is hashed."""
     from pathlib import Path
 
     import models
     import training
 
-    names = [*_TRAINING, *(["evaluation/modality_ablation"] if thin else [])]
-    own = [Path(training.__path__[0]) / f"{name}.py" for name in names]
-    return _hash([*sorted(Path(models.__path__[0]).rglob("*.py")), *own], versions)
+    names = [*_TRAINING, *(_ABLATION if thin else ())]
+    return [*sorted(Path(models.__path__[0]).rglob("*.py")), *_modules(training.__path__[0], names)]
+
+
+def example_sources() -> list[Path]:
+    """Returns the files that turn tables into examples. A missing one is an error when it is hashed."""
+    from pathlib import Path
+
+    import stream.core
+    import stream.services
+    import stream.text
+    import training.datasets.tables
+
+    packages = (stream.core, stream.text, training.datasets.tables)
+    return [
+        *(path for package in packages for path in sorted(Path(package.__path__[0]).rglob("*.py"))),
+        *_modules(training.__path__[0], _EXAMPLES),
+        *_modules(stream.services.__path__[0], _SERVICES),
+    ]
+
+
+def _modules(package: str, names: Iterable[str]) -> list[Path]:
+    from pathlib import Path
+
+    return [Path(package) / f"{name}.py" for name in names]
 
 
 def _fingerprint(folder: Path, text_model: Path) -> str:
-    """A hash of the tables, the text encoder, and the code that turns them into examples."""
+    """Returns a hash of the tables, the text encoder, and the code that turns them into examples."""
     manifest = text_model / "manifest.json"  # missing if the tables hold no text and none was imported
-    return _hash([*_tables(folder), *([manifest] if manifest.exists() else []), *_sources()])
+    return _hash([*_tables(folder), *([manifest] if manifest.exists() else []), *example_sources()])
 
 
 def _hash(paths: Iterable[Path], more: str = "") -> str:
@@ -143,15 +174,3 @@ def _hash(paths: Iterable[Path], more: str = "") -> str:
 def _tables(folder: Path) -> Iterator[Path]:
     names = ("data_*.csv", "data_*.csv.gz", "items.csv", "items.csv.gz", "data_*/data_*.csv", "data_*/data_*.csv.gz")
     yield from sorted(path for name in names for path in folder.glob(name))
-
-
-def _sources() -> Iterator[Path]:
-    from pathlib import Path
-
-    import stream.core
-    import stream.text
-    import training.datasets.tables
-
-    for package in (stream.core, stream.text, training.datasets.tables):
-        yield from sorted(Path(package.__path__[0]).glob("*.py"))
-    yield from (Path(training.datasets.__path__[0]) / name for name in _DATASETS)

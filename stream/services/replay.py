@@ -97,7 +97,7 @@ def _measure(examples: Sequence[TrainingExample], items: Sequence[str], seed: in
     """Trains on the first 90 % and reports HR@3 and MAP@3 on the rest, beside Popular."""
     from models.systems import DEFAULT
     from training.loop import TrainingConfig
-    from training.metrics import evaluate, popular_of, table
+    from training.metrics import evaluate, metrics_by_type, popular_ranker
     from training.progress import ProgressReporter
     from training.split import split
     from training.train_system import train_system
@@ -106,9 +106,12 @@ def _measure(examples: Sequence[TrainingExample], items: Sequence[str], seed: in
     say(f"{len(examples)} examples, {revised} of them revised because something arrived late")
     training, validation, test = split(examples)
     started = time.monotonic()
-    ranker = train_system(DEFAULT, training, validation, items, TrainingConfig(seed=seed), watch=ProgressReporter(say)).ranker
+    ranker = train_system(DEFAULT, training, validation, items, TrainingConfig(seed=seed), progress=ProgressReporter(say)).ranker
     say(f"trained in {time.monotonic() - started:.1f} s\n\n{'events':<14}{'n':>6}   {'Popular':^15}   {ranker.name:^15}")
-    ours, popular = table(evaluate(ranker, test)), table(evaluate(popular_of([*training, *validation], items), test))
+    ours, popular = (
+        metrics_by_type(evaluate(ranker, test)),
+        metrics_by_type(evaluate(popular_ranker([*training, *validation], items), test)),
+    )
     for row, base in zip(ours, popular, strict=True):
         say(f"{row.event_type:<14}{row.events:>6}   {base.hr3:.3f} / {base.map3:.3f}   {row.hr3:.3f} / {row.map3:.3f}")
     say("HR@3 / MAP@3 with the post filter, on the last 10 % of the purchase events")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stream.settings import Settings
     from training.progress import ProgressReporter
     from training.registry import Registry
-    from training.training_run import Result, RunConfig
+    from training.training_run import RunConfig, RunResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class ExampleSource(NamedTuple):
     item_ids: Callable[[], Sequence[str]]
 
 
-def train_once(settings: Settings, options: TrainerOptions, say: Callable[[str], None]) -> Result | None:
+def train_once(settings: Settings, options: TrainerOptions, say: Callable[[str], None]) -> RunResult | None:
     """Trains, registers, judges and announces once. Returns the result in the main process, None in the others.
 
     Raises:
@@ -86,7 +86,7 @@ def train_periodically(settings: Settings, options: TrainerOptions, every_s: flo
     from training.progress import ProgressReporter
     from training.registry import Registry
     from training.retraining import Announcer, StoppedError, retrain
-    from training.training_run import champion_of
+    from training.training_run import champion_announcement
 
     if distributed.launched_processes() > 1:
         raise IsthmusError("torchrun trains once: start a trainer with --every as one process")
@@ -101,11 +101,11 @@ def train_periodically(settings: Settings, options: TrainerOptions, every_s: flo
         say(line)
 
     registry = Registry(settings.registry.uri, settings.registry.folder)
-    announcer = Announcer(send, lambda: champion_of(registry))
+    announcer = Announcer(send, lambda: champion_announcement(registry))
     announcer.catch_up()
 
-    def run(examples: Sequence[TrainingExample]) -> Result:
-        return _run(registry, examples, source.item_ids(), config, announcer.tell, ProgressReporter(say_unless_stopped))
+    def run(examples: Sequence[TrainingExample]) -> RunResult:
+        return _run(registry, examples, source.item_ids(), config, announcer.announce, ProgressReporter(say_unless_stopped))
 
     retrain(source.examples, run, announcer, every_s, stop)
 
@@ -129,18 +129,18 @@ def _train(
     examples: Sequence[TrainingExample],
     item_ids: Sequence[str],
     config: RunConfig,
-    publish: Callable[[Result], None],
+    publish: Callable[[RunResult], None],
     resume: Path | None,
     say: Callable[[str], None],
-) -> Result:
+) -> RunResult:
     from training import distributed
-    from training.progress import SILENT, shown
+    from training.progress import SILENT, progress_bar
     from training.registry import Registry
 
     with distributed.main_process_first():
         registry = Registry(settings.registry.uri, settings.registry.folder)
     try:
-        with shown(say) as reporter:
+        with progress_bar(say) as reporter:
             own = reporter if distributed.rank() == 0 else SILENT
             result = _run(registry, examples, item_ids, config, publish, own, resume)
     except TopicError as error:
@@ -157,23 +157,23 @@ def _run(
     examples: Sequence[TrainingExample],
     item_ids: Sequence[str],
     config: RunConfig,
-    publish: Callable[[Result], None],
+    publish: Callable[[RunResult], None],
     reporter: ProgressReporter,
     resume: Path | None = None,
-) -> Result:
+) -> RunResult:
     """One training run. Where there is no champion yet, popularity is published first, so that workers have something to serve."""
     from training import distributed, training_run
 
     with distributed.main_process_first():
-        if registry.holder("champion") is None and examples:
+        if registry.version_in_role("champion") is None and examples:
             known = examples[: max(1, len(examples) * 8 // 10)]  # what is newer stays fresh for the gate
             first = training_run.publish_popular(known, item_ids, registry)
             publish(first)
-            reporter.say(first.reason)
+            reporter.log(first.reason)
     return training_run.train_once(examples, item_ids, registry, config, reporter, resume)
 
 
-def _announce(result: Result, send: Callable[[ModelAnnouncement], None]) -> None:
+def _announce(result: RunResult, send: Callable[[ModelAnnouncement], None]) -> None:
     if result.announcement is not None:
         send(result.announcement)
 

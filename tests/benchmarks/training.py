@@ -74,7 +74,7 @@ def main() -> None:
     items = sorted({item for example in examples for item in example.items})
     started = time.monotonic()
     watch = ProgressReporter(lambda line: print(f"{time.monotonic() - started:7.1f} s  {line}", flush=True))
-    trained = train_system(chosen.system, training, validation, items, TrainingConfig(), watch=watch)
+    trained = train_system(chosen.system, training, validation, items, TrainingConfig(), progress=watch)
     took = time.monotonic() - started
     speed = trained.epochs * len(training) / took
     print(f"{chosen.system}: {trained.epochs} epochs in {took:.1f} s, {speed:,.0f} training events a second, reading included")

@@ -17,9 +17,10 @@ import torch
 
 from models.artifact import load_ranker, write_ranker
 from models.network import GruConfig, NeuralRanker
-from models.networks.imputation import GenerativeConfig
+from models.networks.generative_imputation import GenerativeConfig
 from models.networks.isthmus import IsthmusConfig
-from models.networks.late_fusion import DistillationConfig, FusionConfig
+from models.networks.knowledge_distillation import DistillationConfig
+from models.networks.late_fusion import FusionConfig
 from models.networks.latent_feature import LatentFeatureConfig
 from models.networks.relative_representation import RelativeConfig
 from models.systems import POPULAR, SYSTEMS

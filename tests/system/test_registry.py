@@ -29,15 +29,15 @@ def test_versions_count_up_and_know_their_folder_hash_and_metrics(registry_folde
 def test_another_process_sees_the_same(registry_folder: Path) -> None:
     first = registry_in(registry_folder)
     first.promote(add(first))
-    again = registry_in(registry_folder).holder("champion")
+    again = registry_in(registry_folder).version_in_role("champion")
     assert again is not None
     assert again.version == "1"
 
 
 def test_a_role_that_nobody_has_is_none(registry_folder: Path) -> None:
     registry = registry_in(registry_folder)
-    assert registry.holder("champion") is None
-    assert registry.holder("shadow") is None
+    assert registry.version_in_role("champion") is None
+    assert registry.version_in_role("shadow") is None
 
 
 def test_promotion_gives_the_version_with_its_new_role_and_keeps_the_former_champion(registry_folder: Path) -> None:
@@ -53,11 +53,11 @@ def test_a_challenger_changes_nothing_for_the_champion(registry_folder: Path) ->
     add(registry), add(registry)
     registry.promote("1")
     registry.promote("2", "challenger")
-    champion, challenger = registry.holder("champion"), registry.holder("challenger")
+    champion, challenger = registry.version_in_role("champion"), registry.version_in_role("challenger")
     assert champion is not None
     assert challenger is not None
     assert (champion.version, challenger.version) == ("1", "2")
-    assert registry.holder("previous") is None
+    assert registry.version_in_role("previous") is None
 
 
 def test_rollback_exchanges_champion_and_former_champion(registry_folder: Path) -> None:
@@ -90,7 +90,7 @@ def test_an_unknown_version_cannot_get_a_role(version: str, registry_folder: Pat
     add(registry)
     with pytest.raises(RegistryError, match="no model version"):
         registry.promote(version)
-    assert registry.holder("champion") is None
+    assert registry.version_in_role("champion") is None
 
 
 def test_a_folder_that_an_interrupted_run_left_is_not_written_into(registry_folder: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_broken_database_is_an_error_and_never_an_empty_registry(registry_fold
     with sqlite3.connect(registry_folder / DATABASE) as database:
         database.execute("DROP TABLE registered_model_aliases")
     with pytest.raises(RegistryError, match=r"registry\.uri"):
-        registry.holder("champion")
+        registry.version_in_role("champion")
 
 
 def test_a_file_that_is_no_database_cannot_be_opened_as_a_registry(tmp_path: Path) -> None:

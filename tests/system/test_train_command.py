@@ -55,7 +55,7 @@ def test_a_system_is_chosen_by_name_and_goes_on_from_its_checkpoints(tmp_path: P
     assert "validation loss" in first.output
     assert (tmp_path / "checkpoints" / "session.pt").exists()
     again = run_train(tmp_path, *arguments, "--min-judged", "10", count=120, tells=False)
-    assert "goes on after epoch" in again.output
+    assert "resumes after epoch" in again.output
     assert "validation loss" not in again.output
 
 

@@ -30,7 +30,7 @@ def with_popular(registry: Registry, examples: list[TrainingExample]) -> str:
 
 
 def champion(registry: Registry) -> str | None:
-    found = registry.holder("champion")
+    found = registry.version_in_role("champion")
     return None if found is None else found.version
 
 

@@ -149,7 +149,7 @@ def test_a_periodic_trainer_takes_the_examples_from_the_topic_announces_and_ends
         trainer.stop()
     assert trainer.process.returncode == 0, (tmp_path / "train.log").read_text()
     assert [announcement.name for announcement in all_of(kafka, models)] == ["popular", "isthmus"]
-    champion = registry_in(registry_folder).holder("champion")
+    champion = registry_in(registry_folder).version_in_role("champion")
     assert champion is not None
     assert champion.sha256 == all_of(kafka, models)[-1].sha256
 

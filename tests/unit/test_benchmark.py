@@ -1,4 +1,4 @@
-"""The comparison of systems: rows, means, paired differences and resumption; what a data set must have, and may lack."""
+"""The comparison of systems: rows, means, paired differences and resumption; what a data set needs and what it can lack."""
 
 import re
 import shutil
@@ -27,50 +27,50 @@ from training.datasets.tables.reader import InteractionRow, Tables, read_tables
 from training.evaluation.benchmark import (
     ResultRow,
     Run,
-    Runs,
+    RunStore,
     Splits,
     TooSmallError,
     compare,
     differences,
     mean_of,
     paired_difference,
-    parts_of,
     read_runs,
-    rows_of,
+    result_rows,
+    split_examples,
 )
 from training.evaluation.benchmark_report import markdown, plot
 from training.evaluation.modality_ablation import (
+    AblationRow,
     Point,
-    ThinRow,
     Variant,
+    ablate,
+    ablation_rows,
     points_of,
     report,
-    thin_rows,
-    thinned,
-    trainer_of,
+    variant_trainer,
     variants_of,
     verdict,
 )
-from training.evaluation.results_page import crossing, page, read_corpora
+from training.evaluation.results_page import crossing, page, read_corpora, write_page
 from training.example_arrays import newest_text_model
 
 TYPES = np.array(["session", "conversation", "both", "session"])
 
 
 def run(system: str, seed: int, *precisions: float) -> Run:
-    hits = tuple(float(one > 0) for one in precisions)
+    hits = tuple(float(precision > 0) for precision in precisions)
     return Run(data="d", system=system, seed=seed, train_s=2.0, hits=hits, average_precisions=precisions)
 
 
 def fixed(order: Sequence[str]) -> Popular:
-    """Ranks the items in this order, whoever it is."""
+    """Returns a ranker that ranks the items in this order for every user."""
     prior = np.array([len(order) - order.index(item) for item in ITEMS], dtype=np.float32)
     return Popular("0", "f", ITEMS, prior / prior.sum())
 
 
 def test_there_is_a_row_for_each_system_seed_and_event_type() -> None:
-    """Types that do not occur have none; a system that was left out has none."""
-    rows = rows_of([run("a", 1, 1, 0.5, 0, 0), Run(data="d", system="b", seed=1, left_out="no calls")], TYPES)
+    """Types that do not occur and systems that were left out have none."""
+    rows = result_rows([run("a", 1, 1, 0.5, 0, 0), Run(data="d", system="b", seed=1, left_out="no calls")], TYPES)
     assert rows == [
         ResultRow("a", 1, "conversation", 1, 1.0, 0.5, 2.0),
         ResultRow("a", 1, "session", 2, 0.5, 0.5, 2.0),
@@ -83,19 +83,19 @@ def test_there_is_a_row_for_each_system_seed_and_event_type() -> None:
 
 
 def test_differences_are_paired_by_event_over_the_seeds_that_both_have() -> None:
-    """Seed 2 of `a` has no partner and counts for nothing."""
+    """Seed 2 of `a` has no counterpart and is ignored."""
     runs = [run("late_fusion", 0, 0, 0, 0, 0), run("late_fusion", 1, 1, 1, 1, 1), run("a", 0, 1, 0, 0, 0), run("a", 1, 1, 1, 1, 0)]
-    found = differences([*runs, run("a", 2, 0, 0, 0, 0)], TYPES)
+    by_key = differences([*runs, run("a", 2, 0, 0, 0, 0)], TYPES)
     paired = np.array([0.5, 0, 0, -0.5])
-    assert found["a", "union"].mean == pytest.approx(0)
-    assert found["a", "union"].error == pytest.approx(paired.std(ddof=1) / 2)
-    assert found["a", "session"].mean == pytest.approx(0)
-    assert ("late_fusion", "union") not in found
+    assert by_key["a", "union"].mean == pytest.approx(0)
+    assert by_key["a", "union"].error == pytest.approx(paired.std(ddof=1) / 2)
+    assert by_key["a", "session"].mean == pytest.approx(0)
+    assert ("late_fusion", "union") not in by_key
     assert differences([run("a", 0, 1, 1, 1, 1)], TYPES) == {}
 
 
-def test_the_sign_flip_test_has_its_level() -> None:
-    """Of noise it finds about 5 % at 5 %; of a clear difference, all."""
+def test_the_sign_flip_test_keeps_its_level() -> None:
+    """About 5 % of noise is significant at 5 %; a clear difference always is."""
     rng = np.random.default_rng(0)
     noise = [paired_difference(rng.normal(size=60), flips=500).p for _ in range(300)]
     assert 0.02 < np.mean(np.array(noise) <= 0.05) < 0.09
@@ -103,42 +103,42 @@ def test_the_sign_flip_test_has_its_level() -> None:
     assert paired_difference(np.zeros(10)).p == 1.0
 
 
-def test_a_comparison_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
-    """Finished runs are not made again; a line that was cut short is; runs of other data count for nothing."""
-    parts = parts_of(purchases(200))
+def test_an_interrupted_comparison_resumes(tmp_path: Path) -> None:
+    """Finished runs are not repeated; a run whose line was cut short is, and runs of other data are ignored."""
+    parts = split_examples(purchases(200))
     trained: list[tuple[str, int]] = []
 
     def train(system: str, seed: int, given: Splits) -> Popular:
         assert given is parts
         trained.append((system, seed))
-        if system == "mute":
-            raise TooSmallError("nobody called")
+        if system == "silent":
+            raise TooSmallError("no calls")
         return fixed(ITEMS)
 
     file = tmp_path / "r.runs.jsonl"
-    first = compare(["a", "mute"], [0], parts, train, Runs(file, "d", "c"))
-    assert first[1].left_out == "nobody called"
+    first = compare(["a", "silent"], [0], parts, train, RunStore(file, "d", "c"))
+    assert first[1].left_out == "no calls"
     file.write_bytes(file.read_bytes()[:-5])
-    again = compare(["a", "mute"], [0, 1], parts, train, Runs(file, "d", "c"))
-    assert trained == [("a", 0), ("mute", 0), ("mute", 0), ("a", 1), ("mute", 1)]
+    again = compare(["a", "silent"], [0, 1], parts, train, RunStore(file, "d", "c"))
+    assert trained == [("a", 0), ("silent", 0), ("silent", 0), ("a", 1), ("silent", 1)]
     assert again[0] == first[0]
-    assert compare(["a"], [0], parts, train, Runs(file, "d", "c")) == first[:1]
-    compare(["a"], [0], parts, train, Runs(file, "other", "c"))
+    assert compare(["a"], [0], parts, train, RunStore(file, "d", "c")) == first[:1]
+    compare(["a"], [0], parts, train, RunStore(file, "other", "c"))
     assert trained[-1] == ("a", 0)
-    compare(["mute"], [1], parts, train, Runs(file, "d", "newer"))
-    assert trained[-1] == ("mute", 1)
+    compare(["silent"], [1], parts, train, RunStore(file, "d", "newer"))
+    assert trained[-1] == ("silent", 1)
 
 
-def test_runs_that_do_not_judge_each_event_once_are_passed_over(tmp_path: Path) -> None:
-    """By the comparison, which makes them again, and by the results page; so is a line that was cut short."""
-    parts, trained = parts_of(purchases(200)), []
+def test_runs_without_one_result_per_event_are_ignored(tmp_path: Path) -> None:
+    """The comparison repeats them and the results page leaves them out; so too with a line that was cut short."""
+    parts, trained = split_examples(purchases(200)), []
 
     def train(system: str, seed: int, given: Splits) -> Popular:
         trained.append((system, seed, len(given.test)))
         return fixed(ITEMS)
 
     file = tmp_path / "r.runs.jsonl"
-    whole = compare(["a"], [0, 1, 2], parts, train, Runs(file, "d", "c"))
+    whole = compare(["a"], [0, 1, 2], parts, train, RunStore(file, "d", "c"))
     first, second, _ = file.read_bytes().splitlines()
     fewer = msgspec.structs.replace(whole[2], hits=whole[2].hits[1:])
     file.write_bytes(b"\n".join([first, second[:-9], msgspec.json.encode(fewer)]))
@@ -148,12 +148,12 @@ def test_runs_that_do_not_judge_each_event_once_are_passed_over(tmp_path: Path) 
     file.write_bytes(first + b"\n" + msgspec.json.encode(msgspec.structs.replace(whole[1], **shorter)))
     assert read_corpora(tmp_path)[0].seeds == {"a": [0]}
     trained.clear()
-    assert compare(["a"], [0, 1], parts, train, Runs(file, "d", "c"))[1].hits == whole[1].hits
+    assert compare(["a"], [0, 1], parts, train, RunStore(file, "d", "c"))[1].hits == whole[1].hits
     assert trained == [("a", 1, 20)]
 
 
-def test_the_results_page_keeps_to_the_code_of_the_last_run_and_reads_files_that_name_none(tmp_path: Path) -> None:
-    """Numbers of two codes do not stand in one table."""
+def test_the_results_page_shows_the_code_of_the_last_run_and_reads_files_without_one(tmp_path: Path) -> None:
+    """Results of two versions of the code are not mixed in one table."""
     file = tmp_path / "sgd.runs.jsonl"
     for code, seed in (("", 0), ("", 1), ("newer", 0)):
         made = msgspec.to_builtins(msgspec.structs.replace(run("a", seed, 1, 0, 1, 0), event_types="scbs", code=code))
@@ -164,8 +164,8 @@ def test_the_results_page_keeps_to_the_code_of_the_last_run_and_reads_files_that
         assert corpus.seeds == {"a": [0] if code else list(range(seed + 1))}
 
 
-def test_code_that_trains_is_told_apart_by_its_text_and_its_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Another network, or another version of what it runs on; how thinning is done matters to thinned runs alone."""
+def test_the_code_hash_depends_on_the_sources_and_the_versions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It changes with a network or a library's version; the ablation's code matters to ablations only."""
     known = training_code("torch 1", thin=False)
     assert training_code("torch 1", thin=False) == known
     assert training_code("torch 2", thin=False) != known
@@ -177,7 +177,7 @@ def test_code_that_trains_is_told_apart_by_its_text_and_its_surroundings(monkeyp
 
 
 def test_a_report_holds_means_errors_differences_and_what_was_left_out(tmp_path: Path) -> None:
-    """And says which test it used."""
+    """And names the significance test."""
     runs = [run("late_fusion", 0, 0, 1, 0, 0), run("late_fusion", 1, 0, 1, 1, 0), run("a", 0, 1, 1, 1, 1), run("a", 1, 1, 1, 1, 1)]
     text = markdown([*runs, Run(data="d", system="b", seed=0, left_out="no calls")], TYPES, {"data": "somewhere"})
     assert "0.375 / 0.375 ± 0.125" in text.replace("0.375 ± 0.125 / 0.375 ± 0.125", "0.375 / 0.375 ± 0.125")
@@ -185,14 +185,14 @@ def test_a_report_holds_means_errors_differences_and_what_was_left_out(tmp_path:
     assert "sign-flip" in text
     assert "Left out: b (no calls)." in text
     assert "somewhere" in text
-    plot(rows_of(runs, TYPES), "a plot", tmp_path / "p.png")
+    plot(result_rows(runs, TYPES), "a plot", tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 5_000
 
 
-def test_the_results_page_puts_draws_together_event_by_event_and_judges_the_findings(tmp_path: Path) -> None:
-    """Two draws of four events, two seeds; what it says of a finding follows from the numbers."""
+def test_the_results_page_pools_draws_event_by_event_and_tests_the_findings(tmp_path: Path) -> None:
+    """Two draws of four events, two seeds; the verdict on a finding follows from the numbers."""
     for draw, flip in enumerate((0.0, 1.0)):
-        runs = Runs(tmp_path / f"sgd{draw}.runs.jsonl", f"d{draw}", "c")
+        runs = RunStore(tmp_path / f"sgd{draw}.runs.jsonl", f"d{draw}", "c")
         for system, score in (("late_fusion", 0.5), ("session", 0.25), ("latent_feature", 0.75)):
             for seed, moved in enumerate((-0.04, 0.04)):
                 precisions = [*[score + moved] * 3, flip] * 20
@@ -203,20 +203,32 @@ def test_the_results_page_puts_draws_together_event_by_event_and_judges_the_find
     assert corpus.draws == ("sgd0", "sgd1")
     assert {system: len(by_seed) for system, by_seed in corpus.hits.items()} == dict.fromkeys(corpus.precisions, 2)
     text = page([corpus], [])
-    assert "160 test events (40 conversation, 80 session, 40 both); 2 draws put together." in text
+    assert "160 test events (40 conversation, 80 session, 40 both); 2 draws pooled." in text
     late = next(line for line in text.splitlines() if line.startswith("| late_fusion"))
     assert late.split("|")[6].strip() == "0.875 ± .000 / 0.500 ± .030"  # hits: 7 of 8
     assert "command: number 1" in text
     assert "each on its own events: holds (latent_feature on session events +0.2500" in text
-    rows = [ThinRow(system, 0, "session", share, "conversation", 9, share / 100 * gain, 1.0)
+    rows = [AblationRow(system, 0, "session", share, "conversation", 9, share / 100 * gain, 1.0)
             for system, gain in (("keyword", 0.2), ("latent_feature", 0.1)) for share in (0, 100)]  # fmt: skip
     assert "gains most from the other modality's events: holds (session-only events: keyword +0.2000" in crossing(rows)
 
 
-def test_too_few_events_to_judge_on_are_refused() -> None:
-    """A tenth of 90 is 9."""
+def test_the_results_page_goes_to_an_existing_folder_only(tmp_path: Path) -> None:
+    """The default is relative to the repository's root; anywhere else the error says what to do."""
+    with pytest.raises(IsthmusError, match="--out FILE"):
+        write_page(tmp_path, tmp_path / "nowhere" / "RESULTS.md")
+    with pytest.raises(IsthmusError, match=r"holds no \*\.runs\.jsonl"):
+        write_page(tmp_path, tmp_path / "RESULTS.md")
+    made = msgspec.structs.replace(run("a", 0, 1, 0, 1, 0), event_types="scbs")
+    (tmp_path / "sgd.runs.jsonl").write_bytes(msgspec.json.encode(made))
+    assert write_page(tmp_path, tmp_path / "RESULTS.md") == ["sgd"]
+    assert "## sgd" in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_too_few_test_events_are_refused() -> None:
+    """A tenth of 90 is 9, and 10 are needed."""
     with pytest.raises(TooSmallError, match="at least 10"):
-        parts_of(purchases(90))
+        split_examples(purchases(90))
 
 
 def mixed(count: int) -> Splits:
@@ -224,10 +236,10 @@ def mixed(count: int) -> Splits:
     return Splits(*([msgspec.structs.replace(one, type=kinds[n % 4]) for n, one in enumerate(purchases(count))] for _ in range(3)))
 
 
-def test_thinning_takes_events_of_one_type_and_smaller_shares_lie_in_larger_ones() -> None:
-    """Test events stay as they are."""
+def test_an_ablation_removes_events_of_one_type_and_smaller_shares_are_subsets_of_larger_ones() -> None:
+    """Test events stay the same."""
     parts = mixed(80)
-    few, half, all_ = (thinned(parts, Variant("a", "session", share), 3) for share in (25, 50, 100))
+    few, half, all_ = (ablate(parts, Variant("a", "session", share), 3) for share in (25, 50, 100))
     assert [sum(one.type == "session" for one in part.training) for part in (few, half, all_)] == [10, 20, 40]
     assert {one.purchase_id for one in few.training} < {one.purchase_id for one in half.training}
     assert [one for one in few.training if one.type != "session"] == [one for one in parts.training if one.type != "session"]
@@ -235,9 +247,9 @@ def test_thinning_takes_events_of_one_type_and_smaller_shares_lie_in_larger_ones
     assert list(all_.training) == list(parts.training)
 
 
-def test_the_finding_is_told_from_runs_with_and_without_the_other_modality(tmp_path: Path) -> None:
-    """A system that ranks well only where it saw sessions: session-only events help it on conversation-only ones."""
-    parts = parts_of(mixed(400).training)
+def test_the_verdict_follows_from_runs_with_and_without_the_other_modality(tmp_path: Path) -> None:
+    """Session-only events help a system that ranks well only after training on sessions."""
+    parts = split_examples(mixed(400).training)
     names = [variant.name for variant in variants_of(["a"], parts.types)]
     assert len(set(names)) == 7
 
@@ -247,36 +259,36 @@ def test_the_finding_is_told_from_runs_with_and_without_the_other_modality(tmp_p
         return fixed(ITEMS if any(one.type == "session" for one in given.training) else ITEMS[::-1])
 
     ours = Splits(parts.training, parts.validation, [msgspec.structs.replace(one, items=(ITEMS[0],)) for one in parts.test])
-    runs = compare(list(dict.fromkeys(names)), [0, 1], ours, trainer_of(train, ["a"]), Runs(tmp_path / "r", "d", "c"))
-    told = verdict(points_of(runs, ["a"], ours.types))
-    assert len(told) == 2
-    assert "having the session-only events helps the conversation-only events" in told[0]
-    assert "changes nothing that can be told from chance" in told[1]
+    runs = compare(list(dict.fromkeys(names)), [0, 1], ours, variant_trainer(train, ["a"]), RunStore(tmp_path / "r", "d", "c"))
+    sentences = verdict(points_of(runs, ["a"], ours.types))
+    assert len(sentences) == 2
+    assert "having the session-only events helps the conversation-only events" in sentences[0]
+    assert "has no significant effect on" in sentences[1]
 
 
-def test_only_what_can_be_judged_is_thinned_and_what_was_left_out_is_named(tmp_path: Path) -> None:
-    """No conversation-only test events: sessions are not thinned, and there is no row of no events."""
-    parts = parts_of([msgspec.structs.replace(one, type="both") if n % 3 else one for n, one in enumerate(purchases(200))])
-    variants = variants_of(["a", "mute"], parts.types)
-    assert {variant.thinned for variant in variants} == {"conversation"}
+def test_only_what_can_be_evaluated_is_ablated_and_what_was_left_out_is_named(tmp_path: Path) -> None:
+    """Without conversation-only test events, sessions are not ablated, and there is no row without events."""
+    parts = split_examples([msgspec.structs.replace(one, type="both") if n % 3 else one for n, one in enumerate(purchases(200))])
+    variants = variants_of(["a", "silent"], parts.types)
+    assert {variant.ablated for variant in variants} == {"conversation"}
 
     def train(system: str, seed: int, given: Splits) -> Popular:
         del seed, given
-        if system == "mute":
-            raise TooSmallError("nobody called")
+        if system == "silent":
+            raise TooSmallError("no calls")
         return fixed(ITEMS)
 
-    trainer = trainer_of(train, ["a", "mute"])
-    runs = compare([variant.name for variant in variants], [0], parts, trainer, Runs(tmp_path / "r", "d", "c"))
-    rows = thin_rows(runs, ["a", "mute"], parts.types)
+    trainer = variant_trainer(train, ["a", "silent"])
+    runs = compare([variant.name for variant in variants], [0], parts, trainer, RunStore(tmp_path / "r", "d", "c"))
+    rows = ablation_rows(runs, ["a", "silent"], parts.types)
     assert {(row.system, row.thinned, row.events > 0) for row in rows} == {("a", "conversation", True)}
-    text = report(points_of(runs, ["a", "mute"], parts.types), runs, {})
-    assert "Left out: mute with 25 % of conversation-only (nobody called)." in text
+    text = report(points_of(runs, ["a", "silent"], parts.types), runs, {})
+    assert "Left out: silent with 25 % of conversation-only (no calls)." in text
     assert not variants_of(["a"], np.array(["both"]))
 
 
-def test_a_plot_of_thinning_shows_every_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where there are more than colours."""
+def test_the_plot_of_an_ablation_shows_every_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where there are more systems than colours."""
     drawn: list[Figure] = []
     monkeypatch.setattr(training.evaluation.modality_ablation, "save", lambda figure, _: drawn.append(figure))
     systems = [f"s{number}" for number in range(8)]
@@ -287,18 +299,18 @@ def test_a_plot_of_thinning_shows_every_system(tmp_path: Path, monkeypatch: pyte
 
 
 def test_keywords_come_from_the_training_part_alone() -> None:
-    """Words of validation and test calls are not on the list, however many users say them."""
+    """Words of validation and test calls are not listed, however many users say them."""
     count = 100
     rows = [InteractionRow(f"u{event}", event, 1, f"c{event}", None) for event in range(count)]
-    said = {f"c{event}": [("user", "roof damage" if event < 81 else "leaky cellar")] for event in range(count)}
-    tables = Tables(rows, {}, said, {event: ["x"] for event in range(count)}, {}, {"x": "Ex"})
+    conversations = {f"c{event}": [("user", "roof damage" if event < 81 else "leaky cellar")] for event in range(count)}
+    tables = Tables(rows, {}, conversations, {event: ["x"] for event in range(count)}, {}, {"x": "Ex"})
     assert training_keywords(tables).listed == ("damage", "roof", "roof damage")
 
 
-def test_training_on_tables_has_such_keywords_too_and_says_which_text_model_serves_what_it_makes(
+def test_training_on_tables_uses_these_keywords_and_names_the_text_model_to_serve_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An encoder with the folder that is named encodes for the trained model. One that the settings name is taken as it is."""
+    """An encoder with the named folder serves the trained model. A text model that the settings name is used unchanged."""
     settings = Settings(cache_dir=cache_of(tmp_path))
     options = TrainerOptions(system="isthmus", data=tables_of_calls(tmp_path / "tables", 40))
     load, names = example_source(settings, options, print)
@@ -317,7 +329,7 @@ def test_training_on_tables_has_such_keywords_too_and_says_which_text_model_serv
 
 
 def tables_of_calls(folder: Path, count: int) -> Path:
-    """So many users, each with one call of one sentence."""
+    """Writes tables of so many users, each with one call of one sentence."""
     users = "".join(f"u{n},{n},1,c{n},\n" for n in range(count))
     said = "".join(f"c{n},1,user,my roof damage\n" for n in range(count))
     rows = {
@@ -341,14 +353,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def benchmark(data: Path, out: Path, *options: str) -> tuple[list[ResultRow], str]:
-    """Runs the command with `out` less its suffix."""
+    """Runs the command, with `out` given without its suffix."""
     result = CliRunner().invoke(app, ["--data", str(data), "--out", str(out.with_suffix("")), *options])
     assert result.exit_code == 0, (result.output, result.exception)
     return msgspec.json.decode(out.read_bytes(), type=list[ResultRow]), result.output
 
 
 def test_the_command_writes_rows_a_report_and_a_plot(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Examples are encoded once and kept; Popular is what it is by hand."""
+    """Examples are encoded once and cached; Popular equals a computation by hand."""
     monkeypatch.setenv("ISTHMUS_CACHE_DIR", str(cache_of(tmp_path)))
     rows, output = benchmark(world, tmp_path / "r.json", "--systems", "popular", "--seeds", "2")
     assert {(row.system, row.seed) for row in rows} == {("popular", 0), ("popular", 1)}
@@ -364,7 +376,7 @@ def test_the_command_writes_rows_a_report_and_a_plot(world: Path, tmp_path: Path
 
 
 def test_data_without_conversations_can_be_compared_too(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Systems that need calls are left out with the reason; an item that nobody bought is no hindrance."""
+    """Systems that need calls are left out with the reason; an item that nobody bought does no harm."""
     monkeypatch.setenv("ISTHMUS_CACHE_DIR", str(cache_of(tmp_path)))
     tables, silent = read_tables(world), tmp_path / "silent"
     silent.mkdir()
@@ -380,8 +392,8 @@ def test_data_without_conversations_can_be_compared_too(world: Path, tmp_path: P
     assert "Left out: conversation" in output
 
 
-def test_wrong_use_is_told_what_to_do(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unknown system before anything is read; tiny data; no tables."""
+def test_wrong_use_is_refused_with_advice(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown system, no tables, too little data."""
     monkeypatch.setenv("ISTHMUS_CACHE_DIR", str(cache_of(tmp_path)))
 
     def refusal(data: Path, systems: str) -> str:
@@ -405,8 +417,8 @@ def test_wrong_use_is_told_what_to_do(world: Path, tmp_path: Path, monkeypatch: 
         ("taken.json", "taken.md cannot be written"),
     ],
 )
-def test_a_place_that_results_cannot_go_to_is_refused_before_anything_is_read(tmp_path: Path, name: str, said: str) -> None:
-    """What comes beside the results must not fall on them, nor on other results."""
+def test_an_unusable_place_for_results_is_refused_before_anything_is_read(tmp_path: Path, name: str, said: str) -> None:
+    """The files beside the results must overwrite neither them nor other files."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "taken.md").mkdir()
     (tmp_path / "mine.txt").write_text("mine")
@@ -416,8 +428,8 @@ def test_a_place_that_results_cannot_go_to_is_refused_before_anything_is_read(tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "mine.txt", "taken.md"]
 
 
-def test_results_are_json_beside_which_nothing_is_left_where_the_data_is_refused(tmp_path: Path) -> None:
-    """A name without a suffix is completed, a missing folder made, an earlier result left alone."""
+def test_refused_data_leaves_no_files(tmp_path: Path) -> None:
+    """A name without a suffix is completed, a missing folder created, an earlier result left alone."""
     (tmp_path / "old.json").write_text("old")
     for name in ("new/run", "old"):
         outcome = CliRunner().invoke(app, ["--data", str(tmp_path / "nothing"), "--out", str(tmp_path / name)])
@@ -428,7 +440,7 @@ def test_results_are_json_beside_which_nothing_is_left_where_the_data_is_refused
 
 
 def cache_of(folder: Path) -> Path:
-    """A cache of the test's own, with the text model that set-up made."""
+    """Returns the test's own cache, with the text model that set-up made."""
     from stream.settings import CACHE
 
     cache = folder / "cache"
@@ -439,7 +451,7 @@ def cache_of(folder: Path) -> Path:
 
 
 def popular_by_hand(tables: Tables) -> float:
-    """MAP@3 of purchase counts in the first 90 % of the events, straight from the tables."""
+    """Returns MAP@3 of ranking by purchase counts in the first 90 % of the events, computed from the tables."""
     with_history = sorted({row.purchase_event_id for row in tables.interactions})
     border = len(with_history) - round(len(with_history) / 10)
     known = [item for event in with_history[:border] for item in tables.purchases[event]]

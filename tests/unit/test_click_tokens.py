@@ -25,7 +25,7 @@ histories = st.lists(st.one_of(sessions, st.just(CALL)), max_size=6)
 def test_a_batch_is_read_as_each_session_by_itself(learned: list[Interaction], read: list[Interaction]) -> None:
     """Clicks and steps of the vocabulary, each once, in whatever number and company the sessions come."""
     reader = fit_featurizer(("tags", "clicks"), texts=False, interactions=learned)
-    places, starts = reader.read(read).bags["clicks"]
+    places, starts = reader.featurize(read).bags["clicks"]
     known = reader.vocabularies["clicks"].tokens
     tags_known = set(reader.vocabularies["tags"].tokens)
     for row, one in enumerate(read):

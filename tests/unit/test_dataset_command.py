@@ -172,4 +172,4 @@ def test_a_folder_that_is_no_corpus_is_refused(tmp_path: Path) -> None:
     corpus(tmp_path, 1)
     (tmp_path / "dialogues_001.json").write_text("[{}]")
     refused = CliRunner().invoke(app, ["import", "sgd", str(tmp_path), "--out", str(tmp_path / "out")]).exception
-    assert "dialogues_001.json is no file of dialogues" in str(refused)
+    assert "dialogues_001.json is not a file of dialogues" in str(refused)

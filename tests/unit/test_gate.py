@@ -1,4 +1,4 @@
-"""The gate: who may become champion, by average precision per fresh purchase event."""
+"""The gate: which model may become champion, by average precision per fresh purchase event."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from training.gate import Verdict, bootstrap, decide, too_few
+from training.gate import Verdict, bootstrap, decide, refuse_too_few
 
 Scores = NDArray[np.float64]
 COUNT = 400
 
 
 def scores(mean: float, *, seed: int = 0, count: int = COUNT) -> Scores:
-    """Zeros and ones with about that mean, as AP@3 of one-item purchases."""
+    """Returns zeros and ones with about that mean, as AP@3 of one-item purchases."""
     return (np.random.default_rng(seed).random(count) < mean).astype(np.float64)
 
 
@@ -29,49 +29,49 @@ GOOD = scores(0.8, seed=2)
 
 
 def test_too_few_fresh_events_are_refused_and_the_reason_says_how_many_are_needed() -> None:
-    """However good the candidate looks on them."""
-    found = verdict(np.ones(30), np.zeros(30), np.zeros(30))
-    assert not found.promoted
-    assert "only 30" in found.reason
-    assert "200 are needed" in found.reason
-    assert "170 more" in found.reason
-    fixed = too_few(30, 200, grows=False)
-    assert fixed is not None
-    assert "--min-judged" in fixed.reason
+    """However good the candidate is on them."""
+    result = verdict(np.ones(30), np.zeros(30), np.zeros(30))
+    assert not result.promoted
+    assert "only 30" in result.reason
+    assert "200 are needed" in result.reason
+    assert "170 more" in result.reason
+    refusal = refuse_too_few(30, 200, grows=False)
+    assert refusal is not None
+    assert "--min-judged" in refusal.reason
 
 
-def test_just_enough_fresh_events_are_judged() -> None:
-    assert too_few(200, 200) is None
+def test_just_enough_fresh_events_are_compared_on() -> None:
+    assert refuse_too_few(200, 200) is None
     assert verdict(np.ones(200), None, np.zeros(200)).promoted
 
 
-def test_no_fresh_event_at_all_is_a_refusal_and_no_crash() -> None:
+def test_no_fresh_event_at_all_is_a_refusal_and_not_an_error() -> None:
     empty = np.zeros(0)
     assert not verdict(empty, empty, empty).promoted
 
 
-def test_without_a_champion_it_is_enough_to_beat_popular() -> None:
-    found = verdict(GOOD, None, POPULAR)
-    assert found.promoted
-    assert f"{GOOD.mean():.4f} against {POPULAR.mean():.4f}" in found.reason
+def test_without_a_champion_beating_popular_is_enough() -> None:
+    result = verdict(GOOD, None, POPULAR)
+    assert result.promoted
+    assert f"{GOOD.mean():.4f} against {POPULAR.mean():.4f}" in result.reason
 
 
-def test_what_popular_does_as_well_is_refused_even_if_it_beats_the_champion() -> None:
-    found = verdict(POPULAR, np.zeros(COUNT), POPULAR)
-    assert not found.promoted
-    assert "not better than Popular" in found.reason
+def test_a_candidate_no_better_than_popular_is_refused_even_if_it_beats_the_champion() -> None:
+    result = verdict(POPULAR, np.zeros(COUNT), POPULAR)
+    assert not result.promoted
+    assert "not better than Popular" in result.reason
 
 
 def test_the_same_configuration_needs_to_be_no_worse() -> None:
-    found = verdict(GOOD, GOOD, POPULAR)
-    assert found.promoted
-    assert "no worse than the champion within the margin 0.02" in found.reason
+    result = verdict(GOOD, GOOD, POPULAR)
+    assert result.promoted
+    assert "no worse than the champion within the margin 0.02" in result.reason
 
 
 def test_a_new_configuration_that_is_just_as_good_is_refused() -> None:
-    found = verdict(GOOD, GOOD, POPULAR, same=False)
-    assert not found.promoted
-    assert "not better than the champion" in found.reason
+    result = verdict(GOOD, GOOD, POPULAR, same=False)
+    assert not result.promoted
+    assert "not better than the champion" in result.reason
 
 
 def test_a_new_configuration_that_is_better_is_promoted() -> None:
@@ -81,21 +81,21 @@ def test_a_new_configuration_that_is_better_is_promoted() -> None:
 
 
 @pytest.mark.parametrize(("worse_by", "promoted"), [(2, True), (60, False)])
-def test_the_margin_parts_a_little_worse_from_clearly_worse(worse_by: int, promoted: bool) -> None:
-    """2 of 400 lists fewer is within a margin of 0.02; 60 are not."""
+def test_the_margin_separates_slightly_worse_from_clearly_worse(worse_by: int, promoted: bool) -> None:
+    """2 hits fewer of 400 are within a margin of 0.02; 60 are not."""
     worse = GOOD.copy()
     worse[np.flatnonzero(worse)[:worse_by]] = 0.0
     assert verdict(worse, GOOD, POPULAR).promoted is promoted
 
 
-def test_few_noisy_events_are_not_enough_to_call_a_candidate_no_worse() -> None:
-    """The interval decides, not the mean: both have the same, each right in 10 of 40 events where the other is wrong."""
+def test_a_wide_interval_does_not_pass_for_no_worse() -> None:
+    """The interval decides, not the mean: both have the same mean, each right in 10 of 40 events where the other is wrong."""
     one = np.tile([1.0, 1.0, 1.0, 0.0], 10)
     other = np.tile([1.0, 1.0, 0.0, 1.0], 10)
     assert one.mean() == other.mean()
-    found = verdict(one, other, np.zeros(40), min_judged=30)
-    assert not found.promoted
-    assert "may be worse" in found.reason
+    result = verdict(one, other, np.zeros(40), min_judged=30)
+    assert not result.promoted
+    assert "may be worse" in result.reason
 
 
 def test_the_same_events_and_seed_give_the_same_verdict() -> None:
@@ -118,7 +118,7 @@ def test_a_better_candidate_never_fares_worse(
 
 @settings(max_examples=30, deadline=None)
 @given(grids, grids)
-def test_exchanging_the_two_turns_the_difference_around(one: Scores, other: Scores) -> None:
+def test_swapping_the_two_negates_the_difference(one: Scores, other: Scores) -> None:
     there = bootstrap(one, other, np.random.default_rng(0))
     back = bootstrap(other, one, np.random.default_rng(0))
     assert np.allclose([back.mean, back.low, back.high], [-there.mean, -there.high, -there.low])
@@ -126,6 +126,6 @@ def test_exchanging_the_two_turns_the_difference_around(one: Scores, other: Scor
 
 @settings(max_examples=30, deadline=None)
 @given(grids, grids, st.booleans())
-def test_nothing_is_promoted_that_may_not_beat_popular(candidate: Scores, popular: Scores, same: bool) -> None:
+def test_whatever_is_promoted_beats_popular_on_average(candidate: Scores, popular: Scores, same: bool) -> None:
     if verdict(candidate, None, popular, same=same, min_judged=60).promoted:
         assert candidate.mean() > popular.mean()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from models.popular import Popular, prior_of
 from tests.purchases import ITEMS, purchases
-from training.metrics import evaluate, evaluate_one, table
+from training.metrics import evaluate, evaluate_one, metrics_by_type
 from training.split import split
 
 
@@ -72,7 +72,7 @@ def test_a_table_has_a_row_for_each_type_and_the_union() -> None:
     popular = Popular("1", "f", ITEMS, prior_of([[ITEMS[0]]], ITEMS))
     examples = [msgspec.structs.replace(example, items=(ITEMS[0],)) for example in purchases(4)]
     examples[0] = msgspec.structs.replace(examples[0], type="both", items=(ITEMS[5],))
-    rows = {row.event_type: row for row in table(evaluate(popular, examples))}
+    rows = {row.event_type: row for row in metrics_by_type(evaluate(popular, examples))}
     assert (rows["session"].events, rows["session"].hr3) == (3, 1.0)
     assert (rows["both"].events, rows["both"].hr3) == (1, 0.0)
     assert (rows["union"].events, rows["union"].map3) == (4, 0.75)

@@ -1,4 +1,4 @@
-"""Periodic training: turns, skips, failures, announcements that do not arrive, and the end."""
+"""Periodic training: runs, skipped runs, failures, failed announcements, and the end."""
 
 import logging
 import threading
@@ -12,148 +12,148 @@ from stream.kafka.cluster.clients import TopicError
 from tests.purchases import purchases
 from training.loop import NotFiniteError
 from training.retraining import Announcer, StoppedError, retrain
-from training.training_run import Result
+from training.training_run import RunResult
 
 Examples = Sequence[TrainingExample]
 
 
-def champion(version: str) -> Result:
+def champion(version: str) -> RunResult:
     announcement = ModelAnnouncement(
         role="champion", name="latent_feature", version=version, uri="nowhere", sha256=version, published_at=0
     )
-    return Result(announcement, f"version {version} promoted")
+    return RunResult(announcement, f"version {version} promoted")
 
 
-def nobody() -> ModelAnnouncement | None:
+def no_champion() -> ModelAnnouncement | None:
     return None
 
 
-def turns(loads: Sequence[Examples | Exception], run: Callable[[Examples], Result], announcer: Announcer) -> None:
-    """One turn per load, none waiting for another; the trainer is told to stop in the last."""
-    stop, left = threading.Event(), list(loads)
+def retrain_on(loads: Sequence[Examples | Exception], run: Callable[[Examples], RunResult], announcer: Announcer) -> None:
+    """Trains once per load, without waiting; the trainer is stopped during the last."""
+    stop, remaining = threading.Event(), list(loads)
 
     def load() -> Examples:
-        found = left.pop(0)
-        if not left:
+        loaded = remaining.pop(0)
+        if not remaining:
             stop.set()
-        if isinstance(found, Exception):
-            raise found
-        return found
+        if isinstance(loaded, Exception):
+            raise loaded
+        return loaded
 
     retrain(load, run, announcer, 0.0, stop)
 
 
-def test_each_turn_with_something_new_runs_and_announces() -> None:
+def test_new_examples_are_trained_on_and_the_champion_announced() -> None:
     runs: list[int] = []
-    told: list[ModelAnnouncement] = []
+    announced: list[ModelAnnouncement] = []
 
-    def run(examples: Examples) -> Result:
+    def run(examples: Examples) -> RunResult:
         runs.append(len(examples))
         return champion(str(len(examples)))
 
-    turns([purchases(3), purchases(5)], run, Announcer(told.append, nobody))
+    retrain_on([purchases(3), purchases(5)], run, Announcer(announced.append, no_champion))
     assert runs == [3, 5]
-    assert [announcement.version for announcement in told] == ["3", "5"]
+    assert [announcement.version for announcement in announced] == ["3", "5"]
 
 
-def test_nothing_new_is_skipped_and_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_without_new_examples_is_skipped_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     runs: list[int] = []
 
-    def run(examples: Examples) -> Result:
+    def run(examples: Examples) -> RunResult:
         runs.append(len(examples))
-        return Result(None, "refused")
+        return RunResult(None, "refused")
 
     with caplog.at_level(logging.INFO):
-        turns([purchases(3), purchases(3)], run, Announcer(lambda _: None, nobody))
+        retrain_on([purchases(3), purchases(3)], run, Announcer(lambda _: None, no_champion))
     assert runs == [3]
     assert "nothing new" in caplog.text
 
 
-def test_one_erased_and_one_come_is_something_new() -> None:
-    """As many examples as before, but not the same."""
+def test_one_example_erased_and_one_added_is_something_new() -> None:
+    """The number of examples is the same, the examples are not."""
     runs: list[int] = []
 
-    def run(examples: Examples) -> Result:
+    def run(examples: Examples) -> RunResult:
         runs.append(len(examples))
-        return Result(None, "refused")
+        return RunResult(None, "refused")
 
-    turns([purchases(3), purchases(3, first=1)], run, Announcer(lambda _: None, nobody))
+    retrain_on([purchases(3), purchases(3, first=1)], run, Announcer(lambda _: None, no_champion))
     assert runs == [3, 3]
 
 
 @pytest.mark.parametrize("failure", [NotFiniteError("the loss is nan"), MemoryError("no memory"), KeyError("a bug")])
-def test_a_failed_run_is_told_and_the_next_turn_tries_again(failure: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    """Also with the same examples: nothing has been learned from them yet."""
-    told: list[ModelAnnouncement] = []
+def test_a_failed_run_is_logged_and_the_next_one_tries_again(failure: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """Even with the same examples: nothing has been learned from them yet."""
+    announced: list[ModelAnnouncement] = []
     failures = [failure]
 
-    def run(_: Examples) -> Result:
+    def run(_: Examples) -> RunResult:
         if failures:
             raise failures.pop()
         return champion("1")
 
-    turns([purchases(3), purchases(3)], run, Announcer(told.append, nobody))
-    assert len(told) == 1
+    retrain_on([purchases(3), purchases(3)], run, Announcer(announced.append, no_champion))
+    assert len(announced) == 1
     assert "the champion stays" in caplog.text
 
 
-def test_a_topic_that_cannot_be_read_is_read_at_the_next_turn() -> None:
-    told: list[ModelAnnouncement] = []
-    turns([TopicError("no broker"), purchases(3)], lambda _: champion("1"), Announcer(told.append, nobody))
-    assert len(told) == 1
+def test_a_topic_that_cannot_be_read_is_read_again_later() -> None:
+    announced: list[ModelAnnouncement] = []
+    retrain_on([TopicError("no broker"), purchases(3)], lambda _: champion("1"), Announcer(announced.append, no_champion))
+    assert len(announced) == 1
 
 
-def test_an_announcement_that_failed_is_made_at_the_next_turn_without_another_run(caplog: pytest.LogCaptureFixture) -> None:
-    """Until then the registry has a champion that no worker knows."""
-    told: list[ModelAnnouncement] = []
+def test_a_failed_announcement_is_repeated_without_another_run(caplog: pytest.LogCaptureFixture) -> None:
+    """Until then the registry has a champion that no worker knows of."""
+    announced: list[ModelAnnouncement] = []
     runs: list[int] = []
     failures = [TopicError("no broker")]
 
     def send(announcement: ModelAnnouncement) -> None:
         if failures:
             raise failures.pop()
-        told.append(announcement)
+        announced.append(announcement)
 
-    def run(examples: Examples) -> Result:
+    def run(examples: Examples) -> RunResult:
         runs.append(len(examples))
         return champion("1")
 
-    turns([purchases(3), purchases(3)], run, Announcer(send, lambda: champion("1").announcement if runs else None))
+    retrain_on([purchases(3), purchases(3)], run, Announcer(send, lambda: champion("1").announcement if runs else None))
     assert runs == [3]
-    assert [announcement.version for announcement in told] == ["1"]
+    assert [announcement.version for announcement in announced] == ["1"]
     assert "could not be announced" in caplog.text
 
 
-def test_after_an_announcement_that_failed_whoever_is_champion_then_is_told() -> None:
-    """Two runs could tell nobody, and an operator went back to a third version meanwhile: that one, once."""
-    told: list[ModelAnnouncement] = []
+def test_after_a_failed_announcement_the_current_champion_is_announced() -> None:
+    """Two announcements failed, then an operator rolled back to a third version: that one is announced, once."""
+    announced: list[ModelAnnouncement] = []
     failures = [TopicError("no broker"), TopicError("no broker"), TopicError("no broker")]
 
     def send(announcement: ModelAnnouncement) -> None:
         if failures:
             raise failures.pop()
-        told.append(announcement)
+        announced.append(announcement)
 
     announcer = Announcer(send, lambda: champion("3").announcement)
     for version in ("4", "5"):
         with pytest.raises(TopicError):
-            announcer.tell(champion(version))
+            announcer.announce(champion(version))
     with pytest.raises(TopicError):
         announcer.catch_up()
     assert announcer.is_behind
     announcer.catch_up()
     announcer.catch_up()
-    assert [announcement.version for announcement in told] == ["3"]
+    assert [announcement.version for announcement in announced] == ["3"]
 
 
 def test_a_refusal_is_not_announced() -> None:
-    told: list[ModelAnnouncement] = []
-    Announcer(told.append, nobody).tell(Result(None, "refused"))
-    assert told == []
+    announced: list[ModelAnnouncement] = []
+    Announcer(announced.append, no_champion).announce(RunResult(None, "refused"))
+    assert announced == []
 
 
-def test_a_run_that_is_broken_off_ends_the_trainer() -> None:
-    def run(_: Examples) -> Result:
+def test_an_interrupted_run_ends_the_trainer() -> None:
+    def run(_: Examples) -> RunResult:
         raise StoppedError
 
-    turns([purchases(3), purchases(5)], run, Announcer(lambda _: None, nobody))
+    retrain_on([purchases(3), purchases(5)], run, Announcer(lambda _: None, no_champion))

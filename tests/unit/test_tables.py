@@ -51,9 +51,9 @@ def test_tables_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
         ("data_users", GOOD["data_users"] + "u,3,5,,s1\n", "purchase event 3 is not in"),
         ("data_users", GOOD["data_users"] + "u,1,5,,s9\n", "session s9 is not in"),
         ("data_users", GOOD["data_users"] + "u,1,5,c9,\n", "conversation c9 is not in"),
-        ("data_users", GOOD["data_users"] + "u,1,4,,s1\n", "event_number 4 stands twice"),
+        ("data_users", GOOD["data_users"] + "u,1,4,,s1\n", "event_number 4 occurs twice"),
         ("data_users", "user_id,purchase_event_id\nu,1\n", "column event_number is missing"),
-        ("data_sessions", GOOD["data_sessions"] + "s2,1,e\n", "row 5: action_number 1 stands twice"),
+        ("data_sessions", GOOD["data_sessions"] + "s2,1,e\n", "row 5: action_number 1 occurs twice"),
         (
             "data_purchase_events",
             GOOD["data_purchase_events"] + "2,z\n",
@@ -64,10 +64,10 @@ def test_tables_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
             GOOD["data_purchase_events"] + "2,x\n",
             r"csv, row 4: event 2 bought item x, which its filter does",
         ),
-        ("data_users", GOOD["data_users"] + "v,1,5,,s1\n", "row 6: purchase event 1 is user u's in another row"),
-        ("data_users", GOOD["data_users"] + "u,one,5,,s1\n", "row 6: purchase_event_id is no whole number"),
+        ("data_users", GOOD["data_users"] + "v,1,5,,s1\n", "row 6: purchase event 1 belongs to user u in another row"),
+        ("data_users", GOOD["data_users"] + "u,one,5,,s1\n", "row 6: purchase_event_id is not a whole number"),
         ("data_users", GOOD["data_users"] + "u,1\n", "row 6: has 2 values, the header 5 columns"),
-        ("data_sessions", GOOD["data_sessions"] + "s2,-1,e\n", "row 5: action_number '-1' is no whole number"),
+        ("data_sessions", GOOD["data_sessions"] + "s2,-1,e\n", "row 5: action_number '-1' is not a whole number"),
         ("data_conversations_text", GOOD["data_conversations_text"] + "c1,3,robot,Hi\n", "row 4: sentence_speaker is 'robot'"),
         ("data_conversations_text", GOOD["data_conversations_text"] + "c2,1,user, \n", "conversation c2 has no text"),
         (
@@ -125,7 +125,7 @@ def test_every_problem_is_found_up_to_a_bound(tmp_path: Path) -> None:
     tables, problems = problems_of(tmp_path, 100)
     assert [(problem.row, problem.reason) for problem in problems[:2]] == [
         (6, "session s9 is not in data_sessions"),
-        (7, "purchase_event_id is no whole number"),
+        (7, "purchase_event_id is not a whole number"),
     ]
     assert "item z, which is not in items" in str(problems[2])
     assert len(problems) == 4
@@ -174,16 +174,16 @@ def test_keywords_alone_are_enough(tmp_path: Path) -> None:
 def test_a_keyword_that_no_encoded_call_may_hold_is_named(tmp_path: Path, word: str) -> None:
     """Before anything is trained, and with its conversation."""
     published(tmp_path, KEYWORDS.replace("21", word))
-    with pytest.raises(TableError, match="a keyword of conversation c1 is longer than 64 characters, or holds U"):
+    with pytest.raises(TableError, match="a keyword of conversation c1 is longer than 64 characters, or contains U"):
         read_tables(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ([HEADER + "c1,1,user,1,2\n", HEADER + "c1,1,user,1,2\n"], "_2.csv, row 2: sentence_number 1 stands twice"),
-        ([HEADER + "c1,1,user,1,2\nc1,2,user,,2\n"], "_1.csv, row 3: a number of the embedding is missing"),
-        ([HEADER + "c1,1,user,1,x\n"], "_1.csv, row 2: a number of the embedding is missing, not finite or no number"),
+        ([HEADER + "c1,1,user,1,2\n", HEADER + "c1,1,user,1,2\n"], "_2.csv, row 2: sentence_number 1 occurs twice"),
+        ([HEADER + "c1,1,user,1,2\nc1,2,user,,2\n"], "_1.csv, row 3: a value of the embedding is missing"),
+        ([HEADER + "c1,1,user,1,x\n"], "_1.csv, row 2: a value of the embedding is missing, not finite or not a number"),
         ([HEADER.replace("embedding_1", "embedding_7") + "c1,1,user,1,2\n"], "column embedding_1 is missing"),
     ],
 )

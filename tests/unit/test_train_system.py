@@ -1,4 +1,4 @@
-"""Every system learns what is planted; what the recipes make of the examples for their stages."""
+"""Every system learns what is planted; recipes select and label the examples of each stage."""
 
 import os
 import subprocess
@@ -20,9 +20,9 @@ from tests.rankers import small
 from training.anchors import anchor_events
 from training.example_arrays import Examples, examples_as_arrays
 from training.loop import TrainingConfig
-from training.metrics import evaluate, popular_of, table
+from training.metrics import evaluate, metrics_by_type, popular_ranker
 from training.progress import ProgressReporter
-from training.recipes import _sessions_to_make, mean_texts, weighted
+from training.recipes import _sessions_to_generate, mean_texts, weighted
 from training.stages import NothingToLearnError
 from training.train_system import train_system
 
@@ -36,12 +36,12 @@ READS: dict[str, set[str]] = {
 
 @pytest.mark.parametrize("name", SYSTEMS[1:])
 def test_every_system_learns_a_planted_taste(name: str) -> None:
-    """On each type of event that it can read it ranks what was planted; a uni-modal one is popularity on the others."""
+    """It ranks what was planted on each type of event that it can read; a uni-modal system is popularity on the others."""
     examples, fresh = mixed_purchases(500), mixed_purchases(300, first=500)
     config = msgspec.structs.replace(CONFIG, network=small(name))
     found = train_system(name, examples[:400], examples[400:], ITEMS, config)
-    popular = {row.event_type: row.map3 for row in table(evaluate(popular_of(examples, ITEMS), fresh))}
-    for row in table(evaluate(found.ranker, fresh))[:3]:
+    popular = {row.event_type: row.map3 for row in metrics_by_type(evaluate(popular_ranker(examples, ITEMS), fresh))}
+    for row in metrics_by_type(evaluate(found.ranker, fresh))[:3]:
         if row.event_type in READS.get(name, {"session", "conversation", "both"}):
             assert row.map3 > 0.9, row
         else:
@@ -49,10 +49,10 @@ def test_every_system_learns_a_planted_taste(name: str) -> None:
 
 
 def test_popular_counts_training_and_validation() -> None:
-    """It is the prior of every ranker, too."""
+    """And so does the prior of every other ranker."""
     examples = mixed_purchases(200)
     popular = train_system(POPULAR, examples[:150], examples[150:], ITEMS).ranker
-    assert np.array_equal(popular.prior, popular_of(examples, ITEMS).prior)
+    assert np.array_equal(popular.prior, popular_ranker(examples, ITEMS).prior)
     config = msgspec.structs.replace(CONFIG, network=small("session"), epochs=1)
     assert np.array_equal(train_system("session", examples[:150], examples[150:], ITEMS, config).ranker.prior, popular.prior)
 
@@ -62,8 +62,8 @@ def test_an_unknown_system_is_refused() -> None:
         train_system("oracle", purchases(60), purchases(20, first=60), ITEMS)
 
 
-def test_late_fusion_holds_the_very_networks_that_its_parts_have_alone() -> None:
-    """Same seed, same weights: the benchmark compares the fusion, not two trainings."""
+def test_late_fusion_holds_the_same_networks_as_its_parts_trained_alone() -> None:
+    """Same seed, same weights: so the benchmark compares the fusion and not two trainings."""
     examples, config = mixed_purchases(200), msgspec.structs.replace(CONFIG, epochs=2)
     fused, session = (
         train_system(name, examples[:150], examples[150:], ITEMS, config_of(config, name)) for name in ("late_fusion", "session")
@@ -79,53 +79,53 @@ def config_of(config: TrainingConfig, name: str) -> TrainingConfig:
 
 
 @pytest.mark.parametrize("name", ["knowledge_distillation", "generative_imputation", "relative_representation"])
-def test_systems_of_several_stages_go_on_in_the_stage_where_they_were_interrupted(name: str, tmp_path: Path) -> None:
+def test_systems_of_several_stages_resume_in_the_interrupted_stage(name: str, tmp_path: Path) -> None:
     """Finished stages are not trained again, and the weights are those of an uninterrupted run."""
     examples, config = mixed_purchases(200), config_of(msgspec.structs.replace(CONFIG, epochs=2), name)
 
-    def run(watch: ProgressReporter, folder: Path | None) -> dict[str, torch.Tensor]:
-        ranker = train_system(name, examples[:150], examples[150:], ITEMS, config, watch=watch, checkpoints=folder).ranker
+    def run(progress: ProgressReporter, folder: Path | None) -> dict[str, torch.Tensor]:
+        ranker = train_system(name, examples[:150], examples[150:], ITEMS, config, progress=progress, checkpoints=folder).ranker
         assert isinstance(ranker, NeuralRanker)
         return ranker.network.state_dict()
 
     def until_the_third_stage(line: str) -> None:
-        told.append(line)
-        if len([one for one in told if one.startswith("epoch")]) == 5:
+        lines.append(line)
+        if len([line for line in lines if line.startswith("epoch")]) == 5:
             raise KeyboardInterrupt
 
-    told: list[str] = []
+    lines: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         run(ProgressReporter(until_the_third_stage), tmp_path)
-    went_on: list[str] = []
-    resumed, whole = run(ProgressReporter(went_on.append), tmp_path), run(ProgressReporter(), None)
-    assert len([line for line in went_on if line.startswith("epoch")]) == 1
+    resumed_lines: list[str] = []
+    resumed, whole = run(ProgressReporter(resumed_lines.append), tmp_path), run(ProgressReporter(), None)
+    assert len([line for line in resumed_lines if line.startswith("epoch")]) == 1
     assert all(torch.equal(weight, whole[key]) for key, weight in resumed.items())
 
 
-def test_what_a_system_cannot_learn_from_these_examples_is_named() -> None:
-    """No event with both modalities: no student."""
+def test_the_stage_without_examples_is_named() -> None:
+    """Without events of both modalities, the student has none."""
     apart = [example for example in mixed_purchases(300) if example.type != "both"]
     config = config_of(msgspec.structs.replace(CONFIG, epochs=1), "knowledge_distillation")
     with pytest.raises(NothingToLearnError, match="student"):
         train_system("knowledge_distillation", apart[:-40], apart[-40:], ITEMS, config)
 
 
-def test_without_an_event_of_one_session_and_one_call_there_are_no_anchors() -> None:
-    """And so nothing that an interaction could be compared with."""
+def test_without_an_event_of_one_session_and_one_conversation_there_are_no_anchors() -> None:
+    """Then interactions cannot be compared with anything."""
     apart = [example for example in mixed_purchases(300) if example.type != "both"]
     with pytest.raises(NothingToLearnError, match="anchors: no purchase events"):
         train_system("relative_representation", apart[:-40], apart[-40:], ITEMS, CONFIG)
 
 
 @pytest.mark.parametrize("name", ["session", "conversation", "conversation_keyword", "keyword"])
-def test_a_system_that_is_shown_nothing_that_it_reads_is_not_trained(name: str) -> None:
-    """Calls without keywords, vectors of noughts, sessions without a known tag: it would be popularity under another name."""
+def test_a_system_without_inputs_that_it_reads_is_not_trained(name: str) -> None:
+    """Conversations without keywords, zero vectors, sessions without a tag: it would be popularity under another name."""
 
-    def mute(example: TrainingExample) -> TrainingExample:
+    def without_inputs(example: TrainingExample) -> TrainingExample:
         silent = conversation_of([Part(0, 1, 1, bytes(2), "", "text-1")], "c")
         return msgspec.structs.replace(example, type="both", interactions=(session_of([(1, ())]), silent))
 
-    examples = [mute(example) for example in purchases(80)]
+    examples = [without_inputs(example) for example in purchases(80)]
     with pytest.raises(NothingToLearnError, match=f"{name}: .* none shows any"):
         train_system(name, examples[:60], examples[60:], ITEMS, CONFIG)
 
@@ -145,27 +145,27 @@ def call(sentences: int, *vector: float) -> Interaction:
 
 
 def test_a_mean_text_is_the_mean_over_all_sentences() -> None:
-    """Not over conversations: a long one weighs more."""
-    found = mean_texts(arrays([[call(1, 4, 0), session("a"), call(3, 0, 4)], [call(2, 1, 1)]]).only("conversation"))
+    """Not over conversations: a long one counts more."""
+    found = mean_texts(arrays([[call(1, 4, 0), session("a"), call(3, 0, 4)], [call(2, 1, 1)]]).of_modality("conversation"))
     assert found.tolist() == [[1, 3], [1, 1]]
 
 
-def test_sessions_to_be_made_are_padded_in_front() -> None:
-    """As the authors pad: the last session stands last."""
+def test_sessions_to_generate_are_padded_in_front() -> None:
+    """As the authors do: the last session is at the end."""
     examples = arrays([[session("a")], [session("a"), call(1, 1, 0), session("a", "b")], [call(1, 0, 1), session("b")]])
-    found = _sessions_to_make(examples, turns=3)
+    found = _sessions_to_generate(examples, turns=3)
     assert found.labels.reshape(2, 3, 2).tolist() == [[[0, 0], [1, 0], [1, 1]], [[0, 0], [0, 0], [0, 1]]]
-    assert found.read.texts[found.read.text[found.picks]].tolist() == [[1, 0], [0, 1]]
+    assert found.features.texts[found.features.text_index[found.indices]].tolist() == [[1, 0], [0, 1]]
 
 
-def test_events_of_the_rarer_modality_weigh_double() -> None:
-    """And events of both as much as the others on average (the authors' formula)."""
+def test_events_of_the_rarer_modality_have_double_weight() -> None:
+    """Events of both have the others' mean weight (the authors' formula)."""
     examples = arrays([[session("a")], [session("a")], [call(1, 1, 0)], [session("a"), call(1, 1, 0)]])
     assert weighted(examples).weights.tolist() == pytest.approx([1, 1, 2, 4 / 3])
 
 
-def test_anchors_show_both_modalities_once_and_are_spread_by_item() -> None:
-    """At most as many as asked for, of an item at most its share, of a rare item at least one."""
+def test_anchors_have_each_modality_once_and_are_spread_over_the_items() -> None:
+    """At most the requested number; of each item at most its share, but at least one."""
     examples = mixed_purchases(400)
     found = arrays_of = examples_as_arrays(
         examples,
@@ -198,7 +198,7 @@ with distributed.process_group():
 
 
 def few_steps() -> dict[str, np.ndarray]:
-    """The weights after a few batches that do not divide, without dropout."""
+    """Returns the weights after a few batches that do not divide evenly, without dropout."""
     examples = mixed_purchases(150)
     network = msgspec.structs.replace(small("latent_feature"), dropout=0.0)
     config = TrainingConfig(network=network, epochs=2, batch=33, learning_rate=0.002)
@@ -207,9 +207,9 @@ def few_steps() -> dict[str, np.ndarray]:
     return {name: weight.numpy() for name, weight in ranker.network.state_dict().items()}
 
 
-@pytest.mark.timeout(600)  # three processes import torch: 15 s alone, minutes on a machine with much else to do
+@pytest.mark.timeout(600)  # three processes import torch: 15 s alone, minutes on a busy machine
 def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
-    """`torchrun` with gloo on this machine: both have the same weights, and they are one process's up to rounding."""
+    """`torchrun` with gloo: both processes have the same weights, equal to those of a single process up to rounding."""
     script = tmp_path / "together.py"
     script.write_text(TOGETHER)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

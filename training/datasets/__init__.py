@@ -1,1 +1,1 @@
-"""Data sets: tables in the paper's layout, public corpora, the synthetic world, files of examples."""
+"""Data sets: tables in the paper's layout, public corpora, the synthetic world and files of examples."""

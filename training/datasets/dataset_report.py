@@ -1,4 +1,4 @@
-"""The paper's figures and tables of a data set (its section 3), drawn, and told in Markdown with the numbers behind them."""
+"""Reports on a data set with the figures and tables of the paper's section 3, as plots and as Markdown."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 from matplotlib.axes import Axes
 
-from training.datasets import dataset_statistics as describing
-from training.datasets.dataset_statistics import TYPES, Event
+from training.datasets import dataset_statistics as statistics
+from training.datasets.dataset_statistics import TYPES, PurchaseEvent
 from training.datasets.tables.reader import Tables
 from training.markdown import aligned
 from training.plots import COLOURS, SERIES, bars, figure, panels, save, titled
@@ -20,10 +20,11 @@ _LONGEST: Final = 60  # characters of a name on a plot
 
 
 def describe(tables: Tables, name: str, out: Path) -> str | None:
-    """Draws all plots into `out` and writes `description.md`; the text of the latter. None, and nothing written, where no purchase
-    event has interactions before it.
+    """Draws all plots into `out`, writes `description.md` and returns its text.
+
+    Returns None, and writes nothing, where no purchase event has interactions before it.
     """
-    events = describing.events_of(tables)
+    events = statistics.purchase_events(tables)
     if not events:
         return None
     _modalities(events, name, out / "modalities.png")
@@ -36,54 +37,54 @@ def describe(tables: Tables, name: str, out: Path) -> str | None:
     return text
 
 
-def _modalities(events: Sequence[Event], name: str, path: Path) -> None:
-    """Most users use one channel only: the paper's reason."""
+def _modalities(events: Sequence[PurchaseEvent], name: str, path: Path) -> None:
+    """Plots users and events by modality: most users use one channel only, which is the paper's motivation."""
     drawn = figure(9, 2.3, f"{name}: who uses which channel")
     left, right = panels(drawn, 1, 2)
-    users, types = describing.users_by_modality(events), describing.events_by_type(events)
+    users, types = statistics.users_by_modality(events), statistics.events_by_type(events)
     for axes, counts, title in ((left, users, "users"), (right, types, "purchase events")):
         total = sum(counts.values())
         bars(axes, list(counts), [100 * count / total for count in counts.values()], [COLOURS[kind] for kind in TYPES])
-        for place, count in enumerate(counts.values()):
-            axes.annotate(f" {100 * count / total:.1f} % ({count:,})", (100 * count / total, place), va="center", fontsize=8)
+        for row, count in enumerate(counts.values()):
+            axes.annotate(f" {100 * count / total:.1f} % ({count:,})", (100 * count / total, row), va="center", fontsize=8)
         axes.set_xlim(0, 118)
         axes.set_xticks(range(0, 101, 25))
         titled(axes, f"{title} ({total:,})", x="%")
     save(drawn, path)
 
 
-def _lengths(tables: Tables, events: Sequence[Event], name: str, path: Path) -> None:
+def _lengths(tables: Tables, events: Sequence[PurchaseEvent], name: str, path: Path) -> None:
     drawn = figure(11, 5.6, f"{name}: how long histories, sessions and conversations are")
     axes = panels(drawn, 2, 3)
-    for panel, (kind, counts) in zip(axes, describing.interactions_per_event(events).items(), strict=False):
+    for panel, (kind, counts) in zip(axes, statistics.interactions_per_event(events).items(), strict=False):
         _histogram(panel, counts, 10, COLOURS[kind])
-        titled(panel, f"{kind}: mean {describing.mean(counts):.2f}", x="interactions before a purchase event", y="% of events")
+        titled(panel, f"{kind}: mean {statistics.mean(counts):.2f}", x="interactions before a purchase event", y="% of events")
     rest: tuple[tuple[str, str, Counter[int], int, str], ...] = (
-        ("sessions", "actions in a session", describing.actions_per_session(tables), 30, COLOURS["session"]),
+        ("sessions", "actions in a session", statistics.actions_per_session(tables), 30, COLOURS["session"]),
         (
             "conversations",
             "sentences in a conversation",
-            describing.sentences_per_conversation(tables),
+            statistics.sentences_per_conversation(tables),
             60,
             COLOURS["conversation"],
         ),
-        ("purchase events", "items bought", describing.items_per_event(events), 8, COLOURS["union"]),
+        ("purchase events", "items bought", statistics.items_per_event(events), 8, COLOURS["union"]),
     )
-    for panel, (whole, what, counts, most, colour) in zip(axes[3:], rest, strict=True):
+    for panel, (total, what, counts, most, colour) in zip(axes[3:], rest, strict=True):
         _histogram(panel, counts, most, colour)
-        titled(panel, f"{what}: mean {describing.mean(counts):.2f}", x=what, y=f"% of {whole}")
+        titled(panel, f"{what}: mean {statistics.mean(counts):.2f}", x=what, y=f"% of {total}")
     save(drawn, path)
 
 
 def _histogram(axes: Axes, counts: Counter[int], most: int, colour: str) -> None:
-    """Shares of 1, 2 ... ; what is longer than `most`, or than nearly all, stands in the last bar."""
+    """Plots the shares of 1, 2 ...; the last bar holds all values above `most` or above the 99.5th percentile."""
     total = sum(counts.values())
     if not total:
         axes.annotate("none", (0.5, 0.5), xycoords="axes fraction", ha="center", color="#888888")
         return
     ordered = sorted(counts.elements())
     last = max(3, min(most, ordered[int(0.995 * (total - 1))]))
-    shares = [100 * sum(n for value, n in counts.items() if min(value, last) == place) / total for place in range(1, last + 1)]
+    shares = [100 * sum(n for value, n in counts.items() if min(value, last) == height) / total for height in range(1, last + 1)]
     axes.bar(range(1, last + 1), shares, color=colour, width=0.85)
     ticks = range(1, last + 1) if last <= 10 else [1, *range(5, last - 1, 5), last]
     more = max(counts) > last
@@ -91,9 +92,9 @@ def _histogram(axes: Axes, counts: Counter[int], most: int, colour: str) -> None
     axes.grid(axis="x", visible=False)
 
 
-def _popularity(tables: Tables, events: Sequence[Event], name: str, path: Path) -> None:
-    tags, items = describing.tag_popularity(tables), describing.item_popularity(events)
-    keywords = describing.keyword_popularity(tables)
+def _popularity(tables: Tables, events: Sequence[PurchaseEvent], name: str, path: Path) -> None:
+    tags, items = statistics.tag_popularity(tables), statistics.item_popularity(events)
+    keywords = statistics.keyword_popularity(tables)
     lists: list[tuple[str, list[tuple[str, int]], int, str]] = [
         (f"items ({len(tables.items)})", _named(tables, items), len(events), "% of purchase events"),
         (f"tags ({len(tags)})", tags.most_common(_MOST_TAGS), len(tables.sessions), "% of sessions"),
@@ -102,12 +103,12 @@ def _popularity(tables: Tables, events: Sequence[Event], name: str, path: Path) 
         lists.append(
             (f"keywords ({len(keywords)})", keywords.most_common(_MOST_TAGS), len(tables.encoded.by_id), "% of conversations")
         )
-    height = 0.19 * max(len(found) for _, found, _, _ in lists) + 1.4
+    height = 0.19 * max(len(entries) for _, entries, _, _ in lists) + 1.4
     drawn = figure(5.2 * len(lists), height, f"{name}: what is popular")
-    for panel, colour, (title, found, total, unit) in zip(panels(drawn, 1, len(lists)), SERIES, lists, strict=False):
-        bars(panel, [word for word, _ in found], [100 * count / max(total, 1) for _, count in found], colour)
+    for panel, colour, (title, entries, total, unit) in zip(panels(drawn, 1, len(lists)), SERIES, lists, strict=False):
+        bars(panel, [word for word, _ in entries], [100 * count / max(total, 1) for _, count in entries], colour)
         panel.tick_params(labelsize=7)
-        titled(panel, title + (f", the first {len(found)}" if f"({len(found)})" not in title else ""), x=unit)
+        titled(panel, title + (f", the first {len(entries)}" if f"({len(entries)})" not in title else ""), x=unit)
     save(drawn, path)
 
 
@@ -117,13 +118,13 @@ def _named(tables: Tables, items: Mapping[str, int]) -> list[tuple[str, int]]:
 
 
 def _label(tables: Tables, item: str) -> str:
-    named = tables.items[item]
-    return item if named == item else f"{item} {named}"[:_LONGEST]
+    name = tables.items[item]
+    return item if name == item else f"{item} {name}"[:_LONGEST]
 
 
-def _together(tables: Tables, events: Sequence[Event], name: str, path: Path) -> None:
-    """Lift of each pair, on a scale of doublings; grey where two were never bought together."""
-    lifts = describing.bought_together(events)
+def _together(tables: Tables, events: Sequence[PurchaseEvent], name: str, path: Path) -> None:
+    """Plots the lift of each pair on a logarithmic scale; grey where two items were never bought together."""
+    lifts = statistics.bought_together(events)
     items = [item for item in tables.items if any(item in pair for pair in lifts)][:_MOST_ITEMS]
     drawn = figure(0.27 * len(items) + 3.2, 0.27 * len(items) + 1.2, f"{name}: what is bought together")
     (axes,) = panels(drawn, 1, 1)
@@ -133,11 +134,11 @@ def _together(tables: Tables, events: Sequence[Event], name: str, path: Path) ->
         axes.annotate("never more than one item", (0.5, 0.5), xycoords="axes fraction", ha="center", color="#888888")
         save(drawn, path)
         return
-    places = {item: place for place, item in enumerate(items)}
+    indices = {item: index for index, item in enumerate(items)}
     grid = np.full((len(items), len(items)), np.nan)
     for (one, other), lift in lifts.items():
-        if one in places and other in places:
-            grid[places[one], places[other]] = grid[places[other], places[one]] = np.log2(lift)
+        if one in indices and other in indices:
+            grid[indices[one], indices[other]] = grid[indices[other], indices[one]] = np.log2(lift)
     shown = axes.imshow(grid, cmap="RdBu_r", vmin=-4, vmax=4)
     axes.set_xticks(range(len(items)), items, rotation=90, fontsize=7)
     axes.set_yticks(range(len(items)), [_label(tables, item) for item in items], fontsize=7)
@@ -147,11 +148,11 @@ def _together(tables: Tables, events: Sequence[Event], name: str, path: Path) ->
     save(drawn, path)
 
 
-def _drift(tables: Tables, events: Sequence[Event], name: str, path: Path) -> None:
-    """Shares by tenth of the purchase events; the test part is the last tenth."""
+def _drift(tables: Tables, events: Sequence[PurchaseEvent], name: str, path: Path) -> None:
+    """Plots shares by tenth of the purchase events; the test part is the last tenth."""
     drawn = figure(10, 3.6, f"{name}: drift over time")
     left, right = panels(drawn, 1, 2)
-    parts = [part for part in describing.tenths(events) if part]
+    parts = [part for part in statistics.tenths(events) if part]
     at = range(1, len(parts) + 1)
     for kind in TYPES:
         shares = [100 * sum(event.type == kind for event in part) / len(part) for part in parts]
@@ -168,17 +169,17 @@ def _drift(tables: Tables, events: Sequence[Event], name: str, path: Path) -> No
     save(drawn, path)
 
 
-def _moving(parts: Sequence[Sequence[Event]]) -> list[tuple[str, float]]:
-    """Items and how far their share's extremes lie apart (in thirds of the time, so that chance moves less), the first six."""
+def _moving(parts: Sequence[Sequence[PurchaseEvent]]) -> list[tuple[str, float]]:
+    """Returns the six items whose share changes most from the first third of the time to the last, with the change."""
     third = max(1, len(parts) // 3)
-    early, late = ([event for part in some for event in part] for some in (parts[:third], parts[-third:]))
-    shares = [{item: count / len(some) for item, count in describing.item_popularity(some).items()} for some in (early, late)]
-    moved = {item: abs(shares[0].get(item, 0) - shares[1].get(item, 0)) for item in {*shares[0], *shares[1]}}
-    return sorted(moved.items(), key=lambda entry: (-entry[1], entry[0]))[: len(SERIES)]
+    early, late = ([event for part in thirds for event in part] for thirds in (parts[:third], parts[-third:]))
+    shares = [{item: count / len(events) for item, count in statistics.item_popularity(events).items()} for events in (early, late)]
+    changes = {item: abs(shares[0].get(item, 0) - shares[1].get(item, 0)) for item in {*shares[0], *shares[1]}}
+    return sorted(changes.items(), key=lambda entry: (-entry[1], entry[0]))[: len(SERIES)]
 
 
-def _text(tables: Tables, events: Sequence[Event], name: str) -> str:
-    sections = [f"# {name}", "", *(f"- {fact}" for fact in describing.facts_of(tables)), ""]
+def _text(tables: Tables, events: Sequence[PurchaseEvent], name: str) -> str:
+    sections = [f"# {name}", "", *(f"- {fact}" for fact in statistics.summary_lines(tables)), ""]
     sections += [
         "![channels](modalities.png)",
         "",
@@ -188,14 +189,14 @@ def _text(tables: Tables, events: Sequence[Event], name: str) -> str:
     ]
     most = 6
     table = [["type", "mean", *(str(number) for number in range(1, most)), f"{most}+"]]
-    for kind, counts in describing.interactions_per_event(events).items():
+    for kind, counts in statistics.interactions_per_event(events).items():
         total = max(sum(counts.values()), 1)
         cells = [sum(n for value, n in counts.items() if min(value, most) == number) for number in range(1, most + 1)]
-        table.append([kind, f"{describing.mean(counts):.2f}", *(f"{100 * cell / total:.1f}" for cell in cells)])
+        table.append([kind, f"{statistics.mean(counts):.2f}", *(f"{100 * cell / total:.1f}" for cell in cells)])
     sections += ["", *aligned(table), "", "![popularity](popularity.png)", "", "![bought together](bought-together.png)", ""]
-    lifts = sorted(describing.bought_together(events).items(), key=lambda entry: (-entry[1], entry[0]))
-    alone = describing.item_popularity(events)
-    frequent = [(pair, lift) for pair, lift in lifts if min(alone[item] for item in pair) >= len(events) / 200][:5]
+    lifts = sorted(statistics.bought_together(events).items(), key=lambda entry: (-entry[1], entry[0]))
+    single = statistics.item_popularity(events)
+    frequent = [(pair, lift) for pair, lift in lifts if min(single[item] for item in pair) >= len(events) / 200][:5]
     if frequent:
         named = ", ".join(f"{_label(tables, one)} with {_label(tables, other)} ({lift:.1f} x)" for (one, other), lift in frequent)
         sections += [f"Of items in at least 0.5 % of the purchase events, bought together most beyond chance: {named}.", ""]

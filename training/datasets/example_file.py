@@ -1,4 +1,4 @@
-"""Training examples in a file: each as msgpack behind its length (4 bytes, little-endian)."""
+"""Training examples in a file: each as msgpack, preceded by its length (4 bytes, little-endian)."""
 
 from collections.abc import Iterable, Iterator
 from itertools import count
@@ -11,7 +11,7 @@ from stream.errors import IsthmusError
 
 
 class ExampleFileError(IsthmusError):
-    """A file that holds something else than training examples, or was cut short."""
+    """A file does not hold training examples, or was cut short."""
 
 
 def write_examples(path: Path, examples: Iterable[TrainingExample]) -> None:
@@ -22,7 +22,11 @@ def write_examples(path: Path, examples: Iterable[TrainingExample]) -> None:
 
 
 def read_examples(path: Path) -> Iterator[TrainingExample]:
-    """Raises ExampleFileError where there is no example."""
+    """Yields the examples of a file.
+
+    Raises:
+        ExampleFileError: something in it is not an example.
+    """
     with path.open("rb") as file:
         for number in count(1):
             length = file.read(4)
@@ -32,6 +36,6 @@ def read_examples(path: Path) -> Iterator[TrainingExample]:
                 example = decode_example(file.read(int.from_bytes(length, "little")))
             except msgspec.MsgspecError as error:
                 raise ExampleFileError(
-                    f"{path} is no file of training examples, or was cut short (number {number}: {error})"
+                    f"{path} is not a file of training examples, or was cut short (number {number}: {error})"
                 ) from None
             yield example

@@ -1,4 +1,4 @@
-"""Training examples from files: the tables' events through the very step that runs in the worker, states in memory."""
+"""Training examples from tables: their events go through the step that runs in the worker, with states in memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
@@ -16,14 +16,14 @@ from training.datasets.tables.reader import Tables
 from training.datasets.tables.to_events import TableEvent, events_by_purchase, item_events
 
 SOURCES: Final = {row.role: row.source for row in sorted(INPUTS, key=lambda row: row.source is Source.PURCHASE)}  # purchases last
-BATCH: Final = 500
-TOGETHER: Final = 200
+BATCH: Final = 500  # records
+USERS_PER_ROUND: Final = 200
 Encode = Callable[[Batch], Sequence[PlainRecord]]
 """The encoder stage: a batch of transcripts -> records of encoded calls."""
 
 
 class MemoryStates:
-    """State records in memory (`stream.core.user_state.StateStore`)."""
+    """A `stream.core.user_state.StateStore` in memory."""
 
     def __init__(self) -> None:
         self.records: dict[bytes, bytes] = {}
@@ -42,7 +42,9 @@ class MemoryStates:
 def examples_of(
     tables: Tables, encode: Encode, purchase_events: int | None = None, *, progress: Callable[[int], object] = lambda _: None
 ) -> list[TrainingExample]:
-    """The newest example of each purchase event, in order of time; `progress` hears how many purchase events are done.
+    """Returns the newest example of each purchase event, in order of time.
+
+    `progress` is called with the number of purchase events done.
 
     Raises:
         TableError: the step could not use an event of the tables.
@@ -63,16 +65,18 @@ def examples_of(
     return in_time_order(decode_example(value) for value in newest.values() if value is not None)
 
 
-def _batches(told: Iterable[Sequence[TableEvent]]) -> Iterator[tuple[int, Batch]]:
-    """(purchase events begun, batch): the events of many purchase events together, for the step's cost is by batch; a user's next
-    purchase event waits for the batches after it.
+def _batches(events_by_purchase: Iterable[Sequence[TableEvent]]) -> Iterator[tuple[int, Batch]]:
+    """Yields (purchase events begun, batch).
+
+    Events of many purchase events share a batch, because the step's cost is per batch; a user's next purchase event goes into later
+    batches.
     """
     offsets: dict[str, int] = dict.fromkeys(SOURCES, -1)
     waiting: dict[str, list[PlainRecord]] = {role: [] for role in SOURCES}
     users: set[str] = set()
-    for done, events in enumerate(told):
+    for done, events in enumerate(events_by_purchase):
         user = events[0].key
-        if user in users or len(users) == TOGETHER:
+        if user in users or len(users) == USERS_PER_ROUND:
             yield from ((done, batch) for batch in _cut(waiting))
             users.clear()
         users.add(user)
@@ -83,7 +87,7 @@ def _batches(told: Iterable[Sequence[TableEvent]]) -> Iterator[tuple[int, Batch]
 
 
 def _cut(waiting: dict[str, list[PlainRecord]]) -> Iterator[Batch]:
-    """The waiting records as batches, purchases last; empties them."""
+    """Yields the waiting records as batches, purchases last, and empties the lists."""
     for role, records in waiting.items():
         for start in range(0, len(records), BATCH):
             yield Batch(SOURCES[role], role, 0, 0, records[start : start + BATCH])

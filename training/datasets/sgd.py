@@ -1,8 +1,8 @@
-"""Dialogues of the Schema-Guided Dialogue corpus (Rastogi et al. 2020, CC BY-SA 4.0) as the paper's tables.
+"""Converts dialogues of the Schema-Guided Dialogue corpus (Rastogi et al. 2020, CC BY-SA 4.0) to the paper's tables.
 
-An item is a transactional intent that was carried out with success. A moment is drawn in each dialogue that has one: items bought
-at or after it are the label, those before it are excluded by the post filter. Each exchange before it (what the user said and what
-the assistant answered) is seen through one channel only: its text, or the assistant's logged calls and acts.
+An item is a transactional intent that succeeded. Each dialogue with a success is cut at a random moment: items bought at or after
+it are the label, those before it are excluded by the post filter. Each exchange before the cut (what the user said and the
+assistant answered) is seen through one channel only: its text, or the assistant's logged calls and acts.
 """
 
 import gzip
@@ -17,14 +17,14 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from training.datasets.synthetic import calibration as facts
+from training.datasets.synthetic import calibration
 from training.datasets.tables.files import TableError
-from training.datasets.tables.writer import COLUMNS, Row, open_table
+from training.datasets.tables.writer import COLUMNS, WriteRow, open_table
 
 SOURCE: Final = "source.csv.gz"
 _SOURCE_COLUMNS: Final = ("purchase_event_id", "source_dialogue", "type")
 _LOGGED: Final = frozenset({"OFFER", "OFFER_INTENT", "REQUEST", "CONFIRM", "INFORM", "INFORM_COUNT"})
-"""Acts that say what a page shows; success, failure, thanks and goodbye are left out, for they tell the label."""
+"""Acts that describe what a page shows. Success, failure, thanks and goodbye are left out, because they reveal the label."""
 _SENTENCES: Final = re.compile(r"(?<=[.?!])\s+")
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _NUMBER: Final = re.compile(r"_\d+$")
@@ -33,14 +33,21 @@ Progress = Callable[[int, int], object]
 
 
 class Exchange(NamedTuple):
-    """What was said and logged between the user's turn and the assistant's next. `logged`: tags of each action."""
+    """A user's turn with the assistant's answer: (speaker, sentence) as said, and the tags of each logged action."""
 
     said: tuple[tuple[str, str], ...]
     logged: tuple[tuple[str, ...], ...]
 
 
 class Turn(NamedTuple):
-    """`said`: (user or agent, sentence); `bought`: the item of a transaction that succeeded in this turn."""
+    """One turn of a dialogue.
+
+    Attributes:
+        is_user: else it is the assistant's.
+        said: (user or agent, sentence).
+        logged: the tags of each logged action.
+        bought: the item of a transaction that succeeded in this turn.
+    """
 
     is_user: bool
     said: tuple[tuple[str, str], ...]
@@ -55,11 +62,17 @@ class Dialogue(NamedTuple):
     @property
     def purchases(self) -> list[tuple[int, str]]:
         """(turn, item) of each success."""
-        return [(place, turn.bought) for place, turn in enumerate(self.turns) if turn.bought is not None]
+        return [(number, turn.bought) for number, turn in enumerate(self.turns) if turn.bought is not None]
 
 
 class Cut(NamedTuple):
-    """A dialogue at a moment: its purchase event. `seen`: (S or C, exchange) in order."""
+    """The purchase event of a dialogue cut at a moment.
+
+    Attributes:
+        seen: (S or C, exchange) before the moment, in order.
+        bought: the items after it.
+        excluded: the items bought before it.
+    """
 
     seen: tuple[tuple[str, Exchange], ...]
     bought: tuple[str, ...]
@@ -67,14 +80,15 @@ class Cut(NamedTuple):
 
 
 def read_dialogues(folder: Path, progress: Progress = lambda *_: None) -> list[Dialogue]:
-    """All dialogues of a folder as published: `schema.json` and `dialogues_*.json`, gzipped or not, here or one folder below.
-    `progress` hears how many of how many files are read.
+    """Reads all dialogues of a folder as published: `schema.json` and `dialogues_*.json`, gzipped or not, here or one folder below.
+
+    `progress` is called with the number of files read and the number of all.
 
     Raises:
-        TableError: there are none, no schema, or a file that cannot be read as one.
+        TableError: there are no dialogues or no schema, or a file cannot be read.
     """
-    schemas = _found(folder, "schema.json*")
-    files = _found(folder, "dialogues_*.json*")
+    schemas = _files(folder, "schema.json*")
+    files = _files(folder, "dialogues_*.json*")
     if not schemas or not files:
         raise TableError(f"{folder} holds no {'schema.json' if files else 'dialogues_*.json'} of the corpus (.gz or not)")
     transactional = {
@@ -84,15 +98,15 @@ def read_dialogues(folder: Path, progress: Progress = lambda *_: None) -> list[D
         for intent in service["intents"]
         if intent["is_transactional"]
     }
-    found: list[Dialogue] = []
+    dialogues: list[Dialogue] = []
     for number, path in enumerate(files, start=1):
-        found += _dialogues(path, folder, transactional)
+        dialogues += _dialogues(path, folder, transactional)
         progress(number, len(files))
-    return found
+    return dialogues
 
 
-def _found(folder: Path, pattern: str) -> list[Path]:
-    return sorted(path for place in (pattern, f"*/{pattern}") for path in folder.glob(place))
+def _files(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for each in (pattern, f"*/{pattern}") for path in folder.glob(each))
 
 
 def _json(path: Path) -> Any:
@@ -109,7 +123,7 @@ def _dialogues(path: Path, folder: Path, transactional: set[str]) -> Iterator[Di
         for raw in _json(path):
             yield Dialogue(above + raw["dialogue_id"], tuple(_turn(turn, transactional) for turn in raw["turns"]))
     except (KeyError, TypeError, IndexError) as error:
-        raise TableError(f"{path} is no file of dialogues (missing: {error})") from None
+        raise TableError(f"{path} is not a file of dialogues (missing: {error})") from None
 
 
 def _turn(raw: Mapping[str, Any], transactional: set[str]) -> Turn:
@@ -130,12 +144,12 @@ def _turn(raw: Mapping[str, Any], transactional: set[str]) -> Turn:
 
 
 def _slot(act: Mapping[str, Any]) -> str:
-    """The slot that an act is about; an offered intent is its name."""
+    """Returns the slot that an act is about, or the name of an offered intent."""
     return str(act["values"][0]) if act["act"] == "OFFER_INTENT" and act["values"] else str(act["slot"])
 
 
 def tags(*names: str) -> tuple[str, ...]:
-    """The distinct words of names, in order.
+    """Returns the distinct words of names, in order.
 
     >>> tags("Buses", "leaving_time", "OFFER"), tags("call", "RentalCars", "GetCarsAvailable")
     (('buses', 'leaving', 'time', 'offer'), ('call', 'rental', 'cars', 'get', 'available'))
@@ -144,81 +158,88 @@ def tags(*names: str) -> tuple[str, ...]:
 
 
 def cut(dialogue: Dialogue, rng: np.random.Generator) -> Cut | None:
-    """Draws type, number of interactions (both as in the paper's data) and moment; None where the dialogue allows no such event."""
-    kind, wanted = _drawn_shape(rng)
+    """Draws type, number of interactions (both as in the paper's data) and moment.
+
+    Returns None if the dialogue does not allow it.
+    """
+    kind, length = _draw_shape(rng)
     usable = [(moment, seen) for moment in _moments(dialogue) if len(seen := _exchanges(dialogue, moment, kind)) >= len(set(kind))]
     if not usable:
         return None
-    enough = min(wanted, max(len(seen) for _, seen in usable))
-    moment, seen = (fitting := [one for one in usable if len(one[1]) >= enough])[int(rng.integers(len(fitting)))]
-    chosen = seen[-enough:]
+    length = min(length, max(len(seen) for _, seen in usable))
+    long_enough = [(moment, seen) for moment, seen in usable if len(seen) >= length]
+    moment, seen = long_enough[int(rng.integers(len(long_enough)))]
+    chosen = seen[-length:]
     channels = _channels(kind, chosen, rng)
     if channels is None:
         return None
-    before = {item for place, item in dialogue.purchases if place < moment}
-    after = dict.fromkeys(item for place, item in dialogue.purchases if place >= moment)
+    before = {item for turn, item in dialogue.purchases if turn < moment}
+    after = dict.fromkeys(item for turn, item in dialogue.purchases if turn >= moment)
     bought = tuple(item for item in after if item not in before)
     return Cut(tuple(zip(channels, chosen, strict=True)), bought, frozenset(before)) if bought else None
 
 
-def _drawn_shape(rng: np.random.Generator) -> tuple[str, int]:
-    """The channels that an event may have, and how many interactions it should have."""
-    place = int(rng.choice(3, p=_shares(facts.TYPE_SHARES)))
-    if place < 2:
-        counts = (facts.SESSIONS_PER_SESSION_EVENT, facts.CONVERSATIONS_PER_CONVERSATION_EVENT)[place]
-        return _CHANNELS[place], 1 + int(rng.choice(len(counts), p=_shares(counts)))
-    table = np.array(facts.BOTH_COUNTS)
+def _draw_shape(rng: np.random.Generator) -> tuple[str, int]:
+    """Returns the channels that an event may have, and the number of its interactions."""
+    event_type = int(rng.choice(3, p=_shares(calibration.TYPE_SHARES)))
+    if event_type < 2:
+        counts = (calibration.SESSIONS_PER_SESSION_EVENT, calibration.CONVERSATIONS_PER_CONVERSATION_EVENT)[event_type]
+        return _CHANNELS[event_type], 1 + int(rng.choice(len(counts), p=_shares(counts)))
+    table = np.array(calibration.BOTH_COUNTS)
     at = int(rng.choice(table.size, p=_shares(table.ravel())))
     return "SC", at // table.shape[1] + at % table.shape[1] + 2
 
 
 def _shares(values: Any) -> Any:
-    found = np.asarray(values, dtype=float)
-    return found / found.sum()
+    array = np.asarray(values, dtype=float)
+    return array / array.sum()
 
 
 def _moments(dialogue: Dialogue) -> list[int]:
-    """The turns before which the dialogue may be cut: where the user speaks next, or a purchase comes next."""
-    bought = [place for place, _ in dialogue.purchases]
+    """Returns the turns before which the dialogue may be cut: the user's turns and those with a purchase."""
+    bought = [number for number, _ in dialogue.purchases]
     last = max(bought, default=-1)
-    return [place for place, turn in enumerate(dialogue.turns) if 0 < place <= last and (turn.is_user or place in bought)]
+    return [number for number, turn in enumerate(dialogue.turns) if 0 < number <= last and (turn.is_user or number in bought)]
 
 
 def _exchanges(dialogue: Dialogue, moment: int, kind: str) -> list[Exchange]:
-    """The exchanges before a moment that these channels can show: where nothing was logged there is no session."""
-    found: list[list[Turn]] = []
+    """Returns the exchanges before a moment that these channels can show. Without logged actions there is no session."""
+    groups: list[list[Turn]] = []
     for turn in dialogue.turns[:moment]:
-        if turn.is_user or not found:
-            found.append([])
-        found[-1].append(turn)
-    joined = [Exchange(tuple(chain(*(turn.said for turn in own))), tuple(chain(*(turn.logged for turn in own)))) for own in found]
+        if turn.is_user or not groups:
+            groups.append([])
+        groups[-1].append(turn)
+    joined = [Exchange(tuple(chain(*(turn.said for turn in own))), tuple(chain(*(turn.logged for turn in own)))) for own in groups]
     return [exchange for exchange in joined if "C" in kind or exchange.logged]
 
 
 def _channels(kind: str, exchanges: Sequence[Exchange], rng: np.random.Generator) -> str | None:
-    """A channel for each exchange; of two channels both occur, and what logged nothing was said. None where they cannot."""
+    """Draws a channel for each exchange. Of two channels both occur; exchanges without logged actions are conversations.
+
+    Returns None where that is impossible.
+    """
     if len(kind) == 1:
         return kind * len(exchanges)
-    logged = [place for place, exchange in enumerate(exchanges) if exchange.logged]
+    logged = [index for index, exchange in enumerate(exchanges) if exchange.logged]
     if not logged:
         return None
     channels = ["C" if not exchange.logged else _CHANNELS[int(rng.integers(2))] for exchange in exchanges]
     if len(set(channels)) == 1:
-        place = logged[int(rng.integers(len(logged)))]
-        channels[place] = "C" if channels[place] == "S" else "S"
+        index = logged[int(rng.integers(len(logged)))]
+        channels[index] = "C" if channels[index] == "S" else "S"
     return "".join(channels)
 
 
 def write_sgd(folder: Path, out: Path, seed: int, *, progress: Progress = lambda *_: None) -> int:
-    """Writes the tables of a folder of dialogues, in an order drawn by chance; the number of purchase events."""
+    """Writes the tables of a folder of dialogues, in random order. Returns the number of purchase events."""
     dialogues = read_dialogues(folder, progress)
     rng = np.random.default_rng(seed)
-    found = []
-    for place in rng.permutation(len(dialogues)).tolist():
-        drawn = cut(dialogues[place], rng)
+    cuts = []
+    for index in rng.permutation(len(dialogues)).tolist():
+        drawn = cut(dialogues[index], rng)
         if drawn is not None:
-            found.append((dialogues[place].name, drawn))
-    names = sorted({item for _, drawn in found for item in (*drawn.bought, *drawn.excluded)})
+            cuts.append((dialogues[index].name, drawn))
+    names = sorted({item for _, drawn in cuts for item in (*drawn.bought, *drawn.excluded)})
     items = {name: number for number, name in enumerate(names, start=1)}
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as files:
@@ -227,14 +248,14 @@ def write_sgd(folder: Path, out: Path, seed: int, *, progress: Progress = lambda
         for item, number in items.items():
             rows["items.csv"]((number, item))
         counts = {"S": 0, "C": 0}
-        for event, (name, drawn) in enumerate(found, start=1):
+        for event, (name, drawn) in enumerate(cuts, start=1):
             _write_event(rows, event, drawn, items, counts)
             channels = {channel for channel, _ in drawn.seen}
             source((event, name, "both" if len(channels) == 2 else {"S": "session", "C": "conversation"}[min(channels)]))
-    return len(found)
+    return len(cuts)
 
 
-def _write_event(rows: Mapping[str, Row], event: int, drawn: Cut, items: Mapping[str, int], counts: dict[str, int]) -> None:
+def _write_event(rows: Mapping[str, WriteRow], event: int, drawn: Cut, items: Mapping[str, int], counts: dict[str, int]) -> None:
     for number, (channel, exchange) in enumerate(drawn.seen, start=1):
         counts[channel] += 1
         name = counts[channel]

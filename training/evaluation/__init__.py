@@ -1,1 +1,1 @@
-"""Comparisons of systems on a data set and their reports."""
+"""Comparisons of systems on a data set, and their reports."""

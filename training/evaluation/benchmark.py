@@ -1,7 +1,7 @@
-"""The paper's comparison (section 6): systems trained with several seeds on one data set, judged on its test part.
+"""The paper's comparison (section 6): systems trained with several seeds on one data set and evaluated on its test part.
 
-Every finished run is appended to a file with its judgement of each test event, so that an interrupted comparison goes on where it
-stopped and differences can be paired. What a system is and how it trains, this module does not know.
+Every finished run is appended to a file with its result for each test event, so that an interrupted comparison resumes and
+differences can be paired. This module does not know what a system is or how it is trained.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stream.core.outputs import TrainingExample
 from stream.core.ranking import Ranker
 from stream.errors import IsthmusError
-from training.metrics import Evaluation, evaluate
+from training.metrics import Evaluation, evaluate, metrics_by_type
 from training.split import split
 
 EVENT_TYPES: Final = ("conversation", "session", "both", "union")
@@ -28,7 +28,7 @@ _decode: Final = msgspec.json.Decoder
 
 
 class TooSmallError(IsthmusError):
-    """The data set leaves too little to learn from, or to judge on."""
+    """The data set leaves too little to learn from or to evaluate on."""
 
 
 class Splits(NamedTuple):
@@ -44,21 +44,34 @@ class Splits(NamedTuple):
         return np.array([example.type for example in self.test], dtype=np.str_)
 
 
-def parts_of(examples: Sequence[TrainingExample]) -> Splits:
-    """Raises TooSmallError where fewer than 10 events are left to judge on."""
-    parts = Splits(*split(examples))
-    if len(parts.test) < MIN_TEST:
+def split_examples(examples: Sequence[TrainingExample]) -> Splits:
+    """Splits examples in order of time.
+
+    Raises:
+        TooSmallError: fewer than 10 test events.
+    """
+    splits = Splits(*split(examples))
+    if len(splits.test) < MIN_TEST:
         raise TooSmallError(
-            f"{len(examples)} purchase events with interactions leave {len(parts.test)} to judge on; at least {MIN_TEST} "
-            f"({MIN_TEST * 10} purchase events) are needed for a number that says anything"
+            f"{len(examples)} purchase events with interactions leave {len(splits.test)} to test on; at least {MIN_TEST} "
+            f"({MIN_TEST * 10} purchase events) are needed for a meaningful number"
         )
-    return parts
+    return splits
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One system trained with one seed. `hits` and `average_precisions` at 3, by test event; the first letters of their types are
-    `event_types`; `data` is the data set's fingerprint, `code` that of what trained and judged ("" in older files, which hold
-    none); `left_out` says why there is no result.
+    """One system trained with one seed.
+
+    Attributes:
+        data: the data set's fingerprint.
+        code: the fingerprint of the code that trained and evaluated; "" in older files.
+        system: its name.
+        seed: of the training.
+        train_s: how long training took.
+        event_types: the first letter of each test event's type.
+        hits: at 3, by test event.
+        average_precisions: at 3, by test event.
+        left_out: why there is no result; None where there is one.
     """
 
     data: str
@@ -72,8 +85,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     left_out: str | None = None
 
 
-def types_of(runs: Sequence[Run]) -> NDArray[np.str_]:
-    """The test events' types, (n,), as the runs of one data set remember them."""
+def event_types_of(runs: Sequence[Run]) -> NDArray[np.str_]:
+    """Returns the test events' types, (n,), as recorded in the runs of one data set."""
     letters = next((run.event_types for run in runs if run.event_types), "")
     return np.array([next(kind for kind in EVENT_TYPES if kind[0] == letter) for letter in letters], dtype=np.str_)
 
@@ -91,32 +104,32 @@ class ResultRow(msgspec.Struct, frozen=True):
 
 
 def read_runs(path: Path) -> list[Run]:
-    """The runs in a file; a line that was cut short, or whose numbers are not one for each event, is passed over."""
-    found = []
+    """Returns the runs in a file; skips lines that were cut short or do not have one result per event."""
+    runs = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             run = _decode(Run).decode(line)
         except msgspec.MsgspecError:
             continue
         if len(run.hits) == len(run.average_precisions) == len(run.event_types) and (run.hits or run.left_out is not None):
-            found.append(run)
-    return found
+            runs.append(run)
+    return runs
 
 
-class Runs:
-    """The finished runs of one data set and code, kept in a file of JSON lines; the others in it are left alone."""
+class RunStore:
+    """The finished runs of one data set and code, in a file of JSON lines; other runs in it are left alone."""
 
     def __init__(self, path: Path, data: str, code: str) -> None:
         self.data = data
         self.code = code
         self._path = path
-        self._found = {(run.system, run.seed): run for run in read_runs(path) if (run.data, run.code) == (data, code)}
+        self._runs = {(run.system, run.seed): run for run in read_runs(path) if (run.data, run.code) == (data, code)}
 
     def get(self, system: str, seed: int) -> Run | None:
-        return self._found.get((system, seed))
+        return self._runs.get((system, seed))
 
     def add(self, run: Run) -> None:
-        self._found[run.system, run.seed] = run
+        self._runs[run.system, run.seed] = run
         with self._path.open("ab") as file:
             if file.tell():
                 file.write(b"" if self._path.read_bytes().endswith(b"\n") else b"\n")
@@ -124,82 +137,80 @@ class Runs:
 
 
 Train = Callable[[str, int, Splits], Ranker]
-"""(system, seed, parts) -> the trained ranker. Raises TooSmallError where the data lacks what the system learns from."""
+"""(system, seed, splits) -> the trained ranker. Raises TooSmallError where the data lacks what the system learns from."""
 
 
 def compare(
     systems: Sequence[str],
     seeds: Sequence[int],
-    parts: Splits,
+    splits: Splits,
     train: Train,
-    runs: Runs,
+    store: RunStore,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Run]:
-    """Every system with every seed, seed by seed, so that an interrupted comparison has whole seeds."""
-    made = []
+    """Runs every system with every seed, seed by seed, so that an interrupted comparison has complete seeds."""
+    runs = []
     for number, (seed, system) in enumerate(product(seeds, systems), start=1):
-        place = f"[{number}/{len(systems) * len(seeds)}] {system}, seed {seed}"
-        run = runs.get(system, seed)
-        if run is None or (run.left_out is None and len(run.hits) != len(parts.test)):
-            say(f"{place} ...")
-            run = _run(system, seed, parts, train, runs)
-            runs.add(run)
-        say(f"{place}: {_told(run)}")
-        made.append(run)
-    return made
+        label = f"[{number}/{len(systems) * len(seeds)}] {system}, seed {seed}"
+        run = store.get(system, seed)
+        if run is None or (run.left_out is None and len(run.hits) != len(splits.test)):
+            say(f"{label} ...")
+            run = _run(system, seed, splits, train, store)
+            store.add(run)
+        say(f"{label}: {_describe(run)}")
+        runs.append(run)
+    return runs
 
 
-def _run(system: str, seed: int, parts: Splits, train: Train, runs: Runs) -> Run:
+def _run(system: str, seed: int, splits: Splits, train: Train, store: RunStore) -> Run:
     began = perf_counter()
     try:
-        ranker = train(system, seed, parts)
+        ranker = train(system, seed, splits)
     except TooSmallError as error:
-        return Run(data=runs.data, code=runs.code, system=system, seed=seed, left_out=str(error))
+        return Run(data=store.data, code=store.code, system=system, seed=seed, left_out=str(error))
     train_s = round(perf_counter() - began, 3)
-    judged = evaluate(ranker, parts.test)
+    evaluation = evaluate(ranker, splits.test)
     return Run(
-        data=runs.data,
-        code=runs.code,
+        data=store.data,
+        code=store.code,
         system=system,
         seed=seed,
         train_s=train_s,
-        event_types="".join(kind[0] for kind in judged.types),
-        hits=tuple(judged.hits.tolist()),
-        average_precisions=tuple(judged.average_precisions.tolist()),
+        event_types="".join(kind[0] for kind in evaluation.types),
+        hits=tuple(evaluation.hits.tolist()),
+        average_precisions=tuple(evaluation.average_precisions.tolist()),
     )
 
 
-def _told(run: Run) -> str:
+def _describe(run: Run) -> str:
     if run.left_out is not None:
         return f"left out: {run.left_out}"
     return f"HR@3 {np.mean(run.hits):.3f}  MAP@3 {np.mean(run.average_precisions):.3f}  ({run.train_s:.1f} s)"
 
 
-def rows_of(runs: Sequence[Run], types: NDArray[np.str_]) -> list[ResultRow]:
-    """One row a system, seed and event type that occurs; none for a system that was left out."""
-    from training.metrics import table  # noqa: PLC0415
-
+def result_rows(runs: Sequence[Run], types: NDArray[np.str_]) -> list[ResultRow]:
+    """Returns a row per system, seed and event type that occurs; none for a system that was left out."""
     rows = []
     for run in runs:
         if run.left_out is None:
             judged = Evaluation(types, np.array(run.hits), np.array(run.average_precisions))
             rows += [
                 ResultRow(run.system, run.seed, row.event_type, row.events, round(row.hr3, 6), round(row.map3, 6), run.train_s)
-                for row in table(judged)
+                for row in metrics_by_type(judged)
                 if row.events
             ]
     return rows
 
 
 class Mean(NamedTuple):
-    """A mean over seeds and its standard error; None where there is one seed."""
+    """A mean over seeds and its standard error, which is None for a single seed."""
 
     value: float
     error: float | None
 
 
 def mean_of(values: Sequence[float]) -> Mean:
-    """Mean and standard error.
+    """Returns mean and standard error.
 
     >>> mean_of([0.5, 0.7]).value, round(mean_of([0.5, 0.7]).error, 3), mean_of([0.5]).error
     (0.6, 0.1, None)
@@ -209,8 +220,12 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 class PairedDifference(NamedTuple):
-    """A system's average precision less the baseline's, paired by purchase event (each a mean over the seeds that both have):
-    mean, standard error over the events, and p of a two-sided sign-flip test.
+    """A system's average precision minus the baseline's, paired by purchase event (each a mean over the seeds that both have).
+
+    Attributes:
+        mean: over the events.
+        error: standard error over the events.
+        p: of a two-sided sign-flip test.
     """
 
     mean: float
@@ -219,12 +234,12 @@ class PairedDifference(NamedTuple):
 
 
 def differences(runs: Sequence[Run], types: NDArray[np.str_], baseline: str = BASELINE) -> dict[tuple[str, str], PairedDifference]:
-    """By system and event type; empty where the baseline has no run."""
+    """Returns the differences to the baseline by system and event type; none where the baseline has no run."""
     scores: dict[str, dict[int, NDArray[np.float64]]] = {}
     for run in runs:
         if run.left_out is None:
             scores.setdefault(run.system, {})[run.seed] = np.array(run.average_precisions)
-    found = {}
+    by_system_and_type = {}
     for system, own in scores.items():
         seeds = sorted(own.keys() & scores.get(baseline, {}).keys())
         if system == baseline or not seeds:
@@ -233,20 +248,20 @@ def differences(runs: Sequence[Run], types: NDArray[np.str_], baseline: str = BA
         for kind in EVENT_TYPES:
             chosen = paired if kind == "union" else paired[types == kind]
             if len(chosen) > 1:
-                found[system, kind] = paired_difference(chosen)
-    return found
+                by_system_and_type[system, kind] = paired_difference(chosen)
+    return by_system_and_type
 
 
 def paired_difference(paired: NDArray[np.float64], flips: int = FLIPS) -> PairedDifference:
-    """Mean, standard error and p of differences (n,): how often random signs (10,000 draws, seed 0) give a mean as far from nought.
+    """Returns mean, standard error and p of differences (n,): how often random signs (10,000 draws, seed 0) give as extreme a mean.
 
     >>> paired_difference(np.array([0.1, 0.2, 0.1, 0.2] * 5)).p
     0.0001
     """
     rng = np.random.default_rng(0)
-    moved = paired[paired != 0]
-    signs = rng.integers(0, 2, (flips, len(moved)), dtype=np.int8) * 2 - 1
-    sums = np.abs(signs.astype(np.float32) @ moved.astype(np.float32))
-    extreme = int((sums >= abs(moved.sum()) * (1 - 1e-5) - 1e-9).sum())
+    nonzero = paired[paired != 0]
+    signs = rng.integers(0, 2, (flips, len(nonzero)), dtype=np.int8) * 2 - 1
+    sums = np.abs(signs.astype(np.float32) @ nonzero.astype(np.float32))
+    extreme = int((sums >= abs(nonzero.sum()) * (1 - 1e-5) - 1e-9).sum())
     error = float(np.std(paired, ddof=1) / np.sqrt(len(paired)))
     return PairedDifference(float(paired.mean()), error, round((extreme + 1) / (flips + 1), 4))

@@ -1,6 +1,4 @@
-"""A comparison as people read it: Markdown (which is also what the terminal shows) and a plot. No number is made here that the runs
-do not hold.
-"""
+"""Reports a comparison: Markdown, which the terminal shows too, and a plot. Every number is computed from the runs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ from training.evaluation.benchmark import (
     Run,
     differences,
     mean_of,
-    rows_of,
+    result_rows,
 )
 from training.markdown import aligned
 from training.plots import COLOURS, figure, panels, save, titled
@@ -32,16 +30,16 @@ Means = Mapping[tuple[str, str], tuple[Mean, Mean]]
 
 
 def means_of(rows: Sequence[ResultRow]) -> dict[tuple[str, str], tuple[Mean, Mean]]:
-    """(HR@3, MAP@3) over seeds, by system and event type."""
-    found: dict[tuple[str, str], list[ResultRow]] = {}
+    """Returns (HR@3, MAP@3) over seeds, by system and event type."""
+    by_key: dict[tuple[str, str], list[ResultRow]] = {}
     for row in rows:
-        found.setdefault((row.system, row.event_type), []).append(row)
-    return {key: (mean_of([row.hr3 for row in own]), mean_of([row.map3 for row in own])) for key, own in found.items()}
+        by_key.setdefault((row.system, row.event_type), []).append(row)
+    return {key: (mean_of([row.hr3 for row in own]), mean_of([row.map3 for row in own])) for key, own in by_key.items()}
 
 
 def markdown(runs: Sequence[Run], types: NDArray[np.str_], facts: Mapping[str, str]) -> str:
-    """The tables: results, differences to Late fusion, what was left out; `facts` (data, command, versions ...) above them."""
-    rows = rows_of(runs, types)
+    """Returns the report: `facts` (data, command, versions ...), results, differences to Late fusion, systems left out."""
+    rows = result_rows(runs, types)
     means = means_of(rows)
     systems = list(dict.fromkeys(run.system for run in runs))
     seeds = len({run.seed for run in runs})
@@ -53,12 +51,12 @@ def markdown(runs: Sequence[Run], types: NDArray[np.str_], facts: Mapping[str, s
     lines += ["", purpose, "", *_results(systems, means, rows)]
     compared = differences(runs, types)
     if compared:
-        lines += ["", f"MAP@3 less {BASELINE}'s:", "", *_differences(systems, compared), "", TEST]
+        lines += ["", f"MAP@3 minus {BASELINE}'s:", "", *_differences(systems, compared), "", TEST]
     return "\n".join([*lines, *left_out(runs)]) + "\n"
 
 
 def left_out(runs: Sequence[Run]) -> list[str]:
-    """A paragraph of those that brought no result, each with the reason; nothing where all did."""
+    """Returns a paragraph of the systems without a result and the reasons; nothing where all have one."""
     reasons = {run.system: run.left_out for run in runs if run.left_out is not None}
     return ["", *(f"Left out: {system} ({reason})." for system, reason in reasons.items())] if reasons else []
 
@@ -80,31 +78,31 @@ def _cell(means: tuple[Mean, Mean] | None) -> str:
 
 def _differences(systems: Sequence[str], compared: Mapping[tuple[str, str], PairedDifference]) -> list[str]:
     table = [["system", *EVENT_TYPES]]
-    known = [system for system in systems if any((system, kind) in compared for kind in EVENT_TYPES)]
-    table += [[system, *(difference_cell(compared.get((system, kind))) for kind in EVENT_TYPES)] for system in known]
+    with_difference = [system for system in systems if any((system, kind) in compared for kind in EVENT_TYPES)]
+    table += [[system, *(difference_cell(compared.get((system, kind))) for kind in EVENT_TYPES)] for system in with_difference]
     return aligned(table)
 
 
-def difference_cell(found: PairedDifference | None) -> str:
-    """Mean, error and p as text; nothing for None."""
-    if found is None:
+def difference_cell(difference: PairedDifference | None) -> str:
+    """Returns mean, error and p as text; "" for None."""
+    if difference is None:
         return ""
-    p = "p < .001" if found.p < 0.001 else f"p = {found.p:.3f}".replace("0.", ".")
-    return f"{found.mean:+.4f} ± {found.error:.4f} ({p})"
+    p = "p < .001" if difference.p < 0.001 else f"p = {difference.p:.3f}".replace("0.", ".")
+    return f"{difference.mean:+.4f} ± {difference.error:.4f} ({p})"
 
 
 def plot(rows: Sequence[ResultRow], title: str, path: Path) -> None:
-    """MAP@3 by system, a panel for each event type; whiskers are standard errors over seeds, the line is Late fusion."""
+    """Plots MAP@3 by system, a panel for each event type; whiskers are standard errors over seeds, the line is Late fusion."""
     means = means_of(rows)
     systems = list(dict.fromkeys(row.system for row in rows))
     kinds = [kind for kind in EVENT_TYPES if any(key[1] == kind for key in means)]
     drawn = figure(3.1 * len(kinds) + 1.2, 0.34 * len(systems) + 1.5, title)
     for axes, kind in zip(panels(drawn, 1, len(kinds), share_y=True), kinds, strict=True):
-        found = [(place, means[system, kind]) for place, system in enumerate(systems) if (system, kind) in means]
-        for at, (hr3, map3) in found:
-            axes.plot([hr3.value], [at], marker="|", color=COLOURS[kind], alpha=0.45, markersize=9)
-            axes.errorbar([map3.value], [at], xerr=[map3.error or 0.0], fmt="o", color=COLOURS[kind], markersize=5, capsize=2.5)
-            axes.annotate(f"{map3.value:.3f}", (map3.value, at), (0, 5), textcoords="offset points", ha="center", fontsize=6.5)
+        rows_and_means = [(row, means[system, kind]) for row, system in enumerate(systems) if (system, kind) in means]
+        for row, (hr3, map3) in rows_and_means:
+            axes.plot([hr3.value], [row], marker="|", color=COLOURS[kind], alpha=0.45, markersize=9)
+            axes.errorbar([map3.value], [row], xerr=[map3.error or 0.0], fmt="o", color=COLOURS[kind], markersize=5, capsize=2.5)
+            axes.annotate(f"{map3.value:.3f}", (map3.value, row), (0, 5), textcoords="offset points", ha="center", fontsize=6.5)
         if (BASELINE, kind) in means:
             axes.axvline(means[BASELINE, kind][1].value, color="#888888", linewidth=0.8, linestyle=":")
         axes.margins(x=0.12)  # room for the numbers

@@ -19,7 +19,7 @@ from training.datasets.synthetic.catalogue import CATALOGUE, REPEATABLE
 from training.datasets.synthetic.chance import Chance
 from training.datasets.synthetic.sessions import write_session
 from training.datasets.synthetic.world import Buying, Life, World, draw_lives, make_world
-from training.datasets.tables.writer import COLUMNS, Row, open_table
+from training.datasets.tables.writer import COLUMNS, WriteRow, open_table
 
 ANSWERS: Final = Path("answer-key") / "answers.csv.gz"
 _ANSWER_COLUMNS: Final = ("purchase_event_id", "event_number", "item_in_mind", "present_intention", "sold_in_call")
@@ -73,8 +73,8 @@ def write_tables(out: Path, purchase_events: int, seed: int, *, progress: Callab
 
 
 def _write_event(
-    rows: dict[str, Row],
-    answers: Row,
+    rows: dict[str, WriteRow],
+    answers: WriteRow,
     chance: Chance,
     world: World,
     numbering: _Numbering,
@@ -104,7 +104,7 @@ def _fresh(buying: Buying) -> tuple[int, ...]:
     return buying.history[len(buying.history) - buying.fresh :]
 
 
-def _write_interaction(rows: dict[str, Row], chance: Chance, world: World, numbering: _Numbering, life: Life, at: int) -> int:
+def _write_interaction(rows: dict[str, WriteRow], chance: Chance, world: World, numbering: _Numbering, life: Life, at: int) -> int:
     """Writes one session or conversation; its number."""
     shown = life.interactions[at]
     if shown.modality == "S":

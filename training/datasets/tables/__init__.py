@@ -1,1 +1,1 @@
-"""Tables in the paper's layout: read, checked, written, turned into events."""
+"""Tables in the paper's layout: reading, checking, writing, and conversion to events."""

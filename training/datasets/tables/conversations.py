@@ -1,7 +1,7 @@
-"""Conversations of the tables: their text, or what the paper's authors published instead: keywords and sentence vectors.
+"""Conversations in the tables: their text, or the keywords and sentence vectors that the paper's authors published instead.
 
-The published vectors are 768 numbers a sentence in 107 files of 2 GB, so they are summed by conversation as they are read. Nothing
-here encodes text.
+The published vectors have 768 numbers a sentence, in 107 files of 2 GB; they are summed by conversation while they are read.
+Nothing here encodes text.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,13 @@ Vector = NDArray[np.float32]
 
 
 class EncodedConversation(NamedTuple):
-    """A conversation without its words: how many sentences, the sum of their vectors (width,) and its distinct keywords."""
+    """A conversation without its text.
+
+    Attributes:
+        sentences: how many.
+        vector_sum: (width,) the sum of their vectors.
+        keywords: distinct, in the order of first mention.
+    """
 
     sentences: int
     vector_sum: Vector
@@ -33,7 +39,13 @@ class EncodedConversation(NamedTuple):
 
 
 class EncodedConversations(NamedTuple):
-    """By conversation id. `text_model` names what made them; vectors of one name only may be compared."""
+    """Encoded conversations.
+
+    Attributes:
+        text_model: what encoded them; only vectors of the same text model can be compared.
+        width: the size of a vector.
+        by_id: by conversation id.
+    """
 
     text_model: str
     width: int
@@ -41,24 +53,24 @@ class EncodedConversations(NamedTuple):
 
 
 def read_text(folder: Path, report: Report) -> dict[str, list[tuple[str, str]]]:
-    """(speaker, sentence) in order, by conversation id; empty where there is no such table."""
-    found = _sentences(folder, TEXT, "sentence", report)
-    for name, said in found.items():
-        if not any(sentence.strip() for _, sentence in said):
+    """Returns (speaker, sentence) in order, by conversation id; empty where there is no such table."""
+    conversations = _sentences(folder, TEXT, "sentence", report)
+    for name, sentences in conversations.items():
+        if not any(text.strip() for _, text in sentences):
             report(Problem(str(folder / TEXT), None, f"conversation {name} has no text"))
-    return found
+    return conversations
 
 
 def read_encoded(folder: Path, report: Report) -> EncodedConversations | None:
-    """Keywords and sentence vectors, whichever are there; None where neither is."""
+    """Returns keywords and sentence vectors, as far as there are any; None where there are neither."""
     keywords, counts = _keywords(folder, report)
     files = files_of(folder, EMBEDDING, report)
     if not files:
         if not counts:
             return None
-        nothing = np.zeros(1, dtype=np.float32)
+        no_vector = np.zeros(1, dtype=np.float32)
         return EncodedConversations(
-            "tables-keyword", 1, {name: EncodedConversation(counts[name], nothing, said) for name, said in keywords.items()}
+            "tables-keyword", 1, {name: EncodedConversation(counts[name], no_vector, words) for name, words in keywords.items()}
         )
     sums: dict[str, Vector] = {}
     numbers: dict[str, set[int]] = {}
@@ -72,37 +84,37 @@ def read_encoded(folder: Path, report: Report) -> EncodedConversations | None:
 
 
 def _sentences(folder: Path, table: str, column: str, report: Report) -> dict[str, list[tuple[str, str]]]:
-    """(speaker, the column) of each sentence in order, by conversation id; empty where there is no such table."""
-    found: dict[str, dict[int, tuple[str, str]]] = {}
-    for place, row, (name, number, speaker, value) in rows_of(folder, table, (*_KEY, column), report, optional=True):
-        counted = _sentence_number(place, row, number, speaker, report)
-        if counted is None:
+    """Returns (speaker, the column) of each sentence in order, by conversation id; empty where there is no such table."""
+    conversations: dict[str, dict[int, tuple[str, str]]] = {}
+    for file, row, (name, number_text, speaker, value) in rows_of(folder, table, (*_KEY, column), report, optional=True):
+        number = _sentence_number(file, row, number_text, speaker, report)
+        if number is None:
             continue
-        said = found.setdefault(ident(name), {})
-        if counted in said:
-            report(Problem(place, row, f"sentence_number {number} stands twice for conversation_id {name}"))
-        said[counted] = (speaker, value)
-    return {name: [said[number] for number in sorted(said)] for name, said in found.items()}
+        sentences = conversations.setdefault(ident(name), {})
+        if number in sentences:
+            report(Problem(file, row, f"sentence_number {number_text} occurs twice for conversation_id {name}"))
+        sentences[number] = (speaker, value)
+    return {name: [sentences[number] for number in sorted(sentences)] for name, sentences in conversations.items()}
 
 
-def _sentence_number(place: str, row: int, number: str, speaker: str, report: Report) -> int | None:
-    counted = whole(number)
-    if counted is None:
-        report(Problem(place, row, f"sentence_number {number!r} is no whole number"))
+def _sentence_number(file: str, row: int, text: str, speaker: str, report: Report) -> int | None:
+    number = whole(text)
+    if number is None:
+        report(Problem(file, row, f"sentence_number {text!r} is not a whole number"))
     if speaker not in SPEAKERS:
-        report(Problem(place, row, f"sentence_speaker is {speaker!r}, not user or agent"))
-    return counted if speaker in SPEAKERS else None
+        report(Problem(file, row, f"sentence_speaker is {speaker!r}, not user or agent"))
+    return number if speaker in SPEAKERS else None
 
 
 def _keywords(folder: Path, report: Report) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
-    """Distinct keywords in the order of first mention, and the number of sentences, by conversation."""
-    found = _sentences(folder, KEYWORD, "keywords", report)
-    distinct = {name: _distinct(keywords for _, keywords in said) for name, said in found.items()}
+    """Returns distinct keywords in the order of first mention, and the number of sentences, by conversation."""
+    conversations = _sentences(folder, KEYWORD, "keywords", report)
+    distinct = {name: _distinct(keywords for _, keywords in sentences) for name, sentences in conversations.items()}
     for name, words in distinct.items():
         if any(len(word) > limits.TAG_CHARACTERS or SEPARATOR in word for word in words):
-            told = f"a keyword of conversation {name} is longer than {limits.TAG_CHARACTERS} characters, or holds U+001F"
-            report(Problem(str(folder / KEYWORD), None, told))
-    return distinct, {name: len(said) for name, said in found.items()}
+            reason = f"a keyword of conversation {name} is longer than {limits.TAG_CHARACTERS} characters, or contains U+001F"
+            report(Problem(str(folder / KEYWORD), None, reason))
+    return distinct, {name: len(sentences) for name, sentences in conversations.items()}
 
 
 def _distinct(lists: Iterable[str]) -> tuple[str, ...]:
@@ -110,22 +122,22 @@ def _distinct(lists: Iterable[str]) -> tuple[str, ...]:
 
 
 def _add_vectors(path: Path, sums: dict[str, Vector], numbers: dict[str, set[int]], report: Report) -> None:
-    """Adds one file's vectors to the sums, row by row (measured: as fast as pyarrow's reader, for numbers in text are the cost)."""
+    """Adds one file's vectors to the sums, row by row (as fast as pyarrow's reader: parsing numbers is the cost)."""
     columns = _embedding_columns(path, report)
     if not columns:
         return
-    for place, row, (name, number, speaker, *values) in rows_of_file(path, (*_KEY, *columns), report):
-        counted, vector = _sentence_number(place, row, number, speaker, report), _vector(values)
-        said = numbers.setdefault(ident(name), set())
+    for file, row, (name, number_text, speaker, *values) in rows_of_file(path, (*_KEY, *columns), report):
+        number, vector = _sentence_number(file, row, number_text, speaker, report), _vector(values)
+        seen = numbers.setdefault(ident(name), set())
         if vector is None:
-            report(Problem(place, row, "a number of the embedding is missing, not finite or no number"))
-        elif counted is not None and counted in said:
-            report(Problem(place, row, f"sentence_number {number} stands twice for conversation_id {name}"))
-        elif counted is not None:
-            said.add(counted)
+            report(Problem(file, row, "a value of the embedding is missing, not finite or not a number"))
+        elif number is not None and number in seen:
+            report(Problem(file, row, f"sentence_number {number_text} occurs twice for conversation_id {name}"))
+        elif number is not None:
+            seen.add(number)
             former = sums.get(ident(name))
             if former is not None and len(former) != len(vector):
-                report(Problem(place, row, f"has {len(vector)} numbers a sentence, another file {len(former)}"))
+                report(Problem(file, row, f"has {len(vector)} numbers a sentence, another file {len(former)}"))
             else:
                 sums[ident(name)] = vector if former is None else former + vector
 
@@ -139,7 +151,7 @@ def _vector(values: list[str]) -> Vector | None:
 
 
 def _embedding_columns(path: Path, report: Report) -> list[str]:
-    """`embedding_1` ... `embedding_768` in order; empty where a column is missing or the file cannot be read."""
+    """Returns `embedding_1` ... `embedding_768`; empty where a column is missing or the file cannot be read."""
     header = header_of(path, report)
     if header is None:
         return []

@@ -1,7 +1,7 @@
-"""Files of tables: CSV or CSV.gz, whole or split over numbered files, read row by row; and what may be wrong with a row.
+"""Table files: CSV or CSV.gz, in one piece or split over numbered files, read row by row.
 
-A fault is a `Problem` with file, row and reason; whoever reads decides whether it raises or is collected. Nothing here knows what
-a table means.
+A fault is a `Problem` with file, row and reason; the caller decides whether it is raised or collected. Nothing here knows what a
+table means.
 """
 
 import csv
@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, TextIO
 from stream.errors import IsthmusError
 
 UNREADABLE: Final = (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error)
-"""What reading a file raises that is no table, is cut short or broken."""
+"""Raised by reading a file that is not a table, was cut short or is broken."""
 
 
 class TableError(IsthmusError):
@@ -24,21 +24,27 @@ class TableError(IsthmusError):
 
 
 class Problem(NamedTuple):
-    """One fault. `row` counts as a spreadsheet does (the header is row 1); None where it lies in no single row."""
+    """A fault in a table.
 
-    place: str
+    Attributes:
+        location: file or folder.
+        row: numbered as in a spreadsheet, where the header is row 1; None where the fault is not in a single row.
+        reason: what is wrong.
+    """
+
+    location: str
     row: int | None
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.reason}" if self.row is None else f"{self.place}, row {self.row}: {self.reason}"
+        return f"{self.location}: {self.reason}" if self.row is None else f"{self.location}, row {self.row}: {self.reason}"
 
 
 Report = Callable[[Problem], None]
 
 
 def stop_at(problem: Problem) -> None:
-    """The report of a reader that stops at the first fault.
+    """Stops reading at the first fault.
 
     Raises:
         TableError: always.
@@ -47,50 +53,50 @@ def stop_at(problem: Problem) -> None:
 
 
 def ident(text: str) -> str:
-    """An id as text; the paper's authors wrote some as floats.
+    """Returns an id as text; the paper's authors wrote some as floats.
 
     >>> ident("3596.0"), ident("s1.0"), ident("")
     ('3596', 's1.0', '')
     """
-    named = text.removesuffix(".0")
-    return named if named.isdigit() else text
+    digits = text.removesuffix(".0")
+    return digits if digits.isdigit() else text
 
 
 def whole(text: str) -> int | None:
-    """A whole number from 0 of at most 18 digits, or None where the text is none.
+    """Returns a non-negative whole number of at most 18 digits, or None for any other text.
 
     >>> whole("7"), whole("7.0"), whole("-1"), whole("seven")
     (7, 7, None, None)
     """
-    named = text.removesuffix(".0")
-    return int(named) if len(named) <= 18 and named.isascii() and named.isdigit() else None
+    digits = text.removesuffix(".0")
+    return int(digits) if len(digits) <= 18 and digits.isascii() and digits.isdigit() else None
 
 
 def files_of(folder: Path, table: str, report: Report) -> list[Path]:
-    """The files of a table in order: `table.csv`, `table.csv.gz`, or `table_1.csv` ... here or in a folder `table`.
+    """Returns the files of a table in order: `table.csv`, `table.csv.gz`, or `table_1.csv` ... here or in a folder `table`.
 
-    Reports a gap in the numbers; an empty list where there is no such table.
+    Returns an empty list where there is no such table, and reports gaps in the numbers.
     """
     for name in (f"{table}.csv", f"{table}.csv.gz"):
         if (folder / name).is_file():
             return [folder / name]
     pattern = re.compile(rf"{re.escape(table)}_(\d+)\.csv(\.gz)?")
-    places = [place for place in (folder, folder / table) if place.is_dir()]
+    folders = [candidate for candidate in (folder, folder / table) if candidate.is_dir()]
     numbered = sorted(
-        (int(match[1]), path) for place in places for path in place.iterdir() if (match := pattern.fullmatch(path.name))
+        (int(match[1]), path) for candidate in folders for path in candidate.iterdir() if (match := pattern.fullmatch(path.name))
     )
     numbers = [number for number, _ in numbered]
     for missing in sorted({*range(1, max(numbers, default=0))} - {*numbers}):
-        report(Problem(str(folder / table), None, f"file {table}_{missing} is missing, {table}_{numbers[-1]} is there"))
+        report(Problem(str(folder / table), None, f"file {table}_{missing} is missing, although there is {table}_{numbers[-1]}"))
     for number in sorted({number for number in numbers if numbers.count(number) > 1}):
-        report(Problem(str(folder / table), None, f"file {table}_{number} is there twice"))
+        report(Problem(str(folder / table), None, f"file {table}_{number} exists twice"))
     return [path for _, path in numbered]
 
 
 def rows_of(
     folder: Path, table: str, columns: tuple[str, ...], report: Report, *, optional: bool = False
 ) -> Iterator[tuple[str, int, tuple[str, ...]]]:
-    """(file, row number, values of `columns`) of all rows. Reports missing files and columns, and rows that are cut short."""
+    """Yields (file, row number, values of `columns`) of all rows. Reports missing files and columns, and incomplete rows."""
     files = files_of(folder, table, report)
     if not files and not optional:
         report(Problem(str(folder), None, f"has neither {table}.csv nor {table}.csv.gz (nor numbered files {table}_1.csv ...)"))
@@ -99,14 +105,14 @@ def rows_of(
 
 
 def opened(path: Path) -> TextIO:
-    """The text of a file, UTF-8 with or without a byte order mark (Excel writes one)."""
+    """Opens a file as UTF-8 text, with or without a byte order mark (Excel writes one)."""
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
 
 
 def header_of(path: Path, report: Report) -> list[str] | None:
-    """The names of a file's columns; None where it cannot be read, which is reported."""
+    """Returns the names of a file's columns; None where it cannot be read, which is reported."""
     try:
         with opened(path) as file:
             return next(csv.reader(file), [])
@@ -116,22 +122,22 @@ def header_of(path: Path, report: Report) -> list[str] | None:
 
 
 def rows_of_file(path: Path, columns: tuple[str, ...], report: Report) -> Iterator[tuple[str, int, tuple[str, ...]]]:
-    """As `rows_of`, of one file."""
-    place, row = str(path), 1
+    """Yields what `rows_of` does, for one file."""
+    name, row = str(path), 1
     try:
         with opened(path) as file:
             reader = csv.reader(file)
             header = next(reader, [])
             missing = [column for column in columns if column not in header]
             for column in missing:
-                report(Problem(place, 1, f"column {column} is missing"))
+                report(Problem(name, 1, f"column {column} is missing"))
             if missing:
                 return
             chosen, width = itemgetter(*(header.index(column) for column in columns)), len(header)
             for row, values in enumerate(reader, start=2):
                 if len(values) == width:
-                    yield place, row, chosen(values)
+                    yield name, row, chosen(values)
                 elif values:
-                    report(Problem(place, row, f"has {len(values)} values, the header {width} columns"))
+                    report(Problem(name, row, f"has {len(values)} values, the header {width} columns"))
     except UNREADABLE as error:
-        report(Problem(place, row + 1, f"cannot be read ({error})"))
+        report(Problem(name, row + 1, f"cannot be read ({error})"))

@@ -1,9 +1,9 @@
-"""Tables as events: what would have arrived on the input topics. The tables have no times; these are invented.
+"""Converts tables to the events that would have arrived on the input topics. The tables have no times, so times are invented.
 
-The rule: purchase event n (in order of its id) happens at START + n hours, its eligibility list a moment before it. What it lists
-and no former event of the user listed lies evenly between that event and this one, in the order of `event_number`; before a user's
-first, 40 minutes apart. So a purchase's example sees what the tables list for it and nothing else. Where a list does not go on from
-the former one (the authors left out what was too old), the user begins anew under a name of his own.
+Purchase event n (in order of its id) happens at START + n hours, its eligibility list 1 ms before. Interactions that it lists and
+no former event of the user did are spread evenly between that event and this one, in the order of `event_number`; before a user's
+first event they are 40 minutes apart. So a purchase's example sees exactly what the tables list for it. Where a list does not
+continue the former one (the authors left out old interactions), the user continues under a new name, with an empty history.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,23 +19,28 @@ from training.datasets.tables.conversations import SPEAKERS, EncodedConversation
 from training.datasets.tables.reader import InteractionRow, Tables
 
 START_MS: Final = 1_262_304_000_000
-"""2010-01-01: the paper's 62,401 hours end in 2017, for an event ahead of its record's timestamp is refused."""
-PURCHASES_APART_MS: Final = 3_600_000
-APART_MS: Final = 40 * 60_000
-WITHIN_MS: Final = 1_000
-"""From click to click and from sentence to sentence, where there is room."""
+"""2010-01-01: the paper's 62,401 hours end in 2017, and events ahead of their record's timestamp are refused."""
+PURCHASE_INTERVAL_MS: Final = 3_600_000
+INTERACTION_INTERVAL_MS: Final = 40 * 60_000
+STEP_MS: Final = 1_000
+"""Between clicks and between sentences, where there is room."""
 UNTAGGED: Final = "untagged"
-"""Stands for a session none of whose actions has a tag: that it took place says something."""
+"""The tag of a session without any tags: that it took place is information."""
 
 _json: Final = msgspec.json.Encoder().encode
 _msgpack: Final = msgspec.msgpack.Encoder().encode
-Name = tuple[str, str]
+InteractionId = tuple[str, str]
 """Modality and id of an interaction."""
 
 
 class TableEvent(NamedTuple):
-    """One event for one topic: `role` is clicks, transcripts, encoded_calls, purchases, eligibility or items (a setting of
-    `[topics]`).
+    """One event for one topic.
+
+    Attributes:
+        role: the topic's name in the settings' section `[topics]`.
+        key: the user or item.
+        value: the encoded event.
+        at_ms: when it happens.
     """
 
     role: str
@@ -45,94 +50,105 @@ class TableEvent(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Told:
-    """What has been told of a user: under which name, which interactions, whether a filter, and when his last purchase was."""
+class _UserProgress:
+    """What has been emitted for a user.
+
+    Attributes:
+        name: the user id in the events.
+        interactions: so far, in order.
+        has_filter: whether an eligibility list was emitted.
+        purchase_ms: when the last purchase happened.
+        names: how many names the user has had.
+    """
 
     name: str
-    interactions: list[Name] = field(default_factory=list)
-    filtered: bool = False
+    interactions: list[InteractionId] = field(default_factory=list)
+    has_filter: bool = False
     purchase_ms: int | None = None
-    lives: int = 1
+    names: int = 1
 
 
 class _Slot(NamedTuple):
-    """An interaction's place in time: it begins at `start_ms` and has `room_ms`."""
+    """The time of an interaction: it begins at `start_ms` and may last `room_ms`."""
 
     start_ms: int
     room_ms: int
 
     def step_ms(self, steps: int) -> int:
-        return max(1, min(WITHIN_MS, self.room_ms // (steps + 1)))
+        return max(1, min(STEP_MS, self.room_ms // (steps + 1)))
 
 
 def item_events(tables: Tables) -> Iterator[TableEvent]:
-    """The catalogue. Repeatable, for the tables' own post filter says what may be recommended."""
+    """Yields the catalogue. Items are repeatable, because the tables' own post filter says what may be recommended."""
     for item, name in tables.items.items():
         yield TableEvent("items", item, _json(Item(item, name, repeatable=True)), START_MS)
 
 
 def user_events(tables: Tables, purchase_events: int | None = None) -> Iterator[TableEvent]:
-    """The events of the first `purchase_events` (None: all), purchase event by purchase event, in order of their times in each."""
-    for told in events_by_purchase(tables, purchase_events):
-        yield from told
+    """Yields the events of the first `purchase_events` (None: all), one purchase event after another, in order of time in each."""
+    for events in events_by_purchase(tables, purchase_events):
+        yield from events
 
 
 def events_by_purchase(tables: Tables, purchase_events: int | None = None) -> Iterator[list[TableEvent]]:
-    """As `user_events`, one list for each purchase event with interactions."""
+    """Yields what `user_events` does, as one list for each purchase event with interactions."""
     rows: dict[int, list[InteractionRow]] = {}
     for row in tables.interactions:
         rows.setdefault(row.purchase_event_id, []).append(row)
-    users: dict[str, _Told] = {}
+    users: dict[str, _UserProgress] = {}
     for number, event in enumerate(sorted(tables.purchases)[:purchase_events]):
         listed = sorted(rows.get(event, []), key=lambda row: row.event_number)[-limits.WINDOW :]
         if listed:
-            yield list(_purchase_event(tables, event, listed, users, START_MS + number * PURCHASES_APART_MS))
+            yield list(_purchase_event(tables, event, listed, users, START_MS + number * PURCHASE_INTERVAL_MS))
 
 
 def _purchase_event(
-    tables: Tables, event: int, listed: list[InteractionRow], users: dict[str, _Told], bought_ms: int
+    tables: Tables, event: int, listed: list[InteractionRow], users: dict[str, _UserProgress], bought_ms: int
 ) -> Iterator[TableEvent]:
-    told, fresh = _going_on(users, listed)
-    began_ms = told.purchase_ms if told.purchase_ms is not None else bought_ms - (len(fresh) + 1) * APART_MS
+    user, fresh = _advance_user(users, listed)
+    began_ms = user.purchase_ms if user.purchase_ms is not None else bought_ms - (len(fresh) + 1) * INTERACTION_INTERVAL_MS
     room_ms = (bought_ms - began_ms) // (len(fresh) + 1)
-    for place, name in enumerate(fresh, start=1):
-        yield from _interaction(tables, told.name, name, _Slot(began_ms + place * room_ms, room_ms))
-    told.purchase_ms = bought_ms
+    for number, interaction in enumerate(fresh, start=1):
+        yield from _interaction(tables, user.name, interaction, _Slot(began_ms + number * room_ms, room_ms))
+    user.purchase_ms = bought_ms
     allowed = tables.allowed.get(event)
-    if allowed is not None or told.filtered:  # a former filter would hold for an event without one, which may be offered anything
-        told.filtered = True
+    if allowed is not None or user.has_filter:  # without a filter anything may be offered, so a former filter must be replaced
+        user.has_filter = True
         excluded = () if allowed is None else tuple(sorted(set(tables.items) - allowed))
-        filtered = Eligibility(told.name, bought_ms - 1, excluded, event_id=f"e{event}")
-        yield TableEvent("eligibility", told.name, _json(filtered), bought_ms - 1)
-    purchase = Purchase(told.name, bought_ms, tuple(dict.fromkeys(tables.purchases[event])), event_id=f"p{event}")
-    yield TableEvent("purchases", told.name, _json(purchase), bought_ms)
+        eligibility = Eligibility(user.name, bought_ms - 1, excluded, event_id=f"e{event}")
+        yield TableEvent("eligibility", user.name, _json(eligibility), bought_ms - 1)
+    purchase = Purchase(user.name, bought_ms, tuple(dict.fromkeys(tables.purchases[event])), event_id=f"p{event}")
+    yield TableEvent("purchases", user.name, _json(purchase), bought_ms)
 
 
-def _going_on(users: dict[str, _Told], listed: list[InteractionRow]) -> tuple[_Told, list[Name]]:
-    """What has been told of the user, and what this event adds. A new beginning where the list does not go on from the last."""
-    user = listed[0].user_id
-    names = list(dict.fromkeys(_name_of(row) for row in listed))
-    told = users.setdefault(user, _Told(user))
-    fresh = [name for name in names if name not in told.interactions]
-    if (told.interactions + fresh)[-limits.WINDOW :] != names and told.interactions:
-        told = users[user] = _Told(_short(f"{user}~{told.lives + 1}"), lives=told.lives + 1)
-        fresh = names
-    told.interactions.extend(fresh)
-    return told, fresh
+def _advance_user(users: dict[str, _UserProgress], listed: list[InteractionRow]) -> tuple[_UserProgress, list[InteractionId]]:
+    """Returns the user's progress and the interactions that this event adds.
+
+    The user gets a new name where the list does not continue the former one.
+    """
+    user_id = listed[0].user_id
+    interactions = list(dict.fromkeys(_interaction_id(row) for row in listed))
+    user = users.setdefault(user_id, _UserProgress(user_id))
+    fresh = [interaction for interaction in interactions if interaction not in user.interactions]
+    if (user.interactions + fresh)[-limits.WINDOW :] != interactions and user.interactions:
+        user = users[user_id] = _UserProgress(_short(f"{user_id}~{user.names + 1}"), names=user.names + 1)
+        fresh = interactions
+    user.interactions.extend(fresh)
+    return user, fresh
 
 
-def _name_of(row: InteractionRow) -> Name:
+def _interaction_id(row: InteractionRow) -> InteractionId:
     return ("session", row.session_id) if row.session_id is not None else ("conversation", str(row.conversation_id))
 
 
 def _short(name: str) -> str:
-    """An invented name, or a hash of it where it is longer than an id may be: the tables' own ids may be as long as one."""
+    """Returns an invented id, hashed if it is too long: the tables' own ids may already have the maximum length."""
     encoded = name.encode()
     return name if len(encoded) <= limits.USER_ID_BYTES else blake2b(encoded, digest_size=16).hexdigest()
 
 
-def _interaction(tables: Tables, user: str, name: Name, slot: _Slot) -> Iterable[TableEvent]:
-    modality, number = name
+def _interaction(tables: Tables, user: str, interaction: InteractionId, slot: _Slot) -> Iterable[TableEvent]:
+    modality, number = interaction
     if modality == "session":
         return _session(user, number, tables.sessions[number], slot)
     if tables.encoded is not None:
@@ -141,20 +157,20 @@ def _interaction(tables: Tables, user: str, name: Name, slot: _Slot) -> Iterable
 
 
 def _session(user: str, number: str, actions: list[tuple[str, ...]], slot: _Slot) -> Iterator[TableEvent]:
-    """Clicks; an action with more tags than a click may have becomes two at one time."""
-    shown = [(place, tags) for place, tags in enumerate(actions) if tags] or [(0, (UNTAGGED,))]
+    """Yields clicks; an action with more tags than a click may have becomes several at the same time."""
+    tagged = [(index, tags) for index, tags in enumerate(actions) if tags] or [(0, (UNTAGGED,))]
     step_ms = slot.step_ms(len(actions))
-    for place, tags in shown:
-        at_ms = slot.start_ms + place * step_ms
+    for index, tags in tagged:
+        at_ms = slot.start_ms + index * step_ms
         for start in range(0, len(tags), limits.TAGS):
-            event_id = _short(f"{user}-s{number}-{place}-{start}")
+            event_id = _short(f"{user}-s{number}-{index}-{start}")
             click = Click(user, at_ms, tags[start : start + limits.TAGS], event_id=event_id, session_id=_short(f"s{number}"))
             yield TableEvent("clicks", user, _json(click), at_ms)
 
 
-def _conversation(user: str, number: str, spoken: list[tuple[str, str]], slot: _Slot) -> Iterator[TableEvent]:
-    """One transcript; several pieces where it has more sentences than one may hold."""
-    sentences = tuple(Sentence("agent" if SPEAKERS[speaker] == "agent" else "customer", text) for speaker, text in spoken)
+def _conversation(user: str, number: str, lines: list[tuple[str, str]], slot: _Slot) -> Iterator[TableEvent]:
+    """Yields one transcript, or several pieces where it has more sentences than one may hold."""
+    sentences = tuple(Sentence("agent" if SPEAKERS[speaker] == "agent" else "customer", text) for speaker, text in lines)
     step_ms = slot.step_ms(len(sentences))
     for start in range(0, len(sentences), limits.SENTENCES):
         piece = sentences[start : start + limits.SENTENCES]
@@ -164,11 +180,11 @@ def _conversation(user: str, number: str, spoken: list[tuple[str, str]], slot: _
         yield TableEvent("transcripts", user, _json(call), ended_ms)
 
 
-def _encoded(user: str, number: str, said: EncodedConversation, text_model: str, slot: _Slot) -> Iterator[TableEvent]:
-    """Encoded calls: one, or several parts where there are more keywords than one may hold; their mean vector is the call's."""
-    parts = min(max(1, -(-len(said.keywords) // limits.KEYWORDS)), limits.PARTS, said.sentences)
+def _encoded(user: str, number: str, conversation: EncodedConversation, text_model: str, slot: _Slot) -> Iterator[TableEvent]:
+    """Yields one encoded call, or several parts with the same mean vector where there are more keywords than one may hold."""
+    parts = min(max(1, -(-len(conversation.keywords) // limits.KEYWORDS)), limits.PARTS, conversation.sentences)
     for part in range(parts):
-        sentences = said.sentences * (part + 1) // parts - said.sentences * part // parts
+        sentences = conversation.sentences * (part + 1) // parts - conversation.sentences * part // parts
         ended_ms = slot.start_ms + (part + 1) * slot.step_ms(parts)
         call = EncodedCall(
             user_id=user,
@@ -177,8 +193,10 @@ def _encoded(user: str, number: str, said: EncodedConversation, text_model: str,
             ended_at=ended_ms,
             event_id=_short(f"{user}-c{number}-{part}"),
             sentences=min(sentences, limits.SENTENCES),
-            vector_sum=(said.vector_sum / said.sentences * min(sentences, limits.SENTENCES)).astype("<f4").tobytes(),
-            keywords=said.keywords[part * limits.KEYWORDS : (part + 1) * limits.KEYWORDS],
+            vector_sum=(conversation.vector_sum / conversation.sentences * min(sentences, limits.SENTENCES))
+            .astype("<f4")
+            .tobytes(),
+            keywords=conversation.keywords[part * limits.KEYWORDS : (part + 1) * limits.KEYWORDS],
             text_model=text_model,
             origin_topic="tables",
             origin_epoch=0,

@@ -1,4 +1,4 @@
-"""Writes tables in the paper's layout: which columns each has, and files that are the same bytes for the same rows."""
+"""Writes tables in the paper's layout; the same rows give the same bytes."""
 
 import csv
 import gzip
@@ -17,18 +17,18 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "items.csv": ("item_id", "name"),
 }
 
-Row = Callable[[tuple[Any, ...]], object]
+WriteRow = Callable[[tuple[Any, ...]], object]
 """Writes one row of a table."""
 
 
-def open_table(files: ExitStack, path: Path, columns: tuple[str, ...]) -> Row:
-    """Opens a table and writes its header; gzip without a time stamp, so that the same seed gives the same bytes."""
+def open_table(files: ExitStack, path: Path, columns: tuple[str, ...]) -> WriteRow:
+    """Opens a table and writes its header. gzip has no time stamp, so that the same rows give the same bytes."""
     if path.suffix == ".gz":
         raw = files.enter_context(path.open("wb"))
         packed = files.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=5, mtime=0))
         text = files.enter_context(TextIOWrapper(packed, encoding="utf-8", newline=""))
     else:
         text = files.enter_context(path.open("w", encoding="utf-8", newline=""))  # type: ignore[arg-type]
-    write: Row = csv.writer(text, lineterminator="\n").writerow
+    write: WriteRow = csv.writer(text, lineterminator="\n").writerow
     write(columns)
     return write
