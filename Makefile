@@ -33,14 +33,14 @@ docs-serve: docs ## shows the site at http://127.0.0.1:8000 and rebuilds it when
 	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs serve --strict
 
 chaos: setup-kafka ## faults of every kind on real Kafka, about an hour; CASES="killed,disk" chooses; writes build/chaos.json
-	.venv/bin/python -m tests.chaos.run --cases "$(CASES)" --seed $(SEED)
+	.venv/bin/python -m tests.chaos --cases "$(CASES)" --seed $(SEED)
 
 soak: setup-kafka ## half an hour (SECONDS) at 70 % of capacity, memory and descriptors watched; writes build/soak.json and .png
 	.venv/bin/python -m tests.chaos.soak $(if $(SECONDS),--seconds $(SECONDS))
 
 bench: setup-kafka ## the table against the field; writes build/bench.json (PARTS=throughput,latency chooses)
 	@bash tests/benchmarks/setup.sh
-	BENCH_PARTS=$(PARTS) .venv/bin/python -m tests.benchmarks.run
+	BENCH_PARTS=$(PARTS) .venv/bin/python -m tests.benchmarks
 
 bench-recovery: setup-kafka ## a million users restored from the changelog, beside a bare reader; writes build/recovery.json
 	.venv/bin/python -m tests.benchmarks.recovery

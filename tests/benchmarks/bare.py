@@ -1,7 +1,7 @@
-"""The fold of the other contenders: what a team writes that wants lists from clicks and makes none of the step's promises.
+"""The fold of the other contenders: what a team would write that needs lists from clicks without the guarantees of the step.
 
-A click joins the user's session or begins one; the list is what the network makes of the last 10 sessions. No late arrivals,
-duplicates, applied offsets, purchases or post filter: less work than ours, never more. `kafka_streams/` holds the same in Java.
+A click extends the user's session or starts one; the network ranks from the last 10 sessions. No late arrivals, duplicates, applied
+offsets, purchases or post filter: never more work than the step. `kafka_streams/` has the same in Java.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class BareClick(msgspec.Struct):
 
 
 class BareState(msgspec.Struct, array_like=True):
-    """The last 10 sessions as places of tags, the representation (float32) of all but the last, and the last list sent."""
+    """The last 10 sessions as tag indices, the representation (float32) of all but the last, and the last list sent."""
 
     ended_at: int = 0
     sessions: list[list[int]] = []
@@ -49,7 +49,7 @@ def decode_state(stored: bytes | None) -> BareState:
 
 
 class Bare:
-    """Fold and network; without a model the list is the catalogue's order."""
+    """Fold and network; without a model, lists follow the catalogue's order."""
 
     def __init__(self, model: str) -> None:
         self._session: Any = None
@@ -71,7 +71,7 @@ class Bare:
         state.ended_at = click.occurred_at
 
     def _begin(self, state: BareState, places: list[int]) -> None:
-        """A new session: the former one goes into the prefix, and where the window slides all of it is encoded anew."""
+        """Starts a session: adds the previous one to the prefix, or encodes the whole window again if it slides."""
         if state.sessions and self._session is not None:
             slides = len(state.sessions) == WINDOW
             row = np.zeros((1, HIDDEN), dtype=np.float32) if slides else _rows([state])
@@ -81,7 +81,7 @@ class Bare:
         state.sessions = [*state.sessions[-WINDOW + 1 :], places]
 
     def lists(self, states: Sequence[BareState]) -> list[list[tuple[int, float]] | None]:
-        """Per state the places and scores of the best 5, None where the list is the one sent last; remembers it."""
+        """Returns the indices and scores of the top 5 for each state, or None if the list is unchanged; remembers it."""
         if self._session is None:
             best: Any = [_CATALOGUE] * len(states)
             values: Any = [[0.0] * LENGTH] * len(states)
@@ -107,7 +107,7 @@ def _rows(states: Sequence[BareState]) -> Any:
 
 
 def recommendation(click: BareClick, ranked: Sequence[tuple[int, float]], at_ms: int) -> dict[str, Any]:
-    """The output record, with the fields of ours that make sense here."""
+    """Returns the output record, with the fields of a recommendation that apply here."""
     return {
         "user_id": click.user_id,
         "occurred_at": at_ms,

@@ -1,8 +1,8 @@
-"""The contender without a framework: a loop over confluent-kafka, batches of 1,000, RocksDB, a changelog topic of its own.
+"""The contender without a framework: a loop over confluent-kafka with batches of 1,000, RocksDB and its own changelog topic.
 
-At least once: every 5 s (librdkafka's own interval of commits) all that was sent is flushed, then the offsets are committed.
-`step` folds with our step, the same work as ours; `bare` with the others' fold. No recovery, no rebalancing: a real one needs both.
-Runs in the benchmarks' own environment (build/bench).
+At least once: every 5 s, librdkafka's commit interval, it flushes all output and commits the offsets. `step` folds with the step of
+Isthmus, `bare` with the other contenders' fold. It has no recovery or rebalancing, which a real worker needs.
+Runs in the benchmarks' environment (build/bench).
 """
 
 import os
@@ -29,7 +29,7 @@ CHANGELOG = "isthmus-profiles-users-changelog"
 
 Writes = Mapping[bytes, bytes | None]
 Fold = Callable[[Any, int, Sequence[Any]], tuple[Writes, list[tuple[bytes, bytes, list[tuple[str, bytes]]]]]]
-"""(store, partition, messages) -> states to write, lists to send as (key, value, headers)."""
+"""Takes (store, partition, messages); returns states to write and lists to send as (key, value, headers)."""
 
 
 class _States:
@@ -111,7 +111,7 @@ def run(job: Job, fold: Fold) -> Clock:
 
 
 def _batch(consumer: Any) -> list[Any]:
-    """What is there now, at most 1,000 (waiting for a full batch would cost latency); else the next message."""
+    """Returns up to 1,000 waiting messages, else the next one: waiting for a full batch would cost latency."""
     messages: list[Any] = consumer.consume(1_000, timeout=0.002)
     return messages or consumer.consume(1, timeout=0.1)
 

@@ -1,6 +1,6 @@
-"""The contenders that run in our own environment, each in a process of its own on one core: ours, the limit, a plain Faust agent.
+"""The contenders that run in the project's environment, each in its own process on one core: ours, the limit, a plain Faust agent.
 
-`python -m tests.benchmarks.contenders NAME` with a `Job` on standard input.
+`python -m tests.benchmarks.contenders NAME` reads a `Job` from standard input.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ def served(job: Job) -> Ranker | None:
 
 
 async def ours(job: Job, guarantee: Guarantee = "at_least_once") -> Clock:
-    """The worker's own app."""
+    """Runs the worker's app."""
     topics = TopicSettings(partitions=job.partitions)
     sources, metrics = source_topics(topics), Metrics()
     app = make_app(WORKER_GROUP, f"kafka://{job.bootstrap}", data=Path(job.folder), partitions=job.partitions)
@@ -59,12 +59,12 @@ async def ours(job: Job, guarantee: Guarantee = "at_least_once") -> Clock:
 
 
 async def exactly_once(job: Job) -> Clock:
-    """The same, each batch in a transaction."""
+    """Runs the worker's app with each batch in a transaction."""
     return await ours(job, "exactly_once")
 
 
 async def plain(job: Job) -> Clock:
-    """A Faust agent as its documentation writes one: an event at a time, a table, `topic.send`; without the corrections."""
+    """Runs an agent as in Faust's documentation: one event at a time, a table, `topic.send`, none of our corrections."""
     app = faust.App(
         "plain",
         broker=f"aiokafka://{job.bootstrap}",
@@ -103,7 +103,7 @@ async def plain(job: Job) -> Clock:
 
 
 async def _run_plain(app: Any, stop: asyncio.Event) -> None:
-    """As Faust runs an app, with our collector's settings: no delivery of ours to be closed."""
+    """Runs the app as Faust does, with the worker's garbage collector settings."""
     app.finalize()
     await app.start()
     relax_garbage_collector()
@@ -122,7 +122,7 @@ async def _watch(app: Any, job: Job, done: Callable[[], float], run: Run = run_u
 
 
 def limit(job: Job) -> Clock:
-    """Step and ranker on records in memory, states in a dictionary: what no worker can exceed. Cut into batches as the worker's."""
+    """Runs step and ranker on records in memory, in the worker's batches, states in a dictionary: an upper bound for any worker."""
     ranker, settings = served(job), StepConfig(partitions=job.partitions)
     store, clock, done = Store(), Clock(job), 0
     batches = batches_of(events_of(job), job.partitions)
@@ -143,7 +143,7 @@ def limit(job: Job) -> Clock:
 
 
 def batches_of(events: Iterable[Sent], partitions: int) -> list[Batch]:
-    """Full batches of each partition, in the order in which they fill: users meet their own partition's users only."""
+    """Yields full batches of each partition, in the order in which they fill."""
     waiting: dict[int, list[PlainRecord]] = {number: [] for number in range(partitions)}
     counts = dict.fromkeys(waiting, 0)
     batches = []

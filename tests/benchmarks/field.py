@@ -1,6 +1,6 @@
-"""The field: who contends, how each is started on one core, and what one turn of each gives.
+"""The contenders: how each is started on one core, and what one turn of it measures.
 
-A turn has a broker of its own on the other cores, the same clicks in the same topics, and ends with the check of `lists`.
+Each turn has its own broker on the other cores, the same clicks in the same topics, and ends with the check of `lists`.
 """
 
 import os
@@ -20,13 +20,13 @@ from tests.benchmarks.lists import disagreement, final_lists, read_lists
 
 TOPICS = TopicSettings(partitions=4)
 OTHERS = list(range(1, os.cpu_count() or 1)) or [0]
-"""All cores but the contender's, 0: for broker and load."""
+"""All cores except core 0, which is the contender's: for broker and load."""
 OWN = "build/bench/bin/python"
 JARS = "build/kafka_streams"
 
 
 class Contender(NamedTuple):
-    """`command` takes a job on standard input. `size` divides the counts: a slow one needs fewer events for the same time."""
+    """A contender. `command` reads a job from standard input; `size` divides the counts, as a slow one needs fewer events."""
 
     name: str
     command: tuple[str, ...]
@@ -51,8 +51,8 @@ FIELD = (
 )
 
 
-class Disagreement(Exception):  # noqa: N818  (it says what it is)
-    """A contender's lists are not what the step gives: its figures mean nothing."""
+class Disagreement(Exception):  # noqa: N818  (named for what it reports)
+    """A contender's lists differ from the step's, so its figures mean nothing."""
 
 
 def start(contender: Contender, job: Job) -> "subprocess.Popen[bytes]":
@@ -70,7 +70,7 @@ def start(contender: Contender, job: Job) -> "subprocess.Popen[bytes]":
 
 
 def finish(process: "subprocess.Popen[bytes]", timeout_s: float = 300.0) -> dict[str, float]:
-    """The row of a contender that ends by itself."""
+    """Returns the row of a contender that exits when done."""
     assert process.stdout is not None
     try:
         process.wait(timeout_s)
@@ -85,15 +85,15 @@ def finish(process: "subprocess.Popen[bytes]", timeout_s: float = 300.0) -> dict
 
 
 def fill(job: Job) -> None:
-    """Sends a job's clicks to its broker."""
+    """Sends the clicks of a job to its broker."""
     subprocess.run([OWN, "-m", "tests.benchmarks.fill"], input=msgspec.json.encode(job), check=True)
 
 
 def turn(contender: Contender, job: Job, wanted: Path | None) -> dict[str, float]:
-    """One contender on a fresh broker, its clicks there already; `wanted` holds the lists that it must end with.
+    """Runs one contender on a fresh broker that already has its clicks. `wanted` holds the expected final lists.
 
     Raises:
-        Disagreement: it ended with others.
+        Disagreement: its final lists differ.
     """
     folder = Path(job.folder)
     with LocalKafka(folder / "kafka") as broker:

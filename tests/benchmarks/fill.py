@@ -1,4 +1,4 @@
-"""Fills the clicks' topic with a job's load, through librdkafka: it takes a tenth of what aiokafka takes of the broker's cores."""
+"""Fills the clicks topic with a job's load through librdkafka, which uses a tenth of the CPU that aiokafka would."""
 
 import sys
 
@@ -29,7 +29,7 @@ def main() -> None:
             except BufferError:
                 producer.poll(0.01)
     if producer.flush(60):
-        sys.exit("the broker did not take all clicks")
+        sys.exit("the broker did not accept all clicks")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What an event costs against what is there already: the user's own history, and the number of users in the state."""
+"""Cost of an event by the length of the user's history and by the number of users in the state."""
 
 import sys
 import time
@@ -21,13 +21,13 @@ from tests.world import Store
 
 HISTORY_USERS: Final = 100
 TURNS: Final = 60
-"""Timed clicks of each of those users: 6 sessions, so that who has 10 behind him does not fill the window meanwhile."""
+"""Timed clicks of each user: 6 sessions, so that a user with 10 earlier clicks does not fill the window meanwhile."""
 SETTINGS: Final = StepConfig(partitions=1)
 BROKER_MS: Final = 2_000_000_000_000
 
 
 def history_rows(folder: Path, model: Path, scale: float) -> Iterator[dict[str, Any]]:
-    """The step in memory, every user once in a batch: after 10, 100 and 10,000 clicks each, and with a full state."""
+    """Runs the step in memory, each user once per batch: after 10, 100 and 10,000 clicks each, and with a full state."""
     del folder
     import torch
 
@@ -52,7 +52,7 @@ def _row(label: str, cost_us: float) -> dict[str, Any]:
 
 
 def _fill(store: Store, values: list[bytes]) -> int:
-    """Without a model: what a history holds does not depend on one."""
+    """Applies events without a model, on which the contents of a history do not depend."""
     for start in range(0, len(values), 1_000):
         _apply(store, None, Source.CLICK, values[start : start + 1_000], start)
     return len(values)
@@ -62,7 +62,7 @@ def _apply(store: Store, ranker: Any, source: Source, values: list[bytes], offse
     records = [PlainRecord(offset + place, BROKER_MS, _user_of(value), value) for place, value in enumerate(values)]
     outcome = step(Batch(source, source, 1, 0, records), store, ranker, CATALOGUE, SETTINGS)
     if outcome.dead_letters:
-        raise RuntimeError(f"the benchmark's own events are refused: {outcome.dead_letters[0].value!r}")
+        raise RuntimeError(f"the benchmark's events are rejected: {outcome.dead_letters[0].value!r}")
     for key, value in outcome.writes.items():
         if value is not None:
             store.records[key] = value
@@ -78,7 +78,7 @@ def _user_of(value: bytes) -> bytes:
 
 
 def _cost(store: Store, ranker: Any, values: list[bytes], offset: int) -> float:
-    """CPU us per event; the first 20 clicks of each user warm up."""
+    """Returns CPU us per event; the first 20 clicks of each user are warm-up."""
     batches = [values[start : start + HISTORY_USERS] for start in range(0, len(values), HISTORY_USERS)]
     began = 0.0
     for number, batch in enumerate(batches):
@@ -89,8 +89,8 @@ def _cost(store: Store, ranker: Any, values: list[bytes], offset: int) -> float:
 
 
 def _fill_every_bound(store: Store) -> int:
-    """20 interactions, sessions of 64 clicks with 16 tags and calls of 8 parts with 64 keywords in turn, 8 purchases, 4 lists of
-    items that are not offered; gives the time of the last click, ms.
+    """Fills states to their bounds and returns the time of the last click in ms: 20 interactions, alternately sessions of 64 clicks
+    with 16 tags and calls of 8 parts with 64 keywords, 8 purchases and 4 eligibility lists.
     """
     rng = np.random.default_rng(5)
     vector = rng.normal(size=384).astype("<f4").tobytes()
@@ -139,13 +139,13 @@ def _part(user: str, number: int, at: int, vector: bytes, keywords: tuple[str, .
 
 
 def _click(turn: int, user: int, last_ms: int) -> bytes:
-    """Ten clicks a session, as in `after`."""
+    """Returns a click; ten make a session, as in `after`."""
     at = min(last_ms + turn * limits.SECOND_MS + (turn + 5) // 10 * limits.HOUR_MS, NOW_MS)
     return msgspec.json.encode(Click(f"full-{user}", at, tuple(TAGS[(turn * 7 + user + tag) % len(TAGS)] for tag in range(3))))
 
 
 def user_rows(folder: Path, model: Path, scale: float) -> Iterator[dict[str, Any]]:
-    """The worker on Kafka with one click of each of many users in its state, then clicks of users drawn at random."""
+    """Runs the worker on Kafka: first one click of each of many users, then clicks of users drawn at random."""
     count = int(60_000 * scale)
     for users in (10_000, 100_000, 1_000_000):
         some = max(100, int(users * scale))

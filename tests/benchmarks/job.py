@@ -1,6 +1,6 @@
-"""What a contender's process is told and what it measures: a JSON job on standard input, a row as JSON on standard output.
+"""The interface of a contender's process: a JSON job on standard input, a JSON row on standard output.
 
-The clock runs from the first event after `skip` to the last one that the contender has done. Nothing here knows a framework.
+The clock runs from the first event after `skip` to the last one processed. Independent of any framework.
 """
 
 import sys
@@ -11,9 +11,17 @@ import msgspec
 
 
 class Job(msgspec.Struct):
-    """What to do: `skip` events to warm up (or to fill states), then `count`; `model` is a folder, "" for no scoring.
+    """What a contender must do.
 
-    `serve`: run until the process is ended, for latency. `lists`: a file for the final lists (`limit` alone writes it).
+    Attributes:
+        bootstrap, folder, partitions: where its topics and its state are.
+        skip: events for warm-up, or to fill states.
+        count: timed events.
+        load, users: the kind of clicks (`load.py`) and the number of users.
+        model: a model folder; "" for no scoring.
+        name: names groups and topics.
+        serve: run until stopped, to measure latency.
+        lists: a file for the final lists; only `limit` writes it.
     """
 
     bootstrap: str
@@ -34,7 +42,7 @@ def read_job() -> Job:
 
 
 class Clock:
-    """Measures between two counts of events; `skip` and the end are counted over all that the process has done."""
+    """Measures between two counts of processed events, `skip` and `skip` + `count`."""
 
     def __init__(self, job: Job) -> None:
         self.skip, self.end = job.skip, job.skip + job.count
@@ -43,7 +51,7 @@ class Clock:
         self.row: dict[str, float] | None = None
 
     def look(self, done: float) -> bool:
-        """Takes the count of now; true once all is done."""
+        """Takes the current count; returns whether everything is processed."""
         if self.serve or self.row is not None or (self._begin is not None and done < self.end):
             return self.row is not None
         now = (time.perf_counter(), time.process_time(), done)
@@ -53,7 +61,7 @@ class Clock:
             return False
         seconds, cpu, events = (now[place] - self._begin[place] for place in range(3))
         if not events:
-            raise ValueError("all events came at once: too few to be timed")
+            raise ValueError("all events arrived in one batch: too few to measure")
         self.row = {
             "events_per_s": events / seconds,
             "cpu_us_per_event": cpu / events * 1e6,
@@ -63,15 +71,15 @@ class Clock:
         return True
 
     def report(self) -> None:
-        """Prints the row; call it once the process has stopped cleanly."""
+        """Prints the row; called after the process has stopped cleanly."""
         if self.row is None:
             raise SystemExit("the contender stopped before its last event")
         print(msgspec.json.encode(self.row).decode(), flush=True)
 
 
 def peak_rss_bytes() -> int:
-    """Of this process alone: `getrusage` would give the parent's where that is larger, for Linux hands it on through exec."""
+    """Returns the peak of this process. `getrusage` may return the parent's, which Linux inherits through exec."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1_024
-    raise OSError("/proc/self/status does not tell VmHWM")
+    raise OSError("/proc/self/status has no VmHWM")

@@ -1,4 +1,4 @@
-"""The latency of the field at 1,000 clicks/s and at 80 % of what each one's throughput was: one contender after the other."""
+"""Latency of the contenders, one after the other, at 1,000 clicks/s and at 80 % of each one's throughput."""
 
 import shutil
 import subprocess
@@ -22,7 +22,7 @@ SLOW, SHARE = 1_000.0, 0.8
 
 
 def rows(folder: Path, model: Path, sha256: str, capacity: Mapping[str, float], scale: float) -> Iterator[dict[str, Any]]:
-    """`capacity`: events/s by contender, scored, of new users; who has none is measured at the slow rate alone."""
+    """Yields the rows. `capacity`: scored events/s of new users by contender; without it, only the slow rate is measured."""
     for contender in FIELD:
         full = capacity.get(contender.name, 0.0)
         rates = {f"{SLOW:,.0f} clicks/s": SLOW} if full == 0 or full * SHARE > SLOW else {}
@@ -57,7 +57,7 @@ def _one(folder: Path, model: Path, sha256: str, contender: Contender, rate: flo
 
 @contextmanager
 def _worker(folder: Path, bootstrap: str, model: Path, sha256: str, contender: Contender) -> Iterator[None]:
-    """The real worker process with the model announced."""
+    """Starts the real worker process, with the model announced."""
     from stream.core.announcements import ModelAnnouncement
     from stream.kafka.cluster.compacted_topic import announce
 

@@ -1,9 +1,9 @@
-"""From produce to acknowledged recommendation: clicks at a fixed rate on real Kafka, each of another user, so that each brings a
-list.
+"""Latency from produce to acknowledged recommendation: clicks at a fixed rate on real Kafka, each of another user, so that each
+produces a list.
 
-A click's clock starts when it is due, not when the sender gets to it, and every list is waited for: else what is slowest is left
-out of the figures. Where the sender itself cannot keep the rate there are no figures: they would be its own. Sender and reader run
-in a process of their own (build/bench's, for librdkafka takes the least of the broker's cores).
+The clock of a click starts when it is due, not when it is sent, and every list is waited for; otherwise the slowest would be left
+out. If the sender cannot keep the rate there is no result, as it would measure the sender. Sender and reader have their own process
+(in build/bench, because librdkafka uses the least of the broker's cores).
 """
 
 import sys
@@ -39,7 +39,7 @@ class _List(msgspec.Struct):
 
 
 class Reader(threading.Thread):
-    """Notes when each list was read: a list that a consumer has read is acknowledged."""
+    """Records when each list was read: a list that a consumer has read is acknowledged."""
 
     def __init__(self, load: Load) -> None:
         super().__init__(daemon=True)
@@ -58,11 +58,11 @@ class Reader(threading.Thread):
 
 
 def measure(load: Load) -> dict[str, float]:
-    """p50 and p99 in ms over `seconds`, after `warm_s`.
+    """Returns p50 and p99 in ms over `seconds`, after a warm-up of `warm_s`.
 
     Raises:
-        TimeoutError: lists are missing, or the sender was late: the rate is more than can be kept up or made here, and then no
-            percentile means anything.
+        TimeoutError: lists are missing or the sender was late, so no percentile is meaningful: the rate is too high for the
+            contender, or for the sender on this machine.
     """
     reader = Reader(load)
     reader.start()
@@ -84,14 +84,14 @@ def measure(load: Load) -> dict[str, float]:
         reader.over = True
         reader.join(5)
     if late_ms > SENDER_LATE_MS:
-        raise TimeoutError(f"the sender was {late_ms:.0f} ms late at p99: this load cannot be made here beside the broker")
+        raise TimeoutError(f"the sender was {late_ms:.0f} ms late at p99: this machine cannot generate this load beside the broker")
     ages = [reader.read_at[event_id] - moment for event_id, moment in due.items()]
     p50, p99 = np.quantile(ages, [0.5, 0.99]) * 1_000
     return {"p50_ms": float(p50), "p99_ms": float(p99), "sender_late_p99_ms": late_ms}
 
 
 def _until_served(producer: Any, reader: Reader) -> None:
-    """One click, until its list is there: the contender has started."""
+    """Sends one click and waits for its list, which shows that the contender has started."""
     _one(producer, "first")
     producer.flush()
     deadline = time.perf_counter() + READY_S
@@ -110,7 +110,7 @@ def _all_there(reader: Reader, due: dict[str, float]) -> None:
 
 
 def _send(producer: Any, rate: float, seconds: float, name: str) -> tuple[dict[str, float], float]:
-    """When each click was due, and how late they were sent, p99 in ms."""
+    """Returns when each click was due, and the p99 of the delay in sending, in ms."""
     began = time.perf_counter()
     moments: dict[str, float] = {}
     late: list[float] = []

@@ -1,8 +1,8 @@
-"""The check that contenders do the same work: each one's final list of every user against the step's own.
+"""Checks that contenders do the same work: compares the final list of every user with the step's.
 
-They agree when the same users have a list and at least 99.9 % of the lists name the same items in the same order (the contract
-between two ways to compute one network). Scores are not compared: a list that names the same items again is suppressed, so the one
-sent last may carry the scores of an earlier click, and which depends on how batches were cut.
+They agree if the same users have a list and at least 99.9 % of the lists have the same items in the same order (the contract of
+two implementations of one network). Scores are not compared: an unchanged list is suppressed, so the last one sent may carry the
+scores of an earlier click, depending on the batch boundaries.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from kafka import KafkaConsumer, TopicPartition
 SAME: Final = 0.999
 
 Lists = Mapping[str, list[str]]
-"""The items of each user's last list, best first."""
+"""Items of each user's last list, best first."""
 
 
 class _Ranked(msgspec.Struct):
@@ -28,7 +28,7 @@ class _List(msgspec.Struct):
 
 
 def list_in(value: bytes) -> tuple[str, list[str]]:
-    """User and items of a recommendation's JSON."""
+    """Returns user and items of a recommendation's JSON."""
     read = msgspec.json.decode(value, type=_List)
     return read.user_id, [one.item for one in read.items]
 
@@ -38,7 +38,7 @@ def read_lists(path: Path) -> Lists:
 
 
 def final_lists(bootstrap: str, topic: str) -> Lists:
-    """The last list of every user in a topic: a user's lists lie in one partition, in order."""
+    """Returns the last list of every user in a topic. A user's lists are in one partition, in order."""
     consumer: Any = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest")
     try:
         partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
@@ -54,7 +54,7 @@ def final_lists(bootstrap: str, topic: str) -> Lists:
 
 
 def disagreement(found: Lists, wanted: Lists) -> str | None:
-    """What is wrong with a contender's lists; None where they agree."""
+    """Returns what is wrong with a contender's lists, or None if they agree."""
     if found.keys() != wanted.keys():
         return f"{len(found)} users have a list, {len(wanted)} should ({len(wanted.keys() - found.keys())} of them are missing)"
     same = sum(found[user] == items for user, items in wanted.items())

@@ -1,4 +1,4 @@
-"""The benchmarks' load: clicks of synthetic users: new ones, ones with a past, and ones whose state is at its bounds."""
+"""The load of the benchmarks: clicks of new users, of users with a history, and of users whose state is at its bounds."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,7 +17,7 @@ SESSION_CLICKS = 10
 
 
 class Sent(NamedTuple):
-    """A click for the topic of role `clicks`."""
+    """A click for the topic with the role `clicks`."""
 
     role: str
     key: str
@@ -30,7 +30,7 @@ def _click(user: str, number: int, at_ms: int, tags: np.ndarray) -> Sent:
 
 
 def new_users(count: int, seed: int = 0) -> Iterator[Sent]:
-    """Clicks of users in their first session, three each."""
+    """Yields clicks of users in their first session, three each."""
     rng = np.random.default_rng(seed)
     tags = rng.integers(len(TAGS), size=(count, 3))
     users = rng.integers(max(1, count // 3), size=count)
@@ -39,8 +39,8 @@ def new_users(count: int, seed: int = 0) -> Iterator[Sent]:
 
 
 def to_the_bounds(users: int) -> Iterator[Sent]:
-    """What fills the state: 19 sessions of 16 clicks with 16 tags each, so that the facts are large, and one of 64 clicks that
-    grows.
+    """Yields clicks that fill the state: 19 sessions of 16 clicks with 16 tags each, which make the facts large, and one growing
+    session of 64 clicks.
     """
     rng = np.random.default_rng(1)
     number = 0
@@ -54,8 +54,8 @@ def to_the_bounds(users: int) -> Iterator[Sent]:
 
 
 def at_the_bounds(users: int, count: int) -> Iterator[Sent]:
-    """More clicks of those users. Every tenth of a user begins a session: it alone reads and writes the facts, and slides the
-    window.
+    """Yields more clicks of those users. Every tenth click of a user starts a session; only these read and write the facts and
+    slide the window.
     """
     rng = np.random.default_rng(2)
     tags = rng.integers(len(TAGS), size=(count, 3))
@@ -67,7 +67,7 @@ def at_the_bounds(users: int, count: int) -> Iterator[Sent]:
 
 
 def events_of(job: Job) -> Iterator[Sent]:
-    """A job's clicks, `skip` + `count` of them."""
+    """Yields the clicks of a job, `skip` + `count` of them."""
     if job.load == "new users":
         yield from new_users(job.skip + job.count)
     elif job.load == "at the bounds":
@@ -80,7 +80,7 @@ def events_of(job: Job) -> Iterator[Sent]:
 
 
 def after(past: int, users: int, count: int) -> Iterator[Sent]:
-    """Users with `past` clicks each, ten a session, then `count` more clicks of the same kind."""
+    """Yields `past` clicks of each user, ten a session, then `count` more of the same kind."""
     rng = np.random.default_rng(3)
     total = past * users + count
     tags = rng.integers(len(TAGS), size=(total, 3), dtype=np.uint8)
@@ -91,7 +91,7 @@ def after(past: int, users: int, count: int) -> Iterator[Sent]:
 
 
 def among(users: int, count: int) -> Iterator[Sent]:
-    """One click of each of many users, then clicks of users drawn at random."""
+    """Yields one click of each of many users, then clicks of users drawn at random."""
     rng = np.random.default_rng(4)
     tags = rng.integers(len(TAGS), size=(users + count, 3), dtype=np.uint8)
     drawn = rng.integers(users, size=count)

@@ -1,8 +1,8 @@
-"""Networks of the served size with random weights: Latent Feature as a model folder for ours and as one ONNX step for everybody
-else, every system as a model folder.
+"""Networks of the served size with random weights: every system as a model folder, and Latent Feature also as an ONNX step for the
+other contenders.
 
-Serving costs what a trained one costs. The ONNX step holds the same weights: tags (n, V) as 0 or 1 and representations (n, 256) ->
-new representations and scores (n, 24).
+Serving them costs as much as serving trained ones. The ONNX step has the same weights: multi-hot tags (n, V) and representations
+(n, 256) -> new representations and scores (n, 24).
 """
 
 import warnings
@@ -23,7 +23,7 @@ KNOWN = 4_000
 
 
 def write_network(folder: Path) -> str:
-    """Writes the model folder and, beside it, `step.onnx`; gives the folder's hash."""
+    """Writes the model folder and, beside it, `step.onnx`; returns the hash of the folder."""
     ranker = _ranker("latent_feature")
     _export_step(ranker.network, folder.parent / STEP)
     return write_ranker(folder, ranker, version="1")
@@ -44,12 +44,12 @@ def _ranker(system: str) -> Any:
     ranker: Any = random_ranker(system, ITEMS, prior, config=default, tags=TAGS, clicks=_clicks(), text_model="none")
     with torch.no_grad():
         for weight in ranker.network.parameters():
-            weight.mul_(0.2)  # as small as trained ones: else all scores are 1 and every list is a tie
+            weight.mul_(0.2)  # as small as trained weights: otherwise all scores are 1 and every list is a tie
     return ranker
 
 
 def _clicks() -> list[str]:
-    """As many known clicks and steps as a large site has."""
+    """Returns as many known clicks and steps as a large site has."""
     rng = np.random.default_rng(7)
     drawn = rng.choice(len(TAGS), size=(KNOWN, 3))
     clicks = {SEPARATOR.join(sorted(TAGS[tag] for tag in tags)) for tags in drawn}
@@ -65,7 +65,7 @@ def _export_step(network: Any, path: Path) -> None:
             self.network = network
 
         def forward(self, tags: Any, h: Any) -> Any:
-            """A session's tags as a multi-hot row, which ONNX reads sooner than bags."""
+            """Takes the tags of a session as a multi-hot row, which ONNX processes faster than bags."""
             latent = torch.tanh(network.tags.of_multi_hot(tags))
             gates = network.gates(torch.cat([latent, torch.zeros_like(latent[:, :1])], dim=1))
             turned = network.gru(h, gates)
@@ -74,7 +74,7 @@ def _export_step(network: Any, path: Path) -> None:
     arguments = (torch.zeros(2, len(TAGS)), torch.zeros(2, network.width))
     names = ["tags", "h", "turned", "scores"]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's newer exporter needs another package; this one is announced as the older
+        warnings.simplefilter("ignore")  # torch's newer exporter needs another package; this one warns that it is deprecated
         torch.onnx.export(
             Step(),
             arguments,

@@ -1,7 +1,7 @@
-"""The Quix Streams contender: a streaming data frame with a stateful fold, at least once, its commits every 5 s as it comes.
+"""The Quix Streams contender: a streaming data frame with a stateful fold, at least once, with the default commit interval of 5 s.
 
-Runs in the benchmarks' own environment (build/bench): its dependencies are not ours. State goes as bytes, for JSON would take
-longer over the representation than the network takes.
+Runs in the benchmarks' environment (build/bench), because its dependencies differ from the project's. State is stored as bytes:
+encoding the representation as JSON would take longer than the network.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""`make bench-recovery`: a table of a million users restored from its changelog, beside a bare reader of the same changelog that
-does the same RocksDB writes and nothing else; one run, one core each in turn.
+"""`make bench-recovery`: restores a table of a million users from its changelog, compared with a bare reader of the same changelog
+that does only the RocksDB writes. Each runs once, on one core, one after the other.
 
-Writes build/recovery.json and prints the table. Also: how soon a worker is ready that kept its local store, its memory while it
-folds clicks of users all over the table, and the store's size. RECOVERY_USERS sets the number of users.
+Writes build/recovery.json and prints the table. Also measures how soon a worker that kept its store is ready, its memory while it
+folds clicks of users spread over the table, and the size of the store. RECOVERY_USERS sets the number of users.
 """
 
 import asyncio
@@ -41,11 +41,11 @@ from stream.kafka.faust.user_table import ROCKSDB
 from stream.metrics import Metrics
 from stream.settings import TopicSettings
 from tests.benchmarks.contenders import CATALOGUE
+from tests.benchmarks.exclusive import exclusive_run
 from tests.benchmarks.field import OTHERS
 from tests.benchmarks.job import peak_rss_bytes
 from tests.benchmarks.load import NOW_MS, TAGS, Sent
 from tests.benchmarks.network import write_network
-from tests.benchmarks.run import alone
 from tests.world import Store
 from training.datasets.synthetic import calibration
 
@@ -60,7 +60,7 @@ SESSION_CLICKS, KEYWORDS, WIDTH = 4, 8, 384
 
 
 def interactions(rng: np.random.Generator) -> tuple[int, int]:
-    """Sessions and conversations of a user, as often as in the paper's purchase events (2.4 in the mean)."""
+    """Returns a user's sessions and conversations, as many as in the paper's purchase events (2.4 on average)."""
     kind = rng.choice(calibration.TYPES, p=np.array(calibration.TYPE_SHARES) / sum(calibration.TYPE_SHARES))
     sessions = 1 + int(rng.choice(7, p=_shares(calibration.SESSIONS_PER_SESSION_EVENT)))
     calls = 1 + int(rng.choice(7, p=_shares(calibration.CONVERSATIONS_PER_CONVERSATION_EVENT)))
@@ -75,7 +75,7 @@ def _shares(values: tuple[float, ...]) -> Any:
 
 
 def templates(model: str) -> list[dict[bytes, bytes]]:
-    """State records of users by key prefix (`h`, `f`), made by the step: sessions of 4 clicks, calls of one part, one purchase."""
+    """Returns state records by key prefix (`h`, `f`), built by the step: sessions of 4 clicks, calls of one part, one purchase."""
     rng, ranker = np.random.default_rng(7), load_ranker(model)
     made = []
     for number in range(TEMPLATES):
@@ -110,7 +110,7 @@ def _fold(store: Store, source: Source, user: str, value: bytes, ranker: Any) ->
 
 
 async def write_changelog(bootstrap: str, states: list[dict[bytes, bytes]]) -> int:
-    """Each user's newest records, as compaction leaves them; gives how many bytes of state a user has in the mean."""
+    """Writes each user's newest records, as compaction leaves them, and returns the mean bytes of state per user."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, max_batch_size=1 << 18, enable_idempotence=True)
     await producer.start()
     waiting: dict[int, Any] = {}
@@ -142,7 +142,7 @@ async def write_changelog(bootstrap: str, states: list[dict[bytes, bytes]]) -> i
 
 
 def clicks() -> Iterator[Sent]:
-    """Clicks of users all over the table, in the session that each is in."""
+    """Returns clicks of users spread over the table, each in its user's current session."""
     rng = np.random.default_rng(3)
     for number, user in enumerate(rng.integers(USERS, size=CLICKS)):
         value = {
@@ -155,7 +155,7 @@ def clicks() -> Iterator[Sent]:
 
 
 async def bare(job: dict[str, Any]) -> dict[str, float]:
-    """aiokafka and RocksDB alone: the same records, fetches, write batches and options."""
+    """Restores with aiokafka and RocksDB alone: same records, fetches, write batches and options."""
     began, began_cpu = time.perf_counter(), time.process_time()
     consumer = AIOKafkaConsumer(
         bootstrap_servers=job["bootstrap"],
@@ -182,7 +182,7 @@ async def bare(job: dict[str, Any]) -> dict[str, float]:
 
 
 async def ours(job: dict[str, Any]) -> dict[str, float]:
-    """The worker's own app until it is ready; then, where asked, until it has folded the clicks."""
+    """Runs the worker's app until it is ready and, if asked, until it has folded the clicks."""
     metrics, sources = Metrics(), source_topics(TOPICS)
     serving = ServedModel(load_ranker(job["model"]), CATALOGUE)
     epochs = topic_epochs(job["bootstrap"], sources)
@@ -277,7 +277,7 @@ def main() -> None:
         job = json.loads(sys.stdin.read())
         print(json.dumps(uvloop.run({"bare": bare, "ours": ours}[sys.argv[1]](job))))
         return
-    with alone(), tempfile.TemporaryDirectory(prefix="isthmus-recovery-") as temporary:
+    with exclusive_run(), tempfile.TemporaryDirectory(prefix="isthmus-recovery-") as temporary:
         psutil.Process().cpu_affinity(OTHERS)
         row = measure(Path(temporary))
         OUT.parent.mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
-"""The scale study's simulation (docs/results/scale.md): what 100 million users and 200,000 events/s ask for, from measured costs.
+"""The simulation behind docs/results/scale.md: what 100 million users and 200,000 events/s need, from measured costs.
 
-`python -m tests.benchmarks.scale` prints its figures. Bytes are the step's own, counted here; CPU per event is the newest
-build/bench.json's, else that of README.md. Nothing is timed, chance is seeded: two runs give the same.
+`python -m tests.benchmarks.scale` prints its figures. Bytes are counted in the step's outputs; CPU per event is from the newest
+build/bench.json, else from README.md. Nothing is timed and random numbers are seeded, so two runs give the same figures.
 """
 
 import json
@@ -29,18 +29,18 @@ EVENTS_PER_S: Final = 200_000
 PARTITIONS: Final = 256
 WORKERS: Final = 32
 ACTIVITY_SIGMA: Final = 1.5
-"""Of the lognormal spread of the users' activity: the busiest hundredth makes a fifth of the events."""
+"""Sigma of the lognormal distribution of user activity: the busiest hundredth produces a fifth of the events."""
 CPU_US: Final = {"new users": 51.8, "at the bounds": 68.8}
-"""README.md's table of 2026-11-24; the share of the bounds is `AT_BOUNDS`."""
+"""From README.md's table of 2026-11-24; `AT_BOUNDS` is the share of events at the bounds."""
 AT_BOUNDS: Final = 0.1
 BATCH: Final = 1_000
 FIXED_S: Final = 0.0015
-"""What a batch costs whatever it holds: fetch, Faust's message, three sends. An assumption; it matters below half load only."""
+"""Fixed cost of a batch: fetch, Faust's message, three sends. An assumption, which matters only below half load."""
 
 
 @dataclass(frozen=True)
 class Bytes:
-    """Per event: its record, the lists sent, the changelog; and per user the state that stays."""
+    """Bytes per event (its record, lists sent, changelog) and per user (stored state)."""
 
     clicks: float
     lists: float
@@ -49,7 +49,7 @@ class Bytes:
 
 
 def bytes_of(ranker: Ranker, fill: Sequence[Sent], events: Sequence[Sent], together: int) -> Bytes:
-    """Counted over `events` in batches of `together`, in which no user comes twice: so it is at this scale."""
+    """Counts bytes over `events` in batches of `together`, in which no user occurs twice, as is typical at this scale."""
     from tests.benchmarks.contenders import CATALOGUE
 
     store, lists, changelog = Store(), 0, 0
@@ -75,15 +75,15 @@ def _header_bytes(headers: Sequence[tuple[str, bytes]]) -> int:
 
 
 def skew(users_per_partition: int, partitions: int, per_worker: int, rng: np.random.Generator) -> tuple[float, float]:
-    """The busiest partition and the busiest worker over the mean: users spread by hash, their activity lognormal."""
+    """Returns the load of the busiest partition and worker relative to the mean: users spread by hash, lognormal activity."""
     loads: NDArray[np.float64] = np.array([rng.lognormal(0, ACTIVITY_SIGMA, users_per_partition).sum() for _ in range(partitions)])
     workers = loads.reshape(-1, per_worker).sum(axis=1)
     return float(loads.max() / loads.mean()), float(workers.max() / workers.mean())
 
 
 def ages(utilisation: float, event_s: float, partitions: int, seconds: float, rng: np.random.Generator) -> tuple[float, float]:
-    """p50 and p99 in seconds from arrival to the end of the event's batch: one worker, Poisson arrivals, its partitions in turn,
-    all that waits in one (at most 1,000) as one batch.
+    """Returns p50 and p99 in seconds from arrival to the end of the event's batch, for one worker with Poisson arrivals that takes
+    its partitions in turn, everything waiting in one (at most 1,000) as a batch.
     """
     rate = utilisation / event_s
     count = rng.poisson(rate * seconds)
@@ -111,8 +111,8 @@ def ages(utilisation: float, event_s: float, partitions: int, seconds: float, rn
 
 
 def catch_up_s(utilisation: float, out_s: float, heirs: int) -> float:
-    """How long after a worker's death the last of its backlog is done: its partitions stand for `out_s`, then go to `heirs` others,
-    which do it beside their own load; one heir is the worker itself, restarted.
+    """Returns how long after a worker's failure its backlog is processed: its partitions stop for `out_s`, then move to `heirs`
+    workers, which process them beside their own load. One heir stands for the restarted worker itself.
     """
     own = utilisation if heirs > 1 else 0.0
     spare = 1 - own - utilisation / heirs
@@ -120,7 +120,7 @@ def catch_up_s(utilisation: float, out_s: float, heirs: int) -> float:
 
 
 def cpu_us() -> dict[str, float]:
-    """CPU per event, scored, of ours."""
+    """Returns CPU us per scored event of ours."""
     path = Path("build/bench.json")
     rows = json.loads(path.read_text()) if path.exists() else []
     measured = {
@@ -132,7 +132,7 @@ def cpu_us() -> dict[str, float]:
 
 
 def figures(ranker: Ranker) -> Iterator[tuple[str, float]]:
-    """(what, value), in the order of docs/results/scale.md."""
+    """Returns (name, value) in the order of docs/results/scale.md."""
     rng = np.random.default_rng(0)
     costs = cpu_us()
     event_us = (1 - AT_BOUNDS) * costs["new users"] + AT_BOUNDS * costs["at the bounds"]

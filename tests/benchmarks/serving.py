@@ -1,4 +1,4 @@
-"""What an event costs with each system's network of the default size: the step in memory, clicks of new users."""
+"""Cost of an event with each system's network at its default size: the step in memory, clicks of new users."""
 
 import shutil
 import sys

@@ -1,7 +1,6 @@
-"""One worker and two: the same clicks, each worker with four tenths of core 0, in turns; broker and load have the other cores.
+"""One worker compared with two on the same clicks. Each worker gets four tenths of core 0, in turns; the rest get the others.
 
-So the broker has the same beside one worker as beside two, on a machine of two cores also, and what is measured is what sharing
-itself costs.
+The broker therefore gets the same CPU in both cases, even on a machine with two cores, and the difference is the cost of sharing.
 """
 
 import os
@@ -26,9 +25,9 @@ from tests.benchmarks.job import Job
 
 COUNT, WARM = 240_000, 8_000
 FROM, TO = 0.2, 0.95
-"""The shares of the clicks between which the rate is taken: neither the start nor the end of one worker's last partition."""
+"""The range of the clicks over which the rate is measured: it excludes the start and the end of a worker's last partition."""
 PATIENCE_S: Final = 180.0
-SETTLE_S: Final = 10.0  # the second worker joins within a few seconds of its start; until then the first has everything
+SETTLE_S: Final = 10.0  # the second worker joins within seconds of its start; until then the first has all partitions
 SHARE, PERIOD_S = 0.4, 0.02
 
 
@@ -42,7 +41,7 @@ def rows(folder: Path, model: Path, scale: float) -> Iterator[dict[str, Any]]:
 
 
 def _one(job: Job, workers: int) -> dict[str, float]:
-    """The workers share the partitions before the timed clicks are sent."""
+    """Measures once; the workers share the partitions before the timed clicks are sent."""
     folder = Path(job.folder)
     with LocalKafka(folder / "kafka") as broker:
         psutil.Process(broker.pid).cpu_affinity(OTHERS)
@@ -74,7 +73,7 @@ def _timed(job: Job, offsets: "Committed", processes: list[Any], before: int) ->
 
 @contextmanager
 def in_turns(pids: list[int]) -> Iterator[None]:
-    """Lets processes run one after the other, each for its share of every period, and stops them in between."""
+    """Lets processes run in turn, each for its share of every period, and pauses them in between."""
     over = threading.Event()
     thread = threading.Thread(target=_take_turns, args=(pids, over))
     thread.start()
@@ -98,14 +97,14 @@ def _take_turns(pids: list[int], over: threading.Event) -> None:
 
 
 class Committed:
-    """The group's committed offsets over all partitions of the clicks, read without joining it."""
+    """The group's committed offsets over all partitions of the clicks topic, read without joining the group."""
 
     def __init__(self, bootstrap: str) -> None:
         self._consumer: Any = KafkaConsumer(bootstrap_servers=bootstrap, group_id="isthmus-profiles", enable_auto_commit=False)
         self._partitions = [TopicPartition(TOPICS.clicks, number) for number in range(TOPICS.partitions)]
 
     def reach(self, events: int) -> tuple[float, int]:
-        """Waits for so many committed events; gives the moment and how many there were then."""
+        """Waits for this many committed events; returns the time and the count at that time."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             committed = sum(self._consumer.committed(partition) or 0 for partition in self._partitions)

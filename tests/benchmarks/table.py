@@ -1,4 +1,4 @@
-"""The rows of build/bench.json as the tables of README.md and as a plot."""
+"""Renders the rows of build/bench.json as the tables of README.md and as a plot."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ COLUMNS = (
 
 
 def with_ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Adds to each row with a throughput what it is of ours under the same load."""
+    """Adds to each throughput row its ratio to ours under the same load."""
     ours = {(row["part"], row["users"], row["scored"]): row["events_per_s"] for row in rows if _is_ours(row)}
     found = []
     for row in rows:
@@ -36,7 +36,7 @@ def _is_ours(row: Row) -> bool:
 
 
 def as_tables(rows: Sequence[Row]) -> str:
-    """One Markdown table a part, with the columns that it has."""
+    """Returns one Markdown table per part, with the columns of that part."""
     parts = dict.fromkeys(row["part"] for row in rows)
     return "\n\n".join(f"{part}\n\n{_as_table([row for row in rows if row['part'] == part])}" for part in parts)
 
@@ -52,7 +52,7 @@ def _as_table(rows: Sequence[Row]) -> str:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Events per second of the field, with and without the model, on a logarithmic axis."""
+    """Plots events/s of all contenders, with and without the model, on a logarithmic axis."""
     import matplotlib as mpl
 
     mpl.use("Agg")

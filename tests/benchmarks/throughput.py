@@ -1,4 +1,4 @@
-"""Events per second, CPU and memory of the whole field, in turns; ours and the limit at the bounds of the state too."""
+"""Events per second, CPU and memory of all contenders, in turns; ours and the limit also with states at their bounds."""
 
 import shutil
 import statistics
@@ -21,7 +21,7 @@ Trials = dict[tuple[str, str, bool], list[dict[str, float]]]
 
 
 def rows(folder: Path, model: Path, rounds: int, scale: float) -> Iterator[dict[str, Any]]:
-    """One row a contender, load and model: medians over the rounds."""
+    """Yields one row per contender, load and model: medians over the rounds."""
     trials: Trials = {}
     for number in range(rounds):
         for scored in (False, True):
@@ -59,7 +59,7 @@ def _take(trials: Trials, contender: Contender, job: Job, folder: Path) -> None:
 
 
 def _wanted(job: Job, folder: Path) -> Path:
-    """The final lists of a job's clicks, made once by the step in memory, apart from what is timed."""
+    """Computes the expected final lists of a job with the step in memory, outside the timed part."""
     path = folder / f"lists-{job.load}-{bool(job.model)}-{job.skip}-{job.count}.json"
     if not path.exists():
         in_memory(msgspec.structs.replace(job, lists=str(path), folder=str(folder / "lists")))

@@ -1,8 +1,8 @@
-"""How fast a system trains at the paper's scale: 62,401 purchase events with 151,946 interactions, 60 tags, 24 items.
+"""Training speed of a system at the paper's scale: 62,401 purchase events with 151,946 interactions, 60 tags, 24 items.
 
     python -m tests.benchmarks.training --system latent_feature
 
-The events are random with a planted taste: what is measured is time, not quality. `--examples FILE` reads others instead.
+The events are random with a planted taste, since time is measured, not quality. `--examples FILE` reads other events.
 """
 
 import argparse
@@ -26,7 +26,7 @@ MINUTE_MS = 60_000
 
 
 def events(count: int, rng: np.random.Generator) -> list[TrainingExample]:
-    """Each event's interactions lean towards what is bought; one in seven is a conversation."""
+    """Returns events whose interactions hint at the bought item; one interaction in seven is a conversation."""
     more = rng.multinomial(round(count * (INTERACTIONS / EVENTS - 1)), np.full(count, 1 / count))
     leaning = rng.dirichlet(np.full(TAGS, 0.3), size=ITEMS)
     meaning = rng.normal(size=(ITEMS, WIDTH)).astype(np.float32)

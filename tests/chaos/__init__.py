@@ -1,0 +1,5 @@
+"""A program, not part of the test suite: `make chaos` injects faults into real Kafka while events flow and checks what is left.
+
+`python -m tests.chaos` runs the cases and `python -m tests.chaos.soak` the endurance run; `python -m tests.chaos.explain` shows
+what differed in a failed case. The suite runs one short case (`tests/system/test_kafka_chaos.py`).
+"""

@@ -1,4 +1,4 @@
-"""Brokers killed, wiped, away, slow, and connections that break."""
+"""Faults of brokers: killed, wiped, absent or slow brokers, and broken connections."""
 
 import os
 from signal import SIGCONT, SIGSTOP
@@ -9,14 +9,14 @@ from tests.chaos.stage import TOPICS, Case, Stage
 
 
 def lose_leaders(stage: Stage) -> None:
-    """The leader of a partition is killed and its log directory deleted; it comes back empty; then another one's turn."""
+    """Kills a partition's leader, deletes its log directory and restarts it empty; then does the same to another leader."""
     for topic in (TOPICS.clicks, TOPICS.recommendations):
         leader = stage.cluster.leader_of(topic)
         lose_disk(leader)
-        stage.folds_on(1_000)
+        stage.wait_for_progress(1_000)
         replace_disk(leader)
         stage.until(lambda: all(map(stage.cluster.is_in_sync, TOPICS.model_dump(exclude={"partitions"}).values())), 90, "syncing")
-        stage.folds_on(1_000)
+        stage.wait_for_progress(1_000)
 
 
 def kill_broker(stage: Stage) -> None:
@@ -25,7 +25,7 @@ def kill_broker(stage: Stage) -> None:
         stage.wait(float(stage.rng.uniform(1, 4)))
         broker.kill()
         broker.start()
-        stage.folds_on(500)
+        stage.wait_for_progress(500)
 
 
 def broker_away(stage: Stage) -> None:
@@ -33,33 +33,33 @@ def broker_away(stage: Stage) -> None:
     broker.kill()
     stage.wait(60)
     broker.start()
-    stage.folds_on(1_000)
+    stage.wait_for_progress(1_000)
 
 
 def slow_broker(stage: Stage) -> None:
-    """Paused for seconds, again and again."""
+    """Pauses the broker for seconds, repeatedly."""
     pid = stage.cluster.nodes[0].pid
     for _ in range(6):
         os.kill(pid, SIGSTOP)
         stage.wait(float(stage.rng.uniform(2, 8)))
         os.kill(pid, SIGCONT)
         stage.wait(float(stage.rng.uniform(1, 3)))
-    stage.folds_on(1_000)
+    stage.wait_for_progress(1_000)
 
 
 def cut_connections(stage: Stage) -> None:
-    """Reset, frozen, and closed on the broker's side only while the clients are not told."""
+    """Resets connections, freezes them, and closes them on the broker's side only, which the clients do not notice."""
     proxy = stage.cluster.proxy
     assert proxy is not None
     stage.wait(2)
     assert proxy.reset()
-    stage.folds_on(500)
+    stage.wait_for_progress(500)
     proxy.freeze()
     stage.wait(10)
     proxy.thaw()
-    stage.folds_on(500)
+    stage.wait_for_progress(500)
     stage.notes.append(f"{proxy.strand()} connections stranded")
-    stage.folds_on(2_000)
+    stage.wait_for_progress(2_000)
 
 
 CASES: Final = (

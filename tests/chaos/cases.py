@@ -1,4 +1,4 @@
-"""The cases by name. Each is a function of the stage: its faults, one after the other, while events flow."""
+"""The cases by name. Each case is a function that injects faults into a `Stage` while events flow."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""The model that a case's workers serve: a Latent Feature network with random weights, so that lists depend on all of a history."""
+"""The model served in a case: a Latent Feature network with random weights, so that lists depend on the whole history."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ _NAME: Final = "latent_feature"
 
 
 def publish_champion(bootstrap: str, topic: str, folder: Path) -> Ranker:
-    """Writes the folder, announces it as champion and gives the ranker that the check uses."""
+    """Writes the model folder, announces it as champion and returns the ranker for the check."""
     sha256 = write_champion(folder, tuple(item.item_id for item in items()))
     announce_champion(bootstrap, topic, "1", str(folder), sha256)
     return load_ranker(str(folder), sha256)
@@ -34,7 +34,7 @@ def announce_champion(bootstrap: str, topic: str, version: str, uri: str, sha256
 
 
 def write_champion(folder: Path, names: tuple[str, ...], version: str = "1") -> str:
-    """A folder whose manifest has the hash that is returned."""
+    """Writes a model folder and returns the SHA-256 of its manifest."""
     clicks = [event for event in itertools.islice(live_events(2), 3_000) if event.role == "clicks" and not event.planted]
     tags = sorted({tag for event in clicks for tag in msgspec.json.decode(event.value or b"{}")["tags"]})
     text_model = json.loads((default_folder(Settings().cache_dir) / "manifest.json").read_text())["text_model"]

@@ -1,7 +1,7 @@
-"""The verdict on one run: what was observed in the topics against what the pure step makes of the set of events in them.
+"""The verdict on one run: compares what is in the topics with what the pure step makes of the events in them.
 
-Pure: it knows no broker, process or clock, so that it can be shown to see a lost, a doubled and a wrongly answered event
-(`tests/unit/test_chaos_check.py`).
+Knows no broker, process or clock, so that `tests/unit/test_chaos_check.py` can show that it detects lost, duplicated and wrongly
+answered events.
 """
 
 from collections import Counter
@@ -24,14 +24,25 @@ from tests.world import Store, history_of
 SCORE_TOLERANCE: Final = 1e-3
 _AT_ONCE: Final = 500
 PLANTED: Final = (b"broken-", b"astray-", b"poison-")
-"""Keys of the events that a case breaks on purpose; so are events without a key."""
+"""Key prefixes of deliberately broken events. Events without a key are also deliberate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """All that lay in the topics. `batches` are the step's inputs in any order; `acknowledged` what the producer was promised.
+    """The contents of the topics after a run.
 
-    `recommendations` are all records in order of sending (tombstones too), the other outputs the newest value of each key.
+    Attributes:
+        batches: the step's inputs, in any order.
+        transcripts: the encoder's inputs.
+        acknowledged: key and value of each acknowledged event, by topic, partition and offset.
+        catalogue: the items.
+        changelog: the newest state records.
+        recommendations: all records in order of sending, tombstones included.
+        examples: the newest training example of each key.
+        dead_letters: the keys of the dead letters.
+        committed: the sum of the workers' committed offsets.
+        end: the sum of the end offsets of their inputs.
+        late_records: changelog records written by a worker after it had lost the partition.
     """
 
     batches: Sequence[Batch]
@@ -49,11 +60,22 @@ class Observed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What one run left, counted. All but `events`, `duplicates_sent`, `late_records` and `committed_equals_end` must be 0 after an
-    exact one.
+    """Counts of the differences that one run left. In an exact run all of them are 0, unless stated otherwise below.
 
-    `lost`: facts of a history that the set gives and the state lacks, transcripts without an encoded call, acknowledged events that
-    no topic holds, planted events without a dead letter. `applied_twice`: facts in the state that the set does not give.
+    Attributes:
+        events: input events (not a difference).
+        lost: facts missing from a state, transcripts without an encoded call, acknowledged events that no topic contains, and
+            planted events without a dead letter.
+        applied_twice: facts in a state that the events do not account for.
+        wrong_history: users whose history differs.
+        wrong_last: users whose last list differs.
+        wrong_examples: training examples that differ.
+        two_contents: recommendation ids under which two different contents were sent.
+        stray_dead_letters: dead letters of events that were not planted.
+        duplicates_sent: lists sent more than once (allowed with at-least-once delivery).
+        late_records: as observed (allowed).
+        committed_equals_end: whether everything was committed.
+        examples_of: up to five names for each kind of difference.
     """
 
     events: int
@@ -76,7 +98,7 @@ class Verdict:
 
 
 def judge(observed: Observed, ranker: Ranker | None, settings: StepConfig) -> Verdict:
-    """Counts what differs, per user; a few names of each kind stand in `examples_of`."""
+    """Compares histories, lists and examples user by user and counts the differences."""
     wanted, found = expected(observed, ranker, settings), found_in(observed)
     users = sorted(users_of(wanted) | users_of(found))
     missing: Counter[str] = Counter()
@@ -117,9 +139,9 @@ def judge(observed: Observed, ranker: Ranker | None, settings: StepConfig) -> Ve
 
 
 def expected(observed: Observed, ranker: Ranker | None, settings: StepConfig) -> Store:
-    """All input records but the planted ones through the step: the history is a function of their set.
+    """Returns what the step makes of all input records except planted ones: a history is a function of the set of events.
 
-    About in the order in which the brokers took them, for beyond the bounds of a state the order counts.
+    Records are applied roughly in the order in which the brokers received them, because beyond the bounds of a state order matters.
     """
     stores: dict[int, Store] = {}
     for part in about_in_order(observed.batches):
@@ -134,12 +156,12 @@ def expected(observed: Observed, ranker: Ranker | None, settings: StepConfig) ->
 
 
 def about_in_order(batches: Sequence[Batch]) -> Iterator[Batch]:
-    """The sound records of all batches as pieces of them: by partition number and time, some hundreds at once."""
+    """Yields the records that are not planted, by partition and time, in batches of at most a few hundred."""
     for _, own in groupby(sorted(batches, key=lambda batch: batch.partition), key=lambda batch: batch.partition):
         timed = []
         for batch in own:
             newest_ms = 0
-            for record in batch.records:  # offsets stay in order, though a producer's clock may go back
+            for record in batch.records:  # keeps records in offset order even where a producer's clock goes back
                 newest_ms = max(newest_ms, record.timestamp)
                 if not is_planted(record):
                     timed.append((newest_ms, record, batch))
@@ -163,7 +185,7 @@ def users_of(store: Store) -> set[str]:
 
 
 def facts_of(store: Store, user: str) -> Counter[bytes]:
-    """What the state holds of a user, one entry per click, part of a call, purchase and eligibility list."""
+    """Returns the contents of a user's state, one entry per click, call part, purchase and eligibility list."""
     stored_head, stored_facts = store.get_many([head_key(user.encode()), facts_key(user.encode())])
     head = Head() if stored_head is None else decode_head(stored_head)
     facts = Facts() if stored_facts is None else decode_facts(stored_facts)
@@ -181,11 +203,11 @@ def last(store: Store, user: str) -> dict[str, Any] | None:
 
 
 def same_list(wanted: dict[str, Any] | None, found: dict[str, Any] | None) -> bool:
-    """The same items in the same order by the same model version, and scores within `SCORE_TOLERANCE` where both were sent for the
+    """Returns whether two lists agree: same items, order and model version, and scores within `SCORE_TOLERANCE` if both answer the
     same events.
 
-    A list is not sent again while its items stand in the same order, so which of two lists was sent last, and with it the scores,
-    may depend on the order of arrival.
+    A list with unchanged items and order is suppressed, so which list was sent last, and thus its scores, may depend on the order
+    of arrival.
     """
     if wanted is None or found is None:
         return wanted is found
@@ -200,7 +222,7 @@ def same_list(wanted: dict[str, Any] | None, found: dict[str, Any] | None) -> bo
 
 
 def rest_on_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two lists certainly answer the same events: an id names them, and where no call counts, the click that caused it."""
+    """Returns whether two lists certainly answer the same events: they share an id, or the causing click if no call is involved."""
     if one["recommendation_id"] == other["recommendation_id"]:
         return True
     causes = one["caused_by"], other["caused_by"]
@@ -209,13 +231,13 @@ def rest_on_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def example_of(store: Store, key: bytes) -> Any:
-    """The newest example with its revision left out: how often one was made again depends on the order of arrival."""
+    """Returns the newest example without its revision, which depends on the order of arrival."""
     value = store.examples.get(key)
     return None if value is None else {**msgspec.msgpack.decode(value), "revision": 0}
 
 
 def contents_per_id(observed: Observed) -> dict[str, list[bytes]]:
-    """Recommendation id -> all that was sent under it."""
+    """Returns every value sent under each recommendation id."""
     found: dict[str, list[bytes]] = {}
     for _, value in observed.recommendations:
         if value is not None:
@@ -224,7 +246,7 @@ def contents_per_id(observed: Observed) -> dict[str, list[bytes]]:
 
 
 def unencoded_calls(observed: Observed) -> list[str]:
-    """Transcripts, not planted ones, of which no encoded call came."""
+    """Returns the transcripts, except planted ones, that have no encoded call."""
     encoded = set()
     for batch in observed.batches:
         if batch.source is Source.CALL:
@@ -236,7 +258,7 @@ def unencoded_calls(observed: Observed) -> list[str]:
 
 
 def undelivered_events(observed: Observed) -> list[str]:
-    """Events that a broker acknowledged and that are not where it said."""
+    """Returns acknowledged events that are not at the offset that the broker returned."""
     held = {
         (batch.topic, batch.partition, record.offset): (record.key, record.value)
         for batch in (*observed.batches, *observed.transcripts)
@@ -247,7 +269,7 @@ def undelivered_events(observed: Observed) -> list[str]:
 
 
 def planted_coordinates(observed: Observed) -> frozenset[bytes]:
-    """The keys of the dead letters that must be there."""
+    """Returns the keys of the dead letters that must exist."""
     inputs = [batch for batch in observed.batches if batch.source is not Source.CALL]
     return frozenset(
         letter_key(batch.coordinates(record), record)

@@ -1,4 +1,4 @@
-"""What a case's events lie on: one local broker, one behind a proxy, or three with replication; addressed alike."""
+"""The brokers of a case: one local broker, one behind a proxy, or three with replication, behind one interface."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ from tests.chaos.proxy import Proxy
 
 
 class Cluster:
-    """Brokers of one cluster. Each holds its metadata beside its log directory, so that the latter may be deleted."""
+    """The brokers of one cluster. Each keeps its metadata outside its log directory, so that the latter can be deleted."""
 
     def __init__(self, folder: Path, size: int = 1, *, proxied: bool = False) -> None:
         self.nodes = [LocalKafka(folder / f"broker-{number}") for number in range(1, size + 1)]
@@ -57,7 +57,7 @@ class Cluster:
         return self.nodes[leader - 1]
 
     def is_in_sync(self, topic: str) -> bool:
-        """Whether every partition's replicas are all in sync."""
+        """Returns whether all replicas of every partition are in sync."""
         return all(len(found["isr_nodes"]) == len(found["replica_nodes"]) for found in self._partitions(topic))
 
     def _partitions(self, topic: str) -> list[Any]:
@@ -79,6 +79,6 @@ def lose_disk(node: LocalKafka) -> None:
 
 
 def replace_disk(node: LocalKafka) -> None:
-    """Formats an empty log directory and starts the broker; it fetches its replicas from the others."""
+    """Formats an empty log directory and starts the broker, which copies its replicas from the others."""
     node.format()
     node.start()

@@ -1,4 +1,4 @@
-"""Shows what differs in a run that was not exact: `python -m tests.chaos.explain build/chaos/CASE` (its folder is kept)."""
+"""Shows the differences of a failed case, whose folder is kept: `python -m tests.chaos.explain build/chaos/CASE`."""
 
 import argparse
 import json

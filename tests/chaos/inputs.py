@@ -1,4 +1,4 @@
-"""What comes twice, again, on the wrong partition or from a topic that is no longer the same: exact, or a clear refusal."""
+"""Faults of inputs: duplicates, rewound offsets, wrong partitions, recreated topics. The result is exact or a clear refusal."""
 
 import shutil
 from pathlib import Path
@@ -20,20 +20,20 @@ _PARTITIONS: Final = TOPICS.partitions
 
 
 def send_twice(stage: Stage) -> None:
-    """A producer that sends every third event twice, under a worker that is killed."""
-    stage.folds_on(5_000)
+    """Sends every third event twice and kills the worker meanwhile."""
+    stage.wait_for_progress(5_000)
     stage["worker-1"].kill()
     stage["worker-1"].start()
-    stage.folds_on(2_000)
+    stage.wait_for_progress(2_000)
 
 
 def rewind(stage: Stage) -> None:
-    """All committed offsets go back to the start while the worker is away; its states are kept."""
-    stage.folds_on(3_000)
+    """Resets all committed offsets to the start while the worker is stopped; its states are kept."""
+    stage.wait_for_progress(3_000)
     stage["worker-1"].stop()
     rewind_group(stage)
     stage["worker-1"].start()
-    stage.folds_on(3_000)
+    stage.wait_for_progress(3_000)
 
 
 def rewind_group(stage: Stage) -> None:
@@ -43,10 +43,10 @@ def rewind_group(stage: Stage) -> None:
 
 
 def recreate_input(stage: Stage) -> None:
-    """The purchases' topic is deleted and made anew under the running worker; its former records count too."""
+    """Deletes and recreates the purchases topic under the running worker; its earlier records still count."""
     rate = stage.sender.rate
-    stage.folds_on(3_000)
-    stage.hush()
+    stage.wait_for_progress(3_000)
+    stage.drain()
     stage.former += batches_of(stage.bootstrap, {TOPICS.purchases: SOURCES[TOPICS.purchases]})
     stage.forget_acknowledged(TOPICS.purchases)
     ask(stage, lambda admin: admin.delete_topics([TOPICS.purchases]))
@@ -54,14 +54,16 @@ def recreate_input(stage: Stage) -> None:
     create_or_check(stage.bootstrap, TOPICS, dev=True)
     stage.wait(5)
     stage.sender.rate = rate
-    stage.folds_on(2_000)
+    stage.wait_for_progress(2_000)
     stage.wait(10)
 
 
 def recreate_changelog(stage: Stage) -> None:
-    """Refused while the local store is ahead of it; exact after what the refusal says: store away, offsets to the start."""
+    """The worker refuses a changelog behind its local store. After the remedy it names (delete the store, reset the offsets),
+    the result is exact.
+    """
     worker = stage["worker-1"]
-    stage.folds_on(3_000)
+    stage.wait_for_progress(3_000)
     worker.stop()
     ask(stage, lambda admin: admin.delete_topics([changelog_name(WORKERS)]))
     stage.wait(2)
@@ -74,13 +76,13 @@ def recreate_changelog(stage: Stage) -> None:
     shutil.rmtree(worker.state)
     rewind_group(stage)
     worker.start()
-    stage.folds_on(3_000)
+    stage.wait_for_progress(3_000)
 
 
 def add_partitions(stage: Stage) -> None:
-    """An input gets more partitions under the running worker: it ends with the reason, and again at each start."""
-    stage.folds_on(2_000)
-    stage.hush()
+    """Adds partitions to an input under the running worker, which stops with the reason, now and at each restart."""
+    stage.wait_for_progress(2_000)
+    stage.drain()
     ask(stage, lambda admin: admin.create_partitions({TOPICS.clicks: 6}))
     worker = stage["worker-1"]
     worker.stop()
@@ -90,21 +92,21 @@ def add_partitions(stage: Stage) -> None:
 
 
 def partition_otherwise(stage: Stage) -> None:
-    """A producer with CRC-32, as librdkafka's default: each of its events on a wrong partition is a dead letter."""
+    """Produces with CRC-32 partitioning, librdkafka's default: each event on a wrong partition becomes a dead letter."""
     producer: Any = KafkaProducer(bootstrap_servers=stage.bootstrap, acks="all")
     users = [name for name in (f"astray-{number}" for number in range(400)) if partition_by_crc(name) != partition_by_murmur(name)]
-    for start in range(0, len(users), 20):  # few among many: a topic of nothing else stops the worker
+    for start in range(0, len(users), 20):  # few among many: a topic of mostly dead letters would stop the worker
         for user in users[start : start + 20]:
             click = msgspec.json.encode(Click(user, 1_750_000_000_000, ("home",), event_id=user))
             producer.send(TOPICS.clicks, key=user.encode(), value=click, partition=partition_by_crc(user))
         stage.wait(1)
     producer.close()
     stage.notes.append(f"{len(users)} events on a partition that is not their user's")
-    stage.folds_on(2_000)
+    stage.wait_for_progress(2_000)
 
 
 def poison(stage: Stage) -> None:
-    """Clicks that make the step raise (a planted bug), alone and in a row: dead letters, no crash loop."""
+    """Sends clicks that make the step raise (a planted bug), singly and in a row: dead letters, no crash loop."""
     producer: Any = KafkaProducer(bootstrap_servers=stage.bootstrap, acks="all", linger_ms=50)
     for number in range(40):
         user = f"poison-{number % 7}"
@@ -113,7 +115,7 @@ def poison(stage: Stage) -> None:
             producer.send(TOPICS.clicks, key=user.encode(), value=click, partition=partition_by_murmur(user))
         stage.wait(float(stage.rng.uniform(0.0, 0.6)))
     producer.close()
-    stage.folds_on(1_000)
+    stage.wait_for_progress(1_000)
     assert not stage["worker-1"].ended_by_itself, "poison ended the worker"
 
 

@@ -1,4 +1,4 @@
-"""Workers and encoders killed, wiped, joining, leaving and paused."""
+"""Faults of group members: workers and encoders that are killed, wiped or paused, or join and leave."""
 
 import shutil
 from typing import Final
@@ -12,11 +12,11 @@ EXACTLY_ONCE: Final = {"ISTHMUS_DELIVERY__GUARANTEE": "exactly_once"}
 
 
 def kill_at_random(stage: Stage, process: Process) -> None:
-    """Kills it at a moment of its work and starts it again."""
+    """Kills the process at a random moment and restarts it."""
     stage.wait(float(stage.rng.uniform(0.05, 1.5)))
     process.kill()
     process.start()
-    stage.folds_on()
+    stage.wait_for_progress()
 
 
 def kills(stage: Stage) -> None:
@@ -35,22 +35,22 @@ def wipes(stage: Stage) -> None:
         stage["worker-1"].kill()
         shutil.rmtree(stage["worker-1"].state)
         stage["worker-1"].start()
-        stage.folds_on()
+        stage.wait_for_progress()
 
 
 def some_of_each(stage: Stage) -> None:
-    """The short form: the worker killed, killed and wiped; the encoder killed."""
+    """The short form: kills the worker, kills it and wipes its store, and kills the encoder."""
     kill_at_random(stage, stage["worker-1"])
     stage["encoder-1"].kill()
     stage["encoder-1"].start()
     stage["worker-1"].kill()
     shutil.rmtree(stage["worker-1"].state)
     stage["worker-1"].start()
-    stage.folds_on()
+    stage.wait_for_progress()
 
 
 def join_and_leave(stage: Stage) -> None:
-    """A second and a third worker join; one leaves with SIGTERM, one with -9; both come back."""
+    """A second and a third worker join; one leaves with SIGTERM, one with SIGKILL; both return."""
     for name in ("worker-2", "worker-3"):
         stage.add("worker", name)
         stage.wait(float(stage.rng.uniform(6, 10)))
@@ -58,25 +58,25 @@ def join_and_leave(stage: Stage) -> None:
     stage.wait(float(stage.rng.uniform(2, 5)))
     stage["worker-3"].kill()
     stage.wait(35)  # past the session timeout: their partitions are taken over
-    stage.folds_on(1_000)
+    stage.wait_for_progress(1_000)
     for name in ("worker-2", "worker-3"):
         stage[name].start()
         stage.wait(float(stage.rng.uniform(4, 8)))
     stage["worker-1"].kill()
     stage["worker-1"].start()
-    stage.folds_on(1_000)
+    stage.wait_for_progress(1_000)
 
 
 def pause_worker(stage: Stage) -> None:
-    """One worker sleeps past its session timeout while the other takes over, then wakes up with batches in flight."""
+    """Pauses one worker past its session timeout while the other takes over, then resumes it with batches in flight."""
     stage.wait(float(stage.rng.uniform(6, 10)))
     stage["worker-1"].pause()
     stage.wait(PAST_SESSION_S)
     stage["worker-1"].resume()
-    stage.folds_on(1_000)
+    stage.wait_for_progress(1_000)
     stage.wait(5)
     held, dropped = (stage["worker-1"].metric(f'isthmus_late_batches_total{{outcome="{how}"}}') for how in ("held", "dropped"))
-    stage.notes.append(f"late batches of the woken worker: {held:.0f} held, {dropped:.0f} dropped")
+    stage.notes.append(f"late batches of the resumed worker: {held:.0f} held, {dropped:.0f} dropped")
 
 
 def kill_encoders(stage: Stage) -> None:
@@ -88,13 +88,13 @@ def kill_encoders(stage: Stage) -> None:
 
 
 def pause_encoder(stage: Stage) -> None:
-    """Short, then past the session timeout while another encoder takes over."""
+    """Pauses the encoder briefly, then past its session timeout while another encoder takes over."""
     for seconds in (3.0, PAST_SESSION_S):
         stage.wait(float(stage.rng.uniform(1, 3)))
         stage["encoder-1"].pause()
         stage.wait(seconds)
         stage["encoder-1"].resume()
-    stage.folds_on(1_000)
+    stage.wait_for_progress(1_000)
 
 
 SHORT: Final = Case(name="short form", faults=some_of_each, rate=150)
@@ -110,7 +110,7 @@ CASES: Final = (
         workers=2,
         variables=DYNAMIC,
         exact=False,
-        why="at least once: a woken worker's late batch is counted, not prevented",
+        why="at least once: a resumed worker's late batch is counted, not prevented",
     ),
     Case(
         name="worker paused past its session, exactly once",

@@ -1,4 +1,4 @@
-"""Reads all that a run left on the broker, for the check."""
+"""Reads the contents of the topics after a run, for the check."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -19,7 +19,7 @@ WORKERS, ENCODERS = "isthmus-profiles", "isthmus-encoder"
 
 
 def batches_of(bootstrap: str, sources: Mapping[str, Source], numbers: Collection[int] | None = None) -> list[Batch]:
-    """All records of the topics, a batch per partition."""
+    """Returns all records of the topics, one batch per partition."""
     epochs = topic_epochs(bootstrap, sources)
     return [
         Batch(source, topic, epochs[topic], number, records)
@@ -30,8 +30,8 @@ def batches_of(bootstrap: str, sources: Mapping[str, Source], numbers: Collectio
 
 
 def restored(records: Mapping[int, Sequence[PlainRecord]]) -> tuple[dict[bytes, bytes], int]:
-    """The states that a recovery makes of a changelog, and how many records it leaves out: those of a lower term than one before
-    them in their partition, written late by a worker that had lost it.
+    """Returns the states that a recovery restores from a changelog, and how many records it skips: those whose term is lower than
+    an earlier one's, written by a worker after it had lost the partition.
     """
     states: dict[bytes, bytes] = {}
     late = 0
@@ -56,7 +56,7 @@ def observe(
     former: Sequence[Batch] = (),
     numbers: Collection[int] | None = None,
 ) -> Observed:
-    """`former` are records of topics that were deleted meanwhile; `numbers` the partition numbers looked at (all)."""
+    """Reads the topics. `former` holds records of topics deleted meanwhile; `numbers` limits the partitions (default: all)."""
     sources = source_topics(topics)
     inputs = {*sources, topics.transcripts}
     catalogue = newest(read_all(bootstrap, topics.items)).values()

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a broker whose connections can be broken the ways networks break them. Loopback only.
+"""A TCP proxy in front of a broker, whose connections can be broken as networks break them. Loopback only.
 
 The broker advertises the proxy's port, so that every client goes through it.
 """
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 class Proxy:
-    """Passes bytes on between clients and `127.0.0.1:port`, in a thread with a loop of its own."""
+    """Forwards bytes between clients and `127.0.0.1:port`, in a thread with its own event loop."""
 
     def __init__(self, port: int) -> None:
         self.port = free_port()
@@ -36,15 +36,15 @@ class Proxy:
         self._thread.join(5)
 
     def freeze(self) -> None:
-        """Nothing passes until `thaw`; no byte is lost (packets are retransmitted)."""
+        """Stops forwarding until `thaw`; no byte is lost."""
         self._loop.call_soon_threadsafe(self._open.clear)
 
     def thaw(self) -> None:
         self._loop.call_soon_threadsafe(self._open.set)
 
     def strand(self) -> int:
-        """Closes the broker's side of all connections; clients keep theirs, are not told and hear nothing more. New connections
-        work. Gives how many were stranded.
+        """Closes the broker's side of all connections and returns their number. Clients keep half-open connections that stay
+        silent; new connections work.
         """
         return self._call(self._strand())
 

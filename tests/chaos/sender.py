@@ -1,4 +1,4 @@
-"""The producer of a case: synthetic events at a rate until it is told to stop, and what the brokers acknowledged of them."""
+"""The producer of a case: sends synthetic events at a rate until stopped and records what the brokers acknowledged."""
 
 import asyncio
 import itertools
@@ -20,23 +20,23 @@ _REQUEST_TIMEOUT_MS: Final = 15_000
 _LAST_S: Final = 120.0
 _MOST_AT_ONCE: Final = 1_000
 _PERIOD_S: Final = 20_000.0
-"""At the world's own rate event time would reach now after so long; who sends faster gets there sooner."""
+"""How far before now event time starts: at the synthetic world's own rate it would catch up after this many seconds."""
 
 Place = tuple[str, int, int]
 Sent = tuple[bytes | None, bytes | None]
 
 
 def live_events(seed: int) -> Iterator[LiveEvent]:
-    """Synthetic events of every kind without end, planted broken ones among them."""
+    """Yields synthetic events of every kind without end, including deliberately broken ones."""
     rates = Rates(broken_every=500)
     start_ms = start_for(time.time_ns() // 1_000_000, _PERIOD_S, rates.speed)
     return stream_events(make_world(np.random.default_rng(1)), np.random.default_rng(seed), start_ms, rates=rates)
 
 
 class Sender:
-    """Sends on a thread of its own, idempotent and acks=all; what fails is sent again with the same event id.
+    """Sends from its own thread with an idempotent producer and acks=all; a failed event is sent again with the same event id.
 
-    `repeat`: the share of events that are sent twice (a producer's duplicates).
+    `repeat` is the share of events that are sent twice (producer duplicates).
     """
 
     def __init__(self, bootstrap: str, topics: Mapping[str, str], seed: int, rate: float, *, repeat: float = 0.0) -> None:
@@ -56,25 +56,25 @@ class Sender:
         self._abandoned = threading.Event()
 
     def stop(self) -> None:
-        """Sends nothing new and returns once all that was sent is acknowledged.
+        """Stops sending and returns once everything sent is acknowledged.
 
-        Raises RuntimeError where that takes longer than two minutes.
+        Raises RuntimeError if that takes longer than two minutes.
         """
         self._stopping.set()
         self._thread.join(_LAST_S)
         if self._thread.is_alive():
-            raise RuntimeError(f"the producer still waits for {len(self._pending)} acknowledgements")
+            raise RuntimeError(f"the producer is still waiting for {len(self._pending)} acknowledgements")
 
     def start(self) -> None:
         self._thread.start()
 
     def abandon(self) -> None:
-        """Ends without waiting for what is not acknowledged."""
+        """Stops without waiting for acknowledgements."""
         self._abandoned.set()
         self._stopping.set()
 
     def is_quiet(self) -> bool:
-        """Whether all that was sent is acknowledged (with `rate` 0 nothing more comes)."""
+        """Returns whether everything sent is acknowledged. With `rate` 0 nothing more is sent."""
         return not self._pending and not self._again
 
     async def _run(self) -> None:

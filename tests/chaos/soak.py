@@ -1,8 +1,8 @@
-"""`make soak`: worker and encoder at 70 % of capacity for `SECONDS` (1,800); memory and file descriptors must stay flat.
+"""`make soak`: runs worker and encoder at 70 % of capacity for `SECONDS` (1,800); memory and file descriptors must stay flat.
 
-Capacity is what both fold together of a burst, measured first on the machine as it is. Writes build/soak.json and build/soak.png.
-Warm-up is the first third: until then caches, memtables and the collector fill up. Growth is the last tenth's mean over that of the
-first tenth after it.
+Capacity is the rate at which both process a burst, measured first on the same machine. Writes build/soak.json and build/soak.png.
+The first third is warm-up, while caches, memtables and the garbage collector reach their steady state. Growth compares the mean of
+the last tenth with the mean of the first tenth after the warm-up.
 """
 
 import argparse
@@ -23,21 +23,20 @@ from tests.chaos.champion import publish_champion
 from tests.chaos.check import judge
 from tests.chaos.cluster import Cluster
 from tests.chaos.observe import observe
-from tests.chaos.run import BUILD
-from tests.chaos.stage import SETTLE_S, TOPICS, Case, Stage
+from tests.chaos.stage import BUILD, SETTLE_S, TOPICS, Case, Stage
 
 SHARE: Final = 0.7
 MOST_GROWTH: Final = 0.05
 MOST_DESCRIPTORS: Final = 8
-"""RocksDB's files come and go with its compactions."""
+"""File descriptors that may be gained: RocksDB opens and closes files as it compacts."""
 BURST: Final = 4_000
-LOOKS: Final = 240
+SAMPLES: Final = 240
 JUDGED: Final = 0
-"""The partition number whose users are judged: millions of events are too many to hold at once."""
+"""The partition whose users are checked: millions of events do not fit in memory at once."""
 
 
-class Look(NamedTuple):
-    """One process at one moment: seconds since the start, resident bytes, open file descriptors."""
+class Sample(NamedTuple):
+    """A sample of one process: seconds since the start, resident bytes, open file descriptors."""
 
     at_s: float
     name: str
@@ -48,18 +47,18 @@ class Look(NamedTuple):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=1_800.0)
-    parser.add_argument("--rate", type=float, help="events/s, instead of 70 %% of the measured capacity")
+    parser.add_argument("--rate", type=float, help="events/s; default: 70 %% of the measured capacity")
     given = parser.parse_args()
     folder = BUILD / "chaos" / "soak"
     shutil.rmtree(folder, ignore_errors=True)
     case = Case(name="soak", faults=lambda _: None, rate=0.0)
     with Cluster(folder) as cluster:
         stage = Stage(case, cluster, folder, 1)
-        looks, rate, exact = soak(stage, given.seconds, given.rate)
-    grown = {name: growth(looks, name) for name in stage.processes}
-    report = {"seconds": given.seconds, "rate": round(rate), "exact": exact, "processes": grown, "looks": looks}
+        samples, rate, exact = soak(stage, given.seconds, given.rate)
+    grown = {name: growth(samples, name) for name in stage.processes}
+    report = {"seconds": given.seconds, "rate": round(rate), "exact": exact, "processes": grown, "samples": samples}
     (BUILD / "soak.json").write_text(json.dumps(report, indent=1))
-    draw(looks, BUILD / "soak.png")
+    draw(samples, BUILD / "soak.png")
     flat = all(found["resident"] <= MOST_GROWTH and found["descriptors"] <= MOST_DESCRIPTORS for found in grown.values())
     for name, found in grown.items():
         print(f"{name}: memory {found['resident']:+.1%}, file descriptors {found['descriptors']:+.0f} after warm-up")
@@ -67,8 +66,8 @@ def main() -> int:
     return 0 if flat and exact else 1
 
 
-def soak(stage: Stage, seconds: float, rate: float | None) -> tuple[list[Look], float, bool]:
-    """The looks taken, the rate, and whether what was sent to the users of one partition number is exact afterwards."""
+def soak(stage: Stage, seconds: float, rate: float | None) -> tuple[list[Sample], float, bool]:
+    """Returns the samples, the rate, and whether the users of one partition were processed exactly."""
     create_or_check(stage.bootstrap, TOPICS, dev=True)
     ranker = publish_champion(stage.bootstrap, TOPICS.models, stage.folder / "model")
     try:
@@ -77,13 +76,13 @@ def soak(stage: Stage, seconds: float, rate: float | None) -> tuple[list[Look], 
         stage.sender.start()
         rate = rate or SHARE * capacity(stage)
         stage.sender.rate = rate
-        stage.folds_on(1_000)  # both have started
-        looks: list[Look] = []
+        stage.wait_for_progress(1_000)  # both are running
+        samples: list[Sample] = []
         began = time.monotonic()
         while (at_s := time.monotonic() - began) < seconds:
-            looks += [look(stage, name, at_s) for name in stage.processes]
+            samples += [take_sample(stage, name, at_s) for name in stage.processes]
             print(f"\r{at_s:6.0f} s of {seconds:.0f}, {stage.sender.sent} events", end="", file=sys.stderr, flush=True)
-            stage.wait(max(0.5, seconds / LOOKS))
+            stage.wait(max(0.5, seconds / SAMPLES))
         print(file=sys.stderr)
         stage.sender.stop()
         stage.until(stage.is_settled, SETTLE_S, "the folding of all events")
@@ -91,34 +90,34 @@ def soak(stage: Stage, seconds: float, rate: float | None) -> tuple[list[Look], 
         for process in stage.processes.values():
             if process.is_running:
                 process.stop()
-    print(f"judging the users of partition number {JUDGED} of {TOPICS.partitions}", flush=True)
+    print(f"checking the users of partition {JUDGED} of {TOPICS.partitions}", flush=True)
     observed = observe(stage.bootstrap, TOPICS, {}, numbers={JUDGED})
     verdict = judge(observed, ranker, StepConfig(partitions=TOPICS.partitions))
     if not verdict.is_exact:
         print(verdict, file=sys.stderr)
-    return looks, rate, verdict.is_exact
+    return samples, rate, verdict.is_exact
 
 
 def capacity(stage: Stage) -> float:
-    """Events/s of a burst, from the first to the last commit; after a smaller one that warms both processes."""
+    """Returns the events/s of a burst, from first to last commit, after a smaller burst that warms up both processes."""
     for burst in (BURST // 4, BURST):
         before = stage.sender.sent
         stage.sender.rate = 20_000.0
         began = time.monotonic()
         stage.until(lambda: stage.sender.sent >= before + burst, 60, "the sending of a burst")  # noqa: B023
-        stage.hush()
+        stage.drain()
         found = (stage.sender.sent - before) / (time.monotonic() - began)
     return found
 
 
-def look(stage: Stage, name: str, at_s: float) -> Look:
+def take_sample(stage: Stage, name: str, at_s: float) -> Sample:
     process = psutil.Process(stage[name].child.pid)
-    return Look(round(at_s, 1), name, process.memory_info().rss, process.num_fds())
+    return Sample(round(at_s, 1), name, process.memory_info().rss, process.num_fds())
 
 
-def growth(looks: Sequence[Look], name: str) -> dict[str, float]:
-    """After warm-up: resident memory as a share of what it was, file descriptors as a number."""
-    own = [one for one in looks if one.name == name]
+def growth(samples: Sequence[Sample], name: str) -> dict[str, float]:
+    """Returns the growth after the warm-up: of resident memory as a share, of file descriptors as a count."""
+    own = [one for one in samples if one.name == name]
     warm = own[len(own) // 3 :]
     tenth = max(1, len(warm) // 10)
     first, final = warm[:tenth], warm[-tenth:]
@@ -128,15 +127,15 @@ def growth(looks: Sequence[Look], name: str) -> dict[str, float]:
     }
 
 
-def draw(looks: Sequence[Look], path: Path) -> None:
+def draw(samples: Sequence[Sample], path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, (above, below) = plt.subplots(2, 1, sharex=True, figsize=(9, 6), layout="constrained")
-    for name in sorted({one.name for one in looks}):
-        own = [one for one in looks if one.name == name]
+    for name in sorted({one.name for one in samples}):
+        own = [one for one in samples if one.name == name]
         above.plot([one.at_s for one in own], [one.resident / 2**20 for one in own], label=name)
         below.plot([one.at_s for one in own], [one.descriptors for one in own], label=name)
     above.set_ylabel("resident memory, MiB")

@@ -1,6 +1,6 @@
-"""What a case acts on: brokers, workers and encoders as processes of their own, and a stream of events; and how a case is run.
+"""Runs one case: brokers, workers and encoders as child processes, a stream of events, and the faults injected into them.
 
-A process that ends by itself is started again, as a deployment would do; how often that happened is part of the result.
+A process that exits unexpectedly is restarted, as a deployment would do; the number of such exits is part of the result.
 """
 
 import pickle
@@ -31,20 +31,21 @@ from tests.chaos.cluster import Cluster
 from tests.chaos.observe import ENCODERS, WORKERS, observe
 from tests.chaos.sender import Sender
 
+BUILD: Final = Path(__file__).parents[2] / "build"
 TOPICS: Final = TopicSettings(partitions=4)
 SOURCES: Final = source_topics(TOPICS)
 SETTLE_S: Final = 300.0
 FOLD_S: Final = 400.0
 _RESTART_AFTER_S: Final = 1.0
-_LOOK_S: Final = 0.5
+_POLL_S: Final = 0.5
 
 
-class Skipped(Exception):  # noqa: N818  (an answer, not a fault)
-    """A case that cannot run here, and why."""
+class Skipped(Exception):  # noqa: N818  (an outcome, not an error)
+    """The case cannot run on this machine; the message says why."""
 
 
 class Process:
-    """One worker or encoder that can be killed, paused and started again under its name."""
+    """One worker or encoder that can be killed, paused and restarted under its name."""
 
     def __init__(self, command: str, name: str, bootstrap: str, folder: Path, variables: Mapping[str, str]) -> None:
         self.name = name
@@ -66,12 +67,12 @@ class Process:
         self._child, self._ended_at = ChildProcess(self._arguments, self._variables, self.log), None
 
     def kill(self) -> None:
-        """With -9."""
+        """Sends SIGKILL."""
         self.child.kill()
         self._child = None
 
     def stop(self) -> int:
-        """With SIGTERM; gives the exit code."""
+        """Sends SIGTERM and returns the exit code."""
         child, self._child = self.child, None
         child.stop()
         return int(child.process.returncode)
@@ -93,7 +94,7 @@ class Process:
         return self._child is not None and self._child.process.poll() is None
 
     def metric(self, sample: str) -> float:
-        """The value of one sample as it stands in the exposition, 0 where there is none."""
+        """Returns the value of one sample, written as in the exposition format; 0 if it is missing."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{sample} "))
@@ -101,8 +102,8 @@ class Process:
     def said(self, text: str) -> bool:
         return text in self.log.read_text(errors="replace")
 
-    def tend(self) -> None:
-        """Starts it again a second after it ended by itself."""
+    def restart_if_exited(self) -> None:
+        """Restarts the process a second after an unexpected exit."""
         if self._child is None or self._child.process.poll() is None:
             return
         now = time.monotonic()
@@ -115,11 +116,21 @@ class Process:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A stream of events at a rate (events/s), a schedule of faults, and what must hold afterwards.
+    """A stream of events, a schedule of faults, and what must hold afterwards. Events keep flowing during the faults.
 
-    The stream goes on while the faults do. `model` off: lists in the catalogue's order. `settles` off: the faults end in a
-    refusal, after all was folded. `sent_once`: a duplicate fails it (a consumer of committed records sees none). `exact` off:
-    what remains is counted and reported, not failed (`why` says why).
+    Attributes:
+        name: shown in the table; `CASES` selects by it.
+        faults: injects the faults.
+        rate: events/s.
+        workers, encoders, brokers: how many of each are started.
+        proxied: whether clients reach the broker through a proxy.
+        variables: settings of the processes, as environment variables.
+        repeat: the share of events sent twice.
+        model: whether a model is served; without one, lists follow the catalogue's order.
+        settles: whether everything is folded in the end; without it, the faults end in a refusal after everything was folded.
+        sent_once: whether a duplicate fails the case (a consumer of committed records sees none).
+        exact: whether differences fail the case; without it, they are only reported.
+        why: why the case is not exact.
     """
 
     name: str
@@ -139,7 +150,7 @@ class Case:
 
 
 class Stage:
-    """Everything that the faults of one case may touch. `rng` draws their moments."""
+    """Everything that the faults of one case may touch. `rng` draws the timing of the faults."""
 
     def __init__(self, case: Case, cluster: Cluster, folder: Path, seed: int) -> None:
         self.case = case
@@ -158,62 +169,63 @@ class Stage:
         return self.processes[name]
 
     def add(self, command: str, name: str) -> Process:
-        """A further worker or encoder, started."""
+        """Starts another worker or encoder."""
         made = Process(command, name, self.bootstrap, self.folder, self.case.variables)
         self.processes[name] = made
         made.start()
         return made
 
     def wait(self, seconds: float) -> None:
-        """Lets the stream flow; whatever ends by itself is started again."""
+        """Lets events flow for a while, restarting processes that exit unexpectedly."""
         self.until(lambda: False, seconds, "", must=False)
 
     def until(self, condition: Callable[[], bool], seconds: float, what: str, *, must: bool = True) -> bool:
-        """Waits for `condition` while tending the processes; whether it came true. Raises AssertionError where it must and does
-        not.
+        """Waits for `condition`, restarting processes meanwhile, and returns whether it became true.
+
+        Raises AssertionError on a timeout if `must` is set.
         """
         deadline = time.monotonic() + seconds
         while not condition():
             for process in self.processes.values():
-                process.tend()
+                process.restart_if_exited()
             if time.monotonic() > deadline:
                 assert not must, f"{what} did not happen within {seconds:.0f} s"
                 return False
-            time.sleep(min(_LOOK_S, max(0.0, deadline - time.monotonic())))
+            time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
         return True
 
     def progress(self, group: str = WORKERS) -> GroupLag:
-        """How far a group is; nothing while the broker cannot tell."""
+        """Returns the lag of a group, or zeros while the broker does not answer."""
         try:
             return group_lag(self.bootstrap, group, SOURCES if group == WORKERS else [TOPICS.transcripts])
         except IsthmusError:
             return GroupLag(0, 0)
 
-    def folds_on(self, records: int = 1, seconds: float = FOLD_S) -> None:
-        """Waits until so many more records are committed."""
+    def wait_for_progress(self, records: int = 1, seconds: float = FOLD_S) -> None:
+        """Waits until this many more records are committed."""
         before = self.progress().committed
         self.until(lambda: self.progress().committed >= before + records, seconds, "the folding of more events")
 
     def forget_acknowledged(self, topic: str) -> None:
-        """Of a topic about to be deleted: its records will not be where they were."""
+        """Drops the acknowledgements of a topic about to be deleted: its offsets will no longer be valid."""
         kept = {place: event for place, event in self.sender.acknowledged.items() if place[0] != topic}
         self.sender.acknowledged.clear()
         self.sender.acknowledged.update(kept)
 
-    def hush(self) -> None:
-        """Stops the stream for now, and waits until all of it is folded."""
+    def drain(self) -> None:
+        """Pauses the stream and waits until everything sent is folded."""
         self.sender.rate = 0.0
         self.until(lambda: self.sender.is_quiet() and self.is_settled(), SETTLE_S, "the folding of all events so far")
 
     def is_settled(self) -> bool:
-        """Whether all is committed: the encoders' part first, for it makes work for the workers."""
+        """Returns whether everything is committed. Encoders are asked first because they produce input for the workers."""
         encoders = self.progress(ENCODERS)
         workers = self.progress()
         return encoders.end > 0 and workers.end > 0 and encoders.lag == 0 and workers.lag == 0
 
 
 def run_case(case: Case, folder: Path, seed: int) -> dict[str, Any]:
-    """Runs a case in `folder` and gives its row; the folder is kept where the case did not end as it must."""
+    """Runs a case in `folder` and returns its row. The folder is kept if the case failed."""
     began = time.monotonic()
     row: dict[str, Any] = {"case": case.name, "seed": seed, "ok": False, "events": 0}
     stage = None
@@ -238,7 +250,7 @@ def run_case(case: Case, folder: Path, seed: int) -> dict[str, Any]:
 
 
 def play(stage: Stage) -> Verdict:
-    """Starts everything, lets the faults happen under the stream, waits until all is folded, and judges."""
+    """Starts the processes, injects the faults while events flow, waits until everything is folded, and checks the result."""
     case, bootstrap = stage.case, stage.bootstrap
     create_or_check(bootstrap, TOPICS, dev=case.brokers == 1)
     if case.model:

@@ -1,4 +1,4 @@
-"""The disk full, models that cannot be had or do not fit: the worker says so, keeps what it has and comes back."""
+"""Faults of the environment: a full disk, and models that are missing or do not fit. The worker reports them and recovers."""
 
 import os
 import shutil
@@ -13,9 +13,9 @@ _VOLUME_BYTES: Final = 256 << 20
 
 
 def fill_disk(stage: Stage) -> None:
-    """The volume of the worker's tables is full: it ends naming the cause, and is exact once there is room again."""
+    """Fills the volume of the worker's tables: the worker stops with the cause, and is exact once there is space again."""
     if os.geteuid() != 0 or shutil.which("mount") is None:
-        raise Skipped("a full volume needs root: it mounts a tmpfs")
+        raise Skipped("filling a volume requires root, to mount a tmpfs")
     worker, folder = stage["worker-1"], stage.folder / "state"
     worker.stop()
     aside = stage.folder / "state-before"
@@ -24,18 +24,18 @@ def fill_disk(stage: Stage) -> None:
     stage.afterwards.callback(_run, "umount", "--lazy", str(folder))
     shutil.copytree(aside, folder, dirs_exist_ok=True)
     worker.start()
-    stage.folds_on(1_000)
+    stage.wait_for_progress(1_000)
     filler = folder / "filler"
     fill(filler)
-    stage.until(lambda: worker.ended_by_itself > 0, 120, "the worker's end on a full disk")
-    assert worker.said("No space left"), "the worker does not say that the disk is full"
+    stage.until(lambda: worker.ended_by_itself > 0, 120, "the exit of the worker on the full disk")
+    assert worker.said("No space left"), "the log of the worker does not mention the full disk"
     stage.wait(5)
     filler.unlink()
-    stage.folds_on(2_000)
+    stage.wait_for_progress(2_000)
 
 
 def fill(path: Path) -> None:
-    """Writes until there is no room."""
+    """Writes until the volume is full."""
     try:
         with path.open("wb", buffering=0) as file:
             while True:
@@ -45,7 +45,9 @@ def fill(path: Path) -> None:
 
 
 def refuse_models(stage: Stage) -> None:
-    """Announced, but unreachable, missing, corrupt, or of other items: refused and counted; the old one goes on serving."""
+    """Announces models that are unreachable, missing, corrupt or of other items: each is refused and counted, and the old model
+    keeps serving.
+    """
     worker = stage["worker-1"]
     good = stage.folder / "other-1"
     sha256 = write_champion(good, tuple(f"foreign-{number}" for number in range(24)), "2")
@@ -65,7 +67,7 @@ def refuse_models(stage: Stage) -> None:
         sample = f'isthmus_model_refusals_total{{reason="{reason}"}}'
         stage.until(lambda: worker.metric(sample) == seen[reason], 60, f"the refusal of {uri}")  # noqa: B023
         assert worker.metric('isthmus_model_info{name="latent_feature",version="1"}') == 1
-        stage.folds_on(500)
+        stage.wait_for_progress(500)
 
 
 def _run(*command: str) -> None:

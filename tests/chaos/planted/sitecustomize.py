@@ -1,6 +1,6 @@
-"""A planted bug, for the case of poison: put on PYTHONPATH it makes the step of a process raise on clicks with the tag "poison".
+"""A planted bug for the poison case: on PYTHONPATH, it makes a process's step raise on clicks with the tag "poison".
 
-Python imports a module of this name at its start; the program itself knows nothing of it.
+Python imports a module of this name at startup; the program under test does not refer to it.
 """
 
 from typing import Any

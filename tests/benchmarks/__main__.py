@@ -1,24 +1,23 @@
-"""`make bench`: the table against the field, its parts chosen by BENCH_PARTS (`make bench PARTS=throughput,latency`); one machine.
+"""`make bench`: compares Isthmus with other implementations on one machine; `make bench PARTS=throughput,latency` selects parts.
 
-Writes build/bench.json (and build/bench.png) and prints the tables of tests/benchmarks/README.md. Rows of parts that were not run
-stay as they were. BENCH_ROUNDS repeats the throughput, BENCH_SCALE shrinks all counts (to see that it runs, not to measure).
+Writes build/bench.json and build/bench.png and prints the tables of tests/benchmarks/README.md. Rows of parts that were not run are
+kept. BENCH_ROUNDS repeats the throughput part; BENCH_SCALE shrinks all counts, to try the program rather than to measure.
 """
 
-import fcntl
 import json
 import os
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from tests.benchmarks import encoder, growth, latencies, scale, serving, sharing, throughput
+from tests.benchmarks import encoder_throughput, growth, latencies, scale, serving, sharing, throughput
+from tests.benchmarks.exclusive import exclusive_run
 from tests.benchmarks.field import OTHERS
 from tests.benchmarks.network import write_network
 from tests.benchmarks.table import as_tables, plot, with_ratios
@@ -55,7 +54,7 @@ class Bench:
         return growth.user_rows(self.folder, self.model, SCALE)
 
     def encoder(self) -> Iterable[dict[str, Any]]:
-        return encoder.rows(self.folder, SCALE)
+        return encoder_throughput.rows(self.folder, SCALE)
 
     def systems(self) -> Iterable[dict[str, Any]]:
         return serving.rows(self.folder, SCALE)
@@ -76,27 +75,16 @@ PARTS: dict[str, Callable[[Bench], Iterable[dict[str, Any]]]] = {
 }
 
 
-@contextmanager
-def alone() -> Iterator[None]:
-    """Two runs on one machine would measure each other: the second ends here."""
-    with (Path(tempfile.gettempdir()) / "isthmus-bench.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.exit("another benchmark is running on this machine: wait for its end")
-        yield
-
-
 def chosen() -> list[str]:
     names = [name for name in (os.environ.get("BENCH_PARTS") or ",".join(PARTS)).split(",") if name]
     if unknown := set(names) - set(PARTS):
-        sys.exit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        sys.exit(f"no such part: {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
     return names
 
 
 def main() -> None:
     names, failed = chosen(), list[str]()
-    with alone(), tempfile.TemporaryDirectory(prefix="isthmus-bench-") as temporary:
+    with exclusive_run(), tempfile.TemporaryDirectory(prefix="isthmus-bench-") as temporary:
         psutil.Process().cpu_affinity(OTHERS)
         rows = json.loads(OUT.read_text()) if OUT.exists() else []
         bench = Bench(Path(temporary), [row for row in rows if row.get("part") in PARTS])
@@ -105,7 +93,7 @@ def main() -> None:
             found: list[dict[str, Any]] = []
             try:
                 found += ({**row, "part": name} for row in PARTS[name](bench))
-            except Exception:  # noqa: BLE001  (the other parts are still worth their time)
+            except Exception:  # noqa: BLE001  (the other parts still run)
                 traceback.print_exc()
                 failed.append(name)
             bench.rows = with_ratios([*(row for row in bench.rows if row["part"] != name), *found])
@@ -115,7 +103,7 @@ def main() -> None:
     plot(bench.rows, OUT.with_suffix(".png"))
     print(as_tables([row for row in bench.rows if row["part"] in names]))
     if failed:
-        sys.exit(f"not measured to the end: {', '.join(failed)}")
+        sys.exit(f"failed parts: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Sentences per second of the encoder beside sentence-transformers: float and int8, with and without its memory of sentences.
+"""Sentences per second of the encoder, compared with sentence-transformers: float and int8, with and without its sentence cache.
 
-Each contender in a process of its own on one core, in turns; the same transcripts in the same portions. `python -m
-tests.benchmarks.encoder NAME` reads a `Task` from standard input and prints a row.
+Each contender runs in its own process on one core, in turns, on the same transcripts in the same batches. `python -m
+tests.benchmarks.encoder_throughput NAME` reads a `Task` from standard input and prints a row.
 """
 
 import os
@@ -24,14 +24,14 @@ from tests.benchmarks.job import peak_rss_bytes
 
 CALLS: Final = 200
 PORTION: Final = 20
-"""Calls that one batch of the encoder's stage holds."""
+"""Calls in one batch of the encoder stage."""
 ROUNDS: Final = 2
 BASELINE: Final = "sentence-transformers"
 CONTENDERS: Final = (BASELINE, "float32", "float32, no memory", "int8", "int8, no memory")
 
 
 class Task(msgspec.Struct):
-    """`distinct`: no sentence comes twice."""
+    """What to encode. `distinct`: no sentence repeats."""
 
     float32_folder: str
     int8_folder: str
@@ -40,7 +40,7 @@ class Task(msgspec.Struct):
 
 
 def rows(folder: Path, scale: float) -> Iterator[dict[str, Any]]:
-    """A row a contender and kind of transcripts; `speedup` over sentence-transformers of the same run."""
+    """Yields one row per contender and kind of transcripts; `speedup` is relative to sentence-transformers in the same run."""
     float32 = folder / "text-float32"
     import_encoder(PACKAGED, float32, standing_in([]), print, "float32")
     for distinct in (False, True):
@@ -59,7 +59,7 @@ def rows(folder: Path, scale: float) -> Iterator[dict[str, Any]]:
 
 
 def transcripts(task: Task) -> list[list[str]]:
-    """The synthetic world's calls; `distinct` keeps each sentence once and numbers none, so that lengths stay as they are."""
+    """Returns calls of the synthetic world. `distinct` keeps each sentence once, unnumbered, so that lengths do not change."""
     from training.datasets.synthetic.calls import write_call
     from training.datasets.synthetic.chance import Chance
 
@@ -86,7 +86,7 @@ def _repeated(task: Task) -> float:
 
 
 def _child(name: str, task: Task) -> dict[str, float]:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.encoder", name]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.encoder_throughput", name]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, input=msgspec.json.encode(task), stdout=subprocess.PIPE, check=True, env=environment)
     row: dict[str, float] = msgspec.json.decode(done.stdout.splitlines()[-1])

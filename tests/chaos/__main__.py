@@ -1,6 +1,6 @@
-"""`make chaos`: runs cases one after the other and writes build/chaos.json, one row a case, after each of them.
+"""`make chaos`: runs the cases one after the other; after each, writes its row to build/chaos.json.
 
-`CASES="kill,broker"` runs those whose names hold one of the words; `SEED` draws other moments.
+`CASES="kill,broker"` runs the cases whose names contain one of the words; `SEED` varies the timing of the faults.
 """
 
 import argparse
@@ -9,29 +9,29 @@ import logging
 import signal
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 from tests.chaos.cases import CASES
-from tests.chaos.stage import run_case
+from tests.chaos.stage import BUILD, run_case
 
-BUILD: Final = Path(__file__).parents[2] / "build"
 COLUMNS: Final = ("events", "lost", "applied_twice", "wrong_last", "duplicates_sent", "committed_equals_end", "seconds", "ok")
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # brokers and workers are ended on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds the context managers, which stop brokers and workers
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", default="", help="words, comma-separated: cases whose names hold one of them (default: all)")
+    parser.add_argument(
+        "--cases", default="", help="comma-separated: run cases whose names contain one of these words (default: all)"
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rate", type=float, help="events/s, instead of each case's own")
+    parser.add_argument("--rate", type=float, help="events/s; default: each case's own rate")
     given = parser.parse_args()
     words = [word.strip() for word in given.cases.split(",") if word.strip()]
     chosen = [case for case in CASES.values() if not words or any(word in case.name for word in words)]
     if given.rate:
         chosen = [replace(case, rate=given.rate) for case in chosen]
     if not chosen:
-        print("no such case; there are: " + ", ".join(CASES), file=sys.stderr)
+        print("no such case; choose from: " + ", ".join(CASES), file=sys.stderr)
         return 2
     (BUILD / "chaos").mkdir(parents=True, exist_ok=True)
     logging.basicConfig(filename=BUILD / "chaos" / "clients.log", level=logging.WARNING)
@@ -47,20 +47,20 @@ def main() -> int:
 
 
 def write(row: dict[str, Any], *, keep: bool) -> None:
-    """Puts a case's row into build/chaos.json in the place of its former one; `keep` the rows of the other cases."""
+    """Writes a row to build/chaos.json in place of the case's previous row. `keep`: keep the rows of other cases."""
     path = BUILD / "chaos.json"
     former = json.loads(path.read_text()) if keep and path.exists() else []
     path.write_text(json.dumps([*(other for other in former if other["case"] != row["case"]), row], indent=1))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows as a Markdown table; what else was seen stands below it."""
+    """Returns the rows as a Markdown table, followed by notes, errors and skipped cases."""
     lines = [f"| case | {' | '.join(COLUMNS)} |", "| --- |" + " --- |" * len(COLUMNS)]
     lines += [f"| {row['case']} | {' | '.join(str(row.get(column, '')) for column in COLUMNS)} |" for row in rows]
     for row in rows:
         seen = [*row.get("notes", []), *([row["error"]] if "error" in row else [])]
         seen += [f"skipped: {row['skipped']}"] if "skipped" in row else []
-        seen += [f"{row['ended_by_themselves']} times a process ended by itself"] if row.get("ended_by_themselves") else []
+        seen += [f"{row['ended_by_themselves']} unexpected process exits"] if row.get("ended_by_themselves") else []
         seen += [f"{kind}: {', '.join(names)}" for kind, names in row.get("examples_of", {}).items()]
         lines += [f"  {row['case']}: {text}" for text in seen]
     return "\n".join(lines)
