@@ -1,4 +1,4 @@
-"""Rankers of every system with random weights: small enough for a test, or as large as trained ones, for what serving costs."""
+"""Rankers of every system with random weights: small for tests, or as large as trained ones to measure the cost of serving."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -19,7 +19,7 @@ TEXT_MODEL: Final = "text-1"
 
 
 def small(name: str) -> Any:
-    """A configuration whose network costs nothing."""
+    """A configuration with a tiny network."""
     from models.network import GruConfig
     from models.networks.generative_imputation import GenerativeConfig
     from models.networks.isthmus import IsthmusConfig
@@ -51,7 +51,7 @@ def random_ranker(
     text_width: int = TEXT_WIDTH,
     seed: int = 1,
 ) -> Ranker:
-    """A ranker whose scores depend on all that it reads. `config`: None is a small one."""
+    """A ranker whose scores depend on all that it reads. `config`: None for a tiny network."""
     if name == POPULAR:
         return Popular("0", "popular", tuple(items), prior)
     import torch
@@ -61,28 +61,29 @@ def random_ranker(
     from models.systems import network_type
     from models.vocabulary import Vocabulary
 
-    made = network_type(name)
+    network_class = network_type(name)
     known = {"tags": tags, "clicks": clicks, "keywords": KEYWORDS, "words": sorted({*tags, *KEYWORDS})}
-    reader = Featurizer({kind: Vocabulary(known[kind]) for kind in made.token_fields}, text_width if made.uses_text_vectors else 0)
+    vocabularies = {kind: Vocabulary(known[kind]) for kind in network_class.token_fields}
+    reader = Featurizer(vocabularies, text_width if network_class.uses_text_vectors else 0)
     torch.manual_seed(seed)
     config = small(name) if config is None else config
-    network = made(config, reader, torch.from_numpy(prior))
+    network = network_class(config, reader, torch.from_numpy(prior))
     for weight in network.state_dict().values():
         torch.nn.init.normal_(weight, std=0.3)
-    own_text_model = text_model if made.uses_conversations else None
+    own_text_model = text_model if network_class.uses_conversations else None
     return NeuralRanker(name, "0", "random", tuple(items), prior, own_text_model, reader, network, config)
 
 
 def random_history(rng: np.random.Generator, length: int, *, conversations: float = 0.3) -> list[Interaction]:
-    """Interactions, of which that share are conversations; some with tags and keywords that no vocabulary knows."""
-    made: list[Interaction] = []
+    """Interactions, `conversations` of them calls (a share); some have tags and keywords that no vocabulary contains."""
+    history: list[Interaction] = []
     for number in range(length):
         if rng.random() < conversations:
             vector = rng.normal(size=TEXT_WIDTH).astype("<f2").tobytes()
             words = tuple(rng.choice([*KEYWORDS, "unknown"], size=int(rng.integers(0, 3)), replace=False).tolist())
             part = Part(number, number, int(rng.integers(1, 9)), vector, join_tokens(words), TEXT_MODEL)
-            made.append(conversation_of([part], f"c{number}"))
+            history.append(conversation_of([part], f"c{number}"))
         else:
             tags = tuple(rng.choice([*TAGS, "unknown"], size=int(rng.integers(1, 4)), replace=False).tolist())
-            made.append(session_of([(number, tags)]))
-    return made
+            history.append(session_of([(number, tags)]))
+    return history

@@ -1,6 +1,6 @@
-"""Hand-made events, an in-memory state store and a ranker whose lists depend on everything a real one's may: for tests of the step.
+"""Hand-made events, an in-memory state store, and a ranker that reads all that a trained one may read: for tests of the step.
 
-Not the synthetic world: nobody here has tastes.
+Unlike in the synthetic world, users have no tastes.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ WIDTH = 4  # of a test's sentence vectors
 
 @dataclass
 class OrderRanker:
-    """A ranker in numpy whose representation depends on the order, the tags, the click order and the vectors."""
+    """A ranker in numpy whose representation depends on the order of interactions and clicks, the tags and the vectors."""
 
     version: str = "1"
     seed: int = 1
@@ -67,7 +67,7 @@ class OrderRanker:
         if isinstance(interaction, Conversation):
             return np.concatenate([interaction.vector()[:WIDTH], [len(interaction.keywords), 1]]).astype(np.float32)
         tags = sum((weight(tag) for tag in interaction.tags), 0.0)
-        order = sum(place * weight(tag) for place, (_, all_tags) in enumerate(interaction.clicks()) for tag in all_tags)
+        order = sum(index * weight(tag) for index, (_, all_tags) in enumerate(interaction.clicks()) for tag in all_tags)
         return np.array([tags, order % 1, len(interaction.tags) / 9, 0, 0, -1], dtype=np.float32)
 
 
@@ -77,7 +77,7 @@ def weight(tag: str) -> float:
 
 @dataclass
 class Store:
-    """State records of one partition in memory; a step's outcome is applied to it as a worker would."""
+    """State records of one partition in memory. `apply` writes a step's outcome to it as a worker would."""
 
     records: dict[bytes, bytes] = field(default_factory=dict)
     recommendations: dict[bytes, bytes | None] = field(default_factory=dict)
@@ -96,9 +96,9 @@ class Store:
         self.examples.update((output.key, output.value) for output in outcome.examples)
 
     def newest_examples(self) -> dict[bytes, TrainingExample]:
-        """By key, with the revision left out: how often one was made again depends on the order of arrival."""
-        found = {key: decode_example(value) for key, value in self.examples.items() if value is not None}
-        return {key: msgspec.structs.replace(example, revision=0) for key, example in found.items()}
+        """By key, without the revision: how often an example was revised depends on the order of arrival."""
+        examples = {key: decode_example(value) for key, value in self.examples.items() if value is not None}
+        return {key: msgspec.structs.replace(example, revision=0) for key, example in examples.items()}
 
     def last_list(self, user: str = "u") -> tuple[str, ...]:
         value = self.recommendations.get(user.encode())
@@ -110,7 +110,7 @@ def settings(**changes: object) -> StepConfig:
 
 
 def catalogue(**items: bool) -> Catalogue:
-    """The test's items; by keyword (item_0=True) which are repeatable."""
+    """The test's items; keywords such as item_0=True make them repeatable."""
     return Catalogue(Item(item, item, repeatable=items.get(item.replace("-", "_"), False)) for item in ITEMS)
 
 
@@ -160,7 +160,7 @@ def run(
     items: Catalogue | None = None,
     step_settings: StepConfig | None = None,
 ) -> Outcome:
-    """One step whose outcome is applied to the store."""
+    """One step; applies its outcome to the store."""
     outcome = step(batch, store, ranker, catalogue() if items is None else items, step_settings or settings())
     store.apply(outcome)
     return outcome
@@ -169,7 +169,7 @@ def run(
 def deliver(
     store: Store, deliveries: Sequence[tuple[Source, UserEvent]], ranker: Ranker | None = None, items: Catalogue | None = None
 ) -> Counter[Count]:
-    """The events one batch each, offsets counted per source; calls carry their own."""
+    """One batch per event, with offsets counted per source; calls carry their own."""
     offsets: dict[Source, int] = {}
     counts = Counter[Count]()
     for source, event in deliveries:
@@ -179,7 +179,7 @@ def deliver(
 
 
 def history_of(store: Store, user: str = "u") -> list[object]:
-    """The user's whole history as views that do not depend on how it is stored."""
+    """The user's whole history in a form that does not depend on how it is stored."""
     stored_head, stored_facts = store.get_many([head_key(user.encode()), facts_key(user.encode())])
     head = Head() if stored_head is None else decode_head(stored_head)
     facts = Facts() if stored_facts is None else decode_facts(stored_facts)

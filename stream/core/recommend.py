@@ -56,12 +56,11 @@ class PendingUsers(NamedTuple):
         return self.notified_users is None or user.key in self.notified_users
 
 
-class _RankedList(NamedTuple):
-    """One user's ranked items and what they are based on."""
+class _RankedBy(NamedTuple):
+    """What ranked the lists of a batch: a model version and its fingerprint, or no model and ""."""
 
-    items: tuple[RankedItem, ...]
-    support: Modalities
-    because: tuple[Reasoning, ...] | None
+    model: ModelName
+    fingerprint: str
 
 
 def recommend(pending: Sequence[PendingUsers], ranker: Ranker | None, catalogue: Catalogue, k: int, *, explain: bool) -> None:
@@ -72,17 +71,20 @@ def recommend(pending: Sequence[PendingUsers], ranker: Ranker | None, catalogue:
     parts = [part for part in pending for _ in part.users]
     rows, supports = represent(users, ranker)
     scores, items = _scores(rows, supports, ranker, catalogue)
+    ranked_by = _RankedBy(_NO_MODEL, "")
+    if ranker is not None:
+        ranked_by = _RankedBy(ModelName(ranker.name, ranker.version), ranker.fingerprint)
     rounded = np.round(scores.astype(np.float64), SCORE_DIGITS).tolist()
     for moment, group in _by_offer(users, catalogue):
         post_filter = PostFilter(items, catalogue, moment)
         blocked = [catalogue.blocked(users[row].head.owned, users[row].head.excluded) for row in group]
         for row, positions in zip(group, post_filter.top(scores[group], blocked, k), strict=True):
-            user, values = users[row], rounded[row]
+            user, support, values = users[row], supports[row], rounded[row]
             ranked = tuple(
                 [RankedItem(items[position], rank, values[position]) for rank, position in enumerate(positions, start=1)]
             )
             because = _because(user, ranker, positions[0]) if explain and ranker is not None and positions else None
-            _emit(user, _RankedList(ranked, supports[row], because), ranker, parts[row])
+            _emit(user, ranked, support, _fallback(support, ranker), because, ranked_by, parts[row])
 
 
 def represent(users: Sequence[UserState], ranker: Ranker | None) -> tuple[Rows, list[Modalities]]:
@@ -214,15 +216,21 @@ def _fallback(support: Modalities, ranker: Ranker | None) -> Fallback | None:
     return None if support.session or support.conversation else "popularity"
 
 
-def _emit(user: UserState, ranked: _RankedList, ranker: Ranker | None, pending: PendingUsers) -> None:
+def _emit(
+    user: UserState,
+    ranked: tuple[RankedItem, ...],
+    support: Modalities,
+    fallback: Fallback | None,
+    because: tuple[Reasoning, ...] | None,
+    ranked_by: _RankedBy,
+    pending: PendingUsers,
+) -> None:
     """Adds a user's list to the outcome, unless it repeats the last one."""
     head, cause, outcome = user.head, user.cause, pending.outcome
     if cause is None:
         return
-    model = _NO_MODEL if ranker is None else ModelName(ranker.name, ranker.version)
-    fingerprint = "" if ranker is None else ranker.fingerprint
-    fallback = _fallback(ranked.support, ranker)
-    items = tuple([ranked_item.item for ranked_item in ranked.items])
+    model, fingerprint = ranked_by
+    items = tuple([entry.item for entry in ranked])
     last = head.last_list
     is_repeated = last is not None and (last.items, last.fingerprint, last.fallback) == (items, fingerprint, fallback)
     if is_repeated and pending.may_suppress(user):
@@ -235,27 +243,26 @@ def _emit(user: UserState, ranked: _RankedList, ranker: Ranker | None, pending: 
         occurred_at=user.broker_ms,
         caused_by=cause,
         model=model,
-        items=ranked.items,
-        modalities=ranked.support,
+        items=ranked,
+        modalities=support,
         fallback=fallback,
-        because=ranked.because,
+        because=because,
     )
-    value, recommendation_id = _encode_with_id(recommendation, user)
-    headers = cloud_event(recommendation_id, "isthmus.recommendation", user.broker_ms)
-    outcome.recommendations.append(Output(user.key, value, headers))
+    outcome.recommendations.append(_output_with_id(recommendation, user))
     outcome.cause_times.append(CauseTimes(cause.occurred_at, user.broker_ms))
     outcome.counts["recommendations", "sent"] += 1
 
 
-def _encode_with_id(recommendation: Recommendation, user: UserState) -> tuple[bytes, str]:
-    """The JSON of a recommendation with its id, and the id itself.
+def _output_with_id(recommendation: Recommendation, user: UserState) -> Output:
+    """The record of a recommendation, with its id.
 
     The id hashes the content and the applied offsets, so that two contents never share one. It is inserted into the encoded
     content, which costs less than encoding twice.
     """
     content = _encode(recommendation)
     recommendation_id = blake2b(content + encode_state(user.head.applied), digest_size=12).hexdigest()
-    return content.replace(_EMPTY_ID, _ID % recommendation_id.encode(), 1), recommendation_id
+    value = content.replace(_EMPTY_ID, _ID % recommendation_id.encode(), 1)
+    return Output(user.key, value, cloud_event(recommendation_id, "isthmus.recommendation", user.broker_ms))
 
 
 def _because(user: UserState, ranker: Ranker, position: int) -> tuple[Reasoning, ...]:

@@ -170,7 +170,7 @@ def _load(admitted: Sequence[tuple[Record, UserEvent]], states: StateStore, cont
 
 
 def _handle(user: UserState, record: Record, event: UserEvent, context: _Context) -> None:
-    """Applies one event to its user, unless it is unusable, a duplicate or erased."""
+    """Decides what becomes of one event: unusable, a duplicate, erased, or applied to its user."""
     source, head, counts = context.batch.source, user.head, context.outcome.counts
     origin = coordinates_of(record, event, context.batch)
     number = SOURCE_NUMBERS[source]
@@ -197,14 +197,20 @@ def _handle(user: UserState, record: Record, event: UserEvent, context: _Context
         if isinstance(event, Purchase):  # its example may have been sent from a state that was lost later
             erase_example(user, event_id, context.fold)
         return
-    counts["events", source, "applied"] += 1
-    if moment < head.newest_at:
-        is_beyond = moment < head.newest_at - context.config.allowed_lateness_ms
-        counts["late", source, "beyond" if is_beyond else "within"] += 1
     user.broker_ms = record.timestamp
     user.cause = Cause(event_id, source, moment)
-    head.newest_at = max(head.newest_at, moment)
-    fold_event(user, event, user.cause, context.fold)
+    _apply(user, event, user.cause, context)
+
+
+def _apply(user: UserState, event: UserEvent, cause: Cause, context: _Context) -> None:
+    source, moment, newest_at, counts = cause.type, cause.occurred_at, user.head.newest_at, context.outcome.counts
+    counts["events", source, "applied"] += 1
+    if moment < newest_at:
+        is_beyond = moment < newest_at - context.config.allowed_lateness_ms
+        counts["late", source, "beyond" if is_beyond else "within"] += 1
+    else:
+        user.head.newest_at = moment
+    fold_event(user, event, cause, context.fold)
 
 
 def coordinates_of(record: Record, event: UserEvent | None, batch: Batch) -> Coordinates:

@@ -1,4 +1,4 @@
-"""One suite on every ranker: one interaction at a time gives what the whole history gives."""
+"""One suite for every ranker: advancing by one interaction at a time agrees with encoding the whole history."""
 
 import hashlib
 import json
@@ -23,20 +23,20 @@ def write(folder: Path, name: str, version: str = "7") -> str:
 
 @pytest.fixture(params=SYSTEMS)
 def ranker(request: pytest.FixtureRequest, tmp_path: Path) -> Ranker:
-    """Written and loaded as a worker does."""
+    """Written, then loaded as a worker loads it."""
     return load_ranker(str(tmp_path / "model"), write(tmp_path / "model", request.param))
 
 
 @pytest.mark.parametrize("conversations", [0.0, 0.4, 1.0], ids=["sessions", "both", "conversations"])
 def test_advancing_one_by_one_gives_what_encoding_gives(ranker: Ranker, conversations: float) -> None:
-    """Same first three for at least 99.9 % of users, scores within 1e-3; with one modality missing, both, none, and 10 long."""
+    """The same first three for at least 99.9 % of users, scores within 1e-3; one modality or both, 0 to 10 interactions."""
     rng = np.random.default_rng(0)
     lengths = [0, 10, *rng.integers(0, 11, size=400)]
     histories = [random_history(rng, int(length), conversations=conversations) for length in lengths]
     encoded = ranker.rank_many(ranker.encode_many(histories))
     rows = np.tile(ranker.initial(), (len(histories), 1))
     for turn in range(10):
-        due = [row for row, one in enumerate(histories) if len(one) > turn]
+        due = [row for row, history in enumerate(histories) if len(history) > turn]
         rows[due] = ranker.advance_many(rows[due], [histories[row][turn] for row in due])
     advanced = ranker.rank_many(rows)
     assert rows.dtype == np.float32
@@ -47,7 +47,7 @@ def test_advancing_one_by_one_gives_what_encoding_gives(ranker: Ranker, conversa
 
 
 def test_a_batch_of_one_or_none_gives_what_a_large_batch_gives(ranker: Ranker) -> None:
-    """A user's list does not depend on whose events came along with his."""
+    """A user's list does not depend on which other users are in the batch."""
     rng = np.random.default_rng(2)
     histories = [random_history(rng, length) for length in (3, 1, 10, 0)]
     together = ranker.rank_many(ranker.encode_many(histories))
@@ -58,9 +58,9 @@ def test_a_batch_of_one_or_none_gives_what_a_large_batch_gives(ranker: Ranker) -
 
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if name not in {POPULAR, "session", "conversation_keyword"}])
 def test_what_a_system_reads_moves_its_scores(name: str) -> None:
-    """Sessions, conversations, and for those that read both the order among them."""
+    """Sessions and conversations, unless it reads conversations only."""
     ranker = random_ranker(name, ITEMS, prior_of([["a"]], ITEMS))
-    session, call = random_history(np.random.default_rng(3), 1, conversations=0), None
+    session = random_history(np.random.default_rng(3), 1, conversations=0)
     call = random_history(np.random.default_rng(4), 1, conversations=1)
     scores = ranker.rank_many(ranker.encode_many([[], session, call, session + call]))
     assert not np.allclose(scores[0], scores[2])
@@ -70,17 +70,17 @@ def test_what_a_system_reads_moves_its_scores(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "other"), [("session", 1.0), ("conversation", 0.0), ("conversation_keyword", 0.0)])
 def test_a_uni_modal_system_gives_popularity_where_its_modality_is_missing(name: str, other: float) -> None:
-    """And is not moved by interactions of the other."""
+    """Interactions of the other modality do not change its scores."""
     ranker = random_ranker(name, ITEMS, prior_of([["a"], ["b", "a"]], ITEMS))
-    own, foreign = (random_history(np.random.default_rng(5), 3, conversations=share) for share in (1 - other, other))
-    scores = ranker.rank_many(ranker.encode_many([foreign, own, [*foreign, *own, *foreign]]))
+    readable, unreadable = (random_history(np.random.default_rng(5), 3, conversations=share) for share in (1 - other, other))
+    scores = ranker.rank_many(ranker.encode_many([unreadable, readable, [*unreadable, *readable, *unreadable]]))
     assert np.allclose(scores[0], ranker.prior)
     assert np.allclose(scores[1], scores[2])
     assert not np.allclose(scores[1], ranker.prior)
 
 
-def test_scores_are_one_per_item_between_nought_and_one(ranker: Ranker) -> None:
-    """Also for users without interactions; the prior has one share per item."""
+def test_scores_are_one_per_item_between_zero_and_one(ranker: Ranker) -> None:
+    """Also for users without interactions. The prior is each item's share of purchase events."""
     scores = ranker.rank_many(ranker.encode_many([[], random_history(np.random.default_rng(1), 3)]))
     assert scores.shape == (2, len(ITEMS))
     assert ((scores >= 0) & (scores <= 1)).all()
@@ -88,7 +88,7 @@ def test_scores_are_one_per_item_between_nought_and_one(ranker: Ranker) -> None:
 
 
 def test_names_version_and_fingerprint_come_from_the_folder(ranker: Ranker, tmp_path: Path) -> None:
-    """The fingerprint is the manifest's hash: two trainings never share it."""
+    """The fingerprint is the manifest's hash, so two trainings never share it."""
     assert ranker.version == "7"
     assert ranker.items == ITEMS
     other = load_ranker(str(tmp_path / "other"), write(tmp_path / "other", ranker.name, "8"))
@@ -96,11 +96,11 @@ def test_names_version_and_fingerprint_come_from_the_folder(ranker: Ranker, tmp_
 
 
 def test_latent_feature_reads_order_and_both_modalities(tmp_path: Path) -> None:
-    """The same interactions in another order, or one modality less, are another representation."""
+    """Another order of the same interactions, or a missing modality, gives another representation."""
     ranker = load_ranker(str(tmp_path / "m"), write(tmp_path / "m", "latent_feature"))
-    one, two = session_of([(1, ("car",))]), session_of([(2, ("dog",))])
+    first, second = session_of([(1, ("car",))]), session_of([(2, ("dog",))])
     call = conversation_of([Part(3, 3, 1, np.ones(TEXT_WIDTH, dtype="<f2").tobytes(), "", "text-1")], "c")
-    rows = ranker.encode_many([[one, two], [two, one], [one, two, call]])
+    rows = ranker.encode_many([[first, second], [second, first], [first, second, call]])
     assert not np.allclose(rows[0], rows[1])
     assert not np.allclose(rows[0], rows[2])
 
@@ -122,7 +122,7 @@ def test_latent_feature_reads_order_and_both_modalities(tmp_path: Path) -> None:
     ],
 )
 def test_a_folder_that_does_not_fit_is_refused_with_its_reason(tmp_path: Path, harm: object, reason: str) -> None:
-    """The worker keeps what it has and says why."""
+    """The worker keeps its present model and logs the reason."""
     write(tmp_path / "m", "latent_feature")
     harm(tmp_path / "m")  # type: ignore[operator]
     with pytest.raises(ModelRefused) as refused:
@@ -136,14 +136,14 @@ def rewrite(folder: Path, **changes: object) -> None:
 
 
 def replaced(folder: Path, name: str, content: bytes) -> None:
-    """As one who can write a manifest would."""
+    """Replaces a file and its hash in the manifest."""
     (folder / name).write_bytes(content)
     files = json.loads((folder / MANIFEST).read_text())["files"]
     rewrite(folder, files=files | {name: hashlib.sha256(content).hexdigest()})
 
 
 def test_another_manifest_than_the_announced_one_is_refused(tmp_path: Path) -> None:
-    """Whoever can write to the folder cannot change what is served."""
+    """Write access to the folder alone cannot change what is served."""
     write(tmp_path / "m", "popular")
     with pytest.raises(ModelRefused, match="not the announced one"):
         load_ranker(str(tmp_path / "m"), "0" * 64)

@@ -1,4 +1,4 @@
-"""A user's history, newest examples and last list depend on the set of his events, not on how his topics interleave."""
+"""A user's history, newest examples and last list depend on the set of events, not on how their topics interleave."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ session_ids = st.sampled_from([None, None, None, "s1", "s2"])
 
 @st.composite
 def user_events(draw: st.DrawFn, *, erasures: bool = False) -> Events:
-    """What one user does, topic by topic, each in any order of time: inside the bounds of the state."""
+    """One user's events by topic, in any order of time, within the bounds of the state."""
     clicks = draw(st.lists(st.builds(Click, st.just("u"), moments, tags, session_id=session_ids), max_size=12))
     spans = draw(st.lists(st.tuples(st.sampled_from(["c1", "c2"]), moments, st.integers(0, 20), st.integers(0, 9)), max_size=5))
     calls = [
@@ -29,18 +29,18 @@ def user_events(draw: st.DrawFn, *, erasures: bool = False) -> Events:
     action = st.sampled_from(["bought", "bought", "cancelled"])
     purchases = draw(st.lists(st.builds(Purchase, st.just("u"), moments, items, action=action), max_size=4))
     lists = draw(st.lists(st.builds(Eligibility, st.just("u"), moments, items), max_size=3))
-    gone = draw(st.lists(st.builds(Erasure, st.just("u"), moments), max_size=2)) if erasures else []
+    forgotten = draw(st.lists(st.builds(Erasure, st.just("u"), moments), max_size=2)) if erasures else []
     return {
         Source.CLICK: list(clicks),
         Source.CALL: list(calls),
         Source.PURCHASE: list(purchases),
         Source.ELIGIBILITY: list(lists),
-        Source.ERASURE: list(gone),
+        Source.ERASURE: list(forgotten),
     }
 
 
 def interleaved(events: Events, rng: np.random.Generator) -> list[tuple[Source, UserEvent]]:
-    """Some interleaving of the topics that keeps each topic's order."""
+    """A random interleaving of the topics that keeps each topic's order."""
     order = [source for source, sent in events.items() for _ in sent]
     rng.shuffle(order)
     queues = {source: list(sent) for source, sent in events.items()}
@@ -62,7 +62,7 @@ def assert_same(one: world.Store, other: world.Store) -> None:
 @settings(max_examples=150, deadline=None)
 @given(user_events(), st.integers(0, 2**32))
 def test_every_interleaving_gives_the_same_history_examples_and_list(events: Events, seed: int) -> None:
-    """Clicks overtake calls, purchases come at night: what is known in the end is the same."""
+    """Clicks overtake calls and purchases arrive at night, but the final result is the same."""
     rng = np.random.default_rng(seed)
     assert_same(after(interleaved(events, rng)), after(interleaved(events, rng)))
 
@@ -70,7 +70,7 @@ def test_every_interleaving_gives_the_same_history_examples_and_list(events: Eve
 @settings(max_examples=100, deadline=None)
 @given(user_events(erasures=True), st.integers(0, 2**32))
 def test_an_erasure_forgets_the_same_whenever_it_arrives(events: Events, seed: int) -> None:
-    """What came before the erasure is gone and what came after it stays, in whatever order both arrived."""
+    """Events before the erasure are forgotten and later ones stay, in whatever order they arrived."""
     rng = np.random.default_rng(seed)
     assert_same(after(interleaved(events, rng)), after(interleaved(events, rng)))
 
@@ -78,7 +78,7 @@ def test_an_erasure_forgets_the_same_whenever_it_arrives(events: Events, seed: i
 @settings(max_examples=60, deadline=None)
 @given(user_events(), st.integers(0, 2**32), st.integers(1, 5))
 def test_redelivery_and_other_cuts_of_batches_change_nothing(events: Events, seed: int, size: int) -> None:
-    """Records delivered again, in batches cut differently, leave the state as it was."""
+    """Redelivering the records in other batches leaves the state unchanged."""
     deliveries = interleaved(events, np.random.default_rng(seed))
     once, again = after(deliveries), after(deliveries)
     for source, sent in events.items():

@@ -1,4 +1,4 @@
-"""An event that makes step, ranker or encoder raise is a dead letter; what its batch does else is as if it had not been there."""
+"""An event that makes step or ranker raise becomes a dead letter; the rest of its batch is handled as if it were absent."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ USERS = ("u", "v", "w")
 
 
 class TouchyRanker(world.OrderRanker):
-    """A ranker with a bug: it cannot read a session with a planted tag."""
+    """A ranker with a bug: it raises on a session with a certain tag."""
 
     def advance_many(self, representations: Rows, interactions: Sequence[Interaction]) -> Rows:
         for interaction in interactions:
@@ -31,7 +31,7 @@ class TouchyRanker(world.OrderRanker):
 
 
 def touchy_mapper(value: dict[str, object]) -> dict[str, object]:
-    """A mapping with a bug: neither an event nor a ValueError."""
+    """A field mapping with a bug: it raises something else than ValueError."""
     if POISON in str(value):
         raise KeyError("u's secrets")
     return value
@@ -57,7 +57,7 @@ def batches(draw: st.DrawFn) -> Batch:
 
 
 def before() -> world.Store:
-    """Users with something in their history already."""
+    """A store in which two users have a history."""
     store = world.Store()
     for number, user in enumerate(USERS[:2]):
         world.run(store, world.batch_of(Source.CLICK, [(0, Click(user, world.NOW - 500 * world.MINUTE, ("home",)))]))
@@ -72,7 +72,7 @@ def from_offset(batch: Batch, start: int) -> Batch:
 @settings(max_examples=120, deadline=None)
 @given(batches(), st.booleans())
 def test_the_rest_of_a_batch_is_handled_as_if_the_poison_had_not_been_there(batch: Batch, in_the_mapping: bool) -> None:
-    """Histories, last lists, newest examples and counts; each poisoned event is one dead letter, whichever part it breaks."""
+    """Histories, last lists, newest examples and counts agree; each poisoned event is one dead letter, whichever part it breaks."""
     batch = from_offset(batch, 1)
     mapped = in_the_mapping or batch.source is Source.PURCHASE  # what a ranker reads of a purchase cannot break it
     mappers = {batch.source: touchy_mapper} if mapped else {}
@@ -90,7 +90,7 @@ def test_the_rest_of_a_batch_is_handled_as_if_the_poison_had_not_been_there(batc
     assert set(with_poison.records) == set(without.records)
     assert outcome.new_users == wanted.new_users
     letters = [msgspec.json.decode(letter.value or b"") for letter in outcome.dead_letters]
-    assert [letter["origin"]["offset"] for letter in letters] == [one.offset for one in batch.records if is_poison(one)]
+    assert [letter["origin"]["offset"] for letter in letters] == [record.offset for record in batch.records if is_poison(record)]
     assert all(letter["reason"] == Reason.POISON and "secrets" not in letter["error"] for letter in letters)
     assert outcome.counts["events", batch.source, "applied"] == wanted.counts["events", batch.source, "applied"]
     assert outcome.counts["events", batch.source, "dead_letter"] == len(letters)
@@ -99,33 +99,33 @@ def test_the_rest_of_a_batch_is_handled_as_if_the_poison_had_not_been_there(batc
 @settings(max_examples=60, deadline=None)
 @given(st.lists(batches(), min_size=1, max_size=4), st.booleans())
 def test_batches_handled_together_are_as_each_handled_alone(some: list[Batch], touchy: bool) -> None:
-    """Each against states of its own; poison in one is a dead letter of that one alone."""
+    """Each batch has states of its own; poison in one is a dead letter of that one only."""
     some = [from_offset(batch, 1) for batch in some]
     ranker = TouchyRanker() if touchy else world.OrderRanker()
     together, alone = [before() for _ in some], [before() for _ in some]
     parts = [StepInput(batch, store) for batch, store in zip(some, together, strict=True)]
     outcomes = step_many_isolating_poison(parts, ranker, world.catalogue(), world.settings())
-    for batch, outcome, one, other in zip(some, outcomes, together, alone, strict=True):
-        wanted = step_isolating_poison(batch, other, ranker, world.catalogue(), world.settings())
-        one.apply(outcome)
-        other.apply(wanted)
+    for batch, outcome, joint_store, single_store in zip(some, outcomes, together, alone, strict=True):
+        wanted = step_isolating_poison(batch, single_store, ranker, world.catalogue(), world.settings())
+        joint_store.apply(outcome)
+        single_store.apply(wanted)
         assert outcome.counts == wanted.counts
         assert [letter.key for letter in outcome.dead_letters] == [letter.key for letter in wanted.dead_letters]
-        assert [one.key for one in outcome.recommendations] == [one.key for one in wanted.recommendations]
+        assert [output.key for output in outcome.recommendations] == [output.key for output in wanted.recommendations]
         assert set(outcome.writes) == set(wanted.writes)
         assert outcome.new_users == wanted.new_users
-        assert one.newest_examples() == other.newest_examples()
+        assert joint_store.newest_examples() == single_store.newest_examples()
         for user in USERS:
-            assert world.history_of(one, user) == world.history_of(other, user)
-            assert one.last_list(user) == other.last_list(user)
+            assert world.history_of(joint_store, user) == world.history_of(single_store, user)
+            assert joint_store.last_list(user) == single_store.last_list(user)
 
 
 def clicks(*tags: str) -> Batch:
     return world.batch_of(Source.CLICK, [(number, Click("u", world.NOW + number, (tag,))) for number, tag in enumerate(tags)])
 
 
-def test_the_dead_letter_names_type_and_place_and_keeps_the_original() -> None:
-    """No message: it may quote what the event holds."""
+def test_the_dead_letter_names_type_and_location_and_keeps_the_original() -> None:
+    """Not the exception's message, which may quote the event."""
     outcome = step_isolating_poison(clicks(POISON), world.Store(), TouchyRanker(), world.catalogue(), world.settings())
     letter = msgspec.json.decode(outcome.dead_letters[0].value or b"")
     assert letter["error"].startswith("ZeroDivisionError at stream.core.recommend:")
@@ -135,7 +135,7 @@ def test_the_dead_letter_names_type_and_place_and_keeps_the_original() -> None:
 
 
 def test_a_poisoned_call_is_named_by_its_transcript_and_without_its_content() -> None:
-    """The coordinates are those of the origin; neither key nor original."""
+    """It has the transcript's coordinates, and neither key nor original."""
 
     class Broken(world.OrderRanker):
         def advance_many(self, representations: Rows, interactions: Sequence[Interaction]) -> Rows:
@@ -164,7 +164,7 @@ def test_what_is_no_events_fault_is_raised(error: Exception) -> None:
 
 
 def test_a_store_that_cannot_be_read_is_no_events_fault() -> None:
-    """Whatever its library raises."""
+    """Whatever the store's library raises."""
 
     class Torn:
         def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -175,8 +175,8 @@ def test_a_store_that_cannot_be_read_is_no_events_fault() -> None:
         step_isolating_poison(clicks("home"), Torn(), None, world.catalogue(), world.settings())
 
 
-def test_a_failure_by_chance_costs_no_event() -> None:
-    """A record must fail twice by itself."""
+def test_a_transient_failure_costs_no_event() -> None:
+    """A record must fail twice alone."""
     failures = iter([True, True])
 
     class Moody(world.OrderRanker):
@@ -192,7 +192,7 @@ def test_a_failure_by_chance_costs_no_event() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 300), st.data())
 def test_every_record_is_tried_a_bounded_number_of_times(count: int, data: st.DataObject) -> None:
-    """At most once for each halving, and twice alone; in order."""
+    """Once per halving and twice alone, in order."""
     poison = data.draw(st.sets(st.integers(0, count - 1)))
     tried, done = [0] * count, list[int]()
     records = [PlainRecord(number, 0, b"u", None) for number in range(count)]
@@ -211,7 +211,7 @@ def test_every_record_is_tried_a_bounded_number_of_times(count: int, data: st.Da
 
 
 def test_two_events_that_only_break_together_are_both_handled() -> None:
-    """Neither is poison: the pieces succeed."""
+    """Neither is poison: each succeeds alone."""
 
     class Pairs(world.OrderRanker):
         def rank_many(self, representations: Rows) -> Rows:

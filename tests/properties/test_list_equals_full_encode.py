@@ -1,4 +1,4 @@
-"""The list is what a full `encode` of the last 10 interactions gives, whatever was cached and whenever a model was swapped."""
+"""The list is what `encode_many` of the last 10 interactions gives, whatever was cached and whenever a model was swapped."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -23,7 +23,7 @@ def full_history(store: world.Store) -> list[Interaction]:
 def full_list(store: world.Store, ranker: world.OrderRanker) -> tuple[str, ...]:
     rows = ranker.encode_many([full_history(store)[-limits.WINDOW :]])
     top = PostFilter(ranker.items, world.catalogue(), world.NOW).top(ranker.rank_many(rows), [()], 5)[0]
-    return tuple(ranker.items[place] for place in top)
+    return tuple(ranker.items[position] for position in top)
 
 
 def random_event(rng: np.random.Generator, now: int, number: int) -> tuple[Source, UserEvent]:
@@ -38,7 +38,7 @@ def random_event(rng: np.random.Generator, now: int, number: int) -> tuple[Sourc
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 2**32))
 def test_two_hundred_interactions_with_swaps_at_random(seed: int) -> None:
-    """After each event the last list sent is the one that the model of the moment gives for the whole window."""
+    """After each event, the last list sent is the one that the present model gives for the whole window."""
     rng = np.random.default_rng(seed)
     rankers = [world.OrderRanker(version=str(number), seed=number) for number in range(3)]
     ranker = rankers[0]
@@ -51,4 +51,4 @@ def test_two_hundred_interactions_with_swaps_at_random(seed: int) -> None:
         source, event = random_event(rng, now, number)
         world.run(store, world.batch_of(source, [(number, event)]), ranker)
         assert store.last_list() == full_list(store, ranker), number
-    assert limits.WINDOW < len(full_history(store)) <= limits.INTERACTIONS  # one less for each two sessions joined since
+    assert limits.WINDOW < len(full_history(store)) <= limits.INTERACTIONS  # one less for each pair of sessions joined later

@@ -1,4 +1,4 @@
-"""When a topic is broken rather than some of its events."""
+"""When a topic counts as broken, as opposed to some of its events."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def letters(count: int) -> list[Output]:
 @pytest.mark.parametrize(
     ("batches", "exceeded"),
     [
-        ([(100, 100)] * 9, False),  # 900 records are not enough to tell
+        ([(100, 100)] * 9, False),  # 900 records are too few
         ([(100, 100)] * 10, True),
         ([(1_000, 500)], False),
         ([(1_000, 501)], True),
@@ -28,23 +28,23 @@ def letters(count: int) -> list[Output]:
     ],
 )
 def test_the_share_of_the_last_records_decides(batches: list[tuple[int, int]], exceeded: bool) -> None:
-    """More than half of at least 1,000."""
+    """The limit is half of at least 1,000 records."""
     limit = DeadLetterLimit()
-    found = [limit.add("clicks", records, letters(dead)) for records, dead in batches]
-    assert [message is not None for message in found] == [False] * (len(batches) - 1) + [exceeded]
+    messages = [limit.add("clicks", records, letters(dead)) for records, dead in batches]
+    assert [message is not None for message in messages] == [False] * (len(batches) - 1) + [exceeded]
 
 
-def test_topics_are_judged_each_by_itself() -> None:
-    """A flood of good clicks must not hide that no purchase can be read."""
+def test_each_topic_has_its_own_share() -> None:
+    """Many good clicks must not hide that no purchase can be read."""
     limit = DeadLetterLimit(window=100)
     assert limit.add("purchases", 60, letters(60)) is None
     assert limit.add("clicks", 10_000, []) is None
-    told = limit.add("purchases", 60, letters(60))
-    assert told is not None
-    assert "purchases" in told
-    assert "mapping: could not be read (KeyError)" in told
+    message = limit.add("purchases", 60, letters(60))
+    assert message is not None
+    assert "purchases" in message
+    assert "mapping: could not be read (KeyError)" in message
 
 
 def test_a_share_of_one_never_stops() -> None:
-    """For who wants to drain a topic."""
+    """For operators who want to drain a topic."""
     assert DeadLetterLimit(share=1, window=1).add("clicks", 5_000, letters(5_000)) is None

@@ -1,4 +1,4 @@
-"""Whatever bytes arrive: an event, or a dead letter with a reason that repeats nothing of them. Never an exception."""
+"""Any bytes are an event or a dead letter whose error text quotes none of them. Nothing raises."""
 
 import base64
 
@@ -18,15 +18,15 @@ GOOD = b'{"user_id":"u","occurred_at":1800000000000,"tags":["home"]}'
 
 
 def reject(value: bytes | None, key: bytes | None = b"u", source: Source = Source.CLICK) -> dict[str, object]:
-    """The one dead letter of a batch of one; whatever comes next in the partition is still applied."""
+    """The dead letter of a batch with one record."""
     batch = Batch(source, world.TOPICS[source], 1, 0, [PlainRecord(0, NOW, key, value, [("h", b"1")])])
     outcome = run(Store(), batch)
     assert not outcome.writes
     (letter,) = outcome.dead_letters
     assert letter.key == f"{world.TOPICS[source]}/1/0/0".encode()
-    found: dict[str, object] = msgspec.json.decode(letter.value or b"")
-    assert outcome.counts["dead_letters", found["reason"]] == 1  # type: ignore[index]
-    return found
+    content: dict[str, object] = msgspec.json.decode(letter.value or b"")
+    assert outcome.counts["dead_letters", content["reason"]] == 1  # type: ignore[index]
+    return content
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def reject(value: bytes | None, key: bytes | None = b"u", source: Source = Sourc
     ],
 )
 def test_an_unusable_click_is_a_dead_letter_with_its_reason(value: bytes | None, reason: Reason) -> None:
-    """The origin, the key, the headers and up to 64 kB of the original go with it."""
+    """It carries the origin, the key, the headers and up to 64 kB of the original."""
     letter = reject(value)
     assert letter["reason"] == reason
     assert letter["origin"] == {"topic": "web-clicks", "epoch": 1, "partition": 0, "offset": 0}
@@ -70,26 +70,26 @@ def test_an_unusable_click_is_a_dead_letter_with_its_reason(value: bytes | None,
 
 
 def test_a_call_whose_keyword_holds_the_separator_is_a_dead_letter() -> None:
-    """It would be two keywords in the state."""
+    """The state would read it as two keywords."""
     fields = msgspec.structs.asdict(world.call("c", 1, 2))
     value = msgspec.msgpack.encode(fields | {"keywords": ["a\x1fb"]})
     assert reject(value, source=Source.CALL)["reason"] == Reason.INVALID
 
 
 def test_a_record_without_a_key_is_a_dead_letter() -> None:
-    """The key decides the partition; without one the user's events meet nowhere."""
+    """The key decides the partition; without one, no worker sees the user's events together."""
     assert reject(GOOD, key=None)["reason"] == Reason.MISSING_KEY
 
 
 def test_a_long_user_id_is_a_dead_letter() -> None:
-    """Bytes count, not characters."""
+    """The limit is in bytes, not characters."""
     name = "ü" * 100
     value = f'{{"user_id":"{name}","occurred_at":1,"tags":["x"]}}'.encode()
     assert reject(value, key=name.encode())["reason"] == Reason.INVALID
 
 
 def test_a_new_user_on_the_wrong_partition_is_a_dead_letter() -> None:
-    """Kafka's default partitioner decides, and only for users not seen before."""
+    """Kafka's default partitioner decides. Only users not seen before are checked."""
     batch = Batch(Source.CLICK, "web-clicks", 1, (partition_of(b"u", 8) + 1) % 8, [PlainRecord(0, NOW, b"u", GOOD)])
     outcome = run(Store(), batch, step_settings=world.settings(partitions=8))
     assert outcome.counts["dead_letters", Reason.WRONG_PARTITION] == 1
@@ -97,21 +97,21 @@ def test_a_new_user_on_the_wrong_partition_is_a_dead_letter() -> None:
 
 
 def test_ancient_events_and_unknown_fields_are_accepted() -> None:
-    """Backfill, and producers that are ahead of us."""
+    """For backfills, and for producers with a newer schema."""
     value = b'{"user_id":"u","occurred_at":0,"tags":["x"],"colour":{"deep":[1,2]}}'
     outcome = run(Store(), Batch(Source.CLICK, "web-clicks", 1, 0, [PlainRecord(0, NOW, b"u", value)]))
     assert outcome.counts["events", Source.CLICK, "applied"] == 1
 
 
 def test_the_error_text_repeats_no_value() -> None:
-    """Values are personal data; the original carries them, the error does not."""
+    """Values are personal data: they belong into the original only."""
     value = b'{"user_id":"u","occurred_at":1,"items":["x"],"action":"secret-word"}'
     letter = reject(value, source=Source.PURCHASE)
     assert "secret-word" not in str(letter["error"])
 
 
-def test_a_value_with_quotes_is_not_repeated_either() -> None:
-    """A decoder quotes it with whatever quotes it does not hold."""
+def test_the_error_text_does_not_quote_a_value_with_quotes() -> None:
+    """The decoder chooses quotes that the value does not contain."""
     for name in ("Mary O'Brien", 'Mary "Mo" Brien', """Mary "Mo" O'Brien"""):
         fields = {"user_id": "u", "occurred_at": 1, "items": ["x"], "action": name}
         letter = reject(msgspec.json.encode(fields), source=Source.PURCHASE)
@@ -120,14 +120,14 @@ def test_a_value_with_quotes_is_not_repeated_either() -> None:
 
 
 def test_a_dead_letter_can_be_sent_whatever_headers_there_are() -> None:
-    """Empty ones take space too once they are written down."""
+    """Empty headers take space too once they are encoded."""
     record = PlainRecord(0, NOW, b"u", b"{", [("", b"")] * 400_000)
     outcome = run(Store(), Batch(Source.CLICK, "web-clicks", 1, 0, [record]))
     assert len(outcome.dead_letters[0].value or b"") < 100_000
 
 
 def test_a_broken_event_does_not_hold_up_the_next() -> None:
-    """One dead letter, one list."""
+    """The broken one is a dead letter; the next causes a list."""
     records = [PlainRecord(0, NOW, b"u", b"{"), PlainRecord(1, NOW, b"u", GOOD)]
     outcome = run(Store(), Batch(Source.CLICK, "web-clicks", 1, 0, records))
     assert (len(outcome.dead_letters), len(outcome.recommendations)) == (1, 1)

@@ -1,4 +1,4 @@
-"""What one batch brings about: lists, examples, duplicates, dead letters, erasure."""
+"""What one batch causes: lists, examples, duplicates, dead letters, erasure."""
 
 import msgspec
 import pytest
@@ -24,12 +24,12 @@ def click(at: int = NOW - MINUTE, *tags: str, **fields: str) -> Click:
 def sent(store: Store) -> dict[str, object]:
     value = store.recommendations[b"u"]
     assert value is not None
-    found: dict[str, object] = msgspec.json.decode(value)
-    return found
+    recommendation: dict[str, object] = msgspec.json.decode(value)
+    return recommendation
 
 
 def test_before_the_first_model_the_catalogue_is_recommended_in_its_order() -> None:
-    """A user is never left without a list; the fallback is named."""
+    """A user always gets a list, and it names the fallback."""
     store = Store()
     run(store, batch_of(Source.CLICK, [(0, click())]))
     assert store.last_list() == world.ITEMS[:5]
@@ -38,31 +38,32 @@ def test_before_the_first_model_the_catalogue_is_recommended_in_its_order() -> N
 
 
 def test_a_user_without_interactions_gets_the_popularity_prior() -> None:
-    """An eligibility list alone makes a list, from the model's prior."""
+    """An eligibility list alone causes a recommendation, ranked by the model's prior."""
     store = Store()
     run(store, batch_of(Source.ELIGIBILITY, [(0, Eligibility("u", NOW, ("item-0",)))]), OrderRanker())
     assert sent(store)["fallback"] == "popularity"
     assert store.last_list() == world.ITEMS[1:6]
 
 
-def test_a_recommendation_names_its_cause_model_and_support() -> None:
-    """The last event of the batch caused the list; ranks count from one; scores fall."""
+def test_a_recommendation_names_its_cause_and_what_it_is_based_on() -> None:
+    """The last event of the batch is the cause; ranks start at 1; scores decrease."""
     store = Store()
     run(
         store, batch_of(Source.CLICK, [(0, click(NOW - 2 * MINUTE)), (1, click(NOW - MINUTE, "car", event_id="e2"))]), OrderRanker()
     )
-    found = sent(store)
-    assert found["caused_by"] == {"event_id": "e2", "type": "click", "occurred_at": NOW - MINUTE}
-    assert found["modalities"] == {"session": 1, "conversation": 0}
-    assert "fallback" not in found
-    items = found["items"]
+    recommendation = sent(store)
+    assert recommendation["caused_by"] == {"event_id": "e2", "type": "click", "occurred_at": NOW - MINUTE}
+    assert recommendation["modalities"] == {"session": 1, "conversation": 0}
+    assert "fallback" not in recommendation
+    items = recommendation["items"]
     assert isinstance(items, list)
-    assert [one["rank"] for one in items] == [1, 2, 3, 4, 5]
-    assert [one["score"] for one in items] == sorted((one["score"] for one in items), reverse=True)
+    assert [item["rank"] for item in items] == [1, 2, 3, 4, 5]
+    scores = [item["score"] for item in items]
+    assert scores == sorted(scores, reverse=True)
 
 
 def test_an_unchanged_list_is_suppressed() -> None:
-    """Same items in the same order by the same model: nothing is sent."""
+    """The same items in the same order from the same model are not sent again."""
     store = Store()
     events = [(number, click(NOW - MINUTE + number)) for number in range(2)]
     first = run(store, batch_of(Source.CLICK, events[:1]))
@@ -73,7 +74,7 @@ def test_an_unchanged_list_is_suppressed() -> None:
 
 
 def test_another_model_version_is_a_new_list_even_with_the_same_items() -> None:
-    """A swap is told to the CRM at the user's next event."""
+    """Consumers learn of a model swap at the user's next event."""
     store = Store()
     run(store, batch_of(Source.CLICK, [(0, click(NOW - MINUTE))]), OrderRanker(version="1", seed=1))
     outcome = run(store, batch_of(Source.CLICK, [(1, click(NOW - MINUTE))]), OrderRanker(version="2", seed=2))
@@ -81,7 +82,7 @@ def test_another_model_version_is_a_new_list_even_with_the_same_items() -> None:
 
 
 def test_ids_differ_where_contents_differ_and_agree_where_they_agree() -> None:
-    """A recommendation id names one content."""
+    """A recommendation id identifies one content."""
     store, again = Store(), Store()
     first = run(store, batch_of(Source.CLICK, [(0, click())]), OrderRanker())
     same = run(again, batch_of(Source.CLICK, [(0, click())]), OrderRanker())
@@ -93,14 +94,14 @@ def test_ids_differ_where_contents_differ_and_agree_where_they_agree() -> None:
 
 @pytest.mark.parametrize(("gap_minutes", "sessions"), [(29, 1), (30, 2)])
 def test_a_session_ends_after_thirty_minutes_without_a_click(gap_minutes: int, sessions: int) -> None:
-    """The gap is under 30 minutes within a session."""
+    """Within a session, gaps are under 30 minutes."""
     store = Store()
     deliver(store, [(Source.CLICK, click(NOW - HOUR)), (Source.CLICK, click(NOW - HOUR + gap_minutes * MINUTE))])
     assert len(world.history_of(store)) == sessions + 4
 
 
 def test_a_late_click_joins_two_sessions_into_one() -> None:
-    """It closes the gap, and the history has one interaction less."""
+    """It closes the gap, so the history has one interaction less."""
     store = Store()
     times = [NOW - 2 * HOUR, NOW - 2 * HOUR + 40 * MINUTE, NOW - 2 * HOUR + 20 * MINUTE]
     counts = deliver(store, [(Source.CLICK, click(at, f"tag{number}")) for number, at in enumerate(times)])
@@ -109,7 +110,7 @@ def test_a_late_click_joins_two_sessions_into_one() -> None:
 
 
 def test_an_example_shows_only_what_came_before_the_purchase() -> None:
-    """Later clicks, and the part of the call in which the agent sold, are not in the features."""
+    """The features exclude later clicks and the part of the call in which the agent sold."""
     store = Store()
     bought = NOW - HOUR
     deliver(
@@ -130,8 +131,8 @@ def test_an_example_shows_only_what_came_before_the_purchase() -> None:
     assert len(conversation.parts) == 1  # type: ignore[union-attr]
 
 
-def test_an_arrival_older_than_a_purchase_makes_its_example_again() -> None:
-    """Same id, revision + 1; an arrival that changes nothing makes nothing."""
+def test_an_event_older_than_a_purchase_revises_its_example() -> None:
+    """Same id, revision + 1; an event that changes nothing emits nothing."""
     store = Store()
     counts = deliver(
         store,
@@ -147,7 +148,7 @@ def test_an_arrival_older_than_a_purchase_makes_its_example_again() -> None:
 
 
 def test_a_purchase_without_interactions_gives_no_example_and_is_counted() -> None:
-    """Until something older arrives."""
+    """An example may follow when something older arrives."""
     store = Store()
     counts = deliver(store, [(Source.PURCHASE, Purchase("u", NOW, ("item-1",)))])
     assert counts["purchases_without_interactions",] == 1
@@ -155,7 +156,7 @@ def test_a_purchase_without_interactions_gives_no_example_and_is_counted() -> No
 
 
 def test_owned_items_are_not_offered_unless_repeatable_and_return_when_cancelled() -> None:
-    """The post filter follows purchases and cancellations by event time."""
+    """The post filter applies purchases and cancellations in order of event time."""
     store = Store()
     items = world.catalogue(item_1=True)
     bought = Purchase("u", NOW - HOUR, ("item-0", "item-1"))
@@ -167,7 +168,7 @@ def test_owned_items_are_not_offered_unless_repeatable_and_return_when_cancelled
 
 
 def test_withdrawn_items_are_not_offered() -> None:
-    """An item outside its dates of offer, or absent from the catalogue, is not on the list."""
+    """Items outside their dates of offer, or absent from the catalogue, are not on the list."""
     items = Catalogue([Item("item-1", "one", offered_until=NOW), Item("item-2", "two", offered_from=NOW), Item("item-3", "three")])
     store = Store()
     run(store, batch_of(Source.CLICK, [(0, click())]), OrderRanker(), items)
@@ -175,18 +176,18 @@ def test_withdrawn_items_are_not_offered() -> None:
 
 
 def test_a_producers_duplicate_is_dropped_by_its_event_id() -> None:
-    """Another offset, the same id: counted, not applied; the same id on another topic is another event."""
+    """The same id at another offset is counted and not applied; the same id on another topic is another event."""
     store = Store()
-    one = click(NOW - MINUTE, event_id="e1")
-    outcome = run(store, batch_of(Source.CLICK, [(0, one), (1, one)]))
+    event = click(NOW - MINUTE, event_id="e1")
+    outcome = run(store, batch_of(Source.CLICK, [(0, event), (1, event)]))
     assert outcome.counts["events", Source.CLICK, "duplicate_event"] == 1
     assert run(store, batch_of(Source.ELIGIBILITY, [(0, Eligibility("u", NOW, (), "e1"))])).counts[
         "events", Source.ELIGIBILITY, "applied"
     ]
 
 
-def test_a_recreated_topic_starts_anew() -> None:
-    """Under a new epoch old offsets count as none."""
+def test_a_recreated_topic_starts_at_offset_zero() -> None:
+    """Applied offsets of the old epoch are ignored."""
     store = Store()
     run(store, batch_of(Source.CLICK, [(7, click())]))
     outcome = run(store, batch_of(Source.CLICK, [(0, click(NOW))], epoch=2))
@@ -195,7 +196,7 @@ def test_a_recreated_topic_starts_anew() -> None:
 
 
 def test_erasure_leaves_tombstones_and_a_marker_and_nothing_else() -> None:
-    """State, list and example are gone; what is redelivered, or happened before, stays out; what happens later is a new user's."""
+    """State, list and example are deleted; redelivered and earlier events stay out; later ones create a new user."""
     store = Store()
     before = [(0, click(NOW - HOUR))]
     run(store, batch_of(Source.CLICK, before))
@@ -213,7 +214,7 @@ def test_erasure_leaves_tombstones_and_a_marker_and_nothing_else() -> None:
 
 
 def test_an_erasure_marker_outlives_what_a_replayed_dead_letter_may_bring_back() -> None:
-    """Inputs are kept for 7 days and dead letters for 30 more: then nothing that it keeps out can still be delivered."""
+    """Inputs are kept for 7 days and dead letters for 30 more; after that, no erased event can be delivered again."""
     outcomes: list[tuple[int, EventOutcome]] = [(36, "erased"), (38, "applied")]
     for days, outcome in outcomes:
         store = Store()
@@ -223,18 +224,18 @@ def test_an_erasure_marker_outlives_what_a_replayed_dead_letter_may_bring_back()
 
 
 def live_examples(store: Store) -> dict[str, set[str]]:
-    """Purchase id -> the tags that its example shows, of those that were not taken back."""
-    found = {}
+    """Purchase id -> the tags in its example, for examples that were not erased."""
+    tags_by_purchase = {}
     for value in store.examples.values():
         if value is not None:
             example = decode_example(value)
-            shown = (one.tags for one in example.interactions if isinstance(one, Session))
-            found[example.purchase_id] = {tag for tags in shown for tag in tags}
-    return found
+            sessions = (interaction for interaction in example.interactions if isinstance(interaction, Session))
+            tags_by_purchase[example.purchase_id] = {tag for session in sessions for tag in session.tags}
+    return tags_by_purchase
 
 
-def test_no_example_of_an_erased_user_is_forgotten_however_many_there_were() -> None:
-    """Of more purchases than the state can remember, those that it forgets take their examples with them."""
+def test_an_erasure_reaches_every_example_however_many_there_were() -> None:
+    """When the state can no longer remember an example, the example is erased at once."""
     store = Store()
     run(store, batch_of(Source.CLICK, [(0, click(NOW - HOUR, "secret"))]))
     for number in range(300):
@@ -245,8 +246,8 @@ def test_no_example_of_an_erased_user_is_forgotten_however_many_there_were() -> 
     assert live_examples(store) == {}
 
 
-def test_an_erasure_reaches_what_later_purchases_show() -> None:
-    """Of purchases after the erased moment: those no longer kept go, kept ones are made again without what was erased."""
+def test_an_erasure_reaches_the_examples_of_later_purchases() -> None:
+    """Examples of evicted purchases are erased; those of kept purchases are revised without the erased data."""
     store = Store()
     run(store, batch_of(Source.CLICK, [(0, click(NOW - HOUR, "secret")), (1, click(NOW - MINUTE, "later", session_id="s"))]))
     for number in range(10):
@@ -256,8 +257,8 @@ def test_an_erasure_reaches_what_later_purchases_show() -> None:
 
 
 @pytest.mark.parametrize(("later", "left"), [(limits.INTERACTIONS - 2, {"p": {"first", "second"}}), (limits.INTERACTIONS - 1, {})])
-def test_an_erasure_takes_back_an_example_that_cannot_be_made_again_whole(later: int, left: dict[str, set[str]]) -> None:
-    """The state has lost what was erased, and with one session more also some of what should stay."""
+def test_an_erasure_erases_an_example_that_cannot_be_revised_in_full(later: int, left: dict[str, set[str]]) -> None:
+    """One session more, and the state has evicted an interaction that the revised example would need."""
     store = Store()
     begin = NOW - 100 * HOUR
     before = [(number, click(begin + number * HOUR, tag)) for number, tag in enumerate(["secret", "first", "second"])]
@@ -270,20 +271,20 @@ def test_an_erasure_takes_back_an_example_that_cannot_be_made_again_whole(later:
     assert live_examples(store) == left
 
 
-def test_an_erasure_in_our_own_form_is_read_past_its_topics_mapping() -> None:
-    """`isthmus erase` does not know how a producer names its fields."""
-    own = world.settings(mappers={Source.ERASURE: lambda fields: {"user_id": fields.get("customer")}})
+def test_an_erasure_in_our_own_format_bypasses_the_field_mapping() -> None:
+    """`isthmus erase` does not know a producer's field names."""
+    config = world.settings(mappers={Source.ERASURE: lambda fields: {"user_id": fields.get("customer")}})
     store = Store()
     run(store, batch_of(Source.CLICK, [(0, click())]))
     value = msgspec.json.encode(Erasure("u", NOW))
     for offset, headers in enumerate([(), ((NATIVE_FORMAT_HEADER, b"1"),)]):
         record = PlainRecord(offset, NOW, b"u", value, headers)
-        outcome = run(store, Batch(Source.ERASURE, "erasures", 1, 0, [record]), step_settings=own)
+        outcome = run(store, Batch(Source.ERASURE, "erasures", 1, 0, [record]), step_settings=config)
         assert outcome.counts["events", Source.ERASURE, "applied" if headers else "dead_letter"] == 1
 
 
 def test_a_state_that_cannot_be_read_is_no_events_fault() -> None:
-    """It stops the worker: dead letters would use up the topic."""
+    """The worker stops; otherwise the whole topic would become dead letters."""
     for key in (head_key(b"u"), erasure_marker_key(b"u", world.settings().erasure_key)):
         store = Store()
         store.records[key] = b"\x00"
@@ -291,8 +292,8 @@ def test_a_state_that_cannot_be_read_is_no_events_fault() -> None:
             step_isolating_poison(batch_of(Source.CLICK, [(0, click())]), store, None, world.catalogue(), world.settings())
 
 
-def test_the_hit_of_a_purchase_is_judged_against_the_last_list_before_it() -> None:
-    """Counted by model version, type of the purchase event and fallback; without a list it is unserved."""
+def test_a_hit_is_counted_against_the_last_list_before_the_purchase() -> None:
+    """By model version, type of the purchase event and fallback; a purchase without a list is unserved."""
     store = Store()
     items = Catalogue()
     deliver(store, [(Source.CLICK, click(NOW - HOUR))], OrderRanker(), items)
@@ -304,54 +305,54 @@ def test_the_hit_of_a_purchase_is_judged_against_the_last_list_before_it() -> No
 
 
 def test_a_call_of_another_text_model_is_kept_but_not_read() -> None:
-    """It is counted, and the list does not rest on it."""
+    """It is counted, and the list is not based on it."""
     store = Store()
-    foreign = call("c", NOW - HOUR, NOW - MINUTE, text_model="text-2")
-    outcome = run(store, batch_of(Source.CALL, [(0, foreign)]), OrderRanker())
+    unreadable = call("c", NOW - HOUR, NOW - MINUTE, text_model="text-2")
+    outcome = run(store, batch_of(Source.CALL, [(0, unreadable)]), OrderRanker())
     assert outcome.counts["foreign_text_model",] == 1
     assert sent(store)["modalities"] == {"session": 0, "conversation": 0}
     assert sent(store)["fallback"] == "popularity"
 
 
-def test_an_explained_list_names_what_moved_its_first_item() -> None:
-    """Score with and without each interaction, the most telling first."""
+def test_an_explained_list_names_what_contributed_to_its_first_item() -> None:
+    """The score with and without each interaction, the strongest first."""
     store = Store()
     events = [(number, click(at, f"tag{number}")) for number, at in enumerate([NOW - 5 * HOUR, NOW - 3 * HOUR, NOW - HOUR])]
     run(store, batch_of(Source.CLICK, events), OrderRanker(), step_settings=world.settings(explain=True))
     because = sent(store)["because"]
     assert isinstance(because, list)
-    moved = [abs(one["score_with"] - one["score_without"]) for one in because]
+    effects = [abs(reason["score_with"] - reason["score_without"]) for reason in because]
     assert len(because) == 3
-    assert moved == sorted(moved, reverse=True)
+    assert effects == sorted(effects, reverse=True)
 
 
 def test_a_growing_session_writes_the_head_alone() -> None:
-    """The facts may be large: a click more does not touch them."""
+    """The facts may be large; one more click does not touch them."""
     store = Store()
     deliver(store, [(Source.CLICK, click(NOW - 5 * HOUR)), (Source.CLICK, click(NOW - HOUR))], OrderRanker())
     outcome = run(store, batch_of(Source.CLICK, [(2, click(NOW - HOUR + 1))]), OrderRanker())
     assert list(outcome.writes) == [head_key(b"u")]
 
 
-def test_calls_that_were_stored_with_lists_of_keywords_go_on() -> None:
-    """The first form of a conversation's parts: read as it is, and joined by parts of the present form."""
+def test_calls_stored_with_lists_of_keywords_are_still_read() -> None:
+    """The first stored form of a conversation's parts is readable and accepts parts of the present form."""
     at = NOW - MINUTE
     conversation = ["c", at, at, "c", [[at, at, 2, b"\0\0", ["car", "flood"], "text-1"]]]
     store = Store()
     store.records[head_key(b"u")] = msgspec.msgpack.encode([1, {}, b"", [conversation], None, at, 0, [], [], -1, None])
     run(store, batch_of(Source.CALL, [(0, call("c", NOW - MINUTE, NOW, seed=3))]))
-    (found,) = decode_head(store.records[head_key(b"u")]).tail
-    assert isinstance(found, Conversation)
-    assert found.keywords == ("car", "flood", "word3")
+    (stored,) = decode_head(store.records[head_key(b"u")]).tail
+    assert isinstance(stored, Conversation)
+    assert stored.keywords == ("car", "flood", "word3")
 
 
 def test_one_user_at_every_bound_stays_small() -> None:
-    """100 sessions of 100 clicks, 40 calls and 30 purchases leave at most 20 interactions and 8 purchases."""
+    """100 sessions of 100 clicks and 34 purchases leave at most 20 interactions and 8 purchases."""
     store = Store()
     at = NOW - 100 * limits.DAY_MS
     for number in range(100):
         at += limits.DAY_MS // 2
-        clicks = [(number * 100 + one, click(at + one, f"tag{one % 40}", f"other{number}")) for one in range(100)]
+        clicks = [(number * 100 + extra, click(at + extra, f"tag{extra % 40}", f"other{number}")) for extra in range(100)]
         run(store, batch_of(Source.CLICK, clicks), OrderRanker())
         if number % 3 == 0:
             run(store, batch_of(Source.PURCHASE, [(number, Purchase("u", at + 200, ("item-1",), f"p{number}"))]), OrderRanker())
@@ -361,8 +362,8 @@ def test_one_user_at_every_bound_stays_small() -> None:
     assert sum(map(len, store.records.values())) < 60_000
 
 
-def test_whatever_somebody_buys_his_records_fit_into_their_topics() -> None:
-    """A record that the broker refuses would stop the partition: purchase after purchase of as many items as an event may name."""
+def test_whatever_a_user_buys_the_records_fit_into_their_topics() -> None:
+    """A record that the broker refuses would stop the partition. Each purchase here has as many items as an event may name."""
     store, largest = Store(), 0
     for number in range(20):
         items = tuple(f"{number}-{item}".ljust(limits.ID_CHARACTERS, "x") for item in range(limits.ITEMS))
@@ -370,7 +371,8 @@ def test_whatever_somebody_buys_his_records_fit_into_their_topics() -> None:
         run(store, batch_of(Source.CLICK, [(number, Click("u", at - 1, ("home",)))]))
         outcome = run(store, batch_of(Source.PURCHASE, [(number, Purchase("u", at, items))]))
         assert not outcome.dead_letters
-        sizes = [len(value) for value in outcome.writes.values() if value] + [len(one.value or b"") for one in outcome.examples]
+        values = [*outcome.writes.values(), *(example.value for example in outcome.examples)]
+        sizes = [len(value or b"") for value in values]
         largest = max(largest, *sizes)
     head = decode_head(store.records[head_key(b"u")])
     assert len(head.owned) == limits.OWNED + limits.PURCHASES * limits.ITEMS
@@ -378,8 +380,8 @@ def test_whatever_somebody_buys_his_records_fit_into_their_topics() -> None:
     assert 1 << 20 < largest < limits.RECORD_BYTES // 2
 
 
-def test_a_purchase_that_an_erasure_covers_takes_its_example_back() -> None:
-    """Replayed into an empty state the erasure comes first; the state that sent the example is gone, the topic holds it."""
+def test_a_purchase_covered_by_an_erasure_erases_its_example() -> None:
+    """A replay into an empty state may apply the erasure first; the example of the lost state is still in the topic."""
     sent = Store()
     run(sent, batch_of(Source.CLICK, [(0, click(NOW - HOUR))]))
     bought = Purchase("u", NOW - MINUTE, ("item-0",), event_id="p")
