@@ -160,7 +160,7 @@ class ProfileAgent:
         """
         poisoned = outcome.counts["dead_letters", Reason.POISON]
         if poisoned:
-            logger.error("%d events of %s made the step raise; their dead letters say where", poisoned, batch.topic)
+            logger.error("%d events of %s made the step raise; their dead letters contain the location", poisoned, batch.topic)
         exceeded = self._context.limit.add(batch.topic, len(batch.records), outcome.dead_letters)
         if exceeded is not None:
             raise IsthmusError(exceeded)

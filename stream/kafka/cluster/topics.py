@@ -109,26 +109,24 @@ def create_or_check(bootstrap: str, topics: TopicSettings, *, dev: bool = False,
     """
     admin = admin_client(bootstrap)
     lines: list[str] = []
-    mismatches: list[str] = []
+    problems: list[str] = []
     try:
         described = admin.describe_topics([spec.name for spec in specs(topics)])
-        present = {topic["name"]: topic for topic in described if not topic["error_code"]}
+        partitions = {topic["name"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
         for spec in specs(topics):
-            if spec.name not in present and create:
+            if spec.name not in partitions and create:
                 _create(admin, spec, dev=dev)
                 lines.append(f"{spec.name}: created, {spec.partitions} partitions")
-            elif spec.name not in present:
-                mismatches.append(f"{spec.name}: missing; run `isthmus topics` without --check")
-            elif problems := _problems(admin, spec, len(present[spec.name]["partitions"])):
-                mismatches.append(f"{spec.name}: {'; '.join(problems)}")
+            elif found := _problems(admin, spec, partitions.get(spec.name)):
+                problems.append(f"{spec.name}: {'; '.join(found)}")
             else:
                 lines.append(f"{spec.name}: as it must be")
     except KafkaError as error:
         raise IsthmusError(f"topics at {bootstrap}: {error}") from error
     finally:
         admin.close()
-    if mismatches:
-        raise IsthmusError("\n".join(["topics that do not fit:", *mismatches]))
+    if problems:
+        raise IsthmusError("\n".join(["topics that do not fit:", *problems]))
     return lines
 
 
@@ -184,7 +182,10 @@ def _create(admin: Any, spec: TopicSpec, *, dev: bool) -> None:
         raise IsthmusError(f"{spec.name} could not be created: {error}{hint}") from error
 
 
-def _problems(admin: Any, spec: TopicSpec, partitions: int) -> list[str]:
+def _problems(admin: Any, spec: TopicSpec, partitions: int | None) -> list[str]:
+    """What of a topic does not match its specification; `partitions` is None if it is missing."""
+    if partitions is None:
+        return ["missing; run `isthmus topics` without --check"]
     problems = []
     if partitions != spec.partitions:
         problems.append(

@@ -110,10 +110,21 @@ class UserTable:
 
     def restore(self, fetched: Fetched) -> None:
         """Applies changelog records to the store, except those that an earlier owner wrote late."""
-        partition, term = fetched.number, self._terms[fetched.number]
-        batch, late = WriteBatch(raw_mode=True), 0
-        counted = partition in self._users
+        partition = fetched.number
+        batch = WriteBatch(raw_mode=True)
         present: dict[bytes, bool] = {}
+        late = self._collect(fetched, batch, present)
+        if late:
+            self._metrics.counter("late_records").inc(late)
+            logger.warning("skipped %d changelog records of partition %d: an earlier owner wrote them late", late, partition)
+        if partition in self._users:
+            self._users[partition] += self._growth(partition, present)
+        self._write(batch, partition, fetched.position - 1)
+
+    def _collect(self, fetched: Fetched, batch: WriteBatch, present: dict[bytes, bool]) -> int:
+        """Adds records to the batch, and whether their keys then exist to `present`; returns how many were late and skipped."""
+        term, late = self._terms[fetched.number], 0
+        counted = fetched.number in self._users
         headers, record_term = None, 0
         for record in fetched.records:  # with a million users, each microsecond per record is a second
             key, value = record.key, record.value
@@ -129,13 +140,8 @@ class UserTable:
                 batch.put(key, value)
             if counted:
                 present[key] = value is not None
-        if late:
-            self._metrics.counter("late_records").inc(late)
-            logger.warning("skipped %d changelog records of partition %d: an earlier owner wrote them late", late, partition)
-        self._terms[partition] = term
-        if counted:
-            self._users[partition] += self._growth(partition, present)
-        self._write(batch, partition, fetched.position - 1)
+        self._terms[fetched.number] = term
+        return late
 
     def _growth(self, partition: int, present: Mapping[bytes, bool]) -> int:
         """By how many users the restored records will change the store; called before they are written."""
