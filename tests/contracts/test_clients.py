@@ -11,7 +11,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError
 
-from stream.kafka.cluster.clients import AdminClient, Consumer
+from stream.kafka.cluster.clients import AdminClient, ConsumerClient
 
 
 @pytest.fixture(params=["nobody listens", "nobody answers"])
@@ -32,8 +32,10 @@ def open_resources() -> tuple[int, int]:
     return threading.active_count(), len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
-@pytest.mark.parametrize("client", [AdminClient, Consumer])
-def test_a_client_that_finds_no_broker_leaves_no_thread_and_no_socket(client: type[AdminClient | Consumer], address: str) -> None:
+@pytest.mark.parametrize("client", [AdminClient, ConsumerClient])
+def test_a_client_that_finds_no_broker_leaves_no_thread_and_no_socket(
+    client: type[AdminClient | ConsumerClient], address: str
+) -> None:
     before = open_resources()
     for _ in range(3):
         with pytest.raises(KafkaError):

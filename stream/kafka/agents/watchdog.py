@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from stream.errors import IsthmusError
 from stream.health import Health, Place, Stalls
-from stream.kafka.cluster.view import ClusterView, Partition
+from stream.kafka.cluster.topics import Partition
+from stream.kafka.cluster.view import ClusterView
 from stream.kafka.delivery.contracts import Message
 from stream.kafka.faust.changelog import changelog_recreated
 from stream.metrics import Metrics

@@ -38,7 +38,7 @@ class AdminClient(_ClosesOnFailure, KafkaAdminClient):
     """`kafka.KafkaAdminClient`."""
 
 
-class Consumer(_ClosesOnFailure, KafkaConsumer):
+class ConsumerClient(_ClosesOnFailure, KafkaConsumer):
     """`kafka.KafkaConsumer` with the defaults of a reader without a group: committed records, from the beginning."""
 
     def __init__(self, **settings: Any) -> None:

@@ -11,7 +11,7 @@ from stream.core.announcements import ModelAnnouncement, encode_announcement
 from stream.core.events import Item
 from stream.core.examples import in_time_order
 from stream.core.outputs import TrainingExample, decode_example
-from stream.kafka.cluster.clients import BOOTSTRAP_MS, Consumer, TopicError
+from stream.kafka.cluster.clients import BOOTSTRAP_MS, ConsumerClient, TopicError
 from stream.kafka.cluster.topic_reader import poll_until
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class CompactedTopic:
         self.values: dict[bytes, bytes] = {}
         self._where = f"{topic} at {bootstrap}"
         try:
-            self._consumer: Any = Consumer(bootstrap_servers=bootstrap)
+            self._consumer: Any = ConsumerClient(bootstrap_servers=bootstrap)
             partitions = self._consumer.partitions_for_topic(topic)
         except KafkaError as error:
             raise TopicError(f"{self._where} cannot be read ({type(error).__name__})") from error
@@ -85,7 +85,7 @@ def announce(bootstrap: str, topic: str, announcement: ModelAnnouncement) -> Non
     """Sends a model announcement to the workers; returns once the broker has acknowledged it.
 
     Raises:
-        TopicError: the broker did not take it.
+        TopicError: the broker did not accept it.
     """
     try:
         producer: Any = KafkaProducer(
@@ -96,4 +96,4 @@ def announce(bootstrap: str, topic: str, announcement: ModelAnnouncement) -> Non
         finally:
             producer.close()
     except KafkaError as error:
-        raise TopicError(f"{topic} at {bootstrap} did not take the announcement ({type(error).__name__})") from error
+        raise TopicError(f"{topic} at {bootstrap} did not accept the announcement ({type(error).__name__})") from error

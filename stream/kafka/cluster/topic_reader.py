@@ -11,7 +11,7 @@ from typing import Any, Final
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
-from stream.kafka.cluster.clients import Consumer, TopicError
+from stream.kafka.cluster.clients import ConsumerClient, TopicError
 
 _POLL_MS: Final = 500
 _SILENT_S: Final = 30.0
@@ -83,7 +83,7 @@ def open_topic_reader(bootstrap: str) -> Iterator[TopicReader]:
         TopicError: the broker cannot be reached, or stopped answering.
     """
     try:
-        consumer = Consumer(bootstrap_servers=bootstrap)
+        consumer = ConsumerClient(bootstrap_servers=bootstrap)
         try:
             yield TopicReader(consumer)
         finally:

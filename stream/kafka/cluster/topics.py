@@ -17,6 +17,9 @@ from stream.errors import IsthmusError
 from stream.kafka.cluster.clients import AdminClient
 from stream.settings import TopicSettings
 
+Partition = tuple[str, int]
+"""Topic and partition number."""
+
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
 TABLE: Final = "users"

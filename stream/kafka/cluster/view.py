@@ -13,9 +13,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from stream.kafka.cluster.lag import committed_and_end_offsets
-from stream.kafka.cluster.topics import admin_client, epochs_of
-
-Partition = tuple[str, int]
+from stream.kafka.cluster.topics import Partition, admin_client, epochs_of
 
 
 class Offsets(NamedTuple):

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
-Partition = tuple[str, int]
+from stream.kafka.cluster.topics import Partition
 
 
 class RedeliveryTracker:

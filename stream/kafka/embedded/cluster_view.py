@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from stream.kafka.cluster.view import Offsets, Partition
+from stream.kafka.cluster.topics import Partition
+from stream.kafka.cluster.view import Offsets
 from stream.kafka.embedded.log import Log
 
 

@@ -25,7 +25,7 @@ COMMIT_INTERVAL_S: Final = 0.005
 
 
 @dataclass(slots=True)
-class Partition:
+class LogPartition:
     """One partition of a topic.
 
     Attributes:
@@ -48,7 +48,7 @@ class Partition:
 
 
 @dataclass(slots=True)
-class Topic:
+class LogTopic:
     """One topic.
 
     Attributes:
@@ -58,7 +58,7 @@ class Topic:
         epoch: Distinguishes a recreated topic from its predecessor.
     """
 
-    partitions: list[Partition]
+    partitions: list[LogPartition]
     compacted: bool
     append_time: bool
     epoch: int
@@ -68,7 +68,7 @@ class Log:
     """All topics and groups of one embedded system."""
 
     def __init__(self, storage: Storage | None = None) -> None:
-        self.topics: dict[str, Topic] = {}
+        self.topics: dict[str, LogTopic] = {}
         self.committed: dict[str, dict[tuple[str, int], int]] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._storage = storage
@@ -165,13 +165,13 @@ class Log:
 
     def _create(self, name: str, partitions: int, *, compacted: bool, append_time: bool) -> None:
         epoch = secrets.randbits(63)
-        self.topics[name] = Topic([Partition() for _ in range(partitions)], compacted, append_time, epoch)
+        self.topics[name] = LogTopic([LogPartition() for _ in range(partitions)], compacted, append_time, epoch)
         if self._storage is not None:
             self._storage.create_topic(name, partitions, compacted=compacted, append_time=append_time, epoch=epoch)
 
     def _restore(self, storage: Storage) -> None:
         for name, partitions, compacted, append_time, epoch in storage.topics():
-            self.topics[name] = Topic([Partition() for _ in range(partitions)], compacted, append_time, epoch)
+            self.topics[name] = LogTopic([LogPartition() for _ in range(partitions)], compacted, append_time, epoch)
         for name, number, record in storage.records():
             partition = self.topics[name].partitions[number]
             partition.records.append(record)
@@ -179,7 +179,7 @@ class Log:
         for group, name, number, offset in storage.groups():
             self.committed.setdefault(group, {})[name, number] = offset
 
-    def _show(self, topic: Topic, partition: Partition, record: PlainRecord) -> None:
+    def _show(self, topic: LogTopic, partition: LogPartition, record: PlainRecord) -> None:
         partition.records.append(record)
         if topic.compacted:
             if len(partition.records) > 2 * partition.compacted_to + 10_000:

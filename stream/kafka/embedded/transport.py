@@ -11,8 +11,8 @@ from typing import Any, Final, NoReturn
 
 from faust.exceptions import ImproperlyConfigured
 from faust.transport import base
-from faust.transport.consumer import Consumer as FaustConsumer
-from faust.transport.producer import Producer as FaustProducer
+from faust.transport.consumer import Consumer
+from faust.transport.producer import Producer
 from faust.types import TP, ConsumerMessage, RecordMetadata
 from faust.types.enums import ProcessingGuarantee
 
@@ -44,7 +44,7 @@ class ClusterMetadata:
         return None if found is None else set(range(len(found.partitions)))
 
 
-class Consumer(BatchConsumer, FaustConsumer):
+class EmbeddedConsumer(BatchConsumer, Consumer):
     """Reads the log in the app's own event loop; its group has one member."""
 
     transport: "Transport"
@@ -205,7 +205,7 @@ async def _last_offset(futures: Sequence[asyncio.Future[int]]) -> int:
     return max(await asyncio.gather(*futures), default=-1)
 
 
-class Producer(FaustProducer):
+class EmbeddedProducer(Producer):
     """What Faust itself sends, one record at a time."""
 
     def __post_init__(self) -> None:
@@ -249,8 +249,8 @@ async def _metadata(tp: TP, future: asyncio.Future[int]) -> RecordMetadata:
 class Transport(base.Transport):
     """`stream.kafka.faust.batch_transport.BatchTransport` over a log; Faust's entry point `embedded` (see pyproject.toml)."""
 
-    Consumer = Consumer
-    Producer = Producer
+    Consumer = EmbeddedConsumer
+    Producer = EmbeddedProducer
     default_port = 0
     driver_version = "1"
     fetch_policy = FetchPolicy()
