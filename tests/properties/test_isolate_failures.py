@@ -1,20 +1,24 @@
 """An event that makes step or ranker raise becomes a dead letter; the rest of its batch is handled as if it were absent."""
 
+import runpy
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream.core import step as step_module
 from stream.core.events import Click, Purchase, Reason, Source, UserEvent
+from stream.core.fold import fold_event
 from stream.core.interactions import Interaction, Session
 from stream.core.poison import ATTEMPTS, isolate_failures, step_isolating_poison, step_many_isolating_poison
 from stream.core.ranking import Rows
 from stream.core.records import Batch, PlainRecord, Record
 from stream.core.state import StatesUnreadableError
 from stream.core.step import StepConfig, StepInput, step
-from tests import world
+from tests import chaos, world
 
 POISON = "poison"
 USERS = ("u", "v", "w")
@@ -132,6 +136,15 @@ def test_the_dead_letter_names_type_and_location_and_keeps_the_original() -> Non
     assert "tests.properties.test_isolate_failures:" in letter["error"] or "test_poison:" in letter["error"]
     assert letter["original_bytes"] == len(clicks(POISON).records[0].value or b"")
     assert not outcome.writes
+
+
+def test_the_bug_that_the_chaos_suite_plants_reaches_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renamed function would leave the poison case without poison."""
+    monkeypatch.setattr(step_module, "fold_event", fold_event)  # restored after the test
+    runpy.run_path(str(Path(chaos.__file__).parent / "planted" / "sitecustomize.py"))
+    outcome = step_isolating_poison(clicks("home", POISON), world.Store(), None, world.catalogue(), world.settings())
+    assert outcome.counts["dead_letters", Reason.POISON] == len(outcome.dead_letters) == 1
+    assert outcome.counts["events", Source.CLICK, "applied"] == 1
 
 
 def test_a_poisoned_call_is_named_by_its_transcript_and_without_its_content() -> None:

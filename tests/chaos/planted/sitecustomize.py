@@ -6,15 +6,17 @@ Python imports a module of this name at startup; the program under test does not
 from typing import Any
 
 from stream.core import step
+from stream.core.events import Click
+from stream.core.fold import fold_event
 
 _step: Any = step
-_fold_click = _step.fold_click
+assert _step.fold_event is fold_event, "the step folds events through another name: plant the bug there"
 
 
-def _raise_on_poison(user: Any, click: Any, *more: Any) -> None:
-    if "poison" in click.tags:
+def _raise_on_poison(user: Any, event: Any, *more: Any) -> None:
+    if isinstance(event, Click) and "poison" in event.tags:
         raise ZeroDivisionError("a planted bug")
-    _fold_click(user, click, *more)
+    fold_event(user, event, *more)
 
 
-_step.fold_click = _raise_on_poison
+_step.fold_event = _raise_on_poison
