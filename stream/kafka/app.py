@@ -109,7 +109,7 @@ class Supervision:
 
 
 def make_delivery(app: Any, guarantee: Guarantee, metrics: Metrics) -> Delivery:
-    """How the app's batches become durable.
+    """Returns the delivery that makes an app's batches durable.
 
     Raises:
         IsthmusError: exactly once needs Kafka.
@@ -180,7 +180,7 @@ def _make_watchdog(app: Any, epochs: Mapping[str, int], metrics: Metrics, superv
 
 
 def _connect(app: Any, policy: FetchPolicy, delivery: Delivery, table: UserTable | None = None) -> None:
-    """Passes on what Faust's own parts of the app need: it makes transport and table manager itself."""
+    """Configures the transport and the table manager, which Faust makes itself."""
     transport: BatchTransport = app.transport
     transport.fetch_policy = policy
     tables: SafeTableManager = app.tables
@@ -273,7 +273,7 @@ async def _crashed(app: Any) -> None:
 
 
 def stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set."""
+    """Returns an event that SIGTERM and SIGINT set."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

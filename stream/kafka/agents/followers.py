@@ -25,7 +25,7 @@ _decode_item = msgspec.json.Decoder(Item).decode
 
 
 class ServedModelFollower:
-    """Applies records of both topics to a `ServedModel`. `load` reads a model folder, given its URI and SHA-256."""
+    """Applies records of `items` and `models` to a `ServedModel`. `load` reads a model folder, given its URI and SHA-256."""
 
     def __init__(self, served: ServedModel, metrics: Metrics, load: Callable[[str, str], Ranker] = load_ranker) -> None:
         self._served = served
@@ -70,7 +70,7 @@ class ServedModelFollower:
                     return
 
     async def keep_retrying(self) -> None:
-        """Retries the newest champion, as long as it could not be read, for ever: its registry may come back."""
+        """Retries for ever to load a champion that could not be read: its registry may come back."""
         while True:
             await asyncio.sleep(RETRY_S)
             await self.retry()
@@ -83,7 +83,7 @@ class ServedModelFollower:
                 await self._try_swap(announced, newest=True)
 
     def missing(self) -> str | None:
-        """Why the worker serves no model although a champion was announced; None if it serves one or none was."""
+        """Why the worker serves no model although a champion was announced; otherwise None."""
         if self._unreadable is None or self._served.ranker is not None:
             return None
         return f"{self._unreadable.name} version {self._unreadable.version} cannot be read from {self._unreadable.uri}"

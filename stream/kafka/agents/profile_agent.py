@@ -118,7 +118,7 @@ class ProfileAgent:
         self._track_redelivery(batch, outcome)
         self._batches += 1
         number = self._batches
-        self._table.hold(partition, outcome.writes, number)
+        self._table.add_to_overlay(partition, outcome.writes, number)
         self._metrics.histogram("batch_records", batch.source).observe(len(batch.records))
         changes = self._table.changes(partition, outcome.writes)
 

@@ -116,7 +116,7 @@ class BatchConsumer:
         return last + 1
 
     def hold_resume(self) -> None:
-        """From now on collects the partitions to resume instead of resuming them (see `stream.kafka.faust.recovery`)."""
+        """Until `release_resume`, collects the partitions to resume instead of resuming them; used by recovery."""
         self._held = set()
 
     def release_resume(self, *, resume: bool) -> None:

@@ -64,7 +64,7 @@ class UserTable:
     def states(self, partition: int) -> "PartitionStates":
         return PartitionStates(self._db(partition), self._overlay.setdefault(partition, {}))
 
-    def hold(self, partition: int, writes: Mapping[bytes, bytes | None], number: int) -> None:
+    def add_to_overlay(self, partition: int, writes: Mapping[bytes, bytes | None], number: int) -> None:
         """Makes the new states of batch `number` visible to the next batches before they are durable."""
         self._overlay.setdefault(partition, {}).update((key, (value, number)) for key, value in writes.items())
 
@@ -84,13 +84,13 @@ class UserTable:
             else:
                 batch.put(key, value)
         self._users[partition] += new_users
-        self._write(batch, partition, changelog_offset)
+        self._commit(batch, partition, changelog_offset)
         overlay = self._overlay.get(partition, {})
         for key in writes:
             if key in overlay and overlay[key][1] == number:
                 del overlay[key]
 
-    def _write(self, batch: WriteBatch, partition: int, changelog_offset: int) -> None:
+    def _commit(self, batch: WriteBatch, partition: int, changelog_offset: int) -> None:
         """Writes a batch together with the offset, term and number of users that belong to it."""
         batch.put(self._table.data.offset_key, b"%d" % changelog_offset)
         batch.put(_TERM_KEY, b"%d" % self._terms[partition])
@@ -119,7 +119,7 @@ class UserTable:
             logger.warning("skipped %d changelog records of partition %d: an earlier owner wrote them late", late, partition)
         if partition in self._users:
             self._users[partition] += self._growth(partition, present)
-        self._write(batch, partition, fetched.position - 1)
+        self._commit(batch, partition, fetched.position - 1)
 
     def _collect(self, fetched: Fetched, batch: WriteBatch, present: dict[bytes, bool]) -> int:
         """Adds records to the batch, and whether their keys then exist to `present`; returns how many were late and skipped."""
