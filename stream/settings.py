@@ -27,7 +27,7 @@ class KafkaSettings(Section):
     dev: bool = Field(False, description="one broker only: topics get replication 1")
 
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # mypy cannot see the fields of a created model
 
     class _InputNames(Section):
         """The input topics that code names one by one."""

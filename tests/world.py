@@ -158,10 +158,10 @@ def run(
     batch: Batch,
     ranker: Ranker | None = None,
     items: Catalogue | None = None,
-    step_settings: StepConfig | None = None,
+    config: StepConfig | None = None,
 ) -> Outcome:
     """One step; applies its outcome to the store."""
-    outcome = step(batch, store, ranker, catalogue() if items is None else items, step_settings or settings())
+    outcome = step(batch, store, ranker, catalogue() if items is None else items, config or settings())
     store.apply(outcome)
     return outcome
 

@@ -34,14 +34,14 @@ def dead_letter(origin: Coordinates, record: Record, rejection: Rejection, *, wi
         origin=Origin(*origin),
         occurred_at=record.timestamp,
         key=record.key[: limits.ORIGINAL_BYTES] if with_original and record.key is not None else None,
-        headers=_bounded(record) if with_original else (),
+        headers=_first_headers(record) if with_original else (),
         original=value[: limits.ORIGINAL_BYTES] if with_original else None,
         original_bytes=len(value),
     )
     return Output(name.encode(), _encode(letter), cloud_event(name, "isthmus.dead-letter", record.timestamp))
 
 
-def _bounded(record: Record) -> tuple[tuple[str, bytes], ...]:
+def _first_headers(record: Record) -> tuple[tuple[str, bytes], ...]:
     """The first headers that fit into 8 kB: a producer may send any number of any size."""
     kept: list[tuple[str, bytes]] = []
     size = 0

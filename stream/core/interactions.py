@@ -62,12 +62,12 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
     def clicks(self) -> list[TimedTags]:
         """The kept clicks in time order, (ms, tags) each; at most 64."""
         clicks = []
-        at = 0
+        start = 0
         tags, marks = self.tags, self.marks
         for (time,) in _TIME.iter_unpack(self.times):
-            end = at + 1 + marks[at]
-            clicks.append((time, tuple([tags[index] for index in marks[at + 1 : end]])))
-            at = end
+            end = start + 1 + marks[start]
+            clicks.append((time, tuple([tags[index] for index in marks[start + 1 : end]])))
+            start = end
         return clicks
 
     def older_tags(self) -> Tags:

@@ -91,7 +91,7 @@ def test_a_long_user_id_is_a_dead_letter() -> None:
 def test_a_new_user_on_the_wrong_partition_is_a_dead_letter() -> None:
     """Kafka's default partitioner decides. Only users not seen before are checked."""
     batch = Batch(Source.CLICK, "web-clicks", 1, (partition_of(b"u", 8) + 1) % 8, [PlainRecord(0, NOW, b"u", GOOD)])
-    outcome = run(Store(), batch, step_settings=world.settings(partitions=8))
+    outcome = run(Store(), batch, config=world.settings(partitions=8))
     assert outcome.counts["dead_letters", Reason.WRONG_PARTITION] == 1
     assert not outcome.writes
 

@@ -279,7 +279,7 @@ def test_an_erasure_in_our_own_format_bypasses_the_field_mapping() -> None:
     value = msgspec.json.encode(Erasure("u", NOW))
     for offset, headers in enumerate([(), ((NATIVE_FORMAT_HEADER, b"1"),)]):
         record = PlainRecord(offset, NOW, b"u", value, headers)
-        outcome = run(store, Batch(Source.ERASURE, "erasures", 1, 0, [record]), step_settings=config)
+        outcome = run(store, Batch(Source.ERASURE, "erasures", 1, 0, [record]), config=config)
         assert outcome.counts["events", Source.ERASURE, "applied" if headers else "dead_letter"] == 1
 
 
@@ -318,7 +318,7 @@ def test_an_explained_list_names_what_contributed_to_its_first_item() -> None:
     """The score with and without each interaction, the strongest first."""
     store = Store()
     events = [(number, click(at, f"tag{number}")) for number, at in enumerate([NOW - 5 * HOUR, NOW - 3 * HOUR, NOW - HOUR])]
-    run(store, batch_of(Source.CLICK, events), OrderRanker(), step_settings=world.settings(explain=True))
+    run(store, batch_of(Source.CLICK, events), OrderRanker(), config=world.settings(explain=True))
     because = sent(store)["because"]
     assert isinstance(because, list)
     effects = [abs(reason["score_with"] - reason["score_without"]) for reason in because]
