@@ -1,4 +1,4 @@
-"""What must be in the output topics, by the pure step over all records of the input topics; and what is there."""
+"""Compares the output topics with what the pure step makes of all records of the input topics."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -17,7 +17,7 @@ from tests.world import Store, history_of
 
 
 def read_all(bootstrap: str, topic: str, numbers: Collection[int] | None = None) -> dict[int, list[PlainRecord]]:
-    """All committed records of a topic, by partition; of the partitions with these numbers only, where some are given."""
+    """Returns all committed records of a topic by partition, limited to the given partition numbers if any."""
     consumer: Any = KafkaConsumer(
         bootstrap_servers=bootstrap,
         enable_auto_commit=False,
@@ -42,13 +42,13 @@ def read_all(bootstrap: str, topic: str, numbers: Collection[int] | None = None)
 
 
 def newest(records: dict[int, list[PlainRecord]]) -> dict[bytes, bytes]:
-    """The newest value of each key; tombstones leave none."""
+    """Returns the newest value of each key, without keys whose newest record is a tombstone."""
     values = {record.key: record.value for found in records.values() for record in found}
     return {key: value for key, value in values.items() if key is not None and value is not None}
 
 
 def expected(bootstrap: str, topics: TopicSettings, ranker: Ranker | None, store: Store | None = None) -> Store:
-    """All input records through the step, topic after topic: the history is a function of their set. On top of `store`."""
+    """Applies the step to all input records, topic after topic, on top of `store`: a history is a function of the set of events."""
     items = Catalogue(msgspec.json.decode(value, type=Item) for value in newest(read_all(bootstrap, topics.items)).values())
     sources = source_topics(topics)
     epochs = topic_epochs(bootstrap, sources)
@@ -62,7 +62,7 @@ def expected(bootstrap: str, topics: TopicSettings, ranker: Ranker | None, store
 
 
 def actual(bootstrap: str, topics: TopicSettings) -> Store:
-    """What the workers left in changelog, recommendations and training examples."""
+    """Returns what the workers wrote to changelog, recommendations and training examples."""
     store = Store()
     store.records = newest(read_all(bootstrap, changelog_name("isthmus-profiles")))
     store.recommendations.update(newest(read_all(bootstrap, topics.recommendations)))
@@ -75,7 +75,7 @@ def users_of(store: Store) -> set[str]:
 
 
 def assert_exact(bootstrap: str, topics: TopicSettings, ranker: Ranker | None) -> int:
-    """Histories, newest examples and last lists are exactly what the records give; gives the number of users."""
+    """Asserts that histories, newest examples and last lists are exactly those of the step; returns the number of users."""
     wanted, found = expected(bootstrap, topics, ranker), actual(bootstrap, topics)
     assert users_of(found) == users_of(wanted)
     wrong = [user for user in users_of(wanted) if history_of(found, user) != history_of(wanted, user)]
@@ -87,7 +87,7 @@ def assert_exact(bootstrap: str, topics: TopicSettings, ranker: Ranker | None) -
 
 
 def contents_per_id(values: Iterable[bytes | None]) -> dict[str, set[bytes]]:
-    """Recommendation id -> its contents."""
+    """Returns the distinct contents sent under each recommendation id."""
     found: dict[str, set[bytes]] = {}
     for value in values:
         if value is not None:
@@ -96,7 +96,7 @@ def contents_per_id(values: Iterable[bytes | None]) -> dict[str, set[bytes]]:
 
 
 def revisions(records: dict[int, list[PlainRecord]]) -> dict[bytes, list[int]]:
-    """Training examples by key: their revisions in order of sending."""
+    """Returns the revisions of each training example in order of sending."""
     found: dict[bytes, list[int]] = {}
     for partition in records.values():
         for record in partition:

@@ -1,4 +1,4 @@
-"""What a test on real Kafka needs; without it, it is skipped by hand and fails in CI."""
+"""The requirements of tests on real Kafka. If they are missing, tests are skipped locally and fail in CI."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A registry per test, of a database that is made once: MLflow takes seconds to make one."""
+"""A registry per test, copied from one empty database, because MLflow takes seconds to create one."""
 
 import shutil
 from pathlib import Path
@@ -13,12 +13,12 @@ def uri_of(folder: Path) -> str:
 
 
 def registry_in(folder: Path) -> Registry:
-    """The registry of `folder`, opened as a trainer opens it."""
+    """Opens the registry in `folder` as a trainer does."""
     return Registry(uri_of(folder), folder / "models")
 
 
 def copy_of(template: Path, folder: Path) -> Path:
-    """An empty registry in `folder`, from the one in `template`."""
+    """Copies the empty registry in `template` to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(template / DATABASE, folder / DATABASE)
     return folder

@@ -1,4 +1,4 @@
-"""A local broker that tests use one after the other: emptying it takes a tenth of the time that starting another takes."""
+"""A local broker that tests use one after the other: emptying it takes a tenth of the time of starting a new one."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ EMPTY_S: Final = 5.0
 
 
 class SharedBroker:
-    """Starts when its address is first asked for. Where it cannot be emptied, another broker takes its place."""
+    """A broker that starts when its address is first used. If it cannot be emptied, a new one replaces it."""
 
     def __init__(self, new: Callable[[], LocalKafka]) -> None:
         self._new = new
@@ -46,7 +46,7 @@ class SharedBroker:
 
 
 def is_emptied(admin: Any) -> bool:
-    """Whether no topic and no group is left; else deletes what can be deleted."""
+    """Returns whether no topic and no group is left, after requesting the deletion of any that are."""
     groups = [group["group_id"] for group in admin.list_groups()]
     topics = [topic for topic in admin.list_topics() if not topic.startswith("__")]
     try:
@@ -62,7 +62,7 @@ def is_emptied(admin: Any) -> bool:
 
 
 def remove_members(admin: Any, group: str) -> None:
-    """A group with members cannot be deleted, and a static member that was killed stays until its session times out."""
+    """Removes all members: a group with members cannot be deleted, and a killed static member stays until its session times out."""
     members = admin.describe_groups([group])[group]["members"]
     leaving = [MemberToRemove(member_id=member["member_id"], group_instance_id=member["group_instance_id"]) for member in members]
     if leaving:

@@ -1,4 +1,4 @@
-"""Reading a changelog to its end on both transports: aborted and control records, compacted tails, what was read before."""
+"""Reading a changelog to its end on both transports: aborted and control records, compacted tails, partial reads."""
 
 import asyncio
 import shutil
@@ -30,8 +30,8 @@ def values(found: list[Fetched], number: int = 0) -> list[bytes | None]:
     return [record.value for fetched in found if fetched.number == number for record in fetched.records]
 
 
-async def test_what_transactions_left_behind_is_passed_over_and_the_end_is_reached(kafka: str, unique: str, tmp_path: Path) -> None:
-    """Committed records are given, aborted and control records are not; the last position is the end though no record is there."""
+async def test_aborted_and_control_records_are_skipped_up_to_the_end(kafka: str, unique: str, tmp_path: Path) -> None:
+    """Only committed records are returned; the last position is the end offset although no record is there."""
     admin = KafkaAdminClient(bootstrap_servers=kafka)
     admin.create_topics([NewTopic(unique, num_partitions=2, replication_factor=1)])
     admin.close()
@@ -50,10 +50,10 @@ async def test_what_transactions_left_behind_is_passed_over_and_the_end_is_reach
         await read(f"kafka://{kafka}", tmp_path, unique, {0: 13})
 
 
-async def test_many_records_of_several_partitions_come_in_order_and_in_bounded_fetches(
+async def test_many_records_of_several_partitions_arrive_in_order_and_in_bounded_fetches(
     kafka: str, unique: str, tmp_path: Path
 ) -> None:
-    """From each partition's own start."""
+    """Each partition is read from its own start offset."""
     admin = KafkaAdminClient(bootstrap_servers=kafka)
     admin.create_topics([NewTopic(unique, num_partitions=2, replication_factor=1)])
     admin.close()
@@ -68,10 +68,10 @@ async def test_many_records_of_several_partitions_come_in_order_and_in_bounded_f
     assert max(len(fetched.records) for fetched in found) <= 2_000
 
 
-async def test_a_restart_with_its_store_reads_only_what_it_lacks(
+async def test_a_restart_with_its_store_reads_only_what_is_missing(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing after a clean end; the users are known without counting them again."""
+    """After a clean shutdown that is nothing, and the number of users is known without counting them again."""
     log = open_log(name)
     log.create_topics(specs(TOPICS))
     made = events(600)
@@ -87,7 +87,7 @@ async def test_a_restart_with_its_store_reads_only_what_it_lacks(
 
 
 async def test_a_compacted_changelog_whose_last_record_is_a_tombstone_restores_the_table(name: str, tmp_path: Path) -> None:
-    """The store is wiped; what is folded afterwards goes on from it."""
+    """After the store is wiped, new events continue from the restored state."""
     log = open_log(name)
     log.create_topics(specs(TOPICS))
     made = events(800)
@@ -106,8 +106,8 @@ async def test_a_compacted_changelog_whose_last_record_is_a_tombstone_restores_t
     assert_exact(log)
 
 
-async def test_a_store_that_is_ahead_of_its_changelog_stops_the_worker_with_what_to_do(name: str, tmp_path: Path) -> None:
-    """The log was lost, the state directory kept."""
+async def test_a_store_ahead_of_its_changelog_stops_the_worker_with_a_remedy(name: str, tmp_path: Path) -> None:
+    """The log was lost but the state directory kept."""
     log = open_log(name)
     log.create_topics(specs(TOPICS))
     async with worker(name, log, tmp_path):

@@ -1,4 +1,4 @@
-"""Dead letters on real Kafka: listed, shown, and replayed once each after the cause was mended; erasures by command."""
+"""Dead letters on real Kafka: listed, shown, and replayed once each after the cause is fixed; erasure by command."""
 
 import json
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ def send(bootstrap: str, topic: str, rows: Sequence[tuple[bytes | None, bytes | 
 
 
 def clicks(count: int) -> list[tuple[bytes, bytes]]:
-    """Of 7 users; the fourth is longer than a dead letter holds."""
+    """Returns clicks of 7 users; the fourth is larger than a dead letter may hold."""
     rows = []
     for number in range(count):
         fields = {"user_id": f"user-{number % 7}", "occurred_at": START_MS + number * 1_000, "tags": ["home", f"tag{number % 3}"]}
@@ -90,13 +90,13 @@ def stamps(bootstrap: str, topic: str) -> list[bytes]:
         return [value for record in found.records(topic) for name, value in record.headers if name == ORIGIN_HEADER]
 
 
-def test_what_a_broken_mapping_cost_is_replayed_once_after_it_was_mended(bootstrap: str, tmp_path: Path) -> None:
-    """Dead letters, mapping mended, replayed: histories and lists are exact. A second replay changes nothing."""
+def test_events_lost_to_a_broken_mapping_are_replayed_once_after_the_fix(bootstrap: str, tmp_path: Path) -> None:
+    """After the replay histories and lists are exact; a second replay changes nothing."""
     sent = clicks(60)
     broken = worker(bootstrap, tmp_path, MAPPING | {"user_id": "userid"})
     try:
         send(bootstrap, TOPICS.clicks, sent)
-        wait_for(lambda: folded(bootstrap, 60), [broken], 60, "the burying of all events")
+        wait_for(lambda: folded(bootstrap, 60), [broken], 60, "the dead letters of all events")
     finally:
         broken.stop()
     assert [row["reason"] for row in listed(bootstrap)] == ["invalid"] * 60
@@ -119,7 +119,7 @@ def test_what_a_broken_mapping_cost_is_replayed_once_after_it_was_mended(bootstr
 
 
 def bury(bootstrap: str, *, reason: Reason, offset: int, value: bytes | None, key: bytes | None = b"u", topic: str = "") -> str:
-    """A dead letter as worker or encoder send it; gives its name."""
+    """Sends a dead letter as worker and encoder do; returns its name."""
     epoch = topic_epochs(bootstrap, [topic or TOPICS.clicks])[topic or TOPICS.clicks]
     record = PlainRecord(offset, START_MS + offset, key, value, (("trace", b"t1"),))
     origin = Coordinates(topic or TOPICS.clicks, epoch, 0, offset)
@@ -130,8 +130,8 @@ def bury(bootstrap: str, *, reason: Reason, offset: int, value: bytes | None, ke
     return letter.key.decode()
 
 
-def test_transcripts_are_shown_and_replayed_from_their_origin_while_it_holds_them(bootstrap: str) -> None:
-    """The dead letter itself holds neither text nor key; once the origin has dropped the record, it is refused with the reason."""
+def test_transcripts_are_shown_and_replayed_from_their_origin_while_it_retains_them(bootstrap: str) -> None:
+    """The dead letter has neither text nor key; once the origin topic has dropped the record, the replay is refused."""
     text = b'{"user_id":"u","sentences":"of a secret kind"}'
     send(bootstrap, TOPICS.transcripts, [(b"u", text)] * 2)
     place = partition_of(b"u", 2)
@@ -160,8 +160,8 @@ def test_transcripts_are_shown_and_replayed_from_their_origin_while_it_holds_the
     assert again == text
 
 
-def test_what_cannot_be_replayed_is_refused_and_the_rest_is_filtered(bootstrap: str) -> None:
-    """Without a key, empty, or cut where the origin never held it; by reason, time and coordinates."""
+def test_unusable_dead_letters_are_refused_and_the_others_can_be_filtered(bootstrap: str) -> None:
+    """Refused: without a key, empty, or truncated without an origin. Filters: reason, time and coordinates."""
     keyless = bury(bootstrap, reason=Reason.MISSING_KEY, offset=0, value=b"{}", key=None)
     empty = bury(bootstrap, reason=Reason.EMPTY, offset=1, value=None)
     cut = bury(bootstrap, reason=Reason.NOT_JSON, offset=2, value=b"x" * (limits.ORIGINAL_BYTES + 1))
@@ -180,8 +180,8 @@ def test_what_cannot_be_replayed_is_refused_and_the_rest_is_filtered(bootstrap: 
     assert (record.key, record.value) == (b"u", b"{}")
 
 
-def test_a_replay_that_is_cut_off_goes_on_without_sending_twice(bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut off after all was sent and nothing remembered: the header in the origin topic tells the next run."""
+def test_an_interrupted_replay_resumes_without_sending_twice(bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted after everything was sent but nothing recorded: the next run recognizes the header in the origin topic."""
     for offset in range(5):
         bury(bootstrap, reason=Reason.MAPPING, offset=offset, value=b'{"n":%d}' % offset, key=b"u%d" % offset)
 
@@ -204,8 +204,8 @@ def test_a_replay_that_is_cut_off_goes_on_without_sending_twice(bootstrap: str, 
         assert len(list(read_dead_letters(found, TOPICS.dead_letters, DeadLetterFilter(reason="mapping")))) == 6
 
 
-def test_no_filter_and_unknown_coordinates_are_refused(bootstrap: str) -> None:
-    """A slip of the hand must not replay everything."""
+def test_a_replay_without_a_filter_and_unknown_coordinates_are_refused(bootstrap: str) -> None:
+    """A slip must not replay everything."""
     for arguments, said in (
         (["replay"], "say which"),
         (["show", "web-clicks/1/0/0"], "no dead letter has"),
@@ -218,7 +218,7 @@ def test_no_filter_and_unknown_coordinates_are_refused(bootstrap: str) -> None:
 
 
 def test_an_erased_user_is_forgotten(bootstrap: str, tmp_path: Path) -> None:
-    """State, list and history go; another user's stay."""
+    """State, list and history are deleted; another user's remain."""
     send(bootstrap, TOPICS.clicks, [(user.encode(), msgspec.json.encode(Click(user, START_MS, ("home",)))) for user in ("u", "v")])
     child = worker(bootstrap, tmp_path)
     try:

@@ -1,4 +1,4 @@
-"""The worker's own app on the embedded transport: exact delivery, recovery, restart, forced rebalances. No Kafka, no Java."""
+"""The worker's app on the embedded transport: exact delivery, recovery, restart, forced rebalances. Needs no Kafka or Java."""
 
 import asyncio
 import shutil
@@ -38,21 +38,21 @@ RANKER = world.OrderRanker(text_model=None)
 
 @pytest.fixture
 def name() -> Iterator[str]:
-    """A log of one test, forgotten afterwards."""
+    """The name of a log for one test, dropped afterwards."""
     chosen = uuid4().hex[:8]
     yield chosen
     forget(chosen)
 
 
 def events(count: int) -> list[tuple[str, UserEvent]]:
-    """Clicks of 50 users with a purchase now and then, and one erasure."""
+    """Returns clicks of 50 users with occasional purchases, and one erasure."""
     now = time.time_ns() // 1_000_000 - 10_000_000
     made: list[tuple[str, UserEvent]] = []
     for number in range(count):
         user = f"user-{number * 7 % 50}"
         made.append((TOPICS.clicks, Click(user, now + number * 500, (f"tag{number % 9}", "home"), event_id=f"e{number}")))
         if number % 40 == 39:
-            buyer = f"user-{number // 40 % 50}"  # each buys less often than the state remembers
+            buyer = f"user-{number // 40 % 50}"  # each user makes fewer purchases than the state keeps
             made.append(
                 (TOPICS.purchases, Purchase(buyer, now + number * 500 + 1, (world.ITEMS[number % 6],), event_id=f"p{number}"))
             )
@@ -69,7 +69,7 @@ async def worker(
     limit: DeadLetterLimit | None = None,
     supervision: Supervision | None = None,
 ) -> Any:
-    """A running worker; leaving the context ends it as SIGTERM does."""
+    """Runs a worker; leaving the context stops it as SIGTERM does."""
     metrics, stop = Metrics(), asyncio.Event()
     app = make_app("isthmus-profiles", f"embedded://{name}", data=folder, partitions=4, batch_records=200)
     context = ProfileContext(
@@ -93,7 +93,7 @@ async def worker(
 async def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         await asyncio.sleep(0.02)
 
 
@@ -102,7 +102,7 @@ async def send(log: Log, made: Sequence[tuple[str, UserEvent]]) -> None:
 
 
 async def send_on_and_on(log: Log, made: Sequence[tuple[str, UserEvent]]) -> None:
-    """At some thousand events a second."""
+    """Sends a few thousand events a second."""
     for start in range(0, len(made), 10):
         await send(log, made[start : start + 10])
         await asyncio.sleep(0.01)
@@ -118,7 +118,7 @@ def newest(log: Log, topic: str) -> dict[bytes, bytes]:
 
 
 def assert_exact(log: Log) -> None:
-    """What the worker left is what the step makes of all records, and all is committed."""
+    """Asserts that the outputs are what the step makes of all records, and that everything is committed."""
     wanted = world.Store()
     epochs = log.epochs(SOURCES)
     for topic, source in SOURCES.items():
@@ -138,7 +138,7 @@ def assert_exact(log: Log) -> None:
 
 
 async def test_every_event_is_folded_and_answered_exactly_once(name: str, tmp_path: Path) -> None:
-    """Clicks, purchases and an erasure: state, lists and examples are what the step makes of them."""
+    """State, lists and examples are what the step makes of clicks, purchases and an erasure."""
     log = open_log(name)
     log.create_topics(specs(TOPICS))
     made = events(1_500)
@@ -149,7 +149,7 @@ async def test_every_event_is_folded_and_answered_exactly_once(name: str, tmp_pa
 
 
 async def test_a_wiped_store_is_restored_from_the_changelog(name: str, tmp_path: Path) -> None:
-    """What came before and what comes after make one history."""
+    """Events from before and after the wipe form one history."""
     log = open_log(name)
     log.create_topics(specs(TOPICS))
     made = events(1_000)
@@ -164,7 +164,7 @@ async def test_a_wiped_store_is_restored_from_the_changelog(name: str, tmp_path:
 
 
 async def test_log_and_tables_survive_a_restart(name: str, tmp_path: Path) -> None:
-    """With a folder the log is read back: topics with their epochs, records, committed offsets."""
+    """A log with a folder is read back: topics with their epochs, records and committed offsets."""
     made = events(600)
     log = open_log(name, tmp_path)
     log.create_topics(specs(TOPICS))
@@ -185,7 +185,7 @@ async def test_log_and_tables_survive_a_restart(name: str, tmp_path: Path) -> No
 
 
 async def test_rebalances_under_load_lose_nothing(name: str, tmp_path: Path) -> None:
-    """Seeking is made slow and events keep coming, so that much happens in between."""
+    """Seeking is slowed down while events keep arriving, so that rebalances overlap with processing."""
     log = open_log(name)
     log.create_topics(specs(TOPICS))
     made = events(2_000)
@@ -208,8 +208,8 @@ async def test_rebalances_under_load_lose_nothing(name: str, tmp_path: Path) -> 
     assert_exact(log)
 
 
-async def test_followers_see_all_there_was_and_all_that_comes(name: str) -> None:
-    """`ready` is set once the first are applied."""
+async def test_followers_see_all_existing_and_all_new_records(name: str) -> None:
+    """`ready` is set once the existing records are applied."""
     log = open_log(name)
     log.create_topics(specs(TOPICS))
     seen: list[bytes | None] = []
@@ -227,8 +227,8 @@ async def test_followers_see_all_there_was_and_all_that_comes(name: str) -> None
     following.cancel()
 
 
-class Touchy(world.OrderRanker):
-    """A ranker with a bug: it cannot read sessions with a planted tag."""
+class PoisonedRanker(world.OrderRanker):
+    """A ranker with a bug: it fails on sessions with a planted tag."""
 
     def advance_many(self, representations: Rows, interactions: Sequence[Interaction]) -> Rows:
         if any(isinstance(interaction, Session) and "planted" in interaction.tags for interaction in interactions):
@@ -236,13 +236,13 @@ class Touchy(world.OrderRanker):
         return super().advance_many(representations, interactions)
 
 
-async def test_poison_ends_in_dead_letters_and_the_partition_goes_on(name: str, tmp_path: Path) -> None:
-    """What is left is exact: as if the planted events had never been sent."""
+async def test_poison_events_become_dead_letters_and_the_partition_continues(name: str, tmp_path: Path) -> None:
+    """The result is exact, as if the planted events had never been sent."""
     log = open_log(name)
     log.create_topics(specs(TOPICS))
     made = events(600)
     planted = [(TOPICS.clicks, Click(f"user-{number}", 1_750_000_000_000, ("planted",))) for number in range(10, 30)]
-    async with worker(name, log, tmp_path, ranker=Touchy(text_model=None)):
+    async with worker(name, log, tmp_path, ranker=PoisonedRanker(text_model=None)):
         await send(log, [event for pair in zip(made[:20], planted, strict=True) for event in pair] + made[20:])
         await until(lambda: log.lag("isthmus-profiles", SOURCES) == 0)
     letters = [msgspec.json.decode(value) for value in newest(log, TOPICS.dead_letters).values()]
@@ -254,7 +254,7 @@ async def test_poison_ends_in_dead_letters_and_the_partition_goes_on(name: str, 
 
 
 async def test_a_broken_topic_stops_the_worker_instead_of_being_drained(name: str, tmp_path: Path) -> None:
-    """With an error that names topic and reason; the last batch is neither sent nor committed."""
+    """The error names topic and reason; the last batch is neither sent nor committed."""
     log = open_log(name)
     log.create_topics(specs(TOPICS))
     good = [(TOPICS.purchases, Purchase(f"user-{number}", 1_750_000_000_000, ("item-1",))) for number in range(300)]
@@ -273,10 +273,8 @@ async def test_a_broken_topic_stops_the_worker_instead_of_being_drained(name: st
     assert log.lag("isthmus-profiles", SOURCES) >= 2_000 - lost
 
 
-async def test_a_partition_that_finishes_nothing_makes_the_worker_unhealthy(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its log never acknowledges a state. A worker that has folded all there is stays healthy, however long nothing comes."""
+async def test_a_stalled_partition_makes_the_worker_unhealthy(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log stops acknowledging state records. An idle worker that has folded everything stays healthy."""
     monkeypatch.setattr(watchdog, "INTERVAL_S", 0.4)
     log, health = open_log(name), Health()
     log.create_topics(specs(TOPICS))
@@ -284,7 +282,7 @@ async def test_a_partition_that_finishes_nothing_makes_the_worker_unhealthy(
         assert Health.wrong(health.ready)
         await send(log, events(200))
         await until(lambda: log.lag("isthmus-profiles", SOURCES) == 0 and not Health.wrong(health.ready))
-        await asyncio.sleep(1.6)  # twice as long as a stalled partition is borne
+        await asyncio.sleep(1.6)  # twice the time after which a partition counts as stalled
         assert not Health.wrong(health.live)
         append = log.append_to
         lost: list[asyncio.Future[int]] = []

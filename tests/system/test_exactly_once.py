@@ -1,5 +1,5 @@
-"""Exactly once on real Kafka: worker and encoder killed with -9 and paused past their session timeout; whoever reads committed
-records sees each output once, and nothing is lost.
+"""Exactly-once delivery on real Kafka: worker and encoder are killed with SIGKILL and paused past their session timeout; a consumer
+of committed records sees each output once, and nothing is lost.
 """
 
 import asyncio
@@ -39,12 +39,12 @@ from training.datasets.synthetic.world import make_world
 
 TOPICS = TopicSettings(partitions=4)
 SESSION_S = 6
-"""The broker's least."""
+"""The broker's minimum."""
 
 
 @pytest.fixture
 def bootstrap(tmp_path: Path) -> Iterator[str]:
-    """A broker of the test's own, with all topics."""
+    """A broker for one test, because open transactions would outlive its topics; with all topics."""
     broker_or_skip()
     with LocalKafka(tmp_path / "kafka") as broker:
         create_or_check(broker.bootstrap, TOPICS, dev=True)
@@ -72,7 +72,7 @@ def live_events(count: int) -> list[LiveEvent]:
 
 
 def send_slowly(bootstrap: str, events: list[LiveEvent], rate: int = 600) -> threading.Thread:
-    """All events at `rate` a second from a thread of its own, so that what happens meets batches in flight."""
+    """Sends the events from a thread at `rate` a second, so that faults meet batches in flight."""
 
     def send() -> None:
         for place in range(0, len(events), 100):
@@ -90,13 +90,13 @@ def folded(bootstrap: str) -> int:
 
 
 def settled(bootstrap: str, *, encoder: bool) -> bool:
-    """Committed offset = end offset, over the markers of transactions too."""
+    """Returns whether committed offsets equal end offsets, transaction markers included."""
     encoded = not encoder or group_lag(bootstrap, "isthmus-encoder", [TOPICS.transcripts]).lag == 0
     return encoded and group_lag(bootstrap, "isthmus-profiles", source_topics(TOPICS)).lag == 0
 
 
 def assert_each_output_once(bootstrap: str) -> None:
-    """Lists by their id, examples by key and revision, dead letters by origin, encoded calls by origin offset."""
+    """Identifies lists by id, examples by key and revision, dead letters by origin, encoded calls by origin offset."""
     lists = [record.value for found in read_all(bootstrap, TOPICS.recommendations).values() for record in found]
     assert len(contents_per_id(lists)) == sum(value is not None for value in lists)
     for numbers in revisions(read_all(bootstrap, TOPICS.training_examples)).values():
@@ -109,8 +109,8 @@ def assert_each_output_once(bootstrap: str) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_kills_in_mid_stream_show_a_reader_of_committed_records_no_duplicate_and_no_gap(bootstrap: str, tmp_path: Path) -> None:
-    """The worker twice, the encoder once; both started again under their names."""
+def test_kills_leave_no_duplicate_and_no_gap_for_a_reader_of_committed_records(bootstrap: str, tmp_path: Path) -> None:
+    """The worker is killed twice and the encoder once; both are restarted under their names."""
     events = live_events(4_500)
     worker, encoder = (start(name, bootstrap, tmp_path, name) for name in ("worker", "encoder"))
     try:
@@ -124,7 +124,7 @@ def test_kills_in_mid_stream_show_a_reader_of_committed_records_no_duplicate_and
             else:
                 worker.kill()
                 before = served(tmp_path, "worker", 4)
-                worker = start("worker", bootstrap, tmp_path, "worker")  # until it serves it knows no SIGTERM
+                worker = start("worker", bootstrap, tmp_path, "worker")  # before it serves, it does not handle SIGTERM
                 wait_for(lambda: served(tmp_path, "worker", 4) > before, [worker, encoder], 60, "serving")  # noqa: B023
         sending.join(60)
         wait_for(lambda: settled(bootstrap, encoder=True), [worker, encoder], 90, "the folding of all events")
@@ -137,24 +137,22 @@ def test_kills_in_mid_stream_show_a_reader_of_committed_records_no_duplicate_and
 
 
 @pytest.mark.timeout(240)
-def test_a_worker_that_was_paused_past_its_session_timeout_writes_nothing_more_when_it_wakes(
-    bootstrap: str, tmp_path: Path
-) -> None:
-    """Another took its partitions over meanwhile; it joins again, and each output is there once."""
+def test_a_worker_paused_past_its_session_timeout_writes_nothing_when_it_resumes(bootstrap: str, tmp_path: Path) -> None:
+    """Another worker took over its partitions; it rejoins, and each output exists once."""
     events = [event for event in live_events(6_500) if event.role != "transcripts"]
     first, second = (start("worker", bootstrap, tmp_path, name, static=False) for name in ("first", "second"))
     try:
         wait_for(lambda: all(served(tmp_path, name, 2) for name in ("first", "second")), [first, second], 60, "sharing")
         sending = send_slowly(bootstrap, events)
         wait_for(lambda: folded(bootstrap) >= 600, [first, second], 60, "folding")
-        alone = served(tmp_path, "second", 4)  # it may have been the first to come
+        alone = served(tmp_path, "second", 4)  # it may have joined first, and so served all partitions already
         first.process.send_signal(signal.SIGSTOP)
         wait_for(lambda: served(tmp_path, "second", 4) > alone, [second], 60, "the takeover")
         taken_over = folded(bootstrap)
         wait_for(lambda: folded(bootstrap) >= taken_over + 100, [second], 60, "folding by the other")
         shared = served(tmp_path, "second", 2)
         first.process.send_signal(signal.SIGCONT)
-        wait_for(lambda: served(tmp_path, "second", 2) > shared, [first, second], 60, "sharing anew")
+        wait_for(lambda: served(tmp_path, "second", 2) > shared, [first, second], 60, "sharing again")
         sending.join(60)
         wait_for(lambda: settled(bootstrap, encoder=False), [first, second], 90, "the folding of all events")
     finally:
@@ -166,13 +164,13 @@ def test_a_worker_that_was_paused_past_its_session_timeout_writes_nothing_more_w
 
 
 def served(folder: Path, name: str, numbers: int) -> int:
-    """How often a worker has begun to serve that many partition numbers."""
+    """Returns how often a worker has started to serve this many partition numbers."""
     log = folder / f"{name}.log"
     return log.read_text().count(f"serving {numbers} partition numbers") if log.exists() else 0
 
 
 class Owner:
-    """One worker's delivery to real Kafka without its consumer: what it acknowledged, whether it asked to rejoin."""
+    """One worker's delivery to real Kafka without its consumer; records acknowledgements and requests to rejoin."""
 
     def __init__(self, bootstrap: str, folder: Path) -> None:
         self.metrics = Metrics()
@@ -195,7 +193,7 @@ class Owner:
         self.crashes.append(error)
 
     async def send(self, topic: str, value: str) -> None:
-        """One batch whose one output is `value`, and its end."""
+        """Delivers one batch with `value` as its only output and waits for the end of its transaction."""
         tp = SimpleNamespace(topic=TOPICS.clicks, partition=0)
         message = SimpleNamespace(topic=tp.topic, partition=0, offset=len(self.acked), generation_id=1, tp=tp)
         event = SimpleNamespace(message=message, ack=lambda: self.acked.append(value))
@@ -205,8 +203,8 @@ class Owner:
             await asyncio.wait([line.task])
 
 
-async def test_whoever_takes_a_partition_number_over_fences_its_former_owner_off(bootstrap: str, tmp_path: Path) -> None:
-    """The former one's batch is neither visible nor acknowledged; it asks to rejoin. Its open transaction is settled first."""
+async def test_a_new_owner_of_a_partition_number_fences_off_the_previous_one(bootstrap: str, tmp_path: Path) -> None:
+    """The previous owner's batch is neither visible nor acknowledged; it asks to rejoin. Its open transaction is aborted first."""
     topic = TOPICS.recommendations
     earlier, first, second = (Owner(bootstrap, tmp_path / name) for name in ("a", "b", "c"))
     await earlier.delivery.acquire([0])
@@ -230,8 +228,8 @@ async def test_whoever_takes_a_partition_number_over_fences_its_former_owner_off
         await owner.delivery.close()
 
 
-async def test_two_owners_that_fence_each_other_again_and_again_stop_with_the_reason(bootstrap: str, tmp_path: Path) -> None:
-    """Two deployments on one set of topics."""
+async def test_two_owners_that_keep_fencing_each_other_stop_with_the_reason(bootstrap: str, tmp_path: Path) -> None:
+    """The cause is a second deployment on the same topics."""
     mine, others = Owner(bootstrap, tmp_path / "a"), Owner(bootstrap, tmp_path / "b")
     for _ in range(MAX_FENCES):
         await mine.delivery.acquire([0])
@@ -243,20 +241,20 @@ async def test_two_owners_that_fence_each_other_again_and_again_stop_with_the_re
     await others.delivery.close()
 
 
-async def test_batches_that_wait_share_a_transaction_and_keep_their_order(bootstrap: str, tmp_path: Path) -> None:
-    """Of one partition number; each is acknowledged."""
+async def test_waiting_batches_share_a_transaction_and_keep_their_order(bootstrap: str, tmp_path: Path) -> None:
+    """Every batch of the partition number is acknowledged."""
     owner = Owner(bootstrap, tmp_path)
     await owner.delivery.acquire([0])
     await asyncio.gather(*(owner.send(TOPICS.recommendations, f"{number}") for number in range(20)))
     assert owner.acked == [f"{number}" for number in range(20)]
     found = read_all(bootstrap, TOPICS.recommendations)[0]
     assert [record.value for record in found] == [f"{number}".encode() for number in range(20)]
-    assert found[-1].offset < 19 + 4  # a marker stands behind each transaction
+    assert found[-1].offset < 19 + 4  # each transaction ends with a marker
     await owner.delivery.close()
 
 
 def test_without_kafka_exactly_once_is_refused(tmp_path: Path) -> None:
-    """With what to do."""
+    """The error says what to do."""
     from stream.kafka.embedded.log import forget, open_log
 
     open_log("refused")

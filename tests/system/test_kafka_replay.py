@@ -1,6 +1,6 @@
 """`isthmus replay` on real Kafka: the newest examples are those that the step builds from the files.
 
-All is sent at full speed, so purchases overtake the encoding of calls.
+Events are sent at full speed, so purchases overtake the encoding of calls.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ EVENTS = 150
 
 
 def without_vectors(example: TrainingExample) -> TrainingExample:
-    """The example less its vectors, which depend on what was encoded together in the seventh digit, and its revision."""
+    """Returns the example without its revision and its vectors, whose seventh digit depends on what was encoded together."""
     return msgspec.structs.replace(example, revision=0, interactions=tuple(_bare(one) for one in example.interactions))
 
 
@@ -39,7 +39,7 @@ def vectors(examples: list[TrainingExample]) -> np.ndarray:
 
 @pytest.mark.timeout(170)
 def test_examples_through_kafka_are_those_built_from_the_files(empty_kafka: str, tmp_path: Path) -> None:
-    """All events at full speed, encoder and worker as processes of their own."""
+    """Events are sent at full speed to separate encoder and worker processes."""
     write_tables(tmp_path / "tables", EVENTS, 3)
     tables = read_tables(tmp_path / "tables")
     settings = Settings(kafka=KafkaSettings(bootstrap=empty_kafka, dev=True))

@@ -1,4 +1,4 @@
-"""A worker on real Kafka: hostile messages, two workers sharing, a swapped model, and what is refused at the start."""
+"""A worker on real Kafka: hostile messages, two workers sharing, a model swap, and refusals at startup."""
 
 import asyncio
 import urllib.request
@@ -78,11 +78,11 @@ HOSTILE: list[tuple[bytes | None, bytes | None, Reason]] = [
     (b"h", b'{"user_id":"h","occurred_at":1,"tags":["' + b"a" * 1_000_000 + b'"]}', Reason.INVALID),
     (b"h", b'"' + b"a" * 1_048_400 + b'"', Reason.INVALID),
 ]
-"""The last one is as large as the topic takes. Each must become one dead letter with this reason."""
+"""(key, value, reason): each must become one dead letter with this reason. The last value is as large as the topic allows."""
 
 
-def test_hostile_messages_become_dead_letters_and_their_partitions_go_on(bootstrap: str, tmp_path: Path) -> None:
-    """Also random bytes; ancient times and unknown fields are accepted; a good click behind them in each partition is answered."""
+def test_hostile_messages_become_dead_letters_and_their_partitions_continue(bootstrap: str, tmp_path: Path) -> None:
+    """Random bytes included. Ancient times and unknown fields are accepted; valid clicks after them are answered."""
     rng = np.random.default_rng(5)
     noise = [rng.bytes(int(rng.integers(1, 300))) for _ in range(25)]
     producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", max_request_size=2 << 20)
@@ -114,8 +114,8 @@ def test_hostile_messages_become_dead_letters_and_their_partitions_go_on(bootstr
     assert child.process.returncode == 0
 
 
-def test_two_workers_share_and_one_hands_over_when_it_leaves(bootstrap: str, tmp_path: Path) -> None:
-    """SIGTERM of one, the rest folded by the other: every history, example and list is exact."""
+def test_two_workers_share_partitions_and_one_hands_over_when_it_leaves(bootstrap: str, tmp_path: Path) -> None:
+    """One stops on SIGTERM and the other processes the rest: every history, example and list is exact."""
     world = make_world(np.random.default_rng(1))
     events = [
         event
@@ -139,7 +139,7 @@ def test_two_workers_share_and_one_hands_over_when_it_leaves(bootstrap: str, tmp
 
 
 def shares(folder: Path) -> bool:
-    """Both have said how many partition numbers they serve, and it is less than all."""
+    """Returns whether both logs report half of the partition numbers."""
     logs = [(folder / f"{name}.log").read_text() if (folder / f"{name}.log").exists() else "" for name in ("one", "two")]
     return all("serving 2 partition numbers" in log for log in logs)
 
@@ -161,7 +161,7 @@ def publish(bootstrap: str, folder: Path, version: str) -> None:
 
 
 def test_a_champion_is_swapped_in_and_a_corrupt_one_refused_without_a_restart(bootstrap: str, tmp_path: Path) -> None:
-    """The list's model version tells; the refusal is counted with its reason; the catalogue is followed live."""
+    """Lists carry the model version; the refusal is counted with its reason; the catalogue is followed live."""
     port = free_port()
     child = worker(bootstrap, tmp_path, port=port)
     number = 0
@@ -203,15 +203,15 @@ def test_a_champion_is_swapped_in_and_a_corrupt_one_refused_without_a_restart(bo
 
 @pytest.mark.parametrize(("partitions", "said"), [("6", "has 4 partitions, not 6"), ("4", "missing")])
 def test_a_worker_refuses_topics_that_do_not_fit(bootstrap: str, tmp_path: Path, partitions: str, said: str) -> None:
-    """Exit code 2 and what to do about it, before it touches anything."""
+    """Exit code 2 and a remedy, before it touches anything."""
     missing = {} if partitions == "6" else {"ISTHMUS_TOPICS__CLICKS": "other-clicks"}
     child = worker(bootstrap, tmp_path, more={"ISTHMUS_TOPICS__PARTITIONS": partitions, **missing})
     assert child.process.wait(30) == 2
     assert said in child.log.read_text()
 
 
-def test_the_first_keyword_list_is_made_of_the_catalogue_and_the_clicks_on_the_broker(bootstrap: str, tmp_path: Path) -> None:
-    """What is no click is passed over."""
+def test_the_first_keyword_list_comes_from_the_catalogue_and_the_clicks_on_the_broker(bootstrap: str, tmp_path: Path) -> None:
+    """Invalid clicks are skipped."""
     producer = KafkaProducer(bootstrap_servers=bootstrap)
     producer.send(TOPICS.items, key=b"1", value=msgspec.json.encode(Item("1", "Boat insurance", "Sail and motor."))).get(10)
     producer.send(TOPICS.clicks, key=b"h", value=b"{").get(10)

@@ -1,4 +1,4 @@
-"""The trainer on real Kafka: newest examples of a compacted topic, announcements, and `isthmus train --every` ended by a signal."""
+"""The trainer on real Kafka: newest examples of a compacted topic, announcements, and `isthmus train --every` until a signal."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ Record = tuple[bytes, bytes | None]
 
 @pytest.fixture
 def topic(kafka: str, unique: str) -> str:
-    """A fresh compacted topic of three partitions."""
+    """A new compacted topic of three partitions."""
     return create(kafka, f"{unique}-examples", 3)
 
 
@@ -59,8 +59,8 @@ def reader(kafka: str, topic: str) -> Iterator[CompactedTopic]:
     reader.close()
 
 
-def test_the_newest_revision_of_each_example_comes_in_order_of_time(kafka: str, topic: str, reader: CompactedTopic) -> None:
-    """Whatever order they were sent in."""
+def test_the_newest_revision_of_each_example_is_returned_in_order_of_time(kafka: str, topic: str, reader: CompactedTopic) -> None:
+    """The order of sending does not matter."""
     examples = purchases(40)
     revised = msgspec.structs.replace(examples[3], revision=1, items=("item-5",))
     send(kafka, topic, [record(example) for example in [*reversed(examples), revised]])
@@ -77,7 +77,7 @@ def test_a_tombstone_removes_its_example_and_no_other(kafka: str, topic: str, re
     assert examples_in(reader) == [*examples[:2], *examples[3:]]
 
 
-def test_reading_on_brings_only_what_has_come_since(kafka: str, topic: str, reader: CompactedTopic) -> None:
+def test_reading_on_returns_only_new_records(kafka: str, topic: str, reader: CompactedTopic) -> None:
     send(kafka, topic, [record(example) for example in purchases(5)])
     assert reader.read_on() == 5
     assert reader.read_on() == 0
@@ -91,29 +91,29 @@ def test_an_empty_topic_has_no_examples(reader: CompactedTopic) -> None:
     assert examples_in(reader) == []
 
 
-def test_a_record_that_is_no_example_is_told_and_left_out(
+def test_an_undecodable_example_is_logged_and_skipped(
     kafka: str, topic: str, reader: CompactedTopic, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One such record must not end all training for ever."""
+    """One such record must not block training forever."""
     send(kafka, topic, [(b"broken", b"\xc1 no msgpack"), (b"other", b"\x01"), *(record(example) for example in purchases(2))])
     reader.read_on()
     assert examples_in(reader) == purchases(2)
     assert caplog.text.count("no training example") == 2
 
 
-def test_items_come_in_order_and_what_is_none_is_left_out(kafka: str, topic: str, reader: CompactedTopic) -> None:
+def test_items_are_returned_in_order_without_undecodable_ones(kafka: str, topic: str, reader: CompactedTopic) -> None:
     items = [(item.encode(), msgspec.json.encode({"item_id": item, "name": item})) for item in reversed(ITEMS)]
     send(kafka, topic, [*items, (b"x", b"no item"), (ITEMS[0].encode(), None)])
     reader.read_on()
     assert items_in(reader) == sorted(ITEMS[1:])
 
 
-def test_a_missing_topic_says_how_to_make_it(kafka: str, unique: str) -> None:
+def test_a_missing_topic_is_an_error_that_says_how_to_create_it(kafka: str, unique: str) -> None:
     with pytest.raises(TopicError, match="isthmus topics"):
         CompactedTopic(kafka, f"{unique}-missing")
 
 
-def test_an_announcement_is_there_when_the_call_returns_and_the_newest_of_a_role_holds(kafka: str, unique: str) -> None:
+def test_an_announcement_is_durable_when_the_call_returns_and_the_newest_of_a_role_counts(kafka: str, unique: str) -> None:
     models = create(kafka, f"{unique}-models")
     first, second = (
         ModelAnnouncement(role="champion", name="popular", version=version, uri="u", sha256="s", published_at=1) for version in "12"
@@ -125,10 +125,10 @@ def test_an_announcement_is_there_when_the_call_returns_and_the_newest_of_a_role
 
 
 @pytest.mark.timeout(180)
-def test_a_periodic_trainer_takes_the_examples_from_the_topic_announces_and_ends_on_a_signal(
+def test_a_periodic_trainer_reads_examples_from_the_topic_announces_and_stops_on_a_signal(
     kafka: str, unique: str, topic: str, registry_folder: Path, tmp_path: Path
 ) -> None:
-    """The real command in a process of its own: popularity at once, then the network; SIGTERM ends it with exit code 0."""
+    """The real command in its own process announces popularity at once, then the network; SIGTERM ends it with exit code 0."""
     models, items = create(kafka, f"{unique}-models"), create(kafka, f"{unique}-items")
     send(kafka, topic, [record(example) for example in purchases(600)])
     send(kafka, items, [(item.encode(), msgspec.json.encode({"item_id": item, "name": item})) for item in ITEMS])
@@ -144,7 +144,7 @@ def test_a_periodic_trainer_takes_the_examples_from_the_topic_announces_and_ends
     trainer = ChildProcess(["train", "--bootstrap", kafka, "--every", "1s"], environment, tmp_path / "train.log")
     try:
         wait_for(lambda: len(all_of(kafka, models)) == 2, [trainer], 120, "two announcements")
-        wait_for(lambda: "nothing new" in (tmp_path / "train.log").read_text(), [trainer], 30, "a turn without anything new")
+        wait_for(lambda: "nothing new" in (tmp_path / "train.log").read_text(), [trainer], 30, "a turn without new examples")
     finally:
         trainer.stop()
     assert trainer.process.returncode == 0, (tmp_path / "train.log").read_text()
