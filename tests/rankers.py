@@ -19,7 +19,7 @@ TEXT_MODEL: Final = "text-1"
 
 
 def small(name: str) -> Any:
-    """A configuration with a tiny network."""
+    """A configuration with a tiny network; the default one of a system that is not listed here and no plain GRU."""
     from models.network import GruConfig
     from models.networks.generative_imputation import GenerativeConfig
     from models.networks.isthmus import IsthmusConfig
@@ -27,6 +27,7 @@ def small(name: str) -> Any:
     from models.networks.late_fusion import FusionConfig
     from models.networks.latent_feature import LatentFeatureConfig
     from models.networks.relative_representation import RelativeConfig
+    from models.systems import network_type
 
     sizes, other = GruConfig(hidden=12, dense=10), GruConfig(hidden=8, dense=6)
     return {
@@ -36,7 +37,7 @@ def small(name: str) -> Any:
         "knowledge_distillation": DistillationConfig(session=sizes, conversation=other, student=other),
         "generative_imputation": GenerativeConfig(ranking=sizes, texts=other, sessions=other),
         "relative_representation": RelativeConfig(anchors=7, ranking=sizes, session=other, conversation=sizes),
-    }.get(name, sizes)
+    }.get(name) or (sizes if isinstance(network_type(name).default, GruConfig) else network_type(name).default)
 
 
 def random_ranker(
