@@ -67,6 +67,9 @@ class TopicSettings(_InputNames):
 
 class StepSettings(Section):
     list_length: int = Field(5, ge=1, le=100, description="items on a recommendation")
+    reserve_length: int | None = Field(
+        None, ge=0, le=200, description="items below the list, for readers that must replace a withdrawn one; none: 2 list_length"
+    )
     session_gap_s: int = Field(1_800, ge=1, description="a session ends after this long without a click")
     max_ahead_s: int = Field(300, ge=0, description="an event further ahead of its Kafka timestamp is a dead letter")
     allowed_lateness_s: int = Field(86_400, ge=0, description="later events are counted as beyond")

@@ -18,7 +18,7 @@ from stream.core import limits
 from stream.core.tokens import SEPARATOR
 
 NATIVE_FORMAT_HEADER: Final = "isthmus_form"
-"""Marks a record that has our field names even if its topic has a field mapping: an erasure sent by `isthmus erase`."""
+"""Marks a record that has our field names even if its topic has a field mapping, such as an erasure sent by `isthmus erase`."""
 
 JSON: Final = "application/json"
 MSGPACK: Final = "application/msgpack"

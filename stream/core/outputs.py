@@ -100,6 +100,7 @@ class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         modalities: What it is based on.
         fallback: Why the model did not rank it: no interactions (popularity) or no model yet (catalogue order).
         because: With `step.explain`: the interactions that contributed most.
+        reserve: The items ranked next, for readers that must replace a withdrawn one; not part of the list.
         schema_version: Version of this schema.
     """
 
@@ -112,6 +113,7 @@ class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     modalities: Modalities
     fallback: Fallback | None = None
     because: tuple[Reasoning, ...] | None = None
+    reserve: tuple[RankedItem, ...] = ()
     schema_version: Literal[1] = 1
 
 

@@ -5,7 +5,7 @@ uses torch).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,23 +64,30 @@ class Ranker(Protocol):
         ...
 
 
+_NEVER: Final = (0, 0)
+
+
 class Catalogue:
     """The items that exist, in order of their ids. Immutable: a follower of the topic builds a new one at each change."""
 
     def __init__(self, items: Iterable[Item] = ()) -> None:
         self.items: Mapping[str, Item] = {item.item_id: item for item in sorted(items, key=lambda item: item.item_id)}
-        self._offered: list[tuple[str, int, int]] = [
-            (
-                item.item_id,
+        self._offers: dict[str, tuple[int, int]] = {
+            item.item_id: (
                 0 if item.offered_from is None else to_milliseconds(item.offered_from),
                 2**63 if item.offered_until is None else to_milliseconds(item.offered_until),
             )
             for item in self.items.values()
-        ]
+        }
 
     def offered_at(self, moment_ms: int) -> list[str]:
         """The items on offer at a time, in catalogue order."""
-        return [item for item, start, end in self._offered if start <= moment_ms < end]
+        return [item for item, (start, end) in self._offers.items() if start <= moment_ms < end]
+
+    def positions_not_offered(self, items: Sequence[str], moment_ms: int) -> list[int]:
+        """Positions of those items that are not on offer at a time, whatever the size of the catalogue."""
+        offers = [self._offers.get(item, _NEVER) for item in items]
+        return [position for position, (start, end) in enumerate(offers) if not start <= moment_ms < end]
 
     def is_repeatable(self, item: str) -> bool:
         entry = self.items.get(item)
@@ -92,7 +99,7 @@ class Catalogue:
 
     def changes_between(self, start_ms: int, end_ms: int) -> bool:
         """Whether an item's offer begins or ends in (start_ms, end_ms]."""
-        return any(start_ms < moment <= end_ms for _, start, end in self._offered for moment in (start, end))
+        return any(start_ms < moment <= end_ms for start, end in self._offers.values() for moment in (start, end))
 
 
 class PostFilter:
@@ -100,8 +107,7 @@ class PostFilter:
 
     def __init__(self, items: Sequence[str], catalogue: Catalogue, moment_ms: int) -> None:
         self._positions = {item: position for position, item in enumerate(items)}
-        offered = set(catalogue.offered_at(moment_ms))
-        self._withdrawn = [position for item, position in self._positions.items() if catalogue.items and item not in offered]
+        self._withdrawn = catalogue.positions_not_offered(items, moment_ms) if catalogue.items else []
 
     def top(self, scores: Rows, blocked: Sequence[Iterable[str]], k: int) -> list[list[int]]:
         """Per row of scores (n, items): positions of the best k items that may be offered, ties in item order."""

@@ -63,8 +63,12 @@ class _RankedBy(NamedTuple):
     fingerprint: str
 
 
-def recommend(pending: Sequence[PendingUsers], ranker: Ranker | None, catalogue: Catalogue, k: int, *, explain: bool) -> None:
-    """Ranks the items for all users at once. Adds to each one's outcome the list that differs from the last one sent."""
+def recommend(
+    pending: Sequence[PendingUsers], ranker: Ranker | None, catalogue: Catalogue, k: int, reserve: int, *, explain: bool
+) -> None:
+    """Ranks the items for all users at once. Adds to each one's outcome the list of `k` items, with `reserve` more below it, that
+    differs from the last one sent.
+    """
     users = [user for part in pending for user in part.users]
     if not users:
         return
@@ -78,13 +82,13 @@ def recommend(pending: Sequence[PendingUsers], ranker: Ranker | None, catalogue:
     for moment, group in _by_offer(users, catalogue):
         post_filter = PostFilter(items, catalogue, moment)
         blocked = [catalogue.blocked(users[row].head.owned, users[row].head.excluded) for row in group]
-        for row, positions in zip(group, post_filter.top(scores[group], blocked, k), strict=True):
+        for row, positions in zip(group, post_filter.top(scores[group], blocked, k + reserve), strict=True):
             user, support, values = users[row], supports[row], rounded[row]
             ranked = tuple(
                 [RankedItem(items[position], rank, values[position]) for rank, position in enumerate(positions, start=1)]
             )
             because = _because(user, ranker, positions[0]) if explain and ranker is not None and positions else None
-            _emit(user, ranked, support, _fallback(support, ranker), because, ranked_by, parts[row])
+            _emit(user, ranked, k, support, _fallback(support, ranker), because, ranked_by, parts[row])
 
 
 def represent(users: Sequence[UserState], ranker: Ranker | None) -> tuple[Rows, list[Modalities]]:
@@ -219,6 +223,7 @@ def _fallback(support: Modalities, ranker: Ranker | None) -> Fallback | None:
 def _emit(
     user: UserState,
     ranked: tuple[RankedItem, ...],
+    k: int,
     support: Modalities,
     fallback: Fallback | None,
     because: tuple[Reasoning, ...] | None,
@@ -243,10 +248,11 @@ def _emit(
         occurred_at=user.broker_ms,
         caused_by=cause,
         model=model,
-        items=ranked,
+        items=ranked[:k],
         modalities=support,
         fallback=fallback,
         because=because,
+        reserve=ranked[k:],
     )
     outcome.recommendations.append(_output_with_id(recommendation, user))
     outcome.cause_times.append(CauseTimes(cause.occurred_at, user.broker_ms))

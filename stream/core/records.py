@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
-from stream.core.events import Source
+from stream.core.events import NATIVE_FORMAT_HEADER, Source
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -26,6 +26,11 @@ class Record(Protocol):
     def value(self) -> bytes | None: ...
     @property
     def headers(self) -> Headers: ...
+
+
+def is_native(headers: Headers) -> bool:
+    """Whether a record has our field names even if its topic has a field mapping."""
+    return any(name == NATIVE_FORMAT_HEADER for name, _ in headers)
 
 
 class PlainRecord(NamedTuple):

@@ -45,7 +45,7 @@ class LastList(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The last list sent. It suppresses repetitions, and hits of purchases are counted against it.
 
     Attributes:
-        items: Item ids in order.
+        items: Item ids in order, then those of the reserve.
         fingerprint: Of the ranker; "" without one.
         version: Of the ranker.
         fallback: As in `Recommendation`.

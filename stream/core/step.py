@@ -12,7 +12,6 @@ from typing import NamedTuple
 from stream.core import limits
 from stream.core.dead_letters import dead_letter
 from stream.core.events import (
-    NATIVE_FORMAT_HEADER,
     EncodedCall,
     FieldMapper,
     Purchase,
@@ -28,7 +27,7 @@ from stream.core.outputs import Cause, Outcome, Output
 from stream.core.partitioner import partition_of
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.recommend import PendingUsers, recommend
-from stream.core.records import Batch, Coordinates, Record
+from stream.core.records import Batch, Coordinates, Record, is_native
 from stream.core.state import (
     SOURCE_NUMBERS,
     VERSION,
@@ -49,6 +48,7 @@ class StepConfig:
     Attributes:
         partitions: Partition count of every topic keyed by user.
         list_length: Items on a recommendation.
+        reserve_length: Items below them that the recommendation carries as its reserve.
         session_gap_ms: A session ends after this long without a click.
         max_ahead_ms: An event further ahead of its broker timestamp is a dead letter.
         allowed_lateness_ms: Events later than this are counted as beyond.
@@ -60,6 +60,7 @@ class StepConfig:
 
     partitions: int
     list_length: int = 5
+    reserve_length: int = 10
     session_gap_ms: int = 30 * limits.MINUTE_MS
     max_ahead_ms: int = 5 * limits.MINUTE_MS
     allowed_lateness_ms: int = limits.DAY_MS
@@ -103,7 +104,7 @@ def step_many(inputs: Sequence[StepInput], ranker: Ranker | None, catalogue: Cat
         PendingUsers([user for user in users if user.may_need_list()], outcome, part.batch.notified_users)
         for part, (users, outcome) in zip(inputs, folded, strict=True)
     ]
-    recommend(pending, ranker, catalogue, config.list_length, explain=config.explain)
+    recommend(pending, ranker, catalogue, config.list_length, config.reserve_length, explain=config.explain)
     for part, (users, outcome) in zip(inputs, folded, strict=True):
         now_ms = part.batch.records[-1].timestamp if part.batch.records else 0
         for user in users:
@@ -139,8 +140,10 @@ def _change_of_count(user: UserState, writes: Mapping[bytes, bytes | None]) -> i
 def _admit(record: Record, context: _Context) -> UserEvent | None:
     """The event of a record, or None after its dead letter was added."""
     source = context.batch.source
-    is_native = source is Source.ERASURE and any(name == NATIVE_FORMAT_HEADER for name, _ in record.headers)
-    event = parse(source, record.value, None if is_native else context.config.mappers.get(source))
+    mapper = context.config.mappers.get(source)
+    if mapper is not None and is_native(record.headers):
+        mapper = None
+    event = parse(source, record.value, mapper)
     rejection = event if isinstance(event, Rejection) else key_rejection(record.key, event.user_id)
     if rejection is None:
         return event  # type: ignore[return-value]

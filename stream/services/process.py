@@ -38,6 +38,7 @@ def step_config(settings: Settings) -> StepConfig:
     return StepConfig(
         partitions=settings.topics.partitions,
         list_length=step.list_length,
+        reserve_length=2 * step.list_length if step.reserve_length is None else step.reserve_length,
         session_gap_ms=step.session_gap_s * 1_000,
         max_ahead_ms=step.max_ahead_s * 1_000,
         allowed_lateness_ms=step.allowed_lateness_s * 1_000,

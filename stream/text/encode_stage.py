@@ -24,7 +24,7 @@ from stream.core.events import (
 )
 from stream.core.outputs import Output
 from stream.core.poison import INFRASTRUCTURE_ERRORS, isolate_failures
-from stream.core.records import Batch, Record
+from stream.core.records import Batch, Record, is_native
 from stream.text.model import TextModel
 
 _decode = msgspec.json.Decoder(Transcript).decode
@@ -110,7 +110,7 @@ def _bury(batch: Batch, record: Record, rejection: Rejection, encoded: Encoded) 
 def _read(record: Record, adapter: FieldMapper | None) -> Transcript | Rejection:
     if not record.value:
         return Rejection(Reason.EMPTY, "the record has no value: a tombstone is not a transcript")
-    if adapter is None:
+    if adapter is None or is_native(record.headers):
         try:
             transcript: Transcript | Rejection = _decode(record.value)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -78,7 +78,10 @@ def test_every_recorded_run_continues_with_the_same_outputs(recording: Recording
     assert runs
     for path in runs:
         run = recording.run(path.name)
-        store, config = Store(dict(run.states)), StepConfig(partitions=PARTITIONS, explain=run.explain)
+        store, config = (
+            Store(dict(run.states)),
+            StepConfig(partitions=PARTITIONS, explain=run.explain, reserve_length=0),
+        )  # 0.1.0 sent no reserve
         for number, recorded in enumerate(run.steps):
             batch = Batch(recorded.source, recorded.topic, recorded.epoch, recorded.partition, recorded.records, notified(recorded))
             ranker = None if recorded.model is None else recording.rankers[recorded.model]

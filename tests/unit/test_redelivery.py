@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.core.events import Source
+from stream.core.outputs import Recommendation
 from stream.core.records import Batch, PlainRecord
 from stream.core.state import decode_head, head_key
 from stream.core.step import step
@@ -61,7 +62,8 @@ def last_lists(tags: list[str], deaths: list[tuple[list[int], int]], max_in_flig
     for sizes, lost in deaths:
         start = live(records, start, sizes, lost, store, topic, max_in_flight)
     live(records, start, [BATCH] * len(records), 0, store, topic, max_in_flight)
-    sent = [entry["item"] for entry in msgspec.json.decode(topic[-1])["items"]]
+    last = msgspec.json.decode(topic[-1], type=Recommendation)
+    sent = [entry.item for entry in (*last.items, *last.reserve)]
     known = decode_head(store.records[head_key(b"u")]).last_list
     assert known is not None
     return sent, list(known.items)

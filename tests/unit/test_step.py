@@ -6,7 +6,7 @@ import pytest
 from stream.core import limits
 from stream.core.events import NATIVE_FORMAT_HEADER, Click, Eligibility, Erasure, Item, Purchase, Source
 from stream.core.interactions import Conversation, Session
-from stream.core.outputs import EventOutcome, decode_example, example_key
+from stream.core.outputs import EventOutcome, Outcome, Recommendation, decode_example, example_key
 from stream.core.poison import step_isolating_poison
 from stream.core.ranking import Catalogue
 from stream.core.records import Batch, PlainRecord
@@ -281,6 +281,49 @@ def test_an_erasure_in_our_own_format_bypasses_the_field_mapping() -> None:
         record = PlainRecord(offset, NOW, b"u", value, headers)
         outcome = run(store, Batch(Source.ERASURE, "erasures", 1, 0, [record]), config=config)
         assert outcome.counts["events", Source.ERASURE, "applied" if headers else "dead_letter"] == 1
+
+
+def test_events_in_our_own_form_are_read_past_their_topics_mappings() -> None:
+    """What the API sends has our field names, whatever other producers of the topic send."""
+    own = world.settings(mappers={Source.CLICK: lambda fields: {"user_id": fields.get("customer")}})
+    value = msgspec.json.encode(click())
+    for offset, headers in enumerate([(), ((NATIVE_FORMAT_HEADER, b"1"),)]):
+        record = PlainRecord(offset, NOW, b"u", value, headers)
+        outcome = run(Store(), Batch(Source.CLICK, "web-clicks", 1, 0, [record]), config=own)
+        assert outcome.counts["events", Source.CLICK, "applied" if headers else "dead_letter"] == 1
+
+
+MANY = Catalogue(Item(f"item-{number:02}", "") for number in range(20))
+
+
+def ranked(outcome: Outcome) -> list[tuple[str, ...]]:
+    """Items and reserve of the list that a batch caused, or nothing."""
+    sent = [msgspec.json.decode(output.value, type=Recommendation) for output in outcome.recommendations if output.value]
+    return [tuple(entry.item for entry in entries) for one in sent for entries in (one.items, one.reserve)]
+
+
+def test_the_reserve_holds_the_items_that_are_ranked_next() -> None:
+    """The list itself stays as long as it was."""
+    items, reserve = ranked(run(Store(), batch_of(Source.CLICK, [(0, click())]), None, MANY))
+    assert items == tuple(MANY.items)[:5]
+    assert reserve == tuple(MANY.items)[5:15]
+
+
+def test_a_list_whose_reserve_changed_is_sent_again() -> None:
+    """Or a reader would fill a place with an item that is not on offer."""
+    store = Store()
+    run(store, batch_of(Source.CLICK, [(0, click())]), None, MANY)
+    assert ranked(run(store, batch_of(Source.CLICK, [(1, click(NOW - 2))]), None, MANY)) == []
+    without = Catalogue(item for name, item in MANY.items.items() if name != "item-06")
+    items, reserve = ranked(run(store, batch_of(Source.CLICK, [(2, click(NOW - 1))]), None, without))
+    assert items == tuple(MANY.items)[:5]
+    assert "item-06" not in reserve
+
+
+def test_without_a_reserve_the_event_is_what_it_was() -> None:
+    """Consumers that refuse unknown fields can switch it off."""
+    outcome = run(Store(), batch_of(Source.CLICK, [(0, click())]), None, MANY, world.settings(reserve_length=0))
+    assert b"reserve" not in (outcome.recommendations[0].value or b"")
 
 
 def test_a_state_that_cannot_be_read_is_no_events_fault() -> None:
