@@ -6,9 +6,11 @@ Each is a set of checks that say what is wrong, or None. Nothing here knows Kafk
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 Check = Callable[[], str | None]
+NOT_ASSIGNED: Final = "none are assigned yet"
+"""What the check of a process's partitions says until the first assignment."""
 
 
 @dataclass

@@ -24,14 +24,17 @@ def demo(
 
     Example: isthmus demo --seconds 90
     """
-    from stream.cli.settings_overrides import settings_with
     from stream.errors import IsthmusError
-    from stream.services.demo.run import DemoOptions, run_demo
-    from stream.settings import with_changes
+    from stream.services.startup import starting
 
     if bootstrap is not None and not kafka:
         raise IsthmusError("--bootstrap goes with --kafka")
     if data is not None and kafka:
         raise IsthmusError("--data goes without --kafka: the broker keeps its own log")
-    settings = with_changes(settings_with(dev=True), "worker", metrics_port=metrics_port)
-    run_demo(settings, DemoOptions(seconds, kafka, bootstrap, summary, data, seed))
+    with starting(lambda line: print(f"isthmus demo: {line}", flush=True), "loading libraries") as startup:
+        from stream.cli.settings_overrides import settings_with
+        from stream.services.demo.run import DemoOptions, run_demo
+        from stream.settings import with_changes
+
+        settings = with_changes(settings_with(dev=True), "worker", metrics_port=metrics_port)
+        run_demo(settings, DemoOptions(seconds, kafka, bootstrap, summary, data, seed), startup)

@@ -21,11 +21,14 @@ def encoder(
 
     Example: isthmus encoder --bootstrap localhost:9092
     """
-    from stream.cli.settings_overrides import settings_with
-    from stream.services.encoder import run_encoder
-    from stream.services.startup import log_to_stderr
-    from stream.settings import with_changes
+    import logging
 
-    settings = with_changes(settings_with(bootstrap), "encoder", name=name, metrics_port=metrics_port)
+    from stream.services.startup import log_to_stderr, starting
+
     log_to_stderr()
-    run_encoder(settings)
+    with starting(logging.getLogger("isthmus").info, "loading libraries") as startup:
+        from stream.cli.settings_overrides import settings_with
+        from stream.services.encoder import run_encoder
+        from stream.settings import with_changes
+
+        run_encoder(with_changes(settings_with(bootstrap), "encoder", name=name, metrics_port=metrics_port), startup)

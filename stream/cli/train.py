@@ -45,27 +45,39 @@ def train(
 
     Example: isthmus train --bootstrap localhost:9092 --every 15m
     """
-    from stream.cli.settings_overrides import settings_with
+    import logging
+    import os
+
     from stream.cli.times import parse_interval_s
     from stream.errors import IsthmusError
-    from stream.services.startup import log_to_stderr
-    from stream.services.trainer import TrainerOptions, train_once, train_periodically
-    from stream.settings import with_changes
+    from stream.services.startup import log_to_stderr, starting
 
     if system not in SYSTEMS:
         raise IsthmusError(f"no system is called {system!r}: choose one of {', '.join(SYSTEMS)}")
     if resume is not None and every is not None:
         raise IsthmusError("--resume continues one run, --every starts a run per interval: leave one of them out")
     every_s = None if every is None else parse_interval_s(every)
-    settings = with_changes(settings_with(bootstrap), "training", seed=seed, min_judged=min_judged)
-    listed = None if items is None else [item for text in items.split(",") if (item := text.strip())]
-    options = TrainerOptions(system=system, examples=examples, data=data, items=listed, resume=resume, announce_file=announce_file)
     log_to_stderr()
-    if every_s is not None:
-        train_periodically(settings, options, every_s, typer.echo)
-        return
-    result = train_once(settings, options, typer.echo)
+    say = logging.getLogger("isthmus").info if os.environ.get("RANK", "0") == "0" else _say_nothing  # one of torchrun's processes
+    with starting(say, "loading libraries") as startup:
+        from stream.cli.settings_overrides import settings_with
+        from stream.services.trainer import TrainerOptions, train_once, train_periodically
+        from stream.settings import with_changes
+
+        settings = with_changes(settings_with(bootstrap), "training", seed=seed, min_judged=min_judged)
+        listed = None if items is None else [item for text in items.split(",") if (item := text.strip())]
+        options = TrainerOptions(
+            system=system, examples=examples, data=data, items=listed, resume=resume, announce_file=announce_file
+        )
+        if every_s is not None:
+            train_periodically(settings, options, every_s, typer.echo, startup)
+            return
+        result = train_once(settings, options, typer.echo, startup)
     if result is not None:
         typer.echo(result.reason)
         if result.announcement is None:
             raise typer.Exit(REFUSED)
+
+
+def _say_nothing(line: str) -> None:
+    del line

@@ -21,11 +21,14 @@ def worker(
 
     Example: isthmus worker --bootstrap localhost:9092 --name worker-1
     """
-    from stream.cli.settings_overrides import settings_with
-    from stream.services.startup import log_to_stderr
-    from stream.services.worker import run_worker
-    from stream.settings import with_changes
+    import logging
 
-    settings = with_changes(settings_with(bootstrap), "worker", name=name, metrics_port=metrics_port)
+    from stream.services.startup import log_to_stderr, starting
+
     log_to_stderr()
-    run_worker(settings)
+    with starting(logging.getLogger("isthmus").info, "loading libraries") as startup:
+        from stream.cli.settings_overrides import settings_with
+        from stream.services.worker import run_worker
+        from stream.settings import with_changes
+
+        run_worker(with_changes(settings_with(bootstrap), "worker", name=name, metrics_port=metrics_port), startup)

@@ -1,4 +1,4 @@
-"""Processes of our own: `isthmus` commands started as children on a broker, and a local broker with all topics; ended by pid."""
+"""Child processes: `isthmus` commands on a broker, and the local broker that they use. They are ended by pid."""
 
 from __future__ import annotations
 
@@ -13,28 +13,33 @@ from typing import TYPE_CHECKING, Final
 from stream.errors import IsthmusError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 STOP_S: Final = 20.0
 
 
 class ChildProcess:
-    """One `isthmus` command running with `environment` on top of ours; its output goes to `log`."""
+    """One `isthmus` command, with `environment` on top of ours; its output goes to `log`.
+
+    It has a process group of its own: Ctrl-C in a terminal reaches its parent only, which ends it in order.
+    """
 
     def __init__(self, arguments: list[str], environment: Mapping[str, str], log: Path) -> None:
         self.name = " ".join(arguments[:1])
         self.log = log
         command = [sys.executable, "-m", "stream.cli.main", *arguments]
         with log.open("ab") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **environment})  # noqa: S603
+            self.process = subprocess.Popen(  # noqa: S603  (our own command)
+                command, stdout=output, stderr=output, env={**os.environ, **environment}, process_group=0
+            )
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
     def check(self) -> None:
-        """Raises IsthmusError with the end of its log where it has ended by itself."""
+        """Raises IsthmusError with the end of its log if it has ended by itself."""
         if self.process.poll() is not None:
             tail = self.log.read_text(errors="replace")[-2_000:]
             raise IsthmusError(f"`isthmus {self.name}` ended with code {self.process.returncode}:\n{tail}")
@@ -55,7 +60,7 @@ class ChildProcess:
 
 @contextmanager
 def named_or_local_broker(bootstrap: str | None, folder: Path) -> Iterator[str]:
-    """The address of a broker: the named one, or a local one of our own in `folder`."""
+    """Yields the address of a broker: the named one, or a local one that is started in `folder` for the block."""
     with ExitStack() as stack:
         if bootstrap is None:
             from stream.kafka.cluster.local_broker import LocalKafka
@@ -64,9 +69,12 @@ def named_or_local_broker(bootstrap: str | None, folder: Path) -> Iterator[str]:
         yield bootstrap
 
 
-def wait_for(condition: object, children: list[ChildProcess], timeout_s: float, what: str) -> None:
-    """Polls `condition` until it is true, looking after the children meanwhile."""
-    assert callable(condition)
+def wait_for(condition: Callable[[], bool], children: list[ChildProcess], timeout_s: float, what: str) -> None:
+    """Polls `condition` until it is true.
+
+    Raises:
+        IsthmusError: a child ended by itself, or `timeout_s` passed; `what` names what did not happen.
+    """
     deadline = time.monotonic() + timeout_s
     while not condition():
         for child in children:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stream.core.events import Source
 from stream.errors import IsthmusError
-from stream.services.process import dead_letter_limit, field_mapper, observed
+from stream.services.process import dead_letter_limit, field_mapper, observed, starting_step
 from stream.services.text_models import folder_of
 
 if TYPE_CHECKING:
@@ -18,30 +18,33 @@ if TYPE_CHECKING:
     from stream.kafka.agents.watchdog import Watchdog
     from stream.kafka.delivery.contracts import Emission
     from stream.metrics import Metrics
+    from stream.services.startup import Startup
     from stream.settings import Settings
 
 logger = logging.getLogger("isthmus")
 ENCODER_BATCH: Final = 64  # transcripts: half a second of work
 
 
-def run_encoder(settings: Settings) -> None:
-    """Runs an encoder on Kafka until SIGTERM or SIGINT."""
+def run_encoder(settings: Settings, startup: Startup) -> None:
+    """Runs an encoder on Kafka until SIGTERM or SIGINT; `startup` is told the steps until it serves."""
     import uvloop
 
     from stream.services.threads import limit_threads
 
     limit_threads()
-    uvloop.run(_encoder(settings))
+    uvloop.run(_encoder(settings, startup))
 
 
-async def _encoder(settings: Settings) -> None:
+async def _encoder(settings: Settings, startup: Startup) -> None:
     from stream.kafka.app import Supervision, add_stateless_agent, make_app, run_with_renewal, stop_on_signals
     from stream.kafka.cluster.topics import ENCODER_GROUP, create_or_check, topic_epochs
     from stream.metrics import Metrics
 
     bootstrap, topics, own, name = settings.kafka.bootstrap, settings.topics, settings.encoder, ENCODER_GROUP
+    startup.step(f"checking topics at {bootstrap}")
     create_or_check(bootstrap, topics, create=False)
     stop, metrics = stop_on_signals(), Metrics()
+    startup.step(f"loading text model {folder_of(settings)}")
     process = batch_encoder(settings, metrics)
 
     async with observed(settings, name, own.metrics_port, metrics) as (health, view):
@@ -63,6 +66,7 @@ async def _encoder(settings: Settings) -> None:
             )
             return app, watchdog
 
+        startup.watch(lambda: starting_step(health, name, "taking over partitions"))
         await run_with_renewal(build, view, topic_epochs(bootstrap, [topics.transcripts]), stop)
 
 

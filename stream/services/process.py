@@ -15,13 +15,14 @@ from stream.core.dead_letters import DeadLetterLimit
 from stream.core.events import STEP_INPUTS
 from stream.core.step import StepConfig
 from stream.errors import IsthmusError
-from stream.health import Beat, Health
+from stream.health import NOT_ASSIGNED, Beat, Health
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 
     from stream.kafka.cluster.view import ClusterView
     from stream.metrics import Metrics
+    from stream.services.startup import Startup
     from stream.settings import Settings
 
 logger = logging.getLogger("isthmus")
@@ -96,7 +97,7 @@ async def observed(settings: Settings, group: str, port: int, metrics: Metrics) 
 
     beat, health = Beat(settings.health.silent_s, time.monotonic), Health()
     health.live["event loop"] = beat.check
-    health.ready["partitions"] = lambda: "none are assigned yet"
+    health.ready["partitions"] = lambda: NOT_ASSIGNED
     server, _ = metrics.serve(port, health)
     logger.info("%s: metrics and health at http://127.0.0.1:%d/metrics, /livez, /readyz", group, server.server_port)
     view = KafkaClusterView(settings.kafka.bootstrap, group)
@@ -112,7 +113,11 @@ async def observed(settings: Settings, group: str, port: int, metrics: Metrics) 
 
 @asynccontextmanager
 async def followed(
-    bootstrap: str, follows: Mapping[str, Callable[[Sequence[Any]], Any]], health: Health, stop: asyncio.Event
+    bootstrap: str,
+    follows: Mapping[str, Callable[[Sequence[Any]], Any]],
+    health: Health,
+    stop: asyncio.Event,
+    startup: Startup,
 ) -> AsyncIterator[None]:
     """Follows whole topics inside the context. It is entered once their present contents are applied, one topic after the other,
     because a model is checked against the catalogue.
@@ -124,6 +129,7 @@ async def followed(
     tasks: list[asyncio.Task[None]] = []
     try:
         for topic, apply in follows.items():
+            startup.step(f"reading topic {topic} to its end")
             ready = asyncio.Event()
             health.ready[topic] = lambda ready=ready: None if ready.is_set() else "is not read whole yet"  # type: ignore[misc]
             tasks.append(asyncio.create_task(follow_topic(bootstrap, topic, apply, ready)))
@@ -139,3 +145,14 @@ async def followed(
     for error in results:
         if isinstance(error, Exception):
             raise error
+
+
+def starting_step(health: Health, group: str, assigned: str) -> str | None:
+    """What a process whose app is running still has to do before it serves; None once it serves.
+
+    `assigned` is what it does between the first assignment of partitions and serving them.
+    """
+    problem = health.ready["partitions"]()
+    if problem is None:
+        return None
+    return f"joining consumer group {group}" if problem == NOT_ASSIGNED else assigned

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from stream.core.announcements import ModelAnnouncement
     from stream.core.outputs import TrainingExample
+    from stream.services.startup import Startup
     from stream.settings import Settings
     from training.progress import ProgressReporter
     from training.registry import Registry
@@ -61,35 +62,45 @@ class ExampleSource(NamedTuple):
     item_ids: Callable[[], Sequence[str]]
 
 
-def train_once(settings: Settings, options: TrainerOptions, say: Callable[[str], None]) -> RunResult | None:
+def train_once(settings: Settings, options: TrainerOptions, say: Callable[[str], None], startup: Startup) -> RunResult | None:
     """Trains, registers, judges and announces once. Returns the result in the main process, None in the others.
+
+    `startup` is told the steps until training begins.
 
     Raises:
         IsthmusError: there is nothing to train on, or registry or broker cannot be used; the champion stays.
     """
     from training import distributed
 
+    startup.step("reading examples")
     config, source, send = run_config(settings, options), example_source(settings, options, say), _sender(settings, options)
     with distributed.process_group():
         examples, item_ids = distributed.broadcast(lambda: (source.examples(), source.item_ids()))
-        result = _train(settings, examples, item_ids, config, lambda finished: _announce(finished, send), options.resume, say)
+        with distributed.main_process_first():
+            registry = _open_registry(settings, startup)
+        startup.end(f"training on {len(examples)} examples")
+        result = _train(registry, examples, item_ids, config, lambda finished: _announce(finished, send), options.resume, say)
         return result if distributed.rank() == 0 else None
 
 
-def train_periodically(settings: Settings, options: TrainerOptions, every_s: float, say: Callable[[str], None]) -> None:
+def train_periodically(
+    settings: Settings, options: TrainerOptions, every_s: float, say: Callable[[str], None], startup: Startup
+) -> None:
     """Trains once per `every_s` seconds on what has arrived since, until SIGTERM or SIGINT.
+
+    `startup` is told the steps until the first run.
 
     Raises:
         IsthmusError: registry or broker cannot be used at the start, or torchrun started several processes.
     """
     from training import distributed
     from training.progress import ProgressReporter
-    from training.registry import Registry
     from training.retraining import Announcer, StoppedError, retrain
     from training.training_run import champion_announcement
 
     if distributed.launched_processes() > 1:
         raise IsthmusError("torchrun trains once: start a trainer with --every as one process")
+    startup.step("looking for examples")
     config, source, send = run_config(settings, options), example_source(settings, options, say), _sender(settings, options)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -100,9 +111,10 @@ def train_periodically(settings: Settings, options: TrainerOptions, every_s: flo
             raise StoppedError
         say(line)
 
-    registry = Registry(settings.registry.uri, settings.registry.folder)
+    registry = _open_registry(settings, startup)
     announcer = Announcer(send, lambda: champion_announcement(registry))
     announcer.catch_up()
+    startup.end(f"training every {every_s:g} s")
 
     def run(examples: Sequence[TrainingExample]) -> RunResult:
         return _run(registry, examples, source.item_ids(), config, announcer.announce, ProgressReporter(say_unless_stopped))
@@ -124,8 +136,15 @@ def run_config(settings: Settings, options: TrainerOptions) -> RunConfig:
     )
 
 
+def _open_registry(settings: Settings, startup: Startup) -> Registry:
+    startup.step(f"opening registry {settings.registry.uri}")
+    from training.registry import Registry
+
+    return Registry(settings.registry.uri, settings.registry.folder)
+
+
 def _train(
-    settings: Settings,
+    registry: Registry,
     examples: Sequence[TrainingExample],
     item_ids: Sequence[str],
     config: RunConfig,
@@ -135,10 +154,7 @@ def _train(
 ) -> RunResult:
     from training import distributed
     from training.progress import SILENT, progress_bar
-    from training.registry import Registry
 
-    with distributed.main_process_first():
-        registry = Registry(settings.registry.uri, settings.registry.folder)
     try:
         with progress_bar(say) as reporter:
             own = reporter if distributed.rank() == 0 else SILENT

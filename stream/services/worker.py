@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from stream.services.process import background, dead_letter_limit, followed, observed, step_config
+from stream.services.process import background, dead_letter_limit, followed, observed, starting_step, step_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from stream.kafka.agents.watchdog import Watchdog
+    from stream.services.startup import Startup
     from stream.settings import Settings
 
 logger = logging.getLogger("isthmus")
 
 
-def run_worker(settings: Settings) -> None:
-    """Runs a worker on Kafka until SIGTERM or SIGINT."""
+def run_worker(settings: Settings, startup: Startup) -> None:
+    """Runs a worker on Kafka until SIGTERM or SIGINT; `startup` is told the steps until it serves."""
     import uvloop
 
     from stream.services.threads import limit_threads
@@ -25,10 +26,10 @@ def run_worker(settings: Settings) -> None:
     limit_threads()
     if settings.step.erasure_key.get_secret_value() == "isthmus":
         logger.warning("erasure markers can be guessed: set ISTHMUS_STEP__ERASURE_KEY to a secret of your own")
-    uvloop.run(_worker(settings))
+    uvloop.run(_worker(settings, startup))
 
 
-async def _worker(settings: Settings) -> None:
+async def _worker(settings: Settings, startup: Startup) -> None:
     from stream.kafka.agents.followers import ServedModelFollower
     from stream.kafka.agents.profile_agent import ProfileContext
     from stream.kafka.agents.served_model import ServedModel
@@ -38,6 +39,7 @@ async def _worker(settings: Settings) -> None:
     from stream.metrics import Metrics
 
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.worker
+    startup.step(f"checking topics at {bootstrap}")
     create_or_check(bootstrap, topics, create=False)
     sources, name, folder = source_topics(topics), WORKER_GROUP, own.state_dir / own.name
     changelog = topic_epochs(bootstrap, [changelog_name(name)])
@@ -48,7 +50,7 @@ async def _worker(settings: Settings) -> None:
     async with observed(settings, name, own.metrics_port, metrics) as (health, view):
         follows = {topics.items: follower.on_items, topics.models: follower.on_models}
         health.ready["model"] = follower.missing
-        async with followed(bootstrap, follows, health, stop), background(follower.keep_retrying()):
+        async with followed(bootstrap, follows, health, stop, startup), background(follower.keep_retrying()):
 
             def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watchdog]:
                 app = make_app(
@@ -77,4 +79,5 @@ async def _worker(settings: Settings) -> None:
                 return app, add_profile_agent(app, context, guarantee=guarantee, supervision=supervision)
 
             step = step_config(settings)
+            startup.watch(lambda: starting_step(health, name, "restoring users' states from the changelog"))
             await run_with_renewal(build, view, topic_epochs(bootstrap, sources), stop)

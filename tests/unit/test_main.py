@@ -55,8 +55,7 @@ def test_a_file_that_fails_under_a_worker_keeps_its_traceback(monkeypatch: pytes
     """It may be a bug, met after days."""
     from stream.services import worker
 
-    def fail(settings: object) -> None:
-        del settings
+    def fail(*_: object) -> None:
         raise FileNotFoundError(2, "No such file or directory", "state")
 
     monkeypatch.setattr(worker, "run_worker", fail)

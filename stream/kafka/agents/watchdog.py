@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from stream.errors import IsthmusError
-from stream.health import Health, Place, Stalls
+from stream.health import NOT_ASSIGNED, Health, Place, Stalls
 from stream.kafka.cluster.topics import Partition
 from stream.kafka.cluster.view import ClusterView
 from stream.kafka.delivery.contracts import Message
@@ -142,7 +142,7 @@ class Watchdog:
         if self.renew.is_set():
             return "a topic was deleted or recreated"
         if self._app.rebalancing_count == 0:
-            return "none are assigned yet"
+            return NOT_ASSIGNED
         return "being assigned, or their tables restored" if self._app.rebalancing else None
 
 

@@ -66,7 +66,13 @@ class LocalKafka:
             self.format()
         log = (self.folder / "broker.log").open("ab")
         command = ["java", *self.jvm, "-cp", f"{self.jars}/*", "kafka.Kafka", str(properties)]
-        self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)  # noqa: S603  (our own command)
+        self._process = subprocess.Popen(  # noqa: S603  (our own command)
+            command,
+            stdout=log,
+            stderr=log,
+            cwd=self.folder,
+            process_group=0,  # Ctrl-C in a terminal reaches this process only, which stops the broker last
+        )
         log.close()
         self._wait_until_ready()
         return self

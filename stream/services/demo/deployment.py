@@ -1,4 +1,4 @@
-"""The demo on a real broker: encoder, two workers and trainer as processes of their own, watched through their metrics."""
+"""The demo on a real broker: encoder, two workers and trainer as separate processes, observed through their metrics."""
 
 from __future__ import annotations
 
@@ -10,56 +10,61 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.local_broker import LocalKafka, free_port
-from stream.kafka.cluster.topics import create_or_check
+from stream.kafka.cluster.topics import ENCODER_GROUP, WORKER_GROUP, create_or_check, source_topics
 from stream.services.child_processes import ChildProcess
+from stream.services.demo.catching_up import catch_up
 from stream.services.demo.context import MIN_JUDGED
-from stream.services.demo.live_users import make_live_world, send_live
+from stream.services.demo.live_users import send_live
 from stream.services.text_models import folder_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from prometheus_client.metrics_core import Metric
 
     from stream.services.demo.context import DemoContext
     from stream.services.demo.stats import DemoStats
+    from stream.settings import TopicSettings
     from training.datasets.synthetic.live import LiveEvent
-    from training.datasets.synthetic.world import World
 
 WORKERS: Final = 2
 EVERY: Final = "10s"
 LOOK_S: Final = 1.0
+SEND_STOP_S: Final = 5.0
 
 
-async def run_on_kafka(stage: DemoContext, bootstrap: str | None) -> None:
-    """Runs the parts until the stage's `stop`; starts a local broker of its own where none is named."""
+async def run_on_kafka(context: DemoContext, bootstrap: str | None) -> None:
+    """Runs the parts until the context's `stop`; starts a local broker if none is named."""
     with ExitStack() as stack:
         pids = {"demo": os.getpid()}
-        world = asyncio.create_task(make_live_world())  # while the broker starts
         if bootstrap is None:
-            kafka = LocalKafka(stage.folder / "kafka")
+            context.say("starting a local broker")
+            kafka = LocalKafka(context.folder / "kafka")
             stack.callback(kafka.stop)
             await asyncio.to_thread(kafka.start)
             bootstrap, pids["kafka"] = kafka.bootstrap, kafka.pid
-        await asyncio.to_thread(create_or_check, bootstrap, stage.settings.topics, dev=True)
-        parts = DemoProcesses(stage, bootstrap, pids, stack)
+        context.say(f"creating topics at {bootstrap}")
+        await asyncio.to_thread(create_or_check, bootstrap, context.settings.topics, dev=True)
+        context.say(f"starting {WORKERS} workers and an encoder")
+        processes = DemoProcesses(context, bootstrap, pids, stack)
         ports = [free_port() for _ in range(WORKERS)]
-        stage.tally.metrics_at = ", ".join(f"http://127.0.0.1:{port}/metrics" for port in ports)
+        context.stats.metrics_at = ", ".join(f"http://127.0.0.1:{port}/metrics" for port in ports)
         for number, port in enumerate(ports, start=1):
-            parts.start(f"worker-{number}", ["worker", "--name", f"worker-{number}", "--metrics-port", str(port)])
-        parts.start("encoder", ["encoder", "--metrics-port", "0"])
-        await _run(stage, bootstrap, ports, parts, world)
+            processes.start(f"worker-{number}", ["worker", "--name", f"worker-{number}", "--metrics-port", str(port)])
+        processes.start("encoder", ["encoder", "--metrics-port", "0"])
+        await _run(context, bootstrap, ports, processes)
 
 
 class DemoProcesses:
     """The processes of the deployment, ended with `stack`."""
 
-    def __init__(self, stage: DemoContext, bootstrap: str, pids: dict[str, int], stack: ExitStack) -> None:
+    def __init__(self, context: DemoContext, bootstrap: str, pids: dict[str, int], stack: ExitStack) -> None:
         self.pids = pids
         self._bootstrap = bootstrap
-        self._folder = stage.folder
-        self._text_model = folder_of(stage.settings)
+        self._folder = context.folder
+        self._text_model = folder_of(context.settings)
         self._stack = stack
         self._children: list[ChildProcess] = []
 
@@ -83,8 +88,35 @@ class DemoProcesses:
             child.check()
 
 
-async def _run(stage: DemoContext, bootstrap: str, ports: Sequence[int], parts: DemoProcesses, world: Awaitable[World]) -> None:
-    names, tally = stage.settings.topics.model_dump(), stage.tally
+async def _run(context: DemoContext, bootstrap: str, ports: Sequence[int], processes: DemoProcesses) -> None:
+    topics, stats = context.settings.topics, context.stats
+    lists = TopicTail(bootstrap, topics.recommendations, lambda records: stats.saw_recommendations(row.value for row in records))
+    dead_letters = TopicTail(bootstrap, topics.dead_letters, lambda records: _add_dead_letters(stats, len(records)))
+    sending = asyncio.create_task(_send(context, bootstrap))
+    tasks = [sending, *(asyncio.create_task(task) for task in (_watch(context, ports, processes), lists.run(), dead_letters.run()))]
+    try:
+        await asyncio.wait([asyncio.create_task(context.stop.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED)
+        if context.stop.is_set():
+            await asyncio.wait({sending}, timeout=SEND_STOP_S)
+
+            async def behind() -> int:
+                unread = await lists.behind() + await dead_letters.behind()
+                return unread + await asyncio.to_thread(_records_on_their_way, bootstrap, topics)
+
+            await catch_up(behind, context.say)
+        stats.read(await asyncio.to_thread(_scrape, ports))
+        stats.weigh(processes.pids)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+async def _send(context: DemoContext, bootstrap: str) -> None:
+    names = context.settings.topics.model_dump()
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5)
     await producer.start()
 
@@ -93,67 +125,72 @@ async def _run(stage: DemoContext, bootstrap: str, ports: Sequence[int], parts: 
             key = None if event.key is None else event.key.encode()
             await producer.send(names[event.role], key=key, value=event.value)
 
-    async def watch() -> None:
-        trains = False
-        while True:
-            parts.check()
-            tally.read(await asyncio.to_thread(_scrape, ports))
-            tally.weigh(parts.pids)
-            stage.show()
-            if not trains and tally.recommendations:  # its start takes a core for seconds: the workers come first
-                parts.start("trainer", ["train", "--every", EVERY, "--min-judged", str(MIN_JUDGED)])
-                trains = True
-            await asyncio.sleep(LOOK_S)
-
-    tasks = [
-        asyncio.create_task(task)
-        for task in (
-            send_live(send, world, tally, stage.seconds, stage.seed),
-            watch(),
-            _consume(bootstrap, names["recommendations"], lambda records: tally.saw_recommendations(one.value for one in records)),
-            _consume(bootstrap, names["dead_letters"], lambda records: _add_dead_letters(tally, len(records))),
-        )
-    ]
     try:
-        await asyncio.wait([asyncio.create_task(stage.stop.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED)
-        tally.read(await asyncio.to_thread(_scrape, ports))
-        tally.weigh(parts.pids)
+        world = await asyncio.wrap_future(context.world)
+        await send_live(send, world, context.stats, context.stop, context.seconds, context.seed)
     finally:
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
         await producer.stop()
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
 
 
-def _add_dead_letters(tally: DemoStats, count: int) -> None:
-    tally.dead_letters += count
+async def _watch(context: DemoContext, ports: Sequence[int], processes: DemoProcesses) -> None:
+    trains = False
+    while True:
+        processes.check()
+        context.stats.read(await asyncio.to_thread(_scrape, ports))
+        context.stats.weigh(processes.pids)
+        context.show()
+        if not trains and context.stats.recommendations:  # its start takes a core for seconds: the workers come first
+            processes.start("trainer", ["train", "--every", EVERY, "--min-judged", str(MIN_JUDGED)])
+            trains = True
+        await asyncio.sleep(LOOK_S)
 
 
-async def _consume(bootstrap: str, topic: str, take: Callable[[list[Any]], None]) -> None:
-    """Reads a topic from its end on, for ever."""
-    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="latest")
-    await consumer.start()
-    try:
-        await consumer.seek_to_end()
-        while True:
-            for records in (await consumer.getmany(timeout_ms=500)).values():
-                take(records)
-    finally:
-        await consumer.stop()
+def _add_dead_letters(stats: DemoStats, count: int) -> None:
+    stats.dead_letters += count
+
+
+def _records_on_their_way(bootstrap: str, topics: TopicSettings) -> int:
+    """Records of the input topics that encoder or workers have not acknowledged."""
+    return (
+        group_lag(bootstrap, ENCODER_GROUP, [topics.transcripts]).lag
+        or group_lag(bootstrap, WORKER_GROUP, source_topics(topics)).lag
+    )
+
+
+class TopicTail:
+    """Reads a topic from its present end on; `take` gets the records of each fetch."""
+
+    def __init__(self, bootstrap: str, topic: str, take: Callable[[list[Any]], None]) -> None:
+        self._consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="latest")
+        self._take = take
+
+    async def run(self) -> None:
+        """Reads until it is cancelled."""
+        await self._consumer.start()
+        try:
+            await self._consumer.seek_to_end()
+            while True:
+                for records in (await self._consumer.getmany(timeout_ms=500)).values():
+                    self._take(records)
+        finally:
+            await self._consumer.stop()
+
+    async def behind(self) -> int:
+        """How many records are not read yet."""
+        ends = await self._consumer.end_offsets(self._consumer.assignment())
+        positions = [await self._consumer.position(tp) for tp in ends]
+        return int(sum(ends.values()) - sum(positions))
 
 
 def _scrape(ports: Sequence[int]) -> list[Iterable[Metric]]:
-    """The metrics of the workers that answer already."""
+    """The metrics of those workers that answer."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    found: list[Iterable[Metric]] = []
+    metrics: list[Iterable[Metric]] = []
     for port in ports:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
-                found.append(list(text_string_to_metric_families(answer.read().decode())))
+                metrics.append(list(text_string_to_metric_families(answer.read().decode())))
         except OSError:
             continue
-    return found
+    return metrics

@@ -18,8 +18,9 @@ from stream.kafka.embedded.log import forget, open_log
 from stream.kafka.embedded.log_follower import follow_log
 from stream.metrics import Metrics
 from stream.services.child_processes import ChildProcess
+from stream.services.demo.catching_up import catch_up
 from stream.services.demo.context import MIN_JUDGED
-from stream.services.demo.live_users import make_live_world, send_live
+from stream.services.demo.live_users import send_live
 from stream.services.encoder import ENCODER_BATCH, batch_encoder
 from stream.services.process import dead_letter_limit, step_config
 
@@ -36,52 +37,72 @@ if TYPE_CHECKING:
 NAME: Final = "demo"
 FIRST_EXAMPLES: Final = 600
 AGAIN_S: Final = 45.0
+SEND_STOP_S: Final = 5.0
 TRAINER_LOOKS: Final = "2s"
 LOOK_S: Final = 0.25
 
 
-async def run_embedded(stage: DemoContext, *, persist: bool) -> None:
-    """Runs everything until the stage's `stop`; `persist` keeps log and tables in its folder."""
-    log = open_log(NAME, stage.folder if persist else None)
-    log.create_topics(specs(stage.settings.topics))
+async def run_embedded(context: DemoContext, *, persist: bool) -> None:
+    """Runs everything until the context's `stop`; `persist` keeps log and tables in its folder."""
+    log = open_log(NAME, context.folder if persist else None)
+    log.create_topics(specs(context.settings.topics))
     metrics = Metrics()
-    server, _ = metrics.serve(stage.settings.worker.metrics_port)
-    stage.tally.metrics_at = f"http://127.0.0.1:{server.server_port}/metrics"
-    names = stage.settings.topics.model_dump()
-
-    async def send(events: Sequence[LiveEvent]) -> None:
-        for event in events:
-            log.append(names[event.role], event.key, event.value)
-
-    serving = ServedModel()
-    apps = _apps(stage, log, metrics, serving)
+    server, _ = metrics.serve(context.settings.worker.metrics_port)
+    context.stats.metrics_at = f"http://127.0.0.1:{server.server_port}/metrics"
+    apps_stop = asyncio.Event()
+    served = ServedModel()
+    apps = [_worker(context, log, metrics, served, apps_stop), _encoder(context, log, metrics, apps_stop)]
     others = [
-        *_follows(stage, log, metrics, serving),
-        send_live(send, make_live_world(), stage.tally, stage.seconds, stage.seed),
-        _watch(stage, metrics),
-        _train_again_and_again(log, names, stage.folder, stage.tally),
+        *_follows(context, log, metrics, served),
+        _watch(context, metrics),
+        _train_periodically(log, context.settings.topics.model_dump(), context.folder, context.stats),
     ]
-    running = [asyncio.create_task(task) for task in [*apps, *others]]
+    running = [asyncio.create_task(task) for task in [*apps, *others, _send(context, log)]]
     try:
-        await asyncio.wait([asyncio.create_task(stage.stop.wait()), *running], return_when=asyncio.FIRST_COMPLETED)
-        stage.stop.set()
+        await asyncio.wait([asyncio.create_task(context.stop.wait()), *running], return_when=asyncio.FIRST_COMPLETED)
+        if context.stop.is_set():
+            await _catch_up(context, log, running[-1])
+        apps_stop.set()
         for task in running[len(apps) :]:
             task.cancel()
         for result in await asyncio.gather(*running, return_exceptions=True):
             if isinstance(result, Exception):
                 raise result
-        stage.tally.read([metrics.registry.collect()])
+        context.stats.read([metrics.registry.collect()])
     finally:
         server.shutdown()
         await log.close()
         forget(NAME)
 
 
-async def _watch(stage: DemoContext, metrics: Metrics) -> None:
+async def _send(context: DemoContext, log: Log) -> None:
+    names = context.settings.topics.model_dump()
+
+    async def send(events: Sequence[LiveEvent]) -> None:
+        for event in events:
+            log.append(names[event.role], event.key, event.value)
+
+    world = await asyncio.wrap_future(context.world)
+    await send_live(send, world, context.stats, context.stop, context.seconds, context.seed)
+
+
+async def _catch_up(context: DemoContext, log: Log, sending: asyncio.Task[None]) -> None:
+    """Waits until encoder and worker have acknowledged everything, and the followers of their outputs have counted it."""
+    topics = context.settings.topics
+    await asyncio.wait({sending}, timeout=SEND_STOP_S)
+
+    async def behind() -> int:
+        return log.lag(ENCODER_GROUP, [topics.transcripts]) + log.lag(WORKER_GROUP, source_topics(topics))
+
+    await catch_up(behind, context.say)
+    await asyncio.sleep(LOOK_S)  # the log wakes its followers at once: time for a last read
+
+
+async def _watch(context: DemoContext, metrics: Metrics) -> None:
     while True:
-        stage.tally.read([metrics.registry.collect()])
-        stage.tally.weigh({"demo": os.getpid()})
-        stage.show()
+        context.stats.read([metrics.registry.collect()])
+        context.stats.weigh({"demo": os.getpid()})
+        context.show()
         await asyncio.sleep(LOOK_S)
 
 
@@ -98,38 +119,43 @@ def _save_examples(log: Log, topic: str, path: Path) -> int:
     return len(examples)
 
 
-def _apps(stage: DemoContext, log: Log, metrics: Metrics, serving: ServedModel) -> list[Any]:
-    """Worker and encoder; they end by the stage's `stop`."""
-    settings, topics = stage.settings, stage.settings.topics
-    url, partitions = f"embedded://{NAME}", topics.partitions
+async def _worker(context: DemoContext, log: Log, metrics: Metrics, served: ServedModel, stop: asyncio.Event) -> None:
+    settings, topics = context.settings, context.settings.topics
     sources = source_topics(topics)
-    worker = make_app(WORKER_GROUP, url, data=stage.folder / "worker", partitions=partitions)
-    context = ProfileContext(
+    app = make_app(WORKER_GROUP, f"embedded://{NAME}", data=context.folder / "worker", partitions=topics.partitions)
+    profile = ProfileContext(
         sources=sources,
         epochs=log.epochs(sources),
-        served=serving,
+        served=served,
         step=step_config(settings),
         topics=topics,
         metrics=metrics,
         limit=dead_letter_limit(settings),
     )
-    add_profile_agent(worker, context)
-    encoder = make_app(ENCODER_GROUP, url, data=stage.folder / "encoder", partitions=partitions, batch_records=ENCODER_BATCH)
-    epochs = log.epochs([topics.transcripts])
-    add_stateless_agent(encoder, topics.transcripts, Source.CALL, epochs, batch_encoder(settings, metrics), metrics)
-    return [run_until_stopped(worker, stage.stop), run_until_stopped(encoder, stage.stop)]
+    add_profile_agent(app, profile)
+    await run_until_stopped(app, stop)
 
 
-def _follows(stage: DemoContext, log: Log, metrics: Metrics, serving: ServedModel) -> list[Any]:
-    """What follows the log: catalogue and models for the worker, lists and dead letters for the tally."""
-    topics, tally = stage.settings.topics, stage.tally
-    follower = ServedModelFollower(serving, metrics)
+async def _encoder(context: DemoContext, log: Log, metrics: Metrics, stop: asyncio.Event) -> None:
+    """Loads the text model in a thread: the first recommendations follow from clicks and do not wait for it."""
+    settings, topics = context.settings, context.settings.topics
+    process = await asyncio.to_thread(batch_encoder, settings, metrics)
+    data = context.folder / "encoder"
+    app = make_app(ENCODER_GROUP, f"embedded://{NAME}", data=data, partitions=topics.partitions, batch_records=ENCODER_BATCH)
+    add_stateless_agent(app, topics.transcripts, Source.CALL, log.epochs([topics.transcripts]), process, metrics)
+    await run_until_stopped(app, stop)
+
+
+def _follows(context: DemoContext, log: Log, metrics: Metrics, served: ServedModel) -> list[Any]:
+    """What follows the log: catalogue and models for the worker, lists and dead letters for the stats."""
+    topics, stats = context.settings.topics, context.stats
+    follower = ServedModelFollower(served, metrics)
 
     async def on_recommendations(records: Sequence[Record]) -> None:
-        tally.saw_recommendations(record.value for record in records)
+        stats.saw_recommendations(record.value for record in records)
 
     async def on_dead_letters(records: Sequence[Record]) -> None:
-        tally.dead_letters += len(records)
+        stats.dead_letters += len(records)
 
     return [
         follow_log(log, topics.items, follower.on_items, asyncio.Event()),
@@ -139,11 +165,13 @@ def _follows(stage: DemoContext, log: Log, metrics: Metrics, serving: ServedMode
     ]
 
 
-async def _train_again_and_again(log: Log, names: dict[str, str], folder: Path, tally: DemoStats) -> None:
-    """A trainer in a child process, from the start, for its imports take seconds: it finds new examples as soon as there are
-    enough, and every 45 s from then on; what it promotes is announced.
+async def _train_periodically(log: Log, names: dict[str, str], folder: Path, stats: DemoStats) -> None:
+    """Runs a trainer in a child process and announces what it promotes.
+
+    It is started after the first recommendation, because its imports take a core for seconds. It gets examples as soon as there are
+    enough, and every 45 s from then on.
     """
-    while not (items := _item_ids(log, names["items"])):
+    while not (stats.recommendations and (items := _item_ids(log, names["items"]))):
         await log.wait(LOOK_S)
     examples, announced, output = folder / "examples.bin", folder / "announced.jsonl", folder / "train.log"
     announced.write_bytes(b"")
@@ -154,17 +182,17 @@ async def _train_again_and_again(log: Log, names: dict[str, str], folder: Path, 
         told, said, due = 0, "", 0.0
         while True:
             trainer.check()
-            tally.weigh({"train": trainer.pid})
+            stats.weigh({"train": trainer.pid})
             records = sum(len(partition.records) for partition in log.topics[names["training_examples"]].partitions)
-            if records >= FIRST_EXAMPLES and tally.elapsed_s >= due:
+            if records >= FIRST_EXAMPLES and stats.elapsed_s >= due:
                 count = await asyncio.to_thread(_save_examples, log, names["training_examples"], examples)
-                tally.news.append(f"{count} examples for the trainer, a process of its own")
-                due = tally.elapsed_s + AGAIN_S
+                stats.news.append(f"{count} examples for the trainer, a process of its own")
+                due = stats.elapsed_s + AGAIN_S
             told = _announce_new(log, names["models"], announced, told)
             verdicts = [line for line in output.read_text(errors="replace").splitlines() if "version" in line and "INFO" in line]
             if verdicts and verdicts[-1] != said:
                 said = verdicts[-1]
-                tally.news.append(said.partition(": ")[2])
+                stats.news.append(said.partition(": ")[2])
             await asyncio.sleep(LOOK_S)
     finally:
         await asyncio.to_thread(trainer.stop)

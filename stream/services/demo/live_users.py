@@ -19,44 +19,46 @@ WORLD_SEED: Final = 7  # tastes stay the same over restarts with --data; the use
 ENDLESS_S: Final = 86_400.0
 
 
-async def make_live_world() -> World:
-    """The users' world, made in a thread of its own: it takes a second."""
+def make_live_world() -> World:
+    """Returns the users' world. It takes a second, so it is made in a thread while the libraries load."""
     import numpy as np
 
     from training.datasets.synthetic.world import make_world
 
-    return await asyncio.to_thread(make_world, np.random.default_rng(WORLD_SEED))
+    return make_world(np.random.default_rng(WORLD_SEED))
 
 
 async def send_live(
     send: Callable[[Sequence[LiveEvent]], Awaitable[None]],
-    world: Awaitable[World],
-    tally: DemoStats,
+    world: World,
+    stats: DemoStats,
+    stop: asyncio.Event,
     seconds: float | None,
     seed: int | None,
 ) -> None:
-    """Sends until it is cancelled; `send` takes what is due, in order."""
+    """Sends until `stop` is set. `send` takes the events that are due, in order; each call is completed and counted."""
     import numpy as np
 
     from training.datasets.synthetic.live import Rates, start_for, stream_events, wall_s
 
-    made = await world
     rates = Rates(broken_every=BROKEN_EVERY)
     start_ms = start_for(time.time_ns() // 1_000_000, (seconds or ENDLESS_S) + 60.0, rates.speed)
     started = time.monotonic()
     due: list[LiveEvent] = []
-    for event in stream_events(made, np.random.default_rng(seed), start_ms, rates=rates):
+    for event in stream_events(world, np.random.default_rng(seed), start_ms, rates=rates):
         while wall_s(event, start_ms, rates) > time.monotonic() - started:
-            await _flush(send, due, tally)
+            await _flush(send, due, stats)
+            if stop.is_set():
+                return
             await asyncio.sleep(TICK_S)
         due.append(event)
         if len(due) >= 500:
-            await _flush(send, due, tally)
+            await _flush(send, due, stats)
 
 
-async def _flush(send: Callable[[Sequence[LiveEvent]], Awaitable[None]], due: list[LiveEvent], tally: DemoStats) -> None:
+async def _flush(send: Callable[[Sequence[LiveEvent]], Awaitable[None]], due: list[LiveEvent], stats: DemoStats) -> None:
     if due:
         await send(due)
-        tally.sent += len(due)
-        tally.planted += sum(bool(event.planted) for event in due)
+        stats.sent += len(due)
+        stats.planted += sum(bool(event.planted) for event in due)
         due.clear()

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from stream.services.demo.live_users import make_live_world
 from stream.services.text_models import with_stand_in, words_of_the_synthetic_world
 from stream.services.threads import limit_threads
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from stream.services.demo.stats import DemoStats
+    from stream.services.startup import Startup
     from stream.settings import Settings
+    from training.datasets.synthetic.world import World
 
 
 class DemoOptions(NamedTuple):
@@ -35,8 +41,11 @@ class DemoOptions(NamedTuple):
     seed: int | None
 
 
-def run_demo(settings: Settings, options: DemoOptions) -> None:
-    """Runs the demo until it ends by time or signal, and prints and writes the summary."""
+def run_demo(settings: Settings, options: DemoOptions, startup: Startup) -> None:
+    """Runs the demo until it ends by time or signal, and prints and writes the summary.
+
+    `startup` is told the steps until the first recommendation.
+    """
     import msgspec
     import uvloop
 
@@ -44,18 +53,23 @@ def run_demo(settings: Settings, options: DemoOptions) -> None:
     from stream.services.demo.terminal import print_summary
 
     limit_threads()
-    stats = DemoStats()
-    with tempfile.TemporaryDirectory(prefix="isthmus-demo-") as temporary:
+    stats = DemoStats(started=startup.started)
+    startup.step("preparing the text model")
+    with ThreadPoolExecutor(1) as pool, tempfile.TemporaryDirectory(prefix="isthmus-demo-") as temporary:
+        world = pool.submit(make_live_world)
         folder = Path(temporary) if options.data is None else options.data.resolve()
         folder.mkdir(parents=True, exist_ok=True)
         settings = with_stand_in(settings, words_of_the_synthetic_world(), folder / "text-model")
-        uvloop.run(_run(settings, options, folder, stats))
+        uvloop.run(_run(settings, options, folder, stats, world, startup))
     print_summary(stats)
     if options.summary is not None:
         options.summary.write_bytes(msgspec.json.format(msgspec.json.encode(stats.summary())))
 
 
-async def _run(settings: Settings, options: DemoOptions, folder: Path, stats: DemoStats) -> None:
+async def _run(
+    settings: Settings, options: DemoOptions, folder: Path, stats: DemoStats, world: Future[World], startup: Startup
+) -> None:
+    startup.step("loading the streaming libraries")
     from stream.kafka.app import stop_on_signals
     from stream.services.demo.context import DemoContext
     from stream.services.demo.terminal import TerminalView
@@ -64,7 +78,9 @@ async def _run(settings: Settings, options: DemoOptions, folder: Path, stats: De
     if options.seconds is not None:
         asyncio.get_running_loop().call_later(options.seconds, stop.set)
     with TerminalView(stats) as view:
-        context = DemoContext(settings, folder, stats, stop, view.refresh, options.seconds, options.seed)
+        startup.say_through(view.say)
+        context = DemoContext(settings, folder, stats, stop, view.refresh, view.say, options.seconds, options.seed, world, startup)
+        startup.watch(context.step)
         if options.kafka:
             from stream.services.demo.deployment import run_on_kafka
 

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
     from stream.services.demo.stats import DemoStats
 
-PLAIN_EVERY_S = 5.0
+PLAIN_EVERY_S = 4.0
 NOTICE = "Everybody here is synthetic, and does not react to what is recommended."
 
 
 class TerminalView:
-    """Shows a tally; `refresh` as often as one likes."""
+    """Shows a stats; `refresh` as often as one likes."""
 
-    def __init__(self, tally: DemoStats) -> None:
-        self._tally = tally
+    def __init__(self, stats: DemoStats) -> None:
+        self._stats = stats
         self._console = Console()
         self._live = Live(console=self._console, refresh_per_second=4) if sys.stdout.isatty() else None
         self._last_line = 0.0
@@ -42,19 +42,23 @@ class TerminalView:
         if self._live is not None:
             self._live.stop()
 
+    def say(self, line: str) -> None:
+        """Prints a line, above the live view if there is one. Threads may call it."""
+        self._console.print(line, highlight=False, soft_wrap=True)
+
     def refresh(self) -> None:
-        tally = self._tally
-        self._rates.append((tally.elapsed_s, tally.sent))
+        stats = self._stats
+        self._rates.append((stats.elapsed_s, stats.sent))
         if self._live is not None:
             self._live.update(self._screen())
         elif time.monotonic() - self._last_line >= PLAIN_EVERY_S:
             self._last_line = time.monotonic()
-            while tally.news:
-                print(f"          {tally.news.popleft()}", flush=True)
-            rates = "  ".join(f"{name} {rate:.3f}" for name, rate in tally.hit_rates().items())
+            while stats.news:
+                print(f"          {stats.news.popleft()}", flush=True)
+            rates = "  ".join(f"{name} {rate:.3f}" for name, rate in stats.hit_rates().items())
             print(
-                f"{tally.elapsed_s:6.0f} s  {self._per_second():5.0f} events/s  {tally.recommendations} recommendations  "
-                f"model {tally.model} ({self._age()})  HR@3 {rates or '-'}",
+                f"{stats.elapsed_s:6.0f} s  {self._per_second():5.0f} events/s  {stats.recommendations} recommendations  "
+                f"model {stats.model} ({self._age()})  HR@3 {rates or '-'}",
                 flush=True,
             )
 
@@ -63,32 +67,32 @@ class TerminalView:
         return (last - first) / (last_s - first_s) if last_s > first_s else 0.0
 
     def _age(self) -> str:
-        published = self._tally.published_at
+        published = self._stats.published_at
         return f"{time.time() - published:.0f} s old" if published else "-"
 
     def _screen(self) -> Group:
-        tally = self._tally
+        stats = self._stats
         numbers = Table.grid(padding=(0, 3))
-        numbers.add_row("events/s", f"{self._per_second():.0f}", "recommendations", str(tally.recommendations))
-        numbers.add_row("model", f"{tally.model} ({self._age()})", "swaps", str(tally.swaps))
-        numbers.add_row("dead letters", f"{tally.dead_letters} ({tally.planted} planted)", "metrics", tally.metrics_at)
+        numbers.add_row("events/s", f"{self._per_second():.0f}", "recommendations", str(stats.recommendations))
+        numbers.add_row("model", f"{stats.model} ({self._age()})", "swaps", str(stats.swaps))
+        numbers.add_row("dead letters", f"{stats.dead_letters} ({stats.planted} planted)", "metrics", stats.metrics_at)
         rates = Table("live hit rate at 3", "", box=None)
-        for name, rate in tally.hit_rates().items():
+        for name, rate in stats.hit_rates().items():
             rates.add_row(name, f"{rate:.3f} {'█' * round(rate * 30)}")
         lists = Table("user", "because of", "recommended", "model", box=None)
-        for value in reversed(tally.latest):
+        for value in reversed(stats.latest):
             found = msgspec.json.decode(value)
             items = ", ".join(item["item"] for item in found["items"])
             seen = found["modalities"]
             cause = f"{found['caused_by']['type']} ({seen['session']} sessions, {seen['conversation']} calls)"
             lists.add_row(found["user_id"], cause, items, f"{found['model']['name']} {found['model']['version']}")
-        news = "\n".join(tally.news) or "collecting purchases to learn from"
-        return Group(Panel(numbers, title=f"{tally.elapsed_s:.0f} s"), rates, Panel(lists, title="latest recommendations"), news)
+        news = "\n".join(stats.news) or "collecting purchases to learn from"
+        return Group(Panel(numbers, title=f"{stats.elapsed_s:.0f} s"), rates, Panel(lists, title="latest recommendations"), news)
 
 
-def print_summary(tally: DemoStats) -> None:
+def print_summary(stats: DemoStats) -> None:
     """The last words of a demo."""
-    done = tally.summary()
+    done = stats.summary()
     first = "none" if done.first_recommendation_s is None else f"{done.first_recommendation_s:.1f} s after the start"
     trained = "none yet" if done.trained_model_s is None else f"{done.trained_model_s:.1f} s after the start"
     rates = ", ".join(f"{name} {rate:.3f}" for name, rate in done.hit_rate_3.items()) or "no purchase judged yet"
