@@ -1,6 +1,6 @@
 """A linear reference on tables in the paper's layout: one-vs-rest logistic regressions on bags of tags and words.
 
-Not a system of the benchmark: it tells whether a world's planted signal is there, and which features carry it.
+It is not a system of the benchmark: it shows whether a world's planted signal can be found, and which features carry it.
 """
 
 import csv
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from training.datasets.synthetic.check import Event, read_events
+from training.datasets.synthetic.check import CheckedEvent, read_events
 
 Features = dict[str, float]
 Scores = NDArray[np.float64]
@@ -26,7 +26,7 @@ Order = Literal["none", "kept", "shuffled"]
 
 @dataclass(frozen=True)
 class Tables:
-    events: list[Event]
+    events: list[CheckedEvent]
     clicks: dict[str, list[str]]
     words: dict[str, list[str]]
     allowed: list[set[int]]
@@ -51,32 +51,37 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def features(
-    tables: Tables, event: Event, *, order: Order, pairs: bool, modalities: str = "SC", rng: np.random.Generator | None = None
+    tables: Tables,
+    event: CheckedEvent,
+    *,
+    order: Order,
+    pairs: bool,
+    modalities: str = "SC",
+    rng: np.random.Generator | None = None,
 ) -> Features:
-    """A bag of tags, words and (if asked) pairs of consecutive clicks; with order, apart by the place counted from the last."""
+    """Returns a bag of tags, words and optionally pairs of consecutive clicks; with order, separate by position from the last."""
     interactions = list(event.interactions)
     if order == "shuffled":
         assert rng is not None
-        interactions = [interactions[place] for place in rng.permutation(len(interactions))]
-    found: Features = {}
+        interactions = [interactions[index] for index in rng.permutation(len(interactions))]
+    bag: Features = {}
     for back, (kind, name) in enumerate(reversed(interactions)):
         if kind not in modalities:
             continue
-        seen = {tag for tags in tables.clicks[name] for tag in tags.split(",")} if kind == "S" else set(tables.words[name])
+        tokens = {tag for tags in tables.clicks[name] for tag in tags.split(",")} if kind == "S" else set(tables.words[name])
         if kind == "S" and pairs:
-            seen |= {f"{one}>{other}" for one, other in pairwise(tables.clicks[name])}
+            tokens |= {f"{one}>{other}" for one, other in pairwise(tables.clicks[name])}
         if kind == "C":
-            said = tables.words[name]
-            seen |= {f"{one} {other}" for one, other in pairwise(said)}
-        for thing in seen:
-            found[f"{kind} {thing}"] = 1.0
+            tokens |= {f"{one} {other}" for one, other in pairwise(tables.words[name])}
+        for token in tokens:
+            bag[f"{kind} {token}"] = 1.0
             if order != "none":
-                found[f"{kind} {min(back, 3)} {thing}"] = 1.0
-    return found
+                bag[f"{kind} {min(back, 3)} {token}"] = 1.0
+    return bag
 
 
-def fit_and_score(rows: Sequence[Features], events: Sequence[Event], border: int) -> Scores:
-    """Scores of all 24 items, (test events, 24): trained on the events before `border`."""
+def fit_and_score(rows: Sequence[Features], events: Sequence[CheckedEvent], border: int) -> Scores:
+    """Returns the scores of all 24 items, (test events, 24), of models trained on the events before `border`."""
     vectorizer = DictVectorizer(dtype=np.float32)
     train = vectorizer.fit_transform(rows[:border])
     kept = np.asarray((train != 0).sum(axis=0)).ravel() >= 5
@@ -93,13 +98,13 @@ def fit_and_score(rows: Sequence[Features], events: Sequence[Event], border: int
     return scores
 
 
-def popular(events: Sequence[Event], border: int) -> Scores:
+def popular(events: Sequence[CheckedEvent], border: int) -> Scores:
     counts = [sum(item in event.items for event in events[:border]) for item in range(1, 25)]
     return np.tile(np.array(counts, dtype=np.float64), (len(events) - border, 1))
 
 
 def measure(tables: Tables, scores: Scores, border: int, *, filtered: bool = True) -> dict[str, tuple[float, float, int]]:
-    """HR@3, MAP@3 and number of test events, by event type and union."""
+    """Returns HR@3, MAP@3 and the number of test events, by event type and for the union."""
     values: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for event, row, may in zip(tables.events[border:], scores, tables.allowed[border:], strict=True):
         ranked = [item for item in (np.argsort(-row, kind="stable") + 1) if not filtered or item in may][:3]

@@ -1,4 +1,4 @@
-"""Training examples by hand: sessions whose tags tell what is bought, or tell nothing; and a run small enough for a test."""
+"""Training examples with a planted taste or with noise, and the configuration of a run small enough for a test."""
 
 from typing import Final
 
@@ -18,19 +18,20 @@ START_MS: Final = 1_700_000_000_000
 MINUTE_MS: Final = 60_000
 
 
-def purchases(count: int, *, first: int = 0, tells: bool = True, seed: int = 0) -> list[TrainingExample]:
-    """Examples number `first` to `first + count`, one a minute. With `tells` the last session names the item that is bought;
-    without, tags are chance and nothing but popularity can be learned.
+def purchases(count: int, *, first: int = 0, planted: bool = True, seed: int = 0) -> list[TrainingExample]:
+    """Returns examples number `first` to `first + count`, one a minute.
+
+    If `planted`, the last session names the item that is bought; else tags are random and only popularity can be learned.
     """
     rng = np.random.default_rng((seed, first))
     popularity = np.array([0.3, 0.25, 0.18, 0.12, 0.1, 0.05])
-    found = []
+    examples = []
     for number in range(first, first + count):
         bought = int(rng.choice(len(ITEMS), p=popularity))
-        seen = bought if tells else int(rng.integers(len(ITEMS)))
+        seen = bought if planted else int(rng.integers(len(ITEMS)))
         at = START_MS + number * MINUTE_MS
         clicks = [(at - 2_000, ("home",)), (at - 1_000, (f"about-{seen}", "price"))]
-        found.append(
+        examples.append(
             TrainingExample(
                 user_id=f"user-{number}",
                 purchase_id=f"purchase-{number}",
@@ -42,15 +43,16 @@ def purchases(count: int, *, first: int = 0, tells: bool = True, seed: int = 0) 
                 interactions=(session_of(clicks),),
             )
         )
-    return found
+    return examples
 
 
 def mixed_purchases(count: int, *, first: int = 0, seed: int = 0) -> list[TrainingExample]:
-    """Examples after a session, a conversation, or one of each; whichever it is names the item that is bought, by tag, by sentence
-    vector and by keyword.
+    """Returns examples after a session, a conversation, or one of each.
+
+    Each interaction names the item that is bought: by a tag, or by sentence vector and keyword.
     """
     rng = np.random.default_rng((seed, first))
-    found = []
+    examples = []
     for example in purchases(count, first=first, seed=seed):
         kind = str(rng.choice(["session", "conversation", "both"], p=[0.5, 0.25, 0.25]))
         bought = ITEMS.index(example.items[0])
@@ -60,12 +62,12 @@ def mixed_purchases(count: int, *, first: int = 0, seed: int = 0) -> list[Traini
         part = Part(at - 900, at - 500, int(rng.integers(1, 9)), vector.astype("<f2").tobytes(), keywords, "text-1")
         call = conversation_of([part], f"call-{example.purchase_id}")
         seen = {"session": example.interactions, "conversation": (call,), "both": (*example.interactions, call)}[kind]
-        found.append(msgspec.structs.replace(example, type=kind, interactions=seen))
-    return found
+        examples.append(msgspec.structs.replace(example, type=kind, interactions=seen))
+    return examples
 
 
 def small_run(*, seed: int = 0, min_judged: int = 30, hidden: int = 16) -> RunConfig:
-    """A configuration that learns the planted taste in a second."""
+    """Returns a configuration that learns the planted taste in a second."""
     network = LatentFeatureConfig(latent=8, hidden=hidden, dense=16, dropout=0.0)
     training = TrainingConfig(network=network, seed=seed, epochs=25, patience=5, batch=32, learning_rate=0.02)
     return RunConfig(system="latent_feature", training=training, min_judged=min_judged)

@@ -180,4 +180,6 @@ def _write_events(out: Path, purchases: int, seed: int) -> None:
 def _show(rows: "list[Comparison]") -> None:
     typer.echo(f"{'aggregate':36}{'paper':>9}{'here':>9}{'may differ':>12}")
     for row in rows:
-        typer.echo(f"{row.name:36}{row.fact:9.4f}{row.found:9.4f}{row.tolerance:12.3f}{'' if row.fits else '  differs too much'}")
+        typer.echo(
+            f"{row.name:36}{row.published:9.4f}{row.measured:9.4f}{row.tolerance:12.3f}{'' if row.fits else '  differs too much'}"
+        )

@@ -61,11 +61,11 @@ def rows(folder: Path, scale: float) -> Iterator[dict[str, Any]]:
 def transcripts(task: Task) -> list[list[str]]:
     """Returns calls of the synthetic world. `distinct` keeps each sentence once, unnumbered, so that lengths do not change."""
     from training.datasets.synthetic.calls import write_call
-    from training.datasets.synthetic.chance import Chance
+    from training.datasets.synthetic.random_draws import RandomDraws
 
-    chance = Chance(np.random.default_rng(6))
+    draws = RandomDraws(np.random.default_rng(6))
     calls = (
-        [text for _, text in write_call(chance, number % 24 if number % 4 else None).before] for number in range(100 * task.calls)
+        [text for _, text in write_call(draws, number % 24 if number % 4 else None).before] for number in range(100 * task.calls)
     )
     if not task.distinct:
         return [next(calls) for _ in range(task.calls)]

@@ -1,4 +1,4 @@
-"""The registry on SQLite: versions, roles, rollback; and what is no registry is an error, never an empty one."""
+"""The registry on SQLite: versions, roles, rollback; a broken registry is an error and never an empty one."""
 
 import sqlite3
 from pathlib import Path
@@ -10,7 +10,7 @@ from training.registry import MODEL, Registry, RegistryError
 
 
 def add(registry: Registry, **metrics: float) -> str:
-    """A version with an empty folder."""
+    """Registers a version with an empty folder."""
     version = registry.next_version()
     folder = registry.new_folder(version)
     folder.mkdir(parents=True)
@@ -18,7 +18,7 @@ def add(registry: Registry, **metrics: float) -> str:
     return version
 
 
-def test_versions_count_up_and_know_their_folder_hash_and_metrics(registry_folder: Path) -> None:
+def test_versions_are_numbered_and_keep_their_folder_hash_and_metrics(registry_folder: Path) -> None:
     registry = registry_in(registry_folder)
     assert [add(registry), add(registry, map3_union=0.5)] == ["1", "2"]
     newest, first = registry.versions()
@@ -34,7 +34,7 @@ def test_another_process_sees_the_same(registry_folder: Path) -> None:
     assert again.version == "1"
 
 
-def test_a_role_that_nobody_has_is_none(registry_folder: Path) -> None:
+def test_a_role_without_a_version_is_none(registry_folder: Path) -> None:
     registry = registry_in(registry_folder)
     assert registry.version_in_role("champion") is None
     assert registry.version_in_role("shadow") is None
@@ -60,8 +60,8 @@ def test_a_challenger_changes_nothing_for_the_champion(registry_folder: Path) ->
     assert registry.version_in_role("previous") is None
 
 
-def test_rollback_exchanges_champion_and_former_champion(registry_folder: Path) -> None:
-    """Twice is back where it began."""
+def test_rollback_swaps_champion_and_former_champion(registry_folder: Path) -> None:
+    """Two rollbacks cancel out."""
     registry = registry_in(registry_folder)
     add(registry), add(registry)
     registry.promote("1")
@@ -70,7 +70,7 @@ def test_rollback_exchanges_champion_and_former_champion(registry_folder: Path) 
     assert registry.rollback().version == "2"
 
 
-def test_promoting_the_champion_again_keeps_the_way_back(registry_folder: Path) -> None:
+def test_promoting_the_champion_again_keeps_the_rollback_target(registry_folder: Path) -> None:
     registry = registry_in(registry_folder)
     add(registry), add(registry)
     registry.promote("1")
@@ -95,16 +95,16 @@ def test_an_unknown_version_cannot_get_a_role(version: str, registry_folder: Pat
 
 def test_a_folder_that_an_interrupted_run_left_is_not_written_into(registry_folder: Path) -> None:
     registry = registry_in(registry_folder)
-    left = registry.new_folder("1")
-    left.mkdir(parents=True)
-    (left / "half.bin").write_bytes(b"half")
-    assert registry.new_folder("1") != left
+    leftover = registry.new_folder("1")
+    leftover.mkdir(parents=True)
+    (leftover / "half.bin").write_bytes(b"half")
+    assert registry.new_folder("1") != leftover
     assert add(registry) == "1"
-    assert (left / "half.bin").read_bytes() == b"half"
+    assert (leftover / "half.bin").read_bytes() == b"half"
 
 
 def test_a_second_trainer_that_took_the_number_is_noticed(registry_folder: Path) -> None:
-    """The folder names the version it was written for: it must not be registered under another one."""
+    """The folder contains its version's number and must not be registered under another one."""
     one, other = registry_in(registry_folder), registry_in(registry_folder)
     version = one.next_version()
     folder = one.new_folder(version)
@@ -112,13 +112,13 @@ def test_a_second_trainer_that_took_the_number_is_noticed(registry_folder: Path)
     add(other)
     with pytest.raises(RegistryError, match="one trainer per registry"):
         one.register(version, folder, "hash", "popular", {}, {})
-    assert [found.version for found in one.versions()] == ["1"]
+    assert [version.version for version in one.versions()] == ["1"]
     assert [one.get("1").sha256] == ["hash-1"]
-    assert add(one) == "3"  # MLflow gives no number twice: 2 was withdrawn
+    assert add(one) == "3"  # MLflow never reuses a number, and 2 was removed
 
 
-def test_a_version_that_somebody_deleted_does_not_hold_up_the_next(registry_folder: Path) -> None:
-    """MLflow does not tell deleted versions, but gives their numbers to nobody else."""
+def test_a_deleted_version_does_not_block_the_next(registry_folder: Path) -> None:
+    """MLflow does not list deleted versions, but does not reuse their numbers either."""
     registry = registry_in(registry_folder)
     add(registry), add(registry)
     registry._client.delete_model_version(MODEL, "2")
@@ -126,7 +126,7 @@ def test_a_version_that_somebody_deleted_does_not_hold_up_the_next(registry_fold
 
 
 def test_a_broken_database_is_an_error_and_never_an_empty_registry(registry_folder: Path) -> None:
-    """A run that took it for empty would make Popular champion over whatever is served."""
+    """A run that took it for empty would make Popular champion in place of the served model."""
     registry = registry_in(registry_folder)
     registry.promote(add(registry))
     with sqlite3.connect(registry_folder / DATABASE) as database:
@@ -135,7 +135,7 @@ def test_a_broken_database_is_an_error_and_never_an_empty_registry(registry_fold
         registry.version_in_role("champion")
 
 
-def test_a_file_that_is_no_database_cannot_be_opened_as_a_registry(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_cannot_be_opened_as_a_registry(tmp_path: Path) -> None:
     (tmp_path / DATABASE).write_bytes(b"no database" * 500)
     with pytest.raises(RegistryError, match="cannot be used"):
         registry_in(tmp_path)
@@ -143,7 +143,7 @@ def test_a_file_that_is_no_database_cannot_be_opened_as_a_registry(tmp_path: Pat
 
 
 def test_it_writes_nothing_to_the_terminal(registry_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """MLflow and Alembic log by themselves otherwise."""
+    """MLflow and Alembic would log otherwise."""
     registry = registry_in(registry_folder)
     registry.promote(add(registry, map3_union=0.4))
     captured = capfd.readouterr()

@@ -1,4 +1,4 @@
-"""Every system published as a folder, loaded, served and swapped: all of them in the pure step, two of them in the worker."""
+"""Every system is published, loaded, served and swapped: all of them in the pure step, two of them in the worker."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ def window(store: world.Store) -> list[Interaction]:
 def full_list(store: world.Store, ranker: Ranker) -> tuple[str, ...]:
     scores = ranker.rank_many(ranker.encode_many([window(store)]))
     top = PostFilter(ranker.items, world.catalogue(), world.NOW).top(scores, [()], 5)[0]
-    return tuple(ranker.items[place] for place in top)
+    return tuple(ranker.items[index] for index in top)
 
 
 def event(rng: np.random.Generator, now: int, number: int) -> tuple[Source, UserEvent]:
@@ -59,13 +59,13 @@ def event(rng: np.random.Generator, now: int, number: int) -> tuple[Source, User
 
 
 def test_the_step_serves_every_system_and_swaps_them(tmp_path: Path) -> None:
-    """After each event the list is what the system of the moment gives for the whole window, whatever the one before it cached."""
+    """After each event the list is what the current system gives for the whole window, whatever the former one cached."""
     rankers = [load_ranker(str(tmp_path / name), publish(tmp_path / name, name, "1")) for name in SYSTEMS]
     rng, store = np.random.default_rng(0), world.Store()
     now, ranker = world.NOW - 10 * limits.DAY_MS, rankers[0]
     for number in range(12 * len(rankers)):
         now += int(rng.choice([1, 45])) * world.MINUTE
-        if number % 6 == 0:  # each is served twice, at first and once the window slides
+        if number % 6 == 0:  # each is served twice: before and after the window is full
             ranker = rankers[number // 6 % len(rankers)]
         source, one = event(rng, now, number)
         world.run(store, world.batch_of(source, [(number, one)]), ranker)
@@ -76,19 +76,19 @@ def test_the_step_serves_every_system_and_swaps_them(tmp_path: Path) -> None:
 async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         await asyncio.sleep(0.02)
 
 
 def models_of_lists(log: Log) -> list[str]:
-    """The names of the models that made the lists of user u, in order."""
+    """Returns the names of the models that made the lists of user u, in order."""
     records = [record for partition in log.topics[TOPICS.recommendations].partitions for record in partition.records]
     return [json.loads(record.value)["model"]["name"] for record in records if record.value]
 
 
 @pytest.mark.parametrize("name", ["latent_feature", "knowledge_distillation"])
 async def test_a_running_worker_takes_over_an_announced_system(name: str, tmp_path: Path) -> None:
-    """From popularity to a network, without a restart; the folder is verified on the way."""
+    """From popularity to a network without a restart; the folder is verified."""
     log_name = uuid4().hex[:8]
     log = open_log(log_name)
     log.create_topics(specs(TOPICS))
@@ -110,10 +110,10 @@ async def test_a_running_worker_takes_over_an_announced_system(name: str, tmp_pa
                 role="champion", name=announced, version=str(number + 1), uri=str(folder), sha256=sha256, published_at=0
             )
             await log.append(TOPICS.models, "champion", encode_announcement(announcement))
-            await until(lambda wanted=announced: serving.ranker is not None and serving.ranker.name == wanted)  # type: ignore[misc]
+            await until(lambda expected=announced: serving.ranker is not None and serving.ranker.name == expected)  # type: ignore[misc]
             click = Click("u", now + number * limits.HOUR_MS, ("car", "claim"), event_id=f"e{number}")
             await log.append(TOPICS.clicks, "u", world.encode(click))
-            await until(lambda made=number + 1: len(models_of_lists(log)) == made)  # type: ignore[misc]
+            await until(lambda count=number + 1: len(models_of_lists(log)) == count)  # type: ignore[misc]
         assert models_of_lists(log) == ["popular", name]
     finally:
         stop.set()

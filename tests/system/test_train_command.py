@@ -26,7 +26,7 @@ def surroundings(registry_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def run_train(folder: Path, *arguments: str, count: int = 600, tells: bool = True) -> Result:
-    write_examples(folder / "examples.bin", purchases(count, tells=tells))
+    write_examples(folder / "examples.bin", purchases(count, planted=tells))
     return CliRunner().invoke(train.app, ["--examples", str(folder / "examples.bin"), *arguments])
 
 

@@ -1,4 +1,4 @@
-"""Training runs with a real registry: the first champion, better ones, refusals, and runs that die in the middle."""
+"""Training runs with a real registry: the first champion, better ones, refusals, and runs that die midway."""
 
 import os
 import signal
@@ -23,15 +23,15 @@ from training.training_run import TooFewExamplesError, publish_popular, train_on
 
 
 def with_popular(registry: Registry, examples: list[TrainingExample]) -> str:
-    """Popular as first champion, trained on what a first run trains on."""
+    """Publishes Popular as the first champion, trained on what a first run trains on."""
     result = publish_popular(examples[: len(examples) * 8 // 10], ITEMS, registry)
     assert result.announcement is not None
     return result.announcement.version
 
 
 def champion(registry: Registry) -> str | None:
-    found = registry.version_in_role("champion")
-    return None if found is None else found.version
+    version = registry.version_in_role("champion")
+    return None if version is None else version.version
 
 
 def test_popular_is_the_first_champion_and_a_network_that_beats_it_the_next(registry_folder: Path) -> None:
@@ -43,8 +43,8 @@ def test_popular_is_the_first_champion_and_a_network_that_beats_it_the_next(regi
     assert (champion(registry), result.announcement.version) == ("2", "2")
 
 
-def test_the_announced_folder_loads_as_announced_and_carries_its_fingerprint(registry_folder: Path) -> None:
-    """What a worker does, without MLflow."""
+def test_the_announced_folder_loads_with_the_announced_version_and_fingerprint(registry_folder: Path) -> None:
+    """As a worker loads it, without MLflow."""
     registry, examples = registry_in(registry_folder), purchases(600)
     announced = train_once(examples, ITEMS, registry, small_run()).announcement
     assert announced is not None
@@ -56,7 +56,7 @@ def test_the_announced_folder_loads_as_announced_and_carries_its_fingerprint(reg
     assert manifest.metrics == registry.get("2" if champion(registry) == "2" else "1").metrics
 
 
-def test_the_same_configuration_on_fresher_data_is_no_worse_and_promoted(registry_folder: Path) -> None:
+def test_the_same_configuration_on_newer_data_is_no_worse_and_promoted(registry_folder: Path) -> None:
     registry = registry_in(registry_folder)
     train_once(purchases(600), ITEMS, registry, small_run())
     result = train_once(purchases(900), ITEMS, registry, small_run(seed=1))
@@ -66,16 +66,16 @@ def test_the_same_configuration_on_fresher_data_is_no_worse_and_promoted(registr
 
 
 def test_a_retrained_network_starts_from_the_champions_weights(registry_folder: Path) -> None:
-    """With a learning rate of 0 it is the champion over again."""
+    """With a learning rate of 0 it equals the champion."""
     registry = registry_in(registry_folder)
     first = train_once(purchases(600), ITEMS, registry, small_run()).announcement
     assert first is not None
     config = small_run()
     still = msgspec.structs.replace(config, training=msgspec.structs.replace(config.training, learning_rate=0.0, epochs=1))
     train_once(purchases(900), ITEMS, registry, still)
-    kept, again = load_ranker(first.uri), load_ranker(registry.get("2").uri)
+    former, retrained = load_ranker(first.uri), load_ranker(registry.get("2").uri)
     histories = [example.interactions for example in purchases(50, first=900)]
-    assert np.array_equal(kept.rank_many(kept.encode_many(histories)), again.rank_many(again.encode_many(histories)))
+    assert np.array_equal(former.rank_many(former.encode_many(histories)), retrained.rank_many(retrained.encode_many(histories)))
 
 
 def test_a_new_configuration_that_is_not_better_is_refused_with_the_numbers(registry_folder: Path) -> None:
@@ -89,8 +89,8 @@ def test_a_new_configuration_that_is_not_better_is_refused_with_the_numbers(regi
     assert registry.get("2").reason in result.reason
 
 
-def test_what_learned_nothing_is_refused_and_popular_stays(registry_folder: Path) -> None:
-    registry, examples = registry_in(registry_folder), purchases(600, tells=False)
+def test_a_model_that_learned_nothing_is_refused_and_popular_stays(registry_folder: Path) -> None:
+    registry, examples = registry_in(registry_folder), purchases(600, planted=False)
     with_popular(registry, examples)
     result = train_once(examples, ITEMS, registry, small_run())
     assert result.announcement is None
@@ -122,24 +122,24 @@ def test_too_few_examples_say_how_many_are_needed(registry_folder: Path) -> None
         train_once(purchases(10), ITEMS, registry_in(registry_folder), small_run())
 
 
-def test_a_loop_that_breaks_off_leaves_champion_and_registry_as_they_were(
+def test_a_training_that_diverges_leaves_champion_and_registry_unchanged(
     registry_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry, examples = registry_in(registry_folder), purchases(600)
     with_popular(registry, examples)
 
-    def breaks_off(*_: object, **__: object) -> Any:
+    def diverges(*_: object, **__: object) -> Any:
         raise NotFiniteError("the loss is nan")
 
-    monkeypatch.setattr(training.training_run, "train_system", breaks_off)
+    monkeypatch.setattr(training.training_run, "train_system", diverges)
     with pytest.raises(NotFiniteError):
         train_once(examples, ITEMS, registry, small_run())
-    assert [found.version for found in registry.versions()] == ["1"]
+    assert [version.version for version in registry.versions()] == ["1"]
     assert champion(registry) == "1"
 
 
 class KilledError(BaseException):
-    """Stands for the end of the process: nothing in the run may catch it."""
+    """Simulates the end of the process: nothing in the run may catch it."""
 
 
 def dies(*_: object, **__: object) -> Any:
@@ -152,7 +152,7 @@ def dies(*_: object, **__: object) -> Any:
         (training.training_run, "write_ranker"),
         (Registry, "register"),
         (training.training_run, "load_ranker"),
-        (Registry, "say_why"),
+        (Registry, "set_reason"),
         (Registry, "promote"),
     ],
     ids=lambda effect: effect[1],
@@ -199,15 +199,15 @@ from tests.system.registries import registry_in
 from training.progress import ProgressReporter
 from training.training_run import train_once
 
-def say(line):
+def log(line):
     if line.startswith("epoch  3"):
         os.kill(os.getpid(), signal.SIGKILL)
 
-train_once(purchases(600), ITEMS, registry_in(Path(sys.argv[1])), small_run(), ProgressReporter(say))
+train_once(purchases(600), ITEMS, registry_in(Path(sys.argv[1])), small_run(), ProgressReporter(log))
 """
 
 
-def test_a_training_process_killed_in_mid_training_leaves_the_champion(registry_folder: Path) -> None:
+def test_a_process_killed_during_training_leaves_the_champion(registry_folder: Path) -> None:
     """A real process and a real kill -9."""
     registry = registry_in(registry_folder)
     with_popular(registry, purchases(600))
@@ -223,7 +223,7 @@ def test_a_training_process_killed_in_mid_training_leaves_the_champion(registry_
     assert len(again.versions()) == 1
 
 
-def test_a_registry_that_cannot_tell_its_champion_stops_the_run(registry_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_cannot_look_up_its_champion_stops_the_run(registry_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = registry_in(registry_folder)
     with_popular(registry, purchases(600))
 

@@ -25,25 +25,25 @@ from training.split import split
         ([], {"a"}, 0.0, 0.0),
     ],
 )
-def test_one_list_is_judged_as_by_hand(ranked: list[str], bought: set[str], hit: float, precision: float) -> None:
+def test_one_list_has_the_metrics_computed_by_hand(ranked: list[str], bought: set[str], hit: float, precision: float) -> None:
     """AP@3 = sum of precisions at the hits / min(3, items bought)."""
-    judged = evaluate_one(ranked, bought)
-    assert judged[0] == hit
-    assert judged[1] == pytest.approx(precision)
+    result = evaluate_one(ranked, bought)
+    assert result[0] == hit
+    assert result[1] == pytest.approx(precision)
 
 
 @settings(deadline=None)
 @given(st.permutations(["a", "b", "c"]), st.sets(st.sampled_from(["a", "b", "c"]), min_size=1))
-def test_where_all_items_are_ranked_it_is_scikit_learns_average_precision(ranked: list[str], bought: set[str]) -> None:
-    """Three items in all, so that nothing is cut off."""
+def test_with_all_items_ranked_it_is_scikit_learns_average_precision(ranked: list[str], bought: set[str]) -> None:
+    """There are three items, so nothing is cut off."""
     from sklearn.metrics import average_precision_score
 
     relevant = [item in bought for item in ranked]
     assert evaluate_one(ranked, bought)[1] == pytest.approx(average_precision_score(relevant, [3, 2, 1]))
 
 
-def test_many_lists_are_judged_as_trec_eval_judges_them() -> None:
-    """Success@3 is HR@3. trec_eval divides AP@3 by all items bought, the paper by at most 3: brought to the same, they agree."""
+def test_many_lists_have_the_metrics_of_trec_eval() -> None:
+    """Success@3 is HR@3. trec_eval divides AP@3 by all items bought, the paper by at most 3; the test converts."""
     from ir_measures import AP, Qrel, ScoredDoc, Success, iter_calc
 
     rng = np.random.default_rng(0)
@@ -54,21 +54,23 @@ def test_many_lists_are_judged_as_trec_eval_judges_them() -> None:
         hit, precision = evaluate_one(ranked, bought)
         ours[event, "Success@3"], ours[event, "AP@3"] = hit, precision * min(3, len(bought)) / len(bought)
         judgements += [Qrel(event, item, 1) for item in bought]
-        scored += [ScoredDoc(event, item, -float(place)) for place, item in enumerate(ranked)]
-    theirs = {(one.query_id, str(one.measure)): one.value for one in iter_calc([Success @ 3, AP @ 3], judgements, scored)}
+        scored += [ScoredDoc(event, item, -float(rank)) for rank, item in enumerate(ranked)]
+    theirs = {
+        (metric.query_id, str(metric.measure)): metric.value for metric in iter_calc([Success @ 3, AP @ 3], judgements, scored)
+    }
     assert theirs == pytest.approx(ours, abs=1e-4)
 
 
-def test_the_post_filter_takes_items_out_before_ranks_are_counted() -> None:
-    """Popularity would show what may not be offered."""
+def test_the_post_filter_removes_items_before_ranks_are_counted() -> None:
+    """Popularity alone would rank items that may not be offered."""
     popular = Popular("1", "f", ITEMS, prior_of([[item] * 1 for item in ITEMS], ITEMS) + np.linspace(0.6, 0, 6, dtype=np.float32))
     example = msgspec.structs.replace(purchases(1)[0], items=(ITEMS[3],))
     assert evaluate(popular, [example]).hits.tolist() == [0]
     assert evaluate(popular, [msgspec.structs.replace(example, excluded=ITEMS[:3])]).average_precisions.tolist() == [1]
 
 
-def test_a_table_has_a_row_for_each_type_and_the_union() -> None:
-    """Means over the events of the type; none of a type: nought of nought."""
+def test_there_are_metrics_for_each_type_and_the_union() -> None:
+    """They are means over the events of the type, and zero without events."""
     popular = Popular("1", "f", ITEMS, prior_of([[ITEMS[0]]], ITEMS))
     examples = [msgspec.structs.replace(example, items=(ITEMS[0],)) for example in purchases(4)]
     examples[0] = msgspec.structs.replace(examples[0], type="both", items=(ITEMS[5],))
@@ -80,7 +82,7 @@ def test_a_table_has_a_row_for_each_type_and_the_union() -> None:
 
 
 def test_the_split_is_by_time_without_overlap() -> None:
-    """The last tenth test, the last tenth of the rest validation."""
+    """The last tenth is for test, the last tenth of the rest for validation."""
     training, validation, test = split(list(range(1_000)))
     assert [len(training), len(validation), len(test)] == [810, 90, 100]
     assert [*training, *validation, *test] == list(range(1_000))

@@ -1,4 +1,4 @@
-"""The synthetic world: calibrated, seeded, with a signal that models can find and no label in what they see."""
+"""The synthetic world: calibrated, seeded, with a signal that models can find, and without the label in what they see."""
 
 import gzip
 import hashlib
@@ -18,9 +18,9 @@ from tests import linear_reference as linear
 from training.datasets.synthetic import NOTICE, benchmark_load
 from training.datasets.synthetic.calls import write_call, write_short_call
 from training.datasets.synthetic.catalogue import CATALOGUE
-from training.datasets.synthetic.chance import Chance
 from training.datasets.synthetic.check import compare, read_events
 from training.datasets.synthetic.live import LiveEvent, Pace, Rates, start_for, stream_events, wall_s, write_events
+from training.datasets.synthetic.random_draws import RandomDraws
 from training.datasets.synthetic.sessions import SHORT, all_tags, write_session
 from training.datasets.synthetic.world import make_world
 from training.datasets.synthetic.write_tables import ANSWERS, write_tables
@@ -62,11 +62,11 @@ def digest(folder: Path) -> dict[str, str]:
 
 def test_the_world_has_the_aggregates_of_the_papers_tables(folder: Path) -> None:
     """Every published aggregate within its stated tolerance, Popular's scores among them."""
-    assert [(row.name, row.fact, round(row.found, 4)) for row in compare(read_events(folder)) if not row.fits] == []
+    assert [(row.name, row.published, round(row.measured, 4)) for row in compare(read_events(folder)) if not row.fits] == []
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
-    """Chance is an argument; nothing else enters, the time of writing neither."""
+    """Nothing but the seed has an influence, not even the time of writing."""
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         write_tables(tmp_path / name, 300, seed)
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
@@ -74,7 +74,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Pa
 
 
 def test_the_tables_load_and_have_the_layouts_columns(folder: Path) -> None:
-    """The loader checks ids, numbers and that every label is within its filter; the events of the tables parse."""
+    """The reader checks ids, numbers and filters; the events of the tables parse."""
     tables = read_tables(folder)
     assert len(tables.purchases) == 4_000
     assert list(tables.items) == [item.item_id for item in CATALOGUE]
@@ -85,8 +85,8 @@ def test_the_tables_load_and_have_the_layouts_columns(folder: Path) -> None:
         assert text.decode().splitlines()[0].split(",") == list(columns)
 
 
-def test_the_output_says_that_it_is_synthetic(folder: Path, tmp_path: Path) -> None:
-    """In the folder of the tables and in that of the events."""
+def test_the_output_is_labelled_synthetic(folder: Path, tmp_path: Path) -> None:
+    """Both beside the tables and beside the events."""
     rng = np.random.default_rng(0)
     write_events(tmp_path, make_world(rng), rng, START_MS, 5)
     assert NOTICE in (folder / "README.md").read_text()
@@ -94,9 +94,9 @@ def test_the_output_says_that_it_is_synthetic(folder: Path, tmp_path: Path) -> N
 
 
 def test_a_linear_model_finds_what_was_planted(folder: Path) -> None:
-    """Far above Popular; the order of interactions and of clicks matters, and each modality adds to the other.
+    """It is far better than Popular; the order of interactions and clicks matters, and each modality adds to the other.
 
-    Held with margins: 400 test events have a standard error of about .02, less where the same events are compared.
+    The margins allow for a standard error of about .02 with 400 test events, and less for a comparison on the same events.
     """
     tables = linear.read(folder)
     border = len(tables.events) * 9 // 10
@@ -117,27 +117,27 @@ def test_a_linear_model_finds_what_was_planted(folder: Path) -> None:
 
 
 def test_the_two_items_of_a_page_leave_the_same_tags() -> None:
-    """What tells them apart is the order of clicks alone."""
-    chance = Chance(np.random.default_rng(0))
-    tags = [{tag for _ in range(400) for click in write_session(chance, item, frozenset()) for tag in click} for item in (18, 8)]
+    """Only the order of clicks distinguishes them."""
+    draws = RandomDraws(np.random.default_rng(0))
+    tags = [{tag for _ in range(400) for click in write_session(draws, item, frozenset()) for tag in click} for item in (18, 8)]
     assert {tag for tag in tags[0] if tag.startswith("home")} == {tag for tag in tags[1] if tag.startswith("home")}
     assert 100 <= len(all_tags()) <= 200
 
 
-def test_before_a_sale_no_words_of_the_sale_are_said() -> None:
-    """No item's name, no "bought", whatever is sold: after it both are."""
-    chance = Chance(np.random.default_rng(0))
+def test_the_sale_is_not_mentioned_before_it() -> None:
+    """Neither the item's name nor "bought" is said before the sale; both are said after it."""
+    draws = RandomDraws(np.random.default_rng(0))
     for number in range(2_000):
         item = CATALOGUE[number % 24]
-        call = write_call(chance, item.number, (item.number,))
+        call = write_call(draws, item.number, (item.number,))
         before = " ".join(text for _, text in call.before)
         assert item.name.lower() not in before
         assert "have now bought" not in before
         assert item.name.lower() in " ".join(text for _, text in call.after)
 
 
-def test_no_conversation_of_the_tables_holds_what_is_said_after_a_sale(folder: Path) -> None:
-    """The answer key stands in a folder of its own; no table has a column of it."""
+def test_the_tables_do_not_hold_what_is_said_after_a_sale(folder: Path) -> None:
+    """The answer key has its own folder; no table has a column of it."""
     text = gzip.decompress((folder / "data_conversations_text.csv.gz").read_bytes()).decode()
     assert "have now bought" not in text
     assert not [item.name for item in CATALOGUE if item.name.lower() in text]
@@ -146,7 +146,7 @@ def test_no_conversation_of_the_tables_holds_what_is_said_after_a_sale(folder: P
 
 
 def test_what_is_said_after_a_sale_ends_after_the_purchase() -> None:
-    """So no training example can see it: the step takes the parts that ended before the purchase."""
+    """So no training example contains it: the step uses the parts that ended before the purchase."""
     events = stream(30, pace=Pace(late_purchases=0))
     bought: dict[str | None, list[int]] = defaultdict(list)
     for event in events:
@@ -155,14 +155,14 @@ def test_what_is_said_after_a_sale_ends_after_the_purchase() -> None:
     sales = [event for event in events if event.role == "transcripts" and b"have now bought" in (event.value or b"")]
     assert len(sales) > 50
     for sale in sales:
-        said = msgspec.json.decode(sale.value or b"", type=Transcript)
-        assert isinstance(said.started_at, int)
-        assert isinstance(said.ended_at, int)
-        assert any(said.started_at - 1_000 <= at < said.ended_at for at in bought[sale.key])
+        call = msgspec.json.decode(sale.value or b"", type=Transcript)
+        assert isinstance(call.started_at, int)
+        assert isinstance(call.ended_at, int)
+        assert any(call.started_at - 1_000 <= at < call.ended_at for at in bought[sale.key])
 
 
 def test_every_live_event_parses_and_its_key_is_its_user() -> None:
-    """All input topics occur; calls come whole and in pieces, some purchases late, some users ask to be forgotten."""
+    """All input topics occur; calls come in one piece or several, some purchases are late, some users ask for erasure."""
     events = stream(60)
     counts = Counter(event.role for event in events)
     assert all(counts[role] for role in ("items", "transcripts", *SOURCES))
@@ -171,9 +171,9 @@ def test_every_live_event_parses_and_its_key_is_its_user() -> None:
         if event.role == "items":
             assert msgspec.json.decode(event.value or b"", type=Item).item_id == event.key
         elif event.role == "transcripts":
-            said = msgspec.json.decode(event.value or b"", type=Transcript)
-            pieces.add(said.piece)
-            assert said.user_id == event.key
+            call = msgspec.json.decode(event.value or b"", type=Transcript)
+            pieces.add(call.piece)
+            assert call.user_id == event.key
         else:
             parsed = parse(SOURCES[event.role], event.value)
             assert not isinstance(parsed, Rejection)
@@ -184,7 +184,7 @@ def test_every_live_event_parses_and_its_key_is_its_user() -> None:
     assert max(delays) < DAY_MS
 
 
-def test_events_come_in_the_order_of_delivery_and_never_before_they_happen() -> None:
+def test_events_are_in_order_of_delivery_and_never_delivered_before_they_happen() -> None:
     events = stream()
     assert [event.delivery_ms for event in events] == sorted(event.delivery_ms for event in events)
     assert all(event.event_ms <= event.delivery_ms for event in events)
@@ -192,8 +192,8 @@ def test_events_come_in_the_order_of_delivery_and_never_before_they_happen() -> 
     assert {event.key for event in events if event.role == "clicks"}.isdisjoint(e.key for e in stream(seed=6) if e.role == "clicks")
 
 
-def test_event_time_reaches_now_when_it_was_told_to() -> None:
-    """So the demo's events are never ahead of the broker's clock."""
+def test_event_time_reaches_now_after_the_given_duration() -> None:
+    """So events of the demo are never ahead of the broker's clock."""
     now_ms, rates = 1_800_000_000_000, Rates()
     start = start_for(now_ms, 3_600, rates.speed)
     at_the_end = LiveEvent("clicks", "u", b"{}", now_ms, now_ms)
@@ -201,14 +201,14 @@ def test_event_time_reaches_now_when_it_was_told_to() -> None:
 
 
 def test_two_thousand_purchases_arrive_within_forty_seconds_at_the_default_rates() -> None:
-    """And calls stay below what one encoder can follow (about 400 sentences a second)."""
+    """Calls stay below what one encoder can handle (about 400 sentences a second)."""
     events = stream(40)
     assert sum(event.role == "purchases" for event in events) >= 2_000
     assert sum(len(call.sentences) for call in calls_in(events)) / 40 < 200
 
 
-def test_twenty_thousand_events_hold_fifteen_hundred_purchases_with_interactions_before_them() -> None:
-    """So that a demo has a model soon; and at most one sentence in five events, so that one encoder follows."""
+def test_twenty_thousand_events_contain_fifteen_hundred_purchases_with_a_history() -> None:
+    """So a demo soon has a model; at most one sentence per five events, so that one encoder can keep up."""
     events = first_events(20_000)
     seen: dict[str | None, int] = {}
     for event in events:
@@ -219,13 +219,13 @@ def test_twenty_thousand_events_hold_fifteen_hundred_purchases_with_interactions
 
 
 def test_live_sessions_have_three_to_eight_clicks_and_live_calls_three_to_eight_sentences() -> None:
-    """Whatever the user thinks of and buys. Every call that ends in a sale names all that was sold, after it only."""
-    chance = Chance(np.random.default_rng(0))
+    """Whatever the user has in mind and buys. A call that ends in a sale names all items sold, and only after it."""
+    draws = RandomDraws(np.random.default_rng(0))
     for number in range(3_000):
         focus = None if number % 25 == 24 else 1 + number % 25
-        assert 3 <= len(write_session(chance, focus, frozenset(), SHORT)) <= 8
+        assert 3 <= len(write_session(draws, focus, frozenset(), SHORT)) <= 8
         sold = () if focus is None or number % 2 else (focus, 18)
-        call = write_short_call(chance, focus, sold)
+        call = write_short_call(draws, focus, sold)
         assert 3 <= len((*call.before, *call.after)) <= 8
         for item in sold:
             name = CATALOGUE[item - 1].name.lower()
@@ -234,15 +234,15 @@ def test_live_sessions_have_three_to_eight_clicks_and_live_calls_three_to_eight_
 
 
 def test_one_core_makes_ten_thousand_live_events_a_second() -> None:
-    """Ten times that was measured: the load must not be what a demo or a test waits for."""
+    """The measured rate is ten times that: generating events must not be what a demo or a test waits for."""
     make_world(np.random.default_rng(0))  # baskets are fitted once
     began = time.process_time()
     first_events(20_000)
     assert time.process_time() - began < 2
 
 
-def test_a_planted_event_is_broken_in_the_way_that_it_says() -> None:
-    """Their number is known: one in so many, and each names its reason; clicks without tags are among them."""
+def test_a_planted_event_is_broken_for_its_stated_reason() -> None:
+    """One in so many events is planted; clicks without tags are among them."""
     events = stream(20, broken_every=1_000)
     planted = [event for event in events if event.planted]
     others = sum(not event.planted and event.role != "items" for event in events)

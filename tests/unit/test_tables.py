@@ -1,4 +1,4 @@
-"""The paper's layout, read and checked: each fault is named with file, row and reason; tables as events keep their order."""
+"""Tables in the paper's layout: each fault is reported with file, row and reason; conversion to events keeps the order."""
 
 import gzip
 from pathlib import Path
@@ -32,7 +32,7 @@ def write(folder: Path, **changes: str) -> Path:
 
 
 def test_tables_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    """Rows may stand in any order; files may be gzipped."""
+    """Rows may be in any order; files may be gzipped."""
     write(tmp_path)
     plain = tmp_path / "data_sessions.csv"
     (tmp_path / "data_sessions.csv.gz").write_bytes(gzip.compress(plain.read_bytes()))
@@ -44,7 +44,7 @@ def test_tables_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "text", "said"),
+    ("table", "text", "message"),
     [
         ("data_users", GOOD["data_users"] + "u,1,5,c1,s1\n", "row 6: exactly one of"),
         ("data_users", GOOD["data_users"] + "u,1,5,,\n", "row 6: exactly one of"),
@@ -84,39 +84,39 @@ def test_tables_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
         ("items", GOOD["items"] + "".join(f"{n},\n" for n in range(1000)), r"filter\.csv, row 4: event 2 excludes 1,001 items"),
     ],
 )
-def test_a_fault_is_named_with_file_row_and_reason(tmp_path: Path, table: str, text: str, said: str) -> None:
-    """The first one found."""
-    with pytest.raises(TableError, match=said):
+def test_a_fault_is_reported_with_file_row_and_reason(tmp_path: Path, table: str, text: str, message: str) -> None:
+    """Reading stops at the first one."""
+    with pytest.raises(TableError, match=message):
         read_tables(write(tmp_path, **{table: text}))
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """With both names it could have."""
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
+    """With both names that it could have."""
     write(tmp_path)
     (tmp_path / "data_sessions.csv").unlink()
     with pytest.raises(TableError, match=r"neither data_sessions\.csv nor data_sessions\.csv\.gz"):
         read_tables(tmp_path)
 
 
-def test_without_a_catalogue_the_items_are_those_that_occur_numbers_first(tmp_path: Path) -> None:
-    """The paper's data set has none."""
+def test_without_a_table_of_items_those_that_occur_are_used_numbers_first(tmp_path: Path) -> None:
+    """The paper's data set has no such table."""
     events, allowed = "purchase_event_id,item_id\n1,10\n2,9\n", "purchase_event_id,item_id\n1,10\n1,x\n1,²\n2,9\n"
     write(tmp_path, data_purchase_events=events, data_post_filter=allowed)
     (tmp_path / "items.csv").unlink()
     assert list(read_tables(tmp_path).items) == ["9", "10", "x", "²"]
 
 
-def test_ids_that_were_written_as_floats_are_those_they_mean(tmp_path: Path) -> None:
-    """As the paper's authors wrote those of interactions: one column has gaps, so a data frame made floats of them."""
+def test_ids_written_as_floats_are_read_as_whole_numbers(tmp_path: Path) -> None:
+    """The paper's authors wrote such ids: columns with gaps become floats in a data frame."""
     users = "user_id,purchase_event_id,event_number,conversation_id,session_id\n1,1,1,7.0,\n1,1,2,,5.0\n"
     sessions = "session_id,action_number,action_tags\n5,1,a\n"
-    said = "conversation_id,sentence_number,sentence_speaker,sentence\n7,1,user,Hello\n"
-    tables = read_tables(write(tmp_path, data_users=users, data_sessions=sessions, data_conversations_text=said))
+    sentences = "conversation_id,sentence_number,sentence_speaker,sentence\n7,1,user,Hello\n"
+    tables = read_tables(write(tmp_path, data_users=users, data_sessions=sessions, data_conversations_text=sentences))
     assert [(row.conversation_id, row.session_id) for row in tables.interactions] == [("7", None), (None, "5")]
 
 
-def test_every_problem_is_found_up_to_a_bound(tmp_path: Path) -> None:
-    """Reading stops at the first one, checking at the bound."""
+def test_every_problem_is_reported_up_to_a_limit(tmp_path: Path) -> None:
+    """Reading stops at the first one, checking at the limit."""
     write(
         tmp_path,
         data_users=GOOD["data_users"] + "u,1,5,,s9\nu,x,5,,s1\n",
@@ -134,7 +134,10 @@ def test_every_problem_is_found_up_to_a_bound(tmp_path: Path) -> None:
 
 
 def published(folder: Path, keywords: str, *embeddings: str) -> Path:
-    """The layout that the paper's authors published: keywords, and vectors split over numbered files in a folder of their own."""
+    """Writes the layout that the paper's authors published:
+
+    keywords, and vectors split over numbered files in a separate folder.
+    """
     write(folder, data_conversations_keyword=keywords)
     (folder / "data_conversations_text.csv").unlink()
     (folder / "data_conversations_embedding").mkdir()
@@ -147,8 +150,8 @@ KEYWORDS = 'conversation_id,sentence_number,sentence_speaker,keywords\nc1,2,agen
 HEADER = "conversation_id,sentence_number,sentence_speaker,embedding_1,embedding_2\n"
 
 
-def test_keywords_and_vectors_take_the_place_of_text_and_reach_the_example(tmp_path: Path) -> None:
-    """A conversation may go on in the next file; its vector is the mean over its sentences."""
+def test_keywords_and_vectors_replace_text_and_reach_the_example(tmp_path: Path) -> None:
+    """A conversation may continue in the next file; its vector is the mean over its sentences."""
     published(tmp_path, KEYWORDS, HEADER + "c1,1,user,1,2\nc1,2,agent,2,4\n", HEADER + "c1,3,user,3,0\n")
     tables = read_tables(tmp_path)
     assert tables.encoded is not None
@@ -163,7 +166,7 @@ def test_keywords_and_vectors_take_the_place_of_text_and_reach_the_example(tmp_p
 
 
 def test_keywords_alone_are_enough(tmp_path: Path) -> None:
-    """Vectors of width 1 stand in: nothing was said about the sentences' meaning."""
+    """Zero vectors of width 1 replace the missing ones."""
     published(tmp_path, KEYWORDS)
     conversation = examples_of(read_tables(tmp_path), refuse)[0].interactions[1]
     assert isinstance(conversation, Conversation)
@@ -171,15 +174,15 @@ def test_keywords_alone_are_enough(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["a\x1fb", "a" * 300])
-def test_a_keyword_that_no_encoded_call_may_hold_is_named(tmp_path: Path, word: str) -> None:
-    """Before anything is trained, and with its conversation."""
+def test_an_invalid_keyword_is_reported(tmp_path: Path, word: str) -> None:
+    """Before anything is trained, with its conversation."""
     published(tmp_path, KEYWORDS.replace("21", word))
     with pytest.raises(TableError, match="a keyword of conversation c1 is longer than 64 characters, or contains U"):
         read_tables(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ([HEADER + "c1,1,user,1,2\n", HEADER + "c1,1,user,1,2\n"], "_2.csv, row 2: sentence_number 1 occurs twice"),
         ([HEADER + "c1,1,user,1,2\nc1,2,user,,2\n"], "_1.csv, row 3: a value of the embedding is missing"),
@@ -187,9 +190,9 @@ def test_a_keyword_that_no_encoded_call_may_hold_is_named(tmp_path: Path, word: 
         ([HEADER.replace("embedding_1", "embedding_7") + "c1,1,user,1,2\n"], "column embedding_1 is missing"),
     ],
 )
-def test_a_fault_among_the_vectors_is_named(tmp_path: Path, files: list[str], said: str) -> None:
-    """With file and reason; with the row where the file can be cut into rows."""
-    with pytest.raises(TableError, match=said):
+def test_a_fault_among_the_vectors_is_reported(tmp_path: Path, files: list[str], message: str) -> None:
+    """With file and reason, and with the row where there is one."""
+    with pytest.raises(TableError, match=message):
         read_tables(published(tmp_path, KEYWORDS, *files))
 
 
@@ -202,8 +205,8 @@ def test_a_fault_among_the_vectors_is_named(tmp_path: Path, files: list[str], sa
         pytest.param(gzip.compress(b"x", mtime=0)[:10] + b"\xff", id="changed"),
     ],
 )
-def test_a_packed_file_that_is_none_or_broken_is_named(tmp_path: Path, packed: bytes, embedding: bool) -> None:
-    """A plain file of that name, one cut short, one whose bytes were changed."""
+def test_a_broken_compressed_file_is_reported(tmp_path: Path, packed: bytes, embedding: bool) -> None:
+    """An uncompressed file of that name, one cut short, one whose bytes were changed."""
     name = "data_conversations_embedding.csv.gz" if embedding else "data_sessions.csv.gz"
     (published(tmp_path, KEYWORDS) / name).write_bytes(packed)
     if not embedding:
@@ -213,15 +216,15 @@ def test_a_packed_file_that_is_none_or_broken_is_named(tmp_path: Path, packed: b
 
 
 def test_tables_that_excel_wrote_are_read(tmp_path: Path) -> None:
-    """UTF-8 with a byte order mark."""
+    """They are UTF-8 with a byte order mark."""
     write(tmp_path, **{name: f"\ufeff{text}" for name, text in GOOD.items()})
     assert read_tables(tmp_path).items == {"x": "Ex", "y": "Why"}
     published(tmp_path, "\ufeff" + KEYWORDS, "\ufeff" + HEADER + "c1,1,user,1,2\n")
     assert read_tables(tmp_path).encoded is not None
 
 
-def test_a_numbered_file_that_is_missing_is_named(tmp_path: Path) -> None:
-    """107 files are easily downloaded in part."""
+def test_a_missing_numbered_file_is_reported(tmp_path: Path) -> None:
+    """Some of 107 files are easily missed in a download."""
     published(tmp_path, KEYWORDS, HEADER, HEADER, HEADER)
     (tmp_path / "data_conversations_embedding" / "data_conversations_embedding_2.csv").unlink()
     with pytest.raises(TableError, match="file data_conversations_embedding_2 is missing"):
@@ -233,35 +236,35 @@ def refuse(batch: Batch) -> list[PlainRecord]:
 
 
 def words_only(batch: Batch) -> list[PlainRecord]:
-    """Encoded calls without a text encoder."""
+    """Returns encoded calls without a text encoder."""
     calls = []
     for record in batch.records:
-        said = msgspec.json.decode(record.value or b"", type=Transcript)
+        transcript = msgspec.json.decode(record.value or b"", type=Transcript)
         call = EncodedCall(
-            said.user_id,
-            said.conversation_id,
-            to_milliseconds(said.started_at),
-            to_milliseconds(said.ended_at or 0),
-            str(said.event_id),
-            len(said.sentences), bytes(4), (), "none", batch.topic, 0, 0, record.offset,
+            transcript.user_id,
+            transcript.conversation_id,
+            to_milliseconds(transcript.started_at),
+            to_milliseconds(transcript.ended_at or 0),
+            str(transcript.event_id),
+            len(transcript.sentences), bytes(4), (), "none", batch.topic, 0, 0, record.offset,
         )  # fmt: skip
         calls.append(PlainRecord(record.offset, record.timestamp, record.key, msgspec.msgpack.encode(call)))
     return calls
 
 
 @pytest.mark.parametrize(("kind", "column"), [("text", "sentence"), ("keyword", "keywords")])
-def test_ids_as_long_as_they_may_be_are_enough_for_an_example(tmp_path: Path, kind: str, column: str) -> None:
-    """Users, sessions and calls are often hashes; what is invented from several of them must stay an id."""
+def test_ids_of_the_maximum_length_give_examples(tmp_path: Path, kind: str, column: str) -> None:
+    """Ids are often hashes; ids composed of several of them must not become too long."""
     user, session, call = "é" * 64, "5" * 128, "c" * 128
-    users = f"{user},1,1,{call},\n{user},1,2,,{session}\n{user},2,1,,s2\n"  # the second list begins the user anew
+    users = f"{user},1,1,{call},\n{user},1,2,,{session}\n{user},2,1,,s2\n"  # the second list does not continue the first
     write(
         tmp_path,
         data_users="user_id,purchase_event_id,event_number,conversation_id,session_id\n" + users,
         data_sessions=f"session_id,action_number,action_tags\n{session},1,a\n{session},2,b\ns2,1,d\n",
     )
     (tmp_path / "data_conversations_text.csv").unlink()
-    said = f"conversation_id,sentence_number,sentence_speaker,{column}\n{call},1,user,hello\n"
-    (tmp_path / f"data_conversations_{kind}.csv").write_text(said)
+    sentences = f"conversation_id,sentence_number,sentence_speaker,{column}\n{call},1,user,hello\n"
+    (tmp_path / f"data_conversations_{kind}.csv").write_text(sentences)
     first, second = examples_of(read_tables(tmp_path), words_only)
     assert [one.modality for one in first.interactions] == ["conversation", "session"]
     assert isinstance(first.interactions[1], Session)
@@ -270,8 +273,8 @@ def test_ids_as_long_as_they_may_be_are_enough_for_an_example(tmp_path: Path, ki
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.lists(st.integers(0, 14), min_size=1, max_size=12, unique=True)), min_size=1))
-def test_an_example_sees_exactly_the_last_ten_interactions_that_the_tables_list_for_it(events: list[tuple[str, list[int]]]) -> None:
-    """Whatever a user's purchase events share, repeat or leave out: the times are invented so that nothing else comes in."""
+def test_an_example_contains_exactly_the_last_ten_interactions_that_the_tables_list(events: list[tuple[str, list[int]]]) -> None:
+    """Whatever a user's purchase events share, repeat or leave out: the invented times let nothing else in."""
     rows = [
         InteractionRow(user, event, number, *((f"{user}{one}", None) if one % 3 == 0 else (None, f"{user}{one}")))
         for event, (user, listed) in enumerate(events)
@@ -295,30 +298,30 @@ def test_an_example_sees_exactly_the_last_ten_interactions_that_the_tables_list_
     assert {example.revision for example in examples} == {1}
 
 
-def test_an_event_without_a_filter_may_be_offered_anything(tmp_path: Path) -> None:
-    """Also where a former event of the user had one, and a later one has one again."""
+def test_without_a_filter_anything_may_be_offered(tmp_path: Path) -> None:
+    """Even if a former event of the user has a filter, and a later one has one again."""
     users = "user_id,purchase_event_id,event_number,conversation_id,session_id\n" + "".join(f"u,{n},{n},,s1\n" for n in range(1, 5))
     events = "purchase_event_id,item_id\n1,y\n2,x\n3,x\n4,y\n"
     write(tmp_path, data_users=users, data_purchase_events=events, data_post_filter="purchase_event_id,item_id\n1,y\n4,y\n")
     assert [example.excluded for example in examples_of(read_tables(tmp_path), refuse)] == [("x",), (), (), ("x",)]
 
 
-def test_events_keep_the_order_of_the_tables_and_tell_shared_interactions_once(tmp_path: Path) -> None:
-    """Interactions before their purchase, the filter just before it; s1 and c1 are shared by both purchases."""
+def test_events_keep_the_order_of_the_tables_and_shared_interactions_occur_once(tmp_path: Path) -> None:
+    """Interactions precede their purchase, the filter comes just before it; both purchases share s1 and c1."""
     tables = read_tables(write(tmp_path, data_users=GOOD["data_users"] + "u,2,8,c1,\n"))
-    told = list(user_events(tables))
-    assert [event.role for event in told] == [
+    events = list(user_events(tables))
+    assert [event.role for event in events] == [
         "clicks", "clicks", "transcripts", "eligibility", "purchases", "clicks", "eligibility", "purchases",
     ]  # fmt: skip
-    times = [event.at_ms for event in told]
+    times = [event.at_ms for event in events]
     first, second = times[4], times[7]
     assert first < second
     assert times[:4] == sorted(times[:4])
     assert max(times[:4]) < first
     assert max(times[5:7]) < second
-    clicks = [msgspec.json.decode(event.value, type=Click) for event in told if event.role == "clicks"]
+    clicks = [msgspec.json.decode(event.value, type=Click) for event in events if event.role == "clicks"]
     assert [click.tags for click in clicks] == [("a",), ("b", "c"), ("d",)]
-    assert msgspec.json.decode(told[2].value, type=Transcript).sentences[0].speaker == "customer"
-    assert msgspec.json.decode(told[6].value, type=Eligibility).excluded == ("x",)
-    assert msgspec.json.decode(told[7].value, type=Purchase).items == ("y",)
+    assert msgspec.json.decode(events[2].value, type=Transcript).sentences[0].speaker == "customer"
+    assert msgspec.json.decode(events[6].value, type=Eligibility).excluded == ("x",)
+    assert msgspec.json.decode(events[7].value, type=Purchase).items == ("y",)
     assert [event.key for event in item_events(tables)] == ["x", "y"]

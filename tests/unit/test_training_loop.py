@@ -25,7 +25,7 @@ CONFIG = small_run().training
 
 
 def trained(config: TrainingConfig = CONFIG, *, planted: bool = True, **fields: Any) -> TrainedSystem:
-    examples = purchases(400, tells=planted)
+    examples = purchases(400, planted=planted)
     return train_system("latent_feature", examples[:320], examples[320:], ITEMS, config, **fields)
 
 
@@ -36,8 +36,8 @@ def weights(system: TrainedSystem) -> dict[str, torch.Tensor]:
 
 def map3(system: TrainedSystem, *, planted: bool) -> tuple[float, float]:
     """Returns MAP@3 on new events, of the network and of popularity."""
-    fresh = purchases(300, first=400, tells=planted)
-    popular = popular_ranker(purchases(400, tells=planted), ITEMS)
+    fresh = purchases(300, first=400, planted=planted)
+    popular = popular_ranker(purchases(400, planted=planted), ITEMS)
     return metrics_by_type(evaluate(system.ranker, fresh))[-1].map3, metrics_by_type(evaluate(popular, fresh))[-1].map3
 
 

@@ -1,7 +1,7 @@
-"""Which items are bought together: a distribution over baskets fitted to the calibration's item, pair and size shares.
+"""Which items are bought together: a distribution over baskets, fitted to the calibration's item, pair and size shares.
 
-The maximum-entropy form exp(sum of item, pair and size terms) over all baskets of up to four items and larger ones within the two
-groups that are bought together; then tilted per event type and per period (before and after the drift) to the items' shares there.
+It is a maximum-entropy model, exp(sum of item, pair and size terms), over all baskets of up to four items and larger ones within
+two groups of items. It is then tilted per event type and period (before and after the drift) to the items' shares there.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.datasets.synthetic import calibration as facts
-from training.datasets.synthetic.chance import Chance, Cumulative
+from training.datasets.synthetic import calibration
+from training.datasets.synthetic.random_draws import Cumulative, RandomDraws
 
 Basket = tuple[int, ...]
 Floats = NDArray[np.float64]
@@ -34,28 +34,28 @@ class Baskets:
     before: tuple[Cumulative, ...]
     after: tuple[Cumulative, ...]
 
-    def draw(self, chance: Chance, event_type: int, moment: float) -> Basket:
-        """A basket of an event of this type (place in `facts.TYPES`) at `moment`, 0 to 1 of the whole period."""
-        period = self.after if chance.happens(drifted(moment)) else self.before
-        return self.baskets[chance.pick(period[event_type])]
+    def draw(self, draws: RandomDraws, event_type: int, moment: float) -> Basket:
+        """Draws the basket of an event of this type (index in `calibration.TYPES`) at `moment`, 0 to 1 of the whole period."""
+        period = self.after if draws.happens(drifted(moment)) else self.before
+        return self.baskets[draws.pick(period[event_type])]
 
 
 def drifted(moment: float) -> float:
-    """How much of the drift has happened: none before 88 % of the period, all after 92 %."""
+    """Returns how much of the drift has happened: none before 88 % of the period, all of it after 92 %."""
     return min(max((moment - _DRIFT_FROM) / (_DRIFT_TO - _DRIFT_FROM), 0.0), 1.0)
 
 
 @cache
 def fitted() -> Baskets:
-    """The distribution that the facts give. Depends on no seed; takes about a second, once."""
+    """Returns the distribution. It does not depend on a seed and takes about a second, once."""
     support = _support()
-    held = np.zeros((len(support), facts.ITEMS))  # (baskets, items)
+    held = np.zeros((len(support), calibration.ITEMS))  # (baskets, items)
     for row, basket in enumerate(support):
         held[row, [item - 1 for item in basket]] = 1
     shares = _fit(held)
     before, after = _periods()
-    overall = np.array(facts.ITEM_SHARES)
-    by_type = np.array(facts.ITEM_SHARES_BY_TYPE)
+    overall = np.array(calibration.ITEM_SHARES)
+    by_type = np.array(calibration.ITEM_SHARES_BY_TYPE)
     return Baskets(
         support,
         tuple(_tilted(shares, held, row * before / overall) for row in by_type),
@@ -64,40 +64,42 @@ def fitted() -> Baskets:
 
 
 def _support() -> tuple[Basket, ...]:
-    everything = range(1, facts.ITEMS + 1)
+    everything = range(1, calibration.ITEMS + 1)
     small = [basket for size in (1, 2, 3, 4) for basket in combinations(everything, size)]
     large = [basket for group in (_HOUSEHOLD, _VEHICLE) for size in (5, 6, 7) for basket in combinations(group, size)]
     return tuple(small + large)
 
 
 def _fit(held: Floats) -> Floats:
-    """Shares of the baskets (n,), by damped multiplicative updates of the pair, item and size terms."""
+    """Returns the shares of the baskets (n,), by damped multiplicative updates of the pair, item and size terms."""
     sizes = held.sum(axis=1).astype(int)
-    size_target = np.array((0.0, *facts.ITEMS_PER_EVENT))
-    pair_target = np.diag(np.array(facts.ITEM_SHARES))
-    for first, row in enumerate(facts.CO_PURCHASES):
-        for place, count in enumerate(row, first + 1):
-            pair_target[first, place] = pair_target[place, first] = max(count, 0.3) / facts.PURCHASE_EVENTS
-    single_target = np.full(facts.ITEMS, np.nan)
-    for item, share in facts.SINGLE_BASKETS.items():
+    size_target = np.array((0.0, *calibration.ITEMS_PER_EVENT))
+    pair_target = np.diag(np.array(calibration.ITEM_SHARES))
+    for first, row in enumerate(calibration.CO_PURCHASES):
+        for second, count in enumerate(row, first + 1):
+            pair_target[first, second] = pair_target[second, first] = max(count, 0.3) / calibration.PURCHASE_EVENTS
+    single_target = np.full(calibration.ITEMS, np.nan)
+    for item, share in calibration.SINGLE_BASKETS.items():
         single_target[item - 1] = share
-    outer = ~np.eye(facts.ITEMS, dtype=bool)
+    outer = ~np.eye(calibration.ITEMS, dtype=bool)
     terms = np.log(pair_target)
-    terms[outer] -= np.log(np.outer(facts.ITEM_SHARES, facts.ITEM_SHARES)[outer])  # lifts: where independent terms would start
-    step = np.where(outer, 0.1, 0.15)  # a basket of three has seven terms: larger steps overshoot
-    size_terms, single_terms = np.zeros(8), np.zeros(facts.ITEMS)
+    terms[outer] -= np.log(
+        np.outer(calibration.ITEM_SHARES, calibration.ITEM_SHARES)[outer]
+    )  # lifts: the terms start at independence
+    step = np.where(outer, 0.1, 0.15)  # a basket of three has seven terms, so larger steps overshoot
+    size_terms, single_terms = np.zeros(8), np.zeros(calibration.ITEMS)
     known = ~np.isnan(single_target)
     shares = np.zeros(len(held))
     for _ in range(_ROUNDS):
         inner = ((held @ terms) * held).sum(axis=1) / 2 + held @ np.diag(terms) / 2
-        inner[: facts.ITEMS] += single_terms
-        for size in range(1, 8):  # sizes are met exactly in each round
+        inner[: calibration.ITEMS] += single_terms
+        for size in range(1, 8):  # each round meets the sizes exactly
             at = sizes == size
             size_terms[size] = np.log(size_target[size]) - _log_sum(inner[at])
         shares = np.exp(inner + size_terms[sizes])
         pairs = held.T @ (shares[:, None] * held)
         terms += step * np.log(pair_target / np.maximum(pairs, 1e-9))
-        single_terms[known] += 0.3 * np.log(single_target[known] / shares[: facts.ITEMS][known])
+        single_terms[known] += 0.3 * np.log(single_target[known] / shares[: calibration.ITEMS][known])
     return shares
 
 
@@ -107,16 +109,18 @@ def _log_sum(values: Floats) -> float:
 
 
 def _periods() -> tuple[Floats, Floats]:
-    """Item shares before and after the drift, so that the first 90 % and the last 10 % of the events have the facts' shares."""
+    """Returns the item shares before and after the drift that give the first 90 % and the last 10 % of the events the published
+    ones.
+    """
     moments = (np.arange(10_000) + 0.5) / 10_000
     progress = np.clip((moments - _DRIFT_FROM) / (_DRIFT_TO - _DRIFT_FROM), 0, 1)
     mixing = [[1 - part.mean(), part.mean()] for part in (progress[:9_000], progress[9_000:])]
-    before, after = np.linalg.solve(np.array(mixing), np.array([facts.ITEM_SHARES_TRAIN, facts.ITEM_SHARES_TEST]))
+    before, after = np.linalg.solve(np.array(mixing), np.array([calibration.ITEM_SHARES_TRAIN, calibration.ITEM_SHARES_TEST]))
     return np.maximum(before, 1e-4), np.maximum(after, 1e-4)
 
 
 def _tilted(shares: Floats, held: Floats, target: Floats) -> Cumulative:
-    """Cumulative shares of the baskets whose items have the target's shares: one factor an item."""
+    """Returns cumulative shares of the baskets, tilted by one factor an item until the items have the target's shares."""
     tilted = shares.copy()
     for _ in range(_TILTS):
         factors = (target / (tilted @ held)) ** 0.5

@@ -1,6 +1,6 @@
-"""Clicks and nothing else, as fast as one core can make them: the load of benchmarks. Synthetic, like the rest of the world.
+"""The load of benchmarks: synthetic clicks and nothing else, generated as fast as one core can.
 
-Sessions are drawn once and told again by many users; only user, time and event id are new in each click.
+Sessions are drawn once and repeated by many users; only user, time and event id are new in each click.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from training.datasets.synthetic.catalogue import CATALOGUE
-from training.datasets.synthetic.chance import Chance
+from training.datasets.synthetic.random_draws import RandomDraws
 from training.datasets.synthetic.sessions import write_session
 from training.datasets.synthetic.world import World
 
@@ -21,9 +21,9 @@ _BLOCK: Final = 4_096
 def clicks(
     world: World, rng: np.random.Generator, *, users: int, start_ms: int, step_ms: float = 1.0
 ) -> Iterator[tuple[bytes, bytes]]:
-    """(key, JSON value) of clicks without end: a random one of `users` each, `step_ms` apart in event time."""
-    chance = Chance(rng)
-    drawn = [write_session(chance, chance.one_of(CATALOGUE).number, world.flipped) for _ in range(_SESSIONS)]
+    """Yields (key, JSON value) of clicks without end, each of a random one of `users`, `step_ms` apart in event time."""
+    draws = RandomDraws(rng)
+    drawn = [write_session(draws, draws.one_of(CATALOGUE).number, world.flipped) for _ in range(_SESSIONS)]
     tags = [msgspec.json.encode(click) for session in drawn for click in session]
     number = 0
     at = 0

@@ -1,8 +1,8 @@
-"""What the synthetic world must resemble: aggregates of the two tables that the paper's authors published, carried over as facts.
+"""What the synthetic world must resemble: aggregates of the two tables that the paper's authors published.
 
 Source: data_users and data_purchase_events of github.com/simonebbruun/RS_multi_modal_user_interactions (Bruun and others, SIGIR
-2024; 51,877 users, 62,401 purchase events). Counts and shares only: no row of those tables is here. Everything made from them is
-synthetic. Items are numbered 1 to 24 as in the tables; their names and meanings in `catalogue` are ours.
+2024; 51,877 users, 62,401 purchase events). Only counts and shares, no rows of those tables. Everything generated from them is
+synthetic. Items are numbered 1 to 24 as in the tables; their names and meanings in `catalogue` are invented.
 """
 
 from typing import Final
@@ -11,7 +11,7 @@ PURCHASE_EVENTS: Final = 62401
 USERS: Final = 51877
 ITEMS: Final = 24
 TYPES: Final = ("session", "conversation", "both")
-"""Event types; every tuple by type is in this order."""
+"""Event types; every tuple by type has this order."""
 
 TYPE_SHARES: Final = (0.6816, 0.1325, 0.186)
 TYPE_SHARES_BY_DECILE: Final = (
@@ -32,10 +32,10 @@ NEXT_TYPE: Final = (
     (0.2311, 0.4125, 0.3564),
     (0.3305, 0.0761, 0.5933),
 )
-"""A user's next event's type (column) given the last one's (row)."""
+"""The type of a user's next event (column), given the last one's (row)."""
 
 EVENTS_PER_USER: Final = (0.8352, 0.1346, 0.0238, 0.005, 0.001, 0.0002, 0.0001)
-"""Shares of 1 to 6 and of 7 and more; so are the next four."""
+"""Shares of 1 to 6 and of 7 and more, as in the next four."""
 SESSIONS_PER_SESSION_EVENT: Final = (0.5378, 0.2169, 0.1004, 0.0529, 0.0302, 0.0185, 0.0434)
 CONVERSATIONS_PER_CONVERSATION_EVENT: Final = (0.807, 0.1391, 0.0351, 0.0111, 0.0042, 0.0016, 0.0018)
 ITEMS_PER_EVENT: Final = (0.7264, 0.1465, 0.067, 0.0373, 0.0174, 0.0043, 0.0011)
@@ -67,7 +67,7 @@ BOTH_PATTERNS: Final = {
     "CSC": 0.0159,
     "SSCSS": 0.0129,
 }
-"""The commonest orders of sessions (S) and conversations (C), shares of events of type both."""
+"""The most common orders of sessions (S) and conversations (C), shares of events of type both."""
 FIRST_IS_SESSION: Final = 0.8052
 LAST_IS_SESSION: Final = 0.4303
 MEAN_SWITCHES: Final = 1.6929
@@ -77,7 +77,7 @@ SHARED_WITH_LAST_EVENT: Final = 0.4
 """Consecutive purchase events of a user that share interactions."""
 EVENTS_PER_CONVERSATION: Final = 1.0716
 EVENTS_PER_SESSION: Final = 1.0831
-"""Means: in how many events' histories an interaction stands."""
+"""Means of the number of events whose history holds an interaction."""
 NUMBERED_FROM_ONE: Final = 0.977
 """Events whose event_number is 1 to n."""
 ITEMS_BOUGHT_BEFORE: Final = 0.1417
@@ -164,7 +164,7 @@ ITEM_SHARES_BY_TYPE: Final = (
         0.0507,
     ),
 )
-"""Share of the events of a type (row) that hold item 1 to 24."""
+"""Share of the events of a type (row) with item 1 to 24."""
 ITEM_SHARES_TRAIN: Final = (
     0.062,
     0.0405,
@@ -269,7 +269,7 @@ CO_PURCHASES: Final = (
     (43, 243),
     (288,),
 )
-"""Events that hold items i and j: row i - 1 lists j = i + 1 to 24."""
+"""Events with items i and j: row i - 1 lists j = i + 1 to 24."""
 SINGLE_BASKETS: Final = {
     4: 0.1249,
     18: 0.1215,
@@ -287,7 +287,7 @@ SINGLE_BASKETS: Final = {
     13: 0.0153,
     14: 0.0137,
 }
-"""Share of all events that hold this item and no other; the 15 commonest."""
+"""Share of all events with this item and no other; the 15 most common."""
 POPULAR_AT_3: Final = {
     "conversation": (0.5243, 0.3314),
     "session": (0.4284, 0.2425),

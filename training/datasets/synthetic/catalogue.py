@@ -1,7 +1,7 @@
-"""The 24 items of the synthetic world: names, texts, and where a user meets them on the website and in a call.
+"""The 24 items of the synthetic world: names, texts, and where they appear on the website and in calls.
 
-Two items share each page of the website and two share each topic of the calls, and no two share both: a session alone and a call
-alone leave a doubt (which of the two?) that the other modality, or the order of the clicks, takes away. All invented.
+Two items share each page of the website and two share each topic of the calls, but no two share both. So a session alone or a call
+alone leaves two candidates, which the other modality, or the order of the clicks, distinguishes. All names are invented.
 """
 
 from typing import Final, NamedTuple
@@ -10,7 +10,17 @@ from stream.core.events import Item
 
 
 class WorldItem(NamedTuple):
-    """`item_id` is the number as text. `second` tells the two items of a page apart."""
+    """An item.
+
+    Attributes:
+        number: 1 to 24, as in the paper's tables.
+        name: as shown.
+        text: a description.
+        repeatable: whether it can be bought again.
+        page: where it appears on the website.
+        second: whether it is the second of the two items of its page.
+        topic: of the calls about it.
+    """
 
     number: int
     name: str
@@ -66,7 +76,7 @@ PAGES: Final[dict[str, tuple[int, int]]] = {
     "pets": (24, 23),
     "leisure": (9, 10),
 }
-_PAGE_OF: Final = {number: (page, place == 1) for page, pair in PAGES.items() for place, number in enumerate(pair)}
+_PAGE_OF: Final = {number: (page, index == 1) for page, pair in PAGES.items() for index, number in enumerate(pair)}
 CATALOGUE: Final = tuple(
     WorldItem(number, name, text, again, *_PAGE_OF[number], topic) for number, name, text, again, topic in _ROWS
 )
@@ -78,5 +88,5 @@ def item_of(number: int) -> WorldItem:
 
 
 def items() -> list[Item]:
-    """The catalogue as events of the topic `items`."""
+    """Returns the catalogue as events of the topic `items`."""
     return [Item(item.item_id, item.name, item.text, item.repeatable) for item in CATALOGUE]

@@ -1,12 +1,12 @@
 """Synthetic users as a stream: the events of all input topics in the order of their delivery, for the demo, tests and files.
 
-Event time passes faster than the wall clock's, from a start in the past: `Rates.speed` seconds of it in one second. Users arrive at
-random; whoever sends the events paces them with `wall_s`. The users are invented and do not react to the lists that they get.
+Event time runs faster than the wall clock, from a start in the past: `Rates.speed` seconds of it per second. Users arrive at
+random; the sender paces the events with `wall_s`. The users are invented and do not react to recommendations.
 
-The defaults were chosen for one machine with two cores. 66 purchases/s bring about 680 clicks/s and 35 records of calls/s with some
-135 short sentences/s (below .2 an event), for an encoder that makes 400; more than 2,000 purchases are delivered in the first 40 s,
-more than 1,500 in the first 20,000 events. Two hours of event time a second, so that the hours between a user's interactions pass
-in seconds, yet encoding a call seldom takes longer than them.
+The defaults suit one machine with two cores. 66 purchases/s come with about 680 clicks/s and 35 records of calls/s with some 135
+short sentences/s (below .2 an event), of which an encoder handles 400/s. More than 2,000 purchases are delivered in the first 40 s,
+more than 1,500 in the first 20,000 events. Event time runs at two hours per second, so that the hours between a user's interactions
+pass in seconds, while encoding a call seldom takes longer than that.
 """
 
 import heapq
@@ -22,9 +22,9 @@ from stream.core.events import Reason
 from stream.core.limits import DAY_MS
 from training.datasets.synthetic import NOTICE
 from training.datasets.synthetic.catalogue import items
-from training.datasets.synthetic.chance import Chance
 from training.datasets.synthetic.lifetimes import LiveEvent, Pace, events_of
 from training.datasets.synthetic.patterns import event_count
+from training.datasets.synthetic.random_draws import RandomDraws
 from training.datasets.synthetic.world import World, draw_life
 
 __all__ = ["LiveEvent", "Pace", "Rates", "planted", "start_for", "stream_events", "wall_s", "write_events"]
@@ -46,30 +46,35 @@ _BROKEN: Final[tuple[tuple[str, str | None, bytes | None, Reason], ...]] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """How much comes. `speed`: seconds of event time in a second of the wall clock.
+    """The rates of a stream.
 
-    `horizon_ms`: the world's whole period, over which popularity and event types drift; after it they stay as they were at its end.
+    Attributes:
+        purchases_per_s: on the wall clock.
+        speed: seconds of event time per second of the wall clock.
+        horizon_ms: the world's whole period, over which popularity and event types drift; afterwards they stay as at its end.
+        broken_every: plants one broken event after so many others; 0: none.
+        pace: of each user.
     """
 
     purchases_per_s: float = 66.0
     speed: float = 7_200.0
     horizon_ms: int = 60 * DAY_MS
-    broken_every: int = 0  # plants one broken event after so many others; 0: none
+    broken_every: int = 0
     pace: Pace = field(default_factory=Pace)
 
 
 def start_for(now_ms: int, seconds: float, speed: float) -> int:
-    """Where event time must start so that it reaches now after so many seconds of the wall clock, never before."""
+    """Returns the start of event time with which it reaches now after so many seconds of the wall clock, and not before."""
     return now_ms - int(seconds * speed * 1000)
 
 
 def wall_s(event: LiveEvent, start_ms: int, rates: Rates) -> float:
-    """When to send an event, in seconds of the wall clock since the start."""
+    """Returns when to send an event, in seconds of the wall clock since the start."""
     return (event.delivery_ms - start_ms) / (1000 * rates.speed)
 
 
 def planted(number: int, at_ms: int) -> LiveEvent:
-    """The broken event of this number, from 0: they take turns."""
+    """Returns the broken event of this number (from 0); the kinds alternate."""
     role, key, value, reason = _BROKEN[number % len(_BROKEN)]
     return LiveEvent(role, key, value, at_ms, at_ms, str(reason))
 
@@ -77,10 +82,10 @@ def planted(number: int, at_ms: int) -> LiveEvent:
 def stream_events(
     world: World, rng: np.random.Generator, start_ms: int, *, rates: Rates | None = None, until_ms: int | None = None
 ) -> Iterator[LiveEvent]:
-    """The catalogue, then all events in the order of `delivery_ms`, without end, or up to `until_ms` (exclusive, of delivery).
+    """Yields the catalogue, then all events in the order of `delivery_ms`, without end or until delivery reaches `until_ms`.
 
-    Same world, generator state, start and rates: the same events. Names of users hold a number drawn from `rng`, so two streams do
-    not meet in one user.
+    The same world, generator state, start and rates give the same events. User ids contain a number drawn from `rng`, so two
+    streams share no user.
     """
     rates = Rates() if rates is None else rates
     for item in items():
@@ -94,22 +99,25 @@ def stream_events(
 
 
 def _in_order(world: World, rng: np.random.Generator, start_ms: int, rates: Rates) -> Iterator[LiveEvent]:
-    """Events of users who arrive at random; none of a user is delivered before he arrives, so a heap of those to come suffices."""
-    chance = Chance(rng)
-    family = f"{int(rng.integers(1 << 32)):08x}"
+    """Yields the events of users who arrive at random, in order of delivery.
+
+    No event of a user is delivered before the user's arrival, so a heap of pending events suffices.
+    """
+    draws = RandomDraws(rng)
+    stream_id = f"{int(rng.integers(1 << 32)):08x}"
     between_ms = 1000 * rates.speed / (rates.purchases_per_s * _USERS_PER_PURCHASE)
-    coming: list[tuple[int, int, LiveEvent]] = []
+    pending: list[tuple[int, int, LiveEvent]] = []
     arrival_ms, users, order = float(start_ms), 0, 0
     while True:
-        while coming and coming[0][0] <= arrival_ms:
-            yield heapq.heappop(coming)[2]
+        while pending and pending[0][0] <= arrival_ms:
+            yield heapq.heappop(pending)[2]
         users += 1
         moment = min((arrival_ms - start_ms) / rates.horizon_ms, 1 - 1e-9)
-        life = draw_life(world, chance, [moment] * event_count(chance))
-        for event in events_of(world, chance, life, f"user-{family}-{users}", int(arrival_ms) + 1, rates.pace):
+        life = draw_life(world, draws, [moment] * event_count(draws))
+        for event in events_of(world, draws, life, f"user-{stream_id}-{users}", int(arrival_ms) + 1, rates.pace):
             order += 1
-            heapq.heappush(coming, (event.delivery_ms, order, event))
-        arrival_ms += chance.exponential(between_ms)
+            heapq.heappush(pending, (event.delivery_ms, order, event))
+        arrival_ms += draws.exponential(between_ms)
 
 
 def write_events(
@@ -122,12 +130,13 @@ def write_events(
     rates: Rates | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> dict[str, int]:
-    """Writes one file of JSON lines per role, in order of delivery, up to so many purchases; how many lines each got.
+    """Writes one file of JSON lines per role, in order of delivery, up to so many purchases. Returns the lines in each.
 
-    `progress` hears of each purchase written.
+    `progress` is called with each purchase written. A line is {"key", "event_ms", "delivery_ms", "value"}, `value` being the
+    event. A README beside the files says that they are synthetic.
 
-    A line is {"key", "event_ms", "delivery_ms", "value"}, `value` being the event. The README beside them says that they are
-    synthetic. Raises ValueError where `rates` plant broken events: those are not JSON.
+    Raises:
+        ValueError: `rates` plant broken events, which are not JSON.
     """
     if rates is not None and rates.broken_every:
         raise ValueError("broken events cannot be written as JSON lines: set broken_every to 0")

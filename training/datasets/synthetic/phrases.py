@@ -1,8 +1,8 @@
 # ruff: noqa: E501  (a template stays on one line)
 """The wording of the calls: templates, and what a speech recogniser makes of words. Data only.
 
-In a template `[a|b|c]` stands for one of the alternatives (one may be empty). A topic's phrases fit both its items; an item's
-phrases tell it apart. No phrase before a sale names what is bought: the words of `AFTER_SALE` alone do, and they end later.
+In a template `[a|b|c]` stands for one of the alternatives, one of which may be empty. A topic's phrases fit both of its items; an
+item's phrases distinguish it. Only the phrases in `AFTER_SALE`, which are said after the purchase, name what is bought.
 """
 
 from typing import Final

@@ -1,18 +1,18 @@
 """Writes a session: the action tags of its clicks, given what the user has in mind.
 
-Both items of a page leave the same tags; which of the two it was shows only in the order of two consecutive clicks (cover, then
-price, or the other way round). What a session holds beside that is the website's everyday: start, login, claims, search.
+Both items of a page leave the same tags; only the order of two consecutive clicks distinguishes them (cover, then price, or the
+reverse). The other clicks of a session are everyday ones: start, login, claims, search.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
 from training.datasets.synthetic.catalogue import PAGES, item_of
-from training.datasets.synthetic.chance import Chance, Cumulative, cumulative
+from training.datasets.synthetic.random_draws import Cumulative, RandomDraws, cumulative
 
 Tags = tuple[str, ...]
 
-ORDERED: Final = 0.85  # of a focused session's click pairs stand in their item's order; the rest the other way round
+ORDERED: Final = 0.85  # of a focused session's click pairs are in their item's order, the rest reversed
 _EVERYDAY: Final[tuple[Tags, ...]] = tuple(
     (section, thing, kind)
     for section, thing, kinds in (
@@ -36,15 +36,20 @@ _EVERYDAY: Final[tuple[Tags, ...]] = tuple(
     )
     for kind in kinds
 )
-_COMMON: Final = cumulative([1 / (place + 2) for place in range(len(_EVERYDAY))])  # some clicks are far more frequent than others
+_COMMON: Final = cumulative([1 / (rank + 2) for rank in range(len(_EVERYDAY))])  # some clicks are far more frequent than others
 _ASIDE: Final = (("terms", "open"), ("terms", "download"), ("questions", "view"), ("examples", "view"), ("start", "scroll"))
 
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """How long sessions are. `before` and `after`: odds of one more everyday click there, and the most.
+    """How long sessions are.
 
-    `pairs`: cumulative shares of one, two ... telling pairs of clicks. `stray`: of focused sessions also look at some other page.
+    Attributes:
+        before: odds of one more everyday click at the beginning, and the maximum.
+        pairs: cumulative shares of one, two ... informative pairs of clicks.
+        after: odds of one more everyday click at the end, and the maximum.
+        stray: share of focused sessions that also visit another page.
+        least: the minimum number of clicks without a focus.
     """
 
     before: tuple[float, int]
@@ -60,7 +65,7 @@ SHORT: Final = Length((0.25, 1), cumulative((0.55, 0.45)), (0.0, 0), 0.0, 3)
 
 
 class _Page:
-    """The clicks of one page: entry, the two of the telling pair, and those that tell nothing."""
+    """The clicks of one page: entry, the informative pair, and uninformative ones."""
 
     __slots__ = ("asides", "cover", "entry", "price")
 
@@ -75,35 +80,35 @@ _PAGES: Final = {page: _Page(page) for page in PAGES}
 
 
 def all_tags() -> set[str]:
-    """Every action tag that the website has."""
+    """Returns every action tag of the website."""
     clicks = [*_EVERYDAY]
     for page in _PAGES.values():
         clicks += [page.entry, page.cover, page.price, *page.asides]
     return {tag for click in clicks for tag in click}
 
 
-def write_session(chance: Chance, focus: int | None, flipped: frozenset[str], length: Length = FULL) -> list[Tags]:
-    """The clicks of a user who thinks of item `focus` (None: of nothing that is sold). In full length seldom more than 20.
+def write_session(draws: RandomDraws, focus: int | None, flipped: frozenset[str], length: Length = FULL) -> list[Tags]:
+    """Returns the clicks of a user who has item `focus` in mind (None: no item); at full length seldom more than 20.
 
-    `flipped` are the world's pages on which the first item is the one whose price comes before its cover.
+    `flipped` are the world's pages on which the first item is shown by its price before its cover.
     """
-    clicks = [_everyday(chance) for _ in range(chance.more(*length.before))]
+    clicks = [_everyday(draws) for _ in range(draws.run_length(*length.before))]
     if focus is None:
-        return clicks + [_everyday(chance) for _ in range(length.least - len(clicks))]
+        return clicks + [_everyday(draws) for _ in range(length.least - len(clicks))]
     item = item_of(focus)
     page = _PAGES[item.page]
     clicks.append(page.entry)
-    for _ in range(1 + chance.pick(length.pairs)):
-        cover_first = (item.second == (item.page in flipped)) == chance.happens(ORDERED)
+    for _ in range(1 + draws.pick(length.pairs)):
+        cover_first = (item.second == (item.page in flipped)) == draws.happens(ORDERED)
         clicks += (page.cover, page.price) if cover_first else (page.price, page.cover)
-        clicks.append(chance.one_of(page.asides) if chance.happens(0.6) else _everyday(chance))
-    if chance.happens(length.stray):
-        other = chance.one_of(tuple(_PAGES.values()))
-        clicks.insert(chance.below(2), other.entry)
-        clicks.insert(0, chance.one_of(other.asides))
-    clicks += [_everyday(chance) for _ in range(chance.more(*length.after))]
+        clicks.append(draws.one_of(page.asides) if draws.happens(0.6) else _everyday(draws))
+    if draws.happens(length.stray):
+        other = draws.one_of(tuple(_PAGES.values()))
+        clicks.insert(draws.below(2), other.entry)
+        clicks.insert(0, draws.one_of(other.asides))
+    clicks += [_everyday(draws) for _ in range(draws.run_length(*length.after))]
     return clicks
 
 
-def _everyday(chance: Chance) -> Tags:
-    return _EVERYDAY[chance.pick(_COMMON)]
+def _everyday(draws: RandomDraws) -> Tags:
+    return _EVERYDAY[draws.pick(_COMMON)]

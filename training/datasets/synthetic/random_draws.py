@@ -1,4 +1,4 @@
-"""Scalar draws from a numpy Generator, fast enough for millions of small decisions: uniforms are drawn in blocks."""
+"""Scalar random draws from a numpy Generator, fast enough for millions of small decisions: uniforms are drawn in blocks."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ import numpy as np
 
 _BLOCK: Final = 8_192
 
-Thing = TypeVar("Thing")
+Choice = TypeVar("Choice")
 Cumulative = tuple[float, ...]
 
 
 def cumulative(weights: Sequence[float]) -> Cumulative:
-    """Running shares of non-negative weights, the last 1, for `Chance.pick`.
+    """Returns cumulative shares of non-negative weights for `RandomDraws.pick`; the last is 1.
 
     >>> cumulative([1, 3])
     (0.25, 1.0)
@@ -25,8 +25,8 @@ def cumulative(weights: Sequence[float]) -> Cumulative:
     return (*sums[:-1], 1.0)
 
 
-class Chance:
-    """Draws for one world. Each draw takes the next uniform of `rng`, so the same seed and calls give the same results."""
+class RandomDraws:
+    """The random draws of one world. Each takes the next uniform of `rng`, so the same seed and calls give the same results."""
 
     __slots__ = ("_block", "_rng")
 
@@ -35,7 +35,7 @@ class Chance:
         self._block: list[float] = []
 
     def uniform(self) -> float:
-        """In [0, 1)."""
+        """Returns a number in [0, 1)."""
         if not self._block:
             self._block = self._rng.random(_BLOCK).tolist()
         return self._block.pop()
@@ -44,21 +44,21 @@ class Chance:
         return self.uniform() < probability
 
     def below(self, bound: int) -> int:
-        """An integer in 0..bound-1."""
+        """Returns an integer in 0..bound-1."""
         return int(self.uniform() * bound)
 
-    def one_of(self, things: Sequence[Thing]) -> Thing:
-        return things[int(self.uniform() * len(things))]
+    def one_of(self, choices: Sequence[Choice]) -> Choice:
+        return choices[int(self.uniform() * len(choices))]
 
     def pick(self, shares: Cumulative) -> int:
-        """A place by cumulative shares."""
+        """Returns an index by cumulative shares."""
         return bisect_right(shares, self.uniform())
 
     def exponential(self, mean: float) -> float:
         return -mean * log(1.0 - self.uniform())
 
-    def more(self, probability: float, most: int) -> int:
-        """How often in a row something of this probability happens, at most `most` times."""
+    def run_length(self, probability: float, most: int) -> int:
+        """Returns how often in a row an event of this probability happens, at most `most` times."""
         count = 0
         while count < most and self.uniform() < probability:
             count += 1
