@@ -1,6 +1,7 @@
 # Everything that is done with Isthmus. `make demo` and `make test` set up what they need, once.
 .PHONY: setup setup-kafka demo test lint docs docs-serve bench bench-recovery chaos soak results
 SECONDS ?=
+KAFKA ?=
 PYTEST ?=
 WORKERS ?= 2
 CASES ?=
@@ -13,8 +14,8 @@ setup:
 setup-kafka:
 	@bash deploy/setup.sh --kafka
 
-demo: setup ## the whole system with live synthetic users, no Kafka needed
-	@.venv/bin/isthmus demo $(if $(SECONDS),--seconds $(SECONDS))
+demo: $(if $(KAFKA),setup-kafka,setup) ## the whole system with live synthetic users, no Kafka needed; KAFKA=1 runs it on a local broker
+	@.venv/bin/isthmus demo $(if $(KAFKA),--kafka) $(if $(SECONDS),--seconds $(SECONDS))
 
 lint: setup
 	.venv/bin/ruff check .

@@ -25,6 +25,7 @@ def demo(
     Example: isthmus demo --seconds 90
     """
     from stream.errors import IsthmusError
+    from stream.services.demo.kafka_setup import set_up_kafka
     from stream.services.startup import starting
 
     if bootstrap is not None and not kafka:
@@ -32,6 +33,8 @@ def demo(
     if data is not None and kafka:
         raise IsthmusError("--data goes without --kafka: the broker keeps its own log")
     with starting(lambda line: print(f"isthmus demo: {line}", flush=True), "loading libraries") as startup:
+        if kafka and bootstrap is None:
+            set_up_kafka(startup)
         from stream.cli.settings_overrides import settings_with
         from stream.services.demo.run import DemoOptions, run_demo
         from stream.settings import with_changes

@@ -18,7 +18,9 @@ from uuid import uuid4
 
 from stream.errors import IsthmusError
 
-JARS: Final = Path(__file__).parents[3] / "build" / "kafka"
+CHECKOUT: Final = next((folder for folder in Path(__file__).parents if (folder / "deploy" / "kafka" / "pom.xml").exists()), None)
+"""The source checkout that this module belongs to, known by the file that names the jars; None in an installed package."""
+JARS: Final = (CHECKOUT / "build" if CHECKOUT else Path(os.path.expanduser("~/.cache/isthmus"))) / "kafka"  # noqa: PTH111  (see settings)
 START_S: Final = 60.0
 _JVM: Final = ("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 _CLASSES: Final = "classes.jsa"  # the JVM's archive of loaded classes, beside the jars: half of a start is loading them
