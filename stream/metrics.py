@@ -90,6 +90,13 @@ DECLARED: Final[dict[str, Declared]] = {
     "live": Declared(Gauge, "1 while /livez says so: the event loop comes round, and no partition is stalled"),
     "ready": Declared(Gauge, "1 while /readyz says so: partitions are assigned, tables restored, catalogue and models followed"),
     "stalled_partitions": Declared(Gauge, "partitions whose committed offset stands still although there is work"),
+    "stopped_partitions": Declared(Gauge, "partitions that stopped at a batch whose checksum fails"),
+    "unreadable_records": Declared(
+        Counter,
+        "records of followed topics that do not parse, left out",
+        ("topic",),
+        from_start=(("items",), ("models",)),
+    ),
     "encoder_transcripts": Declared(Counter, "transcripts in, by outcome", ("outcome",)),
     "encoder_sentences": Declared(Counter, "sentences encoded"),
     "encoder_seconds": Declared(Histogram, "time to encode a batch", (), _SECONDS),

@@ -1,4 +1,4 @@
-"""`isthmus topics`: create or check all topics."""
+"""`isthmus topics`: create or check all topics; give up a damaged batch of one."""
 
 from typing import Annotated
 
@@ -6,10 +6,13 @@ import typer
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
+Bootstrap = Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")]
 
-@app.command()
+
+@app.callback(invoke_without_command=True)
 def topics(
-    bootstrap: Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")] = None,
+    context: typer.Context,
+    bootstrap: Bootstrap = None,
     check: Annotated[bool, typer.Option(help="only check, create nothing")] = False,
     dev: Annotated[bool, typer.Option(help="one broker: replication 1")] = False,
 ) -> None:
@@ -20,6 +23,40 @@ def topics(
     from stream.cli.settings_overrides import settings_with
     from stream.kafka.cluster.topics import create_or_check
 
+    if context.invoked_subcommand is not None:
+        return
     settings = settings_with(bootstrap, dev=dev)
     for line in create_or_check(settings.kafka.bootstrap, settings.topics, dev=settings.kafka.dev, create=not check):
         typer.echo(line)
+
+
+@app.command()
+def skip(
+    topic: Annotated[str, typer.Argument(help="name of the topic")],
+    partition: Annotated[int, typer.Argument(help="partition number")],
+    offset: Annotated[int, typer.Argument(help="an offset of the damaged batch, as log and /readyz name it")],
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Give up a batch whose checksum fails: every process and command that stops at it passes over it.
+
+    What it held is lost; a worker or encoder writes one dead letter in its place. First make sure that no other replica holds the
+    batch whole. In a changelog, a record that does not parse is given up in the same way. A whole batch is refused.
+
+    Example: isthmus topics skip web-clicks 3 1700
+    """
+    from stream.cli.settings_overrides import settings_with
+    from stream.errors import IsthmusError
+    from stream.kafka.cluster.skips import allow_skip
+    from stream.kafka.cluster.topic_reader import open_topic_reader
+
+    settings = settings_with(bootstrap)
+    with open_topic_reader(settings.kafka.bootstrap, skips=False) as reader:
+        batch = reader.damage_at(topic, partition, offset)
+    if batch is None:
+        raise IsthmusError(f"{topic}-{partition}: what is stored at offset {offset} is whole; nothing is skipped")
+    extent = f"offsets {batch.offset} to {batch.next_offset - 1} of {topic}-{partition}"
+    if not yes:
+        typer.confirm(f"give up {extent} for good?", abort=True)
+    allow_skip(settings.kafka.bootstrap, batch)
+    typer.echo(f"{extent} will be skipped; a stopped partition goes on within 10 s")

@@ -14,6 +14,7 @@ from stream.core.cloud_events import cloud_event
 from stream.core.events import Rejection
 from stream.core.outputs import DeadLetter, Origin, Output
 from stream.core.records import Coordinates, Record
+from stream.core.unreadable import UnreadableValue
 
 _HEADER_BYTES: Final = 8_192
 _HEADER_FRAME_BYTES: Final = 8  # JSON punctuation around each
@@ -28,6 +29,7 @@ def dead_letter(origin: Coordinates, record: Record, rejection: Rejection, *, wi
     """
     name = "/".join(map(str, origin))
     value = record.value or b""
+    whole = value.original if isinstance(value, UnreadableValue) else value
     letter = DeadLetter(
         reason=rejection.reason,
         error=rejection.error,
@@ -35,8 +37,8 @@ def dead_letter(origin: Coordinates, record: Record, rejection: Rejection, *, wi
         occurred_at=record.timestamp,
         key=record.key[: limits.ORIGINAL_BYTES] if with_original and record.key is not None else None,
         headers=_first_headers(record) if with_original else (),
-        original=value[: limits.ORIGINAL_BYTES] if with_original else None,
-        original_bytes=len(value),
+        original=whole[: limits.ORIGINAL_BYTES] if with_original and whole is not None else None,
+        original_bytes=len(whole or b""),
     )
     return Output(name.encode(), _encode(letter), cloud_event(name, "isthmus.dead-letter", record.timestamp))
 

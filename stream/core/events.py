@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from stream.core import limits
 from stream.core.tokens import SEPARATOR
+from stream.core.unreadable import UnreadableValue
 
 NATIVE_FORMAT_HEADER: Final = "isthmus_form"
 """Marks a record that has our field names even if its topic has a field mapping, such as an erasure sent by `isthmus erase`."""
@@ -59,6 +60,7 @@ class Reason(StrEnum):
     TOO_FAR_AHEAD = "too_far_ahead"
     MAPPING = "mapping"
     POISON = "poison"
+    UNREADABLE = "unreadable"
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -325,7 +327,7 @@ def parse(source: Source, value: bytes | None, mapper: FieldMapper | None = None
         try:
             return _DECODE[source](value)
         except _UNUSABLE as error:
-            return rejection_of(error)
+            return rejection_of(error, value)
     event: UserEvent | Rejection = parse_mapped(value, _EVENT_TYPES[source], mapper)
     return event
 
@@ -335,16 +337,18 @@ def parse_mapped(value: bytes, event_type: type[AnyStruct], mapper: FieldMapper)
     try:
         fields = mapper(msgspec.json.decode(value))
     except _UNUSABLE as error:
-        rejection = rejection_of(error)
-        return rejection if rejection.reason is Reason.NOT_JSON else Rejection(Reason.MAPPING, rejection.error)
+        rejection = rejection_of(error, value)
+        return rejection if rejection.reason in {Reason.NOT_JSON, Reason.UNREADABLE} else Rejection(Reason.MAPPING, rejection.error)
     try:
         return msgspec.convert(fields, event_type)
     except _UNUSABLE as error:
         return rejection_of(error)
 
 
-def rejection_of(error: Exception) -> Rejection:
+def rejection_of(error: Exception, value: bytes | None = None) -> Rejection:
     """A decoder's error as a rejection, without the values that it quotes."""
+    if isinstance(value, UnreadableValue):
+        return Rejection(Reason.UNREADABLE, value.error)
     if isinstance(error, msgspec.ValidationError):
         return Rejection(Reason.INVALID, _QUOTED.sub("'...'", str(error)))
     if isinstance(error, RecursionError):

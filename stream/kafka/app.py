@@ -19,6 +19,7 @@ from stream.health import Health
 from stream.kafka.agents.profile_agent import ProfileAgent, ProfileContext
 from stream.kafka.agents.stateless_agent import StatelessAgent
 from stream.kafka.agents.watchdog import Watchdog, until_all_exist
+from stream.kafka.cluster.corrupt_batches import StoppedPartitions
 from stream.kafka.cluster.view import ClusterView
 from stream.kafka.delivery.at_least_once import AtLeastOnce
 from stream.kafka.delivery.contracts import Delivery, Emission
@@ -99,6 +100,7 @@ class Supervision:
         recreated: Input topics whose committed offsets belong to a deleted topic of the same name.
         changelog: The changelog's epoch, by its name; empty: not watched.
         stalled_s: A partition whose committed offset stands still this long although there is work is stalled.
+        stopped: Partitions that stopped at a batch whose checksum fails.
     """
 
     view: ClusterView | None = None
@@ -106,6 +108,7 @@ class Supervision:
     recreated: frozenset[str] = frozenset()
     changelog: Mapping[str, int] = field(default_factory=dict)
     stalled_s: float = 300.0
+    stopped: StoppedPartitions = field(default_factory=StoppedPartitions)
 
 
 def make_delivery(app: Any, guarantee: Guarantee, metrics: Metrics) -> Delivery:
@@ -128,7 +131,7 @@ def add_profile_agent(
     watchdog = _make_watchdog(app, context.epochs, context.metrics, supervision)
     table = UserTable(app, context.metrics)
     delivery = make_delivery(app, guarantee, context.metrics)
-    _connect(app, FetchPolicy(context.in_flight, supervision.recreated), delivery, table)
+    _connect(app, FetchPolicy(context.in_flight, supervision.recreated, supervision.stopped), delivery, table)
     _add_agent(app, list(context.sources), ProfileAgent(app, context, watchdog, table, delivery).run, "profiles")
     ownership = Ownership(context.sources)
 
@@ -156,7 +159,7 @@ def add_stateless_agent(
     supervision = supervision or Supervision()
     watchdog = _make_watchdog(app, epochs, metrics, supervision)
     delivery = make_delivery(app, guarantee, metrics)
-    _connect(app, FetchPolicy(in_flight, supervision.recreated), delivery)
+    _connect(app, FetchPolicy(in_flight, supervision.recreated, supervision.stopped), delivery)
     _add_agent(app, [topic], StatelessAgent(app, source, process, watchdog, delivery).run, "processor")
 
     async def on_assigned(*_: Any, **__: Any) -> None:
@@ -176,6 +179,7 @@ def _make_watchdog(app: Any, epochs: Mapping[str, int], metrics: Metrics, superv
         supervision.health,
         changelog=supervision.changelog,
         stalled_s=supervision.stalled_s,
+        stopped=supervision.stopped,
     )
 
 

@@ -114,7 +114,7 @@ def _read(record: Record, adapter: FieldMapper | None) -> Transcript | Rejection
         try:
             transcript: Transcript | Rejection = _decode(record.value)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            return rejection_of(error)
+            return rejection_of(error, record.value)
     else:
         transcript = parse_mapped(record.value, Transcript, adapter)
     return transcript if isinstance(transcript, Rejection) else _usable(record, transcript)

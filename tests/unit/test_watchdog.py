@@ -23,7 +23,7 @@ class App:
     def __init__(self, messages: list[Any]) -> None:
         self.messages = messages
         self.member = True
-        self.consumer = SimpleNamespace(is_member=lambda: self.member, abandon=self.messages.remove)
+        self.consumer = SimpleNamespace(is_answered=lambda: self.member, abandon=self.messages.remove)
         self.on_partitions_revoked = SimpleNamespace(connect=lambda _: None)
 
     def timer(self, _: float) -> Any:
@@ -48,7 +48,7 @@ def test_a_worker_whose_heartbeats_are_not_answered_is_not_ready() -> None:
     assert Health.wrong(health.ready) == []
     app.member = False
     (problem,) = Health.wrong(health.ready)
-    assert problem.startswith("group: the broker has not answered a heartbeat")
+    assert problem.startswith("group: the broker does not answer heartbeats")
 
 
 @pytest.mark.parametrize("agent", ["encoder", "worker"])

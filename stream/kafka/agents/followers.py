@@ -16,6 +16,7 @@ from stream.core.announcements import ModelAnnouncement, decode_announcement
 from stream.core.events import Item
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Record
+from stream.core.unreadable import UnreadableValue
 from stream.kafka.agents.served_model import ServedModel
 from stream.metrics import Metrics
 
@@ -38,7 +39,7 @@ class ServedModelFollower:
 
     async def on_items(self, records: Sequence[Record]) -> None:
         """Applies items and tombstones; a record that is not an item is logged and skipped."""
-        for record in records:
+        for record in self._readable("items", records):
             if record.key is None:
                 continue
             if not record.value:
@@ -56,7 +57,7 @@ class ServedModelFollower:
 
         If it is refused, tries the ones before it: a worker that starts has no other model to keep.
         """
-        values = [record.value for record in records if record.key == b"champion" and record.value][::-1]
+        values = [record.value for record in self._readable("models", records) if record.key == b"champion" and record.value][::-1]
         async with self._lock:
             if values:
                 self._unreadable = None
@@ -68,6 +69,13 @@ class ServedModelFollower:
                     continue
                 if await self._try_swap(announced, newest=value is values[0]):
                     return
+
+    def _readable(self, topic: str, records: Sequence[Record]) -> list[Record]:
+        """The records that parse; the topic's reader has logged the others."""
+        readable = [record for record in records if not isinstance(record.value, UnreadableValue)]
+        if len(readable) < len(records):
+            self._metrics.counter("unreadable_records", topic).inc(len(records) - len(readable))
+        return readable
 
     async def keep_retrying(self) -> None:
         """Retries for ever to load a champion that could not be read: its registry may come back."""

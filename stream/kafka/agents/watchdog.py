@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from stream.errors import IsthmusError
 from stream.health import NOT_ASSIGNED, Health, Place, Stalls
+from stream.kafka.cluster.corrupt_batches import StoppedPartitions
 from stream.kafka.cluster.topics import Partition
 from stream.kafka.cluster.view import ClusterView
 from stream.kafka.delivery.contracts import Message
@@ -42,6 +43,7 @@ class Watchdog:
         *,
         changelog: Mapping[str, int] | None = None,
         stalled_s: float = 300.0,
+        stopped: StoppedPartitions | None = None,
     ) -> None:
         self.epochs = epochs
         self.renew = asyncio.Event()
@@ -51,10 +53,14 @@ class Watchdog:
         self._changelog = dict(changelog or {})
         self._next_offsets: dict[Any, int] = {}
         self._stalls = Stalls(stalled_s, 4 * INTERVAL_S)
+        self._stopped = stopped or StoppedPartitions()
+        self._is_reachable = True
         health.live["delivery"] = self._stalls.check
         health.ready["partitions"] = self._not_serving
         health.ready["group"] = self._no_heartbeat
+        health.ready["damaged"] = self._stopped.check
         metrics.gauge("stalled_partitions").set_function(lambda: float(len(self._stalls.stalled())))
+        metrics.gauge("stopped_partitions").set_function(lambda: float(len(self._stopped.batches())))
         app.timer(INTERVAL_S)(self._observe)
 
     async def may_handle(self, message: Message) -> bool:
@@ -73,8 +79,11 @@ class Watchdog:
         try:
             current = await self._view.epochs([*self.epochs, *self._changelog])
         except OSError as error:
-            logger.warning("cannot check whether a topic was recreated: %s", error or "no answer in time")
+            if self._is_reachable:
+                logger.warning("cannot check whether a topic was recreated: %s", error or "no answer in time")
+            self._is_reachable = False
             return True
+        self._is_reachable = True
         if any(name in current and current[name] != epoch for name, epoch in self._changelog.items()):
             await self._app.crash(IsthmusError(changelog_recreated(next(iter(self._changelog)))))
             return False
@@ -88,14 +97,16 @@ class Watchdog:
         """Forgets what was observed under the last assignment; returns the same as `check_epochs`."""
         self._next_offsets.clear()
         self._stalls.forget()
+        self._stopped.keep((tp.topic, tp.partition) for tp in self._app.consumer.assignment())
         return await self.check_epochs()
 
     async def _observe(self) -> None:
-        if not await self.check_epochs() or self._app.rebalancing:
+        if not await self.check_epochs() or self._app.rebalancing or not self._is_reachable:
             return
         partitions = [(tp.topic, tp.partition) for tp in self._app.consumer.assignment() if tp.topic in self.epochs]
         try:
             offsets = await self._view.offsets(partitions)
+            stopped = await self._retry_stopped()
         except OSError:
             return  # logged by `check_epochs`
         self._metrics.clear("committed_offset")
@@ -103,11 +114,19 @@ class Watchdog:
         for topic, number in partitions:
             self._metrics.gauge("committed_offset", topic, str(number)).set(offsets.committed[topic, number])
             self._metrics.gauge("end_offset", topic, str(number)).set(offsets.ends[topic, number])
-        behind = await self._behind(offsets.committed, offsets.ends)
+        behind = await self._behind(offsets.committed, offsets.ends) - stopped  # a restart would not help these
         places = {
             f"{topic}-{number}": Place(offsets.committed[topic, number], (topic, number) in behind) for topic, number in partitions
         }
         self._stalls.observe(time.monotonic(), places)
+
+    async def _retry_stopped(self) -> set[Partition]:
+        """Fetches partitions again that stopped at a corrupt batch: it may be skipped now, or be whole on another broker."""
+        stopped = {(batch.topic, batch.partition) for batch in self._stopped.batches()}
+        if stopped:
+            self._stopped.allow(await self._view.skips(stopped, self.epochs))
+            await self._app.consumer.retry(stopped)
+        return stopped
 
     async def _behind(self, committed: Mapping[Partition, int], ends: Mapping[Partition, int]) -> set[Partition]:
         """Partitions with work left: batches not acknowledged, acknowledged offsets not committed, or records not fetched.
@@ -134,9 +153,9 @@ class Watchdog:
             return 0
 
     def _no_heartbeat(self) -> str | None:
-        if self._not_serving() is not None or self._app.consumer.is_member():
+        if self._not_serving() is not None or self._app.consumer.is_answered():
             return None
-        return "the broker has not answered a heartbeat within the session timeout: this worker may have lost its partitions"
+        return "the broker does not answer heartbeats: this process may lose its partitions"
 
     def _not_serving(self) -> str | None:
         if self.renew.is_set():

@@ -11,6 +11,8 @@ from kafka.errors import KafkaError
 
 from stream.core import limits
 from stream.errors import IsthmusError
+from stream.kafka.cluster.batch_reading import read_tolerantly
+from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch
 
 READ_COMMITTED: Final = "read_committed"
 """Isolation level of every consumer: no effect without transactions, and a fenced worker's open transaction is never read."""
@@ -39,7 +41,10 @@ class AdminClient(_ClosesOnFailure, KafkaAdminClient):
 
 
 class ConsumerClient(_ClosesOnFailure, KafkaConsumer):
-    """`kafka.KafkaConsumer` with the defaults of a reader without a group: committed records, from the beginning."""
+    """`kafka.KafkaConsumer` with the defaults of a reader without a group: committed records, from the beginning.
+
+    A record that does not parse has an `UnreadableValue`. A batch whose checksum fails raises CorruptBatchError.
+    """
 
     def __init__(self, **settings: Any) -> None:
         defaults = {
@@ -48,5 +53,7 @@ class ConsumerClient(_ClosesOnFailure, KafkaConsumer):
             "auto_offset_reset": "earliest",
             "isolation_level": READ_COMMITTED,
             "max_partition_fetch_bytes": limits.RECORD_BYTES,
+            "check_crcs": RaiseAtCorruptBatch(),
         }
         super().__init__(**{**defaults, **settings})
+        read_tolerantly(self)

@@ -1,6 +1,7 @@
 """Compacted topics as a trainer uses them: reads `training-examples` and `items` to their ends, announces models."""
 
 import logging
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +13,8 @@ from stream.core.events import Item
 from stream.core.examples import in_time_order
 from stream.core.outputs import TrainingExample, decode_example
 from stream.kafka.cluster.clients import BOOTSTRAP_MS, ConsumerClient, TopicError
+from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch
+from stream.kafka.cluster.skips import read_skips
 from stream.kafka.cluster.topic_reader import poll_until
 
 logger = logging.getLogger(__name__)
@@ -29,7 +32,9 @@ class CompactedTopic:
         self.values: dict[bytes, bytes] = {}
         self._where = f"{topic} at {bootstrap}"
         try:
-            self._consumer: Any = ConsumerClient(bootstrap_servers=bootstrap)
+            self._consumer: Any = ConsumerClient(
+                bootstrap_servers=bootstrap, check_crcs=RaiseAtCorruptBatch(partial(read_skips, bootstrap))
+            )
             partitions = self._consumer.partitions_for_topic(topic)
         except KafkaError as error:
             raise TopicError(f"{self._where} cannot be read ({type(error).__name__})") from error
@@ -47,6 +52,8 @@ class CompactedTopic:
             ends = self._consumer.end_offsets(self._partitions)
             for record in poll_until(self._consumer, ends, _SILENT_S):
                 count += 1
+                if record.key is None:
+                    continue  # no key to be compacted by; the reader logged a record that does not parse
                 if record.value is None:
                     self.values.pop(record.key, None)
                 else:

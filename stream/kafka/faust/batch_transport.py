@@ -1,11 +1,12 @@
 """What both transports, Kafka's and the embedded log's, offer beyond Faust's own interface."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from aiokafka import AIOKafkaProducer
 
+from stream.kafka.cluster.corrupt_batches import StoppedPartitions
 from stream.kafka.cluster.view import ClusterView
 from stream.kafka.delivery.contracts import Sender
 from stream.kafka.faust.changelog import Fetched
@@ -19,10 +20,12 @@ class FetchPolicy:
         in_flight: Unacknowledged batches per partition number, at most. A bound instead of a batch size gives natural batching: a
             quiet stream gets small batches at once, a busy one large ones.
         recreated: Topics whose committed offsets belong to a deleted topic of the same name; they are read from their beginning.
+        stopped: Partitions that stopped at a batch whose checksum fails.
     """
 
     in_flight: int = 6
     recreated: frozenset[str] = frozenset()
+    stopped: StoppedPartitions = field(default_factory=StoppedPartitions, compare=False)
 
 
 class BatchTransport(Protocol):

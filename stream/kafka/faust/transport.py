@@ -10,7 +10,8 @@ Both belong to faust-streaming 0.15 and aiokafka 0.14; tests/contracts/test_faus
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -18,8 +19,13 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from stream.core.unreadable import UnreadableValue
+from stream.errors import IsthmusError
+from stream.kafka.cluster import batch_reading
 from stream.kafka.cluster.batch_sender import KafkaSender
 from stream.kafka.cluster.clients import READ_COMMITTED
+from stream.kafka.cluster.corrupt_batches import CorruptBatch, RaiseAtCorruptBatch, Skip, StoppedPartitions
+from stream.kafka.cluster.skips import read_skips
 from stream.kafka.cluster.topic_follower import fetch_until
 from stream.kafka.cluster.view import ClusterView, KafkaClusterView
 from stream.kafka.delivery.contracts import Sender
@@ -28,6 +34,8 @@ from stream.kafka.faust.batch_transport import FetchPolicy
 from stream.kafka.faust.changelog import Fetched, check_start
 
 _CHANGELOG_RECORDS: Final = 2_000
+_HEARTBEATS: Final = 3
+"""After this many intervals without an answer the broker counts as away; one answer may be late."""
 REQUEST_TIMEOUT_MS: Final = 20_000
 _TRANSACTIONAL: Final = {"linger_ms": 0, "retry_backoff_ms": 10, "transaction_timeout_ms": 30_000}
 """With the default backoff of 100 ms, each transaction that follows another closely would wait that long."""
@@ -38,10 +46,12 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
 
     Attributes:
         heartbeat_at: When the last heartbeat that succeeded was sent (monotonic clock, s).
+        is_answered: Whether the last heartbeat succeeded.
         positions: The partitions' positions after the last fetch.
     """
 
     heartbeat_at = 0.0
+    is_answered = True
     positions: Mapping[TP, int] = MappingProxyType({})
 
     async def on_start(self) -> None:
@@ -51,20 +61,22 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
 
         async def recorded() -> bool:
             sent_at = time.monotonic()
-            answered: bool = await heartbeat()
-            if answered:
+            self.is_answered = await heartbeat()
+            if self.is_answered:
                 self.heartbeat_at = sent_at
-            return answered
+            return self.is_answered
 
         coordinator._do_heartbeat = recorded
 
     def _create_worker_consumer(self, transport: Any) -> Any:
+        batch_reading.install()
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = READ_COMMITTED
+        consumer._check_crcs = _PausesPartition(consumer, transport.fetch_policy.stopped)
         return consumer
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        self.heartbeat_at = time.monotonic()
+        self.heartbeat_at, self.is_answered = time.monotonic(), True
         changelogs = self.consumer.app.tables.changelog_topics
         changelog_partitions = {tp for tp in assigned if tp.topic in changelogs}
         self._ensure_consumer().pause(*driver.ensure_aiokafka_TPset(changelog_partitions))
@@ -105,7 +117,24 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         subscription = consumer._subscription.subscription
         states = {} if subscription is None else {tp: subscription.assignment.state_value(tp) for tp in active_partitions or ()}
         self.positions = {tp: state.position for tp, state in states.items() if state is not None and state.has_valid_position}
+        self._note_resumed(records)
         return records
+
+    def _note_resumed(self, records: Mapping[Any, Sequence[Any]]) -> None:
+        """Stopped partitions are read on once something at or after the corrupt batch was fetched."""
+        stopped = self.consumer.transport.fetch_policy.stopped
+        for batch in stopped.batches():
+            fetched = records.get(TopicPartition(batch.topic, batch.partition), ())
+            if fetched and fetched[-1].offset >= batch.offset:
+                stopped.resumed((batch.topic, batch.partition))
+
+    async def retry(self, partitions: Iterable[tuple[str, int]]) -> None:
+        """Fetches stopped partitions again."""
+        await self.call_thread(self._resume, [TopicPartition(*partition) for partition in partitions])
+
+    async def _resume(self, tps: Iterable[Any]) -> None:
+        consumer = self._ensure_consumer()
+        consumer.resume(*(tp for tp in tps if consumer._subscription.is_assigned(tp)))
 
     async def _seek_back_stale(self, records: Any, generation: int) -> Any:
         """Returns what may be delivered; seeks the other partitions back, so that their records are fetched again."""
@@ -137,6 +166,20 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         if obsolete:
             await self.commit(dict.fromkeys(obsolete, 0))
         return {tp: None if tp in obsolete else offset for tp, offset in committed.items()}
+
+
+class _PausesPartition:
+    """A `CorruptBatchPolicy`: a corrupt batch pauses its partition, so that it is not fetched again at once."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, stopped: StoppedPartitions) -> None:
+        self._consumer = consumer
+        self._stopped = stopped
+
+    def may_skip(self, batch: CorruptBatch) -> bool:
+        may_skip = self._stopped.may_skip(batch)
+        if not may_skip:
+            self._consumer.pause(TopicPartition(batch.topic, batch.partition))
+        return may_skip
 
 
 class KafkaConsumer(BatchConsumer, driver.Consumer):
@@ -172,6 +215,9 @@ class KafkaConsumer(BatchConsumer, driver.Consumer):
     async def rejoin(self) -> None:
         await self._thread.rejoin()
 
+    async def retry(self, partitions: Iterable[tuple[str, int]]) -> None:
+        await self._thread.retry(partitions)
+
     async def verify_all_partitions_active(self) -> None:
         """Nothing: `stream.health` watches committed offsets.
 
@@ -186,6 +232,10 @@ class KafkaConsumer(BatchConsumer, driver.Consumer):
     def is_member(self) -> bool:
         age_s: float = time.monotonic() - self._thread.heartbeat_at
         return age_s < self.app.conf.broker_session_timeout
+
+    def is_answered(self) -> bool:
+        age_s: float = time.monotonic() - self._thread.heartbeat_at
+        return self._thread.is_answered and age_s < _HEARTBEATS * self.app.conf.broker_heartbeat_interval
 
 
 class KafkaProducer(driver.Producer):
@@ -223,8 +273,10 @@ class KafkaTransport(driver.Transport):
     commits_in_transactions = False
 
     def cluster_view(self) -> ClusterView:
-        conf = self.app.conf
-        return KafkaClusterView(",".join(f"{url.host}:{url.port}" for url in conf.broker_consumer), conf.id)
+        return KafkaClusterView(self._bootstrap(), self.app.conf.id)
+
+    def _bootstrap(self) -> str:
+        return ",".join(f"{url.host}:{url.port}" for url in self.app.conf.broker_consumer)
 
     def sender(self) -> Sender:
         def producer() -> AIOKafkaProducer:
@@ -243,11 +295,13 @@ class KafkaTransport(driver.Transport):
     async def read_changelog(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[Fetched]:
         """Reads with a consumer of its own, past Faust's queue and thread: Faust takes 100 us a record."""
         conf = self.app.conf
+        batch_reading.install()
+        skips = partial(read_skips, self._bootstrap())
         consumer = AIOKafkaConsumer(
             bootstrap_servers=driver.server_list(self.url, self.default_port),
             enable_auto_commit=False,
             isolation_level=READ_COMMITTED,
-            check_crcs=conf.broker_check_crcs,
+            check_crcs=RaiseAtCorruptBatch(skips),
             max_partition_fetch_bytes=conf.consumer_max_fetch_size,
             **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
         )
@@ -255,7 +309,7 @@ class KafkaTransport(driver.Transport):
         try:
             ends = await _assign_from(consumer, {TopicPartition(topic, number): start for number, start in starts.items()})
             async for tp, records, position in fetch_until(consumer, ends, _CHANGELOG_RECORDS):
-                yield Fetched(tp.partition, records, position)
+                yield Fetched(tp.partition, _readable(tp, records, skips), position)
         finally:
             await consumer.stop()
 
@@ -268,3 +322,23 @@ async def _assign_from(consumer: AIOKafkaConsumer, starts: Mapping[TopicPartitio
         check_start(tp.topic, tp.partition, start, ends[tp])
         consumer.seek(tp, max(start, first[tp]))
     return ends
+
+
+def _readable(tp: Any, records: Sequence[Any], skips: Callable[[tuple[str, int]], Mapping[tuple[str, int], Skip]]) -> Sequence[Any]:
+    """A changelog's records without those that do not parse and may be skipped.
+
+    Raises:
+        IsthmusError: a record does not parse: a user's newest state would be missing.
+    """
+    unreadable = [record for record in records if type(record.value) is UnreadableValue]
+    if not unreadable:
+        return records
+    skip = skips((tp.topic, tp.partition)).get((tp.topic, tp.partition))
+    for record in unreadable:
+        if skip is None or not skip.first <= record.offset <= skip.last:
+            raise IsthmusError(
+                f"{tp.topic}-{tp.partition}: the record at offset {record.offset} does not parse ({record.value.error}), so the "
+                f"newest state of a user cannot be restored. `isthmus topics skip {tp.topic} {tp.partition} {record.offset}` goes "
+                "on with the state before it"
+            )
+    return [record for record in records if type(record.value) is not UnreadableValue]

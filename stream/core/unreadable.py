@@ -1,0 +1,23 @@
+"""The value of a record that does not parse as a record: it travels with its batch and becomes a dead letter like any bad event."""
+
+from typing import Self
+
+
+class UnreadableValue(bytes):
+    """Stands for the value of a record that does not parse.
+
+    Its one byte is valid for no decoder of ours, so that only the error path looks at the type.
+
+    Attributes:
+        error: What does not parse, without personal data.
+        original: The value, where it is whole; else None.
+    """
+
+    error: str
+    original: bytes | None
+
+    @classmethod
+    def of(cls, error: str, original: bytes | None = None) -> Self:
+        unreadable = cls(b"\0")
+        unreadable.error, unreadable.original = error, original
+        return unreadable

@@ -1,0 +1,223 @@
+"""Makes both Kafka clients read past records that they cannot parse: aiokafka in processes, kafka-python in commands.
+
+Either client raises at such a record, and again at the next attempt, so its partition would never be read on. Here the record
+is returned with an `UnreadableValue`, and the consumer's `CorruptBatchPolicy` decides about a batch whose checksum fails. All
+other batches are read by the clients' own code, in aiokafka's case compiled. tests/contracts/test_clients.py fails when that
+code changes.
+"""
+
+import logging
+import struct
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from aiokafka.consumer import fetcher as aiokafka_fetcher
+from aiokafka.record.memory_records import MemoryRecords as AiokafkaRecords
+from kafka.consumer.fetcher import ConsumerRecord, Fetcher, IsolationLevel
+
+from stream.core.unreadable import UnreadableValue
+from stream.kafka.cluster.corrupt_batches import CorruptBatch, CorruptBatchPolicy, RaiseAtCorruptBatch
+from stream.kafka.cluster.record_batches import BatchRecord, header_of, read_batch
+
+logger = logging.getLogger("isthmus")
+_LENGTH_ENDS: Final = 12
+_READ_COMMITTED: Final = 1
+_MAX_RECORDS: Final = 1_000_000
+"""No batch holds more: a damaged header must not make a consumer pass over other batches."""
+
+
+class _OffsetsOutOfOrderError(Exception):
+    """A record's offset is not after the one before it, or lies beyond its batch."""
+
+
+class FetchedBatches:
+    """The batches of one fetch: aiokafka's `MemoryRecords`, and the bytes of the current batch."""
+
+    def __init__(self, data: bytes) -> None:
+        self.current = b""
+        self._data = data
+        self._records = AiokafkaRecords(data)
+        self._position = 0
+
+    def size_in_bytes(self) -> int:
+        return len(self._data)
+
+    def has_next(self) -> bool:
+        has_next: bool = self._records.has_next()
+        return has_next
+
+    def next_batch(self) -> Any:
+        (length,) = struct.unpack_from(">i", self._data, self._position + 8)
+        end = self._position + _LENGTH_ENDS + length
+        self.current, self._position = self._data[self._position : end], end
+        return self._records.next_batch()
+
+    def following(self) -> bytes:
+        """The first bytes after the current batch."""
+        return self._data[self._position : self._position + _LENGTH_ENDS]
+
+
+class TolerantPartitionRecords(aiokafka_fetcher.PartitionRecords):
+    """aiokafka's, reading past what does not parse. `check_crcs` is the consumer's `CorruptBatchPolicy`, or a bool."""
+
+    next_fetch_offset: int
+
+    def _unpack_records(self) -> Iterator[Any]:
+        """As aiokafka's own, but for records and batches that do not parse."""
+        records, tp = self._records, self._tp
+        policy: CorruptBatchPolicy = self._check_crcs if hasattr(self._check_crcs, "may_skip") else RaiseAtCorruptBatch()
+        while records.has_next():
+            batch = records.next_batch()
+            if not batch.validate_crc():
+                corrupt = _corrupt(tp, records.current, records.following())
+                if not policy.may_skip(corrupt):
+                    return
+                skipped = _skipped(corrupt, self.next_fetch_offset)
+                self.next_fetch_offset = max(corrupt.next_offset, skipped.offset + 1)
+                yield self._consumer_record(tp, skipped)
+            elif self._is_passed(batch):
+                self.next_fetch_offset = batch.next_offset
+            else:
+                yield from self._batch_records(batch)
+
+    def _batch_records(self, batch: Any) -> Iterator[Any]:
+        position, end = self.next_fetch_offset, batch.next_offset
+        try:
+            for record in batch:
+                if self.next_fetch_offset <= record.offset < end:
+                    consumer_record = self._consumer_record(self._tp, record)
+                    self.next_fetch_offset = record.offset + 1
+                    yield consumer_record
+                else:
+                    _check_passed(record.offset, position)
+        except Exception:  # noqa: BLE001  (whatever its parser raises)
+            for found in _read_slowly(self._tp, self._records.current, self.next_fetch_offset):
+                self.next_fetch_offset = found.offset + 1
+                yield self._consumer_record(self._tp, found)
+        self.next_fetch_offset = max(self.next_fetch_offset, end)
+
+    def _is_passed(self, batch: Any) -> bool:
+        """Whether a batch holds nothing for a reader: a transaction's marker, or records of an aborted one."""
+        if self._isolation_level == _READ_COMMITTED and batch.producer_id is not None:
+            self._consume_aborted_up_to(batch.base_offset)
+            if batch.is_control_batch and _is_abort(self, batch, self._tp):
+                self._aborted_producers.discard(batch.producer_id)
+            if batch.is_transactional and batch.producer_id in self._aborted_producers:
+                return True
+        return bool(batch.is_control_batch)
+
+
+class TolerantKafkaPythonRecords(Fetcher.PartitionRecords):
+    """kafka-python's, reading past what does not parse. `check_crcs` is the consumer's `CorruptBatchPolicy`."""
+
+    next_fetch_offset: int
+
+    def _unpack_records(self, tp: Any, records: Any, *_: Any) -> Iterator[Any]:
+        """As kafka-python's own, but for records and batches that do not parse; values are not deserialized."""
+        while records.has_next():
+            current = bytes(records._next_slice)
+            batch = records.next_batch()
+            if not batch.validate_crc():
+                following = records._next_slice
+                corrupt = _corrupt(tp, current, b"" if following is None else bytes(following[:_LENGTH_ENDS]))
+                if not self.check_crcs.may_skip(corrupt):
+                    return
+                skipped = _skipped(corrupt, self.next_fetch_offset)
+                self.next_fetch_offset = max(corrupt.next_offset, skipped.offset + 1)
+                yield self._record(tp, skipped)
+            elif batch.magic == 2 and self._is_passed(batch):
+                self.next_fetch_offset = batch.next_offset
+            else:
+                yield from self._batch_records(tp, batch, current)
+        self.drain()
+
+    def _batch_records(self, tp: Any, batch: Any, current: bytes) -> Iterator[Any]:
+        position = self.next_fetch_offset
+        end = batch.next_offset if batch.magic == 2 else None
+        try:
+            for record in batch:
+                if self.next_fetch_offset <= record.offset and (end is None or record.offset < end):
+                    self.next_fetch_offset = record.offset + 1
+                    yield self._record(tp, record)
+                else:
+                    _check_passed(record.offset, position)
+        except Exception:  # noqa: BLE001  (whatever its parser raises)
+            for found in _read_slowly(tp, current, self.next_fetch_offset):
+                self.next_fetch_offset = found.offset + 1
+                yield self._record(tp, found)
+        self.next_fetch_offset = max(self.next_fetch_offset, end or 0)
+
+    def _is_passed(self, batch: Any) -> bool:
+        """Whether a batch holds nothing for a reader: a transaction's marker, or records of an aborted one."""
+        self.leader_epoch = batch.leader_epoch
+        if self.isolation_level == IsolationLevel.READ_COMMITTED and batch.has_producer_id():
+            self._consume_aborted_transactions_up_to(batch.last_offset)
+            if _is_abort(self, batch, self.topic_partition):
+                self.aborted_producer_ids.discard(batch.producer_id)
+            elif self._is_batch_aborted(batch):
+                return True
+        return bool(batch.is_control_batch)
+
+    def _record(self, tp: Any, record: Any) -> Any:
+        """A record as kafka-python's consumers return it."""
+        self.records_read += 1
+        self.bytes_read += len(record.value or b"")
+        sizes = [-1 if field is None else len(field) for field in (record.key, record.value)]
+        fields = (record.offset, record.timestamp, record.timestamp_type, record.key, record.value, record.headers)
+        return ConsumerRecord(tp.topic, tp.partition, self.leader_epoch, *fields, None, *sizes, -1)
+
+
+def install() -> None:
+    """Makes this process's aiokafka consumers read tolerantly: their fetcher takes both classes from its module."""
+    aiokafka_fetcher.MemoryRecords = FetchedBatches
+    aiokafka_fetcher.PartitionRecords = TolerantPartitionRecords
+
+
+def read_tolerantly(consumer: Any) -> None:
+    """Makes one kafka-python consumer read tolerantly."""
+    consumer._fetcher.PartitionRecords = TolerantKafkaPythonRecords
+
+
+def _check_passed(offset: int, position: int) -> None:
+    """Raises unless a record lies before the position that was asked for: the fetch of it begins with its whole batch."""
+    if offset >= position:
+        raise _OffsetsOutOfOrderError
+
+
+def _is_abort(records: Any, batch: Any, tp: Any) -> bool:
+    """Whether a batch is the marker of an aborted transaction; a marker that does not parse is logged."""
+    try:
+        is_abort: bool = records._contains_abort_marker(batch)
+    except Exception as error:  # noqa: BLE001  (whatever its parser raises)
+        logger.warning("%s-%d: the transaction marker at offset %d does not parse (%s)", *tp, batch.base_offset, error)
+        return False
+    return is_abort
+
+
+def _corrupt(tp: Any, batch: bytes, following: bytes) -> CorruptBatch:
+    """A batch whose checksum fails. If the next one was fetched too, that says where it begins."""
+    (offset,) = struct.unpack_from(">q", batch)
+    (after,) = struct.unpack_from(">q", following) if len(following) == _LENGTH_ENDS else (0,)
+    header = header_of(batch)
+    if after <= offset and header is not None and 0 <= header.last_offset_delta < _MAX_RECORDS:
+        after = header.next_offset
+    return CorruptBatch(tp.topic, tp.partition, offset, max(after, offset + 1))
+
+
+def _skipped(corrupt: CorruptBatch, position: int) -> BatchRecord:
+    """What stands for a batch that is given up. Its timestamps may be wrong, so it has the current time."""
+    error = f"the checksum of its batch fails; skipped on purpose (offsets {corrupt.offset} to {corrupt.next_offset - 1})"
+    return BatchRecord(max(position, corrupt.offset), time.time_ns() // 1_000_000, None, UnreadableValue.of(error), ())
+
+
+def _read_slowly(tp: Any, batch: bytes, position: int) -> Iterator[BatchRecord]:
+    """The records of a batch from a position on, with a warning that names those that do not parse."""
+    records = [record for record in read_batch(batch) if record.offset >= position]
+    unreadable = [record for record in records if isinstance(record.value, UnreadableValue)]
+    if unreadable:
+        first = unreadable[0]
+        assert isinstance(first.value, UnreadableValue)
+        more = f" and {len(unreadable) - 1} more of its batch" if len(unreadable) > 1 else ""
+        logger.warning("%s-%d: the record at offset %d%s does not parse: %s", *tp, first.offset, more, first.value.error)
+    yield from records

@@ -1,0 +1,191 @@
+"""Records and batches that a client library refuses, as both clients read them here."""
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.core.dead_letters import dead_letter
+from stream.core.events import Reason, Rejection, Source, parse
+from stream.core.outputs import DeadLetter
+from stream.core.records import Coordinates
+from stream.core.unreadable import UnreadableValue
+from stream.errors import IsthmusError
+from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch, Skip, SkipCorruptBatches, StoppedPartitions
+from tests.unit.batches import (
+    ATTRIBUTES,
+    RECORDS_BEGIN,
+    build,
+    damage,
+    read_as_aiokafka,
+    read_as_kafka_python,
+    seal,
+    with_byte,
+    with_count,
+)
+
+Reader = Callable[..., tuple[list[Any], int]]
+READERS = pytest.mark.parametrize("read", [read_as_aiokafka, read_as_kafka_python], ids=["aiokafka", "kafka-python"])
+FIRST = build()[RECORDS_BEGIN : RECORDS_BEGIN + build()[RECORDS_BEGIN] // 2 + 1]
+"""The bytes of the first record: length, attributes, time, offset, key, value, headers."""
+
+
+def first_record(old: bytes, new: bytes) -> bytes:
+    """A batch whose first record is changed, of the same length."""
+    assert FIRST.count(old) == 1
+    assert len(old) == len(new)
+    return seal(build().replace(FIRST, FIRST.replace(old, new), 1))
+
+
+BROKEN_FIRST_RECORD = {
+    "header name not UTF-8": first_record(b"\x02h\x02v", b"\x02\xff\x02v"),
+    "header name null": first_record(b"\x02h\x02v", b"\x01h\x02v"),
+    "header name longer than the record": first_record(b"\x02h\x02v", b"\x7eh\x02v"),
+    "header value longer than the record": first_record(b"\x02h\x02v", b"\x02h\x7ev"),
+    "negative number of headers": first_record(b"\x02\x02h\x02v", b"\x01\x02h\x02v"),
+    "more headers than bytes": first_record(b"\x02\x02h\x02v", b"\x7e\x02h\x02v"),
+    "value longer than the record": first_record(b"\x020\x02", b"\x7e0\x02"),
+    "negative length of the value": first_record(b"\x020\x02", b"\x050\x02"),
+    "key longer than the record": first_record(b"\x04k0", b"\x7ek0"),
+    "a number of more than 64 bits": first_record(b"\x04k0\x020\x02\x02h\x02v", b"\xff" * 10),
+    "length one too long": seal(with_byte(build(), RECORDS_BEGIN, build()[RECORDS_BEGIN] + 2)),
+    "length one too short": seal(with_byte(build(), RECORDS_BEGIN, build()[RECORDS_BEGIN] - 2)),
+    "negative length": seal(with_byte(build(), RECORDS_BEGIN, 0x01)),
+    "length beyond the batch": seal(with_byte(build(), RECORDS_BEGIN, 0x7E)),
+}
+
+
+@READERS
+@pytest.mark.parametrize("batch", BROKEN_FIRST_RECORD.values(), ids=BROKEN_FIRST_RECORD)
+def test_a_record_that_does_not_parse_is_named_and_its_neighbours_are_read(read: Reader, batch: bytes) -> None:
+    """The first record has its offset and no value; the two after it, and the batch after that, come as they were sent."""
+    records, position = read(batch + build([b"3"], base_offset=3))
+    assert [record.offset for record in records] == [0, 1, 2, 3]
+    assert isinstance(records[0].value, UnreadableValue)
+    assert records[0].value.error
+    assert [record.value for record in records[1:]] == [b"1", b"2", b"3"]
+    assert [record.key for record in records[1:]] == [b"k1", b"k2", b"k0"]
+    assert position == 4
+
+
+@READERS
+def test_fields_before_the_wrong_one_are_kept(read: Reader) -> None:
+    """A record whose header alone is wrong keeps key, value and time, so that its dead letter can be replayed."""
+    (record, *_), _ = read(BROKEN_FIRST_RECORD["header name not UTF-8"])
+    assert (record.key, record.value.original, record.timestamp) == (b"k0", b"0", 1_000)
+    assert tuple(record.headers) == (("\\xff", b"v"),)
+
+
+@READERS
+@pytest.mark.parametrize("count", [5, 1, 0, -1], ids=["too many", "too few", "none", "negative"])
+def test_a_wrong_count_of_records_loses_none(read: Reader, count: int) -> None:
+    """The records that are there are read, and nothing is named that no offset is left for."""
+    records, position = read(with_count(build(), count) + build([b"3"], base_offset=3))
+    assert [(record.offset, record.value) for record in records] == [(0, b"0"), (1, b"1"), (2, b"2"), (3, b"3")]
+    assert position == 4
+
+
+@READERS
+def test_offsets_of_records_that_are_gone_are_named(read: Reader) -> None:
+    """A batch that ends after its first record has an unreadable one for each other that it counts."""
+    whole = build()
+    cut = bytearray(whole[: RECORDS_BEGIN + len(FIRST)])
+    struct.pack_into(">i", cut, 8, len(cut) - 12)
+    records, position = read(seal(cut))
+    assert [(record.offset, isinstance(record.value, UnreadableValue)) for record in records] == [(0, False), (1, True), (2, True)]
+    assert position == 3
+
+
+@READERS
+@pytest.mark.parametrize("codec", [1, 2, 3, 4, 5, 6, 7])
+def test_a_batch_that_does_not_decompress_is_named_record_by_record(read: Reader, codec: int) -> None:
+    """Payloads that are not what the codec says, and codecs that Kafka does not know."""
+    records, position = read(seal(with_byte(build(), ATTRIBUTES, codec)) + build([b"3"], base_offset=3))
+    assert [isinstance(record.value, UnreadableValue) for record in records] == [True, True, True, False]
+    assert position == 4
+
+
+@READERS
+def test_a_transaction_marker_that_does_not_parse_is_passed(read: Reader) -> None:
+    """Control batches hold no events: without records, or with a key that is none, they stop nothing."""
+    marker = with_count(with_byte(build([b"0"]), ATTRIBUTES, 0x30), 0)
+    broken = seal(with_byte(build([b"1"], base_offset=1), ATTRIBUTES, 0x30))
+    with_producer = [seal(batch[:43] + struct.pack(">q", 7) + batch[51:]) for batch in (marker, broken)]
+    records, position = read(b"".join(with_producer) + build([b"2"], base_offset=2))
+    assert [record.value for record in records] == [b"2"]
+    assert position == 3
+
+
+@READERS
+def test_a_corrupt_batch_ends_a_command_with_its_offset_and_what_to_do(read: Reader) -> None:
+    """Topic, partition, offset and the command are in the message; what came before it was read."""
+    with pytest.raises(IsthmusError, match=r"clicks-0.*offset 3.*isthmus topics skip clicks 0 3"):
+        read(build() + damage(build(base_offset=3)))
+    records, _ = read(build() + damage(build(base_offset=3)), RaiseAtCorruptBatch(lambda _: {("clicks", 0): Skip(1, 3, 5)}))
+    assert [record.offset for record in records] == [0, 1, 2, 3]
+    assert isinstance(records[3].value, UnreadableValue)
+
+
+def test_a_corrupt_batch_stops_its_partition_until_it_may_be_skipped() -> None:
+    """What stands before it is read; its position stays; the skip of another offset changes nothing."""
+    data = build() + damage(build([b"3", b"4"], base_offset=3)) + build([b"5"], base_offset=5)
+    policy = StoppedPartitions()
+    assert read_as_aiokafka(data, policy)[1] == 3
+    assert [batch.offset for batch in policy.batches()] == [3]
+    assert "clicks-0" in (policy.check() or "")
+    policy.allow({("clicks", 0): Skip(1, 2, 2)})
+    assert read_as_aiokafka(data, policy, position=3) == ([], 3)
+    policy.allow({("clicks", 0): Skip(1, 3, 4)})
+    records, position = read_as_aiokafka(data, policy, position=3)
+    assert [(record.offset, isinstance(record.value, UnreadableValue)) for record in records] == [(3, True), (5, False)]
+    assert "offsets 3 to 4" in records[0].value.error
+    assert position == 6
+    assert policy.check() is None
+
+
+def test_a_follower_goes_on_after_a_corrupt_batch() -> None:
+    """Catalogue and models are read as far as they are readable."""
+    records, _ = read_as_aiokafka(damage(build()) + build([b"3"], base_offset=3), SkipCorruptBatches())
+    assert [(record.offset, bytes(record.value)) for record in records] == [(0, b"\0"), (3, b"3")]
+
+
+@READERS
+@given(index=st.integers(ATTRIBUTES, len(build()) - 1), value=st.integers(0, 255))
+def test_no_byte_of_a_batch_stops_a_reader_or_moves_it_out_of_the_batch(read: Reader, index: int, value: int) -> None:
+    """Whatever byte is wrong, the next batch is read whole, no offset comes twice, and none lies beyond the batch."""
+    if 23 <= index <= 26:  # the last offset itself
+        return
+    records, position = read(seal(with_byte(build(), index, value)) + build([b"3"], base_offset=3))
+    offsets = [record.offset for record in records]
+    assert offsets == sorted(set(offsets))
+    assert (offsets[-1], records[-1].value, position) == (3, b"3", 4)
+
+
+@pytest.mark.parametrize("source", list(Source))
+def test_an_unreadable_value_is_rejected_with_its_own_reason(source: Source) -> None:
+    """Whatever decoder or field mapping the topic has; the dead letter of a whole value holds it."""
+    value = UnreadableValue.of("the name of a header is not UTF-8", original=b'{"user_id": "u"}')
+    for mapper in (None, lambda fields: fields):
+        rejection = parse(source, value, mapper)
+        assert rejection == Rejection(Reason.UNREADABLE, "the name of a header is not UTF-8")
+    assert isinstance(rejection, Rejection)
+    (record, *_), _ = read_as_aiokafka(BROKEN_FIRST_RECORD["header name not UTF-8"])
+    letter = _letter(record, rejection)
+    assert (letter.reason, letter.key, letter.original, letter.original_bytes) == ("unreadable", b"k0", b"0", 1)
+
+
+def test_a_dead_letter_of_a_value_that_is_not_whole_holds_none() -> None:
+    (record, *_), _ = read_as_aiokafka(BROKEN_FIRST_RECORD["value longer than the record"])
+    letter = _letter(record, Rejection(Reason.UNREADABLE, "error"))
+    assert (letter.key, letter.original, letter.original_bytes) == (b"k0", None, 0)
+
+
+def _letter(record: Any, rejection: Rejection) -> DeadLetter:
+    import msgspec
+
+    output = dead_letter(Coordinates("clicks", 1, 0, record.offset), record, rejection)
+    assert output.value is not None
+    return msgspec.json.decode(output.value, type=DeadLetter)
