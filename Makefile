@@ -23,7 +23,7 @@ lint: setup
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 
-test: setup-kafka lint ## everything that CI runs, in WORKERS processes; PYTEST="tests/unit -k gate" chooses
+test: setup-kafka lint ## everything that CI runs, in WORKERS processes (0: in one, for a debugger); PYTEST="tests/unit -k gate" selects tests
 	.venv/bin/python -m pytest --numprocesses $(WORKERS) --maxschedchunk 1 $(PYTEST)
 
 docs: setup ## writes the generated reference pages and the AsyncAPI document, then builds the site into build/site
