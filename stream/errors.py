@@ -1,5 +1,5 @@
-"""The one error that a person sees: what is wrong and what to do next."""
+"""The root of all errors that a user can do something about: the message says what is wrong and what to do next."""
 
 
 class IsthmusError(Exception):
-    """Wrong use or surroundings, not a bug: the command line prints the message without a traceback and exits with 2."""
+    """Wrong use or surroundings, not a bug. The command line prints the message without a traceback and exits with 2."""

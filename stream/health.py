@@ -1,6 +1,6 @@
-"""What a process says of its health: live (else it is to be restarted) and ready (else it is not to be relied on yet).
+"""The health of a process: whether it is live (if not, restart it) and whether it is ready (if not, do not rely on it yet).
 
-Each is a set of checks that say what is wrong, or None. Nothing here knows Kafka or Faust; time is an argument.
+Each is a set of checks that return what is wrong, or None. Nothing here knows Kafka or Faust; time is an argument.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ NOT_ASSIGNED: Final = "none are assigned yet"
 
 @dataclass
 class Health:
-    """Checks by name. They are called from another thread: they read, and change nothing."""
+    """Checks by name. They are called from another thread, so they must only read."""
 
     live: dict[str, Check] = field(default_factory=dict)
     ready: dict[str, Check] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Health:
 
 
 class Beat:
-    """A loop that must come round: `beat` in the loop, `check` from outside. Times in seconds of one monotonic clock."""
+    """Detects a blocked loop: the loop calls `beat`, another thread calls `check`. `clock` is monotonic, in seconds."""
 
     def __init__(self, silent_s: float, clock: Callable[[], float]) -> None:
         self._silent_s = silent_s
@@ -38,7 +38,7 @@ class Beat:
 
     def check(self) -> str | None:
         age_s = self._clock() - self._last
-        return None if age_s <= self._silent_s else f"has not come round for {age_s:.0f} s"
+        return None if age_s <= self._silent_s else f"has been blocked for {age_s:.0f} s"
 
     async def keep_beating(self) -> None:
         while True:
@@ -46,18 +46,23 @@ class Beat:
             await asyncio.sleep(1.0)
 
 
-class Place(NamedTuple):
-    """Where a partition stands: the committed offset as the broker knows it, and whether there is work beyond it."""
+class PartitionProgress(NamedTuple):
+    """The progress of a partition.
+
+    Attributes:
+        committed: The committed offset, as the broker knows it.
+        behind: Whether there is work beyond it.
+    """
 
     committed: int
     behind: bool
 
 
 class Stalls:
-    """Tells partitions whose committed offset stands still for `stalled_s` although there is work.
+    """Finds partitions that have work and whose committed offset has not moved for `stalled_s` seconds.
 
-    Only an unbroken row of observations counts, at most `every_s` apart: while the broker is away, or tables are restored, nothing
-    can be committed and a restart would not help.
+    Only an unbroken series of observations counts, at most `every_s` seconds apart: while the broker is away, or tables are
+    restored, nothing can be committed, and a restart would not help.
     """
 
     def __init__(self, stalled_s: float, every_s: float) -> None:
@@ -67,11 +72,13 @@ class Stalls:
         self._observed_at: float | None = None
         self._stalled: tuple[str, ...] = ()
 
-    def observe(self, now_s: float, places: Mapping[str, Place]) -> None:
+    def observe(self, now_s: float, partitions: Mapping[str, PartitionProgress]) -> None:
         if self._observed_at is None or now_s - self._observed_at > self._every_s:
             self._since.clear()
         self._observed_at = now_s
-        self._since = {name: self._row(name, place, now_s) for name, place in places.items() if place.behind}
+        self._since = {
+            name: self._unmoved_since(name, partition, now_s) for name, partition in partitions.items() if partition.behind
+        }
         self._stalled = tuple(self._late(now_s))
 
     def forget(self) -> None:
@@ -79,17 +86,17 @@ class Stalls:
         self._observed_at, self._stalled = None, ()
 
     def stalled(self) -> tuple[str, ...]:
-        """The partitions that stand still, as of the last observation."""
+        """The stalled partitions, as of the last observation."""
         return self._stalled
 
     def check(self) -> str | None:
         if not self._stalled:
             return None
-        return f"committed offsets of {', '.join(self._stalled)} stand still for {self._stalled_s:.0f} s although there is work"
+        return f"committed offsets of {', '.join(self._stalled)} have not moved for {self._stalled_s:.0f} s although there is work"
 
-    def _row(self, name: str, place: Place, now_s: float) -> tuple[int, float]:
+    def _unmoved_since(self, name: str, partition: PartitionProgress, now_s: float) -> tuple[int, float]:
         committed, since_s = self._since.get(name, (-1, now_s))
-        return (committed, since_s) if committed == place.committed else (place.committed, now_s)
+        return (committed, since_s) if committed == partition.committed else (partition.committed, now_s)
 
     def _late(self, now_s: float) -> Iterable[str]:
         return (name for name, (_, since_s) in self._since.items() if now_s - since_s >= self._stalled_s)

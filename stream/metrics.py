@@ -1,6 +1,6 @@
 """Every Prometheus metric, declared once. The step's counts (`stream.core.outputs.Outcome.counts`) find their counter by name here.
 
-Names begin with `isthmus_`. Rates are for the query to make, over all workers.
+Names begin with `isthmus_`. Rates are computed by queries, over all workers.
 """
 
 from __future__ import annotations
@@ -28,8 +28,16 @@ AnyCount = TypeVar("AnyCount", bound=tuple[str, ...])
 
 
 class Declared(NamedTuple):
-    """One metric. A histogram `by_batch` takes whole batches of observations (`Ages`). `from_start` are values of its labels that
-    stand at 0 from the start: the first value of a series that is born later is no increase to Prometheus.
+    """One metric.
+
+    Attributes:
+        kind: Its Prometheus type.
+        text: Its help text.
+        labels: The names of its labels.
+        buckets: The upper bounds of a histogram.
+        by_batch: Whether it is a histogram that takes whole batches of observations (`Ages`).
+        from_start: Values of its labels that are exported as 0 from the start: Prometheus does not count the first value of a
+            series that appears later as an increase.
     """
 
     kind: type[Counter | Gauge | Histogram]
@@ -48,7 +56,7 @@ _JUDGED: Final = ("model_version", "type", "fallback")
 DECLARED: Final[dict[str, Declared]] = {
     "events": Declared(
         Counter,
-        "events in, by what became of them",
+        "events read, by outcome",
         ("source", "outcome"),
         from_start=tuple(product(Source, ("applied", "dead_letter"))),
     ),
@@ -56,40 +64,47 @@ DECLARED: Final[dict[str, Declared]] = {
     "late": Declared(
         Counter, "events older than the newest of their user, within or beyond the allowed lateness", ("source", "extent")
     ),
-    "recommendations": Declared(Counter, "lists sent, and suppressed because nothing had changed", ("outcome",)),
-    "examples": Declared(Counter, "training examples: first, made again (revision), erased", ("kind",)),
-    "purchases_without_interactions": Declared(Counter, "purchases that gave no example, for nothing came before them"),
-    "beyond_bounds": Declared(Counter, "late events whose place had left the bounded state", ("kind",)),
-    "foreign_text_model": Declared(Counter, "calls encoded by another text model than the served model's"),
-    "epoch_changes": Declared(Counter, "users' first events of a recreated topic", ("source",)),
-    "purchases": Declared(Counter, "purchases, by the list sent last before them (unserved: none)", _JUDGED),
-    "hits": Declared(Counter, "purchases with an item among the list's first three", _JUDGED),
+    "recommendations": Declared(Counter, "lists that were sent, or suppressed because nothing had changed", ("outcome",)),
+    "examples": Declared(Counter, "training examples: first, revised, erased", ("kind",)),
+    "purchases_without_interactions": Declared(Counter, "purchases without an example, because no interaction came before them"),
+    "beyond_bounds": Declared(Counter, "late events whose position in the history was no longer kept", ("kind",)),
+    "foreign_text_model": Declared(Counter, "calls encoded with another text model than the served model needs"),
+    "epoch_changes": Declared(Counter, "first events of users in a recreated topic", ("source",)),
+    "purchases": Declared(Counter, "purchases, by the last list sent before them (unserved: none was sent)", _JUDGED),
+    "hits": Declared(Counter, "purchases with an item among the first three of the list", _JUDGED),
     "popularity_hits": Declared(
-        Counter, "the same purchases with an item among popularity's first three, under the same filter", _JUDGED
+        Counter, "purchases with an item among the first three by popularity, with the same post filter", _JUDGED
     ),
-    "batch_records": Declared(Histogram, "records of a batch", ("source",), _COUNTS),
-    "stage_seconds": Declared(Histogram, "step and send of batches handled together, finish of each", ("stage",), _SECONDS),
-    "age_from_event_seconds": Declared(Histogram, "from event time to acknowledged recommendation", (), _AGES, by_batch=True),
-    "age_from_broker_seconds": Declared(Histogram, "from broker time to acknowledged recommendation", (), _SECONDS, by_batch=True),
+    "batch_records": Declared(Histogram, "records in a batch", ("source",), _COUNTS),
+    "stage_seconds": Declared(
+        Histogram, "time of a stage: step and send per group of batches handled together, finish per batch", ("stage",), _SECONDS
+    ),
+    "age_from_event_seconds": Declared(
+        Histogram, "time from the event to the acknowledged recommendation", (), _AGES, by_batch=True
+    ),
+    "age_from_broker_seconds": Declared(
+        Histogram, "time from the record's Kafka timestamp to the acknowledged recommendation", (), _SECONDS, by_batch=True
+    ),
     "late_batches": Declared(
         Counter,
-        "batches held for want of a heartbeat within the session timeout, dropped because their partition had gone, or fenced off",
+        "batches held because no heartbeat was answered within the session timeout, dropped because their partition was revoked, "
+        "or fenced by the broker",
         ("outcome",),
     ),
     "late_records": Declared(
-        Counter, "changelog records left out at recovery, for a worker that had lost the partition wrote them"
+        Counter, "changelog records skipped at recovery because a worker wrote them after it had lost the partition"
     ),
     "users": Declared(Gauge, "users in this worker's state"),
     "committed_offset": Declared(Gauge, "committed offset", ("topic", "partition")),
-    "end_offset": Declared(Gauge, "end offset; less the committed one: the lag", ("topic", "partition")),
+    "end_offset": Declared(Gauge, "end offset; minus the committed offset, it is the lag", ("topic", "partition")),
     "model_info": Declared(Gauge, "1 for the served model version", ("name", "version")),
-    "model_published_timestamp_seconds": Declared(Gauge, "when the served model was published; its age is time() less this"),
-    "model_swaps": Declared(Counter, "model versions taken into service"),
+    "model_published_timestamp_seconds": Declared(Gauge, "when the served model was published; its age is time() minus this"),
+    "model_swaps": Declared(Counter, "model versions that began to be served"),
     "model_refusals": Declared(Counter, "announced model versions that this worker refused", ("reason",)),
     "catalogue_items": Declared(Gauge, "items in the catalogue"),
-    "live": Declared(Gauge, "1 while /livez says so: the event loop comes round, and no partition is stalled"),
-    "ready": Declared(Gauge, "1 while /readyz says so: partitions are assigned, tables restored, catalogue and models followed"),
-    "stalled_partitions": Declared(Gauge, "partitions whose committed offset stands still although there is work"),
+    "live": Declared(Gauge, "1 while /livez returns 200: the event loop is not blocked and no partition is stalled"),
+    "ready": Declared(Gauge, "1 while /readyz returns 200: partitions are assigned, tables restored, catalogue and models read"),
+    "stalled_partitions": Declared(Gauge, "partitions that have work and whose committed offset does not move"),
     "stopped_partitions": Declared(Gauge, "partitions that stopped at a batch whose checksum fails"),
     "unreadable_records": Declared(
         Counter,
@@ -97,14 +112,14 @@ DECLARED: Final[dict[str, Declared]] = {
         ("topic",),
         from_start=(("items",), ("models",)),
     ),
-    "encoder_transcripts": Declared(Counter, "transcripts in, by outcome", ("outcome",)),
+    "encoder_transcripts": Declared(Counter, "transcripts read, by outcome", ("outcome",)),
     "encoder_sentences": Declared(Counter, "sentences encoded"),
     "encoder_seconds": Declared(Histogram, "time to encode a batch", (), _SECONDS),
 }
 
 
 class Ages:
-    """A histogram that takes a whole batch at once: one observation each would cost more than folding an event."""
+    """A histogram that takes a whole batch at once: a call per observation would cost more than folding an event."""
 
     def __init__(self, name: str, declared: Declared, registry: CollectorRegistry) -> None:
         self._name = name
@@ -115,8 +130,8 @@ class Ages:
         registry.register(self)
 
     def observe_many(self, seconds: NDArray[np.float64]) -> None:
-        places = np.searchsorted(self._bounds, seconds)
-        self._counts += np.bincount(places, minlength=len(self._counts))
+        buckets = np.searchsorted(self._bounds, seconds)
+        self._counts += np.bincount(buckets, minlength=len(self._counts))
         self._sum += float(seconds.sum())
 
     def collect(self) -> Iterable[Metric]:
@@ -172,7 +187,7 @@ class Metrics:
         return self._ages[name]
 
     def clear(self, name: str) -> None:
-        """Forgets all label values: of partitions that went to another worker, of a model that is no longer served."""
+        """Removes all label values, such as those of partitions that another worker has taken over, or of a replaced model."""
         self._all[name].clear()
 
     def total(self, name: str, *labels: str) -> float:
@@ -189,11 +204,11 @@ class Metrics:
         Raises:
             IsthmusError: the port is taken.
         """
-        told = health or Health()
-        self.gauge("live").set_function(lambda: float(not Health.wrong(told.live)))
-        self.gauge("ready").set_function(lambda: float(not Health.wrong(told.ready)))
+        checks = health or Health()
+        self.gauge("live").set_function(lambda: float(not Health.wrong(checks.live)))
+        self.gauge("ready").set_function(lambda: float(not Health.wrong(checks.ready)))
         try:
-            server = make_server("", port, _pages(self.registry, told), _Server, _Silent)
+            server = make_server("", port, _pages(self.registry, checks), _Server, _Silent)
         except OSError as error:
             raise IsthmusError(f"port {port} is taken: choose another with --metrics-port, or the setting metrics_port") from error
         thread = Thread(target=server.serve_forever, daemon=True, name="metrics")

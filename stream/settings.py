@@ -1,6 +1,7 @@
-"""Every setting, declared once: `isthmus.toml` in the working directory (or ISTHMUS_CONFIG), then ISTHMUS_* variables, which win.
+"""Every setting, declared once. Values come from `isthmus.toml` in the working directory (or ISTHMUS_CONFIG), and from ISTHMUS_*
+variables, which win over the file.
 
-`ISTHMUS_KAFKA__BOOTSTRAP` is `bootstrap` of section `[kafka]`. Read once, by the command line; nothing else knows the environment.
+`ISTHMUS_KAFKA__BOOTSTRAP` is `bootstrap` of section `[kafka]`. Only the command line reads them, once.
 """
 
 import os
@@ -24,7 +25,7 @@ class Section(BaseModel):
 
 class KafkaSettings(Section):
     bootstrap: str = Field("127.0.0.1:9092", description="host:port of one or more brokers, comma-separated")
-    dev: bool = Field(False, description="one broker only: topics get replication 1")
+    dev: bool = Field(False, description="whether there is only one broker: topics get replication 1")
 
 
 if TYPE_CHECKING:  # mypy cannot see the fields of a created model
@@ -42,7 +43,11 @@ if TYPE_CHECKING:  # mypy cannot see the fields of a created model
         """Read through `MappingSettings.of`."""
 else:
     _MAPPING = Field(default_factory=dict, description="our field = JMESPath expression over the producer's JSON")
-    _InputNames = create_model("_InputNames", __base__=Section, **{row.role: (str, row.default_name) for row in INPUTS})
+
+    def _name(row: Any) -> Any:
+        return Field(row.default_name, description=f"input topic of {row.role.replace('_', ' ')}")
+
+    _InputNames = create_model("_InputNames", __base__=Section, **{row.role: (str, _name(row)) for row in INPUTS})
     _InputMappings = create_model(
         "_InputMappings", __base__=Section, **{row.role: (dict[str, str], _MAPPING) for row in INPUTS if not row.is_derived}
     )
@@ -51,13 +56,15 @@ else:
 class TopicSettings(_InputNames):
     """Topic names: those of the inputs (`stream.core.events.INPUTS`), then the others."""
 
-    items: str = "items"
-    models: str = "models"
-    recommendations: str = "recommendations"
-    training_examples: str = "training-examples"
-    dead_letters: str = "dead-letters"
-    replayed: str = Field("replayed-dead-letters", description="what `isthmus dead-letters replay` has sent again")
-    partitions: int = Field(8, ge=1, le=1024, description="of every topic keyed by user; cannot be changed later")
+    items: str = Field("items", description="topic of the catalogue: items by item id")
+    models: str = Field("models", description="topic of announcements: the model version in each role")
+    recommendations: str = Field("recommendations", description="topic of the newest list of each user")
+    training_examples: str = Field("training-examples", description="topic of the newest training example of each purchase")
+    dead_letters: str = Field("dead-letters", description="topic of events that could not be used")
+    replayed: str = Field(
+        "replayed-dead-letters", description="topic of the dead letters that `isthmus dead-letters replay` has sent"
+    )
+    partitions: int = Field(8, ge=1, le=1024, description="partitions of every topic keyed by user; cannot be changed later")
 
     def name_of(self, role: str) -> str:
         """The topic that plays a role, by the name of its setting."""
@@ -66,21 +73,22 @@ class TopicSettings(_InputNames):
 
 
 class StepSettings(Section):
-    list_length: int = Field(5, ge=1, le=100, description="items on a recommendation")
+    list_length: int = Field(5, ge=1, le=100, description="items in a recommendation")
     reserve_length: int | None = Field(
         None, ge=0, le=200, description="items below the list, for readers that must replace a withdrawn one; none: 2 list_length"
     )
     session_gap_s: int = Field(1_800, ge=1, description="a session ends after this long without a click")
     max_ahead_s: int = Field(300, ge=0, description="an event further ahead of its Kafka timestamp is a dead letter")
-    allowed_lateness_s: int = Field(86_400, ge=0, description="later events are counted as beyond")
+    allowed_lateness_s: int = Field(86_400, ge=0, description="events later than this are counted as beyond the allowed lateness")
     marker_retention_s: int = Field(
         3_196_800,
         ge=0,
         description="how long an erasure keeps old events out: the retention of the inputs and of dead letters together",
     )
-    explain: bool = Field(False, description="adds `because` to each recommendation, at the price of encoding histories again")
+    explain: bool = Field(False, description="whether recommendations have `because`; costs additional encodings of the history")
     erasure_key: SecretStr = Field(
-        SecretStr("isthmus"), description="hides whose an erasure marker is; 1 to 64 bytes; set your own"
+        SecretStr("isthmus"),
+        description="secret key of the hash that hides the user of an erasure marker; 1 to 64 bytes; set your own",
     )
 
 
@@ -88,7 +96,7 @@ class MappingSettings(_InputMappings):
     """Field mappings of the inputs that come from other producers, by role."""
 
     def of(self, role: str) -> dict[str, str]:
-        """The field mapping of an input topic; empty where its producer uses our field names."""
+        """Returns the field mapping of an input topic; empty if its producer uses our field names."""
         fields: dict[str, str] = getattr(self, role)
         return fields
 
@@ -96,67 +104,74 @@ class MappingSettings(_InputMappings):
 class DeliverySettings(Section):
     guarantee: Guarantee = Field(
         "at_least_once",
-        description="at_least_once: a list may be sent twice, with the same id; exactly_once: in one Kafka transaction with its "
-        "state and offset, for consumers that read committed records only",
+        description="at_least_once: a list may be sent twice, with the same id; exactly_once: a list is sent in one Kafka "
+        "transaction with its state and offset, for consumers that read committed records only",
     )
     session_timeout_s: float = Field(
-        30, ge=1, le=300, description="after so long without a heartbeat a worker's or encoder's partitions go to others"
+        30, ge=1, le=300, description="after this long without a heartbeat, the partitions of a worker or encoder go to others"
     )
 
 
 class WorkerSettings(Section):
-    name: str = Field("worker-1", description="stable name: of the state directory and of static membership")
-    state_dir: Path = Field(CACHE / "state", description="RocksDB tables")
-    metrics_port: int = Field(9101, ge=0, le=65_535, description="Prometheus; 0 chooses a free one")
-    batch_records: int = Field(1_000, ge=1, le=10_000, description="most records of one batch")
+    name: str = Field("worker-1", description="stable name of this process, for the state directory and static membership")
+    state_dir: Path = Field(CACHE / "state", description="folder of the RocksDB tables")
+    metrics_port: int = Field(9101, ge=0, le=65_535, description="port of metrics and health; 0 chooses a free one")
+    batch_records: int = Field(1_000, ge=1, le=10_000, description="largest number of records in a batch")
     in_flight: int = Field(6, ge=1, le=64, description="batches of one partition number that may be unacknowledged")
     static_membership: bool = Field(
-        True, description="a restarted worker takes its partitions back at once; off where workers scale down"
+        True, description="whether a restarted worker gets its partitions back at once; turn it off where workers scale down"
     )
 
 
 class EncoderSettings(Section):
     name: str = Field("encoder-1", description="stable name of this process")
-    metrics_port: int = Field(9102, ge=0, le=65_535, description="Prometheus; 0 chooses a free one")
-    text_model: Path | None = Field(None, description="text model folder; none: the packaged one, as imported by set-up")
+    metrics_port: int = Field(9102, ge=0, le=65_535, description="port of metrics and health; 0 chooses a free one")
+    text_model: Path | None = Field(None, description="text model folder; unset: the packaged one, as imported by set-up")
     batch_sentences: int = Field(
-        32, ge=1, le=1_024, description="sentences per run of the network (an int8 encoder's are run alone)"
+        32, ge=1, le=1_024, description="sentences per run of the network; an int8 encoder always runs one"
     )
-    cached_sentences: int = Field(20_000, ge=0, description="vectors of the sentences used last are kept: about 2 kB each; 0: none")
-    threads: int = Field(1, ge=1, le=64)
+    cached_sentences: int = Field(
+        20_000, ge=0, description="how many of the last used sentences keep their vectors in memory: about 2 kB each; 0: none"
+    )
+    threads: int = Field(1, ge=1, le=64, description="threads that encode one batch")
 
 
 class DeadLetterSettings(Section):
     stop_share: float = Field(
-        0.5, gt=0, le=1, description="worker and encoder stop when more of a topic's last records are dead letters; 1: never"
+        0.5,
+        gt=0,
+        le=1,
+        description="worker and encoder stop when more than this share of a topic's last records are dead letters; 1: never",
     )
-    window_records: int = Field(1_000, ge=1, description="over at least so many records")
+    window_records: int = Field(1_000, ge=1, description="the share is taken over at least this many records")
 
 
 class HealthSettings(Section):
     stalled_s: int = Field(
-        300, ge=10, description="/livez fails when a partition's committed offset stands still so long although there is work"
+        300, ge=10, description="/livez fails when a partition has work and its committed offset has not moved for this long"
     )
-    silent_s: int = Field(30, ge=5, description="/livez fails when the event loop has not come round for so long")
+    silent_s: int = Field(30, ge=5, description="/livez fails when the event loop has been blocked for this many seconds")
 
 
 class RegistrySettings(Section):
     uri: str = Field(f"sqlite:///{CACHE / 'registry' / 'mlflow.db'}", description="MLflow: a SQLite file, or a server's URL")
-    folder: Path = Field(CACHE / "registry" / "models", description="model folders; workers must be able to read it")
+    folder: Path = Field(CACHE / "registry" / "models", description="folder of the model versions; workers must be able to read it")
 
 
 class TrainingSettings(Section):
-    margin: float = Field(0.01, ge=0, description="how much worse in MAP@3 the same configuration may be on fresher data")
+    margin: float = Field(
+        0.01, ge=0, description="how much lower the MAP@3 of the champion's configuration may be after training on fresher data"
+    )
     min_judged: int = Field(200, ge=1, description="fresh purchase events that the gate needs")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="seed of training")
 
 
 class Settings(BaseSettings):
-    """All sections. Every one has defaults that run on one machine."""
+    """All sections. The defaults run on one machine."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="ISTHMUS_", env_nested_delimiter="__")
 
-    cache_dir: Path = Field(CACHE, description="text models and other files that can be made again")
+    cache_dir: Path = Field(CACHE, description="folder of text models and other files that can be rebuilt")
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()
     step: StepSettings = StepSettings()
@@ -193,10 +208,10 @@ def config_file() -> Path:
 
 
 def load(**sections: Any) -> Settings:
-    """The settings; what the command line gives (by section) wins.
+    """Reads the settings; values in `sections` win over file and environment.
 
     Raises:
-        IsthmusError: a value is wrong; the message names it, its variable and what was expected.
+        IsthmusError: a value is invalid; the message names the setting, its variable and what was expected.
     """
     try:
         return Settings(**sections)
@@ -218,7 +233,7 @@ def with_changes(settings: Settings, section: str, **changes: object) -> Setting
 
 
 def leaves(settings: Settings) -> list[tuple[str, str, str]]:
-    """(dotted name, value as text, origin) of every setting; secrets hidden."""
+    """Returns (dotted name, value as text, origin) of every setting, with secrets hidden."""
     environment = {name.upper() for name in os.environ}
     file = tomllib.loads(config_file().read_text()) if config_file().exists() else {}
     rows = []

@@ -1,4 +1,4 @@
-"""`isthmus dataset`: data sets in the paper's layout: checked, described, made of public corpora, and the synthetic world."""
+"""`isthmus dataset`: data sets in the paper's layout: check, describe, import public corpora, synthesize."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,7 +28,7 @@ def synthesize(
     check: Annotated[
         bool, typer.Option(help="compare the tables with the calibration; exit code 1 where one differs too much")
     ] = False,
-    force: Annotated[bool, typer.Option(help="overwrite what an earlier run left in the folders")] = False,
+    force: Annotated[bool, typer.Option(help="overwrite the contents of the folders")] = False,
 ) -> None:
     """Write a synthetic world: invented insurance customers with planted tastes, who do not react to recommendations.
 
@@ -58,9 +58,9 @@ def synthesize(
 @app.command()
 def validate(
     folder: Annotated[Path, typer.Argument(help="tables in the paper's layout")],
-    most: Annotated[int, typer.Option(min=1, help="stop after so many problems")] = 20,
+    most: Annotated[int, typer.Option(min=1, help="stop after this many problems")] = 20,
 ) -> None:
-    """Say what a folder of tables holds, or what is wrong with it: file, row and reason of every problem up to a bound.
+    """Print what a folder of tables holds, or what is wrong with it: file, row and reason of every problem, up to a limit.
 
     Exit codes: 0 usable, 1 problems (printed on standard error) or too few purchase events to train on, 2 wrong use.
 
@@ -108,7 +108,7 @@ def import_(
     folder: Annotated[Path, typer.Argument(help="its files as published: dialogues_*.json and schema.json, gzipped or not")],
     out: Annotated[Path, typer.Option(help="folder for the tables")],
     seed: Annotated[int, typer.Option(min=0, help="the same seed and files give the same rows")] = 0,
-    force: Annotated[bool, typer.Option(help="overwrite what an earlier run left in the folder")] = False,
+    force: Annotated[bool, typer.Option(help="overwrite the contents of the folder")] = False,
 ) -> None:
     """Make tables in the paper's layout of a public corpus. An item is a transaction that succeeded; a moment is drawn in each
     dialogue; each exchange before it is seen as text (a conversation) or as the assistant's logged acts (a session).
@@ -123,7 +123,7 @@ def import_(
     from training.datasets.sgd import write_sgd
 
     if corpus != "sgd":
-        raise IsthmusError(f"{corpus} is no corpus that can be imported: sgd is")
+        raise IsthmusError(f"{corpus} is not a corpus that can be imported: choose sgd")
     _refuse_to_overwrite(out, force=force)
     with progress_bar("files read", 1, every=1) as show:
         events = write_sgd(folder, out, seed, progress=show)
@@ -131,7 +131,7 @@ def import_(
 
 
 def _verdict(events: int) -> None:
-    """What so many purchase events with interactions are enough for."""
+    """Prints what this number of purchase events with interactions is enough for."""
     from training.evaluation.benchmark import MIN_TEST
     from training.split import MIN_EXAMPLES, split
 

@@ -1,4 +1,4 @@
-"""`isthmus dead-letters`: what could not be used, why, and sending it again once the cause is mended."""
+"""`isthmus dead-letters`: events that could not be used, and their replay once the cause is fixed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ REFUSED: Final = 3
 Bootstrap = Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")]
 ByReason = Annotated[str | None, typer.Option("--reason", help="only this reason: mapping, invalid, poison ...")]
 ByTopic = Annotated[str | None, typer.Option("--topic", help="only this origin topic")]
-Since = Annotated[str | None, typer.Option(help="only events at the broker since: 2h, 30m, 7d ago, or an RFC 3339 time")]
-Until = Annotated[str | None, typer.Option(help="only events at the broker before: as --since")]
+Since = Annotated[str | None, typer.Option(help="only events that reached the broker since 2h, 30m, 7d ago, or an RFC 3339 time")]
+Until = Annotated[str | None, typer.Option(help="only events that reached the broker before this time, as in --since")]
 
 
 @app.command("list")
@@ -32,7 +32,7 @@ def list_(
     json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
     bootstrap: Bootstrap = None,
 ) -> None:
-    """All dead letters with time, reason, coordinates and error; neither keys nor originals: those are personal data.
+    """List dead letters with time, reason, coordinates and error, without keys and originals, which are personal data.
 
     Example: isthmus dead-letters list --reason mapping --since 2h
     """
@@ -68,7 +68,7 @@ def list_(
 def show(
     coordinates: Annotated[str, typer.Argument(help="topic/epoch/partition/offset, as list prints it")], bootstrap: Bootstrap = None
 ) -> None:
-    """One dead letter whole, with its original: personal data. A transcript is read from its origin, while that holds it.
+    """Show one dead letter with its original, which is personal data. A transcript is read from its topic, while that keeps it.
 
     Example: isthmus dead-letters show web-clicks/4611686018427387904/3/17
     """
@@ -99,19 +99,19 @@ def show(
 
 @app.command()
 def replay(
-    coordinates: Annotated[list[str] | None, typer.Argument(help="topic/epoch/partition/offset of some; none: see --all")] = None,
+    coordinates: Annotated[list[str] | None, typer.Argument(help="topic/epoch/partition/offset of single dead letters")] = None,
     reason: ByReason = None,
     topic: ByTopic = None,
     since: Since = None,
     until: Until = None,
-    every: Annotated[bool, typer.Option("--all", help="without any filter: all dead letters")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, send nothing")] = False,
+    every: Annotated[bool, typer.Option("--all", help="all dead letters, without any filter")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be done, send nothing")] = False,
     bootstrap: Bootstrap = None,
 ) -> None:
-    """Send originals into their origin topics again, each once: what was replayed is remembered, and skipped the next time.
+    """Send originals to their topics again, each once: what was replayed is recorded, and skipped the next time.
 
-    Key and headers stay; the header isthmus_replayed_from names the dead letter. What fails again becomes a dead letter of its own.
-    One replay at a time. Exit code 3: some were refused (the reason is printed), the others are replayed.
+    Key and headers stay; the header isthmus_replayed_from names the dead letter. An event that fails again becomes a new dead
+    letter. Run one replay at a time. Exit code 3: some were refused (the reason is printed), the others are replayed.
 
     Example: isthmus dead-letters replay --reason mapping --since 2h --dry-run
     """
@@ -121,7 +121,7 @@ def replay(
     from stream.kafka.cluster.topic_reader import open_topic_reader
 
     if not (every or coordinates or reason or topic or since or until):
-        raise IsthmusError("say which: coordinates, --reason, --topic, --since, --until, or --all")
+        raise IsthmusError("choose dead letters by coordinates, --reason, --topic, --since, --until, or --all")
     settings = settings_with(bootstrap)
     with open_topic_reader(settings.kafka.bootstrap) as found:
         letters = list(read_dead_letters(found, settings.topics.dead_letters, _wanted(reason, topic, since, until, coordinates)))
@@ -146,7 +146,7 @@ def _wanted(
     from stream.kafka.cluster.dead_letter_replay import DeadLetterFilter
 
     if reason is not None and reason not in list(Reason):
-        raise IsthmusError(f"{reason!r} is no reason: one of {', '.join(Reason)}")
+        raise IsthmusError(f"{reason!r} is not a reason: choose one of {', '.join(Reason)}")
     now_ms = time.time_ns() // 1_000_000
     start, end = (None if text is None else parse_moment_ms(text, now_ms) for text in (since, until))
     return DeadLetterFilter(reason, topic, start, end, None if not coordinates else frozenset(coordinates))

@@ -10,17 +10,19 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def demo(
-    seconds: Annotated[float | None, typer.Option(help="end by itself after so long, with a summary", min=1)] = None,
-    kafka: Annotated[bool, typer.Option(help="on a real local broker, with encoder, two workers and trainer as processes")] = False,
-    bootstrap: Annotated[str | None, typer.Option(help="with --kafka: this broker instead of one of our own")] = None,
+    seconds: Annotated[float | None, typer.Option(help="end after this many seconds, with a summary", min=1)] = None,
+    kafka: Annotated[
+        bool, typer.Option(help="run on a local Kafka broker, with encoder, two workers and trainer as processes")
+    ] = False,
+    bootstrap: Annotated[str | None, typer.Option(help="with --kafka: use this broker instead of a local one")] = None,
     summary: Annotated[Path | None, typer.Option(help="write the summary as JSON")] = None,
-    data: Annotated[Path | None, typer.Option(help="without --kafka: keep log, tables and models here")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="of the users; default: others each time")] = None,
+    data: Annotated[Path | None, typer.Option(help="without --kafka: keep log, tables and models in this folder")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="seed of the users; default: random")] = None,
     metrics_port: Annotated[int, typer.Option(help="Prometheus port; 0 chooses a free one")] = 0,
 ) -> None:
-    """Clicks and calls of synthetic users in, recommendations out, a model trained on their purchases and swapped in while it runs.
+    """Run the whole system with live synthetic users; a model is trained on their purchases and swapped in meanwhile.
 
-    The users are invented and do not react to what is recommended. Ctrl-C ends it with a summary.
+    The users are invented and do not react to recommendations. Ctrl-C ends the demo with a summary.
 
     Example: isthmus demo --seconds 90
     """

@@ -15,9 +15,9 @@ def encoder(
         int | None, typer.Option(help="Prometheus port, 0 chooses one; default: setting encoder.metrics_port")
     ] = None,
 ) -> None:
-    """Encode call transcripts; the text goes no further than this process.
+    """Encode call transcripts into vectors and keywords. Text does not leave this process.
 
-    Several encoders with different names share the partitions. SIGTERM finishes what is in flight and commits.
+    Several encoders with different names share the partitions. On SIGTERM, batches in flight are finished and committed.
 
     Example: isthmus encoder --bootstrap localhost:9092
     """

@@ -1,4 +1,4 @@
-"""`isthmus erase`: users who wish to be forgotten."""
+"""`isthmus erase`: erase users."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def erase(
     users: Annotated[list[str], typer.Argument(help="user ids")],
-    at: Annotated[
-        str | None, typer.Option(help="forget what happened up to: 2h, 7d ago, or an RFC 3339 time; default: now")
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    at: Annotated[str | None, typer.Option(help="erase what happened up to 2h, 7d ago, or an RFC 3339 time; default: now")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask for confirmation")] = False,
     bootstrap: Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")] = None,
 ) -> None:
-    """Forget users: state, list and training examples go as soon as a worker reads it, and events up to then stay out.
+    """Erase users: a worker removes state, list and training examples, and ignores events up to that time from then on.
 
     It cannot be undone. The raw events remain in the input topics, and those that could not be used in the dead letters, until
     their retention ends: `isthmus topics` sets it.
@@ -41,7 +39,7 @@ def erase(
     now_ms = time.time_ns() // 1_000_000
     until_ms = now_ms if at is None else parse_moment_ms(at, now_ms)
     if until_ms > now_ms:
-        raise IsthmusError("what has not happened yet cannot be forgotten: --at must not lie in the future")
+        raise IsthmusError("--at must not lie in the future: what has not happened yet cannot be erased")
     for user in users:
         if not 1 <= len(user.encode()) <= limits.USER_ID_BYTES:
             raise IsthmusError(f"a user id has 1 to {limits.USER_ID_BYTES} bytes")

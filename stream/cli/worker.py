@@ -15,9 +15,9 @@ def worker(
         int | None, typer.Option(help="Prometheus port, 0 chooses one; default: setting worker.metrics_port")
     ] = None,
 ) -> None:
-    """Fold clicks, calls, purchases, eligibility and erasures into users' states and recommend.
+    """Fold clicks, calls, purchases, eligibility and erasures into users' states, and send recommendations.
 
-    Several workers with different names share the partitions. SIGTERM finishes what is in flight and commits.
+    Several workers with different names share the partitions. On SIGTERM, batches in flight are finished and committed.
 
     Example: isthmus worker --bootstrap localhost:9092 --name worker-1
     """

@@ -1,4 +1,4 @@
-"""A bar on standard error for long work."""
+"""A progress bar on standard error for long work."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress_bar(name: str, total: int, every: int = 500) -> Iterator[Callable[..., None]]:
-    """Hears how many are done, and of how many where `total` was not known before; draws at every 500th."""
+    """Yields a function that takes how many are done, and the total if it was not known before. It redraws `every` so many."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -207,9 +207,9 @@ def test_an_interrupted_replay_resumes_without_sending_twice(bootstrap: str, mon
 def test_a_replay_without_a_filter_and_unknown_coordinates_are_refused(bootstrap: str) -> None:
     """A slip must not replay everything."""
     for arguments, said in (
-        (["replay"], "say which"),
+        (["replay"], "choose dead letters by"),
         (["show", "web-clicks/1/0/0"], "no dead letter has"),
-        (["list", "--reason", "ugly"], "is no reason"),
+        (["list", "--reason", "ugly"], "is not a reason"),
         (["list", "--since", "yesterday"], "is not a time"),
     ):
         result = isthmus(bootstrap, "dead-letters", *arguments)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stream.core.events import Reason
 from stream.errors import IsthmusError
-from stream.health import Beat, Health, Place, Stalls
+from stream.health import Beat, Health, PartitionProgress, Stalls
 from stream.metrics import Metrics
 
 
@@ -18,7 +18,7 @@ def observed(stalls: Stalls, rows: list[tuple[float, int, bool]]) -> list[bool]:
     """One partition seen at times, with committed offsets and whether there is work; whether it was stalled each time."""
     found = []
     for now_s, committed, behind in rows:
-        stalls.observe(now_s, {"clicks-0": Place(committed, behind)})
+        stalls.observe(now_s, {"clicks-0": PartitionProgress(committed, behind)})
         found.append(bool(stalls.stalled()))
     return found
 
@@ -60,7 +60,7 @@ def test_whatever_is_observed_only_standing_still_with_work_is_stalled(steps: li
         if moves or not was_behind:
             excused_s = now_s
         was_behind = behind
-        stalls.observe(now_s, {"p": Place(committed, behind)})
+        stalls.observe(now_s, {"p": PartitionProgress(committed, behind)})
         assert bool(stalls.stalled()) == (behind and now_s - excused_s >= 20)
 
 
@@ -71,7 +71,7 @@ def test_a_loop_that_hangs_is_told() -> None:
     now[0] = 30.0
     assert beat.check() is None
     now[0] = 41.0
-    assert beat.check() == "has not come round for 41 s"
+    assert beat.check() == "has been blocked for 41 s"
     beat.beat()
     assert beat.check() is None
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from stream.errors import IsthmusError
-from stream.health import NOT_ASSIGNED, Health, Place, Stalls
+from stream.health import NOT_ASSIGNED, Health, PartitionProgress, Stalls
 from stream.kafka.cluster.corrupt_batches import StoppedPartitions
 from stream.kafka.cluster.topics import Partition
 from stream.kafka.cluster.view import ClusterView
@@ -116,7 +116,8 @@ class Watchdog:
             self._metrics.gauge("end_offset", topic, str(number)).set(offsets.ends[topic, number])
         behind = await self._behind(offsets.committed, offsets.ends) - stopped  # a restart would not help these
         places = {
-            f"{topic}-{number}": Place(offsets.committed[topic, number], (topic, number) in behind) for topic, number in partitions
+            f"{topic}-{number}": PartitionProgress(offsets.committed[topic, number], (topic, number) in behind)
+            for topic, number in partitions
         }
         self._stalls.observe(time.monotonic(), places)
 

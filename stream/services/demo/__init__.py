@@ -1,1 +1,1 @@
-"""What `isthmus demo` is made of: the load, the two ways to run the parts, the tally, the view."""
+"""`isthmus demo`: synthetic users, two ways to run the parts, statistics, terminal view."""

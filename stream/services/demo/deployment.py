@@ -58,7 +58,7 @@ async def run_on_kafka(context: DemoContext, bootstrap: str | None) -> None:
 
 
 class DemoProcesses:
-    """The processes of the deployment, ended with `stack`."""
+    """The processes of the deployment; `stack` ends them."""
 
     def __init__(self, context: DemoContext, bootstrap: str, pids: dict[str, int], stack: ExitStack) -> None:
         self.pids = pids

@@ -1,4 +1,4 @@
-"""The demo without Kafka: log, users, encoder and one worker in this process, training in a child process."""
+"""The demo without Kafka: log, users, encoder and worker in this process, the trainer in a child process."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ async def _watch(context: DemoContext, metrics: Metrics) -> None:
 
 
 def _save_examples(log: Log, topic: str, path: Path) -> int:
-    """Writes the newest examples to a file; gives how many."""
+    """Writes the newest examples to a file; returns how many there are."""
     from stream.core.examples import in_time_order
     from training.datasets.example_file import write_examples
 
@@ -147,7 +147,7 @@ async def _encoder(context: DemoContext, log: Log, metrics: Metrics, stop: async
 
 
 def _follows(context: DemoContext, log: Log, metrics: Metrics, served: ServedModel) -> list[Any]:
-    """What follows the log: catalogue and models for the worker, lists and dead letters for the stats."""
+    """The followers of the log: catalogue and models for the worker, lists and dead letters for the statistics."""
     topics, stats = context.settings.topics, context.stats
     follower = ServedModelFollower(served, metrics)
 
@@ -199,7 +199,7 @@ async def _train_periodically(log: Log, names: dict[str, str], folder: Path, sta
 
 
 def _announce_new(log: Log, topic: str, announced: Path, told: int) -> int:
-    """Appends the announcements that the child has written since; gives how many there are."""
+    """Appends the announcements that the child has written since; returns how many it has written in all."""
     lines = announced.read_bytes().splitlines()
     for line in lines[told:]:
         log.append(topic, decode_announcement(line).role, line)

@@ -1,4 +1,4 @@
-"""The live synthetic users: events sent when they are due, in simulated time that runs faster than the clock."""
+"""Live synthetic users: their events are sent when they are due, in simulated time that runs faster than the clock."""
 
 from __future__ import annotations
 

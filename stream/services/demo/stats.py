@@ -1,4 +1,4 @@
-"""What the demo has seen so far: read from the parts' own metrics and output topics, shown by the view, written as the summary."""
+"""What the demo has seen so far, from the parts' metrics and output topics. The view shows it; the summary is written from it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ LATEST = 6
 
 
 class _MadeBy(msgspec.Struct):
-    """Of a recommendation, the model alone."""
+    """The part of a recommendation that names its model."""
 
     model: ModelName
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What `--summary FILE` holds. Times in seconds since the start; None: it did not happen."""
+    """The content of `--summary FILE`. Times are in seconds since the start; None: it did not happen."""
 
     events: int
     recommendations: int
@@ -42,7 +42,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class DemoStats:
-    """Counts only; who fills it knows where they come from."""
+    """The counts of one demo."""
 
     started: float = field(default_factory=time.monotonic)
     sent: int = 0
@@ -76,7 +76,7 @@ class DemoStats:
             self.first_recommendation_s = round(self.elapsed_s, 2)
 
     def read(self, workers: list[Iterable[Metric]]) -> None:
-        """Takes over what the workers' metrics say."""
+        """Updates the counts from the workers' metrics."""
         counters: dict[str, Counter[str]] = {"purchases": Counter(), "hits": Counter(), "popularity_hits": Counter()}
         swaps = [0]
         for families in workers:
@@ -104,7 +104,7 @@ class DemoStats:
             self.trained_model_s = round(self.elapsed_s, 2)
 
     def hit_rates(self) -> dict[str, float]:
-        """HR@3 by model; `popularity` is judged on the very purchases of the trained models, under the same filter."""
+        """HR@3 by model. `popularity` is measured on the same purchases as the trained models, with the same post filter."""
         bought: Counter[str] = Counter()
         hit: Counter[str] = Counter()
         popular, trained = 0, 0
@@ -119,7 +119,7 @@ class DemoStats:
         return rates | ({"popularity": round(popular / trained, 4)} if trained else {})
 
     def weigh(self, pids: dict[str, int]) -> None:
-        """Remembers each process's highest resident memory so far."""
+        """Keeps the highest resident memory of each process."""
         for name, pid in pids.items():
             try:
                 rss = psutil.Process(pid).memory_info().rss

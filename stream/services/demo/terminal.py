@@ -1,4 +1,4 @@
-"""The demo's terminal view, and plain lines where the output is no terminal."""
+"""The demo's view: live tables in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOTICE = "Everybody here is synthetic, and does not react to what is recommended
 
 
 class TerminalView:
-    """Shows a stats; `refresh` as often as one likes."""
+    """Shows the statistics; `refresh` may be called at any rate."""
 
     def __init__(self, stats: DemoStats) -> None:
         self._stats = stats
@@ -91,11 +91,11 @@ class TerminalView:
 
 
 def print_summary(stats: DemoStats) -> None:
-    """The last words of a demo."""
+    """Prints the summary of a demo."""
     done = stats.summary()
     first = "none" if done.first_recommendation_s is None else f"{done.first_recommendation_s:.1f} s after the start"
     trained = "none yet" if done.trained_model_s is None else f"{done.trained_model_s:.1f} s after the start"
-    rates = ", ".join(f"{name} {rate:.3f}" for name, rate in done.hit_rate_3.items()) or "no purchase judged yet"
+    rates = ", ".join(f"{name} {rate:.3f}" for name, rate in done.hit_rate_3.items()) or "no purchase evaluated yet"
     memory = ", ".join(f"{name} {rss / 2**20:.0f} MiB" for name, rss in done.peak_rss_bytes.items())
     print(
         f"\n{done.events} events, {done.recommendations} recommendations, {done.dead_letters} dead letters "
