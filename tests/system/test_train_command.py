@@ -80,7 +80,7 @@ def test_too_few_fresh_purchases_exit_with_3_and_say_how_many_are_needed(tmp_pat
     result = run_train(tmp_path, "--min-judged", "500")
     assert result.exit_code == 3, result.output
     assert "500 are needed" in result.output
-    assert "fewer: --min-judged" in result.output
+    assert "fewer with --min-judged" in result.output
     assert "wait for" not in result.output  # a file does not grow
 
 

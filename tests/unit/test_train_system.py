@@ -167,7 +167,7 @@ def test_events_of_the_rarer_modality_have_double_weight() -> None:
 def test_anchors_have_each_modality_once_and_are_spread_over_the_items() -> None:
     """At most the requested number; of each item at most its share, but at least one."""
     examples = mixed_purchases(400)
-    found = arrays_of = examples_as_arrays(
+    arrays_of = examples_as_arrays(
         examples,
         [list(example.interactions) for example in examples],
         fit_featurizer(["tags"], texts=True, interactions=[one for example in examples for one in example.interactions]),
@@ -176,9 +176,9 @@ def test_anchors_have_each_modality_once_and_are_spread_over_the_items() -> None
     chosen = anchor_events(arrays_of, 25, np.random.default_rng(0))
     assert len(chosen) <= 25
     assert (np.diff(chosen) > 0).all()
-    assert all(examples[place].type == "both" and len(examples[place].interactions) == 2 for place in chosen)
-    by_item = found.labels[torch.from_numpy(chosen)].sum(dim=0)
-    shares = found.labels.sum(dim=0) / found.labels.sum() * 25
+    assert all(examples[index].type == "both" and len(examples[index].interactions) == 2 for index in chosen)
+    by_item = arrays_of.labels[torch.from_numpy(chosen)].sum(dim=0)
+    shares = arrays_of.labels.sum(dim=0) / arrays_of.labels.sum() * 25
     assert ((by_item >= 1) & (by_item <= shares.round().clamp(min=1))).all()
     assert len(anchor_events(arrays_of, 10_000, np.random.default_rng(0))) <= sum(example.type == "both" for example in examples)
 

@@ -183,8 +183,8 @@ def _popularity(events: Sequence[CheckedEvent]) -> Iterator[Comparison]:
         yield _share(f"share of item {item}", calibration.ITEM_SHARES[item - 1], [item in e.items for e in events], 0.01)
     for item in (19, 13, 16, 7):
         for name, rows, shares in (("train", train, calibration.ITEM_SHARES_TRAIN), ("test", test, calibration.ITEM_SHARES_TEST)):
-            found = [item in e.items for e in rows]
-            yield _share(f"item {item} in the {name} part", shares[item - 1], found, 0.01 if name == "train" else 0.015)
+            sample = [item in e.items for e in rows]
+            yield _share(f"item {item} in the {name} part", shares[item - 1], sample, 0.01 if name == "train" else 0.015)
     counts = Counter(item for event in train for item in event.items)
     top = [item for item, _ in counts.most_common(3)]
     hits = [not e.items.isdisjoint(top) for e in test]
