@@ -1,1 +1,1 @@
-"""From words to numbers: the text model (sentence encoder and keyword list) and the stage that encodes transcripts with it."""
+"""The text model (sentence encoder and keyword list), and the stage that encodes transcripts with it."""

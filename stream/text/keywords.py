@@ -1,7 +1,7 @@
-"""Keywords: which words and pairs of words of a versioned list a call contains, and how such a list is made.
+"""Keywords: which words and word pairs of a versioned list a call contains, and how such a list is built.
 
-A list holds no numbers and no names: a word or pair enters it only when at least 20 users used it. That is what keeps a caller's
-own words out of the profile topics; it is a rule of thumb, not a proof.
+A list holds no numbers and no names, and a word or pair enters it only if at least 20 users used it. This keeps a caller's own
+words out of the profile topics; it is a heuristic, not a proof.
 """
 
 import re
@@ -121,7 +121,7 @@ _STOP: Final = frozenset(
 
 
 class Keywords:
-    """A list of words and pairs, and which of them a text contains."""
+    """A list of words and pairs; `find` returns those in a text."""
 
     def __init__(self, keywords: Iterable[str]) -> None:
         self.listed = tuple(sorted(set(keywords)))
@@ -140,7 +140,7 @@ class Keywords:
 
 
 def candidates(text: str) -> list[str]:
-    """The words of a text that say something, each before the pair that it ends: two such words side by side in one clause."""
+    """The content words of a text, each followed by the pair it ends: two content words side by side in one clause."""
     found = []
     for clause in _CLAUSE.split(text.lower()):
         former = ""
@@ -156,8 +156,8 @@ def candidates(text: str) -> list[str]:
 
 
 def keywords_of(texts_by_user: Mapping[str, Iterable[str]], min_users: int = MIN_USERS) -> Keywords:
-    """A list from transcripts: used by at least `min_users` users, and not mostly written as a name (capitalised within a
-    sentence).
+    """Builds a list from transcripts: words and pairs that at least `min_users` users used, without names (words that are mostly
+    capitalised within a sentence).
     """
     users: Counter[str] = Counter()
     names: Counter[str] = Counter()
@@ -175,5 +175,5 @@ def keywords_of(texts_by_user: Mapping[str, Iterable[str]], min_users: int = MIN
 
 
 def standing_in(texts: Iterable[str]) -> Keywords:
-    """The list before the first: the words of the catalogue and of the tags."""
+    """A list for the time before there are transcripts: the words of the catalogue and of the tags."""
     return Keywords(word for text in texts for word in candidates(text.replace("_", " ")))

@@ -1,6 +1,6 @@
 """The text model: a folder with the sentence encoder (ONNX), its tokenizer and the keyword list, under one hash.
 
-`encode` runs ONNX Runtime, without torch. How the folder is made, at set-up, is `stream.text.export_onnx`.
+`encode` runs ONNX Runtime, without torch. `stream.text.export_onnx` makes the folder at set-up.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ Vectors = NDArray[np.float32]
 
 
 class TextModel:
-    """A loaded text model. `hash` names encoder and keyword list together; a ranker is trained for one.
+    """A loaded text model. `hash` identifies encoder and keyword list together; a ranker is trained for one text model.
 
-    A sentence's vector depends on the sentence alone, up to the seventh digit: not on its batch, nor on what is remembered. An
-    int8 encoder therefore runs one sentence at a time: ONNX Runtime scales a batch by its largest number, and vectors would
-    differ by up to 0.07 in a coordinate with who shares it.
+    A sentence's vector depends on the sentence alone, up to the seventh digit, not on its batch or the cache. An int8 encoder
+    therefore runs one sentence at a time: ONNX Runtime scales a batch by its largest number, so that a coordinate would differ by
+    up to 0.07 depending on the other sentences.
     """
 
     def __init__(self, folder: Path, *, batch_sentences: int = 32, threads: int = 1, cached_sentences: int = CACHED) -> None:
@@ -55,7 +55,7 @@ class TextModel:
     def encode(self, sentences: Sequence[str]) -> Vectors:
         """Sentence vectors, (n, width) float32 of length 1; a sentence is cut at the encoder's 256 tokens.
 
-        Encoded once each, in batches sorted by length; the sentences used last are remembered.
+        Each is encoded once, in batches sorted by length; the vectors of the last used sentences are cached.
         """
         known: dict[str, Vectors] = {}
         fresh: list[str] = []
@@ -75,7 +75,7 @@ class TextModel:
         return np.stack([known[sentence] for sentence in sentences]) if sentences else np.zeros((0, self.width), dtype=np.float32)
 
     def _remember(self, sentence: str, vector: Vectors) -> None:
-        """Keeps a copy: a row alone would keep its whole batch in memory."""
+        """Caches a copy: a view of a row would keep its whole batch in memory."""
         if self._cached:
             self._cache[sentence] = vector.copy()
             if len(self._cache) > self._cached:
@@ -84,22 +84,22 @@ class TextModel:
     def _run(self, sentences: Sequence[str]) -> Vectors:
         encoded = self._tokenizer.encode_batch(list(sentences))
         feed = {
-            "input_ids": np.array([one.ids for one in encoded], dtype=np.int64),
-            "attention_mask": np.array([one.attention_mask for one in encoded], dtype=np.int64),
+            "input_ids": np.array([sentence.ids for sentence in encoded], dtype=np.int64),
+            "attention_mask": np.array([sentence.attention_mask for sentence in encoded], dtype=np.int64),
         }
         vectors: Vectors = self._session.run(None, feed)[0]
         return vectors
 
 
 def check_folder(folder: Path) -> None:
-    """Raises IsthmusError where a text model's files are not there."""
+    """Raises IsthmusError if a text model's files are missing."""
     missing = [name for name in (*_FILES, "manifest.json") if not (folder / name).exists()]
     if missing:
-        raise IsthmusError(f"{folder} is no text model ({missing[0]} is missing): make one with `isthmus text-model import`")
+        raise IsthmusError(f"{folder} is not a text model ({missing[0]} is missing): make one with `isthmus text-model import`")
 
 
 def finish_folder(folder: Path, width: int, max_tokens: int, precision: Precision) -> str:
-    """Writes the manifest of a folder whose files are there, and gives the text model's hash (16 hex digits)."""
+    """Writes the manifest of a folder that has all other files; returns the text model's hash (16 hex digits)."""
     hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in _FILES}
     text_model = hashlib.sha256("".join(hashes.values()).encode()).hexdigest()[:16]
     manifest = {"text_model": text_model, "width": width, "max_tokens": max_tokens, "precision": precision, "files": hashes}
@@ -108,14 +108,14 @@ def finish_folder(folder: Path, width: int, max_tokens: int, precision: Precisio
 
 
 def described(folder: Path) -> str:
-    """A text model in words: its hash, its encoder's precision, how many keywords."""
+    """Describes a text model: its hash, its encoder's precision, how many keywords."""
     manifest = json.loads((folder / "manifest.json").read_text())
     keywords = [*filter(None, (folder / "keywords.txt").read_text().splitlines())]
     return f"{manifest['text_model']} ({manifest['precision']}, {len(keywords)} keywords)"
 
 
 def with_keywords(source: Path, target: Path, keywords: Keywords) -> str:
-    """A text model with another keyword list; gives its hash. Raises IsthmusError where `source` is none."""
+    """Writes a copy of a text model with another keyword list; returns its hash. Raises IsthmusError if `source` is not one."""
     check_folder(source)
     target.mkdir(parents=True, exist_ok=True)
     for name in _FILES[:2]:
