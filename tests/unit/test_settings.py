@@ -7,7 +7,7 @@ import pytest
 from stream.core.events import Click, Reason, Rejection, Source, parse
 from stream.errors import IsthmusError
 from stream.services.process import field_mapper, step_config
-from stream.settings import leaves, load
+from stream.settings import Section, Settings, leaves, load
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +93,16 @@ def test_a_wrong_expression_is_named() -> None:
     """At the start, not at the first event."""
     with pytest.raises(IsthmusError, match=r"mapping.clicks.tags: '\[' is not a JMESPath expression"):
         field_mapper("mapping.clicks", {"tags": "["})
+
+
+def test_every_setting_has_a_description() -> None:
+    """`isthmus settings` and the reference page are all that an operator has to go by."""
+    sections = [field.annotation for field in Settings.model_fields.values()]
+    fields = [
+        (section.__name__, name, field)
+        for section in sections
+        if isinstance(section, type) and issubclass(section, Section)
+        for name, field in section.model_fields.items()
+    ]
+    assert len(fields) > 40
+    assert [f"{section}.{name}" for section, name, field in fields if not field.description] == []
