@@ -40,7 +40,7 @@ soak: setup-kafka ## half an hour (SECONDS) at 70 % of capacity, memory and desc
 	.venv/bin/python -m tests.chaos.soak $(if $(SECONDS),--seconds $(SECONDS))
 
 bench: setup-kafka ## the table against the field; writes build/bench.json (PARTS=throughput,latency chooses)
-	@bash tests/benchmarks/setup.sh
+	@bash tests/benchmarks/environment.sh
 	BENCH_PARTS=$(PARTS) .venv/bin/python -m tests.benchmarks
 
 bench-recovery: setup-kafka ## a million users restored from the changelog, beside a bare reader; writes build/recovery.json

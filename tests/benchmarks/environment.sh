@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What `make bench` needs beyond `make setup-kafka`, and nothing twice: an environment of its own for the contenders whose dependencies
-# are not ours (it sees .venv's packages after its own), and the Kafka Streams contender, built by Maven (JDK 17).
+# Prepares, once, what `make bench` needs beyond `make setup-kafka`: a separate environment for contenders with other dependencies
+# (with .venv's packages as a fallback), and the Kafka Streams contender, built by Maven (JDK 17).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 say() { printf '\033[1m[bench]\033[0m %s\n' "$*"; }
