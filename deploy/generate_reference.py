@@ -14,6 +14,8 @@ import msgspec
 from prometheus_client import Counter
 from typer.testing import CliRunner
 
+from stream.api.api_keys import ApiKey
+from stream.api.app import openapi_document
 from stream.cli.main import COMMANDS, app
 from stream.core import outputs
 from stream.core.announcements import ModelAnnouncement
@@ -31,6 +33,7 @@ PAYLOADS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
     "recommendations": (outputs.Recommendation, JSON),
     "training_examples": (outputs.TrainingExample, MSGPACK),
     "dead_letters": (outputs.DeadLetter, JSON),
+    "api_keys": (ApiKey, JSON),
     "replayed": (outputs.Replayed, JSON),
 }
 CLOUD_EVENTS: Final = {"recommendations", "dead_letters"}
@@ -205,6 +208,18 @@ def _document_properties(schema: dict[str, Any]) -> None:
         schema["properties"][name].setdefault("description", re.sub(r"\s+", " ", described))
 
 
+def openapi() -> str:
+    """OpenAPI 3.1 of the API, with each type's attributes described."""
+    document = openapi_document()
+    for schema in document["components"]["schemas"].values():
+        _document_properties(schema)
+    for path in document["paths"].values():
+        for operation in path.values():
+            if isinstance(operation, dict) and "description" in operation:
+                operation["description"] = inspect.cleandoc(operation["description"])
+    return json.dumps(document, indent=2) + "\n"
+
+
 def pages() -> dict[Path, str]:
     """All that is generated, by path."""
     return {
@@ -214,6 +229,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "commands.md": commands_page(),
         REFERENCE / "messages.md": messages_page(),
         ROOT / "deploy" / "asyncapi.json": asyncapi(),
+        ROOT / "deploy" / "openapi.json": openapi(),
     }
 
 

@@ -144,6 +144,15 @@ def load_ranker(uri: str, sha256: str | None = None) -> Ranker:
     """
     manifest, fingerprint = read_manifest(uri, sha256)
     contents = {name: _verified(uri, name, expected) for name, expected in manifest.files.items()}
+    items, prior = _items_and_prior(uri, contents)
+    if manifest.kind == POPULAR:
+        return Popular(manifest.version, fingerprint, items, prior)
+    if manifest.kind not in SYSTEMS:
+        raise ModelRefused("kind", f"{uri}: this version of Isthmus has no model of kind {manifest.kind!r}")
+    return _neural(uri, manifest, fingerprint, items, prior, contents)
+
+
+def _items_and_prior(uri: str, contents: Mapping[str, bytes]) -> tuple[tuple[str, ...], Rows]:
     try:
         catalogue = json.loads(contents["items.json"])
         items, prior = tuple(catalogue["items"]), np.array(catalogue["prior"], dtype=np.float32)
@@ -151,11 +160,17 @@ def load_ranker(uri: str, sha256: str | None = None) -> Ranker:
         raise ModelRefused("items", f"{uri}: items.json is not usable ({type(error).__name__})") from None
     if len(items) != len(prior) or len(set(items)) != len(items) or not np.isfinite(prior).all():
         raise ModelRefused("items", f"{uri}: items and popularity prior do not match")
-    if manifest.kind == POPULAR:
-        return Popular(manifest.version, fingerprint, items, prior)
-    if manifest.kind not in SYSTEMS:
-        raise ModelRefused("kind", f"{uri}: this version of Isthmus has no model of kind {manifest.kind!r}")
-    return _neural(uri, manifest, fingerprint, items, prior, contents)
+    return items, prior
+
+
+def read_prior(uri: str, sha256: str) -> tuple[tuple[str, ...], Rows]:
+    """Returns the items of a model folder and their popularity prior, verified. It reads no weights.
+
+    Raises:
+        ModelRefused: manifest or `items.json` is missing, changed or not usable.
+    """
+    manifest, _ = read_manifest(uri, sha256)
+    return _items_and_prior(uri, {"items.json": _verified(uri, "items.json", manifest.files.get("items.json", ""))})
 
 
 def _neural(

@@ -115,6 +115,13 @@ DECLARED: Final[dict[str, Declared]] = {
     "encoder_transcripts": Declared(Counter, "transcripts read, by outcome", ("outcome",)),
     "encoder_sentences": Declared(Counter, "sentences encoded"),
     "encoder_seconds": Declared(Histogram, "time to encode a batch", (), _SECONDS),
+    "api_requests": Declared(Counter, "answers of the API", ("route", "status")),
+    "api_request_seconds": Declared(Histogram, "time to the first byte of an answer", ("route",), _SECONDS),
+    "api_lists": Declared(Counter, "lists served: as they were sent, filtered, filled, or the fallback's", ("placement", "kind")),
+    "api_streams": Declared(Gauge, "open event streams"),
+    "api_store_age_seconds": Declared(Gauge, "time since the store was last known to be complete"),
+    "api_reconciled": Declared(Counter, "partitions that were read from their beginning"),
+    "api_unreadable": Declared(Counter, "state records that could not be read, and count as absent"),
 }
 
 

@@ -64,6 +64,7 @@ class TopicSettings(_InputNames):
     replayed: str = Field(
         "replayed-dead-letters", description="topic of the dead letters that `isthmus dead-letters replay` has sent"
     )
+    api_keys: str = Field("api-keys", description="topic of the API's keys: hashes only")
     partitions: int = Field(8, ge=1, le=1024, description="partitions of every topic keyed by user; cannot be changed later")
 
     def name_of(self, role: str) -> str:
@@ -136,6 +137,31 @@ class EncoderSettings(Section):
     threads: int = Field(1, ge=1, le=64, description="threads that encode one batch")
 
 
+class ApiSettings(Section):
+    name: str = Field("api-1", description="stable name of this replica: of its store's folder")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0: all, behind a proxy that ends TLS")
+    port: int = Field(8080, ge=0, le=65_535, description="port of the API; 0 chooses a free one")
+    metrics_port: int = Field(9103, ge=0, le=65_535, description="port of metrics and health; 0 chooses a free one")
+    state_dir: Path = Field(
+        CACHE / "api", description="folder of the RocksDB stores; they are filled from the topics where they are missing"
+    )
+    tls_certificate: Path | None = Field(None, description="PEM file with the certificate chain; none: plain HTTP")
+    tls_key: Path | None = Field(None, description="PEM file with the certificate's key")
+    reconcile_after_s: int = Field(
+        518_400, ge=0, description="a store that was away for longer is read anew; less than `delete.retention.ms` of the topics"
+    )
+    max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body; else 413")
+    body_timeout_s: float = Field(10, gt=0, description="a body must have come within this time; else 408")
+    requests_per_s: float = Field(0, ge=0, description="per key, twice as many at once; else 429; 0: no bound")
+    failures_per_minute: float = Field(
+        60, ge=0, description="requests without a valid key, per client address; else 429; 0: no bound"
+    )
+    max_streams: int = Field(2_000, ge=0, description="open event streams of this replica; else 503")
+    heartbeat_s: float = Field(15, gt=0, description="between comments on an event stream")
+    send_timeout_s: float = Field(10, gt=0, description="for Kafka to acknowledge events; else they count as failed")
+    placements: tuple[str, ...] = Field((), description="names that `placement` may have; others count as `other`")
+
+
 class DeadLetterSettings(Section):
     stop_share: float = Field(
         0.5,
@@ -179,6 +205,7 @@ class Settings(BaseSettings):
     delivery: DeliverySettings = DeliverySettings()
     worker: WorkerSettings = WorkerSettings()
     encoder: EncoderSettings = EncoderSettings()
+    api: ApiSettings = ApiSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     health: HealthSettings = HealthSettings()
     registry: RegistrySettings = RegistrySettings()

@@ -24,10 +24,12 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "benchmark": ("stream.cli.benchmark", "Train and compare systems on a data set, as in the paper."),
     "dataset": ("stream.cli.dataset", "Data sets in the paper's layout: check, describe, import, synthesize."),
     "text-model": ("stream.cli.text_model", "Import a sentence encoder; build a keyword list."),
+    "api": ("stream.cli.api", "Run one replica of the API: lists, profiles and events over HTTP."),
+    "keys": ("stream.cli.keys", "API keys: make, list, rotate, revoke."),
     "worker": ("stream.cli.worker", "Run one profile worker: events in, recommendations out."),
 }
 
-SERVICES: Final = {"worker", "encoder"}
+SERVICES: Final = {"worker", "encoder", "api"}
 ONE_THREAD: Final = {"worker", "encoder", "demo"}
 """Commands whose numeric libraries use one thread, which must be set before any of them is imported."""
 

@@ -154,11 +154,15 @@ def test_the_runbook_quotes_what_the_processes_say(module: str, words: tuple[str
 
 
 def test_the_health_checks_ask_the_ports_of_the_settings() -> None:
-    """Worker and encoder each on its own port, at a path that exists."""
+    """Worker, encoder and API each on its own port, at a path that exists."""
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
-    ports = {"worker": Settings().worker.metrics_port, "encoder": Settings().encoder.metrics_port}
+    ports = {
+        "worker": Settings().worker.metrics_port,
+        "encoder": Settings().encoder.metrics_port,
+        "api": Settings().api.metrics_port,
+    }
     looked_after = {name: service for name, service in services.items() if service.get("command", [""])[0] in ports}
-    assert len(looked_after) == 3
+    assert len(looked_after) == 4
     for service in looked_after.values():
         code = service["healthcheck"]["test"][-1]
         assert f":{ports[service['command'][0]]}/readyz" in code

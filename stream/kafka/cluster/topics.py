@@ -87,6 +87,7 @@ def specs(topics: TopicSettings, application: str = WORKER_GROUP) -> list[TopicS
             keyed,
             {**_DERIVED, "retention.ms": str(30 * DAY_MS)},
         ),
+        TopicSpec("api_keys", topics.api_keys, "key id", 1, _COMPACTED),
         TopicSpec("replayed", topics.replayed, "topic/epoch/partition/offset, or run", 1, _COMPACTED),
         TopicSpec(
             "changelog", changelog_name(application), "state record", keyed, {**_LARGE, "min.compaction.lag.ms": str(HOUR_MS)}

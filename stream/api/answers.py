@@ -1,0 +1,212 @@
+"""The answers of the read side, and how a list is judged again at the moment of reading.
+
+The topic's list was right when it was sent. Since then items may have been withdrawn, or their offers may have ended: these go, and
+items of the reserve take their places, then popular ones. The post filter is the core's own.
+"""
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+
+from stream.api.profiles import FactsSummary, HeadSummary
+from stream.core.outputs import Fallback, Modalities, ModelName, Reasoning, Recommendation
+from stream.core.ranking import Catalogue, PostFilter, Rows
+
+decode_list: Final = msgspec.json.Decoder(Recommendation).decode
+Changed = Literal["filtered", "filled"]
+
+
+class OfferedItem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One item of an answer.
+
+    Attributes:
+        item: Item id.
+        rank: Place on the list, from 1.
+        name: The catalogue's name of it.
+        score: The model's score; absent where no model scored it for this user.
+    """
+
+    item: str
+    rank: int
+    name: str | None = None
+    score: float | None = None
+
+
+class ListAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a user may be offered now.
+
+    Attributes:
+        user_id: The user.
+        items: Best first.
+        age_s: Seconds since the store was last known to be complete.
+        model: Model version that made the list.
+        recommendation_id: Id of the list in the topic `recommendations`; absent where it holds none for the user.
+        occurred_at: When that list was made, ms.
+        modalities: How many interactions of each modality the list rests on.
+        fallback: Set where nothing is known of the user: `popularity`, or `catalogue` before the first model.
+        changed: Whether items of the list went since it was made: `filtered`, or `filled` where others took their places.
+        placement: The placement that was asked for, where it is declared; otherwise `other`.
+        because: The interactions that moved the first item most, where asked for and made.
+    """
+
+    user_id: str
+    items: tuple[OfferedItem, ...]
+    age_s: float
+    model: ModelName | None = None
+    recommendation_id: str | None = None
+    occurred_at: int | None = None
+    modalities: Modalities | None = None
+    fallback: Fallback | None = None
+    changed: Changed | None = None
+    placement: str | None = None
+    because: tuple[Reasoning, ...] | None = None
+
+    @property
+    def etag(self) -> str:
+        """Names the content; the age is not part of it."""
+        content = (self.recommendation_id, self.items, self.model, self.fallback, self.placement, self.because)
+        return f'"{blake2b(_encode(content), digest_size=12).hexdigest()}"'
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known of a user, in numbers.
+
+    Attributes:
+        user_id: The user.
+        interactions: Sessions and conversations since the user's first event.
+        modalities: The same by modality.
+        purchases: Purchases since the user's first event.
+        owned: Items that the user owns.
+        newest_at: Time of the newest event, ms.
+        age_s: Seconds since the store was last known to be complete.
+        model_version: Version that made the last list.
+    """
+
+    user_id: str
+    interactions: int
+    modalities: Modalities
+    purchases: int
+    owned: int
+    newest_at: int
+    age_s: float
+    model_version: str | None = None
+
+
+class Popularity(NamedTuple):
+    """The champion's items with their popularity prior, (items,)."""
+
+    model: ModelName
+    items: tuple[str, ...]
+    prior: Rows
+
+
+class Question(NamedTuple):
+    """What is asked of a list."""
+
+    limit: int
+    now_ms: int
+    age_s: float
+    placement: str | None = None
+    explain: bool = False
+
+
+def answer(
+    user_id: str,
+    kept: Recommendation | None,
+    head: HeadSummary | None,
+    catalogue: Catalogue,
+    popularity: Popularity | None,
+    question: Question,
+) -> ListAnswer:
+    """Returns the user's list as it may be offered now; of a user nobody knows, popularity's, or the catalogue's order."""
+    blocked = set() if head is None else catalogue.blocked(head.owned, head.excluded)
+    if kept is None:
+        return _stranger(user_id, blocked, catalogue, popularity, question)
+    ranked = [*kept.items, *kept.reserve]
+    made = [one.item for one in ranked]
+    allowed = _allowed(made, blocked, catalogue, question)
+    if len(allowed) < question.limit:
+        others = _popular({*blocked, *made}, catalogue, popularity, question)
+        allowed += others[: question.limit - len(allowed)]
+    return ListAnswer(
+        user_id=user_id,
+        items=_named(allowed, {one.item: one.score for one in ranked}, catalogue),
+        age_s=question.age_s,
+        model=kept.model,
+        recommendation_id=kept.recommendation_id,
+        occurred_at=kept.occurred_at,
+        modalities=kept.modalities,
+        fallback=kept.fallback,
+        changed=_difference(made[: question.limit], allowed),
+        placement=question.placement,
+        because=kept.because if question.explain else None,
+    )
+
+
+def _stranger(
+    user_id: str, blocked: set[str], catalogue: Catalogue, popularity: Popularity | None, question: Question
+) -> ListAnswer:
+    items = _popular(blocked, catalogue, popularity, question)
+    return ListAnswer(
+        user_id=user_id,
+        items=_named(items, {}, catalogue),
+        age_s=question.age_s,
+        model=None if popularity is None else popularity.model,
+        fallback="catalogue" if popularity is None else "popularity",
+        placement=question.placement,
+    )
+
+
+def _difference(made: Sequence[str], served: Sequence[str]) -> Changed | None:
+    if list(made) == list(served):
+        return None
+    return "filled" if len(served) >= len(made) else "filtered"
+
+
+def _allowed(items: Sequence[str], blocked: set[str], catalogue: Catalogue, question: Question) -> list[str]:
+    """The items that may be offered now, in their order."""
+    order = np.arange(len(items), 0, -1, dtype=np.float32)[np.newaxis]
+    return _top(items, order, blocked, catalogue, question)
+
+
+def _popular(blocked: set[str], catalogue: Catalogue, popularity: Popularity | None, question: Question) -> list[str]:
+    """The most popular items that may be offered now; before the first model, the catalogue's order."""
+    if popularity is None:
+        return _allowed(list(catalogue.items), blocked, catalogue, question)
+    return _top(popularity.items, popularity.prior[np.newaxis], blocked, catalogue, question)
+
+
+def _top(items: Sequence[str], scores: Rows, blocked: set[str], catalogue: Catalogue, question: Question) -> list[str]:
+    if not items:
+        return []
+    (chosen,) = PostFilter(items, catalogue, question.now_ms).top(scores, [blocked], question.limit)
+    return [items[index] for index in chosen]
+
+
+def _named(items: Sequence[str], scores: Mapping[str, float], catalogue: Catalogue) -> tuple[OfferedItem, ...]:
+    known = catalogue.items
+    return tuple(
+        OfferedItem(item, rank, known[item].name if item in known else None, scores.get(item))
+        for rank, item in enumerate(items, start=1)
+    )
+
+
+def profile(user_id: str, head: HeadSummary, facts: FactsSummary, age_s: float) -> Profile:
+    """Returns the numbers of one user."""
+    sessions, conversations = head.sessions + facts.sessions, head.conversations + facts.conversations
+    return Profile(
+        user_id=user_id,
+        interactions=sessions + conversations,
+        modalities=Modalities(sessions, conversations),
+        purchases=facts.purchases,
+        owned=len(head.owned),
+        newest_at=head.newest_at,
+        age_s=age_s,
+        model_version=head.model_version or None,
+    )

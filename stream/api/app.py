@@ -1,0 +1,128 @@
+"""The ASGI application: routes, door, bounds, metrics, and the OpenAPI document."""
+
+import asyncio
+import time
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from litestar import Litestar
+from litestar.di import Provide
+from litestar.enums import ScopeType
+from litestar.middleware import ASGIMiddleware
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from stream.api.door import Buckets, Door
+from stream.api.problems import ApiError, problem_response
+from stream.api.routes import BODIES, ROUTES, Api
+from stream.metrics import Metrics
+
+PRIVATE: Final = {"Cache-Control": "private, no-cache", "Vary": "Authorization", "X-Content-Type-Options": "nosniff"}
+
+
+class Observed(ASGIMiddleware):
+    """Counts and times answers by route, never by path, and bounds how long a body may take."""
+
+    scopes = (ScopeType.HTTP,)
+
+    def __init__(self, metrics: Metrics, body_timeout_s: float) -> None:
+        self._metrics = metrics
+        self._body_timeout_s = body_timeout_s
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        began, status = time.perf_counter(), [HTTPStatus.INTERNAL_SERVER_ERROR]
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                status[0] = HTTPStatus(message["status"])
+                route = f"{scope.get('method', '')} {scope.get('path_template', 'unknown')}"
+                self._metrics.counter("api_requests", route, str(int(status[0]))).inc()
+                self._metrics.histogram("api_request_seconds", route).observe(time.perf_counter() - began)
+            await send(message)
+
+        await next_app(scope, _timely(receive, self._body_timeout_s), noting)
+
+
+def _timely(receive: Receive, timeout_s: float) -> Receive:
+    """Receives the body within a time; what comes after it is the client going away, for which there is no bound."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    whole = False
+
+    async def timely() -> Any:
+        nonlocal whole
+        if whole:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError:
+            raise ApiError(408, f"the body did not come within {timeout_s:g} s") from None
+        whole = not message.get("more_body", False)
+        return message
+
+    return timely
+
+
+def make_app(api: Api, metrics: Metrics) -> Litestar:
+    """Returns the application."""
+    settings = api.settings
+    door = Door(
+        api.keys,
+        lambda: next(iter(api.health.wrong(api.health.ready)), None),
+        api.service.clock_ms,
+        Buckets(settings.requests_per_s, 2 * settings.requests_per_s),
+        Buckets(settings.failures_per_minute / 60, settings.failures_per_minute),
+    )
+    return Litestar(
+        list(ROUTES),
+        dependencies={"api": Provide(lambda: api, sync_to_thread=False)},
+        guards=[door.admit],
+        middleware=[Observed(metrics, settings.body_timeout_s)],
+        exception_handlers={Exception: problem_response},
+        response_headers=PRIVATE,
+        request_max_body_size=settings.max_body_bytes,
+        openapi_config=openapi_config(),
+        logging_config=None,
+    )
+
+
+def openapi_config() -> OpenAPIConfig:
+    """The document is written to `deploy/openapi.json`; the process serves no page of it."""
+    return OpenAPIConfig(
+        title="Isthmus",
+        version="0.1.0",
+        description="Lists, profiles and events of users, over HTTP. Every route under `/v1` needs an API key.",
+        use_handler_docstrings=True,
+        components=Components(
+            security_schemes={"key": SecurityScheme(type="http", scheme="bearer", description="An API key: `isk_...`")}
+        ),
+        security=[{"key": []}],
+    )
+
+
+def openapi_document() -> dict[str, Any]:
+    """The OpenAPI document of all routes, with the bounds of each type, which msgspec knows best."""
+    app = Litestar(
+        list(ROUTES),
+        dependencies={"api": Provide(lambda: None, sync_to_thread=False)},
+        openapi_config=openapi_config(),
+        logging_config=None,
+    )
+    document = app.openapi_schema.to_schema()
+    _, components = msgspec.json.schema_components(BODIES, ref_template="#/components/schemas/{name}")
+    document["components"]["schemas"] = components
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            if not path.startswith("/v1/"):
+                operation["security"] = []
+            for parameter in operation.get("parameters", ()):
+                _without_null(parameter["schema"])
+    return document
+
+
+def _without_null(schema: dict[str, Any]) -> None:
+    """A parameter that is left out is absent, and never null."""
+    (kind,) = [one for one in schema.pop("oneOf", [{}]) if one != {"type": "null"}]
+    schema.update(kind)

@@ -1,0 +1,108 @@
+"""The door: who may do what, how often, and which paths are no user's.
+
+Every route names the scope that it needs; one without a scope is open and holds no data.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+
+from stream.api.api_keys import ApiKey, ApiKeys, Scope
+from stream.api.problems import ApiError
+
+SCOPE: Final = "scope"
+_REMEMBERED: Final = 10_000
+_UNAUTHORISED: Final = {"WWW-Authenticate": 'Bearer realm="isthmus"'}
+Connection = ASGIConnection[Any, Any, Any, Any]
+
+
+class Buckets:
+    """One token bucket per name, `rate` a second and `burst` at once; the names used last are remembered. A rate of 0: no bound."""
+
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait_s(self, name: str, *, take: float = 1.0) -> float:
+        """Takes from a bucket; returns 0, or how long to wait where it holds too little. Taking 0 only asks."""
+        if self._rate <= 0:
+            return 0.0
+        now = self._clock()
+        left, since = self._buckets.pop(name, (self._burst, now))
+        left = min(self._burst, left + (now - since) * self._rate)
+        short = max(take, 1.0) - left
+        self._buckets[name] = (left - take if short <= 0 else left, now)
+        if len(self._buckets) > _REMEMBERED:
+            self._buckets.popitem(last=False)
+        return 0.0 if short <= 0 else short / self._rate
+
+
+class Door:
+    """Admits requests: a guard of the whole application."""
+
+    def __init__(
+        self, keys: ApiKeys, missing: Callable[[], str | None], clock_ms: Callable[[], int], requests: Buckets, failures: Buckets
+    ) -> None:
+        """`missing` says why the store must not be answered from yet; `requests` bounds keys, `failures` client addresses."""
+        self._keys = keys
+        self._missing = missing
+        self._clock_ms = clock_ms
+        self._requests = requests
+        self._failures = failures
+
+    def admit(self, connection: Connection, handler: BaseRouteHandler) -> None:
+        """Raises ApiError where the request is not admitted; otherwise the connection's `auth` is its key."""
+        scope = handler.opt.get(SCOPE)
+        if scope is None:
+            return
+        refuse_ambiguous_path(connection.scope["raw_path"])
+        connection.scope["auth"] = self._known(connection, scope)
+        missing = self._missing()
+        if missing is not None:
+            raise ApiError(503, f"the store is not ready: {missing}", {"Retry-After": "1"})
+
+    def _known(self, connection: Connection, scope: Scope) -> ApiKey:
+        address = connection.client.host if connection.client else ""
+        wait_s = self._failures.wait_s(address, take=0)
+        if wait_s:
+            raise _too_many("requests without a valid API key came from this address", wait_s)
+        key = self._keys.find(_presented(connection), self._clock_ms())
+        if key is None:
+            self._failures.wait_s(address)
+            raise ApiError(401, "present a live API key: `Authorization: Bearer isk_...`", dict(_UNAUTHORISED))
+        wait_s = self._requests.wait_s(key.key_id)
+        if wait_s:
+            raise _too_many("requests came with this key", wait_s)
+        if not key.allows(scope):
+            raise ApiError(403, f"this key lacks the scope `{scope}`")
+        return key
+
+
+def _presented(connection: Connection) -> str:
+    scheme, _, presented = connection.headers.get("authorization", "").partition(" ")
+    return presented.strip() if scheme.lower() == "bearer" else ""
+
+
+def _too_many(what: str, wait_s: float) -> ApiError:
+    return ApiError(429, f"too many {what}", {"Retry-After": str(int(wait_s) + 1)})
+
+
+def refuse_ambiguous_path(raw_path: bytes) -> None:
+    """Raises ApiError for a path that a proxy or a router may read as another user's: an encoded or doubled slash, a dot segment,
+    a control character, or bytes that are not UTF-8. Such a user id is sent in a body (`POST /v1/users/batch`).
+    """
+    decoded = [unquote_to_bytes(segment) for segment in raw_path.split(b"?")[0][1:].split(b"/")]
+    for segment in decoded:
+        if segment in {b"", b".", b".."} or b"/" in segment or b"\\" in segment or min(segment) < 32:
+            raise ApiError(400, "a path segment holds a slash, a dot segment or a control character: send such an id in a body")
+        try:
+            segment.decode()
+        except UnicodeDecodeError:
+            raise ApiError(400, "a path segment is not UTF-8") from None

@@ -1,0 +1,189 @@
+"""The follower: records of `recommendations` and of the users' changelog into the store, and how old the store is.
+
+It answers for three things: late changelog records are left out as recovery leaves them out, a store that missed tombstones is
+reconciled, and nobody is told "ready" before each partition was read to its end once.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+
+from stream.api.profiles import is_kept, summary_of
+from stream.api.store import RECONCILE_AFTER_MS, Position, Row, Store, Table, must_reconcile
+from stream.core.state import StatesUnreadableError
+from stream.kafka.cluster.log_reader import Fetched, LogReader, TopicPartition
+from stream.kafka.faust.changelog import term_of
+from stream.metrics import Metrics
+
+logger = logging.getLogger("isthmus")
+AGAIN_S: Final = 1.0
+EPOCHS_EVERY_MS: Final = 30_000
+TOUCH_EVERY_MS: Final = 60_000
+
+
+class Followed(NamedTuple):
+    """One partition while it is followed. `touched_ms` is when its position was last written."""
+
+    table: Table
+    position: Position
+    touched_ms: int
+
+
+class Follower:
+    """Follows topics into a store for as long as `run` runs."""
+
+    def __init__(
+        self,
+        store: Store,
+        reader: LogReader,
+        tables: Mapping[str, Table],
+        changed: Callable[[Iterable[str]], None],
+        metrics: Metrics,
+        clock_ms: Callable[[], int],
+        reconcile_after_ms: int = RECONCILE_AFTER_MS,
+    ) -> None:
+        """`tables` by topic; `changed` gets the users whose lists changed; `clock_ms` is the wall clock."""
+        self._store = store
+        self._reader = reader
+        self._tables = tables
+        self._changed = changed
+        self._metrics = metrics
+        self._clock_ms = clock_ms
+        self._reconcile_after_ms = reconcile_after_ms
+        self._followed: dict[TopicPartition, Followed] = {}
+        self._reached: set[TopicPartition] = set()
+        self._epochs: Mapping[str, int] = {}
+        self._epochs_at_ms = 0
+        self.ready = asyncio.Event()
+
+    def age_ms(self) -> int:
+        """How old the answers may be: the time since the log last said that there is nothing more to read."""
+        oldest = min((followed.position.as_of_ms for followed in self._followed.values()), default=0)
+        return max(0, self._clock_ms() - oldest)
+
+    def positions(self) -> dict[TopicPartition, int]:
+        """The next offset of each partition."""
+        return {partition: followed.position.next_offset for partition, followed in self._followed.items()}
+
+    def missing(self) -> str | None:
+        """Why the store must not be answered from; None where it may."""
+        if self.ready.is_set():
+            return None
+        return f"{len(self._followed) - len(self._reached)} of {len(self._followed)} partitions are not read to their end yet"
+
+    async def run(self) -> None:
+        """Follows for ever; begins again where the log was away or a topic was recreated."""
+        while True:
+            try:
+                await self._open()
+                while not await self._recreated():
+                    await self._follow_once()
+            except OSError as error:
+                logger.warning("%s; trying again", error)
+                await asyncio.sleep(AGAIN_S)
+
+    async def _open(self) -> None:
+        """Decides for each partition whether the store continues or is reconciled."""
+        bounds = await self._reader.open(self._tables)
+        self._epochs, self._epochs_at_ms = await self._reader.epochs(self._tables), self._clock_ms()
+        for (topic, number), held in bounds.items():
+            table = self._tables[topic]
+            position = await self._store.position(table, number)
+            reason = must_reconcile(position, self._epochs[topic], held, self._clock_ms(), self._reconcile_after_ms)
+            if position is None or reason is not None:
+                logger.info("%s-%d is read from its beginning: %s", topic, number, reason)
+                self._metrics.counter("api_reconciled").inc()
+                position = await self._store.begin(table, number, self._epochs[topic], self._clock_ms())
+                self.ready.clear()
+                self._reached.discard((topic, number))
+            self._followed[topic, number] = Followed(table, position, self._clock_ms())
+            self._reader.seek(topic, number, max(position.next_offset, held.begin))
+
+    async def _recreated(self) -> bool:
+        now_ms = self._clock_ms()
+        if now_ms - self._epochs_at_ms < EPOCHS_EVERY_MS:
+            return False
+        self._epochs_at_ms = now_ms
+        try:
+            epochs = await self._reader.epochs(self._tables)
+        except OSError:
+            return False
+        return epochs != self._epochs
+
+    async def _follow_once(self) -> None:
+        for partition in self._followed:
+            await self._note_end(partition)
+        if self._reached >= self._followed.keys():
+            self.ready.set()
+        for fetched in await self._reader.fetch():
+            await self._apply(fetched)
+            await asyncio.sleep(0)
+
+    async def _apply(self, fetched: Fetched) -> None:
+        followed = self._followed[fetched.topic, fetched.partition]
+        position = followed.position
+        rows = self._list_rows(fetched) if followed.table is Table.LISTS else None
+        if rows is None:
+            rows, position = self._state_rows(fetched, position)
+        newest_ms = max((record.timestamp for record in fetched.records), default=0)
+        position = msgspec.structs.replace(
+            position, next_offset=fetched.next_offset, as_of_ms=max(position.as_of_ms, min(newest_ms, self._clock_ms()))
+        )
+        await self._write(fetched.topic, fetched.partition, rows, position)
+        if followed.table is Table.LISTS:
+            self._changed(row.key.decode() for row in rows)
+
+    async def _write(self, topic: str, partition: int, rows: list[Row], position: Position) -> None:
+        followed = self._followed[topic, partition]
+        if not await self._store.write(followed.table, partition, rows, position):
+            raise ConnectionError(f"another process has begun to fill the store of {topic}-{partition}")
+        self._followed[topic, partition] = Followed(followed.table, position, self._clock_ms())
+
+    def _list_rows(self, fetched: Fetched) -> list[Row]:
+        return [Row(record.key, record.value, record.offset) for record in fetched.records if record.key is not None]
+
+    def _state_rows(self, fetched: Fetched, position: Position) -> tuple[list[Row], Position]:
+        """Rows of users' state records, without those that an earlier owner wrote late (`UserTable.restore`)."""
+        rows: list[Row] = []
+        late, term = 0, position.term
+        for record in fetched.records:
+            stamped = term_of(record.headers)
+            if stamped < term or record.key is None:
+                late += 1
+                continue
+            term = stamped
+            if is_kept(record.key):
+                rows.append(Row(record.key, self._summary(record.key, record.value), record.offset))
+        if late:
+            self._metrics.counter("late_records").inc(late)
+        return rows, msgspec.structs.replace(position, term=term)
+
+    def _summary(self, key: bytes, value: bytes | None) -> bytes | None:
+        """What is kept of a state record. One that cannot be read is deleted: its predecessor is no longer true."""
+        try:
+            return None if value is None else summary_of(key, value)
+        except StatesUnreadableError:
+            self._metrics.counter("api_unreadable").inc()
+            return None
+
+    async def _note_end(self, partition: TopicPartition) -> None:
+        """Takes over that the partition was read to its end; writes it down once a minute, or when a pass ends."""
+        at_ms = self._reader.read_to_end_at(*partition)
+        if at_ms is None:
+            return
+        topic, number = partition
+        table, position, touched_ms = self._followed[partition]
+        position = msgspec.structs.replace(position, as_of_ms=max(position.as_of_ms, at_ms))
+        self._followed[partition] = Followed(table, position, touched_ms)
+        if not position.complete or self._clock_ms() - touched_ms > TOUCH_EVERY_MS:
+            await self._write(topic, number, [], position)
+        if not position.complete:
+            deleted = await self._store.complete(table, number)
+            position = msgspec.structs.replace(position, complete=True)
+            self._followed[partition] = Followed(table, position, self._clock_ms())
+            if deleted:
+                logger.info("%s-%d: %d rows deleted that the topic no longer holds", topic, number, deleted)
+        self._reached.add(partition)

@@ -1,0 +1,124 @@
+"""Events by HTTP: the step's own types in, records for the input topics out.
+
+An event without an id gets one that a retry of the same request repeats, so that the step drops what came twice.
+"""
+
+from datetime import datetime
+from hashlib import blake2b
+from typing import Annotated, Final, Literal
+from uuid import uuid4
+
+import msgspec
+from msgspec import Meta
+
+from stream.api.problems import ApiError
+from stream.core import limits
+from stream.core.events import Click, Erasure, Purchase, Timestamp, Transcript, to_milliseconds
+from stream.kafka.cluster.event_sink import OutgoingEvent
+
+EVENTS: Final = 1_000
+
+
+class ClickEvent(Click, frozen=True, gc=False, tag_field="type", tag="click"):
+    __doc__ = Click.__doc__
+
+
+class TranscriptEvent(Transcript, frozen=True, tag_field="type", tag="transcript"):
+    __doc__ = Transcript.__doc__
+
+
+class PurchaseEvent(Purchase, frozen=True, gc=False, tag_field="type", tag="purchase"):
+    __doc__ = Purchase.__doc__
+
+
+SentEvent = ClickEvent | TranscriptEvent | PurchaseEvent
+_TYPES: Final[dict[type, tuple[str, type[msgspec.Struct]]]] = {
+    ClickEvent: ("clicks", Click),
+    TranscriptEvent: ("transcripts", Transcript),
+    PurchaseEvent: ("purchases", Purchase),
+}
+
+
+class EventsBody(msgspec.Struct, frozen=True):
+    """Events of one request. One that is not valid refuses the request, and nothing is sent.
+
+    Attributes:
+        events: The events, in order.
+        sent_at: The sender's clock when it sent the request. `occurred_at` of clicks and purchases is corrected by its error.
+    """
+
+    events: Annotated[tuple[SentEvent, ...], Meta(min_length=1, max_length=EVENTS)]
+    sent_at: Timestamp | None = None
+
+
+class EventResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one event.
+
+    Attributes:
+        event_id: Its id, given or derived: name it when the event is sent again.
+        status: `accepted` once Kafka has it; `failed`: send it again.
+    """
+
+    event_id: str
+    status: Literal["accepted", "failed"]
+
+
+class EventsAnswer(msgspec.Struct, frozen=True):
+    """What became of the events of one request.
+
+    Attributes:
+        results: One for each event, in order.
+    """
+
+    results: tuple[EventResult, ...]
+
+
+def outgoing(body: EventsBody, idempotency_key: str | None, now_ms: int, max_ahead_ms: int) -> list[OutgoingEvent]:
+    """Returns the records of a request.
+
+    Raises:
+        ApiError: an event cannot be used as it is; the message names it.
+    """
+    request = idempotency_key or uuid4().hex
+    ahead_ms = 0 if body.sent_at is None else now_ms - to_milliseconds(body.sent_at)
+    return [_outgoing(event, index, request, ahead_ms, now_ms + max_ahead_ms) for index, event in enumerate(body.events)]
+
+
+def _outgoing(event: SentEvent, index: int, request: str, ahead_ms: int, latest_ms: int) -> OutgoingEvent:
+    role, kind = _TYPES[type(event)]
+    fields = msgspec.structs.asdict(event)
+    event_id = event.event_id or _derived_id(event, index, request)
+    fields["event_id"] = event_id
+    if "occurred_at" in fields:
+        fields["occurred_at"] = _corrected(event.occurred_at, ahead_ms)  # type: ignore[union-attr]
+    if to_milliseconds(fields.get("occurred_at", fields.get("started_at", 0))) > latest_ms:
+        raise ApiError(400, f"events[{index}] lies in the future; with sent_at a wrong clock is corrected")
+    check_user_id(event.user_id, f"events[{index}].user_id")
+    return OutgoingEvent(role, event.user_id, event_id, _encode(kind(**fields)))
+
+
+def _derived_id(event: SentEvent, index: int, request: str) -> str:
+    return blake2b(f"{request}|{index}|".encode() + _encode(event), digest_size=12).hexdigest()
+
+
+def _corrected(moment: datetime | int, ahead_ms: int) -> int:
+    return min(max(0, to_milliseconds(moment) + ahead_ms), limits.LAST_TIME_MS)
+
+
+def check_user_id(user_id: str, field: str) -> None:
+    """Raises ApiError for an id that no record could have."""
+    if not 1 <= len(user_id.encode("utf-8", "replace")) <= limits.USER_ID_BYTES:
+        raise ApiError(400, f"{field} must have 1 to {limits.USER_ID_BYTES} bytes")
+
+
+def erasure_event(user_id: str, now_ms: int) -> OutgoingEvent:
+    event_id = str(uuid4())
+    return OutgoingEvent("erasures", user_id, event_id, _encode(Erasure(user_id, now_ms, event_id)))
+
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def content_tag(content: msgspec.Struct) -> str:
+    """An ETag that names the content."""
+    return f'"{blake2b(_encode(content), digest_size=12).hexdigest()}"'

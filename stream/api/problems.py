@@ -1,0 +1,54 @@
+"""Errors as problem details (RFC 9457): every answer that is no success has this form."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+logger = logging.getLogger("isthmus")
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a request was not answered (RFC 9457).
+
+    Attributes:
+        title: Name of the status.
+        status: HTTP status.
+        detail: What to do about it.
+    """
+
+    title: str
+    status: int
+    detail: str | None = None
+
+
+class ApiError(HTTPException):
+    """An answer that is no success, with headers of its own."""
+
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail=detail, status_code=status, headers=headers)
+
+
+def problem_response(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    """Turns any exception of a handler into a problem. What was not foreseen is logged without the request's path or body."""
+    if isinstance(error, HTTPException):
+        status, detail, headers = error.status_code, _detail(error), error.headers
+    elif isinstance(error, RecursionError):
+        status, detail, headers = HTTPStatus.BAD_REQUEST, "the body is nested too deeply", None
+    else:
+        logger.error("a request could not be answered", exc_info=error)
+        status, detail, headers = HTTPStatus.INTERNAL_SERVER_ERROR, None, None
+    del request
+    problem = Problem(HTTPStatus(status).phrase, int(status), detail)
+    return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def _detail(error: HTTPException) -> str:
+    """The text, and which fields did not fit."""
+    extra = error.extra if isinstance(error.extra, list) else []
+    fields = [f"{one.get('key', 'body')}: {one.get('message')}" for one in extra if isinstance(one, dict)]
+    return "; ".join(fields) or error.detail

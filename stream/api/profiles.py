@@ -1,0 +1,77 @@
+"""What the read side keeps of a user's state records: the post filter and counts, but no click, no tag and no vector."""
+
+import msgspec
+
+from stream.core.interactions import Interaction, Session
+from stream.core.state import decode_facts, decode_head, facts_key, head_key
+
+
+class HeadSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What is kept of a `Head`.
+
+    Attributes:
+        owned: Items that the user owns.
+        excluded: Items that the user may not be offered.
+        erased_at: Up to when the user was erased, ms; -1: never.
+        newest_at: Time of the newest event, ms.
+        sessions: Sessions that still grow.
+        conversations: Conversations that still grow.
+        model_version: Version that made the last list; "": none.
+    """
+
+    owned: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    erased_at: int = -1
+    newest_at: int = 0
+    sessions: int = 0
+    conversations: int = 0
+    model_version: str = ""
+
+
+class FactsSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What is kept of `Facts`: counts since the user's first event."""
+
+    sessions: int = 0
+    conversations: int = 0
+    purchases: int = 0
+
+
+_encode = msgspec.msgpack.Encoder().encode
+decode_head_summary = msgspec.msgpack.Decoder(HeadSummary).decode
+decode_facts_summary = msgspec.msgpack.Decoder(FactsSummary).decode
+HEAD, FACTS = head_key(b""), facts_key(b"")
+
+
+def is_kept(key: bytes) -> bool:
+    """Whether a state record of this key is one of a user, and not the memory of an erasure."""
+    return key[:1] in {HEAD, FACTS}
+
+
+def summary_of(key: bytes, value: bytes) -> bytes:
+    """Returns what is kept of a state record.
+
+    Raises:
+        StatesUnreadableError: the record is damaged, or a later version wrote it.
+    """
+    return _encode(_head_summary(value) if key[:1] == HEAD else _facts_summary(value))
+
+
+def _head_summary(value: bytes) -> HeadSummary:
+    head = decode_head(value)
+    sessions, conversations = _count(head.tail)
+    version = "" if head.last_list is None else head.last_list.version
+    return HeadSummary(head.owned, head.excluded, head.erased_at, head.newest_at, sessions, conversations, version)
+
+
+def _facts_summary(value: bytes) -> FactsSummary:
+    facts = decode_facts(value)
+    sessions, conversations = _count(facts.interactions)
+    bought = sum(purchase.bought for purchase in facts.purchases)
+    return FactsSummary(
+        facts.evicted.sessions + sessions, facts.evicted.conversations + conversations, facts.evicted.purchases + bought
+    )
+
+
+def _count(interactions: list[Interaction]) -> tuple[int, int]:
+    sessions = sum(isinstance(interaction, Session) for interaction in interactions)
+    return sessions, len(interactions) - sessions

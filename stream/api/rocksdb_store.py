@@ -1,0 +1,116 @@
+"""The embedded store: one RocksDB in the process. Each replica of the API holds everything.
+
+Key of a row: table (1 byte), partition (2 bytes), key. Value: generation (4 bytes), value. A position has the key
+"p", table, partition.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from struct import Struct
+from typing import Any, Final
+
+import msgspec
+from rocksdict import BottommostLevelCompaction, CompactOptions, Options, Rdict, WriteBatch
+
+from stream.api.store import Position, Row, Table
+from stream.errors import IsthmusError
+
+_PREFIX: Final = Struct(">cH")
+_GENERATION: Final = Struct(">I")
+_TABLES: Final = {Table.LISTS: b"l", Table.STATES: b"s"}
+_SWEPT: Final = 2_000  # rows looked at before other tasks get their turn
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Position).decode
+
+
+class RocksDBStore:
+    """`stream.api.store.Store` in a folder. Calls take microseconds, so they run on the event loop."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        options = Options(raw_mode=True)
+        options.set_write_buffer_size(16 << 20)
+        options.set_max_open_files(256)
+        try:
+            self._db: Any = Rdict(str(folder), options)
+        except Exception as error:
+            raise IsthmusError(
+                f"the store in {folder} cannot be opened ({error}): is another process of the same api.name running?"
+            ) from error
+
+    async def position(self, table: Table, partition: int) -> Position | None:
+        return self._position(table, partition)
+
+    def _position(self, table: Table, partition: int) -> Position | None:
+        stored = self._db.get(_position_key(table, partition))
+        return None if stored is None else _decode(stored)
+
+    async def begin(self, table: Table, partition: int, epoch: int, now_ms: int) -> Position:
+        kept = self._position(table, partition)
+        position = Position(epoch, 1 if kept is None else kept.generation + 1, as_of_ms=now_ms)
+        self._db.put(_position_key(table, partition), _encode(position))
+        return position
+
+    async def write(self, table: Table, partition: int, rows: Sequence[Row], position: Position) -> bool:
+        kept = self._position(table, partition)
+        if kept is None or (kept.epoch, kept.generation) != (position.epoch, position.generation):
+            return False
+        prefix = _PREFIX.pack(_TABLES[table], partition)
+        stamp = _GENERATION.pack(position.generation)
+        batch = WriteBatch(raw_mode=True)
+        for key, value, offset in rows:
+            if offset < kept.next_offset:
+                continue
+            if value is None:
+                batch.delete(prefix + key)
+            else:
+                batch.put(prefix + key, stamp + value)
+        if position.next_offset >= kept.next_offset:
+            batch.put(_position_key(table, partition), _encode(position))
+        self._db.write(batch)
+        return True
+
+    async def complete(self, table: Table, partition: int) -> int:
+        kept = self._position(table, partition)
+        if kept is None or kept.complete:
+            return 0
+        prefix = _PREFIX.pack(_TABLES[table], partition)
+        deleted = 0
+        if kept.generation > 1:
+            for number, (key, stamp) in enumerate(self._stamps(prefix)):
+                if stamp < kept.generation:
+                    self._db.delete(key)
+                    deleted += 1
+                if number % _SWEPT == _SWEPT - 1:
+                    await asyncio.sleep(0)
+        position = msgspec.structs.replace(kept, complete=True)
+        self._db.put(_position_key(table, partition), _encode(position))
+        return deleted
+
+    def _stamps(self, prefix: bytes) -> Iterator[tuple[bytes, int]]:
+        """Key and generation of every row under a prefix."""
+        for key, value in self._db.items(from_key=prefix):
+            if not key.startswith(prefix):
+                return
+            yield key, _GENERATION.unpack_from(value)[0]
+
+    async def read(self, table: Table, keys: Sequence[tuple[int, bytes]]) -> list[bytes | None]:
+        letter = _TABLES[table]
+        stored = self._db.get([_PREFIX.pack(letter, partition) + key for partition, key in keys])
+        return [None if value is None else value[_GENERATION.size :] for value in stored]
+
+    async def close(self) -> None:
+        self._db.flush()
+        self._db.close()
+
+    def compact(self) -> None:
+        """Rewrites the files, so that deleted rows are no longer in them. Takes seconds for a million users."""
+        self._db.flush()
+        options = CompactOptions()
+        options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
+        self._db.compact_range(None, None, options)
+
+
+def _position_key(table: Table, partition: int) -> bytes:
+    return b"p" + _PREFIX.pack(_TABLES[table], partition)

@@ -1,0 +1,380 @@
+"""The routes: parameters in, answers out. What they do is in `service`, `ingest` and `streams`; who may, in `door`."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import MediaType, Request, Response, delete, get, post
+from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import HeaderParameter, JSONBody, PathParameter, QueryParameter
+from litestar.response import Stream as StreamResponse
+from msgspec import Meta
+
+from stream.api import ingest
+from stream.api.answers import ListAnswer, Profile
+from stream.api.api_keys import ApiKey, ApiKeys, Scope
+from stream.api.door import SCOPE
+from stream.api.ingest import EventsAnswer, EventsBody, check_user_id, erasure_event, outgoing
+from stream.api.problems import MEDIA_TYPE, ApiError, Problem
+from stream.api.service import ReadService
+from stream.api.streams import Changes, Stream, stream_lists
+from stream.core import limits
+from stream.core.events import Item, UserId, to_milliseconds
+from stream.health import Health
+from stream.kafka.cluster.event_sink import EventSink
+from stream.metrics import Metrics
+from stream.settings import ApiSettings
+
+LIMIT: Final = 100
+USERS: Final = 1_000
+AGE_HEADER: Final = "Isthmus-Age"
+OTHER: Final = "other"
+
+UserPath = Annotated[
+    str, PathParameter(description="User id.", min_length=1, max_length=limits.USER_ID_BYTES, pattern=r"^[^/\\\x00-\x1f]+$")
+]
+Limit = Annotated[int | None, QueryParameter(description="Items of a list; default: the step's list length.", ge=1, le=LIMIT)]
+Placement = Annotated[str | None, QueryParameter(description="Where the list is shown; echoed.", max_length=limits.ID_CHARACTERS)]
+Authenticated = Request[Any, ApiKey, Any]
+
+
+def problems(*statuses: int) -> dict[int, ResponseSpec]:
+    """The problems that a route may answer with, for the OpenAPI document."""
+    texts = {
+        304: "Not modified since the ETag that was presented.",
+        400: "A parameter or the body does not fit; the detail names it.",
+        401: "No live API key.",
+        403: "The key lacks the scope.",
+        404: "Nothing is known.",
+        408: "The body came too slowly.",
+        413: "The body is too large.",
+        429: "Too many requests.",
+        503: "The store or Kafka is not ready.",
+    }
+    empty = {304}
+    return {
+        status: ResponseSpec(
+            None if status in empty else Problem, generate_examples=False, description=texts[status], media_type=MEDIA_TYPE
+        )
+        for status in statuses
+    }
+
+
+READING: Final = (400, 401, 403, 429, 503)
+WRITING: Final = (400, 401, 403, 408, 413, 429, 503)
+
+
+class Api(msgspec.Struct, frozen=True):
+    """What the routes work with."""
+
+    service: ReadService
+    keys: ApiKeys
+    changes: Changes
+    sink: EventSink
+    metrics: Metrics
+    settings: ApiSettings
+    list_length: int
+    max_ahead_ms: int
+    health: Health
+
+    def placement(self, asked: str | None) -> str | None:
+        """The placement as metrics and answers name it."""
+        return asked if asked is None or asked in self.settings.placements else OTHER
+
+    def count(self, served: ListAnswer) -> None:
+        self.metrics.counter("api_lists", served.placement or "", served.fallback or served.changed or "as_sent").inc()
+
+
+UsesApi = NamedDependency[Api]
+
+
+class UsersBody(msgspec.Struct, frozen=True):
+    """Users whose lists are wanted.
+
+    Attributes:
+        users: User ids.
+        limit: Items of each list; default: the step's list length.
+    """
+
+    users: Annotated[tuple[UserId, ...], Meta(min_length=1, max_length=USERS)]
+    limit: Annotated[int, Meta(ge=1, le=LIMIT)] | None = None
+
+
+class Lists(msgspec.Struct, frozen=True):
+    """Lists of several users.
+
+    Attributes:
+        lists: One for each user, in order.
+    """
+
+    lists: list[ListAnswer]
+
+
+class CatalogueItem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One item of the catalogue.
+
+    Attributes:
+        item: Item id.
+        name: For people.
+        offered: Whether it is on offer now.
+        repeatable: Whether a user who owns it may be offered it again.
+        offered_from: Start of the offer, ms.
+        offered_until: End of the offer, ms.
+    """
+
+    item: str
+    name: str
+    offered: bool
+    repeatable: bool
+    offered_from: int | None = None
+    offered_until: int | None = None
+
+
+class CataloguePage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Part of the catalogue.
+
+    Attributes:
+        items: In order of their ids.
+        next: What to give as `after` for the next part; absent: there is none.
+    """
+
+    items: list[CatalogueItem]
+    next: str | None = None
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """An erasure on its way.
+
+    Attributes:
+        event_id: Id of the erasure event.
+        erased_until: Everything up to this time is forgotten, ms.
+        status_url: Says whether it is done here.
+    """
+
+    event_id: str
+    erased_until: int
+    status_url: str
+
+
+class ErasureStatus(msgspec.Struct, frozen=True):
+    """How far an erasure is.
+
+    Attributes:
+        done: Whether this replica holds nothing of the user from before it.
+        age_s: Seconds since the store was last known to be complete.
+    """
+
+    done: bool
+    age_s: float
+
+
+@get(
+    "/v1/users/{user_id:str}/recommendations",
+    opt={SCOPE: Scope.READ},
+    responses=problems(304, *READING),
+    summary="A user's list",
+)
+async def recommendations(
+    api: UsesApi,
+    user_id: UserPath,
+    limit: Limit = None,
+    placement: Placement = None,
+    explain: Annotated[  # noqa: FBT002  (a query parameter)
+        bool, QueryParameter(description="Adds what moved the first item, where the step explains lists.")
+    ] = False,
+    if_none_match: Annotated[
+        str | None, HeaderParameter(name="If-None-Match", description="ETag of the list that is held.")
+    ] = None,
+) -> Response[ListAnswer]:
+    """What the user may be offered now. A user nobody knows gets popularity's list, under `fallback`."""
+    check_user_id(user_id, "user_id")
+    (found,) = await api.service.lists([user_id], limit or api.list_length, api.placement(placement), explain=explain)
+    api.count(found)
+    return _unless_held(found, found.etag, found.age_s, if_none_match)
+
+
+def _unless_held(content: Any, etag: str, age_s: float, if_none_match: str | None) -> Response[Any]:
+    """The content, or 304 where the client holds it."""
+    headers = {"ETag": etag, AGE_HEADER: f"{age_s:.3f}"}
+    held = {tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")}
+    if etag in held or "*" in held:
+        return Response(None, status_code=304, headers=headers)
+    return Response(content, headers=headers)
+
+
+@post("/v1/users/batch", status_code=200, opt={SCOPE: Scope.READ}, responses=problems(*WRITING), summary="Lists of many users")
+async def batch(api: UsesApi, data: JSONBody[UsersBody]) -> Lists:
+    """Lists of up to 1,000 users. Ids that cannot stand in a path can be asked for here."""
+    for index, user in enumerate(data.users):
+        check_user_id(user, f"users[{index}]")
+    return Lists(await api.service.lists(data.users, data.limit or api.list_length))
+
+
+@get("/v1/users/{user_id:str}/profile", opt={SCOPE: Scope.READ}, responses=problems(*READING, 404), summary="A user's numbers")
+async def profile(api: UsesApi, user_id: UserPath) -> Profile:
+    """Counts of interactions, purchases and owned items; no text and no tags."""
+    check_user_id(user_id, "user_id")
+    found = await api.service.profile(user_id)
+    if found is None:
+        raise ApiError(404, "nothing is known of this user")
+    return found
+
+
+@get("/v1/items", opt={SCOPE: Scope.READ}, responses=problems(304, *READING), summary="The catalogue")
+async def items(
+    api: UsesApi,
+    limit: Annotated[int, QueryParameter(description="Items of an answer.", ge=1, le=1_000)] = 100,
+    after: Annotated[
+        str | None, QueryParameter(description="Item id after which to go on.", max_length=limits.ID_CHARACTERS)
+    ] = None,
+    if_none_match: Annotated[
+        str | None, HeaderParameter(name="If-None-Match", description="ETag of the part that is held.")
+    ] = None,
+) -> Response[CataloguePage]:
+    """The items in order of their ids."""
+    catalogue, now_ms = api.service.current.catalogue, api.service.clock_ms()
+    offered = set(catalogue.offered_at(now_ms))
+    later = [item for name, item in catalogue.items.items() if after is None or name > after]
+    page = CataloguePage(
+        [_catalogue_item(item, offered=item.item_id in offered) for item in later[:limit]],
+        later[limit - 1].item_id if len(later) > limit else None,
+    )
+    return _unless_held(page, ingest.content_tag(page), api.service.age_s(), if_none_match)
+
+
+def _catalogue_item(item: Item, *, offered: bool) -> CatalogueItem:
+    start, end = item.offered_from, item.offered_until
+    return CatalogueItem(
+        item.item_id,
+        item.name,
+        offered,
+        item.repeatable,
+        None if start is None else to_milliseconds(start),
+        None if end is None else to_milliseconds(end),
+    )
+
+
+@delete("/v1/users/{user_id:str}", status_code=202, opt={SCOPE: Scope.ERASE}, responses=problems(*READING), summary="Forget a user")
+async def erase(api: UsesApi, user_id: UserPath, request: Authenticated) -> Receipt:
+    """Sends an erasure event. State, list and training examples go once a worker reads it; the receipt says where to ask."""
+    check_user_id(user_id, "user_id")
+    until_ms = api.service.clock_ms()
+    event = erasure_event(user_id, until_ms)
+    if await api.sink.send([event]) != [True]:
+        raise ApiError(503, "Kafka did not take the erasure: try again", {"Retry-After": "1"})
+    return Receipt(event.event_id, until_ms, f"{request.scope['raw_path'].decode()}/erasures/{until_ms}")
+
+
+@get(
+    "/v1/users/{user_id:str}/erasures/{until_ms:int}",
+    opt={SCOPE: Scope.ERASE},
+    responses=problems(*READING, 404),
+    summary="How far an erasure is",
+)
+async def erasure(
+    api: UsesApi, user_id: UserPath, until_ms: Annotated[int, PathParameter(description="`erased_until` of the receipt.", ge=0)]
+) -> ErasureStatus:
+    """Whether this replica still holds anything of the user from before the erasure."""
+    check_user_id(user_id, "user_id")
+    return ErasureStatus(await api.service.is_erased(user_id, until_ms), api.service.age_s())
+
+
+@post(
+    "/v1/events",
+    status_code=202,
+    opt={SCOPE: Scope.WRITE},
+    responses={207: ResponseSpec(EventsAnswer, generate_examples=False, description="Some failed."), **problems(*WRITING)},
+    summary="Send events",
+)
+async def events(
+    api: UsesApi,
+    data: JSONBody[EventsBody],
+    idempotency_key: Annotated[
+        str | None,
+        HeaderParameter(
+            name="Idempotency-Key",
+            description="Names the request: sent again with it, events without an id get the same ids.",
+            min_length=1,
+            max_length=limits.ID_CHARACTERS,
+        ),
+    ] = None,
+) -> Response[EventsAnswer]:
+    """Clicks, transcripts and purchases. 202: Kafka has all of them; 207: some failed, send those again with the ids returned."""
+    sent = outgoing(data, idempotency_key, api.service.clock_ms(), api.max_ahead_ms)
+    took = await api.sink.send(sent)
+    if not any(took):
+        raise ApiError(503, "Kafka took none of the events: send the request again", {"Retry-After": "1"})
+    results = [ingest.EventResult(event.event_id, "accepted" if one else "failed") for event, one in zip(sent, took, strict=True)]
+    return Response(EventsAnswer(tuple(results)), status_code=202 if all(took) else 207)
+
+
+@get(
+    "/v1/users/{user_id:str}/events",
+    opt={SCOPE: Scope.READ},
+    media_type="text/event-stream",
+    responses=problems(*READING),
+    summary="A user's list as it changes",
+)
+async def stream(
+    api: UsesApi,
+    user_id: UserPath,
+    request: Authenticated,
+    limit: Limit = None,
+    last_event_id: Annotated[
+        str, HeaderParameter(name="Last-Event-ID", description="Id of the last event seen.", max_length=64)
+    ] = "",
+) -> StreamResponse:
+    """Server-sent events: `list` with the list, and `erased` when the user was erased."""
+    check_user_id(user_id, "user_id")
+    if api.changes.open >= api.settings.max_streams:
+        raise ApiError(503, "too many streams are open here", {"Retry-After": "5"})
+    key = request.auth
+    asked = Stream(
+        user_id,
+        limit or api.list_length,
+        last_event_id,
+        api.settings.heartbeat_s,
+        lambda: api.keys.is_live(key, api.service.clock_ms()),
+    )
+    return StreamResponse(_begun(stream_lists(api.service, api.changes, asked)), headers={"X-Accel-Buffering": "no"})
+
+
+async def _begun(lists: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """A comment first, so that a client sees the stream begin."""
+    yield b": follows\n\n"
+    async for event in lists:
+        yield event
+
+
+@get("/livez", media_type=MediaType.TEXT, summary="Whether the process works", responses=problems(503))
+async def livez(api: UsesApi) -> Response[str]:
+    """200, or 503 with what is wrong."""
+    return _checked(Health.wrong(api.health.live))
+
+
+@get("/readyz", media_type=MediaType.TEXT, summary="Whether the store may be answered from", responses=problems(503))
+async def readyz(api: UsesApi) -> Response[str]:
+    """200 once the store has caught up, or 503 with what is missing. A broker that is away later does not change it."""
+    return _checked(Health.wrong(api.health.ready))
+
+
+def _checked(wrong: list[str]) -> Response[str]:
+    if wrong:
+        raise ApiError(503, "; ".join(wrong))
+    return Response("ok\n")
+
+
+ROUTES: Final = (recommendations, batch, profile, items, erase, erasure, events, stream, livez, readyz)
+BODIES: Final = (
+    UsersBody,
+    EventsBody,
+    ListAnswer,
+    Lists,
+    Profile,
+    CataloguePage,
+    Receipt,
+    ErasureStatus,
+    EventsAnswer,
+    Problem,
+)

@@ -1,0 +1,87 @@
+"""What the routes ask: lists, profiles and erasures of users, from the store. Nothing here knows HTTP."""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from stream.api.answers import ListAnswer, Profile, Question, answer, decode_list, profile
+from stream.api.catalogue import CurrentCatalogue
+from stream.api.profiles import FactsSummary, HeadSummary, decode_facts_summary, decode_head_summary
+from stream.api.store import Store, Table
+from stream.core.outputs import Recommendation
+from stream.core.partitioner import partition_of
+from stream.core.state import facts_key, head_key
+
+Key = tuple[int, bytes]
+
+
+class ReadService:
+    """Answers from a store and the current catalogue."""
+
+    def __init__(
+        self,
+        store: Store,
+        current: CurrentCatalogue,
+        partitions: int,
+        age_ms: Callable[[], int],
+        clock_ms: Callable[[], int],
+    ) -> None:
+        """`partitions` of the topics that are keyed by user; `age_ms` is the store's age."""
+        self._store = store
+        self._partitions = partitions
+        self._age_ms = age_ms
+        self.clock_ms = clock_ms
+        self.current = current
+
+    def age_s(self) -> float:
+        return self._age_ms() / 1_000
+
+    async def lists(
+        self, users: Sequence[str], limit: int, placement: str | None = None, *, explain: bool = False
+    ) -> list[ListAnswer]:
+        """Returns what each user may be offered now, in order."""
+        question = Question(limit, self.clock_ms(), self.age_s(), placement, explain)
+        catalogue, popularity = self.current.catalogue, self.current.popularity
+        lists, heads = await self._lists_and_heads(users)
+        return [
+            answer(user, kept, head, catalogue, popularity, question) for user, kept, head in zip(users, lists, heads, strict=True)
+        ]
+
+    async def _lists_and_heads(self, users: Sequence[str]) -> tuple[list[Recommendation | None], list[HeadSummary | None]]:
+        keys = [self._key(user) for user in users]
+        lists = await self._store.read(Table.LISTS, keys)
+        heads = await self._store.read(Table.STATES, [(number, head_key(key)) for number, key in keys])
+        return [_list(value) for value in lists], [None if value is None else decode_head_summary(value) for value in heads]
+
+    async def profile(self, user: str) -> Profile | None:
+        """Returns a user's numbers; None where nothing is known."""
+        number, key = self._key(user)
+        head, facts = await self._store.read(Table.STATES, [(number, head_key(key)), (number, facts_key(key))])
+        if head is None:
+            return None
+        counts = FactsSummary() if facts is None else decode_facts_summary(facts)
+        return profile(user, decode_head_summary(head), counts, self.age_s())
+
+    async def is_known(self, user: str) -> bool:
+        """Whether the store holds anything of the user."""
+        (kept,), (head,) = await self._lists_and_heads([user])
+        return kept is not None or head is not None
+
+    async def is_erased(self, user: str, until_ms: int) -> bool:
+        """Whether the store holds nothing of the user from before an erasure."""
+        (kept,), (head,) = await self._lists_and_heads([user])
+        if head is not None and head.erased_at < until_ms:
+            return False
+        return kept is None or kept.occurred_at >= until_ms
+
+    def _key(self, user: str) -> Key:
+        key = user.encode()
+        return partition_of(key, self._partitions), key
+
+
+def _list(value: bytes | None) -> Recommendation | None:
+    """A kept list; one that a later version wrote and that cannot be read counts as none."""
+    try:
+        return None if value is None else decode_list(value)
+    except msgspec.MsgspecError:
+        return None

@@ -1,0 +1,107 @@
+"""What the read side keeps of the topics, and the contract of the stores that keep it.
+
+A store follows each partition of two topics and writes records together with its position, so that it always equals a prefix of
+the topic. It knows how old its position is: tombstones disappear from a compacted topic after `delete.retention.ms`, and a store
+that was away for longer would keep what they deleted. Such a store is reconciled: the partition is read from its beginning under a
+new *generation*, and rows that were not written again are deleted.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from stream.core.limits import DAY_MS
+from stream.kafka.cluster.log_reader import Bounds
+
+RECONCILE_AFTER_MS: Final = 6 * DAY_MS
+"""A day less than the `delete.retention.ms` of the compacted topics, because clocks differ."""
+
+
+class Table(StrEnum):
+    """Rows of one topic: lists by user id, and what is kept of state records by their state key."""
+
+    LISTS = "lists"
+    STATES = "states"
+
+
+class Position(msgspec.Struct, frozen=True, array_like=True):
+    """How far one partition was followed.
+
+    Attributes:
+        epoch: Epoch of the topic.
+        generation: Number of the pass; rows of earlier ones are deleted at its end.
+        next_offset: First offset that the store lacks.
+        as_of_ms: Everything written to the partition before this time is in the store.
+        complete: Whether the pass has reached the partition's end once, so that no row of an earlier pass is left.
+        term: Highest owner's term among the records, see `stream.kafka.faust.changelog`; 0 where records carry none.
+    """
+
+    epoch: int
+    generation: int = 1
+    next_offset: int = 0
+    as_of_ms: int = 0
+    complete: bool = False
+    term: int = 0
+
+
+class Row(NamedTuple):
+    """One record to apply.
+
+    Attributes:
+        key: Key of the row.
+        value: What replaces it; None deletes it.
+        offset: Offset of the record.
+    """
+
+    key: bytes
+    value: bytes | None
+    offset: int
+
+
+class Store(Protocol):
+    """Rows by table and partition. Implementations share `tests/contracts/test_api_store.py`."""
+
+    async def position(self, table: Table, partition: int) -> Position | None:
+        """Returns how far the partition was followed; None: never."""
+        ...
+
+    async def begin(self, table: Table, partition: int, epoch: int, now_ms: int) -> Position:
+        """Begins a new generation at offset 0, as of now. Rows of earlier ones stay until `complete`."""
+        ...
+
+    async def write(self, table: Table, partition: int, rows: Sequence[Row], position: Position) -> bool:
+        """Applies rows and moves the position, in one atomic step.
+
+        Rows that the kept position already covers are left out, deletions too. Returns False, and changes nothing, where the
+        position is of another epoch or generation than the kept one: the writer is outdated.
+        """
+        ...
+
+    async def complete(self, table: Table, partition: int) -> int:
+        """Deletes the rows of earlier generations, marks the position complete, and returns how many rows went."""
+        ...
+
+    async def read(self, table: Table, keys: Sequence[tuple[int, bytes]]) -> list[bytes | None]:
+        """Returns the values of (partition, key) pairs."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+def must_reconcile(
+    position: Position | None, epoch: int, bounds: Bounds, now_ms: int, after_ms: int = RECONCILE_AFTER_MS
+) -> str | None:
+    """Returns why a partition must be read from its beginning, or None where the store can continue."""
+    if position is None:
+        return "it was never followed"
+    if position.epoch != epoch:
+        return "the topic was recreated"
+    if position.next_offset > bounds.end:
+        return "the store holds more than the topic does"
+    if position.next_offset < bounds.begin:
+        return "the topic no longer holds the next record"
+    if now_ms - position.as_of_ms > after_ms and (position.next_offset < bounds.end or not position.complete):
+        return "the store was away for longer than tombstones are kept"
+    return None

@@ -1,0 +1,98 @@
+"""Server-sent events: a user's new list the moment it changes."""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+import msgspec
+
+from stream.api.answers import ListAnswer
+from stream.api.service import ReadService
+
+LOOK_S: Final = 5.0
+"""How long a stream may outlive its key, and how often offers that end are noticed."""
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Changes:
+    """Wakes the streams of users whose lists changed."""
+
+    def __init__(self) -> None:
+        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self.open = 0
+
+    @contextmanager
+    def of(self, user: str) -> Iterator[asyncio.Event]:
+        """Gives an event that is set whenever the user's list changes."""
+        changed = asyncio.Event()
+        self._waiting[user].add(changed)
+        self.open += 1
+        try:
+            yield changed
+        finally:
+            self.open -= 1
+            self._waiting[user].discard(changed)
+            if not self._waiting[user]:
+                del self._waiting[user]
+
+    def notify(self, users: Iterable[str]) -> None:
+        for user in users:
+            for changed in self._waiting.get(user, ()):
+                changed.set()
+
+
+class Stream(NamedTuple):
+    """One client's stream.
+
+    Attributes:
+        user: Whose list.
+        limit: Items of it.
+        last_id: Id of the last event that the client saw; "": none.
+        heartbeat_s: Seconds between comments that keep the connection open.
+        is_allowed: Whether the client's key is still live.
+    """
+
+    user: str
+    limit: int
+    last_id: str
+    heartbeat_s: float
+    is_allowed: Callable[[], bool]
+
+
+async def stream_lists(service: ReadService, changes: Changes, stream: Stream) -> AsyncIterator[bytes]:
+    """Gives the present list, unless the client saw it, and then each other one. Ends when the key does, or the user is erased.
+
+    Changes that come faster than the client reads are merged: it gets the newest list.
+    """
+    last_id, known = stream.last_id, False
+    with changes.of(stream.user) as changed:
+        said_at = time.monotonic()
+        while stream.is_allowed():
+            changed.clear()
+            was_known, known = known, await service.is_known(stream.user)
+            if was_known and not known:
+                yield b"event: erased\ndata: {}\n\n"
+                return
+            (found,) = await service.lists([stream.user], stream.limit)
+            if event_id(found) != last_id:
+                last_id, said_at = event_id(found), time.monotonic()
+                yield b"id: %s\nevent: list\ndata: %s\n\n" % (last_id.encode(), _encode(found))
+            elif time.monotonic() - said_at >= stream.heartbeat_s:
+                said_at = time.monotonic()
+                yield b": still here\n\n"
+            await _wait(changed, min(LOOK_S, stream.heartbeat_s))
+
+
+def event_id(answer: ListAnswer) -> str:
+    return answer.etag.strip('"')
+
+
+async def _wait(changed: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await changed.wait()
+    except TimeoutError:
+        return

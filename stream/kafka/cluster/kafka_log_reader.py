@@ -1,0 +1,93 @@
+"""`LogReader` on Kafka: an aiokafka consumer without a group that keeps no offsets."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from stream.core import limits
+from stream.kafka.cluster.clients import READ_COMMITTED
+from stream.kafka.cluster.log_reader import Bounds, Fetched
+from stream.kafka.cluster.view import KafkaClusterView
+
+_WAIT_MS: Final = 500
+_RECORDS: Final = 2_000  # of one fetch: what is applied between two answers of the API
+
+
+class KafkaLogReader:
+    """Reads all partitions of topics from given positions."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._consumer: Any = None
+        self._view = KafkaClusterView(bootstrap, "isthmus-api")
+        self._read_to_end: dict[tuple[str, int], int] = {}
+
+    async def open(self, topics: Iterable[str]) -> Mapping[tuple[str, int], Bounds]:
+        await self._stop_consumer()
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level=READ_COMMITTED,
+            max_partition_fetch_bytes=limits.RECORD_BYTES,
+        )
+        try:
+            await self._consumer.start()
+            numbers = {topic: self._consumer.partitions_for_topic(topic) or await self._partitions(topic) for topic in topics}
+            partitions = [TopicPartition(topic, number) for topic, found in numbers.items() for number in sorted(found)]
+            self._consumer.assign(partitions)
+            begins = await self._consumer.beginning_offsets(partitions)
+            ends = await self._consumer.end_offsets(partitions)
+        except KafkaError as error:
+            raise self._silent(error) from error
+        return {(one.topic, one.partition): Bounds(begins[one], ends[one]) for one in partitions}
+
+    async def epochs(self, topics: Iterable[str]) -> Mapping[str, int]:
+        return await self._view.epochs(topics)
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        self._consumer.seek(TopicPartition(topic, partition), offset)
+
+    async def fetch(self) -> list[Fetched]:
+        try:
+            fetched = await self._consumer.getmany(timeout_ms=_WAIT_MS, max_records=_RECORDS)
+            batches = [
+                Fetched(one.topic, one.partition, records, await self._consumer.position(one)) for one, records in fetched.items()
+            ]
+            await self._note_ends()
+        except KafkaError as error:
+            raise self._silent(error) from error
+        return batches
+
+    def read_to_end_at(self, topic: str, partition: int) -> int | None:
+        return self._read_to_end.get((topic, partition))
+
+    async def close(self) -> None:
+        await self._stop_consumer()
+        await self._view.close()
+
+    async def _note_ends(self) -> None:
+        self._read_to_end.clear()
+        for one in self._consumer.assignment():
+            stable = self._consumer.last_stable_offset(one)
+            asked_at = self._consumer.last_poll_timestamp(one)
+            if stable is not None and asked_at is not None and await self._consumer.position(one) >= stable:
+                self._read_to_end[one.topic, one.partition] = min(asked_at, int(time.time() * 1_000))
+
+    async def _partitions(self, topic: str) -> set[int]:
+        metadata = await self._consumer._client.fetch_all_metadata()
+        found = metadata.partitions_for_topic(topic)
+        if not found:
+            raise ConnectionError(f"{topic} at {self._bootstrap} is missing: run `isthmus topics`")
+        return set(found)
+
+    async def _stop_consumer(self) -> None:
+        if self._consumer is not None:
+            consumer, self._consumer = self._consumer, None
+            await consumer.stop()
+
+    def _silent(self, error: KafkaError) -> OSError:
+        return ConnectionError(f"the broker at {self._bootstrap} cannot be read ({type(error).__name__})")

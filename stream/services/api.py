@@ -1,0 +1,180 @@
+"""The API as a process: the followers, the store, the HTTP server, health and metrics, until a signal stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from stream.health import Beat, Health
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from stream.api.catalogue import CurrentCatalogue
+    from stream.api.follower import Follower
+    from stream.api.routes import Api
+    from stream.api.store import Store
+    from stream.kafka.cluster.event_sink import EventSink
+    from stream.kafka.cluster.log_reader import LogReader
+    from stream.metrics import Metrics
+    from stream.services.startup import Startup
+    from stream.settings import Settings
+
+logger = logging.getLogger("isthmus")
+GRACE_S: Final = 2  # for answers in flight when the process ends
+
+
+@dataclass(frozen=True)
+class ApiParts:
+    """What one replica consists of, beside its store."""
+
+    api: Api
+    current: CurrentCatalogue
+    follower: Follower
+    reader: LogReader
+
+
+def run_api(settings: Settings, startup: Startup) -> None:
+    """Runs one replica on Kafka until SIGTERM or SIGINT; `startup` is told the steps until it serves."""
+    import uvloop
+
+    uvloop.run(_api(settings, startup))
+
+
+async def _api(settings: Settings, startup: Startup) -> None:
+    from stream.api.rocksdb_store import RocksDBStore
+    from stream.kafka.app import stop_on_signals
+    from stream.kafka.cluster.event_sink import open_event_sink
+    from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
+    from stream.kafka.cluster.topics import create_or_check
+    from stream.metrics import Metrics
+    from stream.services.process import followed
+
+    bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.api
+    startup.step(f"checking topics at {bootstrap}")
+    await asyncio.to_thread(create_or_check, bootstrap, topics, create=False)
+    stop, metrics, store = stop_on_signals(), Metrics(), RocksDBStore(own.state_dir / own.name)
+    try:
+        async with open_event_sink(bootstrap, topics.model_dump(), topics.partitions, own.send_timeout_s) as sink:
+            parts = make_parts(settings, store, KafkaLogReader(bootstrap), sink, metrics)
+            follows = {
+                topics.api_keys: parts.api.keys.on_records,
+                topics.items: parts.current.on_items,
+                topics.models: parts.current.on_models,
+            }
+            async with followed(bootstrap, follows, parts.api.health, stop, startup), following(parts, stop):
+                startup.watch(lambda: None if parts.follower.missing() is None else "reading lists and states of users")
+                await serve(parts.api, metrics, stop)
+    finally:
+        await store.close()
+
+
+def make_parts(settings: Settings, store: Store, reader: LogReader, sink: EventSink, metrics: Metrics) -> ApiParts:
+    """Puts a replica together."""
+    from models.artifact import read_prior
+    from stream.api.api_keys import ApiKeys
+    from stream.api.catalogue import CurrentCatalogue
+    from stream.api.follower import Follower
+    from stream.api.routes import Api
+    from stream.api.service import ReadService
+    from stream.api.store import Table
+    from stream.api.streams import Changes
+    from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name
+
+    own, topics = settings.api, settings.topics
+    current, changes, health = CurrentCatalogue(read_prior), Changes(), Health()
+    tables = {topics.recommendations: Table.LISTS, changelog_name(WORKER_GROUP): Table.STATES}
+    follower = Follower(store, reader, tables, changes.notify, metrics, now_ms, own.reconcile_after_s * 1_000)
+    health.ready["store"] = follower.missing
+    metrics.gauge("api_store_age_seconds").set_function(lambda: follower.age_ms() / 1_000)
+    metrics.gauge("api_streams").set_function(lambda: changes.open)
+    api = Api(
+        service=ReadService(store, current, topics.partitions, follower.age_ms, now_ms),
+        keys=ApiKeys(),
+        changes=changes,
+        sink=sink,
+        metrics=metrics,
+        settings=own,
+        list_length=settings.step.list_length,
+        max_ahead_ms=settings.step.max_ahead_s * 1_000,
+        health=health,
+    )
+    return ApiParts(api, current, follower, reader)
+
+
+def now_ms() -> int:
+    """The wall clock."""
+    return time.time_ns() // 1_000_000
+
+
+@asynccontextmanager
+async def following(parts: ApiParts, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Fills the store inside the context. A follower that ends sets `stop`, and its error is raised on leaving."""
+    beat = Beat(30, time.monotonic)
+    parts.api.health.live["event loop"] = beat.check
+    tasks = [asyncio.create_task(work) for work in (parts.follower.run(), parts.current.keep_trying(), beat.keep_beating())]
+    for task in tasks:
+        task.add_done_callback(lambda _: stop.set())
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        await parts.reader.close()
+    for error in results:
+        if isinstance(error, Exception):
+            raise error
+
+
+async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, said: Callable[[str], None] = logger.info) -> None:
+    """Serves HTTP, and metrics on a port of their own, until `stop`.
+
+    Raises:
+        IsthmusError: a port is taken, or TLS files cannot be used.
+    """
+    import uvicorn
+
+    from stream.api.app import make_app
+
+    own = api.settings
+    config = uvicorn.Config(
+        make_app(api, metrics),
+        host=own.host,
+        port=own.port,
+        access_log=False,  # paths hold user ids
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+        ssl_certfile=own.tls_certificate,
+        ssl_keyfile=own.tls_key,
+    )
+    server, metrics_server = _server(config), metrics.serve(own.metrics_port, api.health)[0]
+    said(f"metrics and health at http://127.0.0.1:{metrics_server.server_port}/metrics, /livez, /readyz")
+    serving = asyncio.create_task(server.serve())
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        await serving
+    finally:
+        stopped.cancel()
+        metrics_server.shutdown()
+        metrics_server.server_close()
+
+
+def _server(config: Any) -> Any:
+    """A uvicorn server that leaves signals to the process."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    return Server(config)

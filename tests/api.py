@@ -1,0 +1,158 @@
+"""A replica of the API on an embedded log, without a port: for the API's tests."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from litestar import Litestar
+from litestar.testing import AsyncTestClient
+
+from stream.api.api_keys import ApiKey, Scope, encode_api_key, make_api_key
+from stream.api.app import make_app
+from stream.api.rocksdb_store import RocksDBStore
+from stream.core.events import Item
+from stream.core.interactions import Session
+from stream.core.outputs import Cause, Modalities, ModelName, Output, RankedItem, Recommendation
+from stream.core.partitioner import partition_of
+from stream.core.state import Facts, Head, KeptPurchase, encode_state
+from stream.kafka.cluster.event_sink import EventSink
+from stream.kafka.cluster.topics import changelog_name, specs
+from stream.kafka.embedded.event_sink import EmbeddedEventSink
+from stream.kafka.embedded.log import Log
+from stream.kafka.embedded.log_follower import follow_log
+from stream.kafka.embedded.log_reader import EmbeddedLogReader
+from stream.kafka.faust.changelog import term_headers as stamp
+from stream.metrics import Metrics
+from stream.services.api import ApiParts, following, make_parts, now_ms
+from stream.settings import ApiSettings, Settings, StepSettings, TopicSettings
+
+PARTITIONS = 2
+TOPICS = TopicSettings(partitions=PARTITIONS)
+CHANGELOG = changelog_name("isthmus-profiles")
+ITEMS = tuple(f"item-{number:02}" for number in range(20))
+NOW = now_ms()
+
+
+def settings(**api: Any) -> Settings:
+    return Settings(topics=TOPICS, step=StepSettings(), api=ApiSettings(**{"heartbeat_s": 0.2, **api}))
+
+
+def new_log() -> Log:
+    log = Log()
+    log.create_topics(specs(TOPICS))
+    return log
+
+
+def put_items(log: Log, items: Sequence[str] = ITEMS, **fields: Any) -> None:
+    for item in items:
+        log.append(TOPICS.items, item, msgspec.json.encode(Item(item, item.title(), **fields)))
+
+
+def withdraw(log: Log, *items: str) -> None:
+    for item in items:
+        log.append(TOPICS.items, item, None)
+
+
+def put_list(log: Log, user: str, items: Sequence[str] = ITEMS[:5], reserve: Sequence[str] = ITEMS[5:15], **fields: Any) -> None:
+    ranked = [RankedItem(item, rank, round(1 - rank / 100, 4)) for rank, item in enumerate([*items, *reserve], start=1)]
+    made = Recommendation(
+        recommendation_id=f"id-{user}-{'-'.join(items)}",
+        user_id=user,
+        occurred_at=fields.pop("occurred_at", NOW),
+        caused_by=Cause("e", "click", NOW),  # type: ignore[arg-type]
+        model=ModelName("fusion", "7"),
+        items=tuple(ranked[: len(items)]),
+        modalities=Modalities(1, 0),
+        reserve=tuple(ranked[len(items) :]),
+        **fields,
+    )
+    append(log, TOPICS.recommendations, user, Output(user.encode(), msgspec.json.encode(made)))
+
+
+def put_state(log: Log, user: str, owned: Sequence[str] = (), excluded: Sequence[str] = (), term: int = 1) -> None:
+    tail = [Session(NOW, NOW, "", "\x1fsecret-tag", b"\x00" * 8, b"\x01\x00")]
+    head = Head(owned=tuple(owned), excluded=tuple(excluded), newest_at=NOW, tail=list(tail))
+    facts = Facts(purchases=[KeptPurchase(NOW, "p", True, tuple(owned))] if owned else [])
+    for key, record in ((b"h", head), (b"f", facts)):
+        append(log, CHANGELOG, user, Output(key + user.encode(), encode_state(record), stamp(term)))
+
+
+def erase(log: Log, user: str, term: int = 1) -> None:
+    append(log, TOPICS.recommendations, user, Output(user.encode(), None))
+    for key in (b"h", b"f"):
+        append(log, CHANGELOG, user, Output(key + user.encode(), None, stamp(term)))
+
+
+def append(log: Log, topic: str, user: str, output: Output) -> None:
+    log.append_to(topic, partition_of(user.encode(), PARTITIONS), output, None)
+
+
+def put_key(log: Log, *scopes: Scope, expires_at: int | None = None) -> tuple[str, ApiKey]:
+    """A new key: what the client presents, and its record."""
+    secret, key = make_api_key("test", scopes, NOW, expires_at)
+    log.append(TOPICS.api_keys, key.key_id, encode_api_key(key))
+    return secret, key
+
+
+@dataclass
+class Replica:
+    """One running replica, and a client with a key that may do everything."""
+
+    log: Log
+    parts: ApiParts
+    app: Litestar
+    client: AsyncTestClient[Litestar]
+    store: RocksDBStore
+
+    async def get(self, path: str, **more: Any) -> Any:
+        return await self.client.get(path, **more)
+
+    async def until(self, holds: Callable[[], Awaitable[bool]], within_s: float = 5) -> None:
+        async with asyncio.timeout(within_s):
+            while not await holds():
+                await asyncio.sleep(0.01)
+
+    async def items_of(self, user: str, **parameters: Any) -> list[str]:
+        answer = await self.client.get(f"/v1/users/{user}/recommendations", params=parameters)
+        assert answer.status_code == 200, answer.text
+        return [one["item"] for one in answer.json()["items"]]
+
+    async def settled(self) -> None:
+        """Everything that is in the log now has been applied."""
+        ends = {one: self.log.topics[one[0]].partitions[one[1]].end for one in self.parts.follower.positions()}
+        await self.until(lambda: self._reached(ends))
+
+    async def _reached(self, ends: dict[tuple[str, int], int]) -> bool:
+        return all(self.parts.follower.positions()[one] >= end for one, end in ends.items())
+
+
+@asynccontextmanager
+async def replica(log: Log, folder: Path, ready: bool = True, sink: EventSink | None = None, **api: Any) -> AsyncIterator[Replica]:
+    """Runs a replica on a log; by default until it is ready."""
+    chosen, store, metrics = settings(**api), RocksDBStore(folder), Metrics()
+    events = sink or EmbeddedEventSink(log, TOPICS.model_dump())
+    parts = make_parts(chosen, store, EmbeddedLogReader(log), events, metrics)
+    follows = {
+        TOPICS.api_keys: parts.api.keys.on_records,
+        TOPICS.items: parts.current.on_items,
+        TOPICS.models: parts.current.on_models,
+    }
+    secret, _ = put_key(log, Scope.ADMIN)
+    tasks = [asyncio.create_task(follow_log(log, topic, apply, asyncio.Event())) for topic, apply in follows.items()]
+    app = make_app(parts.api, metrics)
+    try:
+        async with following(parts, asyncio.Event()), AsyncTestClient(app, raise_server_exceptions=False) as client:
+            client.headers["Authorization"] = f"Bearer {secret}"
+            if ready:
+                async with asyncio.timeout(5):
+                    await parts.follower.ready.wait()
+            yield Replica(log, parts, app, client, store)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await store.close()

@@ -1,0 +1,93 @@
+"""The API against its own OpenAPI document, in process: schemathesis makes the requests."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from stream.api.api_keys import Scope, encode_api_key, make_api_key
+from stream.api.app import make_app
+from stream.api.rocksdb_store import RocksDBStore
+from stream.core.events import Item
+from stream.core.ranking import Catalogue
+from stream.kafka.cluster.event_sink import OutgoingEvent
+from stream.kafka.embedded.log_reader import EmbeddedLogReader
+from stream.metrics import Metrics
+from stream.services.api import make_parts
+from tests import api
+
+DOCUMENT = json.loads((Path(__file__).parents[2] / "deploy" / "openapi.json").read_text())
+EXAMPLES = int(os.environ.get("API_EXAMPLES", "15"))
+
+
+class Accepting:
+    """Takes every event and keeps none."""
+
+    async def send(self, events: Sequence[OutgoingEvent]) -> list[bool]:
+        return [True for _ in events]
+
+
+def serving(app: Any) -> Callable[..., Any]:
+    """The application, and its document under /openapi.json, which a replica does not serve."""
+
+    async def both(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] == "/openapi.json":
+            headers = [(b"content-type", b"application/json")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": json.dumps(DOCUMENT).encode()})
+        else:
+            await app(scope, receive, send)
+
+    return both
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A replica that needs no log: ready, with a catalogue and a key."""
+    metrics, log = Metrics(), api.new_log()
+    store = RocksDBStore(tmp_path_factory.mktemp("store"))
+    parts = make_parts(api.settings(failures_per_minute=0), store, EmbeddedLogReader(log), Accepting(), metrics)
+    parts.follower.ready.set()
+    parts.current.catalogue = Catalogue(Item(item, item) for item in api.ITEMS)
+    secret, key = make_api_key("test", [Scope.ADMIN], api.NOW)
+    parts.api.keys._add(encode_api_key(key))
+    loaded = schemathesis.openapi.from_asgi("/openapi.json", serving(make_app(parts.api, metrics)))
+    return loaded, {"Authorization": f"Bearer {secret}"}
+
+
+OPERATIONS = [
+    (path, method)
+    for path, operations in DOCUMENT["paths"].items()
+    for method in operations
+    if (path, method) != ("/v1/users/{user_id}/events", "get")  # a stream never ends
+]
+
+
+@pytest.mark.parametrize(("path", "method"), OPERATIONS)
+def test_no_request_finds_an_answer_that_the_document_does_not_allow(served: Any, path: str, method: str) -> None:
+    """No server error, no undocumented status, type or body; API_EXAMPLES=1000 looks longer. What a schema cannot say, that ids are
+    bounded in bytes and events in time, may refuse a request that it allows.
+    """
+
+    schema, headers = served
+
+    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(case=schema[path][method].as_strategy())
+    def check(case: Any) -> None:
+        case.call_and_validate(headers=headers, excluded_checks=[positive_data_acceptance])
+
+    check()
+
+
+def test_the_document_is_openapi() -> None:
+    """3.1, and every schema of it is a JSON Schema."""
+    assert DOCUMENT["openapi"].startswith("3.1")
+    for schema in DOCUMENT["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)

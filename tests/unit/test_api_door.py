@@ -1,0 +1,268 @@
+"""The door: every route against every kind of credential, bounds, hostile paths and bodies."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.api.api_keys import ApiKeys, Scope, encode_api_key, make_api_key
+from stream.api.door import Buckets
+from tests import api
+from tests.api import ITEMS, NOW, TOPICS, Replica, replica
+
+ROUTES: dict[tuple[str, str], Scope | None] = {
+    ("GET", "/v1/users/{user_id}/recommendations"): Scope.READ,
+    ("GET", "/v1/users/{user_id}/profile"): Scope.READ,
+    ("GET", "/v1/users/{user_id}/events"): Scope.READ,
+    ("POST", "/v1/users/batch"): Scope.READ,
+    ("GET", "/v1/items"): Scope.READ,
+    ("POST", "/v1/events"): Scope.WRITE,
+    ("DELETE", "/v1/users/{user_id}"): Scope.ERASE,
+    ("GET", "/v1/users/{user_id}/erasures/{until_ms}"): Scope.ERASE,
+    ("GET", "/livez"): None,
+    ("GET", "/readyz"): None,
+}
+"""What the door must ask for, written down a second time."""
+
+CLICK = {"type": "click", "user_id": "u", "occurred_at": NOW, "tags": ["home"]}
+BODIES: dict[str, Any] = {"/v1/users/batch": {"users": ["u"]}, "/v1/events": {"events": [CLICK]}}
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Replica]:
+    log = api.new_log()
+    api.put_items(log)
+    api.put_list(log, "u")
+    api.put_state(log, "u")
+    async with replica(log, tmp_path, failures_per_minute=0) as started:
+        yield started
+
+
+async def with_key(running: Replica, *scopes: Scope, expires_at: int | None = None) -> str:
+    secret, key = api.put_key(running.log, *scopes, expires_at=expires_at)
+    await running.until(lambda: is_known(running, key.key_id))
+    return secret
+
+
+async def is_known(running: Replica, key_id: str) -> bool:
+    return key_id in {key.key_id for key in running.parts.api.keys.all()}
+
+
+async def status_of(running: Replica, method: str, path: str, authorization: str | None) -> int:
+    url = path.replace("{user_id}", "u").replace("{until_ms}", "0")
+    headers = {"Authorization": authorization or ""}
+    if path.endswith("/events") and method == "GET":
+        return await streamed_status(running, url, headers)
+    answer = await running.client.request(method, url, json=BODIES.get(path), headers=headers)
+    if answer.status_code >= 400:
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["status"] == answer.status_code
+    return int(answer.status_code)
+
+
+async def streamed_status(running: Replica, url: str, headers: dict[str, str]) -> int:
+    """A stream never ends by itself: its key is revoked here as soon as it was let in."""
+    present = running.parts.api.keys.is_live
+    running.parts.api.keys.is_live = lambda *_: False  # type: ignore[method-assign]
+    try:
+        return int((await running.client.get(url, headers=headers)).status_code)
+    finally:
+        running.parts.api.keys.is_live = present  # type: ignore[method-assign]
+
+
+def test_the_table_names_every_route() -> None:
+    """And the application has no other."""
+    from stream.api.routes import ROUTES as HANDLERS
+
+    have = {
+        (method, path.replace(":str", "").replace(":int", ""))
+        for one in HANDLERS
+        for path in one.paths
+        for method in one.http_methods
+    }
+    assert {(method, path) for method, path in have if method not in {"OPTIONS", "HEAD"}} == set(ROUTES)
+
+
+async def test_every_route_asks_for_what_the_table_says(running: Replica) -> None:
+    """All routes with every kind of credential: none, a wrong one, an expired one, and a key of each scope."""
+    secrets = {scope: await with_key(running, scope) for scope in Scope}
+    expired = await with_key(running, Scope.ADMIN, expires_at=NOW - 1)
+    some = secrets[Scope.ADMIN]
+    wrong = ["", "Bearer", "Bearer x", f"Basic {some}", f"Bearer {expired}", f"Bearer {some[:-1]}0x", f"Bearer {some}_"]
+    for (method, path), needed in ROUTES.items():
+        for credential in wrong:
+            status = await status_of(running, method, path, credential)
+            assert status == (401 if needed else 200), (method, path, credential)
+        for scope, secret in secrets.items():
+            status = await status_of(running, method, path, f"Bearer {secret}")
+            allowed = needed is None or scope in {needed, Scope.ADMIN}
+            assert (status < 300) if allowed else (status == 403), (method, path, scope, status)
+
+
+async def test_a_revoked_key_opens_nothing(running: Replica) -> None:
+    """Within the ten seconds that the follower may take; here at once."""
+    secret, key = api.put_key(running.log, Scope.READ)
+    await running.until(lambda: is_known(running, key.key_id))
+    running.log.append(TOPICS.api_keys, key.key_id, None)
+    await running.until(lambda: is_refused(running, secret))
+
+
+async def is_refused(running: Replica, secret: str) -> bool:
+    return await status_of(running, "GET", "/v1/items", f"Bearer {secret}") == 401
+
+
+async def test_the_topic_holds_no_secret(running: Replica) -> None:
+    """Only a hash, and nothing of it in the answer to a wrong key."""
+    secret, _ = api.put_key(running.log, Scope.READ)
+    held = b"".join(record.value or b"" for record in running.log.topics[TOPICS.api_keys].partitions[0].records)
+    assert secret.rsplit("_", 1)[1].encode() not in held
+
+
+async def test_keys_are_found_by_the_whole_secret_and_end_on_time() -> None:
+    """Neither a key's public part nor another's secret is enough."""
+    keys = ApiKeys()
+    secret, key = make_api_key("a", [Scope.READ], NOW, NOW + 1_000)
+    other, other_key = make_api_key("b", [Scope.READ], NOW)
+    for one in (key, other_key):
+        keys._add(encode_api_key(one))
+    mixed = "_".join([*secret.split("_")[:2], other.split("_")[2]])
+    assert keys.find(secret, NOW) == key
+    assert [keys.find(text, NOW) for text in (mixed, key.key_id, f"isk_{key.key_id}_", f"isk_{key.key_id}_é")] == [None] * 4
+    assert keys.find(secret, NOW + 1_000) is None
+
+
+PATHS = [
+    "/v1/users/a%2Frecommendations",
+    "/v1/users/u%2F/profile",
+    "/v1/users/u%5C/profile",
+    "/v1/users/%2E%2E/profile",
+    "/v1/users/u%00/profile",
+    "/v1/users/u%0D%0AX-Evil:1/profile",
+    "/v1/users//profile",
+    "/v1/users/u/profile/",
+    "/v1/users/%FF/profile",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_ambiguous_path_reaches_no_user(path: str) -> None:
+    """Proxies and routers differ in how they read it; here it is refused as it was sent."""
+    from stream.api.door import refuse_ambiguous_path
+    from stream.api.problems import ApiError
+
+    with pytest.raises(ApiError):
+        refuse_ambiguous_path(path.encode())
+
+
+async def test_two_unicode_forms_of_an_id_are_two_users(running: Replica) -> None:
+    """No form is changed into another."""
+    api.put_list(running.log, "jos\u00e9", ITEMS[7:12])
+    await running.settled()
+    assert await running.items_of("jos%C3%A9") == list(ITEMS[7:12])
+    assert await running.items_of("jose%CC%81") == list(ITEMS[:5])
+
+
+async def test_a_dot_segment_does_not_climb(running: Replica) -> None:
+    """The client of these tests resolves it before it sends; a raw one is refused above."""
+    assert (await running.get("/v1/users/%2e%2e%2fitems/profile")).status_code in {400, 404}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"\xff\xfe", 400),
+        (b"[" * 100_000, 400),
+        (b'{"users": []}', 400),
+        (b'{"users": [""]}', 400),
+        (b'{"users": ["' + b"x" * 129 + b'"]}', 400),
+        (b'{"users": ["' + "é".encode() * 100 + b'"]}', 400),
+        (b'{"users": ["u"], "limit": 0}', 400),
+        (b'{"users": [' + b'"u",' * 1_000 + b'"u"]}', 400),
+        (b'{"users": ["' + b"x" * 2_000_000 + b'"]}', 413),
+    ],
+)
+async def test_a_hostile_body_is_refused_with_the_right_status(running: Replica, body: bytes, status: int) -> None:
+    """Never a 500, and the store still answers."""
+    answer = await running.client.post("/v1/users/batch", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status, answer.text
+    assert await running.items_of("u") == list(ITEMS[:5])
+
+
+async def test_a_body_that_drips_is_given_up(tmp_path: Path) -> None:
+    """408 after the set time, through the application as a server calls it."""
+    sent: list[Any] = []
+    parts = iter([{"type": "http.request", "body": b'{"users": [', "more_body": True}])
+
+    async def receive() -> Any:
+        return next(parts, None) or await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with replica(api.new_log(), tmp_path, body_timeout_s=0.05) as started:
+        headers = [(b"authorization", started.client.headers["authorization"].encode()), (b"content-type", b"application/json")]
+        path = "/v1/users/batch"
+        scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": headers}
+        server = {
+            "http_version": "1.1",
+            "scheme": "http",
+            "root_path": "",
+            "client": ("c", 1),
+            "server": ("s", 2),
+            "app": started.app,
+        }
+        await started.app({**scope, **server, "state": {}, "extensions": {}, "asgi": {"version": "3.0"}}, receive, send)  # type: ignore[arg-type]
+    assert [one["status"] for one in sent if "status" in one] == [408]
+
+
+async def test_requests_of_a_key_are_bounded(tmp_path: Path) -> None:
+    """429 with the time to wait; another key is not held up."""
+    log = api.new_log()
+    async with replica(log, tmp_path, requests_per_s=1) as started:
+        statuses = [(await started.get("/v1/items")).status_code for _ in range(4)]
+        other = await with_key(started, Scope.READ)
+        free = await started.get("/v1/items", headers={"Authorization": f"Bearer {other}"})
+        refused = await started.get("/v1/items")
+    assert statuses == [200, 200, 429, 429]
+    assert free.status_code == 200
+    assert int(refused.headers["Retry-After"]) >= 1
+
+
+async def test_guesses_of_an_address_are_bounded(tmp_path: Path) -> None:
+    """After too many wrong keys the address must wait, even with a right one: or the bound would tell which is right."""
+    log = api.new_log()
+    async with replica(log, tmp_path, failures_per_minute=3) as started:
+        wrong = {"Authorization": "Bearer isk_1_2"}
+        statuses = [(await started.get("/v1/items", headers=wrong)).status_code for _ in range(5)]
+        assert statuses == [401, 401, 401, 429, 429]
+        assert (await started.get("/v1/items")).status_code == 429
+
+
+def test_a_bucket_fills_again_and_forgets_whom_it_saw_longest_ago() -> None:
+    """Rates are exact in the clock's time; memory is bounded."""
+    now = 0.0
+    buckets = Buckets(2, 4, lambda: now)
+    assert [buckets.wait_s("a") for _ in range(4)] == [0.0] * 4
+    assert buckets.wait_s("a") == pytest.approx(0.5)
+    now = 0.5
+    assert buckets.wait_s("a") == 0
+    for number in range(10_001):
+        buckets.wait_s(str(number))
+    assert len(buckets._buckets) == 10_000
+    assert "a" not in buckets._buckets
+
+
+async def test_an_unexpected_error_tells_nothing(running: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A problem without the error's text; the log has it."""
+
+    async def broken(*_: Any) -> list[None]:
+        raise RuntimeError("secret-detail")
+
+    monkeypatch.setattr(running.store, "read", broken)
+    answer = await running.get("/v1/users/u/profile")
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert "secret-detail" not in answer.text

@@ -1,0 +1,241 @@
+"""Events by HTTP, erasure, and lists pushed as they change."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream.api.streams import Stream, stream_lists
+from stream.core.events import NATIVE_FORMAT_HEADER, Click, Erasure, Purchase, Transcript
+from stream.core.partitioner import partition_of
+from stream.kafka.cluster.event_sink import OutgoingEvent
+from stream.services.api import now_ms
+from tests import api
+from tests.api import ITEMS, NOW, PARTITIONS, TOPICS, Replica, replica
+
+CLICK: dict[str, Any] = {"type": "click", "user_id": "u", "occurred_at": NOW, "tags": ["home"]}
+PURCHASE: dict[str, Any] = {"type": "purchase", "user_id": "u", "occurred_at": NOW, "items": ["item-01"], "event_id": "p1"}
+TRANSCRIPT: dict[str, Any] = {
+    "type": "transcript",
+    "user_id": "v",
+    "conversation_id": "c",
+    "started_at": NOW,
+    "sentences": [{"speaker": "customer", "text": "hello"}],
+}
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Replica]:
+    log = api.new_log()
+    api.put_items(log)
+    async with replica(log, tmp_path) as started:
+        yield started
+
+
+async def send(running: Replica, *events: dict[str, Any], key: str | None = None, **body: Any) -> Any:
+    headers = {} if key is None else {"Idempotency-Key": key}
+    return await running.client.post("/v1/events", json={"events": events, **body}, headers=headers)
+
+
+def records(running: Replica, topic: str, user: str) -> list[Any]:
+    return running.log.topics[topic].partitions[partition_of(user.encode(), PARTITIONS)].records
+
+
+async def test_events_reach_their_topics_keyed_and_in_our_own_form(running: Replica) -> None:
+    """Each in its user's partition, as the step's own type, with the header that keeps mappings away."""
+    answer = await send(running, CLICK, PURCHASE, TRANSCRIPT)
+    assert answer.status_code == 202
+    assert [one["status"] for one in answer.json()["results"]] == ["accepted"] * 3
+    types: list[tuple[str, str, Any]] = [
+        (TOPICS.clicks, "u", Click),
+        (TOPICS.purchases, "u", Purchase),
+        (TOPICS.transcripts, "v", Transcript),
+    ]
+    for (topic, user, kind), result in zip(types, answer.json()["results"], strict=True):
+        (record,) = records(running, topic, user)
+        event = msgspec.json.decode(record.value, type=kind)
+        assert (event.user_id, event.event_id, record.key) == (user, result["event_id"], user.encode())
+        assert (NATIVE_FORMAT_HEADER, b"1") in tuple(record.headers)
+        assert "type" not in json.loads(record.value)
+    assert answer.json()["results"][1]["event_id"] == "p1"
+
+
+async def test_a_retry_names_the_same_events(running: Replica) -> None:
+    """Whole by its idempotency key, in part by the ids that were returned; another request has others."""
+    events = [{**CLICK, "tags": [tag]} for tag in ("a", "a", "b")]
+    first, again, other = [
+        [one["event_id"] for one in (await send(running, *events, key=key)).json()["results"]] for key in ("k1", "k1", "k2")
+    ]
+    assert first == again
+    assert len({*first, *other}) == 6
+    part = await send(running, {**events[2], "event_id": first[2]}, key="k3")
+    assert part.json()["results"][0]["event_id"] == first[2]
+
+
+class HalfBroken:
+    """Takes every second event."""
+
+    async def send(self, events: Sequence[OutgoingEvent]) -> list[bool]:
+        return [bool(number % 2) for number, _ in enumerate(events)]
+
+
+class Broken:
+    async def send(self, events: Sequence[OutgoingEvent]) -> list[bool]:
+        return [False for _ in events]
+
+
+async def test_a_batch_that_failed_in_part_says_which(tmp_path: Path) -> None:
+    """207 with a result for each; 503 where none was taken."""
+    for sink, status in ((HalfBroken(), 207), (Broken(), 503)):
+        async with replica(api.new_log(), tmp_path / str(status), sink=sink) as started:
+            answer = await send(started, CLICK, CLICK)
+            assert answer.status_code == status
+            if status == 207:
+                assert [one["status"] for one in answer.json()["results"]] == ["failed", "accepted"]
+
+
+async def test_a_wrong_clock_is_corrected(running: Replica) -> None:
+    """By what `sent_at` is wrong: the event was ten minutes before the request, whatever the sender's clock says."""
+    hour = 3_600_000
+    now = now_ms()
+    await send(running, {**CLICK, "occurred_at": now + hour - 600_000}, sent_at=now + hour)
+    (record,) = records(running, TOPICS.clicks, "u")
+    assert abs(msgspec.json.decode(record.value, type=Click).occurred_at - (now - 600_000)) < 5_000  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {**CLICK, "tags": []},
+        {**CLICK, "user_id": ""},
+        {**CLICK, "user_id": "é" * 100},
+        {**CLICK, "tags": ["a\x1fb"]},
+        {**CLICK, "type": "erasure"},
+        {**CLICK, "occurred_at": NOW + 86_400_000},
+        {**PURCHASE, "items": ["x"] * 1_001},
+        {"user_id": "u"},
+    ],
+)
+async def test_an_event_that_the_step_would_refuse_is_refused(running: Replica, event: dict[str, Any]) -> None:
+    """The whole request, with the event named; nothing is sent."""
+    answer = await send(running, CLICK, event)
+    assert answer.status_code == 400
+    assert "1" in answer.json()["detail"]
+    assert records(running, TOPICS.clicks, "u") == []
+
+
+async def test_an_erasure_is_sent_and_its_receipt_says_when_it_is_done_here(running: Replica) -> None:
+    """Done once neither list nor state from before it is held."""
+    api.put_list(running.log, "u")
+    api.put_state(running.log, "u")
+    await running.settled()
+    answer = await running.client.delete("/v1/users/u")
+    assert answer.status_code == 202
+    receipt = answer.json()
+    (record,) = records(running, TOPICS.erasures, "u")
+    assert msgspec.json.decode(record.value, type=Erasure) == Erasure("u", receipt["erased_until"], receipt["event_id"])
+    assert (await running.get(receipt["status_url"])).json()["done"] is False
+    api.erase(running.log, "u")
+    await running.settled()
+    assert (await running.get(receipt["status_url"])).json()["done"] is True
+    assert (await running.get("/v1/users/u/profile")).status_code == 404
+    assert (await running.get("/v1/users/u/recommendations")).json()["fallback"] == "catalogue"
+
+
+class Client:
+    """Reads a user's stream as a browser does."""
+
+    def __init__(self, running: Replica, user: str, last_id: str = "", allowed: Any = lambda: True, heartbeat_s: float = 5) -> None:
+        asked = Stream(user, 5, last_id, heartbeat_s, allowed)
+        self._lines = stream_lists(running.parts.api.service, running.parts.api.changes, asked)
+
+    async def next(self, within_s: float = 2) -> dict[str, str]:
+        async with asyncio.timeout(within_s):
+            text = (await anext(self._lines)).decode()
+        return dict(line.split(": ", 1) for line in text.strip().splitlines())
+
+    async def close(self) -> None:
+        await self._lines.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_stream_brings_each_new_list_to_its_user_alone(running: Replica) -> None:
+    """The present list first, then each change once; another user's change is not seen."""
+    api.put_list(running.log, "u")
+    await running.settled()
+    mine, others = Client(running, "u"), Client(running, "v")
+    first = await mine.next()
+    assert json.loads(first["data"])["items"][0]["item"] == "item-00"
+    await others.next()
+    waiting = asyncio.create_task(mine.next())
+    await asyncio.sleep(0)
+    api.put_list(running.log, "u", ITEMS[5:10])
+    second = await waiting
+    assert json.loads(second["data"])["items"][0]["item"] == "item-05"
+    assert second["id"] != first["id"]
+    with pytest.raises(TimeoutError):
+        await others.next(0.1)
+    for one in (mine, others):
+        await one.close()
+    assert running.parts.api.changes.open == 0
+
+
+async def test_a_stream_resumes_after_what_was_seen(running: Replica) -> None:
+    """The list that the client has is not sent again; a heartbeat is."""
+    api.put_list(running.log, "u")
+    await running.settled()
+    seen = await Client(running, "u").next()
+    resumed = Client(running, "u", last_id=seen["id"], heartbeat_s=0.05)
+    assert await resumed.next() == {"": "still here"}
+    await resumed.close()
+
+
+async def test_a_stream_ends_when_its_user_is_erased(running: Replica) -> None:
+    """With a word, so that the page can say so."""
+    api.put_list(running.log, "u")
+    await running.settled()
+    client = Client(running, "u")
+    await client.next()
+    waiting = asyncio.create_task(client.next())
+    await asyncio.sleep(0)
+    api.erase(running.log, "u")
+    assert (await waiting)["event"] == "erased"
+    with pytest.raises(StopAsyncIteration):
+        await client.next()
+
+
+async def test_a_stream_ends_with_its_key(running: Replica) -> None:
+    """Within the ten seconds that a revocation may take."""
+    allowed = [True]
+    client = Client(running, "u", allowed=lambda: allowed[0], heartbeat_s=0.05)
+    await client.next()
+    allowed[0] = False
+    with pytest.raises(StopAsyncIteration):
+        await client.next()
+
+
+async def test_streams_over_http_have_their_type_and_their_bound(tmp_path: Path) -> None:
+    """One may be open here; the next is told to come again."""
+    async with replica(api.new_log(), tmp_path, max_streams=0) as started:
+        refused = await started.get("/v1/users/u/events")
+        assert refused.status_code == 503
+        assert refused.headers["Retry-After"] == "5"
+
+
+async def test_a_thousand_streams_each_get_their_own_change_once(running: Replica) -> None:
+    """And cost nothing while nothing changes."""
+    users = [f"user-{number}" for number in range(1_000)]
+    clients = [Client(running, user) for user in users]
+    await asyncio.gather(*(client.next(10) for client in clients))
+    waiting = [asyncio.create_task(client.next(10)) for client in clients]
+    await asyncio.sleep(0)
+    for number, user in enumerate(users):
+        api.put_list(running.log, user, [ITEMS[5 + number % 10]])
+    for number, event in enumerate(await asyncio.gather(*waiting)):
+        answer = json.loads(event["data"])
+        assert (answer["user_id"], answer["items"][0]["item"]) == (users[number], ITEMS[5 + number % 10])
+    for client in clients:
+        await client.close()
