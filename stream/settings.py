@@ -114,7 +114,11 @@ class DeliverySettings(Section):
 
 
 class WorkerSettings(Section):
-    name: str = Field("worker-1", description="stable name of this process, for the state directory and static membership")
+    name: str | None = Field(
+        None,
+        description="stable name of this process, for the state directory and static membership; of two processes with one name "
+        "the later one ends; unset: the host's name and the first free number",
+    )
     state_dir: Path = Field(CACHE / "state", description="folder of the RocksDB tables")
     metrics_port: int = Field(9101, ge=0, le=65_535, description="port of metrics and health; 0 chooses a free one")
     batch_records: int = Field(1_000, ge=1, le=10_000, description="largest number of records in a batch")
@@ -125,7 +129,7 @@ class WorkerSettings(Section):
 
 
 class EncoderSettings(Section):
-    name: str = Field("encoder-1", description="stable name of this process")
+    name: str | None = Field(None, description="stable name of this process; unset: the host's name and the first free number")
     metrics_port: int = Field(9102, ge=0, le=65_535, description="port of metrics and health; 0 chooses a free one")
     text_model: Path | None = Field(None, description="text model folder; unset: the packaged one, as imported by set-up")
     batch_sentences: int = Field(
@@ -197,6 +201,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="ISTHMUS_", env_nested_delimiter="__")
 
+    host: str | None = Field(None, description="this machine's name, in default names and messages; unset: its host name")
     cache_dir: Path = Field(CACHE, description="folder of text models and other files that can be rebuilt")
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()

@@ -19,7 +19,7 @@ def worker(
 
     Several workers with different names share the partitions. On SIGTERM, batches in flight are finished and committed.
 
-    Example: isthmus worker --bootstrap localhost:9092 --name worker-1
+    Example: isthmus worker --bootstrap localhost:9092 --name shop-worker-1
     """
     import logging
 

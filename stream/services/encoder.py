@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stream.core.events import Source
 from stream.errors import IsthmusError
-from stream.services.process import dead_letter_limit, field_mapper, observed, starting_step
+from stream.services.instance_name import take_name
+from stream.services.process import dead_letter_limit, field_mapper, named, observed, starting_step
 from stream.services.text_models import folder_of
 
 if TYPE_CHECKING:
@@ -43,20 +44,24 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
     bootstrap, topics, own, name = settings.kafka.bootstrap, settings.topics, settings.encoder, ENCODER_GROUP
     startup.step(f"checking topics at {bootstrap}")
     create_or_check(bootstrap, topics, create=False)
+    instance = take_name(settings.worker.state_dir / "encoders", own.name, settings.host)
     stop, metrics = stop_on_signals(), Metrics()
     startup.step(f"loading text model {folder_of(settings)}")
     process = batch_encoder(settings, metrics)
 
-    async with observed(settings, name, own.metrics_port, metrics) as (health, view):
+    async with (
+        observed(settings, name, own.metrics_port, metrics) as (health, view),
+        named(bootstrap, name, instance, (topics.transcripts, 0), health, stop) as settled,
+    ):
 
         def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watchdog]:
             app = make_app(
                 name,
                 f"kafka://{bootstrap}",
-                data=settings.worker.state_dir / own.name,
+                data=instance.folder,
                 partitions=topics.partitions,
                 batch_records=ENCODER_BATCH,
-                instance=own.name,
+                instance=instance.name,
                 session_timeout_s=settings.delivery.session_timeout_s,
             )
             supervision = Supervision(view=view, health=health, recreated=recreated, stalled_s=settings.health.stalled_s)
@@ -66,6 +71,7 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
             )
             return app, watchdog
 
+        await settled()
         startup.watch(lambda: starting_step(health, name, "taking over partitions"))
         await run_with_renewal(build, view, topic_epochs(bootstrap, [topics.transcripts]), stop)
 

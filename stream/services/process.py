@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
 
 from stream.core.dead_letters import DeadLetterLimit
 from stream.core.events import STEP_INPUTS
@@ -18,14 +19,17 @@ from stream.errors import IsthmusError
 from stream.health import NOT_ASSIGNED, Beat, Health
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 
+    from stream.kafka.cluster.names import NameClaim
     from stream.kafka.cluster.view import ClusterView
     from stream.metrics import Metrics
+    from stream.services.instance_name import Instance
     from stream.services.startup import Startup
     from stream.settings import Settings
 
 logger = logging.getLogger("isthmus")
+_CLAIM_S: Final = 30.0
 
 
 def step_config(settings: Settings) -> StepConfig:
@@ -109,6 +113,58 @@ async def observed(settings: Settings, group: str, port: int, metrics: Metrics) 
         await view.close()
         server.shutdown()
         server.server_close()
+
+
+@asynccontextmanager
+async def named(
+    bootstrap: str, group: str, instance: Instance, partition: tuple[str, int], health: Health, stop: asyncio.Event
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Claims the instance's name in a consumer group, and keeps the claim inside the context: one process alone has it.
+
+    Yields a function that waits until the claim is settled, or `stop` is set.
+
+    Raises:
+        NameTakenError: another living process has it, or wins it inside the context; then `stop` is set first.
+    """
+    from uuid import uuid4
+
+    from stream.kafka.cluster.names import Claim, KafkaClaimStore, NameClaim
+
+    store = KafkaClaimStore(bootstrap, group, instance.name, partition)
+    claim = NameClaim(instance.name, Claim(instance.host, os.getpid(), uuid4().hex, instance.home), store)
+    health.ready["name"] = claim.check
+
+    async def settled() -> None:
+        waits = [asyncio.create_task(event.wait()) for event in (claim.is_settled, stop)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    try:
+        await _acquire(claim)
+        keeping = asyncio.create_task(claim.keep())
+        keeping.add_done_callback(lambda _: stop.set())
+        try:
+            yield settled
+        finally:
+            keeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeping  # its error says more than what followed from it
+            await claim.release()
+    finally:
+        await store.close()
+
+
+async def _acquire(claim: NameClaim) -> None:
+    """Tries for a while: a new broker needs some seconds until it keeps offsets."""
+    deadline = time.monotonic() + _CLAIM_S
+    while True:
+        try:
+            return await claim.acquire()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise IsthmusError(f"the broker does not say whether this process's name is free: {error}") from error
+            await asyncio.sleep(0.2)
 
 
 @asynccontextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from stream.services.process import background, dead_letter_limit, followed, observed, starting_step, step_config
+from stream.services.instance_name import take_name
+from stream.services.process import background, dead_letter_limit, followed, named, observed, starting_step, step_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +43,8 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.worker
     startup.step(f"checking topics at {bootstrap}")
     create_or_check(bootstrap, topics, create=False)
-    sources, name, folder = source_topics(topics), WORKER_GROUP, own.state_dir / own.name
+    instance = take_name(own.state_dir, own.name, settings.host)
+    sources, name, folder = source_topics(topics), WORKER_GROUP, instance.folder
     changelog = topic_epochs(bootstrap, [changelog_name(name)])
     check_changelog(folder, changelog)
     stop, metrics, served = stop_on_signals(), Metrics(), ServedModel()
@@ -50,7 +53,12 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     async with observed(settings, name, own.metrics_port, metrics) as (health, view):
         follows = {topics.items: follower.on_items, topics.models: follower.on_models}
         health.ready["model"] = follower.missing
-        async with followed(bootstrap, follows, health, stop, startup), background(follower.keep_retrying()):
+        claimed = named(bootstrap, name, instance, (topics.clicks, 0), health, stop)
+        async with (
+            claimed if own.static_membership else nullcontext() as settled,
+            followed(bootstrap, follows, health, stop, startup),
+            background(follower.keep_retrying()),
+        ):
 
             def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watchdog]:
                 app = make_app(
@@ -59,7 +67,7 @@ async def _worker(settings: Settings, startup: Startup) -> None:
                     data=folder,
                     partitions=topics.partitions,
                     batch_records=own.batch_records,
-                    instance=own.name if own.static_membership else None,
+                    instance=instance.name if own.static_membership else None,
                     session_timeout_s=settings.delivery.session_timeout_s,
                 )
                 supervision = Supervision(
@@ -79,5 +87,7 @@ async def _worker(settings: Settings, startup: Startup) -> None:
                 return app, add_profile_agent(app, context, guarantee=guarantee, supervision=supervision)
 
             step = step_config(settings)
+            if settled is not None:
+                await settled()
             startup.watch(lambda: starting_step(health, name, "restoring users' states from the changelog"))
             await run_with_renewal(build, view, topic_epochs(bootstrap, sources), stop)

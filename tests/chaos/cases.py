@@ -2,8 +2,10 @@
 
 from typing import Final
 
-from tests.chaos import brokers, inputs, members, surroundings
+from tests.chaos import brokers, damage, inputs, members, names, surroundings
 from tests.chaos.stage import Case
 
 SHORT: Final = members.SHORT
-CASES: Final[dict[str, Case]] = {case.name: case for case in (*members.CASES, *brokers.CASES, *inputs.CASES, *surroundings.CASES)}
+CASES: Final[dict[str, Case]] = {
+    case.name: case for case in (*members.CASES, *names.CASES, *brokers.CASES, *inputs.CASES, *damage.CASES, *surroundings.CASES)
+}

@@ -6,6 +6,7 @@ A process that exits unexpectedly is restarted, as a deployment would do; the nu
 import pickle
 import shutil
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -98,6 +99,16 @@ class Process:
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{sample} "))
+
+    def readiness(self) -> str:
+        """Returns what /readyz says; empty while the process does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/readyz", timeout=5) as answer:
+                return str(answer.read().decode())
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+        except OSError:
+            return ""
 
     def said(self, text: str) -> bool:
         return text in self.log.read_text(errors="replace")

@@ -1,16 +1,20 @@
 """Compares the output topics with what the pure step makes of all records of the input topics."""
 
 from collections.abc import Collection, Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 
 from stream.core.events import Item
 from stream.core.outputs import decode_example
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, PlainRecord
 from stream.core.step import StepConfig, step
+from stream.kafka.cluster.clients import ConsumerClient
+from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch
+from stream.kafka.cluster.skips import read_skips
 from stream.kafka.cluster.topics import changelog_name, source_topics, topic_epochs
 from stream.settings import TopicSettings
 from tests.world import Store, history_of
@@ -18,12 +22,8 @@ from tests.world import Store, history_of
 
 def read_all(bootstrap: str, topic: str, numbers: Collection[int] | None = None) -> dict[int, list[PlainRecord]]:
     """Returns all committed records of a topic by partition, limited to the given partition numbers if any."""
-    consumer: Any = KafkaConsumer(
-        bootstrap_servers=bootstrap,
-        enable_auto_commit=False,
-        max_partition_fetch_bytes=8 << 20,
-        isolation_level="read_committed",
-    )
+    policy = RaiseAtCorruptBatch(partial(read_skips, bootstrap))
+    consumer: Any = ConsumerClient(bootstrap_servers=bootstrap, max_partition_fetch_bytes=8 << 20, check_crcs=policy)
     try:
         there = sorted(consumer.partitions_for_topic(topic))
         partitions = [TopicPartition(topic, number) for number in there if numbers is None or number in numbers]

@@ -1,8 +1,5 @@
 """Records that do not parse and batches whose checksum fails, on a broker's disk, and a worker that goes on past them."""
 
-import urllib.error
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -18,22 +15,14 @@ from stream.kafka.cluster.topic_reader import open_topic_reader
 from stream.kafka.cluster.topics import create_or_check, source_topics
 from stream.services.child_processes import ChildProcess, wait_for
 from stream.settings import TopicSettings
+from tests.batches import RECORDS_BEGIN, NotUtf8, edit_segment, seal, with_byte
 from tests.system.exact import newest, read_all
 from tests.system.needs import broker_or_skip
-from tests.unit.batches import RECORDS_BEGIN, seal, with_byte
+from tests.system.readiness import readiness
 
 TOPICS = TopicSettings(partitions=2)
 START_MS = 1_750_000_000_000
 CODECS = ("gzip", "snappy", "lz4", "zstd")
-
-
-class NotUtf8(str):
-    """A header's name whose bytes are no text; producers in other languages send such."""
-
-    __slots__ = ()
-
-    def encode(self, *_: str, **__: str) -> bytes:
-        return b"\xff\xfe"
 
 
 def click(user: str) -> bytes:
@@ -56,27 +45,8 @@ def send_all(bootstrap: str) -> None:
     producer.close()
 
 
-def edit(folder: Path, partition: int, marker: bytes, change: Callable[[bytes], bytes]) -> None:
-    """Changes the batch that holds a value in the segment of a stopped broker."""
-    segment = folder / "data" / f"{TOPICS.clicks}-{partition}" / f"{0:020d}.log"
-    data, position = segment.read_bytes(), 0
-    while position < len(data):
-        end = position + 12 + int.from_bytes(data[position + 8 : position + 12], "big")
-        if marker in data[position:end]:
-            segment.write_bytes(data[:position] + change(data[position:end]) + data[end:])
-            return
-        position = end
-    raise AssertionError(f"no batch holds {marker!r}")
-
-
-def readiness(port: int) -> str:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
-            return str(answer.read().decode())
-    except urllib.error.HTTPError as error:
-        return error.read().decode()
-    except OSError:
-        return ""
+def partition_folder(broker: LocalKafka, partition: int) -> Path:
+    return broker.folder / "data" / f"{TOPICS.clicks}-{partition}"
 
 
 def dead_letters(bootstrap: str) -> dict[str, tuple[str, str]]:
@@ -96,8 +66,12 @@ def test_a_damaged_record_stops_nothing_and_a_damaged_batch_its_partition_until_
         create_or_check(broker.bootstrap, TOPICS, dev=True)
         send_all(broker.bootstrap)
         broker.stop()
-        edit(broker.folder, 0, b"broken-length", lambda batch: seal(with_byte(batch, RECORDS_BEGIN, batch[RECORDS_BEGIN] ^ 2)))
-        edit(broker.folder, 1, b"corrupted", lambda batch: batch.replace(b"corrupted", b"c0rrupted"))
+        edit_segment(
+            partition_folder(broker, 0),
+            b"broken-length",
+            lambda batch: seal(with_byte(batch, RECORDS_BEGIN, batch[RECORDS_BEGIN] ^ 2)),
+        )
+        edit_segment(partition_folder(broker, 1), b"corrupted", lambda batch: batch.replace(b"corrupted", b"c0rrupted"))
         broker.start()
         variables = {"ISTHMUS_WORKER__STATE_DIR": str(tmp_path / "state"), "ISTHMUS_TOPICS__PARTITIONS": "2"}
         arguments = ["worker", "--bootstrap", broker.bootstrap, "--metrics-port", str(port)]

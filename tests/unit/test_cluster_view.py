@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from stream.kafka.cluster import view
+from stream.kafka.cluster import admin_requests
 from stream.kafka.cluster.view import KafkaClusterView
 
 
@@ -34,7 +34,7 @@ class Broker:
 async def test_a_broker_that_hangs_fails_requests_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next request fails at once; requests succeed again once the broker answers. Missing topics have no epoch."""
     broker = Broker()
-    monkeypatch.setattr(view, "admin_client", broker.connect)
+    monkeypatch.setattr(admin_requests, "admin_client", broker.connect)
     cluster_view = KafkaClusterView("nowhere:9", "group", answer_s=0.2)
     for _ in range(2):
         with pytest.raises(OSError):  # noqa: PT011  (a timeout, then a refusal)
@@ -55,7 +55,7 @@ async def test_after_an_error_the_next_request_reconnects(monkeypatch: pytest.Mo
     """Whatever the client raises."""
     broker = Broker()
     broker.answers.set()
-    monkeypatch.setattr(view, "admin_client", broker.connect)
+    monkeypatch.setattr(admin_requests, "admin_client", broker.connect)
     cluster_view = KafkaClusterView("nowhere:9", "group", answer_s=5)
     with monkeypatch.context() as patched:
         patched.setattr(broker, "describe_topics", lambda _: 1 / 0)

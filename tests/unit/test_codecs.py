@@ -10,7 +10,7 @@ import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from stream.kafka.cluster.record_batches import read_batch
-from tests.unit.batches import read_as_aiokafka, read_as_kafka_python, seal
+from tests.batches import read_as_aiokafka, read_as_kafka_python, seal
 
 RECORDED = json.loads((Path(__file__).parent / "recorded" / "compressed_batches.json").read_text())
 READERS = pytest.mark.parametrize("read", [read_as_aiokafka, read_as_kafka_python], ids=["aiokafka", "kafka-python"])

@@ -15,7 +15,7 @@ from stream.core.records import Coordinates
 from stream.core.unreadable import UnreadableValue
 from stream.errors import IsthmusError
 from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch, Skip, SkipCorruptBatches, StoppedPartitions
-from tests.unit.batches import (
+from tests.batches import (
     ATTRIBUTES,
     RECORDS_BEGIN,
     build,

@@ -1,7 +1,8 @@
 """Record batches for tests: built, damaged, and read as either client reads them."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from aiokafka.structs import TopicPartition
@@ -65,3 +66,25 @@ def read_as_kafka_python(data: bytes, policy: CorruptBatchPolicy | None = None, 
     )
     taken = records.take()
     return taken + (records.take() if records else []), records.next_fetch_offset  # a raised error comes with the second call
+
+
+class NotUtf8(str):
+    """A header's name whose bytes are no text; producers in other languages send such."""
+
+    __slots__ = ()
+
+    def encode(self, *_: str, **__: str) -> bytes:
+        return b"\xff\xfe"
+
+
+def edit_segment(folder: Path, marker: bytes, change: Callable[[bytes], bytes]) -> None:
+    """Changes the first batch that holds some bytes in the first segment of a partition, whose broker is stopped."""
+    segment = folder / f"{0:020d}.log"
+    data, position = segment.read_bytes(), 0
+    while position < len(data):
+        end = position + 12 + int.from_bytes(data[position + 8 : position + 12], "big")
+        if marker in data[position:end]:
+            segment.write_bytes(data[:position] + change(data[position:end]) + data[end:])
+            return
+        position = end
+    raise AssertionError(f"no batch holds {marker!r}")

@@ -1,0 +1,102 @@
+"""The name of a worker or encoder on its host: a lock in its state directory says whether another process has it."""
+
+import fcntl
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import IO, Final
+from uuid import uuid4
+
+import msgspec
+
+from stream.errors import IsthmusError
+
+logger = logging.getLogger("isthmus")
+LOCK: Final = "process.lock"
+_ALLOWED: Final = re.compile(r"[^A-Za-z0-9._-]+")  # in a group instance id
+
+
+class _Note(msgspec.Struct):
+    """What the lock file holds: a random id of the directory, and who had it last."""
+
+    home: str
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A name and its state directory, locked until the process ends, however it ends.
+
+    Attributes:
+        name: Of the process.
+        host: Of this machine.
+        folder: The state directory.
+        home: A random id of the state directory, the same at each start.
+        lock: Keeps the lock; not to be closed.
+    """
+
+    name: str
+    host: str
+    folder: Path
+    home: str
+    lock: IO[str]
+
+
+def take_name(state: Path, name: str | None, host: str | None) -> Instance:
+    """Locks the state directory of a name. Without a name: of the host's name and the first number whose directory is free.
+
+    Raises:
+        IsthmusError: another process of this host has the name.
+    """
+    host = host or socket.gethostname()
+    for candidate in _candidates(name, host):
+        taken = _lock(state / candidate, host)
+        if isinstance(taken, _Note):
+            if name is None:
+                continue
+            raise IsthmusError(
+                f"the name {name} is taken: process {taken.pid} on {taken.host} goes on with it, in {state / name}. This one ends, "
+                "and would end again. Give each process a name of its own (settings worker.name, encoder.name), or none: then it "
+                "takes its host's name and a number"
+            )
+        lock, home = taken
+        logger.info("this process has the name %s", candidate)
+        return Instance(candidate, host, state / candidate, home, lock)
+    raise AssertionError("the numbers do not end")
+
+
+def _candidates(name: str | None, host: str) -> Iterator[str]:
+    if name is not None:
+        yield name
+        return
+    own = _ALLOWED.sub("-", host)[:200]
+    yield from (f"{own}-{number}" for number in count(1))
+
+
+def _lock(folder: Path, host: str) -> tuple[IO[str], str] | _Note:
+    """The locked file and the directory's id; or who holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / LOCK).open("a+")
+    is_free = True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        is_free = False
+    file.seek(0)
+    try:
+        note = msgspec.json.decode(file.read(), type=_Note)
+    except msgspec.MsgspecError:
+        note = _Note(str(uuid4()), "this host", 0)
+    if not is_free:
+        file.close()
+        return note
+    file.truncate(0)
+    file.write(msgspec.json.encode(_Note(note.home, host, os.getpid())).decode())
+    file.flush()
+    return file, note.home
