@@ -1,6 +1,7 @@
 """The value of a record that does not parse as a record: it travels with its batch and becomes a dead letter like any bad event."""
 
-from typing import Self
+from collections.abc import Iterable
+from typing import Any, Self
 
 
 class UnreadableValue(bytes):
@@ -21,3 +22,8 @@ class UnreadableValue(bytes):
         unreadable = cls(b"\0")
         unreadable.error, unreadable.original = error, original
         return unreadable
+
+
+def readable(records: Iterable[Any]) -> list[Any]:
+    """The records whose values parse."""
+    return [record for record in records if not isinstance(record.value, UnreadableValue)]

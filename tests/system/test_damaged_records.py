@@ -8,6 +8,7 @@ from kafka import KafkaProducer
 
 from stream.core.events import Click
 from stream.errors import IsthmusError
+from stream.kafka.cluster.compacted_topic import CompactedTopic
 from stream.kafka.cluster.corrupt_batches import CorruptBatchError
 from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.local_broker import LocalKafka, free_port
@@ -86,6 +87,8 @@ def test_a_damaged_record_stops_nothing_and_a_damaged_batch_its_partition_until_
                 open_topic_reader(broker.bootstrap) as reader,
             ):
                 list(reader.records(TOPICS.clicks))
+            with pytest.raises(CorruptBatchError, match="isthmus topics skip web-clicks 1 1"):
+                CompactedTopic(broker.bootstrap, TOPICS.clicks).read_on()
             assert "whole" in skip(broker.bootstrap, 0)
             assert "will be skipped" in skip(broker.bootstrap, 1)
             wait_for(lambda: folded(broker.bootstrap, 18), [worker], 30, "the folding of all events")

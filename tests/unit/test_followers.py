@@ -10,6 +10,7 @@ from stream.core.announcements import ModelAnnouncement, encode_announcement
 from stream.core.events import Item
 from stream.core.ranking import Ranker
 from stream.core.records import PlainRecord
+from stream.core.unreadable import UnreadableValue
 from stream.kafka.agents.followers import ServedModelFollower
 from stream.kafka.agents.served_model import ServedModel
 from stream.metrics import Metrics
@@ -107,3 +108,14 @@ async def test_any_model_is_accepted_while_the_catalogue_is_empty(metrics: Metri
     follower = ServedModelFollower(ServedModel(), metrics, Registry({"1": world.OrderRanker("1")}).load)
     await follower.on_models([announced("1")])
     assert follower._served.ranker is not None
+
+
+async def test_unreadable_records_of_followed_topics_are_counted_and_left_out() -> None:
+    """What was there before stands, a withdrawal is not invented, and the alert sees it."""
+    served, metrics, ranker = ServedModel(), Metrics(), world.OrderRanker("1")
+    follower = ServedModelFollower(served, metrics, Registry({"1": ranker}).load)
+    await follower.on_models([announced("1"), PlainRecord(1, 0, b"champion", UnreadableValue.of("a length is wrong"))])
+    await follower.on_items([item("a"), PlainRecord(1, 0, b"a", UnreadableValue.of("a length is wrong"))])
+    assert set(served.catalogue.items) == {"a"}
+    assert served.ranker is ranker
+    assert [metrics.total("unreadable_records", topic) for topic in ("items", "models")] == [1.0, 1.0]

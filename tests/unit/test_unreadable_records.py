@@ -5,13 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.core.dead_letters import dead_letter
 from stream.core.events import Reason, Rejection, Source, parse
 from stream.core.outputs import DeadLetter
-from stream.core.records import Coordinates
+from stream.core.records import Coordinates, PlainRecord
 from stream.core.unreadable import UnreadableValue
 from stream.errors import IsthmusError
 from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch, Skip, SkipCorruptBatches, StoppedPartitions
@@ -189,3 +190,31 @@ def _letter(record: Any, rejection: Rejection) -> DeadLetter:
     output = dead_letter(Coordinates("clicks", 1, 0, record.offset), record, rejection)
     assert output.value is not None
     return msgspec.json.decode(output.value, type=DeadLetter)
+
+
+@pytest.mark.parametrize("mapper", [None, lambda fields: fields], ids=["our fields", "a field mapping"])
+def test_an_unreadable_transcript_is_rejected_with_its_own_reason(mapper: Any) -> None:
+    """The encoder reads transcripts, not the step."""
+    from stream.text.encode_stage import _read
+
+    record = PlainRecord(0, 1_000, b"user", UnreadableValue.of("the name of a header is not UTF-8"))
+    assert _read(record, mapper) == Rejection(Reason.UNREADABLE, "the name of a header is not UTF-8")
+
+
+def test_recovery_stops_at_an_unreadable_state_unless_it_was_given_up() -> None:
+    """Else the newest state of a user would be missing in silence. The message names the place and the command."""
+    from stream.kafka.faust.transport import _readable
+
+    good, bad = PlainRecord(6, 1_000, b"k", b"state"), PlainRecord(7, 1_000, b"k", UnreadableValue.of("a length is wrong"))
+    tp = TopicPartition("changelog", 2)
+    assert _readable(tp, [good], lambda _: {}) == [good]
+    with pytest.raises(IsthmusError, match=r"changelog-2.*offset 7.*isthmus topics skip changelog 2 7"):
+        _readable(tp, [good, bad], lambda _: {("changelog", 2): Skip(1, 3, 6)})
+    assert _readable(tp, [good, bad], lambda _: {("changelog", 2): Skip(1, 7, 7)}) == [good]
+
+
+def test_the_text_of_a_skip_survives_the_broker() -> None:
+    """It is the metadata of a committed offset; anything else there allows nothing."""
+    skip = Skip(epoch=4, first=17, last=19)
+    assert Skip.of(skip.to_text()) == skip
+    assert [Skip.of(text) for text in (None, "", "{}", "not JSON")] == [None] * 4

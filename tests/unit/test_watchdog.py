@@ -6,11 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from faust.types import TP
 
 from stream.core.events import Source
 from stream.health import Health
 from stream.kafka.agents.stateless_agent import StatelessAgent
 from stream.kafka.agents.watchdog import Watchdog
+from stream.kafka.cluster.corrupt_batches import CorruptBatch, Skip, StoppedPartitions
+from stream.kafka.cluster.view import Offsets
 from stream.metrics import Metrics
 
 
@@ -23,7 +26,7 @@ class App:
     def __init__(self, messages: list[Any]) -> None:
         self.messages = messages
         self.member = True
-        self.consumer = SimpleNamespace(is_answered=lambda: self.member, abandon=self.messages.remove)
+        self.consumer: Any = SimpleNamespace(is_answered=lambda: self.member, abandon=self.messages.remove)
         self.on_partitions_revoked = SimpleNamespace(connect=lambda _: None)
 
     def timer(self, _: float) -> Any:
@@ -70,6 +73,59 @@ async def test_a_batch_of_a_recreated_topic_is_abandoned(agent: str) -> None:
         await StatelessAgent(app, Source.CALL, lambda _: [], watchdog, delivery).run(Stream([SimpleNamespace(message=message)]))
     assert app.messages == []
     assert watchdog.renew.is_set()
+
+
+class OneStopped:
+    """A view of two partitions with work, one of which stopped at a corrupt batch; `allowed` is what may be skipped."""
+
+    def __init__(self) -> None:
+        self.allowed: dict[tuple[str, int], Skip] = {}
+
+    async def epochs(self, names: list[str]) -> dict[str, int]:
+        return dict.fromkeys(names, 1)
+
+    async def offsets(self, partitions: list[tuple[str, int]]) -> Offsets:
+        return Offsets(dict.fromkeys(partitions, 3), dict.fromkeys(partitions, 9))
+
+    async def skips(self, partitions: Any, epochs: Any) -> dict[tuple[str, int], Skip]:
+        del partitions, epochs
+        return self.allowed
+
+
+async def test_a_partition_that_stopped_is_told_retried_and_not_taken_for_stalled() -> None:
+    """A restart would not help it, and would take the other partitions' work away: /livez says nothing of it."""
+    app, health, view, stopped = App([]), Health(), OneStopped(), StoppedPartitions()
+    retried: list[set[tuple[str, int]]] = []
+
+    async def position(_: Any) -> int:
+        return 3
+
+    async def retry(partitions: set[tuple[str, int]]) -> None:
+        retried.append(partitions)
+
+    tps = [TP("clicks", 0), TP("clicks", 1)]
+    app.consumer = SimpleNamespace(
+        is_answered=lambda: True,
+        assignment=lambda: tps,
+        _unacked_messages=[],
+        _committed_offset=dict.fromkeys(tps, 3),
+        position=position,
+        retry=retry,
+    )
+    watchdog = Watchdog(app, view, {"clicks": 1}, Metrics(), health, stalled_s=0, stopped=stopped)  # type: ignore[arg-type]
+    assert not stopped.may_skip(CorruptBatch("clicks", 1, 3, 5))
+    await watchdog._observe()
+    await watchdog._observe()
+    assert retried == [{("clicks", 1)}] * 2
+    (not_live,) = Health.wrong(health.live)
+    assert "clicks-0" in not_live
+    assert "clicks-1" not in not_live
+    (not_ready,) = Health.wrong(health.ready)
+    assert "damaged: clicks-1: the checksum of the batch at offset 3 fails" in not_ready
+    view.allowed = {("clicks", 1): Skip(1, 3, 4)}
+    await watchdog._observe()
+    assert stopped.may_skip(CorruptBatch("clicks", 1, 3, 5))
+    assert Health.wrong(health.ready) == []
 
 
 class Stream:

@@ -16,7 +16,7 @@ from stream.core.announcements import ModelAnnouncement, decode_announcement
 from stream.core.events import Item
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Record
-from stream.core.unreadable import UnreadableValue
+from stream.core.unreadable import readable
 from stream.kafka.agents.served_model import ServedModel
 from stream.metrics import Metrics
 
@@ -72,10 +72,10 @@ class ServedModelFollower:
 
     def _readable(self, topic: str, records: Sequence[Record]) -> list[Record]:
         """The records that parse; the topic's reader has logged the others."""
-        readable = [record for record in records if not isinstance(record.value, UnreadableValue)]
-        if len(readable) < len(records):
-            self._metrics.counter("unreadable_records", topic).inc(len(records) - len(readable))
-        return readable
+        kept = readable(records)
+        if len(kept) < len(records):
+            self._metrics.counter("unreadable_records", topic).inc(len(records) - len(kept))
+        return kept
 
     async def keep_retrying(self) -> None:
         """Retries for ever to load a champion that could not be read: its registry may come back."""

@@ -1,4 +1,7 @@
-"""`LogReader` on Kafka: an aiokafka consumer without a group that keeps no offsets."""
+"""`LogReader` on Kafka: an aiokafka consumer without a group that keeps no offsets.
+
+Records that do not parse and batches whose checksum fails are logged and left out: what was there before stands.
+"""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -8,7 +11,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream.core import limits
+from stream.core.unreadable import readable
+from stream.kafka.cluster import batch_reading
 from stream.kafka.cluster.clients import READ_COMMITTED
+from stream.kafka.cluster.corrupt_batches import SkipCorruptBatches
 from stream.kafka.cluster.log_reader import Bounds, Fetched
 from stream.kafka.cluster.view import KafkaClusterView
 
@@ -27,12 +33,14 @@ class KafkaLogReader:
 
     async def open(self, topics: Iterable[str]) -> Mapping[tuple[str, int], Bounds]:
         await self._stop_consumer()
+        batch_reading.install()
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level=READ_COMMITTED,
             max_partition_fetch_bytes=limits.RECORD_BYTES,
+            check_crcs=SkipCorruptBatches(),
         )
         try:
             await self._consumer.start()
@@ -55,7 +63,8 @@ class KafkaLogReader:
         try:
             fetched = await self._consumer.getmany(timeout_ms=_WAIT_MS, max_records=_RECORDS)
             batches = [
-                Fetched(one.topic, one.partition, records, await self._consumer.position(one)) for one, records in fetched.items()
+                Fetched(one.topic, one.partition, readable(records), await self._consumer.position(one))
+                for one, records in fetched.items()
             ]
             await self._note_ends()
         except KafkaError as error:

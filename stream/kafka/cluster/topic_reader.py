@@ -12,7 +12,7 @@ from typing import Any, Final
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
-from stream.core.unreadable import UnreadableValue
+from stream.core.unreadable import UnreadableValue, readable
 from stream.kafka.cluster.clients import ConsumerClient, TopicError
 from stream.kafka.cluster.corrupt_batches import CorruptBatch, CorruptBatchError, RaiseAtCorruptBatch
 from stream.kafka.cluster.skips import read_skips
@@ -129,8 +129,4 @@ def newest_values(bootstrap: str, topic: str, per_partition: int) -> list[bytes]
         if not ends:
             raise TopicError(f"{topic} is missing at {bootstrap}: run `isthmus topics`")
         starts = {number: max(0, end - per_partition) for number, end in ends.items()}
-        return [
-            record.value
-            for record in reader.records(topic, starts)
-            if record.value and not isinstance(record.value, UnreadableValue)
-        ]
+        return [record.value for record in readable(reader.records(topic, starts)) if record.value is not None]

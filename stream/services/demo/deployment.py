@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from stream.core.unreadable import readable
+from stream.kafka.cluster import batch_reading
 from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.local_broker import LocalKafka, free_port
 from stream.kafka.cluster.topics import ENCODER_GROUP, WORKER_GROUP, create_or_check, source_topics
@@ -161,6 +163,7 @@ class TopicTail:
     """Reads a topic from its present end on; `take` gets the records of each fetch."""
 
     def __init__(self, bootstrap: str, topic: str, take: Callable[[list[Any]], None]) -> None:
+        batch_reading.install()
         self._consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="latest")
         self._take = take
 
@@ -171,7 +174,7 @@ class TopicTail:
             await self._consumer.seek_to_end()
             while True:
                 for records in (await self._consumer.getmany(timeout_ms=500)).values():
-                    self._take(records)
+                    self._take(readable(records))
         finally:
             await self._consumer.stop()
 
