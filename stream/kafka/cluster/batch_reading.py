@@ -2,7 +2,7 @@
 
 Either client raises at such a record, and again at the next attempt, so its partition would never be read on. Here the record
 is returned with an `UnreadableValue`, and the consumer's `CorruptBatchPolicy` decides about a batch whose checksum fails. All
-other batches are read by the clients' own code, in aiokafka's case compiled. tests/contracts/test_clients.py fails when that
+other batches are read by the clients' own code, in aiokafka's case compiled. tests/contracts/test_batch_reading.py fails when that
 code changes.
 """
 
