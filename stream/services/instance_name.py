@@ -1,4 +1,7 @@
-"""The name of a worker or encoder on its host: a lock in its state directory says whether another process has it."""
+"""The name of a worker or encoder on its host: a lock beside its state directory says whether another process has it.
+
+Beside, so that an operator may delete a process's state without making it a stranger to the broker (`stream.kafka.cluster.names`).
+"""
 
 import fcntl
 import logging
@@ -17,12 +20,11 @@ import msgspec
 from stream.errors import IsthmusError
 
 logger = logging.getLogger("isthmus")
-LOCK: Final = "process.lock"
 _ALLOWED: Final = re.compile(r"[^A-Za-z0-9._-]+")  # in a group instance id
 
 
 class _Note(msgspec.Struct):
-    """What the lock file holds: a random id of the directory, and who had it last."""
+    """What the lock file holds: a random id of its own, and who had it last."""
 
     home: str
     host: str
@@ -31,13 +33,13 @@ class _Note(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Instance:
-    """A name and its state directory, locked until the process ends, however it ends.
+    """A name and its state directory, this process's until it ends, however it ends.
 
     Attributes:
         name: Of the process.
         host: Of this machine.
         folder: The state directory.
-        home: A random id of the state directory, the same at each start.
+        home: The lock file's random id, the same at each start.
         lock: Keeps the lock; not to be closed.
     """
 
@@ -49,14 +51,14 @@ class Instance:
 
 
 def take_name(state: Path, name: str | None, host: str | None) -> Instance:
-    """Locks the state directory of a name. Without a name: of the host's name and the first number whose directory is free.
+    """Locks a name in the directory of all states. Without a name: the host's name with the first number that is free.
 
     Raises:
         IsthmusError: another process of this host has the name.
     """
     host = host or socket.gethostname()
     for candidate in _candidates(name, host):
-        taken = _lock(state / candidate, host)
+        taken = _lock(state / f"{candidate}.lock", host)
         if isinstance(taken, _Note):
             if name is None:
                 continue
@@ -79,10 +81,10 @@ def _candidates(name: str | None, host: str) -> Iterator[str]:
     yield from (f"{own}-{number}" for number in count(1))
 
 
-def _lock(folder: Path, host: str) -> tuple[IO[str], str] | _Note:
-    """The locked file and the directory's id; or who holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / LOCK).open("a+")
+def _lock(path: Path, host: str) -> tuple[IO[str], str] | _Note:
+    """The locked file and its id; or who holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+")
     is_free = True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -36,7 +36,7 @@ class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
         host: Its host, for people.
         pid: Its process id there, for people.
         process: A random id of the process.
-        home: A random id of its state directory, whose lock it holds.
+        home: The id of the lock that it holds on its host.
         term: How often the name was claimed; the higher term wins.
         beat: Counted upwards while the process lives.
     """
@@ -89,7 +89,7 @@ class NameClaim:
         self.is_settled = asyncio.Event()
 
     async def acquire(self) -> None:
-        """Claims the name. At once if it is free, or the former process had the same state directory, whose lock we hold.
+        """Claims the name. At once if it is free, or the former process held the lock that we hold now.
 
         Raises:
             NameTakenError: another process's claim is alive.
