@@ -1,5 +1,5 @@
 # Everything that is done with Isthmus. `make demo` and `make test` set up what they need, once.
-.PHONY: setup setup-kafka demo test lint docs docs-serve bench bench-recovery chaos soak results
+.PHONY: setup setup-kafka demo test lint docs docs-serve bench bench-api bench-recovery chaos soak results
 SECONDS ?=
 KAFKA ?=
 PYTEST ?=
@@ -42,6 +42,9 @@ soak: setup-kafka ## half an hour (SECONDS) at 70 % of capacity, memory and desc
 bench: setup-kafka ## the table against the field; writes build/bench.json (PARTS=throughput,latency chooses)
 	@bash tests/benchmarks/environment.sh
 	BENCH_PARTS=$(PARTS) .venv/bin/python -m tests.benchmarks
+
+bench-api: setup ## reads of the API from a store of a million users, beside a bare route; writes build/api.json
+	.venv/bin/python -m tests.benchmarks.api
 
 bench-recovery: setup-kafka ## a million users restored from the changelog, beside a bare reader; writes build/recovery.json
 	.venv/bin/python -m tests.benchmarks.recovery

@@ -57,7 +57,7 @@ class Door:
         self._requests = requests
         self._failures = failures
 
-    def admit(self, connection: Connection, handler: BaseRouteHandler) -> None:
+    async def admit(self, connection: Connection, handler: BaseRouteHandler) -> None:
         """Raises ApiError where the request is not admitted; otherwise the connection's `auth` is its key."""
         scope = handler.opt.get(SCOPE)
         if scope is None:

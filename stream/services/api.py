@@ -160,10 +160,10 @@ async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, said: Callable[
     stopped = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        server.should_exit = True
-        await serving
     finally:
         stopped.cancel()
+        server.should_exit = True
+        await serving
         metrics_server.shutdown()
         metrics_server.server_close()
 

@@ -4,12 +4,14 @@ The long run, until a trained model serves, is for hand and eye.
 """
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,9 +49,28 @@ def test_a_short_demo_recommends_and_says_what_it_did(tmp_path: Path) -> None:
         assert "do not react" in done.stdout.replace("does not react", "do not react")
 
 
+def run_printed(line: str) -> dict[str, Any]:
+    """Runs a request that the demo printed."""
+    command = shlex.split(line.split(":  ", 1)[1])
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=20)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def change_a_list(printed: list[str]) -> None:
+    """Asks for the list, buys one of its items, and asks until the list is another."""
+    ask, change = (next(line for line in printed if text in line) for text in ("ask for a list", "then change it"))
+    listed = run_printed(ask)["items"]
+    assert run_printed(change)["results"][0]["status"] == "accepted"
+    deadline = time.monotonic() + 20
+    while run_printed(ask)["items"] == listed:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 @pytest.mark.timeout(90)
-def test_ctrl_c_ends_with_the_summary_while_metrics_are_served(tmp_path: Path) -> None:
-    """Exit code 0, and nothing is left running."""
+def test_ctrl_c_ends_with_the_summary_while_metrics_and_api_are_served(tmp_path: Path) -> None:
+    """The two requests that it prints show a list that changes; exit code 0, and nothing is left running."""
     log = tmp_path / "out.log"
     with log.open("wb") as output:
         process = subprocess.Popen(demo("--metrics-port", "0"), stdout=output, stderr=output)
@@ -59,6 +80,10 @@ def test_ctrl_c_ends_with_the_summary_while_metrics_are_served(tmp_path: Path) -
             assert time.monotonic() < deadline, log.read_text()
             assert process.poll() is None, log.read_text()
             time.sleep(0.2)
+        while "then change it" not in log.read_text():
+            assert time.monotonic() < deadline + 20, log.read_text()
+            time.sleep(0.2)
+        change_a_list(log.read_text().splitlines())
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0, log.read_text()
     finally:

@@ -18,6 +18,7 @@ from stream.kafka.embedded.log import forget, open_log
 from stream.kafka.embedded.log_follower import follow_log
 from stream.metrics import Metrics
 from stream.services.child_processes import ChildProcess
+from stream.services.demo.api import serve_demo_api
 from stream.services.demo.catching_up import catch_up
 from stream.services.demo.context import MIN_JUDGED
 from stream.services.demo.live_users import send_live
@@ -55,6 +56,7 @@ async def run_embedded(context: DemoContext, *, persist: bool) -> None:
     others = [
         *_follows(context, log, metrics, served),
         _watch(context, metrics),
+        serve_demo_api(context, log, metrics),
         _train_periodically(log, context.settings.topics.model_dump(), context.folder, context.stats),
     ]
     running = [asyncio.create_task(task) for task in [*apps, *others, _send(context, log)]]

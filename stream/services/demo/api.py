@@ -1,0 +1,74 @@
+"""The API in the demo without Kafka: on the loopback address, with a key that is made at each start and printed."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stream.kafka.embedded.log import Log
+    from stream.metrics import Metrics
+    from stream.services.api import ApiParts
+    from stream.services.demo.context import DemoContext
+
+USER: Final = "you"
+_POLL_S: Final = 0.2
+_LISTED: Final = 100
+
+
+async def serve_demo_api(context: DemoContext, log: Log, metrics: Metrics) -> None:
+    """Serves one replica from the embedded log until it is cancelled.
+
+    It begins after the first recommendation, and its libraries, a second of work, are loaded in a thread.
+    """
+    while context.stats.first_recommendation_s is None:  # noqa: ASYNC110  (a statistic, not an event)
+        await asyncio.sleep(_POLL_S)
+    await asyncio.to_thread(importlib.import_module, "stream.api.app")
+    from stream.api.api_keys import Scope, encode_api_key, make_api_key
+    from stream.api.rocksdb_store import RocksDBStore
+    from stream.kafka.cluster.local_broker import free_port
+    from stream.kafka.embedded.event_sink import EmbeddedEventSink
+    from stream.kafka.embedded.log_follower import follow_log
+    from stream.kafka.embedded.log_reader import EmbeddedLogReader
+    from stream.services.api import following, make_parts, now_ms, serve
+    from stream.settings import with_changes
+
+    settings = with_changes(context.settings, "api", host="127.0.0.1", port=free_port(), metrics_port=0)
+    topics = settings.topics
+    secret, key = make_api_key("demo", [Scope.READ, Scope.WRITE], now_ms())
+    log.append(topics.api_keys, key.key_id, encode_api_key(key))
+    store, stop = RocksDBStore(context.folder / "api"), asyncio.Event()
+    parts = make_parts(settings, store, EmbeddedLogReader(log), EmbeddedEventSink(log, topics.model_dump()), metrics)
+    follows = {
+        topics.api_keys: parts.api.keys.on_records,
+        topics.items: parts.current.on_items,
+        topics.models: parts.current.on_models,
+    }
+    work = [follow_log(log, topic, apply, asyncio.Event()) for topic, apply in follows.items()]
+    work.append(_say_how_to_ask(context.say, parts, f"http://127.0.0.1:{settings.api.port}", secret))
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        async with following(parts, stop):
+            await serve(parts.api, metrics, stop, lambda _: None)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await store.close()
+
+
+async def _say_how_to_ask(say: Callable[[str], None], parts: ApiParts, url: str, key: str) -> None:
+    """Prints two requests, once there is a catalogue: the first shows a list, the second changes it."""
+    from stream.services.api import now_ms
+
+    while not parts.current.catalogue.items or parts.follower.missing() is not None:  # noqa: ASYNC110  (two states at once)
+        await asyncio.sleep(_POLL_S)
+    (answer,) = await parts.api.service.lists([USER], _LISTED)
+    first = next(entry for entry in answer.items if not parts.current.catalogue.is_repeatable(entry.item))
+    event = f'{{"type": "purchase", "user_id": "{USER}", "occurred_at": {now_ms()}, "items": ["{first.item}"]}}'
+    curl = f"curl -sH 'Authorization: Bearer {key}'"
+    say(f"ask for a list:  {curl} {url}/v1/users/{USER}/recommendations")
+    say(f"then change it:  {curl} -H 'Content-Type: application/json' {url}/v1/events -d '{{\"events\": [{event}]}}'")
