@@ -94,6 +94,12 @@ DECLARED: Final[dict[str, Declared]] = {
     "late_records": Declared(
         Counter, "changelog records skipped at recovery because a worker wrote them after it had lost the partition"
     ),
+    "log_gaps": Declared(
+        Counter,
+        "times that a partition did not continue what was applied: its log was cut below that, records were deleted unread, "
+        "the group's offset was moved past some (skipped), or the topic was recreated",
+        ("topic", "kind"),
+    ),
     "users": Declared(Gauge, "users in this worker's state"),
     "committed_offset": Declared(Gauge, "committed offset", ("topic", "partition")),
     "end_offset": Declared(Gauge, "end offset; minus the committed offset, it is the lag", ("topic", "partition")),

@@ -6,9 +6,15 @@ Nothing here knows Kafka: aiokafka's records, those of the embedded log and a te
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from hashlib import blake2b
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from stream.core.events import NATIVE_FORMAT_HEADER, Source
+
+_EPOCHS: Final = 1 << 63
+_MAX_CUTS: Final = 256
+
+Boundaries = Sequence[tuple[int, int]]
+"""Where a partition was cut and continued, ascending: (first offset of the continuation, its epoch)."""
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -48,7 +54,7 @@ class Coordinates(NamedTuple):
 
     Attributes:
         topic: Name of the topic.
-        epoch: Identifies one life of the topic: a recreated topic has another. Only equality is meaningful.
+        epoch: Identifies one life of the partition. A recreated topic has another; each cut of a partition's log adds one.
         partition: Partition number.
         offset: Offset in the partition.
     """
@@ -75,6 +81,7 @@ class Batch(NamedTuple):
         records: The records in offset order.
         notified_users: Keys of users already sent a list since the partition was assigned, if this batch may be a redelivery whose
             lists another worker sent without keeping the states; else None.
+        boundaries: Of the partition, if its log was ever cut.
     """
 
     source: Source
@@ -83,6 +90,34 @@ class Batch(NamedTuple):
     partition: int
     records: Sequence[Record]
     notified_users: AbstractSet[bytes] | None = None
+    boundaries: Boundaries = ()
 
     def coordinates(self, record: Record) -> Coordinates:
-        return Coordinates(self.topic, self.epoch, self.partition, record.offset)
+        epoch = epoch_at(record.offset, self.epoch, self.boundaries) if self.boundaries else self.epoch
+        return Coordinates(self.topic, epoch, self.partition, record.offset)
+
+
+def epoch_at(offset: int, epoch: int, boundaries: Boundaries) -> int:
+    """The epoch of an offset of a partition whose topic has `epoch`.
+
+    >>> [epoch_at(offset, 7, [(40, 8), (60, 9)]) for offset in (39, 40, 60)]
+    [7, 8, 9]
+    """
+    for first, continued in boundaries:
+        if offset >= first:
+            epoch = continued
+    return epoch
+
+
+def later_epoch(epoch: int, cuts: int = 1) -> int:
+    """The epoch of a partition after further cuts."""
+    return (epoch + cuts) % _EPOCHS
+
+
+def is_older_epoch(epoch: int, other: int) -> bool:
+    """Whether `epoch` is that of a partition before a cut that led to `other`. Epochs of different topics are far apart.
+
+    >>> is_older_epoch(7, 8), is_older_epoch(8, 8), is_older_epoch(8, 7), is_older_epoch(later_epoch(-1), later_epoch(0))
+    (True, False, False, True)
+    """
+    return 0 < (other - epoch) % _EPOCHS < _MAX_CUTS

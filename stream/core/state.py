@@ -23,6 +23,7 @@ SOURCE_NUMBERS: Final = {source: number for number, source in enumerate(Source)}
 HEAD_PREFIX: Final = b"h"
 FACTS_PREFIX: Final = b"f"
 ERASURE_MARKER_PREFIX: Final = b"m"
+WATERMARK_PREFIX: Final = b"w"
 
 
 class Prefix(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -27,7 +27,7 @@ from stream.core.outputs import Cause, Outcome, Output
 from stream.core.partitioner import partition_of
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.recommend import PendingUsers, recommend
-from stream.core.records import Batch, Coordinates, Record, is_native
+from stream.core.records import Batch, Coordinates, Record, is_native, is_older_epoch
 from stream.core.state import (
     SOURCE_NUMBERS,
     VERSION,
@@ -178,7 +178,7 @@ def _handle(user: UserState, record: Record, event: UserEvent, context: _Context
     origin = coordinates_of(record, event, context.batch)
     number = SOURCE_NUMBERS[source]
     epoch, offset = head.applied.get(number, (origin.epoch, -1))
-    if epoch == origin.epoch and origin.offset <= offset:
+    if origin.offset <= offset if epoch == origin.epoch else is_older_epoch(origin.epoch, epoch):
         counts["events", source, "duplicate_offset"] += 1
         return
     moment = event_moment(event)

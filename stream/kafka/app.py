@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ import mode
 
 from stream.core import limits
 from stream.core.events import Source
-from stream.core.records import Batch
+from stream.core.records import Batch, Record
+from stream.core.watermarks import Watermark
 from stream.health import Health
 from stream.kafka.agents.profile_agent import ProfileAgent, ProfileContext
 from stream.kafka.agents.stateless_agent import StatelessAgent
 from stream.kafka.agents.watchdog import Watchdog, until_all_exist
 from stream.kafka.cluster.corrupt_batches import StoppedPartitions
+from stream.kafka.cluster.topics import Partition
 from stream.kafka.cluster.view import ClusterView
 from stream.kafka.delivery.at_least_once import AtLeastOnce
 from stream.kafka.delivery.contracts import Delivery, Emission
@@ -29,6 +31,7 @@ from stream.kafka.faust.ownership import Ownership
 from stream.kafka.faust.recovery import SafeTableManager
 from stream.kafka.faust.transport import KafkaTransport
 from stream.kafka.faust.user_table import UserTable
+from stream.kafka.faust.watermarks import Watermarks
 from stream.metrics import Metrics
 from stream.settings import Guarantee
 
@@ -128,11 +131,17 @@ def add_profile_agent(
 ) -> Watchdog:
     """Adds the user table and the profile agent over all inputs to an app; returns the app's watchdog."""
     supervision = supervision or Supervision()
-    watchdog = _make_watchdog(app, context.epochs, context.metrics, supervision)
     table = UserTable(app, context.metrics)
+
+    async def stored(partitions: Collection[Partition]) -> Mapping[Partition, Watermark]:
+        return table.watermarks(partitions)
+
+    replayable = [topic for topic, source in context.sources.items() if source is Source.CALL]
+    watermarks = Watermarks(app, context.epochs, context.metrics, stored, replayable=replayable)
+    watchdog = _make_watchdog(app, context.epochs, context.metrics, supervision, watermarks)
     delivery = make_delivery(app, guarantee, context.metrics)
-    _connect(app, FetchPolicy(context.in_flight, supervision.recreated, supervision.stopped), delivery, table)
-    _add_agent(app, list(context.sources), ProfileAgent(app, context, watchdog, table, delivery).run, "profiles")
+    _connect(app, FetchPolicy(context.in_flight, supervision.recreated, supervision.stopped), delivery, watermarks, table)
+    _add_agent(app, list(context.sources), ProfileAgent(app, context, watchdog, watermarks, table, delivery).run, "profiles")
     ownership = Ownership(context.sources)
 
     async def on_assigned(_: Any, assigned: Any, **__: Any) -> None:
@@ -151,16 +160,29 @@ def add_stateless_agent(
     process: Callable[[Batch], Sequence[Emission]],
     metrics: Metrics,
     *,
+    output: str,
+    watermark_of: Callable[[Record], Watermark | None],
     in_flight: int = 4,
     guarantee: Guarantee = "at_least_once",
     supervision: Supervision | None = None,
 ) -> Watchdog:
-    """Adds an agent over one topic, whose batches carry `source`, to an app; returns the app's watchdog."""
+    """Adds an agent over one topic, whose batches carry `source`, to an app; returns the app's watchdog.
+
+    It keeps no state: how far the topic is contained is what `watermark_of` says of the last record of `output`, per partition.
+    """
     supervision = supervision or Supervision()
-    watchdog = _make_watchdog(app, epochs, metrics, supervision)
+    transport: BatchTransport = app.transport
+
+    async def stored_watermarks(partitions: Collection[Partition]) -> Mapping[Partition, Watermark]:
+        last = await transport.read_last_records(output, {number for _, number in partitions})
+        found = {(topic, number): watermark_of(record) for number, record in last.items()}
+        return {partition: watermark for partition, watermark in found.items() if watermark is not None}
+
+    watermarks = Watermarks(app, epochs, metrics, stored_watermarks, keeps_state=False)
+    watchdog = _make_watchdog(app, epochs, metrics, supervision, watermarks)
     delivery = make_delivery(app, guarantee, metrics)
-    _connect(app, FetchPolicy(in_flight, supervision.recreated, supervision.stopped), delivery)
-    _add_agent(app, [topic], StatelessAgent(app, source, process, watchdog, delivery).run, "processor")
+    _connect(app, FetchPolicy(in_flight, supervision.recreated, supervision.stopped), delivery, watermarks)
+    _add_agent(app, [topic], StatelessAgent(app, source, process, watchdog, watermarks, delivery).run, "processor")
 
     async def on_assigned(*_: Any, **__: Any) -> None:
         await watchdog.after_assignment()
@@ -169,7 +191,9 @@ def add_stateless_agent(
     return watchdog
 
 
-def _make_watchdog(app: Any, epochs: Mapping[str, int], metrics: Metrics, supervision: Supervision) -> Watchdog:
+def _make_watchdog(
+    app: Any, epochs: Mapping[str, int], metrics: Metrics, supervision: Supervision, watermarks: Watermarks
+) -> Watchdog:
     transport: BatchTransport = app.transport
     return Watchdog(
         app,
@@ -177,18 +201,19 @@ def _make_watchdog(app: Any, epochs: Mapping[str, int], metrics: Metrics, superv
         epochs,
         metrics,
         supervision.health,
+        watermarks,
         changelog=supervision.changelog,
         stalled_s=supervision.stalled_s,
         stopped=supervision.stopped,
     )
 
 
-def _connect(app: Any, policy: FetchPolicy, delivery: Delivery, table: UserTable | None = None) -> None:
+def _connect(app: Any, policy: FetchPolicy, delivery: Delivery, watermarks: Watermarks, table: UserTable | None = None) -> None:
     """Configures the transport and the table manager, which Faust makes itself."""
     transport: BatchTransport = app.transport
     transport.fetch_policy = policy
     tables: SafeTableManager = app.tables
-    tables.connect(delivery, table)
+    tables.connect(delivery, watermarks, table)
 
 
 def _add_agent(app: Any, topics: list[str], run: Callable[[Any], Awaitable[None]], name: str) -> None:

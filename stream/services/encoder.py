@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from stream.core.events import Source
+from stream.core.watermarks import watermark_of_call
 from stream.errors import IsthmusError
 from stream.services.instance_name import take_name
 from stream.services.process import dead_letter_limit, field_mapper, named, observed, starting_step
@@ -67,7 +69,16 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
             supervision = Supervision(view=view, health=health, recreated=recreated, stalled_s=settings.health.stalled_s)
             guarantee = settings.delivery.guarantee
             watchdog = add_stateless_agent(
-                app, topics.transcripts, Source.CALL, epochs, process, metrics, guarantee=guarantee, supervision=supervision
+                app,
+                topics.transcripts,
+                Source.CALL,
+                epochs,
+                process,
+                metrics,
+                output=topics.encoded_calls,
+                watermark_of=partial(watermark_of_call, topic=topics.transcripts, epoch=epochs[topics.transcripts]),
+                guarantee=guarantee,
+                supervision=supervision,
             )
             return app, watchdog
 

@@ -16,6 +16,7 @@ from typing import Any
 import faust
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
@@ -155,6 +156,7 @@ def thread(
     flow_active: bool = True,
     active: tuple[TP, ...] = (SOURCE,),
     recreated: frozenset[str] = frozenset(),
+    resume_at: dict[tuple[str, int], int] | None = None,
 ) -> Any:
     """The guarded thread without its loop."""
     guarded: Any = GuardedThread.__new__(GuardedThread)
@@ -162,6 +164,7 @@ def thread(
         flow_active=flow_active,
         app=SimpleNamespace(consumer_generation_id=1, tables=SimpleNamespace(changelog_topics={"changelog"})),
         _get_active_partitions=lambda: set(active),
+        resume_at=resume_at or {},
         transport=SimpleNamespace(fetch_policy=FetchPolicy(recreated=recreated)),
     )
     guarded._ensure_consumer = lambda: kafka
@@ -252,6 +255,37 @@ def test_recreated_topics_are_read_from_their_beginning_whatever_is_committed() 
     assert asyncio.run(guarded.seek_to_committed()) == {SOURCE: None, TP("purchases", 0): 5}
     assert kafka.sought == [("beginning", (SOURCE,))]
     assert committed == [{SOURCE: 0}]
+
+
+def test_partitions_whose_log_changed_are_read_on_where_that_says_whatever_is_committed() -> None:
+    """The offset is committed at once, even if it is lower: Faust commits none below the one it remembers."""
+    other = TP("purchases", 0)
+    kafka = FakeKafka({SOURCE: 70, other: 5})
+    guarded = thread(kafka, resume_at={(SOURCE.topic, SOURCE.partition): 40})
+    committed: list[dict[TP, int]] = []
+
+    async def commit(offsets: dict[TP, int]) -> bool:
+        committed.append(offsets)
+        return True
+
+    guarded.commit = commit
+    assert asyncio.run(guarded.seek_to_committed()) == {SOURCE: 40, other: 5}
+    assert kafka.sought == [(SOURCE, 40)]
+    assert committed == [{SOURCE: 40}]
+
+
+def test_a_new_connection_to_a_partitions_leader_is_counted_after_the_fetch() -> None:
+    """A log changes only under a restarted or another broker, and what that returns comes over another connection."""
+    guarded = thread(FakeKafka({}))
+    guarded.reconnections, guarded._connections = {}, {}
+    key, connections = (1, ConnectionGroup.DEFAULT), [object(), object()]
+    client = SimpleNamespace(cluster=SimpleNamespace(leader_for_partition=lambda _: 1), _conns={key: connections[0]})
+    for connection in (connections[0], connections[0], connections[1], connections[1]):
+        client._conns[key] = connection
+        guarded._count_reconnections(SimpleNamespace(_client=client), [SOURCE])
+    assert guarded.reconnections == {tuple(SOURCE): 1}
+    assert "self._conns[conn_id] = await create_conn(" in inspect.getsource(AIOKafkaClient._get_conn)
+    assert "self._conns[(node_id, group)].send(" in inspect.getsource(AIOKafkaClient.send)
 
 
 def test_batches_commit_one_past_their_last_offset() -> None:

@@ -73,7 +73,18 @@ async def test_an_apps_bounds_reach_its_consumer_and_its_delivery_reaches_recove
         )
         add_profile_agent(app, context, supervision=supervision)
     else:
-        add_stateless_agent(app, "web-clicks", Source.CLICK, epochs, lambda _: [], metrics, in_flight=3, supervision=supervision)
+        add_stateless_agent(
+            app,
+            "web-clicks",
+            Source.CLICK,
+            epochs,
+            lambda _: [],
+            metrics,
+            output="out",
+            watermark_of=lambda _: None,
+            in_flight=3,
+            supervision=supervision,
+        )
     assert app.consumer.transport.fetch_policy == FetchPolicy(in_flight=3, recreated=frozenset({"web-clicks"}))
     assert app.tables.delivery is not None
     assert (app.tables.table is not None) == (agent == "profiles")

@@ -195,6 +195,21 @@ def test_a_recreated_topic_starts_at_offset_zero() -> None:
     assert outcome.counts["epoch_changes", Source.CLICK] == 1
 
 
+def test_after_a_cut_new_records_are_applied_at_old_offsets_and_old_ones_stay_applied() -> None:
+    """The epoch of the partition is one later from the cut on. Records before it are redelivered when a group is rewound."""
+    store = Store()
+    old = [(offset, click(NOW + offset)) for offset in (3, 7)]
+    run(store, batch_of(Source.CLICK, old))
+    new = run(store, batch_of(Source.CLICK, [(5, click(NOW + 20))], epoch=2))
+    assert new.counts["events", Source.CLICK, "applied"] == 1
+    rewound = batch_of(Source.CLICK, [(3, click(NOW + 3)), (5, click(NOW + 20)), (6, click(NOW + 30))])._replace(
+        boundaries=((5, 2),)
+    )
+    again = run(store, rewound)
+    assert again.counts["events", Source.CLICK, "duplicate_offset"] == 2
+    assert again.counts["events", Source.CLICK, "applied"] == 1
+
+
 def test_erasure_leaves_tombstones_and_a_marker_and_nothing_else() -> None:
     """State, list and example are deleted; redelivered and earlier events stay out; later ones create a new user."""
     store = Store()

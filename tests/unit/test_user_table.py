@@ -119,3 +119,41 @@ def test_a_store_ahead_of_its_changelog_is_refused_with_instructions() -> None:
     check_start("changelog", 3, 8, 8)
     with pytest.raises(IsthmusError, match=r"changelog-3 up to offset 9, but the changelog ends at 8.*worker\.state_dir"):
         check_start("changelog", 3, 9, 8)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "term", "refused"),
+    [
+        (b"hb", b"2", 5, False),
+        (b"hb", b"other", 5, True),
+        (b"hc", b"2", 5, True),
+        (b"hb", b"2", 6, True),
+        (b"hb", b"late", 4, False),
+    ],
+)
+def test_a_changelog_that_was_cut_and_refilled_under_the_store_is_refused(
+    tables: Tables, key: bytes, value: bytes | None, term: int, refused: bool
+) -> None:
+    """At the offset of the last record that the store took there is another one. A late record there was never applied."""
+    restore(tables.table(), [fetched(0, [(b"ha", b"1", 5), (b"hb", b"2", 5)])])
+    again = tables.table()
+    found = fetched(1, [(key, value, term), (b"hd", b"4", 9)])
+    if refused:
+        with pytest.raises(IsthmusError, match=r"changelog-0 was cut: at offset 1 .*worker\.state_dir"):
+            restore(again, [found])
+    else:
+        restore(again, [found])
+        assert again.states(0).get_many([b"hb", b"hd"]) == [b"2", b"4"]
+
+
+def test_a_deleted_state_as_the_last_record_of_the_changelog_is_compared_too(tables: Tables) -> None:
+    restore(tables.table(), [fetched(0, [(b"hb", b"2", 1), (b"hb", None, 1)])])
+    with pytest.raises(IsthmusError, match="was cut"):
+        restore(tables.table(), [fetched(1, [(b"hb", b"3", 9)])])
+
+
+def test_a_last_record_that_was_compacted_away_is_no_reason_to_refuse(tables: Tables) -> None:
+    restore(tables.table(), [fetched(0, [(b"ha", b"1", 1), (b"hb", b"2", 1)])])
+    again = tables.table()
+    restore(again, [fetched(2, [(b"hb", b"3", 1)])])
+    assert again.states(0).get_many([b"hb"]) == [b"3"]

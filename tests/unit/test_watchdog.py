@@ -40,8 +40,11 @@ class Recreated:
         return dict.fromkeys(names, 2)
 
 
+WATERMARKS: Any = SimpleNamespace(is_doubtful=lambda _: False, boundaries=lambda _: (), advance=lambda *_: None)
+
+
 def make_watchdog(app: App, health: Health) -> Watchdog:
-    return Watchdog(app, Recreated(), {"clicks": 1}, Metrics(), health)  # type: ignore[arg-type]
+    return Watchdog(app, Recreated(), {"clicks": 1}, Metrics(), health, WATERMARKS)  # type: ignore[arg-type]
 
 
 def test_a_worker_whose_heartbeats_are_not_answered_is_not_ready() -> None:
@@ -70,7 +73,8 @@ async def test_a_batch_of_a_recreated_topic_is_abandoned(agent: str) -> None:
         profiles._app, profiles._watchdog, profiles._delivery = app, watchdog, delivery
         assert not await profiles._may_handle(message)
     else:
-        await StatelessAgent(app, Source.CALL, lambda _: [], watchdog, delivery).run(Stream([SimpleNamespace(message=message)]))
+        stateless = StatelessAgent(app, Source.CALL, lambda _: [], watchdog, WATERMARKS, delivery)
+        await stateless.run(Stream([SimpleNamespace(message=message)]))
     assert app.messages == []
     assert watchdog.renew.is_set()
 
@@ -112,7 +116,7 @@ async def test_a_partition_that_stopped_is_told_retried_and_not_taken_for_stalle
         position=position,
         retry=retry,
     )
-    watchdog = Watchdog(app, view, {"clicks": 1}, Metrics(), health, stalled_s=0, stopped=stopped)  # type: ignore[arg-type]
+    watchdog = Watchdog(app, view, {"clicks": 1}, Metrics(), health, WATERMARKS, stalled_s=0, stopped=stopped)  # type: ignore[arg-type]
     assert not stopped.may_skip(CorruptBatch("clicks", 1, 3, 5))
     await watchdog._observe()
     await watchdog._observe()

@@ -20,12 +20,14 @@ from stream.core.outputs import Outcome
 from stream.core.poison import step_many_isolating_poison
 from stream.core.records import Batch
 from stream.core.step import StepConfig, StepInput
+from stream.core.watermarks import encode_watermark, watermark_key
 from stream.errors import IsthmusError
 from stream.kafka.agents.served_model import ServedModel
 from stream.kafka.agents.watchdog import Watchdog
 from stream.kafka.delivery.contracts import Delivery, Emission, Message, ProcessedBatch
 from stream.kafka.delivery.redelivery import RedeliveryTracker
 from stream.kafka.faust.user_table import UserTable
+from stream.kafka.faust.watermarks import Watermarks
 from stream.metrics import Metrics
 from stream.settings import TopicSettings
 
@@ -61,8 +63,11 @@ class ProfileContext:
 class ProfileAgent:
     """Nothing is awaited between reading a user's state and deciding its new value, so batches cannot interleave."""
 
-    def __init__(self, app: Any, context: ProfileContext, watchdog: Watchdog, table: UserTable, delivery: Delivery) -> None:
+    def __init__(
+        self, app: Any, context: ProfileContext, watchdog: Watchdog, watermarks: Watermarks, table: UserTable, delivery: Delivery
+    ) -> None:
         self._app = app
+        self._watermarks = watermarks
         self._context = context
         self._metrics = context.metrics
         self._watchdog = watchdog
@@ -108,7 +113,8 @@ class ProfileAgent:
     def _step_input(self, message: Message) -> StepInput:
         topic, partition = message.topic, message.partition
         source, epoch = self._context.sources[topic], self._watchdog.epochs[topic]
-        batch = Batch(source, topic, epoch, partition, message.value, self._notified_users(message))
+        boundaries = self._watermarks.boundaries((topic, partition))
+        batch = Batch(source, topic, epoch, partition, message.value, self._notified_users(message), boundaries)
         return StepInput(batch, self._table.states(partition))
 
     def _processed(self, event: Any, batch: Batch, outcome: Outcome, stepped: float) -> ProcessedBatch:
@@ -116,6 +122,9 @@ class ProfileAgent:
         partition = batch.partition
         self._check_dead_letters(batch, outcome)
         self._track_redelivery(batch, outcome)
+        watermark = self._watermarks.advance((batch.topic, partition), batch.records)
+        if watermark is not None:
+            outcome.writes[watermark_key(batch.topic)] = encode_watermark(watermark)
         self._batches += 1
         number = self._batches
         self._table.add_to_overlay(partition, outcome.writes, number)

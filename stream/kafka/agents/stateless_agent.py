@@ -9,6 +9,7 @@ from stream.core.events import Source
 from stream.core.records import Batch
 from stream.kafka.agents.watchdog import Watchdog
 from stream.kafka.delivery.contracts import Delivery, Emission, ProcessedBatch
+from stream.kafka.faust.watermarks import Watermarks
 
 
 class StatelessAgent:
@@ -18,9 +19,16 @@ class StatelessAgent:
     """
 
     def __init__(
-        self, app: Any, source: Source, process: Callable[[Batch], Sequence[Emission]], watchdog: Watchdog, delivery: Delivery
+        self,
+        app: Any,
+        source: Source,
+        process: Callable[[Batch], Sequence[Emission]],
+        watchdog: Watchdog,
+        watermarks: Watermarks,
+        delivery: Delivery,
     ) -> None:
         self._app = app
+        self._watermarks = watermarks
         self._source = source
         self._process = process
         self._watchdog = watchdog
@@ -36,7 +44,10 @@ class StatelessAgent:
                 self._app.consumer.abandon(message)
                 continue
             epoch = self._watchdog.epochs[message.topic]
-            batch = Batch(self._source, message.topic, epoch, message.partition, message.value)
+            partition = (message.topic, message.partition)
+            boundaries = self._watermarks.boundaries(partition)
+            batch = Batch(self._source, message.topic, epoch, message.partition, message.value, boundaries=boundaries)
+            self._watermarks.advance(partition, message.value)
             emissions = await loop.run_in_executor(self._thread, self._process, batch)
             if self._delivery.is_current(message):
                 await self._delivery.deliver(ProcessedBatch(event, emissions))

@@ -18,6 +18,7 @@ from stream.kafka.cluster.topics import Partition
 from stream.kafka.cluster.view import ClusterView
 from stream.kafka.delivery.contracts import Message
 from stream.kafka.faust.changelog import changelog_recreated
+from stream.kafka.faust.watermarks import Watermarks
 from stream.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Watchdog:
 
     Attributes:
         epochs: Of the input topics, by name, as the app's batches carry them.
-        renew: Set once an input topic was deleted or recreated.
+        renew: Set once an input topic was deleted or recreated, or one of its partitions cut.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Watchdog:
         epochs: Mapping[str, int],
         metrics: Metrics,
         health: Health,
+        watermarks: Watermarks,
         *,
         changelog: Mapping[str, int] | None = None,
         stalled_s: float = 300.0,
@@ -50,6 +52,7 @@ class Watchdog:
         self._app = app
         self._view = view
         self._metrics = metrics
+        self._watermarks = watermarks
         self._changelog = dict(changelog or {})
         self._next_offsets: dict[Any, int] = {}
         self._stalls = Stalls(stalled_s, 4 * INTERVAL_S)
@@ -64,13 +67,21 @@ class Watchdog:
         app.timer(INTERVAL_S)(self._observe)
 
     async def may_handle(self, message: Message) -> bool:
-        """Whether a batch belongs to the known epochs; checked if its offsets went back, as after a recreation of the topic."""
+        """Whether a batch belongs to the known epochs and its partition was not cut; if not, sets `renew`.
+
+        Checked if its offsets went back or jumped, and once after each reconnection.
+        """
         records, tp = message.value, message.tp
         if not records:
             return True  # only control records were passed
         expected = self._next_offsets.get(tp, 0)
         self._next_offsets[tp] = records[-1].offset + 1
-        return records[0].offset >= expected or await self.check_epochs()
+        went_back = records[0].offset < expected
+        if went_back and not await self.check_epochs():
+            return False
+        if (went_back or self._watermarks.is_doubtful(message)) and not await self._watermarks.still_continues(message):
+            self.renew.set()
+        return not self.renew.is_set()
 
     async def check_epochs(self) -> bool:
         """Whether the topics still have the known epochs; if not, sets `renew`, or, for the changelog, crashes the app."""

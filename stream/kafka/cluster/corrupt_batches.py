@@ -107,6 +107,14 @@ class SkipCorruptBatches:
         return True
 
 
+class PassCorruptBatches:
+    """For readers that only compare positions: the process that reads the partition says what it makes of the batch."""
+
+    def may_skip(self, batch: CorruptBatch) -> bool:
+        del batch
+        return True
+
+
 class StoppedPartitions:
     """For worker and encoder: the partition stops, the others go on. Called from the consumer's thread and the event loop's."""
 

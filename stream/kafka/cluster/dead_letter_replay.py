@@ -15,7 +15,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError
 from stream.core import limits
 from stream.core.events import INPUTS, Reason
 from stream.core.outputs import DeadLetter, Replayed
-from stream.core.records import Headers
+from stream.core.records import Headers, is_older_epoch
 from stream.core.unreadable import UnreadableValue
 from stream.errors import IsthmusError
 from stream.kafka.cluster.topic_reader import TopicReader
@@ -113,10 +113,11 @@ def original_of(reader: TopicReader, letter: DeadLetter, epochs: Mapping[str, in
         if letter.original is None
         else f"contains the first {len(letter.original)} of {letter.original_bytes} bytes"
     )
-    if epochs.get(origin.topic) != origin.epoch:
+    epoch = epochs.get(origin.topic)
+    if epoch is None or not (epoch == origin.epoch or is_older_epoch(epoch, origin.epoch)):
         return f"the dead letter {missing}, and its origin topic has been deleted or recreated"
     record = reader.record_at(origin.topic, origin.partition, origin.offset)
-    if record is None:
+    if record is None or record.timestamp != letter.occurred_at:  # the log may have been cut and continued at this offset
         return f"the dead letter {missing}, and its origin topic no longer retains the record"
     if isinstance(record.value, UnreadableValue) and record.value.original is None:
         return f"the dead letter {missing}, and the record at its origin does not parse"

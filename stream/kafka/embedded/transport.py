@@ -17,7 +17,10 @@ from faust.types import TP, ConsumerMessage, RecordMetadata
 from faust.types.enums import ProcessingGuarantee
 
 from stream.core.outputs import Output
+from stream.core.records import Record
 from stream.errors import IsthmusError
+from stream.kafka.cluster.log_state import LogState, Mark
+from stream.kafka.cluster.topics import Partition
 from stream.kafka.cluster.view import ClusterView
 from stream.kafka.delivery.contracts import Sender
 from stream.kafka.embedded.cluster_view import EmbeddedClusterView
@@ -129,13 +132,19 @@ class EmbeddedConsumer(BatchConsumer, Consumer):
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Source partitions without a committed offset seek their start; changelogs stay where recovery left them."""
-        committed = self._log.committed.get(self.app.conf.id, {})
+        committed = self._log.committed.setdefault(self.app.conf.id, {})
         for tp in self._assigned:
-            if tuple(tp) in committed:
+            if (tp.topic, tp.partition) in self.resume_at:
+                self._positions[tp] = committed[tp.topic, tp.partition] = self.resume_at[tp.topic, tp.partition]
+            elif tuple(tp) in committed:
                 self._positions[tp] = committed[tp.topic, tp.partition]
             elif not self._is_changelog_tp(tp):
                 self._positions[tp] = self._start(tp)
         return {tp: committed[tp.topic, tp.partition] for tp in self._assigned if tuple(tp) in committed}
+
+    async def committed_offsets(self, partitions: Iterable[Partition]) -> Mapping[Partition, int]:
+        committed = self._log.committed.get(self.app.conf.id, {})
+        return {partition: committed.get(partition, 0) for partition in partitions}
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         self._log.commit(
@@ -268,12 +277,29 @@ class Transport(base.Transport):
     def use_transactions(self) -> NoReturn:
         raise IsthmusError("delivery.guarantee = exactly_once needs Kafka's transactions: the embedded log delivers at least once")
 
+    async def read_log_states(self, marks: Mapping[Partition, Mark | None]) -> dict[Partition, LogState]:
+        return {partition: self._log_state(partition, mark) for partition, mark in marks.items()}
+
+    def _log_state(self, partition: Partition, mark: Mark | None) -> LogState:
+        found = self.log.topics[partition[0]].partitions[partition[1]]
+        state = LogState(found.start, found.end)
+        if mark is None:
+            return state
+        at = next((record.timestamp for record in found.records if record.offset == mark.offset), None)
+        later = next((record.offset for record in found.records if record.timestamp > mark.timestamp), None)
+        skipped = any(mark.offset < record.offset < mark.skips_to for record in found.records)
+        return state._replace(timestamp=at, later=later, skipped=skipped)
+
+    async def read_last_records(self, topic: str, numbers: Iterable[int]) -> dict[int, Record]:
+        partitions = self.log.topics[topic].partitions
+        return {number: partitions[number].records[-1] for number in numbers if partitions[number].records}
+
     async def read_changelog(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[Fetched]:
-        """Reads what the log contains now."""
+        """Reads what the log contains now, and the record before each start."""
         for number, start in starts.items():
             end = self.log.topics[topic].partitions[number].end
             check_start(topic, number, start, end)
-            position = start
+            position = max(0, start - 1)
             while position < end:
                 records = self.log.read(topic, number, position, _CHANGELOG_RECORDS)
                 position = records[-1].offset + 1 if records else end

@@ -5,11 +5,13 @@ Faust spends 100-200 us of Python on every message before an agent sees it; with
 what the records mean.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from faust.types import TP, ConsumerMessage
 
+from stream.kafka.cluster.topics import Partition
 from stream.kafka.faust.batch_transport import BatchTransport
 
 _RECHECK_S: Final = 0.1
@@ -23,6 +25,8 @@ class BatchConsumer:
 
     app: Any
     transport: BatchTransport
+    resume_at: Mapping[Partition, int] = MappingProxyType({})
+    """Where partitions are read on whatever is committed; set before each seek to the committed offsets."""
     _held: set[TP] | None = None
     _stops = 0
 
@@ -102,6 +106,15 @@ class BatchConsumer:
     def is_answered(self) -> bool:
         """Whether the group answers heartbeats now."""
         return True
+
+    async def committed_offsets(self, partitions: Iterable[Partition]) -> Mapping[Partition, int]:
+        """The group's committed offsets; 0: none."""
+        raise NotImplementedError
+
+    def reconnections(self, partition: Partition) -> int:
+        """How often the connection to the partition's leader was replaced; its log may be another one since."""
+        del partition
+        return 0
 
     def abandon(self, message: Any) -> None:
         """Stops waiting for a message that will not be acknowledged here: a rebalance that waited for it would never end."""

@@ -1,12 +1,15 @@
 """What both transports, Kafka's and the embedded log's, offer beyond Faust's own interface."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from aiokafka import AIOKafkaProducer
 
+from stream.core.records import Record
 from stream.kafka.cluster.corrupt_batches import StoppedPartitions
+from stream.kafka.cluster.log_state import LogState, Mark
+from stream.kafka.cluster.topics import Partition
 from stream.kafka.cluster.view import ClusterView
 from stream.kafka.delivery.contracts import Sender
 from stream.kafka.faust.changelog import Fetched
@@ -49,8 +52,25 @@ class BatchTransport(Protocol):
         """
         ...
 
+    async def read_log_states(self, marks: Mapping[Partition, Mark | None]) -> dict[Partition, LogState]:
+        """What partitions hold now, compared with records that they held.
+
+        Raises:
+            OSError: the broker does not answer.
+        """
+        ...
+
+    async def read_last_records(self, topic: str, numbers: Iterable[int]) -> dict[int, Record]:
+        """The last record of each partition that has one.
+
+        Raises:
+            OSError: the broker does not answer.
+        """
+        ...
+
     def read_changelog(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[Fetched]:
-        """Reads a changelog to its end, in whole fetches; `starts` gives, per partition number, the first offset to read.
+        """Reads a changelog to its end, in whole fetches; `starts` gives, per partition number, the first offset that is missing.
+        The record before that is read too, if it is there: it says whether the changelog is still the same.
 
         Raises:
             IsthmusError: a start lies behind the end.

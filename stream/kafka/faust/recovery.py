@@ -17,6 +17,7 @@ from mode import Service
 
 from stream.kafka.delivery.contracts import Delivery
 from stream.kafka.faust.changelog import Fetched
+from stream.kafka.faust.watermarks import Watermarks
 
 logger = logging.getLogger(__name__)
 _PROGRESS_S: Final = 5.0
@@ -31,8 +32,8 @@ class Restorable(Protocol):
         """The first changelog offset that the local store lacks."""
         ...
 
-    def restore(self, fetched: Fetched) -> None:
-        """Applies changelog records to the local store."""
+    def restore(self, fetched: Fetched) -> int:
+        """Applies changelog records to the local store; returns how many it lacked."""
         ...
 
     def finish_restore(self, number: int, generation: int) -> None:
@@ -44,11 +45,12 @@ class SafeTableManager(TableManager):
     """Faust's table manager with `SafeRecovery`, and without its second of sleep at the start."""
 
     delivery: Delivery
+    watermarks: Watermarks
     table: Restorable | None = None
 
-    def connect(self, delivery: Delivery, table: Restorable | None = None) -> None:
+    def connect(self, delivery: Delivery, watermarks: Watermarks, table: Restorable | None = None) -> None:
         """Sets what a recovery needs, before the app starts; `table` is None for an app without state."""
-        self.delivery, self.table = delivery, table
+        self.delivery, self.watermarks, self.table = delivery, watermarks, table
 
     @property
     def recovery(self) -> Recovery:
@@ -84,6 +86,8 @@ class SafeRecovery(Recovery):
         await self.tables.delivery.acquire(numbers)
         if self.tables.table is not None:
             await self._restore(self.tables.table, {tp.partition for tp in self.active_tps}, generation)
+        consumer: Any = self.app.consumer
+        consumer.resume_at = await self.tables.watermarks.starts(consumer.assignment())
         await self.on_recovery_completed(generation)
 
     async def _restore(self, table: Restorable, numbers: set[int], generation: int) -> None:
@@ -91,8 +95,7 @@ class SafeRecovery(Recovery):
         records = 0
         starts = {number: table.start_restore(number) for number in numbers}
         async for fetched in self.app.transport.read_changelog(table.changelog, starts):
-            table.restore(fetched)
-            records += len(fetched.records)
+            records += table.restore(fetched)
             if time.monotonic() - reported > _PROGRESS_S:
                 reported = time.monotonic()
                 logger.info("restoring: %d changelog records so far", records)

@@ -11,22 +11,36 @@ Both belong to faust-streaming 0.15 and aiokafka 0.14; tests/contracts/test_faus
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.client import ConnectionGroup
+from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from stream.core import limits
+from stream.core.records import Record
 from stream.core.unreadable import UnreadableValue
 from stream.errors import IsthmusError
 from stream.kafka.cluster import batch_reading
 from stream.kafka.cluster.batch_sender import KafkaSender
 from stream.kafka.cluster.clients import READ_COMMITTED
-from stream.kafka.cluster.corrupt_batches import CorruptBatch, RaiseAtCorruptBatch, Skip, StoppedPartitions
+from stream.kafka.cluster.corrupt_batches import (
+    CorruptBatch,
+    CorruptBatchPolicy,
+    PassCorruptBatches,
+    RaiseAtCorruptBatch,
+    Skip,
+    StoppedPartitions,
+)
+from stream.kafka.cluster.log_state import MARK_FETCH_BYTES, LogState, Mark, read_last_records, read_log_states
 from stream.kafka.cluster.skips import read_skips
 from stream.kafka.cluster.topic_follower import fetch_until
+from stream.kafka.cluster.topics import Partition
 from stream.kafka.cluster.view import ClusterView, KafkaClusterView
 from stream.kafka.delivery.contracts import Sender
 from stream.kafka.faust.batch_consumer import BatchConsumer
@@ -48,11 +62,17 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         heartbeat_at: When the last heartbeat that succeeded was sent (monotonic clock, s).
         is_answered: Whether the last heartbeat succeeded.
         positions: The partitions' positions after the last fetch.
+        reconnections: How often the connection to a partition's leader was replaced.
     """
 
     heartbeat_at = 0.0
     is_answered = True
     positions: Mapping[TP, int] = MappingProxyType({})
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.reconnections: dict[Partition, int] = {}
+        self._connections: dict[Partition, Any] = {}
 
     async def on_start(self) -> None:
         await super().on_start()
@@ -89,6 +109,12 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
     async def _request_rejoin(self) -> None:
         self._ensure_consumer()._coordinator.request_rejoin()
 
+    async def committed_offsets(self, partitions: Iterable[Partition]) -> Mapping[Partition, int]:
+        """The group's committed offsets; 0: none."""
+        tps = [TopicPartition(*partition) for partition in partitions]
+        found = await self.call_thread(self._ensure_consumer()._coordinator.fetch_committed_offsets, tps)
+        return {(tp.topic, tp.partition): max(0, found[tp].offset) if tp in found else 0 for tp in tps}
+
     @property
     def generation(self) -> int:
         """The group's generation as the coordinator client knows it; -1 once the group has answered that we are not a member."""
@@ -118,6 +144,7 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         states = {} if subscription is None else {tp: subscription.assignment.state_value(tp) for tp in active_partitions or ()}
         self.positions = {tp: state.position for tp, state in states.items() if state is not None and state.has_valid_position}
         self._note_resumed(records)
+        self._count_reconnections(consumer, states)
         return records
 
     def _note_resumed(self, records: Mapping[Any, Sequence[Any]]) -> None:
@@ -135,6 +162,16 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
     async def _resume(self, tps: Iterable[Any]) -> None:
         consumer = self._ensure_consumer()
         consumer.resume(*(tp for tp in tps if consumer._subscription.is_assigned(tp)))
+
+    def _count_reconnections(self, consumer: Any, partitions: Iterable[Any]) -> None:
+        """Called after a fetch: what it returned came over these connections, or over earlier ones."""
+        client = consumer._client
+        for tp in partitions:
+            leader = client.cluster.leader_for_partition(tp)
+            connection, partition = client._conns.get((leader, ConnectionGroup.DEFAULT)), (tp.topic, tp.partition)
+            if connection is not self._connections.setdefault(partition, connection):
+                self._connections[partition] = connection
+                self.reconnections[partition] = self.reconnections.get(partition, 0) + 1
 
     async def _seek_back_stale(self, records: Any, generation: int) -> Any:
         """Returns what may be delivered; seeks the other partitions back, so that their records are fetched again."""
@@ -163,9 +200,12 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         unread = [tp for tp, offset in committed.items() if (not offset or tp in obsolete) and tp.topic not in changelogs]
         if unread:
             await self.call_thread(self._ensure_consumer().seek_to_beginning, *unread)
-        if obsolete:
-            await self.commit(dict.fromkeys(obsolete, 0))
-        return {tp: None if tp in obsolete else offset for tp, offset in committed.items()}
+        resumed = {tp: offset for tp in committed if (offset := consumer.resume_at.get((tp.topic, tp.partition))) is not None}
+        for tp, offset in resumed.items():
+            await self.call_thread(self._seek_back, tp, offset)
+        if obsolete or resumed:
+            await self.commit({**dict.fromkeys(obsolete, 0), **resumed})
+        return {**{tp: None if tp in obsolete else offset for tp, offset in committed.items()}, **resumed}
 
 
 class _PausesPartition:
@@ -228,6 +268,13 @@ class KafkaConsumer(BatchConsumer, driver.Consumer):
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Nothing if transactions commit the offsets: a late commit from here would turn them back."""
         return True if self.transport.commits_in_transactions else await super()._commit(offsets)
+
+    async def committed_offsets(self, partitions: Iterable[Partition]) -> Mapping[Partition, int]:
+        return await self._thread.committed_offsets(partitions)
+
+    def reconnections(self, partition: Partition) -> int:
+        found: int = self._thread.reconnections.get(partition, 0)
+        return found
 
     def is_member(self) -> bool:
         age_s: float = time.monotonic() - self._thread.heartbeat_at
@@ -292,35 +339,58 @@ class KafkaTransport(driver.Transport):
 
         return new_producer
 
+    async def read_log_states(self, marks: Mapping[Partition, Mark | None]) -> dict[Partition, LogState]:
+        async with self._reader(PassCorruptBatches(), MARK_FETCH_BYTES) as consumer:
+            states = await read_log_states(consumer, {TopicPartition(*partition): mark for partition, mark in marks.items()})
+        return {(tp.topic, tp.partition): state for tp, state in states.items()}
+
+    async def read_last_records(self, topic: str, numbers: Iterable[int]) -> dict[int, Record]:
+        async with self._reader(PassCorruptBatches()) as consumer:
+            found = await read_last_records(consumer, [TopicPartition(topic, number) for number in numbers])
+        return {tp.partition: record for tp, record in found.items()}
+
     async def read_changelog(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[Fetched]:
         """Reads with a consumer of its own, past Faust's queue and thread: Faust takes 100 us a record."""
-        conf = self.app.conf
-        batch_reading.install()
         skips = partial(read_skips, self._bootstrap())
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=driver.server_list(self.url, self.default_port),
-            enable_auto_commit=False,
-            isolation_level=READ_COMMITTED,
-            check_crcs=RaiseAtCorruptBatch(skips),
-            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
-            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
-        )
-        await consumer.start()
-        try:
+        async with self._reader(RaiseAtCorruptBatch(skips)) as consumer:
             ends = await _assign_from(consumer, {TopicPartition(topic, number): start for number, start in starts.items()})
             async for tp, records, position in fetch_until(consumer, ends, _CHANGELOG_RECORDS):
                 yield Fetched(tp.partition, _readable(tp, records, skips), position)
+
+    @asynccontextmanager
+    async def _reader(self, policy: CorruptBatchPolicy, fetch_bytes: int = limits.RECORD_BYTES) -> AsyncIterator[AIOKafkaConsumer]:
+        """A consumer without a group.
+
+        Raises:
+            OSError: the broker does not answer, or the client refuses what it answers.
+        """
+        conf = self.app.conf
+        batch_reading.install()
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=driver.server_list(self.url, self.default_port),
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level=READ_COMMITTED,
+            check_crcs=policy,
+            max_partition_fetch_bytes=fetch_bytes,
+            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+        )
+        try:
+            await consumer.start()
+            yield consumer
+        except KafkaError as error:
+            raise ConnectionError(f"the broker does not answer ({type(error).__name__})") from error
         finally:
             await consumer.stop()
 
 
 async def _assign_from(consumer: AIOKafkaConsumer, starts: Mapping[TopicPartition, int]) -> Mapping[TopicPartition, int]:
-    """Assigns a changelog's partitions and seeks their starts; returns their ends."""
+    """Assigns a changelog's partitions and seeks the record before each start; returns their ends."""
     consumer.assign(list(starts))
     first, ends = await consumer.beginning_offsets(starts), await consumer.end_offsets(starts)
     for tp, start in starts.items():
         check_start(tp.topic, tp.partition, start, ends[tp])
-        consumer.seek(tp, max(start, first[tp]))
+        consumer.seek(tp, max(start - 1, first[tp]))
     return ends
 
 

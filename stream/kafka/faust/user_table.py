@@ -6,17 +6,19 @@ flight are kept in an overlay in memory.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from rocksdict import WriteBatch
 
 from stream.core.outputs import Output
+from stream.core.records import Record
 from stream.core.state import HEAD_PREFIX
+from stream.core.watermarks import Watermark, decode_watermark, watermark_key
 from stream.errors import IsthmusError
-from stream.kafka.cluster.topics import TABLE
-from stream.kafka.faust.changelog import Fetched, changelog_recreated, term_headers, term_of
+from stream.kafka.cluster.topics import TABLE, Partition
+from stream.kafka.faust.changelog import Fetched, changelog_cut, changelog_recreated, term_headers, term_of
 from stream.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class UserTable:
         self._overlay: dict[int, dict[bytes, tuple[bytes | None, int]]] = {}
         self._terms: dict[int, int] = {}
         self._users: dict[int, int] = {}
+        self._starts: dict[int, int] = {}
         self.changelog: str = self._table.changelog_topic_name
 
     def states(self, partition: int) -> "PartitionStates":
@@ -106,11 +109,19 @@ class UserTable:
         self._users.pop(partition, None)
         if users is not None:
             self._users[partition] = int(users)
-        return 0 if offset is None else int(offset) + 1
+        self._starts[partition] = 0 if offset is None else int(offset) + 1
+        return self._starts[partition]
 
-    def restore(self, fetched: Fetched) -> None:
-        """Applies changelog records to the store, except those that an earlier owner wrote late."""
+    def restore(self, fetched: Fetched) -> int:
+        """Applies changelog records to the store, except those that an earlier owner wrote late; returns how many were missing.
+
+        Raises:
+            IsthmusError: the changelog no longer holds the record that the store holds as its last one.
+        """
         partition = fetched.number
+        if fetched.records and fetched.records[0].offset < self._starts[partition]:
+            self._check_last(partition, fetched.records[0])
+            fetched = fetched._replace(records=fetched.records[1:])
         batch = WriteBatch(raw_mode=True)
         present: dict[bytes, bool] = {}
         late = self._collect(fetched, batch, present)
@@ -120,6 +131,23 @@ class UserTable:
         if partition in self._users:
             self._users[partition] += self._growth(partition, present)
         self._commit(batch, partition, fetched.position - 1)
+        return len(fetched.records)
+
+    def _check_last(self, partition: int, record: Record) -> None:
+        """Checks that the store holds the last changelog record that it claims to hold. A late record was never applied."""
+        term, stored_term = term_of(record.headers), self._terms[partition]
+        if record.key is None or term < stored_term:
+            return
+        if term > stored_term or self._db(partition).get(record.key) != record.value:
+            raise IsthmusError(changelog_cut(self.changelog, partition, record.offset))
+
+    def watermarks(self, partitions: Iterable[Partition]) -> dict[Partition, Watermark]:
+        """The stored watermarks of inputs' partitions."""
+        stored = {
+            (topic, number): self._db(number).get(watermark_key(topic))  # a store is asked once per input, at an assignment
+            for topic, number in partitions
+        }
+        return {partition: decode_watermark(value) for partition, value in stored.items() if value is not None}
 
     def _collect(self, fetched: Fetched, batch: WriteBatch, present: dict[bytes, bool]) -> int:
         """Adds records to the batch, and whether their keys then exist to `present`; returns how many were late and skipped."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from stream.core.announcements import decode_announcement
 from stream.core.events import Source
 from stream.core.outputs import decode_example
+from stream.core.watermarks import watermark_of_call
 from stream.kafka.agents.followers import ServedModelFollower
 from stream.kafka.agents.profile_agent import ProfileContext
 from stream.kafka.agents.served_model import ServedModel
@@ -144,7 +146,11 @@ async def _encoder(context: DemoContext, log: Log, metrics: Metrics, stop: async
     process = await asyncio.to_thread(batch_encoder, settings, metrics)
     data = context.folder / "encoder"
     app = make_app(ENCODER_GROUP, f"embedded://{NAME}", data=data, partitions=topics.partitions, batch_records=ENCODER_BATCH)
-    add_stateless_agent(app, topics.transcripts, Source.CALL, log.epochs([topics.transcripts]), process, metrics)
+    epochs = log.epochs([topics.transcripts])
+    watermark_of = partial(watermark_of_call, topic=topics.transcripts, epoch=epochs[topics.transcripts])
+    add_stateless_agent(
+        app, topics.transcripts, Source.CALL, epochs, process, metrics, output=topics.encoded_calls, watermark_of=watermark_of
+    )
     await run_until_stopped(app, stop)
 
 

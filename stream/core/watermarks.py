@@ -1,0 +1,69 @@
+"""How far the states of a partition number contain each input: a record beside them, written with every batch.
+
+An offset alone does not identify a record: a log that lost its end (a lost disk, an unclean election) continues at offsets that the
+states already contain. The record's broker timestamp says whether the log still holds what was applied; the boundaries say which
+offsets were written after such a cut, and so have another epoch.
+"""
+
+from typing import Final
+
+import msgspec
+
+from stream.core.events import EncodedCall, Source, parse
+from stream.core.records import Record, epoch_at, is_older_epoch, later_epoch
+from stream.core.state import WATERMARK_PREFIX
+
+VERSION: Final = 1
+_MAX_BOUNDARIES: Final = 16
+
+
+class Watermark(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How far the states contain one partition of an input.
+
+    Attributes:
+        version: Version of the stored form.
+        epoch: Of the topic.
+        offset: Of the last record that the states contain.
+        timestamp: Broker time of that record, ms; -1: not known.
+        boundaries: Where the partition was cut, see `stream.core.records.Boundaries`; the last 16.
+    """
+
+    version: int
+    epoch: int
+    offset: int
+    timestamp: int
+    boundaries: tuple[tuple[int, int], ...] = ()
+
+    def advanced(self, offset: int, timestamp: int) -> "Watermark":
+        """The watermark once a later record is contained."""
+        return Watermark(VERSION, self.epoch, offset, timestamp, self.boundaries)
+
+    def cut(self, first: int) -> "Watermark":
+        """The watermark of a partition that was cut and whose new records begin at `first`."""
+        newest = self.boundaries[-1][1] if self.boundaries else self.epoch
+        before = tuple(boundary for boundary in self.boundaries if boundary[0] < first)
+        return Watermark(VERSION, self.epoch, first - 1, -1, (*before, (first, later_epoch(newest)))[-_MAX_BOUNDARIES:])
+
+    def epoch_at(self, offset: int) -> int:
+        return epoch_at(offset, self.epoch, self.boundaries)
+
+
+def watermark_key(topic: str) -> bytes:
+    return WATERMARK_PREFIX + topic.encode()
+
+
+encode_watermark: Final = msgspec.msgpack.Encoder().encode
+decode_watermark: Final = msgspec.msgpack.Decoder(Watermark).decode
+
+
+def watermark_of_call(record: Record, topic: str, epoch: int) -> Watermark | None:
+    """How far the encoded calls up to this record contain the transcripts of a partition; None if it does not say.
+
+    Earlier boundaries are not known: all offsets count as those of the last continuation.
+    """
+    call = parse(Source.CALL, record.value)
+    if not isinstance(call, EncodedCall) or call.origin_topic != topic:
+        return None
+    if is_older_epoch(epoch, call.origin_epoch):
+        return Watermark(VERSION, epoch, call.origin_offset, record.timestamp, ((0, call.origin_epoch),))
+    return Watermark(VERSION, call.origin_epoch, call.origin_offset, record.timestamp)

@@ -1,0 +1,110 @@
+"""What a partition's log holds now, compared with a record that it held before."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from stream.core.records import Record
+from stream.core.unreadable import UnreadableValue
+from stream.kafka.cluster.topic_follower import fetch_until
+
+MARK_FETCH_BYTES: Final = 64 << 10
+"""Of one partition, at most, by a reader of marks: it needs one record of each. A broker returns a larger record all the same."""
+_FETCH_MS: Final = 200
+_STEP_BACK: Final = 8
+
+
+class Mark(NamedTuple):
+    """A record that a partition held.
+
+    Attributes:
+        offset: Its offset.
+        timestamp: Its broker time, ms.
+        skips_to: The committed offset, if there may be records between it and this one that nobody read; else 0.
+    """
+
+    offset: int
+    timestamp: int
+    skips_to: int = 0
+
+
+class LogState(NamedTuple):
+    """What a partition holds now.
+
+    Attributes:
+        start: Its first offset.
+        end: Its end offset.
+        timestamp: Of the record at the mark's offset, ms; None: it has no record there.
+        later: Offset of the first record that is later than the mark; None: there is none, or the log holds the mark.
+        skipped: Whether there are records between the mark and `skips_to`.
+    """
+
+    start: int
+    end: int
+    timestamp: int | None = None
+    later: int | None = None
+    skipped: bool = False
+
+    def holds(self, mark: Mark) -> bool:
+        """Whether the marked record is there, or may have been before its retention ended."""
+        return mark.offset < self.end and (self.start > mark.offset or self.timestamp == mark.timestamp)
+
+
+async def read_log_states(
+    consumer: AIOKafkaConsumer, marks: Mapping[TopicPartition, Mark | None]
+) -> dict[TopicPartition, LogState]:
+    """Reads the states of partitions with a consumer that has no group and may be assigned to others."""
+    if not marks:
+        return {}
+    starts, ends = await consumer.beginning_offsets(marks), await consumer.end_offsets(marks)
+    states = {tp: LogState(starts[tp], ends[tp]) for tp in marks}
+    there = {tp: mark for tp, mark in marks.items() if mark is not None and starts[tp] <= mark.offset < ends[tp]}
+    for tp, (timestamp, skipped) in (await _read_marks(consumer, there, ends)).items():
+        states[tp] = states[tp]._replace(timestamp=timestamp, skipped=skipped)
+    gone = {tp: mark.timestamp + 1 for tp, mark in marks.items() if mark is not None and not states[tp].holds(mark)}
+    for tp, found in (await consumer.offsets_for_times(gone)).items() if gone else ():
+        states[tp] = states[tp]._replace(later=None if found is None else found.offset)
+    return states
+
+
+async def _read_marks(
+    consumer: AIOKafkaConsumer, marks: Mapping[TopicPartition, Mark], ends: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, tuple[int | None, bool]]:
+    """The timestamp at each mark's offset, and whether records follow it below `skips_to`. Control records are no records."""
+    consumer.assign(list(marks))
+    for tp, mark in marks.items():
+        consumer.seek(tp, mark.offset)
+    found: dict[TopicPartition, tuple[int | None, bool]] = dict.fromkeys(marks, (None, False))
+    open_marks = dict(marks)
+    while open_marks:
+        fetched = await consumer.getmany(timeout_ms=_FETCH_MS)
+        for tp, mark in list(open_marks.items()):
+            timestamp, skipped = found[tp]
+            for record in fetched.get(tp, ()):
+                if record.offset == mark.offset:  # a damaged record says nothing against the mark
+                    timestamp = mark.timestamp if type(record.value) is UnreadableValue else record.timestamp
+                skipped = skipped or mark.offset < record.offset < mark.skips_to
+            found[tp] = timestamp, skipped
+            if skipped or await consumer.position(tp) >= min(ends[tp], max(mark.offset + 1, mark.skips_to)):
+                consumer.pause(tp)
+                del open_marks[tp]
+    return found
+
+
+async def read_last_records(consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Record]:
+    """The last record of each partition that has one, found by stepping back over offsets without a record."""
+    starts, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
+    last: dict[TopicPartition, Record] = {}
+    steps = _STEP_BACK
+    missing = {tp: ends[tp] for tp in partitions if starts[tp] < ends[tp]}
+    while missing:
+        consumer.assign(list(missing))
+        for tp in missing:
+            consumer.seek(tp, max(starts[tp], ends[tp] - steps))
+        async for tp, records, _ in fetch_until(consumer, missing):
+            if records:
+                last[tp] = records[-1]
+        missing = {tp: ends[tp] for tp in missing if tp not in last and ends[tp] - steps > starts[tp]}
+        steps *= _STEP_BACK
+    return last

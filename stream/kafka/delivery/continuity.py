@@ -1,0 +1,138 @@
+"""Decides where to read a partition on, given what the states contain of it and what its log holds now.
+
+A worker whose log was cut, recreated, moved or emptied under it must neither drop new records whose offsets it has seen before, nor
+apply again what it has applied. Where records are lost, the gap says so.
+"""
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from stream.core.records import later_epoch
+from stream.core.watermarks import VERSION, Watermark
+from stream.kafka.cluster.log_state import LogState, Mark
+
+_UNKNOWN_CUTS: Final = 16
+"""By how many cuts the epoch advances where nothing says how many there were."""
+
+
+class GapKind(StrEnum):
+    """What happened to a partition: a label of the metric `log_gaps`."""
+
+    CUT = "cut"
+    DELETED = "deleted"
+    SKIPPED = "skipped"
+    UNCONFIRMED = "unconfirmed"
+    RECREATED = "recreated"
+
+
+class Gap(NamedTuple):
+    """What happened to a partition, and in words what that means."""
+
+    kind: GapKind
+    text: str
+
+
+class Continuation(NamedTuple):
+    """How a partition is read on.
+
+    Attributes:
+        watermark: From which the next batches advance.
+        start: Where to read on; None: at the committed offset.
+        gap: What happened, if anything did.
+    """
+
+    watermark: Watermark
+    start: int | None = None
+    gap: Gap | None = None
+
+
+def mark_of(watermark: Watermark | None, committed: int) -> Mark | None:
+    """The record to look for; None if nothing is known of it."""
+    if watermark is None or watermark.timestamp < 0:
+        return None
+    return Mark(watermark.offset, watermark.timestamp, committed if committed > watermark.offset + 1 else 0)
+
+
+def continuation(
+    watermark: Watermark | None,
+    epoch: int,
+    log: LogState,
+    committed: int,
+    *,
+    replayable: bool = False,
+    keeps_state: bool = True,
+) -> Continuation:
+    """How to read a partition on.
+
+    Args:
+        watermark: What the states contain of it; None: not known.
+        epoch: Of the topic now.
+        log: What the partition holds now.
+        committed: The group's committed offset; 0: none.
+        replayable: Whether reading its records again changes nothing, because they carry the offsets of another topic.
+        keeps_state: Whether records may be applied without a watermark that says so, as by a version before there were any.
+    """
+    if watermark is None:
+        return _without_watermark(epoch, log, committed, from_start=replayable or not keeps_state)
+    if watermark.epoch != epoch:
+        text = "it was deleted and recreated; it is read from its beginning"
+        return Continuation(Watermark(VERSION, epoch, log.start - 1, -1), log.start, Gap(GapKind.RECREATED, text))
+    following, mark = watermark.offset + 1, mark_of(watermark, committed)
+    if log.end < following or (mark is not None and not log.holds(mark)):
+        return _after_cut(watermark, log, replayable=replayable)
+    if log.start > following:
+        return Continuation(watermark.advanced(log.start - 1, -1), log.start, _deleted(following, log.start))
+    if log.skipped:
+        return Continuation(watermark.advanced(committed - 1, -1), None, _skipped(following, committed, is_certain=keeps_state))
+    return Continuation(watermark, following if committed > log.end else None)
+
+
+def _skipped(first: int, committed: int, *, is_certain: bool) -> Gap:
+    if is_certain:
+        text = (
+            f"the group's offset was moved to {committed}, although offsets {first} to {committed - 1} are not applied: they are "
+            "skipped. Reset the offset to apply them"
+        )
+        return Gap(GapKind.SKIPPED, text)
+    text = (
+        f"offsets {first} to {committed - 1} are committed, but the output holds nothing of them: they are dead letters, were "
+        f"skipped, or the output was cut. Resetting the group's offset to {first} makes it again, which changes nothing twice"
+    )
+    return Gap(GapKind.UNCONFIRMED, text)
+
+
+def _deleted(first: int, start: int) -> Gap:
+    text = f"its offsets {first} to {start - 1} were deleted before they were applied, by its retention or by hand: they are lost"
+    return Gap(GapKind.DELETED, text)
+
+
+def _without_watermark(epoch: int, log: LogState, committed: int, *, from_start: bool) -> Continuation:
+    """Where only the committed offset is known, as on the first start of a version that keeps watermarks."""
+    unread = Watermark(VERSION, epoch, -1, -1)
+    if committed > log.end:
+        first = log.start if from_start else log.end
+        text = (
+            f"it was cut: offset {committed} is committed, but it ends at {log.end}. It is read on from offset {first}. It is not "
+            "known which of the records before that are new: they are not applied"
+        )
+        continued = Watermark(VERSION, epoch, first - 1, -1, ((first, later_epoch(epoch, _UNKNOWN_CUTS)),))
+        return Continuation(continued, first, Gap(GapKind.CUT, text))
+    if 0 < committed < log.start:
+        return Continuation(unread, log.start, _deleted(committed, log.start))
+    return Continuation(unread)
+
+
+def _after_cut(watermark: Watermark, log: LogState, *, replayable: bool) -> Continuation:
+    was = f"it was cut: offset {watermark.offset} is applied, but it now holds other records there or ends at {log.end}"
+    if replayable:
+        text = (
+            f"{was}. It is read again from its beginning, which changes nothing twice. What it lost before it was applied is "
+            "missing until the process that writes it reads its own input again"
+        )
+        return Continuation(Watermark(VERSION, watermark.epoch, log.start - 1, -1), log.start, Gap(GapKind.CUT, text))
+    first = log.end if log.later is None else log.later
+    text = (
+        f"{was}. It is read on from offset {first}, the first record with a later broker time than the last applied one; "
+        "records before it count as applied. States keep what the log has lost"
+    )
+    return Continuation(watermark.cut(first), first, Gap(GapKind.CUT, text))
