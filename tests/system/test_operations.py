@@ -189,6 +189,7 @@ def test_a_worker_reports_liveness_and_readiness(bootstrap: str, tmp_path: Path)
             "partitions: being assigned, or their tables restored",
             "items: is not read whole yet",
             "models: is not read whole yet",
+            "name: whether another process has this name is not known yet",
         }
         text = answer(port, "/metrics")[1]
         assert all(line in text for line in ("isthmus_live 1.0", "isthmus_ready 1.0", "isthmus_stalled_partitions 0.0"))
