@@ -25,6 +25,7 @@ class WordRanker:
     version: str = "1"
     fingerprint: str = "words-1"  # change it whenever the scores could change
     text_model: str | None = None  # conversations are not read
+    reads_sessions: bool = True
     items: tuple[str, ...] = field(init=False)
     width: int = field(init=False)
     prior: Rows = field(init=False)

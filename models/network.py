@@ -45,6 +45,7 @@ class Network(nn.Module):
     """The token fields that the network reads (`models.features.TOKENS`)."""
     uses_text_vectors: ClassVar[bool] = False
     uses_conversations: ClassVar[bool] = True
+    uses_sessions: ClassVar[bool] = True
     width: int
 
     def embed(self, inputs: FeatureBatch) -> Tensor:
@@ -106,6 +107,10 @@ class NeuralRanker:
     @property
     def width(self) -> int:
         return self.network.width
+
+    @property
+    def reads_sessions(self) -> bool:
+        return self.network.uses_sessions
 
     def initial(self) -> Rows:
         return np.zeros(self.width, dtype=np.float32)

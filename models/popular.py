@@ -23,6 +23,7 @@ class Popular:
     name: str = "popular"
     width: int = 0
     text_model: str | None = None
+    reads_sessions: bool = False
 
     def initial(self) -> Rows:
         return np.zeros(0, dtype=np.float32)

@@ -35,6 +35,7 @@ class OrderRanker:
     items: tuple[str, ...] = ITEMS
     width: int = 8
     text_model: str | None = "text-1"
+    reads_sessions: bool = True
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)

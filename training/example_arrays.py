@@ -110,12 +110,12 @@ class Examples:
 
 
 def readable_histories(
-    examples: Sequence[TrainingExample], text_model: str | None
+    examples: Sequence[TrainingExample], text_model: str | None, *, sessions: bool = True
 ) -> tuple[list[TrainingExample], list[list[Interaction]]]:
-    """Returns the examples that a model of `text_model` can read, and the readable interactions of each."""
+    """Returns the examples of which a model reads something, and what it reads of each (see `readable_interactions`)."""
     readable, histories = [], []
     for example in examples:
-        history = readable_interactions(example.interactions, text_model)
+        history = readable_interactions(example.interactions, text_model, sessions=sessions)
         if history:
             readable.append(example)
             histories.append(history)

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.popular import Popular, prior_of
-from stream.core.interactions import readable_interactions
 from stream.core.outputs import TrainingExample
-from stream.core.ranking import Ranker, masked_top_k, positions_of
+from stream.core.ranking import Ranker, masked_top_k, positions_of, readable_by
 
 K: Final = 3
 _CHUNK: Final = 1_000
@@ -48,7 +47,7 @@ def evaluate(ranker: Ranker, examples: Sequence[TrainingExample]) -> Evaluation:
     positions = {item: position for position, item in enumerate(ranker.items)}
     for start in range(0, len(examples), _CHUNK):
         chunk = examples[start : start + _CHUNK]
-        histories = [readable_interactions(example.interactions, ranker.text_model) for example in chunk]
+        histories = [readable_by(ranker, example.interactions) for example in chunk]
         scores = ranker.rank_many(ranker.encode_many(histories)).copy()
         excluded = positions_of([example.excluded for example in chunk], positions)
         for row, top in enumerate(masked_top_k(scores, excluded, K)):

@@ -101,8 +101,9 @@ def _stage_trainer(
     context: FitContext,
 ) -> StageTrainer:
     """Returns the trainer of the readable examples; vocabularies are those of the training part, or of the warm start."""
-    readable, histories = readable_histories(training, text_model)
-    readable_validation, validation_histories = readable_histories(validation, text_model)
+    sessions = network_class.uses_sessions
+    readable, histories = readable_histories(training, text_model, sessions=sessions)
+    readable_validation, validation_histories = readable_histories(validation, text_model, sessions=sessions)
     flat = [interaction for history in histories for interaction in history]
     texts = network_class.uses_text_vectors
     featurizer = start.featurizer if start else fit_featurizer(network_class.token_fields, texts=texts, interactions=flat)

@@ -66,6 +66,7 @@ class ConversationNetwork(UniModal):
 
     default: ClassVar = GruConfig(dropout=0.2)
     uses_text_vectors: ClassVar = True
+    uses_sessions: ClassVar = False
 
 
 class ConversationKeywordNetwork(UniModal):
@@ -73,3 +74,4 @@ class ConversationKeywordNetwork(UniModal):
 
     default: ClassVar = GruConfig(dropout=0.2)
     token_fields: ClassVar = ("keywords",)
+    uses_sessions: ClassVar = False

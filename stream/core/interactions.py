@@ -248,13 +248,19 @@ def conversation_of(parts: Iterable[Part], conversation_id: str) -> Conversation
 Interaction = Session | Conversation
 
 
-def readable_interactions(interactions: Sequence[Interaction], text_model: str | None) -> list[Interaction]:
-    """What a ranker trained for `text_model` can read of a history, in serving and in training. None: it reads no text."""
-    if text_model is None:
-        return list(interactions)
+def readable_interactions(
+    interactions: Sequence[Interaction], text_model: str | None, *, sessions: bool = True
+) -> list[Interaction]:
+    """What a ranker can read of a history, in serving and in training: the parts of conversations that `text_model` encoded (None:
+    no conversation) and, unless `sessions` is false, the sessions.
+    """
     readable: list[Interaction] = []
     for interaction in interactions:
-        part = interaction if isinstance(interaction, Session) else interaction.for_text_model(text_model)
-        if part is not None:
-            readable.append(part)
+        if isinstance(interaction, Session):
+            if sessions:
+                readable.append(interaction)
+        elif text_model is not None:
+            conversation = interaction.for_text_model(text_model)
+            if conversation is not None:
+                readable.append(conversation)
     return readable

@@ -35,6 +35,6 @@ def count_hits(
     if ranker is not None:
         blocked = catalogue.blocked(user.head.owned, user.head.excluded)
         post_filter = PostFilter(ranker.items, catalogue, user.broker_ms)
-        popular = post_filter.top(ranker.prior[None, :], [blocked], HIT_RATE_K)[0]
-        if bought.intersection(ranker.items[position] for position in popular):
+        popular = [ranker.items[position] for position in post_filter.top(ranker.prior[None, :], [blocked], HIT_RATE_K)[0]]
+        if bought.intersection([*popular, *post_filter.fill(blocked, HIT_RATE_K - len(popular))]):
             counts["popularity_hits", *labels] += 1

@@ -45,22 +45,24 @@ class ModelName(msgspec.Struct, frozen=True, gc=False):
     role: Role = "champion"
 
 
-class RankedItem(msgspec.Struct, frozen=True, gc=False):
+class RankedItem(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One item of a list.
 
     Attributes:
         item: Item id.
         rank: 1 for the first.
-        score: The model's score in [0, 1], 4 digits.
+        score: The model's score in [0, 1], 4 digits; 0 if no model scored it.
+        fallback: "catalogue" for an item that the model does not know, below those that it ranked.
     """
 
     item: str
     rank: int
     score: float
+    fallback: Fallback | None = None
 
 
 class Modalities(msgspec.Struct, frozen=True, gc=False):
-    """How many of the last 10 interactions a list is based on.
+    """How many of the last 10 interactions a list is based on: of those that the model reads. None under a fallback.
 
     Attributes:
         session: Number of sessions.
@@ -96,9 +98,10 @@ class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         occurred_at: Broker time of the cause, ms.
         caused_by: The event that it answers.
         model: The model version that ranked it.
-        items: The list, best first.
+        items: The list, best first; empty only if nothing may be offered.
         modalities: What it is based on.
-        fallback: Why the model did not rank it: no interactions (popularity) or no model yet (catalogue order).
+        fallback: What ranked it instead of the model: popularity, if the model reads nothing of the user's history; the catalogue's
+            order, before the first model and if the model knows no item that may be offered.
         because: With `step.explain`: the interactions that contributed most.
         reserve: The items ranked next, for readers that must replace a withdrawn one; not part of the list.
         schema_version: Version of this schema.

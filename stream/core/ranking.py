@@ -5,13 +5,15 @@ uses torch).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import islice
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream.core.events import Item, to_milliseconds
-from stream.core.interactions import Interaction
+from stream.core.interactions import Interaction, readable_interactions
 
 Rows = NDArray[np.float32]
 
@@ -21,7 +23,7 @@ class Ranker(Protocol):
 
     `encode_many` is the reference: `advance_many`, one interaction at a time from `initial`, must give the same top 3 for at least
     99.9 % of users and scores within 1e-3. Histories are in history order, contain at most the last 10 interactions, and only what
-    the ranker can read (`stream.core.interactions.readable_interactions`).
+    the ranker reads (`readable_by`). A user of whose history it reads nothing gets the prior.
     """
 
     @property
@@ -47,6 +49,9 @@ class Ranker(Protocol):
         """Hash of the text model; None for a ranker that reads no conversations."""
         ...
 
+    @property
+    def reads_sessions(self) -> bool: ...
+
     def initial(self) -> Rows:
         """The representation of an empty history, (width,)."""
         ...
@@ -62,6 +67,13 @@ class Ranker(Protocol):
     def rank_many(self, representations: Rows) -> Rows:
         """Scores in [0, 1]: (n, width) -> (n, items)."""
         ...
+
+
+def readable_by(ranker: Ranker | None, interactions: Sequence[Interaction]) -> list[Interaction]:
+    """The interactions that a ranker reads; without a ranker nobody reads any."""
+    if ranker is None:
+        return []
+    return readable_interactions(interactions, ranker.text_model, sessions=ranker.reads_sessions)
 
 
 _NEVER: Final = (0, 0)
@@ -108,12 +120,24 @@ class PostFilter:
     def __init__(self, items: Sequence[str], catalogue: Catalogue, moment_ms: int) -> None:
         self._positions = {item: position for position, item in enumerate(items)}
         self._withdrawn = catalogue.positions_not_offered(items, moment_ms) if catalogue.items else []
+        self._catalogue = catalogue
+        self._moment_ms = moment_ms
+        self._unranked: list[str] | None = None  # only a short list needs it, and a catalogue may be large
 
     def top(self, scores: Rows, blocked: Sequence[Iterable[str]], k: int) -> list[list[int]]:
         """Per row of scores (n, items): positions of the best k items that may be offered, ties in item order."""
         scores = scores.copy()
         scores[:, self._withdrawn] = -np.inf
         return masked_top_k(scores, positions_of(blocked, self._positions), k)
+
+    def fill(self, blocked: AbstractSet[str], count: int) -> list[str]:
+        """Up to `count` items that the ranker does not know and that may be offered, in catalogue order."""
+        if count <= 0:
+            return []
+        if self._unranked is None:
+            offered = self._catalogue.offered_at(self._moment_ms)
+            self._unranked = [item for item in offered if item not in self._positions]
+        return list(islice((item for item in self._unranked if item not in blocked), count))
 
 
 def positions_of(blocked: Sequence[Iterable[str]], positions: Mapping[str, int]) -> list[list[int]]:

@@ -1,4 +1,7 @@
-"""From changed users to recommendations: representations, scores, post filter, suppression of repeated lists, ids.
+"""From changed users to recommendations: representations, scores, post filter, fallbacks, suppression of repeated lists, ids.
+
+A list is empty only if nothing may be offered: popularity ranks for users of whose history the model reads nothing, and items that
+the model does not know fill a short list.
 
 The list is always what `encode_many` of the last 10 interactions gives. A cached prefix makes it cheap: the interactions before the
 tail are encoded once, and only the tail, which may still grow, is advanced over at each event.
@@ -14,7 +17,7 @@ import numpy as np
 
 from stream.core import limits
 from stream.core.cloud_events import cloud_event
-from stream.core.interactions import Interaction, Session, readable_interactions
+from stream.core.interactions import Interaction, Session
 from stream.core.outputs import (
     CauseTimes,
     Fallback,
@@ -26,13 +29,14 @@ from stream.core.outputs import (
     Reasoning,
     Recommendation,
 )
-from stream.core.ranking import Catalogue, PostFilter, Ranker, Rows
+from stream.core.ranking import Catalogue, PostFilter, Ranker, Rows, readable_by
 from stream.core.state import LastList, Prefix, encode_state
 from stream.core.user_state import UserState
 
 SCORE_DIGITS: Final = 4
 REASONS: Final = 3
 _NO_MODEL: Final = ModelName("none", "0")
+_NOTHING: Final = Modalities(0, 0)
 _EMPTY_ID: Final = b'"recommendation_id":""'
 _ID: Final = b'"recommendation_id":"%s"'
 _encode: Final = msgspec.json.Encoder().encode
@@ -63,6 +67,15 @@ class _RankedBy(NamedTuple):
     fingerprint: str
 
 
+class _List(NamedTuple):
+    """A user's list with its reserve, and what it rests on."""
+
+    ranked: tuple[RankedItem, ...]
+    fallback: Fallback | None
+    support: Modalities
+    because: tuple[Reasoning, ...] | None = None
+
+
 def recommend(
     pending: Sequence[PendingUsers], ranker: Ranker | None, catalogue: Catalogue, k: int, reserve: int, *, explain: bool
 ) -> None:
@@ -74,7 +87,8 @@ def recommend(
         return
     parts = [part for part in pending for _ in part.users]
     rows, supports = represent(users, ranker)
-    scores, items = _scores(rows, supports, ranker, catalogue)
+    scores, items = _scores(rows, ranker, catalogue)
+    _use_prior(scores, supports, ranker)
     ranked_by = _RankedBy(_NO_MODEL, "")
     if ranker is not None:
         ranked_by = _RankedBy(ModelName(ranker.name, ranker.version), ranker.fingerprint)
@@ -82,27 +96,37 @@ def recommend(
     for moment, group in _by_offer(users, catalogue):
         post_filter = PostFilter(items, catalogue, moment)
         blocked = [catalogue.blocked(users[row].head.owned, users[row].head.excluded) for row in group]
-        for row, positions in zip(group, post_filter.top(scores[group], blocked, k + reserve), strict=True):
-            user, support, values = users[row], supports[row], rounded[row]
-            ranked = tuple(
-                [RankedItem(items[position], rank, values[position]) for rank, position in enumerate(positions, start=1)]
-            )
-            because = _because(user, ranker, positions[0]) if explain and ranker is not None and positions else None
-            _emit(user, ranked, k, support, _fallback(support, ranker), because, ranked_by, parts[row])
+        tops = post_filter.top(scores[group], blocked, k + reserve)
+        for row, positions, not_offered in zip(group, tops, blocked, strict=True):
+            user, values = users[row], rounded[row]
+            own = [RankedItem(items[position], rank, values[position]) for rank, position in enumerate(positions, start=1)]
+            filled = post_filter.fill(not_offered, k + reserve - len(own))
+            listed = _list(own, filled, supports[row], ranker)
+            if explain and ranker is not None and positions and listed.fallback is None:
+                listed = listed._replace(because=_because(user, ranker, positions[0]))
+            _emit(user, listed, k, ranked_by, parts[row])
 
 
 def represent(users: Sequence[UserState], ranker: Ranker | None) -> tuple[Rows, list[Modalities]]:
     """The users' representations, (n, width), and what each is based on. Brings their cached prefixes up to date."""
-    text_model = None if ranker is None else ranker.text_model
     rows = _prefix_rows(users, ranker)
-    tails = [readable_interactions(user.head.tail, text_model) for user in users]
+    tails = [readable_by(ranker, user.head.tail) for user in users]
     supports = [_add_support(user.head.prefix, tail) for user, tail in zip(users, tails, strict=True)]
     return (rows if ranker is None else _advance(ranker, rows, tails)), supports
 
 
 def list_support(user: UserState, ranker: Ranker | None) -> Modalities:
-    """What the user's list is based on, as of the last `represent` and the present tail."""
-    return _add_support(user.head.prefix, readable_interactions(user.head.tail, None if ranker is None else ranker.text_model))
+    """What the ranker reads of the user, as of the last `represent` and the present tail."""
+    prefix = user.head.prefix
+    readable = prefix if prefix is None or _counts_what_it_reads(prefix, ranker) else None
+    return _add_support(readable, readable_by(ranker, user.head.tail))
+
+
+def _counts_what_it_reads(prefix: Prefix, ranker: Ranker | None) -> bool:
+    """False for the prefix of another kind of ranker, and for one by versions that counted interactions that nobody read."""
+    if ranker is None:
+        return not (prefix.sessions or prefix.conversations)
+    return (ranker.reads_sessions or not prefix.sessions) and (ranker.text_model is not None or not prefix.conversations)
 
 
 def _add_support(prefix: Prefix | None, tail: Sequence[Interaction]) -> Modalities:
@@ -131,7 +155,7 @@ def _prefix_rows(users: Sequence[UserState], ranker: Ranker | None) -> Rows:
     updates: dict[int, _PrefixUpdate] = {}
     for row, user in enumerate(users):
         prefix = user.head.prefix
-        is_valid = prefix is None or prefix.fingerprint == fingerprint
+        is_valid = prefix is None or (prefix.fingerprint == fingerprint and _counts_what_it_reads(prefix, ranker))
         if is_valid and prefix is not None:
             rows[row] = np.frombuffer(prefix.vector, dtype="<f4")
         if is_valid and user.facts is None:
@@ -141,9 +165,8 @@ def _prefix_rows(users: Sequence[UserState], ranker: Ranker | None) -> Rows:
             updates[row] = update
     if ranker is not None and updates:
         rows = _update_rows(rows, updates, ranker)
-    text_model = None if ranker is None else ranker.text_model
     for row, update in updates.items():
-        window = readable_interactions(update.window, text_model)
+        window = readable_by(ranker, update.window)
         users[row].head.prefix = _prefix_of(fingerprint, rows[row], window) if update.window else None
     return rows
 
@@ -165,9 +188,9 @@ def _update_rows(rows: Rows, updates: Mapping[int, _PrefixUpdate], ranker: Ranke
         if update.appended is None:
             from_scratch.append(row)
         else:
-            appended[row] = readable_interactions(update.appended, ranker.text_model)
+            appended[row] = readable_by(ranker, update.appended)
     if from_scratch and ranker.width:
-        windows = [readable_interactions(updates[row].window, ranker.text_model) for row in from_scratch]
+        windows = [readable_by(ranker, updates[row].window) for row in from_scratch]
         rows[from_scratch] = ranker.encode_many(windows)
     return _advance(ranker, rows, appended)
 
@@ -204,37 +227,38 @@ def _by_offer(users: Sequence[UserState], catalogue: Catalogue) -> list[tuple[in
     return [(moment, [row for row, other in enumerate(moments) if other == moment]) for moment in sorted(set(moments))]
 
 
-def _scores(rows: Rows, supports: Sequence[Modalities], ranker: Ranker | None, catalogue: Catalogue) -> tuple[Rows, Sequence[str]]:
-    """Scores, (n, items), and the items. For users without interactions: popularity. Without a model: the catalogue's order."""
+def _scores(rows: Rows, ranker: Ranker | None, catalogue: Catalogue) -> tuple[Rows, Sequence[str]]:
+    """Scores, (n, items), and the items. Without a model: those of the catalogue, in its order."""
     if ranker is None:
         return np.zeros((len(rows), len(catalogue.items)), dtype=np.float32), tuple(catalogue.items)
-    scores = ranker.rank_many(rows)
-    without = [row for row, support in enumerate(supports) if not (support.session or support.conversation)]
-    scores[without] = ranker.prior
-    return scores, ranker.items
+    return ranker.rank_many(rows), ranker.items
 
 
-def _fallback(support: Modalities, ranker: Ranker | None) -> Fallback | None:
+def _use_prior(scores: Rows, supports: Sequence[Modalities], ranker: Ranker | None) -> None:
+    """Replaces the scores of users of whom the ranker reads nothing by the items' popularity."""
+    if ranker is not None:
+        scores[[row for row, support in enumerate(supports) if support == _NOTHING]] = ranker.prior
+
+
+def _list(own: list[RankedItem], filled: Sequence[str], support: Modalities, ranker: Ranker | None) -> _List:
+    """A list of the ranker's `own` items, then those that it does not know; says in `fallback` what did not rest on the user."""
     if ranker is None:
-        return "catalogue"
-    return None if support.session or support.conversation else "popularity"
+        return _List(tuple(own), "catalogue", _NOTHING)
+    if not filled:
+        return _List(tuple(own), "popularity" if support == _NOTHING else None, support)
+    if not own:
+        return _List(tuple([RankedItem(item, rank, 0.0) for rank, item in enumerate(filled, start=1)]), "catalogue", _NOTHING)
+    added = [RankedItem(item, rank, 0.0, "catalogue") for rank, item in enumerate(filled, start=len(own) + 1)]
+    return _List((*own, *added), "popularity" if support == _NOTHING else None, support)
 
 
-def _emit(
-    user: UserState,
-    ranked: tuple[RankedItem, ...],
-    k: int,
-    support: Modalities,
-    fallback: Fallback | None,
-    because: tuple[Reasoning, ...] | None,
-    ranked_by: _RankedBy,
-    pending: PendingUsers,
-) -> None:
-    """Adds a user's list to the outcome, unless it repeats the last one."""
+def _emit(user: UserState, listed: _List, k: int, ranked_by: _RankedBy, pending: PendingUsers) -> None:
+    """Adds a user's list to the outcome, unless it repeats the last one. The model determines which of its items were filled in."""
     head, cause, outcome = user.head, user.cause, pending.outcome
     if cause is None:
         return
     model, fingerprint = ranked_by
+    ranked, fallback = listed.ranked, listed.fallback
     items = tuple([entry.item for entry in ranked])
     last = head.last_list
     is_repeated = last is not None and (last.items, last.fingerprint, last.fallback) == (items, fingerprint, fallback)
@@ -249,9 +273,9 @@ def _emit(
         caused_by=cause,
         model=model,
         items=ranked[:k],
-        modalities=support,
+        modalities=listed.support,
         fallback=fallback,
-        because=because,
+        because=listed.because,
         reserve=ranked[k:],
     )
     outcome.recommendations.append(_output_with_id(recommendation, user))
@@ -273,7 +297,7 @@ def _output_with_id(recommendation: Recommendation, user: UserState) -> Output:
 
 def _because(user: UserState, ranker: Ranker, position: int) -> tuple[Reasoning, ...]:
     """The interactions that change the score of the item at `position` most when left out."""
-    window = readable_interactions(user.load_interactions()[-limits.WINDOW :], ranker.text_model)
+    window = readable_by(ranker, user.load_interactions()[-limits.WINDOW :])
     histories = [window, *(window[:index] + window[index + 1 :] for index in range(len(window)))]
     scores = ranker.rank_many(ranker.encode_many(histories))[:, position].astype(float)
     score, without = scores[0], scores[1:]

@@ -11,7 +11,7 @@ from models.artifact import MANIFEST, ModelRefused, load_ranker, write_ranker
 from models.popular import prior_of
 from models.systems import POPULAR, SYSTEMS
 from stream.core.interactions import Part, conversation_of, session_of
-from stream.core.ranking import Ranker
+from stream.core.ranking import Ranker, readable_by
 from tests.rankers import TEXT_WIDTH, random_history, random_ranker
 
 ITEMS = ("a", "b", "c", "d", "e")
@@ -66,6 +66,19 @@ def test_what_a_system_reads_moves_its_scores(name: str) -> None:
     assert not np.allclose(scores[0], scores[2])
     assert name == "conversation" or not np.allclose(scores[1], scores[3])
     assert name == "conversation" or not np.allclose(scores[2], scores[3])
+
+
+def test_a_ranker_declares_what_moves_its_scores(ranker: Ranker) -> None:
+    """Serving counts only what is declared, and leaves the rest out of histories."""
+    session = random_history(np.random.default_rng(3), 1, conversations=0)
+    call = random_history(np.random.default_rng(4), 1, conversations=1)
+    read = readable_by(ranker, [*session, *call])
+    scores = ranker.rank_many(ranker.encode_many([[], session, call, [*session, *call], read]))
+    assert ranker.reads_sessions == any(interaction.modality == "session" for interaction in read)
+    assert (ranker.text_model is not None) == any(interaction.modality == "conversation" for interaction in read)
+    assert ranker.reads_sessions or np.allclose(scores[0], scores[1])
+    assert ranker.text_model is not None or np.allclose(scores[0], scores[2])
+    assert np.allclose(scores[3], scores[4])
 
 
 @pytest.mark.parametrize(("name", "other"), [("session", 1.0), ("conversation", 0.0), ("conversation_keyword", 0.0)])

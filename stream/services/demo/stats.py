@@ -13,7 +13,7 @@ import psutil
 from stream.core.outputs import ModelName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from prometheus_client.metrics_core import Metric
 
@@ -83,7 +83,7 @@ class DemoStats:
             for family in families:
                 name = family.name.removeprefix("isthmus_")
                 for sample in family.samples:
-                    if name in counters and sample.name.endswith("_total") and sample.labels["fallback"] == "none":
+                    if name in counters and sample.name.endswith("_total") and self._is_judged(sample.labels):
                         counters[name][sample.labels["model_version"]] += int(sample.value)
                     elif name == "model_swaps" and sample.name.endswith("_total"):
                         swaps.append(int(sample.value))
@@ -96,6 +96,11 @@ class DemoStats:
             self.names[made_by.version] = made_by.name
         self.purchases, self.hits, self.popularity_hits = counters["purchases"], counters["hits"], counters["popularity_hits"]
         self.swaps = max(self.swaps, *swaps)
+
+    def _is_judged(self, labels: Mapping[str, str]) -> bool:
+        """Whether a purchase's list was ranked by its model: a fallback is not the model's work, unless the model is popularity."""
+        is_popular = self.names.get(labels["model_version"]) == "popular"
+        return labels["fallback"] == ("popularity" if is_popular else "none")
 
     def _serves(self, name: str, version: str) -> None:
         self.names[version] = name

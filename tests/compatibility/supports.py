@@ -1,0 +1,65 @@
+"""What lists rest on, as today's version says it: 0.1.0 counted interactions that no model read, and named no fallback for them.
+
+The recordings of 0.1.0 are translated by these functions before they are compared. Everything else in them stays as recorded.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from stream.core.outputs import Output
+from stream.core.ranking import Ranker, readable_by
+from stream.core.state import Head, Prefix, decode_head, encode_state
+
+
+class Translation:
+    """Of the records that were made under these models."""
+
+    def __init__(self, rankers: Mapping[str, Ranker]) -> None:
+        self._by_fingerprint = {ranker.fingerprint: ranker for ranker in rankers.values()}
+        self._by_name = {(ranker.name, ranker.version): ranker for ranker in rankers.values()}
+
+    def state(self, key: bytes, value: bytes | None) -> bytes | None:
+        """A state record; of a user's head, the counts of the cached prefix and the fallback of the last list."""
+        if value is None or key[:1] != b"h":
+            return value
+        head = decode_head(value)
+        if head.prefix is not None:
+            head.prefix = self._prefix(head.prefix)
+        last = head.last_list
+        if last is not None and last.fingerprint and not self._is_read(head, last.fingerprint):
+            head.last_list = msgspec.structs.replace(last, fallback="popularity")
+        return encode_state(head)
+
+    def content(self, output: Output) -> dict[str, Any]:
+        """A list without its id, which hashes the rest."""
+        content: dict[str, Any] = json.loads(output.value or b"{}")
+        content.pop("recommendation_id", None)
+        if not content:
+            return content
+        ranker = self._by_name.get((content["model"]["name"], content["model"]["version"]))
+        content["modalities"] = dict(zip(("session", "conversation"), _read(content["modalities"], ranker), strict=True))
+        if not any(content["modalities"].values()):
+            content.setdefault("fallback", "popularity")
+            content.pop("because", None)
+        elif "because" in content:
+            content["because"] = [reason for reason in content["because"] if content["modalities"][reason["modality"]]]
+        return content
+
+    def _prefix(self, prefix: Prefix) -> Prefix:
+        counts = {"session": prefix.sessions, "conversation": prefix.conversations}
+        sessions, conversations = _read(counts, self._by_fingerprint.get(prefix.fingerprint))
+        return msgspec.structs.replace(prefix, sessions=sessions, conversations=conversations)
+
+    def _is_read(self, head: Head, fingerprint: str) -> bool:
+        prefix = head.prefix
+        in_prefix = prefix is not None and prefix.fingerprint == fingerprint and prefix.sessions + prefix.conversations > 0
+        return in_prefix or bool(readable_by(self._by_fingerprint[fingerprint], head.tail))
+
+
+def _read(counts: Mapping[str, int], ranker: Ranker | None) -> tuple[int, int]:
+    if ranker is None:
+        return 0, 0
+    return counts["session"] * ranker.reads_sessions, counts["conversation"] * (ranker.text_model is not None)
