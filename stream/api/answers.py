@@ -46,7 +46,7 @@ class ListAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         recommendation_id: Id of the list in the topic `recommendations`; absent where it holds none for the user.
         occurred_at: When that list was made, ms.
         modalities: How many interactions of each modality the list rests on.
-        fallback: Set where nothing is known of the user: `popularity`, or `catalogue` before the first model.
+        fallback: What ranked the list instead of the model: `popularity` or `catalogue`, as in the topic `recommendations`.
         changed: Whether items of the list went since it was made: `filtered`, or `filled` where others took their places.
         placement: The placement that was asked for, where it is declared; otherwise `other`.
         because: The interactions that moved the first item most, where asked for and made.
@@ -136,7 +136,7 @@ def answer(
         allowed += others[: question.limit - len(allowed)]
     return ListAnswer(
         user_id=user_id,
-        items=_named(allowed, {one.item: one.score for one in ranked}, catalogue),
+        items=_named(allowed, {one.item: one.score for one in ranked if one.fallback is None}, catalogue),
         age_s=question.age_s,
         model=kept.model,
         recommendation_id=kept.recommendation_id,
