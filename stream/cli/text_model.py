@@ -45,8 +45,11 @@ def keywords(
     out: Annotated[Path, typer.Option(help="folder of the new text model")],
     source: Annotated[Path | None, typer.Option(help="text model to start from; default: the imported one")] = None,
     min_users: Annotated[int, typer.Option(help="a word enters the list if this many users said it")] = 20,
+    exclude: Annotated[Path | None, typer.Option(help="file of words to leave out, such as customers' names")] = None,
 ) -> None:
-    """Build a keyword list from transcripts: a new text model with the same encoder.
+    """Build a keyword list from transcripts in any language: a new text model with the same encoder.
+
+    Names are recognised by their capital letter. Give --exclude a list of names if your transcripts have no capitals.
 
     Example: isthmus text-model keywords calls.jsonl --out my-text-model
     """
@@ -54,7 +57,7 @@ def keywords(
     from stream.services.text_models import default_folder, keywords_from_transcripts
     from stream.text.model import with_keywords
 
-    listed = keywords_from_transcripts(transcripts, min_users)
+    listed = keywords_from_transcripts(transcripts, min_users, exclude, typer.echo)
     folder = source or default_folder(settings_with().cache_dir)
     typer.echo(f"{len(listed.listed)} keywords; text model {with_keywords(folder, out, listed)} in {out}")
 

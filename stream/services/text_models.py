@@ -9,7 +9,7 @@ from stream.errors import IsthmusError
 from stream.settings import with_changes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from stream.settings import Settings
@@ -43,15 +43,29 @@ def with_stand_in(settings: Settings, texts: Iterable[str], folder: Path) -> Set
     return with_changes(settings, "encoder", text_model=folder)
 
 
-def keywords_from_transcripts(path: Path, min_users: int) -> Keywords:
-    """The keyword list of transcript events (JSON lines), or of a folder of tables.
+def keywords_from_transcripts(path: Path, min_users: int, exclude: Path | None, say: Callable[[str], None]) -> Keywords:
+    """Builds a keyword list from transcript events (JSON lines) or a folder of tables; tells what the rules could not do for them.
+
+    Args:
+        path: The transcripts.
+        min_users: So many users must have used a keyword.
+        exclude: A file of words to leave out, one or more a line.
+        say: Receives a remark.
 
     Raises:
-        IsthmusError: the file cannot be read, or the tables hold no transcripts.
+        IsthmusError: a file cannot be read, or the tables hold no transcripts.
     """
-    from stream.text.keywords import keywords_of
+    from stream.text.keywords import keywords_of, remarks
 
-    return keywords_of(_texts_of_tables(path) if path.is_dir() else _texts_of_events(path), min_users)
+    try:
+        excluded = exclude.read_text(encoding="utf-8-sig").splitlines() if exclude else ()
+    except (OSError, UnicodeDecodeError) as error:
+        raise IsthmusError(f"{exclude}: {error}") from None
+    texts = _texts_of_tables(path) if path.is_dir() else _texts_of_events(path)
+    keywords = keywords_of(texts, min_users, excluded)
+    for remark in remarks(texts, keywords):
+        say(remark)
+    return keywords
 
 
 def _texts_of_tables(folder: Path) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.errors import IsthmusError
-from stream.text.keywords import Keywords
+from stream.text.keywords import RULES, Keywords
 
 _FILES: Final = ("encoder.onnx", "tokenizer.json", "keywords.txt")
 CACHED: Final = 20_000  # sentences: 45 MB
@@ -41,7 +41,7 @@ class TextModel:
         manifest = json.loads((folder / "manifest.json").read_text())
         self.width: int = manifest["width"]
         self.hash: str = manifest["text_model"]
-        self.keywords = Keywords(filter(None, (folder / "keywords.txt").read_text().splitlines()))
+        self.keywords = read_keywords(folder)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self._session = onnxruntime.InferenceSession(str(folder / "encoder.onnx"), options, providers=["CPUExecutionProvider"])
@@ -98,11 +98,32 @@ def check_folder(folder: Path) -> None:
         raise IsthmusError(f"{folder} is not a text model ({missing[0]} is missing): make one with `isthmus text-model import`")
 
 
-def finish_folder(folder: Path, width: int, max_tokens: int, precision: Precision) -> str:
-    """Writes the manifest of a folder that has all other files; returns the text model's hash (16 hex digits)."""
+def read_keywords(folder: Path) -> Keywords:
+    """Reads the keyword list of a text model, with the rule for words that it was built by.
+
+    Raises:
+        IsthmusError: a later version made it by a rule that this one does not know.
+    """
+    manifest = json.loads((folder / "manifest.json").read_text())
+    rule = manifest.get("keyword_rule", 1)  # folders before the second rule name none
+    if rule not in RULES:
+        raise IsthmusError(f"{folder} finds keywords by rule {rule}, which this version does not know: update isthmus")
+    return Keywords((folder / "keywords.txt").read_text(encoding="utf-8").splitlines(), rule)
+
+
+def finish_folder(folder: Path, keywords: Keywords, width: int, max_tokens: int, precision: Precision) -> str:
+    """Writes keywords and manifest of a folder that has an encoder; returns the text model's hash (16 hex digits)."""
+    (folder / "keywords.txt").write_text("\n".join(keywords.listed) + "\n", encoding="utf-8")
     hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in _FILES}
-    text_model = hashlib.sha256("".join(hashes.values()).encode()).hexdigest()[:16]
-    manifest = {"text_model": text_model, "width": width, "max_tokens": max_tokens, "precision": precision, "files": hashes}
+    text_model = hashlib.sha256("".join([*hashes.values(), f"keyword rule {keywords.rule}"]).encode()).hexdigest()[:16]
+    manifest = {
+        "text_model": text_model,
+        "width": width,
+        "max_tokens": max_tokens,
+        "precision": precision,
+        "keyword_rule": keywords.rule,
+        "files": hashes,
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2))
     return text_model
 
@@ -110,8 +131,7 @@ def finish_folder(folder: Path, width: int, max_tokens: int, precision: Precisio
 def described(folder: Path) -> str:
     """Describes a text model: its hash, its encoder's precision, how many keywords."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    keywords = [*filter(None, (folder / "keywords.txt").read_text().splitlines())]
-    return f"{manifest['text_model']} ({manifest['precision']}, {len(keywords)} keywords)"
+    return f"{manifest['text_model']} ({manifest['precision']}, {len(read_keywords(folder).listed)} keywords)"
 
 
 def with_keywords(source: Path, target: Path, keywords: Keywords) -> str:
@@ -121,6 +141,5 @@ def with_keywords(source: Path, target: Path, keywords: Keywords) -> str:
     for name in _FILES[:2]:
         if source != target:
             shutil.copy(source / name, target / name)
-    (target / "keywords.txt").write_text("\n".join(keywords.listed) + "\n")
     manifest = json.loads((source / "manifest.json").read_text())
-    return finish_folder(target, manifest["width"], manifest["max_tokens"], manifest["precision"])
+    return finish_folder(target, keywords, manifest["width"], manifest["max_tokens"], manifest["precision"])

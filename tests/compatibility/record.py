@@ -61,7 +61,7 @@ class TinyTextModel:
 
     hash = TEXT_MODEL
     width = TEXT_WIDTH
-    keywords = Keywords(KEYWORDS)
+    keywords = Keywords(KEYWORDS, rule=1)
 
     def encode(self, sentences: Sequence[str]) -> Any:
         digests = [hashlib.sha256(sentence.encode()).digest()[:TEXT_WIDTH] for sentence in sentences]

@@ -1,0 +1,68 @@
+"""The words of a text in any language, by Unicode's rules (UAX #29), folded so that one word has one spelling.
+
+A call's text is compared with a keyword list word by word, so a change here needs a new `stream.text.keywords.RULE`. No language is
+known here: stop words and names matter only where a list is built.
+"""
+
+import re
+import unicodedata
+from typing import Final
+
+import regex
+
+_APOSTROPHE: Final = re.compile("[\u2018\u2019\u201b\u02bc\u00b4]")
+_IGNORABLE: Final = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
+_ELISION: Final = re.compile(
+    r"'(?:(?<=\b[cdjlmnst]')|(?<=\b(?:qu|un|gl)')|(?<=\b(?:all)')|(?<=\b(?:dall|dell|coll|nell|sull|quel)')"
+    r"|(?<=\b(?:quest|quell|jusqu)')|(?<=\b(?:lorsqu|puisqu|quoiqu)'))(?=\w\w)"
+)
+"""The apostrophe after an article or pronoun in French, Italian and Catalan: "l'assurance" holds the word "assurance"."""
+
+_BEYOND: Final = re.compile("[^\\0-\u00ac\u00ae-\u02bb\u0370-\u0482\u048a-\u052f\u1e00-\u1fff\u2010-\u2017\u201c-\u2026]")
+"""A character beyond plain Latin, Greek, Cyrillic and their punctuation, where `_SIMPLE` might be wrong."""
+_SIMPLE: Final = re.compile(r"\w+(?:[':.\u00b7](?<=[^\W\d_].)(?=[^\W\d_])\w+)*|[.,;:!?]")
+_FULL: Final = regex.compile(r"\p{Script=Han}+|\b\w(?:\B.)*+|\p{Terminal_Punctuation}", regex.WORD)
+_HAN: Final = regex.compile(r"\p{Script=Han}")
+_FIRST_HAN: Final = "\u2e80"
+
+
+def words(text: str) -> list[str]:
+    """Returns the folded words of a text in order, numbers included, with what lies between two clauses as an item of its own.
+
+    Runs of Chinese characters become overlapping pairs, since no space separates their words.
+
+    >>> words("It's the KÜNDIGUNG, a-z")
+    ["it's", 'the', 'kündigung', ',', 'a', 'z']
+    >>> words("l'assurance"), words("自動車")
+    (['l', 'assurance'], ['', '自動', '', '動車', ''])
+    """
+    folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+    simple = folded.isascii() or not _BEYOND.search(folded)
+    if not simple:
+        folded = unicodedata.normalize("NFKC", normalize(text).casefold().replace("i\u0307", "i"))  # the Turkish capital I
+        simple = not _BEYOND.search(folded)
+    if "'" in folded:
+        folded = _ELISION.sub("' ", folded)
+    return _SIMPLE.findall(folded) if simple else _pairs_for_han(_FULL.findall(folded))
+
+
+def normalize(text: str) -> str:
+    """Returns a text in normalization form NFKC, with one kind of apostrophe and without invisible characters."""
+    text = _APOSTROPHE.sub("'", text).replace("\u200b", " ")  # NFKC takes an acute accent apart; a zero-width space separates words
+    visible: str = _IGNORABLE.sub("", unicodedata.normalize("NFKC", text))
+    return visible
+
+
+def _pairs_for_han(found: list[str]) -> list[str]:
+    """Replaces each run of Chinese characters by its pairs; the empty text between them keeps them from being a phrase."""
+    if not any(word >= _FIRST_HAN and _HAN.match(word) for word in found):
+        return found
+    pairs: list[str] = []
+    for word in found:
+        if word >= _FIRST_HAN and _HAN.match(word):
+            for start in range(max(1, len(word) - 1)):
+                pairs += ("", word[start : start + 2])
+            pairs.append("")
+        else:
+            pairs.append(word)
+    return pairs
