@@ -112,13 +112,21 @@ DECLARED: Final[dict[str, Declared]] = {
     "ready": Declared(Gauge, "1 while /readyz returns 200: partitions are assigned, tables restored, catalogue and models read"),
     "stalled_partitions": Declared(Gauge, "partitions that have work and whose committed offset does not move"),
     "stopped_partitions": Declared(Gauge, "partitions that stopped at a batch whose checksum fails"),
+    "unusable_items": Declared(
+        Counter,
+        "items of the catalogue that cannot be used; counted by each worker",
+        ("reason",),
+        from_start=tuple((one,) for one in Reason),
+    ),
     "unreadable_records": Declared(
         Counter,
         "records of followed topics that do not parse, left out",
         ("topic",),
         from_start=(("items",), ("models",)),
     ),
-    "encoder_transcripts": Declared(Counter, "transcripts read, by outcome", ("outcome",)),
+    "encoder_transcripts": Declared(
+        Counter, "transcripts read, by outcome", ("outcome",), from_start=(("encoded",), ("dead_letter",))
+    ),
     "encoder_sentences": Declared(Counter, "sentences encoded"),
     "encoder_seconds": Declared(Histogram, "time to encode a batch", (), _SECONDS),
     "api_requests": Declared(Counter, "answers of the API", ("route", "status")),

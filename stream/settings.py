@@ -6,12 +6,14 @@ variables, which win over the file.
 
 import os
 import tomllib
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, create_model, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from stream.core.event_times import TimeUnit
 from stream.core.events import INPUTS
 from stream.errors import IsthmusError
 
@@ -41,15 +43,34 @@ if TYPE_CHECKING:  # mypy cannot see the fields of a created model
 
     class _InputMappings(Section):
         """Read through `MappingSettings.of`."""
+
+    class _InputTimes(Section):
+        """Read through `TimeSettings.unit_of` and `TimeSettings.earliest_of`."""
 else:
     _MAPPING = Field(default_factory=dict, description="our field = JMESPath expression over the producer's JSON")
 
     def _name(row: Any) -> Any:
         return Field(row.default_name, description=f"input topic of {row.role.replace('_', ' ')}")
 
+    def _unit(role: str) -> Any:
+        return Field(TimeUnit.MILLISECONDS, description=f"unit of integer times of {role}: s, ms, us or ns since 1970")
+
+    def _earliest(row: Any) -> Any:
+        lowest = _FEBRUARY_1970 if row.earliest > _FEBRUARY_1970 else date.min
+        return Field(row.earliest, ge=lowest, description=f"{row.role} before this day (UTC), or in January 1970, are dead letters")
+
+    _OWN_INPUTS = [row for row in INPUTS if not row.is_derived]
+    _FEBRUARY_1970 = date(1970, 2, 1)
     _InputNames = create_model("_InputNames", __base__=Section, **{row.role: (str, _name(row)) for row in INPUTS})
     _InputMappings = create_model(
-        "_InputMappings", __base__=Section, **{row.role: (dict[str, str], _MAPPING) for row in INPUTS if not row.is_derived}
+        "_InputMappings", __base__=Section, **{row.role: (dict[str, str], _MAPPING) for row in _OWN_INPUTS}
+    )
+    _InputTimes = create_model(
+        "_InputTimes",
+        __base__=Section,
+        **{f"{row.role}_unit": (TimeUnit, _unit(row.role)) for row in _OWN_INPUTS},
+        items_unit=(TimeUnit, _unit("items")),
+        **{f"{row.role}_earliest": (date, _earliest(row)) for row in _OWN_INPUTS},
     )
 
 
@@ -100,6 +121,20 @@ class MappingSettings(_InputMappings):
         """Returns the field mapping of an input topic; empty if its producer uses our field names."""
         fields: dict[str, str] = getattr(self, role)
         return fields
+
+
+class TimeSettings(_InputTimes):
+    """Units and plausible times of the inputs, by role."""
+
+    def unit_of(self, role: str) -> TimeUnit:
+        """Returns the unit in which the producer of a topic writes integer times."""
+        unit: TimeUnit = getattr(self, f"{role}_unit")
+        return unit
+
+    def earliest_of(self, role: str) -> date:
+        """Returns the day (UTC) from which on the events of an input topic are plausible."""
+        earliest: date = getattr(self, f"{role}_earliest")
+        return earliest
 
 
 class DeliverySettings(Section):
@@ -207,6 +242,7 @@ class Settings(BaseSettings):
     topics: TopicSettings = TopicSettings()
     step: StepSettings = StepSettings()
     mapping: MappingSettings = MappingSettings()
+    times: TimeSettings = TimeSettings()
     delivery: DeliverySettings = DeliverySettings()
     worker: WorkerSettings = WorkerSettings()
     encoder: EncoderSettings = EncoderSettings()

@@ -3,9 +3,9 @@
 An event without an id gets one that a retry of the same request repeats, so that the step drops what came twice.
 """
 
-from datetime import datetime
+from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 from uuid import uuid4
 
 import msgspec
@@ -13,7 +13,8 @@ from msgspec import Meta
 
 from stream.api.problems import ApiError
 from stream.core import limits
-from stream.core.events import Click, Erasure, Purchase, Timestamp, Transcript, to_milliseconds
+from stream.core.event_times import TimeRule, transcript_rejection
+from stream.core.events import Click, Erasure, Purchase, Reason, Timestamp, Transcript, to_milliseconds
 from stream.kafka.cluster.event_sink import OutgoingEvent
 
 EVENTS: Final = 1_000
@@ -73,26 +74,39 @@ class EventsAnswer(msgspec.Struct, frozen=True):
     results: tuple[EventResult, ...]
 
 
-def outgoing(body: EventsBody, idempotency_key: str | None, now_ms: int, max_ahead_ms: int) -> list[OutgoingEvent]:
+class Clock(NamedTuple):
+    """Which times are plausible now.
+
+    Attributes:
+        now_ms: The wall clock.
+        max_ahead_ms: An event further ahead is refused.
+        times: Plausible times by role of the topic.
+    """
+
+    now_ms: int
+    max_ahead_ms: int
+    times: Mapping[str, TimeRule]
+
+
+def outgoing(body: EventsBody, idempotency_key: str | None, clock: Clock) -> list[OutgoingEvent]:
     """Returns the records of a request.
 
     Raises:
         ApiError: an event cannot be used as it is; the message names it.
     """
     request = idempotency_key or uuid4().hex
-    ahead_ms = 0 if body.sent_at is None else now_ms - to_milliseconds(body.sent_at)
-    return [_outgoing(event, index, request, ahead_ms, now_ms + max_ahead_ms) for index, event in enumerate(body.events)]
+    ahead_ms = 0 if body.sent_at is None else clock.now_ms - to_milliseconds(body.sent_at)
+    return [_outgoing(event, index, request, ahead_ms, clock) for index, event in enumerate(body.events)]
 
 
-def _outgoing(event: SentEvent, index: int, request: str, ahead_ms: int, latest_ms: int) -> OutgoingEvent:
+def _outgoing(event: SentEvent, index: int, request: str, ahead_ms: int, clock: Clock) -> OutgoingEvent:
     role, kind = _TYPES[type(event)]
     fields = msgspec.structs.asdict(event)
     event_id = event.event_id or _derived_id(event, index, request)
     fields["event_id"] = event_id
     if "occurred_at" in fields:
-        fields["occurred_at"] = _corrected(event.occurred_at, ahead_ms)  # type: ignore[union-attr]
-    if to_milliseconds(fields.get("occurred_at", fields.get("started_at", 0))) > latest_ms:
-        raise ApiError(400, f"events[{index}] lies in the future; with sent_at a wrong clock is corrected")
+        fields["occurred_at"] = to_milliseconds(fields["occurred_at"]) + ahead_ms
+    _check_times(kind(**fields), index, role, clock)
     check_user_id(event.user_id, f"events[{index}].user_id")
     return OutgoingEvent(role, event.user_id, event_id, _encode(kind(**fields)))
 
@@ -101,8 +115,16 @@ def _derived_id(event: SentEvent, index: int, request: str) -> str:
     return blake2b(f"{request}|{index}|".encode() + _encode(event), digest_size=12).hexdigest()
 
 
-def _corrected(moment: datetime | int, ahead_ms: int) -> int:
-    return min(max(0, to_milliseconds(moment) + ahead_ms), limits.LAST_TIME_MS)
+def _check_times(event: msgspec.Struct, index: int, role: str, clock: Clock) -> None:
+    rule = clock.times[role]
+    if isinstance(event, Transcript):
+        rejection = transcript_rejection(event, clock.now_ms, rule, clock.max_ahead_ms)
+    else:
+        assert isinstance(event, Click | Purchase)
+        rejection = rule.rejection(to_milliseconds(event.occurred_at), clock.now_ms, clock.max_ahead_ms)
+    if rejection is not None:
+        advice = "; with sent_at a wrong clock is corrected" if rejection.reason is Reason.TOO_FAR_AHEAD else ""
+        raise ApiError(400, f"events[{index}]: {rejection.error}{advice}")
 
 
 def check_user_id(user_id: str, field: str) -> None:

@@ -1,6 +1,6 @@
 """The routes: parameters in, answers out. What they do is in `service`, `ingest` and `streams`; who may, in `door`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -15,11 +15,12 @@ from stream.api import ingest
 from stream.api.answers import ListAnswer, Profile
 from stream.api.api_keys import ApiKey, ApiKeys, Scope
 from stream.api.door import SCOPE
-from stream.api.ingest import EventsAnswer, EventsBody, check_user_id, erasure_event, outgoing
+from stream.api.ingest import Clock, EventsAnswer, EventsBody, check_user_id, erasure_event, outgoing
 from stream.api.problems import MEDIA_TYPE, ApiError, Problem
 from stream.api.service import ReadService
 from stream.api.streams import Changes, Stream, stream_lists
 from stream.core import limits
+from stream.core.event_times import TimeRule
 from stream.core.events import Item, UserId, to_milliseconds
 from stream.health import Health
 from stream.kafka.cluster.event_sink import EventSink
@@ -76,6 +77,7 @@ class Api(msgspec.Struct, frozen=True):
     settings: ApiSettings
     list_length: int
     max_ahead_ms: int
+    times: Mapping[str, TimeRule]
     health: Health
 
     def placement(self, asked: str | None) -> str | None:
@@ -301,7 +303,7 @@ async def events(
     ] = None,
 ) -> Response[EventsAnswer]:
     """Clicks, transcripts and purchases. 202: Kafka has all of them; 207: some failed, send those again with the ids returned."""
-    sent = outgoing(data, idempotency_key, api.service.clock_ms(), api.max_ahead_ms)
+    sent = outgoing(data, idempotency_key, Clock(api.service.clock_ms(), api.max_ahead_ms, api.times))
     took = await api.sink.send(sent)
     if not any(took):
         raise ApiError(503, "Kafka took none of the events: send the request again", {"Retry-After": "1"})

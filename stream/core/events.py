@@ -1,22 +1,19 @@
-"""The input topics: one declaration of each, the types of their events, and the parser from bytes to events.
+"""The input topics: one declaration of each, and the types of their events.
 
-`parse` returns an event or a `Rejection` with a reason and never raises: what a producer sends must not stop a partition. Error
-texts name the field and what was expected but quote no value, because values are personal data.
+`stream.core.parsing` reads them from bytes, `stream.core.event_times` says which times are plausible.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from stream.core import limits
 from stream.core.tokens import SEPARATOR
-from stream.core.unreadable import UnreadableValue
 
 NATIVE_FORMAT_HEADER: Final = "isthmus_form"
 """Marks a record that has our field names even if its topic has a field mapping, such as an erasure sent by `isthmus erase`."""
@@ -27,7 +24,9 @@ MSGPACK: Final = "application/msgpack"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
-Milliseconds = Annotated[int, Meta(ge=0, le=limits.LAST_TIME_MS, description="milliseconds since 1970-01-01T00:00:00Z")]
+_INT64: Final = 2**63 - 1
+Milliseconds = Annotated[int, Meta(ge=-_INT64, le=_INT64, description="milliseconds since 1970-01-01T00:00:00Z")]
+"""Negative before 1970. Which times are plausible depends on the topic; a value in another unit must get as far as that check."""
 Timestamp = Annotated[datetime, Meta(tz=True)] | Milliseconds
 UserId = Annotated[str, Meta(min_length=1, max_length=limits.USER_ID_BYTES)]
 Id = Annotated[str, Meta(min_length=1, max_length=limits.ID_CHARACTERS)]
@@ -58,6 +57,7 @@ class Reason(StrEnum):
     KEY_MISMATCH = "key_mismatch"
     WRONG_PARTITION = "wrong_partition"
     TOO_FAR_AHEAD = "too_far_ahead"
+    IMPLAUSIBLE_TIME = "implausible_time"
     MAPPING = "mapping"
     POISON = "poison"
     UNREADABLE = "unreadable"
@@ -101,13 +101,13 @@ class Sentence(msgspec.Struct, frozen=True, gc=False):
     """One sentence of a call.
 
     Attributes:
-        speaker: Who said it.
         text: The words.
-        at: When it was said.
+        speaker: Who said it, in the producer's words; not read.
+        at: When it was said; read where the transcript has no `ended_at`.
     """
 
-    speaker: Literal["customer", "agent"]
     text: str
+    speaker: str | None = None
     at: Timestamp | None = None
 
 
@@ -265,6 +265,7 @@ class InputTopic:
         is_derived: Whether a stage of ours writes it. Then it has no field mapping and is never replayed.
         content_type: `JSON` or `MSGPACK`.
         record_bytes: Largest record; None: the broker's default.
+        earliest: Events before this day (UTC) are implausible, unless a setting changes it.
     """
 
     role: str
@@ -275,8 +276,10 @@ class InputTopic:
     is_derived: bool = False
     content_type: str = JSON
     record_bytes: int | None = None
+    earliest: date = date(2000, 1, 1)
 
 
+_CENTURY: Final = date(1900, 1, 1)  # contracts and decisions are older than websites
 INPUTS: Final = (
     InputTopic(role="clicks", default_name="web-clicks", event_type=Click, source=Source.CLICK),
     InputTopic(
@@ -295,75 +298,17 @@ INPUTS: Final = (
         is_derived=True,
         content_type=MSGPACK,
     ),
-    InputTopic(role="purchases", default_name="purchases", event_type=Purchase, source=Source.PURCHASE),
-    InputTopic(role="eligibility", default_name="eligibility", event_type=Eligibility, source=Source.ELIGIBILITY),
-    InputTopic(role="erasures", default_name="erasures", event_type=Erasure, source=Source.ERASURE),
+    InputTopic(role="purchases", default_name="purchases", event_type=Purchase, source=Source.PURCHASE, earliest=_CENTURY),
+    InputTopic(
+        role="eligibility", default_name="eligibility", event_type=Eligibility, source=Source.ELIGIBILITY, earliest=_CENTURY
+    ),
+    InputTopic(role="erasures", default_name="erasures", event_type=Erasure, source=Source.ERASURE, earliest=_CENTURY),
 )
 """Every input topic, declared once. Settings, topics, decoders, field mappings, replay and the reference pages follow from it."""
 
 STEP_INPUTS: Final = tuple(row for row in INPUTS if row.is_step_input)
 
-_DECODER_TYPES: Final = {JSON: msgspec.json.Decoder, MSGPACK: msgspec.msgpack.Decoder}
-_EVENT_TYPES: Final[dict[Source, Any]] = {row.source: row.event_type for row in STEP_INPUTS}
-_DECODE: Final[dict[Source, Callable[[bytes], UserEvent]]] = {
-    row.source: _DECODER_TYPES[row.content_type](row.event_type).decode for row in STEP_INPUTS
-}
-_QUOTED: Final = re.compile(r"""['"].*['"]""", re.DOTALL)  # from the first quote to the last: a value may contain quotes
-_UNUSABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
-
-AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
-
 
 def to_milliseconds(moment: datetime | int) -> int:
     """A time as integer milliseconds since 1970; RFC 3339 times are truncated to the millisecond."""
     return moment if type(moment) is int else (moment - _EPOCH) // _MILLISECOND  # type: ignore[operator]
-
-
-def parse(source: Source, value: bytes | None, mapper: FieldMapper | None = None) -> UserEvent | Rejection:
-    """The event in a record's value, or the reason why it cannot be used. Unknown fields are ignored."""
-    if not value:
-        return Rejection(Reason.EMPTY, "the record has no value: a tombstone is not an event of this topic")
-    if mapper is None:
-        try:
-            return _DECODE[source](value)
-        except _UNUSABLE as error:
-            return rejection_of(error, value)
-    event: UserEvent | Rejection = parse_mapped(value, _EVENT_TYPES[source], mapper)
-    return event
-
-
-def parse_mapped(value: bytes, event_type: type[AnyStruct], mapper: FieldMapper) -> AnyStruct | Rejection:
-    """Like `parse`, through a producer's field mapping (JSON only)."""
-    try:
-        fields = mapper(msgspec.json.decode(value))
-    except _UNUSABLE as error:
-        rejection = rejection_of(error, value)
-        return rejection if rejection.reason in {Reason.NOT_JSON, Reason.UNREADABLE} else Rejection(Reason.MAPPING, rejection.error)
-    try:
-        return msgspec.convert(fields, event_type)
-    except _UNUSABLE as error:
-        return rejection_of(error)
-
-
-def rejection_of(error: Exception, value: bytes | None = None) -> Rejection:
-    """A decoder's error as a rejection, without the values that it quotes."""
-    if isinstance(value, UnreadableValue):
-        return Rejection(Reason.UNREADABLE, value.error)
-    if isinstance(error, msgspec.ValidationError):
-        return Rejection(Reason.INVALID, _QUOTED.sub("'...'", str(error)))
-    if isinstance(error, RecursionError):
-        return Rejection(Reason.NOT_JSON, "nested too deeply")
-    if isinstance(error, msgspec.DecodeError):
-        return Rejection(Reason.NOT_JSON, _QUOTED.sub("'...'", str(error)))
-    return Rejection(Reason.INVALID, f"could not be read ({type(error).__name__})")
-
-
-def key_rejection(key: bytes | None, user_id: str) -> Rejection | None:
-    """Why a record's key does not fit its event, or None where it does: the key decides where a user's events meet."""
-    if key is None:
-        return Rejection(Reason.MISSING_KEY, "the record has no key: it must be the user id")
-    if len(key) > limits.USER_ID_BYTES:
-        return Rejection(Reason.INVALID, f"the user id is longer than {limits.USER_ID_BYTES} bytes")
-    if key != user_id.encode():
-        return Rejection(Reason.KEY_MISMATCH, "the record's key is not its user_id")
-    return None

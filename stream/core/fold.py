@@ -6,7 +6,7 @@ through `history`, over the whole of it. Both give the same result.
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
 import msgspec
 import numpy as np
@@ -25,9 +25,11 @@ from stream.core.interactions import Conversation, Part, Session, Tags
 from stream.core.live_hit_rate import count_hits
 from stream.core.outputs import Cause, Count, Output, encode_example, example_key
 from stream.core.ranking import Catalogue, Ranker
-from stream.core.state import EligibilityList, Evicted, KeptPurchase
+from stream.core.state import EligibilityList, Evicted, KeptPurchase, newest_erasure
 from stream.core.tokens import join_tokens
 from stream.core.user_state import UserState
+
+_NO_ACTION: Final = (-(2**63), False)  # purchases may lie before 1970
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ def _evict_purchases(user: UserState, context: FoldContext) -> None:
     facts = user.load_facts()
     for purchase in facts.purchases[: -limits.PURCHASES]:
         for item in purchase.items:
-            if facts.owned_before.get(item, (-1, False))[0] <= purchase.occurred_at:
+            if facts.owned_before.get(item, _NO_ACTION)[0] <= purchase.occurred_at:
                 facts.owned_before[item] = (purchase.occurred_at, purchase.bought)
         if purchase.example:
             facts.example_ids = [*facts.example_ids, (purchase.occurred_at, purchase.purchase_id)]
@@ -217,7 +219,7 @@ def _emit_examples(user: UserState, indices: list[int], context: FoldContext) ->
 def _fold_erasure(user: UserState, erased_at: int, context: FoldContext) -> None:
     """Forgets everything up to `erased_at`. What came later stays, even if it arrived before the erasure."""
     head, facts = user.head, user.load_facts()
-    head.erased_at = max(head.erased_at, erased_at)
+    head.erased_at = newest_erasure(head.erased_at, erased_at)
     user.erased = user.facts_changed = True
     _erase_purchases(user, erased_at, context)
     facts.eligibility = [kept for kept in facts.eligibility if kept.occurred_at > erased_at]

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from stream.core.dead_letters import dead_letter
-from stream.core.events import EncodedCall, Reason, Rejection, Source, parse
+from stream.core.events import EncodedCall, Reason, Rejection, Source
 from stream.core.outputs import Outcome
+from stream.core.parsing import parse
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, Record
 from stream.core.state import StatesUnreadableError

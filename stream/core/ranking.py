@@ -86,7 +86,7 @@ class Catalogue:
         self.items: Mapping[str, Item] = {item.item_id: item for item in sorted(items, key=lambda item: item.item_id)}
         self._offers: dict[str, tuple[int, int]] = {
             item.item_id: (
-                0 if item.offered_from is None else to_milliseconds(item.offered_from),
+                -(2**63) if item.offered_from is None else to_milliseconds(item.offered_from),
                 2**63 if item.offered_until is None else to_milliseconds(item.offered_until),
             )
             for item in self.items.values()

@@ -20,6 +20,11 @@ VERSION: Final = 1
 SOURCE_NUMBERS: Final = {source: number for number, source in enumerate(Source)}
 """Keys of the applied offsets in a stored state: they never change, so a new source goes to the end of `Source`."""
 
+NEVER_ERASED: Final = -1
+"""As `erased_at`. An erasure at this very millisecond is kept as one a millisecond later."""
+NO_EVENT: Final = 0
+"""As `newest_at`. No event is at this millisecond: nothing in January 1970 is plausible."""
+
 HEAD_PREFIX: Final = b"h"
 FACTS_PREFIX: Final = b"f"
 ERASURE_MARKER_PREFIX: Final = b"m"
@@ -69,7 +74,7 @@ class Head(msgspec.Struct, array_like=True):
         event_ids: Hashes of the producers' last 32 event ids, 8 bytes each.
         tail: Newest interactions of the history, those that may still grow.
         prefix: Cached encoding of the window before the tail.
-        newest_at: Newest event time seen, ms.
+        newest_at: Newest event time seen, ms; 0: none.
         newest_purchase_at: Time of the newest kept purchase, ms.
         owned: Items owned now.
         excluded: Items not eligible now.
@@ -201,6 +206,12 @@ def _decoded(decode: Callable[[bytes], Stored], stored: bytes) -> Stored:
         return decode(stored)
     except msgspec.MsgspecError as error:
         raise StatesUnreadableError("a user's state cannot be read: it is damaged, or a later version wrote it") from error
+
+
+def newest_erasure(known: int, new: int) -> int:
+    """The later of two times up to which a user is erased, ms; `known` may be `NEVER_ERASED`."""
+    new = new + 1 if new == NEVER_ERASED else new
+    return new if known == NEVER_ERASED else max(known, new)
 
 
 def head_key(user: bytes) -> bytes:

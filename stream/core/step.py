@@ -11,24 +11,18 @@ from typing import NamedTuple
 
 from stream.core import limits
 from stream.core.dead_letters import dead_letter
-from stream.core.events import (
-    EncodedCall,
-    FieldMapper,
-    Purchase,
-    Reason,
-    Rejection,
-    Source,
-    UserEvent,
-    key_rejection,
-    parse,
-)
+from stream.core.event_times import DEFAULT_RULES, TimeRule, TimeUnit
+from stream.core.events import EncodedCall, FieldMapper, Purchase, Reason, Rejection, Source, UserEvent
 from stream.core.fold import FoldContext, erase_example, event_moment, fold_event, is_usable
 from stream.core.outputs import Cause, Outcome, Output
+from stream.core.parsing import key_rejection, parse
 from stream.core.partitioner import partition_of
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.recommend import PendingUsers, recommend
 from stream.core.records import Batch, Coordinates, Record, is_native, is_older_epoch
 from stream.core.state import (
+    NEVER_ERASED,
+    NO_EVENT,
     SOURCE_NUMBERS,
     VERSION,
     Head,
@@ -56,6 +50,7 @@ class StepConfig:
         erasure_key: 1 to 64 bytes; without it nobody can attribute an erasure marker to its user.
         explain: Adds `because` to each list; encodes every history up to 11 times.
         mappers: Field mappings of producers with other field names than ours.
+        times: Unit and plausible times of each source.
     """
 
     partitions: int
@@ -68,6 +63,7 @@ class StepConfig:
     erasure_key: bytes = b"isthmus"
     explain: bool = False
     mappers: Mapping[Source, FieldMapper] = field(default_factory=dict)
+    times: Mapping[Source, TimeRule] = field(default_factory=lambda: DEFAULT_RULES)
 
 
 class StepInput(NamedTuple):
@@ -85,6 +81,8 @@ class _Context:
     config: StepConfig
     fold: FoldContext
     outcome: Outcome
+    mapper: FieldMapper | None
+    times: TimeRule
 
 
 def step(batch: Batch, states: StateStore, ranker: Ranker | None, catalogue: Catalogue, config: StepConfig) -> Outcome:
@@ -119,7 +117,8 @@ def _fold_batch(
 ) -> tuple[list[UserState], Outcome]:
     """The users of a batch with its events applied, and the outcome so far: everything but lists and states."""
     batch, outcome = part.batch, Outcome()
-    context = _Context(batch, config, FoldContext(catalogue, ranker, config.session_gap_ms, outcome.counts), outcome)
+    fold = FoldContext(catalogue, ranker, config.session_gap_ms, outcome.counts)
+    context = _Context(batch, config, fold, outcome, config.mappers.get(batch.source), config.times[batch.source])
     admitted = [(record, event) for record in batch.records if (event := _admit(record, context)) is not None]
     users = _load(admitted, part.states, context)
     for record, event in admitted:
@@ -139,11 +138,10 @@ def _change_of_count(user: UserState, writes: Mapping[bytes, bytes | None]) -> i
 
 def _admit(record: Record, context: _Context) -> UserEvent | None:
     """The event of a record, or None after its dead letter was added."""
-    source = context.batch.source
-    mapper = context.config.mappers.get(source)
-    if mapper is not None and is_native(record.headers):
-        mapper = None
-    event = parse(source, record.value, mapper)
+    mapper, unit = context.mapper, context.times.unit
+    if (mapper is not None or unit is not TimeUnit.MILLISECONDS) and is_native(record.headers):
+        mapper, unit = None, TimeUnit.MILLISECONDS
+    event = parse(context.batch.source, record.value, mapper, unit)
     rejection = event if isinstance(event, Rejection) else key_rejection(record.key, event.user_id)
     if rejection is None:
         return event  # type: ignore[return-value]
@@ -195,7 +193,7 @@ def _handle(user: UserState, record: Record, event: UserEvent, context: _Context
         counts["events", source, "duplicate_event"] += 1
         return
     event_id = event.event_id or origin.event_id
-    if (event.started_at if isinstance(event, EncodedCall) else moment) <= head.erased_at:
+    if (event.started_at if isinstance(event, EncodedCall) else moment) <= head.erased_at != NEVER_ERASED:
         counts["events", source, "erased"] += 1
         if isinstance(event, Purchase):  # its example may have been sent from a state that was lost later
             erase_example(user, event_id, context.fold)
@@ -208,7 +206,7 @@ def _handle(user: UserState, record: Record, event: UserEvent, context: _Context
 def _apply(user: UserState, event: UserEvent, cause: Cause, context: _Context) -> None:
     source, moment, newest_at, counts = cause.type, cause.occurred_at, user.head.newest_at, context.outcome.counts
     counts["events", source, "applied"] += 1
-    if moment < newest_at:
+    if moment < newest_at and newest_at != NO_EVENT:
         is_beyond = moment < newest_at - context.config.allowed_lateness_ms
         counts["late", source, "beyond" if is_beyond else "within"] += 1
     else:
@@ -229,12 +227,15 @@ def _unusable(
     if user.wrong_partition or origin.partition != context.batch.partition:
         error = "the key belongs to another partition: produce with Kafka's default partitioner, murmur2"
         return Rejection(Reason.WRONG_PARTITION, error)
-    max_ahead_ms = context.config.max_ahead_ms
-    if moment > record.timestamp + max_ahead_ms:
-        seconds = max_ahead_ms // limits.SECOND_MS
-        return Rejection(Reason.TOO_FAR_AHEAD, f"its time is more than {seconds} s ahead of the broker's")
-    if isinstance(event, EncodedCall) and not is_usable(event):
-        return Rejection(Reason.INVALID, "the encoded call holds no usable vector, or ends before it begins")
+    times, max_ahead_ms = context.times, context.config.max_ahead_ms
+    if moment > record.timestamp + max_ahead_ms or moment < times.certain_from_ms:
+        rejection = times.rejection(moment, record.timestamp, max_ahead_ms)
+        if rejection is not None:
+            return rejection
+    if isinstance(event, EncodedCall):
+        if not is_usable(event):
+            return Rejection(Reason.INVALID, "the encoded call holds no usable vector, or ends before it begins")
+        return times.rejection(event.started_at, record.timestamp, max_ahead_ms, "its beginning")
     return None
 
 

@@ -11,6 +11,7 @@ from stream.core import history, limits
 from stream.core.interactions import Interaction, Session
 from stream.core.outputs import Cause, Output
 from stream.core.state import (
+    NEVER_ERASED,
     ErasureMarker,
     Evicted,
     Facts,
@@ -116,7 +117,7 @@ class UserState:
         if self.erased:
             marker = ErasureMarker(version, self.head.erased_at, now_ms, self.head.applied)
             written[erasure_marker_key(self.key, erasure_key)] = encode_state(marker)
-        if self.head.erased_at >= 0 and not self.has_history():
+        if self.head.erased_at != NEVER_ERASED and not self.has_history():
             if self.stored:
                 written[head_key(self.key)] = written[facts_key(self.key)] = None
             return written

@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from stream.core.events import EncodedCall, Source, parse
+from stream.core.events import EncodedCall, Source
+from stream.core.parsing import parse
 from stream.core.records import Record, epoch_at, is_older_epoch, later_epoch
 from stream.core.state import WATERMARK_PREFIX
 

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from stream.core.event_times import rule_of
+from stream.core.events import INPUTS
 from stream.health import Beat, Health
 
 if TYPE_CHECKING:
@@ -102,6 +104,7 @@ def make_parts(settings: Settings, store: Store, reader: LogReader, sink: EventS
         settings=own,
         list_length=settings.step.list_length,
         max_ahead_ms=settings.step.max_ahead_s * 1_000,
+        times={row.role: rule_of(row, earliest=settings.times.earliest_of(row.role)) for row in INPUTS if not row.is_derived},
         health=health,
     )
     return ApiParts(api, current, follower, reader)

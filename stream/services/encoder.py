@@ -11,7 +11,7 @@ from stream.core.events import Source
 from stream.core.watermarks import watermark_of_call
 from stream.errors import IsthmusError
 from stream.services.instance_name import take_name
-from stream.services.process import dead_letter_limit, field_mapper, named, observed, starting_step
+from stream.services.process import dead_letter_limit, named, observed, starting_step, transcript_format
 from stream.services.text_models import folder_of
 
 if TYPE_CHECKING:
@@ -99,13 +99,12 @@ def batch_encoder(settings: Settings, metrics: Metrics) -> Callable[[Batch], lis
     )
     if not model.keywords.listed:
         logger.warning("calls get no keywords because the text model's list is empty: make one with `isthmus text-model stand-in`")
-    fields = settings.mapping.of("transcripts")
-    mapper = field_mapper("mapping.transcripts", fields) if fields else None
+    form = transcript_format(settings)
     limit = dead_letter_limit(settings)
 
     def process(batch: Batch) -> list[Emission]:
         started = time.perf_counter()
-        encoded = encode_batch(batch, model, mapper)
+        encoded = encode_batch(batch, model, form)
         broken = limit.add(batch.topic, len(batch.records), encoded.dead_letters)
         if broken is not None:
             raise IsthmusError(broken)

@@ -10,10 +10,12 @@ import logging
 import os
 import time
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from stream.core.dead_letters import DeadLetterLimit
-from stream.core.events import STEP_INPUTS
+from stream.core.event_times import TimeRule, TimeUnit, rule_of
+from stream.core.events import INPUTS, STEP_INPUTS
 from stream.core.step import StepConfig
 from stream.errors import IsthmusError
 from stream.health import NOT_ASSIGNED, Beat, Health
@@ -21,15 +23,19 @@ from stream.health import NOT_ASSIGNED, Beat, Health
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 
+    from stream.core.events import InputTopic
     from stream.kafka.cluster.names import NameClaim
     from stream.kafka.cluster.view import ClusterView
     from stream.metrics import Metrics
     from stream.services.instance_name import Instance
     from stream.services.startup import Startup
     from stream.settings import Settings
+    from stream.text.encode_stage import TranscriptFormat
 
 logger = logging.getLogger("isthmus")
 _CLAIM_S: Final = 30.0
+_WHOLE_LISTS: Final = frozenset({"items", "excluded"})
+"""Fields whose lists must not become shorter: an item that is left out would be offered."""
 
 
 def step_config(settings: Settings) -> StepConfig:
@@ -51,28 +57,56 @@ def step_config(settings: Settings) -> StepConfig:
         erasure_key=step.erasure_key.get_secret_value().encode(),
         explain=step.explain,
         mappers={row.source: field_mapper(f"mapping.{row.role}", fields) for row, fields in mappings.items() if fields},
+        times={row.source: step_rule(settings, row) for row in INPUTS if not row.is_derived},
+    )
+
+
+def step_rule(settings: Settings, row: InputTopic) -> TimeRule:
+    """Returns the rule of an input's times in the step. What a stage of ours has read is in milliseconds."""
+    unit = settings.times.unit_of(row.role) if row.is_step_input else TimeUnit.MILLISECONDS
+    return rule_of(row, unit, settings.times.earliest_of(row.role))
+
+
+def transcript_format(settings: Settings) -> TranscriptFormat:
+    """Returns how the encoder reads transcripts.
+
+    Raises:
+        IsthmusError: the mapping is not a JMESPath expression.
+    """
+    from stream.text.encode_stage import TranscriptFormat
+
+    (row,) = (row for row in INPUTS if row.role == "transcripts")
+    fields, times = settings.mapping.of(row.role), settings.times
+    return TranscriptFormat(
+        field_mapper("mapping.transcripts", fields) if fields else None,
+        rule_of(row, times.unit_of(row.role), times.earliest_of(row.role)),
+        settings.step.max_ahead_s * 1_000,
     )
 
 
 def field_mapper(section: str, fields: Mapping[str, str]) -> Callable[[Any], Any]:
     """Returns a function from a producer's JSON object to ours, with one JMESPath expression per field. It leaves out fields that
-    it does not find, and raises ValueError where an expression fails.
+    it does not find, and raises ValueError where an expression fails. In `items` and `excluded`, what a projection does not find
+    stays in the list as None.
 
     Raises:
         IsthmusError: a value of `fields` is not a JMESPath expression.
     """
     import jmespath
 
+    from stream.services.whole_lists import search_keeping_nulls
+
     compiled = {}
     for name, expression in fields.items():
         try:
-            compiled[name] = jmespath.compile(expression)
+            parsed = jmespath.compile(expression)
         except jmespath.exceptions.JMESPathError as error:
             raise IsthmusError(f"setting {section}.{name}: {expression!r} is not a JMESPath expression ({error})") from None
+        compiled[name] = partial(search_keeping_nulls, parsed) if name in _WHOLE_LISTS else parsed.search
 
     def map_fields(value: Any) -> dict[str, Any]:
         try:
-            mapped = {name: expression.search(value) for name, expression in compiled.items()}
+            mapped = {name: search(value) for name, search in compiled.items()}
         except jmespath.exceptions.JMESPathError as error:
             raise ValueError(type(error).__name__) from None
         return {name: field for name, field in mapped.items() if field is not None}

@@ -82,17 +82,19 @@ def _texts_of_tables(folder: Path) -> dict[str, list[str]]:
 
 
 def _texts_of_events(file: Path) -> dict[str, list[str]]:
-    import msgspec
-
-    from stream.core.events import Transcript
+    from stream.core.events import Rejection
+    from stream.core.parsing import parse_transcript
 
     texts: dict[str, list[str]] = {}
     try:
-        for line in file.read_bytes().splitlines():
-            transcript = msgspec.json.decode(line, type=Transcript)
-            texts.setdefault(transcript.user_id, []).extend(sentence.text for sentence in transcript.sentences)
-    except (OSError, msgspec.MsgspecError) as error:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
         raise IsthmusError(f"{file}: {error}") from None
+    for number, line in enumerate(lines, start=1):
+        transcript = parse_transcript(line)
+        if isinstance(transcript, Rejection):
+            raise IsthmusError(f"{file}, line {number}: {transcript.error}")
+        texts.setdefault(transcript.user_id, []).extend(sentence.text for sentence in transcript.sentences)
     return texts
 
 
@@ -104,9 +106,8 @@ def words_of_tables(tables: Tables) -> set[str]:
 
 def words_on_kafka(settings: Settings) -> set[str]:
     """The names and texts of the catalogue's items, and the tags of the newest clicks."""
-    import msgspec
-
-    from stream.core.events import Click, Item, Source, parse
+    from stream.core.events import Click, Item, Source
+    from stream.core.parsing import parse, parse_item
     from stream.kafka.cluster.compacted_topic import CompactedTopic
     from stream.kafka.cluster.topic_reader import newest_values
     from stream.services.process import step_config
@@ -114,9 +115,10 @@ def words_on_kafka(settings: Settings) -> set[str]:
     bootstrap, topics = settings.kafka.bootstrap, settings.topics
     with closing(CompactedTopic(bootstrap, topics.items)) as catalogue:
         catalogue.read_on()
-        items = [msgspec.json.decode(value, type=Item) for value in catalogue.values.values()]
-    mapper = step_config(settings).mappers.get(Source.CLICK)
-    clicks = [parse(Source.CLICK, value, mapper) for value in newest_values(bootstrap, topics.clicks, RECENT_CLICKS)]
+        read = [parse_item(value, settings.times.unit_of("items")) for value in catalogue.values.values()]
+    items = [item for item in read if isinstance(item, Item)]
+    mapper, unit = step_config(settings).mappers.get(Source.CLICK), settings.times.unit_of("clicks")
+    clicks = [parse(Source.CLICK, value, mapper, unit) for value in newest_values(bootstrap, topics.clicks, RECENT_CLICKS)]
     tags = {tag for click in clicks if isinstance(click, Click) for tag in click.tags}
     return {*(item.name for item in items), *(item.text or "" for item in items), *tags}
 

@@ -48,7 +48,7 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     changelog = topic_epochs(bootstrap, [changelog_name(name)])
     check_changelog(folder, changelog)
     stop, metrics, served = stop_on_signals(), Metrics(), ServedModel()
-    follower = ServedModelFollower(served, metrics)
+    follower = ServedModelFollower(served, metrics, items_unit=settings.times.unit_of("items"))
 
     async with observed(settings, name, own.metrics_port, metrics) as (health, view):
         follows = {topics.items: follower.on_items, topics.models: follower.on_models}

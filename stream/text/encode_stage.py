@@ -5,35 +5,44 @@ Raw text ends here: an encoded call holds vectors and keywords, and a dead lette
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 
+from stream.core import limits
 from stream.core.dead_letters import dead_letter
-from stream.core.events import (
-    EncodedCall,
-    FieldMapper,
-    Reason,
-    Rejection,
-    Transcript,
-    key_rejection,
-    parse_mapped,
-    rejection_of,
-    to_milliseconds,
-)
+from stream.core.event_times import DEFAULT_RULES, TimeRule, TimeUnit, transcript_rejection
+from stream.core.events import EncodedCall, FieldMapper, Reason, Rejection, Source, Transcript, to_milliseconds
 from stream.core.outputs import Output
+from stream.core.parsing import key_rejection, parse_transcript
 from stream.core.poison import INFRASTRUCTURE_ERRORS, isolate_failures
 from stream.core.records import Batch, Record, is_native
 from stream.text.model import TextModel
 
-_decode = msgspec.json.Decoder(Transcript).decode
 _encode = msgspec.msgpack.Encoder().encode
 _CHARACTERS = 4_000  # of a sentence: far more than the encoder's 256 tokens
 
 
 EncoderCount = tuple[Literal["encoder_transcripts"], Literal["encoded", "dead_letter"]] | tuple[Literal["dead_letters"], Reason]
 """A counter of the encoder: name and label values, as `stream.core.outputs.Count`."""
+
+
+class TranscriptFormat(NamedTuple):
+    """How to read transcripts.
+
+    Attributes:
+        mapper: Field mapping of a producer with other field names than ours.
+        times: Unit and plausible times.
+        max_ahead_ms: A transcript further ahead of its broker timestamp is a dead letter.
+    """
+
+    mapper: FieldMapper | None = None
+    times: TimeRule = DEFAULT_RULES[Source.CALL]
+    max_ahead_ms: int = 5 * limits.MINUTE_MS
+
+
+NATIVE: Final = TranscriptFormat()
 
 
 class Encoded(NamedTuple):
@@ -54,26 +63,26 @@ class Encoded(NamedTuple):
     counts: Counter[EncoderCount]
 
 
-def encode_batch(batch: Batch, model: TextModel, adapter: FieldMapper | None = None) -> Encoded:
+def encode_batch(batch: Batch, model: TextModel, form: TranscriptFormat = NATIVE) -> Encoded:
     """Every record becomes one encoded call or one dead letter, in order.
 
     A transcript that makes the encoder raise is isolated, as the step's events are (`stream.core.poison`).
     """
     try:
-        return _encode_all(batch, model, adapter)
+        return _encode_all(batch, model, form)
     except INFRASTRUCTURE_ERRORS:
         raise
     except Exception:  # noqa: BLE001  (isolation is for bugs)
-        return _in_pieces(batch, model, adapter)
+        return _in_pieces(batch, model, form)
 
 
-def _in_pieces(batch: Batch, model: TextModel, adapter: FieldMapper | None) -> Encoded:
+def _in_pieces(batch: Batch, model: TextModel, form: TranscriptFormat) -> Encoded:
     whole = Encoded([], [], [], 0, Counter())
     sentences = 0
 
     def attempt(records: Sequence[Record]) -> None:
         nonlocal sentences
-        piece = _encode_all(batch._replace(records=records), model, adapter)
+        piece = _encode_all(batch._replace(records=records), model, form)
         whole.calls.extend(piece.calls)
         whole.timestamps.extend(piece.timestamps)
         whole.dead_letters.extend(piece.dead_letters)
@@ -85,11 +94,11 @@ def _in_pieces(batch: Batch, model: TextModel, adapter: FieldMapper | None) -> E
     return whole._replace(sentences=sentences)
 
 
-def _encode_all(batch: Batch, model: TextModel, adapter: FieldMapper | None) -> Encoded:
+def _encode_all(batch: Batch, model: TextModel, form: TranscriptFormat) -> Encoded:
     encoded = Encoded([], [], [], 0, Counter())
     usable: list[tuple[Record, Transcript, list[str]]] = []
     for record in batch.records:
-        read = _read(record, adapter)
+        read = _read(record, form)
         if isinstance(read, Rejection):
             _bury(batch, record, read, encoded)
         else:
@@ -113,21 +122,15 @@ def _bury(batch: Batch, record: Record, rejection: Rejection, encoded: Encoded) 
     encoded.counts["dead_letters", rejection.reason] += 1
 
 
-def _read(record: Record, adapter: FieldMapper | None) -> Transcript | Rejection:
-    if not record.value:
-        return Rejection(Reason.EMPTY, "the record has no value: a tombstone is not a transcript")
-    if adapter is None or is_native(record.headers):
-        try:
-            transcript: Transcript | Rejection = _decode(record.value)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            return rejection_of(error, record.value)
-    else:
-        transcript = parse_mapped(record.value, Transcript, adapter)
-    return transcript if isinstance(transcript, Rejection) else _usable(record, transcript)
+def _read(record: Record, form: TranscriptFormat) -> Transcript | Rejection:
+    mapper, unit = (None, TimeUnit.MILLISECONDS) if is_native(record.headers) else (form.mapper, form.times.unit)
+    transcript = parse_transcript(record.value, mapper, unit)
+    return transcript if isinstance(transcript, Rejection) else _usable(record, transcript, form)
 
 
-def _usable(record: Record, transcript: Transcript) -> Transcript | Rejection:
+def _usable(record: Record, transcript: Transcript, form: TranscriptFormat) -> Transcript | Rejection:
     rejection = key_rejection(record.key, transcript.user_id)
+    rejection = rejection or transcript_rejection(transcript, record.timestamp, form.times, form.max_ahead_ms)
     if rejection is not None:
         return rejection
     if not any(sentence.text.strip() for sentence in transcript.sentences):

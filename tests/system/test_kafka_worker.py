@@ -92,7 +92,7 @@ def test_hostile_messages_become_dead_letters_and_their_partitions_continue(boot
     for value in noise:
         producer.send(TOPICS.clicks, key=b"h", value=value, partition=partition).get(10)
     producer.send(TOPICS.clicks, key=b"stray", value=click("stray"), partition=(partition_of(b"stray", 4) + 1) % 4).get(10)
-    ancient = b'{"user_id":"ancient","occurred_at":0,"tags":["a"],"colour":{"deep":[1]}}'
+    ancient = b'{"user_id":"ancient","occurred_at":946684800000,"tags":["a"],"colour":{"deep":[1]}}'
     producer.send(TOPICS.clicks, key=b"ancient", value=ancient, partition=partition_of(b"ancient", 4)).get(10)
     good = [f"good-{number}" for number in range(12)]
     for user in good:

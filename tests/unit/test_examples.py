@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from examples import own_ranker, print_lists, produce_events
-from stream.core.events import Click, Item, Rejection, Source, Transcript, parse
+from stream.core.events import Click, Item, Rejection, Source, Transcript
+from stream.core.parsing import parse
 from stream.core.ranking import Catalogue
 from stream.services.process import step_config
 from stream.settings import Settings, load

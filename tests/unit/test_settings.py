@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stream.core.events import Click, Reason, Rejection, Source, parse
+from stream.core.events import Click, Reason, Rejection, Source
+from stream.core.parsing import parse
 from stream.errors import IsthmusError
 from stream.services.process import field_mapper, step_config
 from stream.settings import Section, Settings, leaves, load

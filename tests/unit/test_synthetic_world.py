@@ -12,8 +12,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream.core.events import Item, Purchase, Rejection, Source, Transcript, parse
+from stream.core.events import Item, Purchase, Rejection, Source, Transcript
 from stream.core.limits import DAY_MS
+from stream.core.parsing import parse
 from tests import linear_reference as linear
 from training.datasets.synthetic import NOTICE, benchmark_load
 from training.datasets.synthetic.calls import write_call, write_short_call

@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
 
 
 def transcript(*texts: str, **fields: object) -> Transcript:
-    sentences = tuple(Sentence("customer", text) for text in texts)
+    sentences = tuple(Sentence(text, "customer") for text in texts)
     return Transcript(**{"user_id": "u", "conversation_id": "c", "started_at": START, "sentences": sentences, **fields})  # type: ignore[arg-type]
 
 
@@ -88,7 +88,7 @@ def test_an_unusable_transcript_is_a_dead_letter_with_coordinates_only(
 
 def test_a_call_ends_with_its_last_sentence_where_it_says_nothing_else(model: TextModel) -> None:
     """Its own end, else the last sentence's time, else its beginning."""
-    timed = Transcript("u", "c", START, (Sentence("agent", "hello", START + 3), Sentence("agent", "bye", START + 8)))
+    timed = Transcript("u", "c", START, (Sentence("hello", "agent", START + 3), Sentence("bye", "agent", START + 8)))
     encoded = encode(model, msgspec.json.encode(timed), msgspec.json.encode(transcript("hello")))
     ends = [msgspec.msgpack.decode(call.value or b"", type=EncodedCall).ended_at for call in encoded.calls]
     assert ends == [START + 8, START]
@@ -105,11 +105,11 @@ json_values = st.recursive(
     max_leaves=6,
 )
 sentences = st.lists(
-    st.fixed_dictionaries({"speaker": st.sampled_from(["agent", "customer", "x"]), "text": st.text(max_size=12)}), max_size=3
+    st.fixed_dictionaries({"speaker": st.sampled_from(["agent", "customer", None, 3]), "text": st.text(max_size=12)}), max_size=3
 )
 nearly_transcripts = st.fixed_dictionaries(
     {"user_id": st.just("u") | json_values, "started_at": st.integers(0, 9) | json_values, "sentences": sentences | json_values},
-    optional={"conversation_id": st.just("c") | json_values, "ended_at": st.integers(0, 9) | json_values},
+    optional={"conversation_id": st.just("c") | json_values, "ended_at": st.integers(START, START + 9) | json_values},
 ).map(msgspec.json.encode)
 
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.core.dead_letters import dead_letter
-from stream.core.events import Reason, Rejection, Source, parse
+from stream.core.events import Reason, Rejection, Source
 from stream.core.outputs import DeadLetter
+from stream.core.parsing import parse
 from stream.core.records import Coordinates, PlainRecord
 from stream.core.unreadable import UnreadableValue
 from stream.errors import IsthmusError
@@ -195,10 +196,10 @@ def _letter(record: Any, rejection: Rejection) -> DeadLetter:
 @pytest.mark.parametrize("mapper", [None, lambda fields: fields], ids=["our fields", "a field mapping"])
 def test_an_unreadable_transcript_is_rejected_with_its_own_reason(mapper: Any) -> None:
     """The encoder reads transcripts, not the step."""
-    from stream.text.encode_stage import _read
+    from stream.text.encode_stage import TranscriptFormat, _read
 
     record = PlainRecord(0, 1_000, b"user", UnreadableValue.of("the name of a header is not UTF-8"))
-    assert _read(record, mapper) == Rejection(Reason.UNREADABLE, "the name of a header is not UTF-8")
+    assert _read(record, TranscriptFormat(mapper)) == Rejection(Reason.UNREADABLE, "the name of a header is not UTF-8")
 
 
 def test_recovery_stops_at_an_unreadable_state_unless_it_was_given_up() -> None:

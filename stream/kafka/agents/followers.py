@@ -13,7 +13,9 @@ import msgspec
 
 from models.artifact import UNREADABLE, ModelRefused, load_ranker
 from stream.core.announcements import ModelAnnouncement, decode_announcement
+from stream.core.event_times import TimeUnit
 from stream.core.events import Item
+from stream.core.parsing import parse_item
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Record
 from stream.core.unreadable import readable
@@ -22,33 +24,45 @@ from stream.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 RETRY_S: Final = 30.0
-_decode_item = msgspec.json.Decoder(Item).decode
 
 
 class ServedModelFollower:
-    """Applies records of `items` and `models` to a `ServedModel`. `load` reads a model folder, given its URI and SHA-256."""
+    """Applies records of `items` and `models` to a `ServedModel`. `load` reads a model folder, given its URI and SHA-256.
 
-    def __init__(self, served: ServedModel, metrics: Metrics, load: Callable[[str, str], Ranker] = load_ranker) -> None:
+    `items_unit` is the unit of the catalogue's integer times.
+    """
+
+    def __init__(
+        self,
+        served: ServedModel,
+        metrics: Metrics,
+        load: Callable[[str, str], Ranker] = load_ranker,
+        items_unit: TimeUnit = TimeUnit.MILLISECONDS,
+    ) -> None:
         self._served = served
         self._metrics = metrics
         self._load = load
+        self._items_unit = items_unit
         self._items: dict[bytes, Item] = {}
         self._champion: ModelAnnouncement | None = None
         self._unreadable: ModelAnnouncement | None = None
         self._lock = asyncio.Lock()
 
     async def on_items(self, records: Sequence[Record]) -> None:
-        """Applies items and tombstones; a record that is not an item is logged and skipped."""
+        """Applies items and tombstones; a record that is not an item is logged, counted and skipped."""
         for record in self._readable("items", records):
             if record.key is None:
                 continue
             if not record.value:
                 self._items.pop(record.key, None)
                 continue
-            try:
-                self._items[record.key] = _decode_item(record.value)
-            except msgspec.MsgspecError as error:
-                logger.warning("the record at offset %d of items is not an item: %s", record.offset, error)
+            item = parse_item(record.value, self._items_unit)
+            if isinstance(item, Item):
+                self._items[record.key] = item
+            else:
+                self._metrics.counter("unusable_items", item.reason).inc()
+                text = "the item at offset %d of the catalogue cannot be used (%s: %s): publish it again; its former version stays"
+                logger.warning(text, record.offset, item.reason, item.error)
         self._served.catalogue = Catalogue(self._items.values())
         self._metrics.gauge("catalogue_items").set(len(self._items))
 

@@ -157,7 +157,7 @@ async def _encoder(context: DemoContext, log: Log, metrics: Metrics, stop: async
 def _follows(context: DemoContext, log: Log, metrics: Metrics, served: ServedModel) -> list[Any]:
     """The followers of the log: catalogue and models for the worker, lists and dead letters for the statistics."""
     topics, stats = context.settings.topics, context.stats
-    follower = ServedModelFollower(served, metrics)
+    follower = ServedModelFollower(served, metrics, items_unit=context.settings.times.unit_of("items"))
 
     async def on_recommendations(records: Sequence[Record]) -> None:
         stats.saw_recommendations(record.value for record in records)

@@ -162,7 +162,7 @@ def _sale(draws: RandomDraws, interaction: PlannedInteraction, clock: _Clock, pa
 def _piece(clock: _Clock, conversation: str, lines: Sequence[Line], piece: int | None, *, final: bool | None) -> LiveEvent:
     start_ms = clock.now_ms
     clock.now_ms += len(lines) * _SENTENCE_MS
-    sentences = tuple(Sentence(speaker, text, start_ms + number * _SENTENCE_MS) for number, (speaker, text) in enumerate(lines))
+    sentences = tuple(Sentence(text, speaker, start_ms + number * _SENTENCE_MS) for number, (speaker, text) in enumerate(lines))
     transcript = Transcript(clock.user, conversation, start_ms, sentences, clock.name("t"), clock.now_ms, piece, final)
     return LiveEvent("transcripts", clock.user, _json(transcript), clock.now_ms, clock.now_ms + 500)
 

@@ -170,7 +170,7 @@ def _session(user: str, number: str, actions: list[tuple[str, ...]], slot: _Slot
 
 def _conversation(user: str, number: str, lines: list[tuple[str, str]], slot: _Slot) -> Iterator[TableEvent]:
     """Yields one transcript, or several pieces where it has more sentences than one may hold."""
-    sentences = tuple(Sentence("agent" if SPEAKERS[speaker] == "agent" else "customer", text) for speaker, text in lines)
+    sentences = tuple(Sentence(text, "agent" if SPEAKERS[speaker] == "agent" else "customer") for speaker, text in lines)
     step_ms = slot.step_ms(len(sentences))
     for start in range(0, len(sentences), limits.SENTENCES):
         piece = sentences[start : start + limits.SENTENCES]

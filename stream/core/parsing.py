@@ -1,0 +1,208 @@
+"""From bytes to events.
+
+Nothing here raises: what a producer sends must not stop a partition. An event or a `Rejection` with a reason is returned. Error
+texts name the field and what was expected but quote no value, because values are personal data.
+
+Strict decoders read what is well formed. What they refuse is read a second time, and what is not needed never costs an event: an
+empty optional field is absent, empty tags and sentences are left out.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from stream.core import limits
+from stream.core.event_times import TIME_FIELDS, TimeUnit, in_milliseconds, offer_rejection, scaled
+from stream.core.events import JSON, MSGPACK, STEP_INPUTS, FieldMapper, Item, Reason, Rejection, Source, Transcript, UserEvent
+from stream.core.unreadable import UnreadableValue
+
+_DECODER_TYPES: Final = {JSON: msgspec.json.Decoder, MSGPACK: msgspec.msgpack.Decoder}
+_TYPES: Final[dict[Source, Any]] = {row.source: row.event_type for row in STEP_INPUTS}
+_DECODE: Final[dict[Source, Callable[[bytes], UserEvent]]] = {
+    row.source: _DECODER_TYPES[row.content_type](row.event_type).decode for row in STEP_INPUTS
+}
+_IS_JSON: Final = {row.source: row.content_type == JSON for row in STEP_INPUTS}
+_decode_transcript: Final = msgspec.json.Decoder(Transcript).decode
+_decode_item: Final = msgspec.json.Decoder(Item).decode
+
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_QUOTED: Final = re.compile(r"""['"].*['"]""", re.DOTALL)  # from the first quote to the last: a value may contain quotes
+_UNUSABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
+_OPTIONAL: Final = {
+    event_type: frozenset(field.name for field in msgspec.structs.fields(event_type) if not field.required)
+    for event_type in (*_TYPES.values(), Transcript, Item)
+}
+_encode: Final = msgspec.json.Encoder().encode
+
+AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
+Decode = Callable[[bytes], AnyStruct]
+
+
+def parse(
+    source: Source, value: bytes | None, mapper: FieldMapper | None = None, unit: TimeUnit = TimeUnit.MILLISECONDS
+) -> UserEvent | Rejection:
+    """The event in a record's value, with integer times in ms, or the reason why it cannot be used. Unknown fields are ignored.
+
+    `unit` is the producer's.
+    """
+    if not value:
+        return Rejection(Reason.EMPTY, "the record has no value: a tombstone is not an event of this topic")
+    if mapper is None and unit is TimeUnit.MILLISECONDS:
+        try:
+            return _DECODE[source](value)
+        except _UNUSABLE as error:
+            if not _IS_JSON[source]:
+                return rejection_of(error, value)
+    event: UserEvent | Rejection = _read(value, _TYPES[source], _DECODE[source], mapper, unit)
+    return event
+
+
+def parse_transcript(
+    value: bytes | None, mapper: FieldMapper | None = None, unit: TimeUnit = TimeUnit.MILLISECONDS
+) -> Transcript | Rejection:
+    """Like `parse`, for the encoder's input."""
+    if not value:
+        return Rejection(Reason.EMPTY, "the record has no value: a tombstone is not a transcript")
+    return _read(value, Transcript, _decode_transcript, mapper, unit)
+
+
+def parse_item(value: bytes, unit: TimeUnit = TimeUnit.MILLISECONDS) -> Item | Rejection:
+    """Like `parse`, for an item of the catalogue."""
+    item = _read(value, Item, _decode_item, None, unit)
+    return item if isinstance(item, Rejection) else offer_rejection(item, unit) or item
+
+
+def key_rejection(key: bytes | None, user_id: str) -> Rejection | None:
+    """Why a record's key does not fit its event, or None where it does: the key decides where a user's events meet."""
+    if key is None:
+        return Rejection(Reason.MISSING_KEY, "the record has no key: it must be the user id")
+    if len(key) > limits.USER_ID_BYTES:
+        return Rejection(Reason.INVALID, f"the user id is longer than {limits.USER_ID_BYTES} bytes")
+    if key != user_id.encode():
+        return Rejection(Reason.KEY_MISMATCH, "the record's key is not its user_id")
+    return None
+
+
+def rejection_of(error: Exception, value: bytes | None = None) -> Rejection:
+    """A decoder's error as a rejection, without the values that it quotes."""
+    if isinstance(value, UnreadableValue):
+        return Rejection(Reason.UNREADABLE, value.error)
+    if isinstance(error, msgspec.ValidationError):
+        return Rejection(Reason.INVALID, _QUOTED.sub("'...'", str(error)))
+    if isinstance(error, RecursionError):
+        return Rejection(Reason.NOT_JSON, "nested too deeply")
+    if isinstance(error, msgspec.DecodeError):
+        return Rejection(Reason.NOT_JSON, _QUOTED.sub("'...'", str(error)))
+    return Rejection(Reason.INVALID, f"could not be read ({type(error).__name__})")
+
+
+def _read(
+    value: bytes, event_type: type[AnyStruct], decode: Decode[AnyStruct], mapper: FieldMapper | None, unit: TimeUnit
+) -> AnyStruct | Rejection:
+    if isinstance(value, UnreadableValue):
+        return Rejection(Reason.UNREADABLE, value.error)
+    plain = value.removeprefix(_BYTE_ORDER_MARK)
+    if mapper is not None:
+        return _read_mapped(plain, event_type, mapper, unit)
+    try:
+        return in_milliseconds(decode(plain), unit)
+    except _UNUSABLE as error:
+        return _read_again(plain, event_type, unit, rejection_of(error))
+
+
+def _read_again(plain: bytes, event_type: type[AnyStruct], unit: TimeUnit, first: Rejection) -> AnyStruct | Rejection:
+    """What the strict decoder refused, if only what is not needed was wrong with it; else why it was refused."""
+    try:
+        fields = _lenient_json(plain)
+    except _UNUSABLE:
+        return first
+    event = _convert(_needed(fields, event_type, unit), event_type)
+    return first if isinstance(event, Rejection) and first.reason is not Reason.INVALID else event
+
+
+def _read_mapped(plain: bytes, event_type: type[AnyStruct], mapper: FieldMapper, unit: TimeUnit) -> AnyStruct | Rejection:
+    try:
+        theirs = _lenient_json(plain)
+    except _UNUSABLE as error:
+        return rejection_of(error)
+    try:
+        fields = mapper(theirs)
+    except _UNUSABLE as error:
+        return Rejection(Reason.MAPPING, rejection_of(error).error)
+    return _convert(_needed(fields, event_type, unit), event_type)
+
+
+def _convert(fields: Any, event_type: type[AnyStruct]) -> AnyStruct | Rejection:
+    try:
+        event = msgspec.convert(fields, event_type)
+        _encode(event)  # raises where an id holds half a surrogate pair: no key or changelog record could be written for it
+    except UnicodeEncodeError:
+        return Rejection(Reason.NOT_JSON, "an id is not valid Unicode")
+    except _UNUSABLE as error:
+        return rejection_of(error)
+    return event
+
+
+def _lenient_json(plain: bytes) -> Any:
+    """JSON as careless writers produce it, with NaN, control characters and broken text.
+
+    NaN and infinities become None; half surrogates and bytes that are not UTF-8 become lone surrogates in the text. The last of
+    repeated keys counts.
+    """
+    try:
+        return msgspec.json.decode(plain)
+    except _UNUSABLE as strict:
+        try:
+            return json.loads(plain.decode(errors="surrogateescape"), parse_constant=lambda _: None, strict=False)
+        except (ValueError, RecursionError):
+            raise strict from None
+
+
+def _needed(fields: Any, event_type: type[msgspec.Struct], unit: TimeUnit) -> Any:
+    """The fields of an event without what is empty and may be absent, with integer times in ms."""
+    if not isinstance(fields, dict):
+        return fields
+    optional = _OPTIONAL[event_type]
+    needed = {
+        name: _time(fields[name], unit) if name in TIME_FIELDS else fields[name]
+        for name in event_type.__struct_fields__
+        if name in fields and not (name in optional and _is_empty(fields[name]))
+    }
+    if isinstance(tags := needed.get("tags"), list):
+        needed["tags"] = [_whole(tag) for tag in tags if not _is_empty(tag)]
+    if isinstance(sentences := needed.get("sentences"), list):
+        found = [_sentence(raw, unit, is_timed="ended_at" not in needed) for raw in sentences]
+        needed["sentences"] = [sentence for sentence in found if sentence is not None]
+    return needed
+
+
+def _sentence(raw: Any, unit: TimeUnit, *, is_timed: bool) -> Any:
+    """A sentence without what is not needed; None if it has no text. `is_timed`: whether its time is needed."""
+    if not isinstance(raw, dict):
+        return None if _is_empty(raw) else raw
+    if _is_empty(raw.get("text")):
+        return None
+    speaker, at = raw.get("speaker"), raw.get("at")
+    sentence = {"text": _whole(raw["text"]), "speaker": _whole(speaker) if isinstance(speaker, str) else None}
+    return sentence if _is_empty(at) or not is_timed else sentence | {"at": _time(at, unit)}
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == ""
+
+
+def _time(value: Any, unit: TimeUnit) -> Any:
+    """A number as ms; anything else, and a fraction of a ms in a topic of ms, as it is."""
+    if type(value) is float:
+        is_exact = math.isfinite(value) and (unit is not TimeUnit.MILLISECONDS or value.is_integer())
+        return scaled(value, unit) if is_exact else value
+    return scaled(value, unit) if type(value) is int else value
+
+
+def _whole(text: Any) -> Any:
+    """A text with U+FFFD in the place of what is not Unicode."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") if isinstance(text, str) else text
