@@ -1,7 +1,7 @@
 """What the Kafka clients log while a broker is away: one line when it begins, one a minute, one when it ends.
 
-aiokafka and kafka-python log each attempt to connect, hundreds a second. Here such lines are counted; all others pass. Nothing here
-knows the clients but by the names of their loggers and what they write.
+aiokafka and kafka-python log each attempt to connect, hundreds a second. Here such lines are counted. Of other warnings and errors,
+each kind passes once a minute. Nothing here knows the clients but by the names of their loggers and what they write.
 """
 
 import logging
@@ -15,6 +15,8 @@ logger = logging.getLogger("isthmus")
 CLIENTS: Final = ("aiokafka", "kafka")
 QUIET_S: Final = 10.0
 REMIND_S: Final = 60.0
+_NUMBER: Final = re.compile(r"\d+")
+_MAX_KINDS: Final = 1_000
 _CONNECTION: Final = re.compile(
     r"connect|NodeNotReady|RequestTimedOut|KafkaTimeoutError|bootstrap|metadata|network data|marking the coordinator dead"
     r"|not started or not valid|Coordinator(Load|Not)|NotCoordinator|heartbeat session expired|Abort \(|no brokers available",
@@ -77,25 +79,57 @@ class ConnectionTrouble:
         return f"{self._left_out} lines of the clients left out"
 
 
+class Repetitions:
+    """Lets each kind of line pass once in `REMIND_S`, and counts the others. Lines of one kind differ in digits only."""
+
+    def __init__(self) -> None:
+        self._passed: dict[str, tuple[float, int]] = {}
+
+    def note(self, text: str, now_s: float) -> int | None:
+        """How many lines of the kind were left out before this one; None if this one is left out too."""
+        kind = _NUMBER.sub("#", text)
+        if len(self._passed) > _MAX_KINDS:
+            self._passed.clear()
+        passed_s, left_out = self._passed.get(kind, (-REMIND_S, 0))
+        if now_s - passed_s < REMIND_S:
+            self._passed[kind] = passed_s, left_out + 1
+            return None
+        self._passed[kind] = now_s, 0
+        return left_out
+
+
 class ClientLogHandler(logging.Handler):
-    """Counts the clients' lines about connections, and hands all others on to the root logger's handlers."""
+    """Condenses the clients' warnings and errors; what passes goes on to the root logger's handlers."""
 
     def __init__(self, trouble: ConnectionTrouble, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._trouble = trouble
         self._clock = clock
+        self._repetitions = Repetitions()
         self._looking = threading.Lock()
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        if record.levelno < logging.WARNING or not is_connection_trouble(text):
+        if record.levelno < logging.WARNING:
             logging.getLogger().callHandlers(record)
+            return
+        if not is_connection_trouble(text):
+            self._pass_once_a_minute(record, text)
             return
         with self._looking:
             line = self._trouble.note(f"{record.name}: {text}", self._clock())
         if line is not None:
             logger.error(line)
             threading.Thread(target=self._watch, daemon=True, name="client-log").start()
+
+    def _pass_once_a_minute(self, record: logging.LogRecord, text: str) -> None:
+        with self._looking:
+            left_out = self._repetitions.note(text, self._clock())
+        if left_out is None:
+            return
+        if left_out:
+            record.msg, record.args = f"{text} ({left_out} lines like this were left out)", ()
+        logging.getLogger().callHandlers(record)
 
     def _watch(self) -> None:
         """Looks every second until the trouble ends."""

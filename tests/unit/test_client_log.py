@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from stream.services.client_log import ClientLogHandler, ConnectionTrouble, is_connection_trouble
+from stream.services.client_log import ClientLogHandler, ConnectionTrouble, Repetitions, is_connection_trouble
 
 REFUSED = "Unable connect to node with id 1: [Errno 111] Connection refused"
 
@@ -81,3 +81,30 @@ def test_the_handler_writes_the_first_line_and_hands_others_on(caplog: pytest.Lo
     assert len(written) == 2
     assert "aiokafka: Unable connect to node with id 0: refused" in written[0]
     assert written[1] == lines[-1]
+
+
+def test_any_other_line_passes_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """A broker that cannot read its own disk answers each fetch with one error; the next line after a minute says how often."""
+    now_s = 0.0
+    handler = ClientLogHandler(ConnectionTrouble(), lambda: now_s)
+    for hundredth in range(6_500):
+        now_s = hundredth / 100
+        handler.handle(logging.makeLogRecord(_fetch_error("CorruptRecordException")))
+    assert [record.getMessage() for record in caplog.records] == [
+        "Unexpected error while fetching data: CorruptRecordException",
+        "Unexpected error while fetching data: CorruptRecordException (5999 lines like this were left out)",
+    ]
+
+
+def test_lines_that_differ_in_words_are_of_different_kinds() -> None:
+    """Two topics that may not be read are two lines; two node ids are one kind."""
+    repetitions = Repetitions()
+    assert repetitions.note("Not authorized to read from topic clicks.", 0.0) == 0
+    assert repetitions.note("Not authorized to read from topic calls.", 0.0) == 0
+    assert repetitions.note("Node 1 fails", 0.0) == 0
+    assert repetitions.note("Node 2 fails", 0.0) is None
+
+
+def _fetch_error(name: str) -> dict[str, object]:
+    text = "Unexpected error while fetching data: %s"
+    return {"name": "aiokafka.consumer.fetcher", "levelno": logging.WARNING, "levelname": "WARNING", "msg": text, "args": (name,)}
