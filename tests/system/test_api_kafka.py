@@ -61,6 +61,10 @@ class Site:
             return False
 
 
+def age_s(site: Site) -> float:
+    return float(site.ask("GET", "/v1/users/u/profile")[1]["age_s"])
+
+
 def variables(bootstrap: str, folder: Path) -> Mapping[str, str]:
     return {
         "ISTHMUS_KAFKA__BOOTSTRAP": bootstrap,
@@ -69,6 +73,7 @@ def variables(bootstrap: str, folder: Path) -> Mapping[str, str]:
         "ISTHMUS_WORKER__STATE_DIR": str(folder / "worker"),
         "ISTHMUS_WORKER__STATIC_MEMBERSHIP": "false",
         "ISTHMUS_API__STATE_DIR": str(folder / "api"),
+        "ISTHMUS_API__SEND_TIMEOUT_S": "2",
     }
 
 
@@ -79,7 +84,9 @@ def keys(environment: Mapping[str, str], *arguments: str) -> str:
 
 
 async def test_a_click_by_http_becomes_a_list_by_http(broker: LocalKafka, tmp_path: Path) -> None:
-    """And an erasure ends it, a revoked key opens nothing, and a replica that was killed says what the topics say."""
+    """A replica that was killed says what the topics say, one whose broker is away says how old it is, an erasure ends the list, and a
+    revoked key opens nothing.
+    """
     environment, port = variables(broker.bootstrap, tmp_path), free_port()
     records = [InputRecord("items", item, msgspec.json.encode(Item(item, item.title()))) for item in ITEMS]
     await produce(broker.bootstrap, records, TOPICS.model_dump(), lambda _: None)
@@ -106,6 +113,14 @@ async def test_a_click_by_http_becomes_a_list_by_http(broker: LocalKafka, tmp_pa
         api = ChildProcess(arguments, environment, tmp_path / "api-again.log")
         wait_for(site.is_ready, [api, worker], 60, "the API did not get there")
         assert site.ask("GET", "/v1/users/u/profile")[1]["interactions"] == 1
+
+        broker.stop()
+        wait_for(lambda: age_s(site) > 2, [api], 20, "the answers do not say that they are old")
+        assert site.is_ready()
+        assert site.ask("POST", "/v1/events", {"events": [click]})[0] == 503
+        broker.start()
+        wait_for(lambda: age_s(site) < 2, [api], 60, "the API did not come back to the broker")
+        wait_for(lambda: site.ask("POST", "/v1/events", {"events": [click]})[0] == 202, [api], 60, "no event was taken")
 
         _, receipt = site.ask("DELETE", "/v1/users/u")
         wait_for(lambda: site.ask("GET", receipt["status_url"])[1]["done"], [api, worker], 30, "the API did not get there")
