@@ -38,7 +38,9 @@ NOW = now_ms()
 
 
 def settings(**api: Any) -> Settings:
-    return Settings(topics=TOPICS, step=StepSettings(), api=ApiSettings(**{"heartbeat_s": 0.2, **api}))
+    return Settings(
+        topics=TOPICS, step=StepSettings(), api=ApiSettings(**{"heartbeat_s": 0.2, "port": 0, "metrics_port": 0, **api})
+    )
 
 
 def new_log() -> Log:

@@ -19,11 +19,17 @@ from stream.api.problems import ApiError, problem_response
 from stream.api.routes import BODIES, ROUTES, Api
 from stream.metrics import Metrics
 
-PRIVATE: Final = {"Cache-Control": "private, no-cache", "Vary": "Authorization", "X-Content-Type-Options": "nosniff"}
+PRIVATE: Final = (
+    (b"cache-control", b"private, no-cache"),
+    (b"vary", b"Authorization"),
+    (b"x-content-type-options", b"nosniff"),
+)
+"""Headers of every answer, errors included: no cache may keep it for somebody else."""
+METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 
 
 class Observed(ASGIMiddleware):
-    """Counts and times answers by route, never by path, and bounds how long a body may take."""
+    """Adds the headers of every answer, counts and times answers by route, never by path, and bounds how long a body may take."""
 
     scopes = (ScopeType.HTTP,)
 
@@ -37,7 +43,9 @@ class Observed(ASGIMiddleware):
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 status[0] = HTTPStatus(message["status"])
-                route = f"{scope.get('method', '')} {scope.get('path_template', 'unknown')}"
+                message["headers"] = [*message["headers"], *PRIVATE]
+                method = scope.get("method")
+                route = f"{method if method in METHODS else 'other'} {scope.get('path_template', 'unknown')}"
                 self._metrics.counter("api_requests", route, str(int(status[0]))).inc()
                 self._metrics.histogram("api_request_seconds", route).observe(time.perf_counter() - began)
             await send(message)
@@ -81,7 +89,6 @@ def make_app(api: Api, metrics: Metrics) -> Litestar:
         guards=[door.admit],
         middleware=[Observed(metrics, settings.body_timeout_s)],
         exception_handlers={Exception: problem_response},
-        response_headers=PRIVATE,
         request_max_body_size=settings.max_body_bytes,
         openapi_config=openapi_config(),
         logging_config=None,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
+import socket
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stream.core.event_times import rule_of
 from stream.core.events import INPUTS
+from stream.errors import IsthmusError
 from stream.health import Beat, Health
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from stream.kafka.cluster.log_reader import LogReader
     from stream.metrics import Metrics
     from stream.services.startup import Startup
-    from stream.settings import Settings
+    from stream.settings import ApiSettings, Settings
 
 logger = logging.getLogger("isthmus")
 GRACE_S: Final = 2  # for answers in flight when the process ends
@@ -148,8 +151,6 @@ async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, said: Callable[
     own = api.settings
     config = uvicorn.Config(
         make_app(api, metrics),
-        host=own.host,
-        port=own.port,
         access_log=False,  # paths hold user ids
         log_config=None,
         server_header=False,
@@ -157,9 +158,12 @@ async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, said: Callable[
         ssl_certfile=own.tls_certificate,
         ssl_keyfile=own.tls_key,
     )
-    server, metrics_server = _server(config), metrics.serve(own.metrics_port, api.health)[0]
+    listening, server = _listen(own), _server(config)
+    metrics_server, _ = metrics.serve(own.metrics_port, api.health)
+    scheme, port = "https" if own.tls_certificate else "http", listening.getsockname()[1]
+    said(f"API at {scheme}://{own.host}:{port}")
     said(f"metrics and health at http://127.0.0.1:{metrics_server.server_port}/metrics, /livez, /readyz")
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
     stopped = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -169,6 +173,18 @@ async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, said: Callable[
         await serving
         metrics_server.shutdown()
         metrics_server.server_close()
+
+
+def _listen(own: ApiSettings) -> socket.socket:
+    """The bound port; uvicorn would end the process where it is taken."""
+    if own.tls_certificate is None and not ipaddress.ip_address(socket.gethostbyname(own.host)).is_loopback:
+        logger.warning("API keys cross the network in the clear: set api.tls_certificate, or let a proxy end TLS")
+    try:
+        return socket.create_server((own.host, own.port))
+    except OSError as error:
+        raise IsthmusError(
+            f"{own.host}:{own.port} cannot be listened on ({error.strerror}): choose another with --host and --port"
+        ) from error
 
 
 def _server(config: Any) -> Any:

@@ -84,8 +84,8 @@ def keys(environment: Mapping[str, str], *arguments: str) -> str:
 
 
 async def test_a_click_by_http_becomes_a_list_by_http(broker: LocalKafka, tmp_path: Path) -> None:
-    """A replica that was killed says what the topics say, one whose broker is away says how old it is, an erasure ends the list, and a
-    revoked key opens nothing.
+    """A replica that was killed says what the topics say, one whose broker is away says how old it is, an erasure ends the list,
+    and a revoked key opens nothing.
     """
     environment, port = variables(broker.bootstrap, tmp_path), free_port()
     records = [InputRecord("items", item, msgspec.json.encode(Item(item, item.title()))) for item in ITEMS]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 from stream.api.streams import Stream, stream_lists
 from stream.core.events import NATIVE_FORMAT_HEADER, Click, Erasure, Purchase, Transcript
 from stream.core.partitioner import partition_of
+from stream.errors import IsthmusError
 from stream.kafka.cluster.event_sink import OutgoingEvent
-from stream.services.api import now_ms
+from stream.metrics import Metrics
+from stream.services.api import now_ms, serve
 from tests import api
 from tests.api import ITEMS, NOW, PARTITIONS, TOPICS, Replica, replica
 
@@ -226,6 +229,35 @@ async def test_streams_over_http_have_their_type_and_their_bound(tmp_path: Path)
         refused = await started.get("/v1/users/u/events")
         assert refused.status_code == 503
         assert refused.headers["Retry-After"] == "5"
+
+
+async def test_a_client_that_goes_away_ends_its_stream(running: Replica) -> None:
+    """Over a real connection: the first list comes at once, and nothing of the stream is left behind."""
+    said: list[str] = []
+    stop, changes = asyncio.Event(), running.parts.api.changes
+    serving = asyncio.create_task(serve(running.parts.api, Metrics(), stop, said.append))
+    async with asyncio.timeout(10):
+        while not said:
+            await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(said[0].rsplit(":", 1)[1]))
+        credential = running.client.headers["Authorization"]
+        writer.write(f"GET /v1/users/u/events HTTP/1.1\r\nHost: x\r\nAuthorization: {credential}\r\n\r\n".encode())
+        assert b"text/event-stream" in await reader.readuntil(b"\r\n\r\n")
+        await reader.readuntil(b"event: list")
+        assert changes.open == 1
+        writer.close()
+        while changes.open:
+            await asyncio.sleep(0.01)
+        stop.set()
+        await serving
+
+
+async def test_a_port_that_is_taken_is_said(running: Replica) -> None:
+    """With what to do; the process does not end without a word."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        own = running.parts.api.settings.model_copy(update={"port": taken.getsockname()[1]})
+        with pytest.raises(IsthmusError, match="--port"):
+            await serve(msgspec.structs.replace(running.parts.api, settings=own), Metrics(), asyncio.Event())
 
 
 async def test_a_thousand_streams_each_get_their_own_change_once(running: Replica) -> None:
