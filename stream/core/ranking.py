@@ -137,6 +137,8 @@ class PostFilter:
         if self._unranked is None:
             offered = self._catalogue.offered_at(self._moment_ms)
             self._unranked = [item for item in offered if item not in self._positions]
+        if not self._unranked:
+            return []
         return list(islice((item for item in self._unranked if item not in blocked), count))
 
 

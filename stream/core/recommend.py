@@ -17,7 +17,7 @@ import numpy as np
 
 from stream.core import limits
 from stream.core.cloud_events import cloud_event
-from stream.core.interactions import Interaction, Session
+from stream.core.interactions import Interaction, Session, readable_interactions
 from stream.core.outputs import (
     CauseTimes,
     Fallback,
@@ -110,7 +110,8 @@ def recommend(
 def represent(users: Sequence[UserState], ranker: Ranker | None) -> tuple[Rows, list[Modalities]]:
     """The users' representations, (n, width), and what each is based on. Brings their cached prefixes up to date."""
     rows = _prefix_rows(users, ranker)
-    tails = [readable_by(ranker, user.head.tail) for user in users]
+    text_model, sessions = (None, False) if ranker is None else (ranker.text_model, ranker.reads_sessions)
+    tails = [readable_interactions(user.head.tail, text_model, sessions=sessions) for user in users]
     supports = [_add_support(user.head.prefix, tail) for user, tail in zip(users, tails, strict=True)]
     return (rows if ranker is None else _advance(ranker, rows, tails)), supports
 

@@ -30,17 +30,19 @@ def folder_of(settings: Settings) -> Path:
 
 
 def with_stand_in(settings: Settings, texts: Iterable[str], folder: Path) -> Settings:
-    """Writes a text model into `folder` whose keywords are the words of `texts`, and returns settings that name it.
+    """Returns settings that name a text model. Unless they do already, it is written into `folder`, see `write_stand_in`."""
+    if settings.encoder.text_model is not None:
+        return settings
+    write_stand_in(default_folder(settings.cache_dir), texts, folder)
+    return with_changes(settings, "encoder", text_model=folder)
 
-    A text model that the settings name already is kept.
-    """
+
+def write_stand_in(source: Path, texts: Iterable[str], folder: Path) -> None:
+    """Writes a text model into `folder`: the encoder of `source`, and the words of `texts` as keywords."""
     from stream.text.keywords import standing_in
     from stream.text.model import with_keywords
 
-    if settings.encoder.text_model is not None:
-        return settings
-    with_keywords(default_folder(settings.cache_dir), folder, standing_in(texts))
-    return with_changes(settings, "encoder", text_model=folder)
+    with_keywords(source, folder, standing_in(texts))
 
 
 def keywords_from_transcripts(path: Path, min_users: int, exclude: Path | None, say: Callable[[str], None]) -> Keywords:

@@ -36,6 +36,8 @@ def mistaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("train --examples cut", "cut is not a file of training examples, or was cut short (number 100"),
         ("train --examples examples --resume mine.txt", "'--resume': "),
         ("train --examples examples --seed -1", "'--seed': "),
+        ("train --examples examples --data world", "--examples and --data both say what to train on"),
+        ("train --data world --items a", "--items goes with --examples"),
         ("benchmark --data world --out r.json", "encoder.onnx is missing): make one with `isthmus text-model import`"),
     ],
 )

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from stream.cli.main import app
 from stream.core.events import EncodedCall, Reason, Sentence, Source, Transcript
 from stream.core.records import Batch, PlainRecord
 from stream.services.text_models import default_folder, with_stand_in
@@ -19,6 +21,7 @@ from stream.text.encode_stage import Encoded, encode_batch
 from stream.text.export_onnx import PACKAGED, import_encoder
 from stream.text.keywords import MOST, Keywords, keywords_of, standing_in
 from stream.text.model import TextModel, with_keywords
+from training.datasets.synthetic.write_tables import write_tables
 
 START = 1_700_000_000_000
 
@@ -169,6 +172,31 @@ def test_a_text_model_stands_in_with_words_of_its_own_until_one_is_chosen(tmp_pa
     assert made.encoder.text_model is not None
     assert TextModel(made.encoder.text_model).keywords.listed == ("car", "car insurance", "insurance")
     assert with_stand_in(made, ["Boat"], tmp_path / "other") is made
+
+
+def test_a_command_that_writes_a_text_model_writes_it_whatever_the_settings_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `encoder.text_model` set, `stand-in --out` wrote nothing and ended with 0; so did `import --out` into a full folder."""
+    write_tables(tmp_path / "world", 20, 0)
+    monkeypatch.setenv("ISTHMUS_ENCODER__TEXT_MODEL", str(tmp_path / "mine"))
+    command = ["text-model", "stand-in", "--data", str(tmp_path / "world"), "--out"]
+    assert CliRunner().invoke(app, [*command, str(tmp_path / "first")]).exit_code == 0
+    assert TextModel(tmp_path / "first").keywords.listed
+    again = CliRunner().invoke(app, [*command, str(tmp_path / "second"), "--source", str(tmp_path / "nothing")])
+    assert "is not a text model" in str(again.exception)
+    assert not (tmp_path / "second" / "manifest.json").exists()
+
+
+def test_an_import_into_a_folder_that_holds_a_text_model_says_so(tmp_path: Path) -> None:
+    """It keeps what set-up would import, and refuses where something else was asked for."""
+    with_keywords(default_folder(Settings().cache_dir), tmp_path / "m", Keywords(["car"]))
+    arguments = ["text-model", "import", "--out", str(tmp_path / "m")]
+    kept = CliRunner().invoke(app, arguments)
+    assert (kept.exit_code, "is kept; --force exports it again" in kept.output) == (0, True)
+    for other in (["--precision", "float32"], ["another-encoder"]):
+        refused = CliRunner().invoke(app, [*arguments[:2], *other, *arguments[2:]])
+        assert "--force replaces it" in str(refused.exception)
 
 
 def test_another_keyword_list_is_another_text_model(model: TextModel, tmp_path: Path) -> None:

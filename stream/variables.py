@@ -1,0 +1,40 @@
+"""Environment variables that look like settings and are none: nobody reads them, so that a misspelt one would go unnoticed.
+
+They are named and never refused, because others set some, too: Kubernetes does for every service of the namespace.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Final
+
+PREFIX: Final = "ISTHMUS_"
+OTHER_VARIABLES: Final = ("ISTHMUS_CONFIG", "ISTHMUS_KAFKA_JARS")
+"""Variables that are read and no settings: the settings file, and the folder of a local broker's jars."""
+
+_KUBERNETES: Final = re.compile(r"ISTHMUS_(\w+_)?((SERVICE_PORT(_\w+)?|SERVICE_HOST|PORT_\d+_\w+)=.*|PORT=\w+://.*)")
+"""What Kubernetes sets for a service whose name begins with "isthmus", as NAME=VALUE."""
+
+
+def unread_variables(environment: Mapping[str, str], known: Mapping[str, bool]) -> dict[str, str | None]:
+    """Returns the variables that nobody reads, each with the nearest name that exists.
+
+    `known`: the variables of the settings, and whether each may go on with the keys of a table.
+    """
+    nearest_of = {name.removeprefix(PREFIX): name for name in (*known, *OTHER_VARIABLES)}
+    tables = tuple(f"{name}__" for name, is_table in known.items() if is_table)
+    unread = {}
+    for name, value in environment.items():
+        upper = name.upper()
+        is_read = upper in known or upper in OTHER_VARIABLES or upper.startswith(tables)
+        if upper.startswith(PREFIX) and not is_read and not _KUBERNETES.fullmatch(f"{upper}={value}"):
+            nearest = get_close_matches(upper.removeprefix(PREFIX), nearest_of, n=1)
+            unread[name] = nearest_of[nearest[0]] if nearest else None
+    return unread
+
+
+def warnings_of(unread: Mapping[str, str | None]) -> Iterable[str]:
+    """Yields a line for each variable that nobody reads."""
+    for name, nearest in unread.items():
+        hint = f"did you mean {nearest}?" if nearest else "`isthmus settings` prints those that exist"
+        yield f"nobody reads the variable {name}: {hint}"
