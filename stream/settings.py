@@ -1,8 +1,8 @@
 """Every setting, declared once. Values come from `isthmus.toml` in the working directory (or ISTHMUS_CONFIG), and from ISTHMUS_*
 variables, which win over the file.
 
-`ISTHMUS_KAFKA__BOOTSTRAP` is `bootstrap` of section `[kafka]`. Only the command line reads them, once. An unknown name in the file is
-an error; an unknown variable has no effect and is named (`stream.variables`).
+`ISTHMUS_KAFKA__BOOTSTRAP` is `bootstrap` of section `[kafka]`. Only the command line reads them, once. An unknown name in the file
+is an error; an unknown variable has no effect and is named (`stream.variables`).
 """
 
 import os
