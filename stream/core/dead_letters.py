@@ -1,6 +1,8 @@
 """Dead letters: what could not be used, why, and where it is stored; and when there are too many of them.
 
-A dead letter can be built and sent whatever the record contains.
+A dead letter can be built and sent whatever the record contains. Who rejects: `stream.core.parsing.parse` what cannot be read,
+`stream.core.step` (`_admit`, `_unusable`) what cannot be used, `stream.core.poison` what makes the step raise, and
+`stream.text.encode_stage` transcripts.
 """
 
 from collections import Counter, deque
@@ -11,7 +13,7 @@ import msgspec
 
 from stream.core import limits
 from stream.core.cloud_events import cloud_event
-from stream.core.events import Rejection
+from stream.core.events import TEXT_SOURCES, Rejection, Source
 from stream.core.outputs import DeadLetter, Origin, Output
 from stream.core.records import Coordinates, Record
 from stream.core.unreadable import UnreadableValue
@@ -22,11 +24,12 @@ _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(DeadLetter).decode
 
 
-def dead_letter(origin: Coordinates, record: Record, rejection: Rejection, *, with_original: bool = True) -> Output:
+def dead_letter(source: Source, origin: Coordinates, record: Record, rejection: Rejection) -> Output:
     """The dead letter of a record. Its key "topic/epoch/partition/offset" makes a repeated one the same.
 
-    Without the original (transcripts) it contains no key and no headers either, because any of them may quote the text.
+    Without original, key and headers if the input carries text (`InputTopic.carries_text`): any of them may quote it.
     """
+    with_original = source not in TEXT_SOURCES
     name = "/".join(map(str, origin))
     value = record.value or b""
     whole = value.original if isinstance(value, UnreadableValue) else value

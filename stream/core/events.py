@@ -266,6 +266,7 @@ class InputTopic:
         content_type: `JSON` or `MSGPACK`.
         record_bytes: Largest record; None: the broker's default.
         earliest: Events before this day (UTC) are implausible, unless a setting changes it.
+        carries_text: Whether its records hold what people said, or features of it. Then its dead letters hold coordinates only.
     """
 
     role: str
@@ -277,6 +278,7 @@ class InputTopic:
     content_type: str = JSON
     record_bytes: int | None = None
     earliest: date = date(2000, 1, 1)
+    carries_text: bool = False
 
 
 _CENTURY: Final = date(1900, 1, 1)  # contracts and decisions are older than websites
@@ -289,6 +291,7 @@ INPUTS: Final = (
         source=Source.CALL,
         is_step_input=False,
         record_bytes=limits.TRANSCRIPT_BYTES,
+        carries_text=True,
     ),
     InputTopic(
         role="encoded_calls",
@@ -297,6 +300,7 @@ INPUTS: Final = (
         source=Source.CALL,
         is_derived=True,
         content_type=MSGPACK,
+        carries_text=True,
     ),
     InputTopic(role="purchases", default_name="purchases", event_type=Purchase, source=Source.PURCHASE, earliest=_CENTURY),
     InputTopic(
@@ -307,6 +311,8 @@ INPUTS: Final = (
 """Every input topic, declared once. Settings, topics, decoders, field mappings, replay and the reference pages follow from it."""
 
 STEP_INPUTS: Final = tuple(row for row in INPUTS if row.is_step_input)
+TEXT_SOURCES: Final = frozenset(row.source for row in INPUTS if row.carries_text)
+"""Sources whose dead letters hold no original."""
 
 
 def to_milliseconds(moment: datetime | int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from stream.core.dead_letters import dead_letter
-from stream.core.events import EncodedCall, Reason, Rejection, Source
+from stream.core.events import EncodedCall, Reason, Rejection
 from stream.core.outputs import Outcome
 from stream.core.parsing import parse
 from stream.core.ranking import Catalogue, Ranker
@@ -44,8 +44,9 @@ def step_many_isolating_poison(
     except INFRASTRUCTURE_ERRORS:
         raise
     except Exception:  # noqa: BLE001  (a bug is what this is for)
-        retry = step_isolating_poison if len(inputs) > 1 else _step_by_halves
-        return [retry(*part, ranker, catalogue, config) for part in inputs]
+        if len(inputs) == 1:
+            return [_step_by_halves(*inputs[0], ranker, catalogue, config)]
+        return [step_isolating_poison(*part, ranker, catalogue, config) for part in inputs]
 
 
 def _step_by_halves(batch: Batch, states: StateStore, ranker: Ranker | None, catalogue: Catalogue, config: StepConfig) -> Outcome:
@@ -55,11 +56,10 @@ def _step_by_halves(batch: Batch, states: StateStore, ranker: Ranker | None, cat
     def attempt(records: Sequence[Record]) -> None:
         _merge(merged, step(batch._replace(records=records), layered, ranker, catalogue, config))
 
-    is_call = batch.source is Source.CALL
     for record, error in isolate_failures(batch.records, attempt):
-        event = parse(batch.source, record.value) if is_call else None
+        event = parse(batch.source, record.value)  # of an encoded call: its origin
         origin = coordinates_of(record, event if isinstance(event, EncodedCall) else None, batch)
-        merged.dead_letters.append(dead_letter(origin, record, Rejection(Reason.POISON, error), with_original=not is_call))
+        merged.dead_letters.append(dead_letter(batch.source, origin, record, Rejection(Reason.POISON, error)))
         merged.counts["events", batch.source, "dead_letter"] += 1
         merged.counts["dead_letters", Reason.POISON] += 1
     return merged

@@ -142,10 +142,13 @@ def _admit(record: Record, context: _Context) -> UserEvent | None:
     if (mapper is not None or unit is not TimeUnit.MILLISECONDS) and is_native(record.headers):
         mapper, unit = None, TimeUnit.MILLISECONDS
     event = parse(context.batch.source, record.value, mapper, unit)
-    rejection = event if isinstance(event, Rejection) else key_rejection(record.key, event.user_id)
+    if isinstance(event, Rejection):
+        _reject(record, None, event, context)
+        return None
+    rejection = key_rejection(record.key, event.user_id)
     if rejection is None:
-        return event  # type: ignore[return-value]
-    _reject(record, event if isinstance(event, EncodedCall) else None, rejection, context)
+        return event
+    _reject(record, event, rejection, context)
     return None
 
 
@@ -251,6 +254,6 @@ def _is_duplicate(head: Head, hashed_id: bytes) -> bool:
 def _reject(record: Record, event: UserEvent | None, rejection: Rejection, context: _Context) -> None:
     batch, outcome = context.batch, context.outcome
     origin = coordinates_of(record, event, batch)
-    outcome.dead_letters.append(dead_letter(origin, record, rejection, with_original=batch.source is not Source.CALL))
+    outcome.dead_letters.append(dead_letter(batch.source, origin, record, rejection))
     outcome.counts["events", batch.source, "dead_letter"] += 1
     outcome.counts["dead_letters", rejection.reason] += 1

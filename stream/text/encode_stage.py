@@ -117,7 +117,7 @@ def _encode_all(batch: Batch, model: TextModel, form: TranscriptFormat) -> Encod
 
 
 def _bury(batch: Batch, record: Record, rejection: Rejection, encoded: Encoded) -> None:
-    encoded.dead_letters.append(dead_letter(batch.coordinates(record), record, rejection, with_original=False))
+    encoded.dead_letters.append(dead_letter(batch.source, batch.coordinates(record), record, rejection))
     encoded.counts["encoder_transcripts", "dead_letter"] += 1
     encoded.counts["dead_letters", rejection.reason] += 1
 

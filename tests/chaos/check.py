@@ -284,4 +284,5 @@ def is_planted(record: Record) -> bool:
 
 
 def letter_key(place: Coordinates, record: Record) -> bytes:
-    return dead_letter(place, PlainRecord(record.offset, record.timestamp, None, None), Rejection(Reason.INVALID, "")).key
+    stand_in = PlainRecord(record.offset, record.timestamp, None, None)
+    return dead_letter(Source.CLICK, place, stand_in, Rejection(Reason.INVALID, "")).key

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from stream.cli.main import app
 from stream.core import limits
 from stream.core.dead_letters import dead_letter
-from stream.core.events import Click, Reason, Rejection
+from stream.core.events import Click, Reason, Rejection, Source
 from stream.core.partitioner import partition_of
 from stream.core.records import Coordinates, PlainRecord
 from stream.kafka.cluster import dead_letter_replay
@@ -123,7 +123,8 @@ def bury(bootstrap: str, *, reason: Reason, offset: int, value: bytes | None, ke
     epoch = topic_epochs(bootstrap, [topic or TOPICS.clicks])[topic or TOPICS.clicks]
     record = PlainRecord(offset, START_MS + offset, key, value, (("trace", b"t1"),))
     origin = Coordinates(topic or TOPICS.clicks, epoch, 0, offset)
-    letter = dead_letter(origin, record, Rejection(reason, "because"), with_original=topic != TOPICS.transcripts)
+    source = Source.CALL if topic == TOPICS.transcripts else Source.CLICK
+    letter = dead_letter(source, origin, record, Rejection(reason, "because"))
     producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
     producer.send(TOPICS.dead_letters, key=letter.key, value=letter.value, partition=0).get(10)
     producer.close()
@@ -140,9 +141,8 @@ def test_transcripts_are_shown_and_replayed_from_their_origin_while_it_retains_t
     names = []
     for offset in range(2):
         record = PlainRecord(offset, START_MS, b"u", text)
-        letter = dead_letter(
-            Coordinates(TOPICS.transcripts, epoch, place, offset), record, Rejection(Reason.POISON, "x"), with_original=False
-        )
+        origin = Coordinates(TOPICS.transcripts, epoch, place, offset)
+        letter = dead_letter(Source.CALL, origin, record, Rejection(Reason.POISON, "x"))
         producer.send(TOPICS.dead_letters, key=letter.key, value=letter.value).get(10)
         names.append(letter.key.decode())
     producer.close()

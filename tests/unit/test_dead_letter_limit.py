@@ -3,7 +3,7 @@
 import pytest
 
 from stream.core.dead_letters import DeadLetterLimit, dead_letter
-from stream.core.events import Reason, Rejection
+from stream.core.events import Reason, Rejection, Source
 from stream.core.outputs import Output
 from stream.core.records import Coordinates, PlainRecord
 
@@ -11,7 +11,8 @@ from stream.core.records import Coordinates, PlainRecord
 def letters(count: int) -> list[Output]:
     rejection = Rejection(Reason.MAPPING, "could not be read (KeyError)")
     return [
-        dead_letter(Coordinates("clicks", 1, 0, offset), PlainRecord(offset, 0, b"u", b"{}"), rejection) for offset in range(count)
+        dead_letter(Source.CLICK, Coordinates("clicks", 1, 0, offset), PlainRecord(offset, 0, b"u", b"{}"), rejection)
+        for offset in range(count)
     ]
 
 

@@ -188,7 +188,7 @@ def test_a_dead_letter_of_a_value_that_is_not_whole_holds_none() -> None:
 def _letter(record: Any, rejection: Rejection) -> DeadLetter:
     import msgspec
 
-    output = dead_letter(Coordinates("clicks", 1, 0, record.offset), record, rejection)
+    output = dead_letter(Source.CLICK, Coordinates("clicks", 1, 0, record.offset), record, rejection)
     assert output.value is not None
     return msgspec.json.decode(output.value, type=DeadLetter)
 
