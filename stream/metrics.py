@@ -65,9 +65,10 @@ DECLARED: Final[dict[str, Declared]] = {
         Counter, "events older than the newest of their user, within or beyond the allowed lateness", ("source", "extent")
     ),
     "recommendations": Declared(Counter, "lists that were sent, or suppressed because nothing had changed", ("outcome",)),
-    "examples": Declared(Counter, "training examples: first, revised, erased", ("kind",)),
+    "examples": Declared(Counter, "training examples: first, revised, sent again unchanged (resent), erased", ("kind",)),
     "purchases_without_interactions": Declared(Counter, "purchases without an example, because no interaction came before them"),
     "beyond_bounds": Declared(Counter, "late events whose position in the history was no longer kept", ("kind",)),
+    "erasures_without_effect": Declared(Counter, "erasures of users of whom nothing is as old as the erasure's time"),
     "foreign_text_model": Declared(Counter, "calls encoded with another text model than the served model needs"),
     "epoch_changes": Declared(Counter, "first events of users in a recreated topic", ("source",)),
     "purchases": Declared(Counter, "purchases, by the last list sent before them (unserved: none was sent)", _JUDGED),

@@ -15,7 +15,7 @@ from stream.api.api_keys import ApiKey, Scope, encode_api_key, make_api_key
 from stream.api.app import make_app
 from stream.api.rocksdb_store import RocksDBStore
 from stream.core.events import Item
-from stream.core.interactions import Session
+from stream.core.kept_interactions import KeptSession
 from stream.core.outputs import Cause, Modalities, ModelName, Output, RankedItem, Recommendation
 from stream.core.partitioner import partition_of
 from stream.core.state import Facts, Head, KeptPurchase, encode_state
@@ -76,7 +76,7 @@ def put_list(log: Log, user: str, items: Sequence[str] = ITEMS[:5], reserve: Seq
 
 
 def put_state(log: Log, user: str, owned: Sequence[str] = (), excluded: Sequence[str] = (), term: int = 1) -> None:
-    tail = [Session(NOW, NOW, "", "\x1fsecret-tag", b"\x00" * 8, b"\x01\x00")]
+    tail = [KeptSession(NOW, NOW, "", "\x1fsecret-tag", b"\x00" * 8, b"\x01\x00")]
     head = Head(owned=tuple(owned), excluded=tuple(excluded), newest_at=NOW, tail=list(tail))
     facts = Facts(purchases=[KeptPurchase(NOW, "p", True, tuple(owned))] if owned else [])
     for key, record in ((b"h", head), (b"f", facts)):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from stream.core.announcements import ModelAnnouncement
+from stream.core.examples import fingerprint
 from stream.core.outputs import TrainingExample
 from stream.errors import IsthmusError
 from training.training_run import RunResult
@@ -64,18 +65,18 @@ def retrain(
 
     `run` may raise StoppedError between two epochs once `stop` is set.
     """
-    trained_on: frozenset[tuple[str, str, int]] | None = None
+    trained_on: frozenset[bytes] | None = None
     while not stop.is_set():
         started = time.monotonic()
         try:
             announcer.catch_up()
             examples = load()
-            revisions = revisions_of(examples)
-            if revisions == trained_on:
+            contents = contents_of(examples)
+            if contents == trained_on:
                 logger.info("nothing new since the last run")
             else:
                 result = run(examples)
-                trained_on = revisions
+                trained_on = contents
                 logger.info("%s", result.reason)
                 announcer.announce(result)
         except StoppedError:
@@ -88,9 +89,12 @@ def retrain(
         stop.wait(max(0.0, every_s - (time.monotonic() - started)))
 
 
-def revisions_of(examples: Sequence[TrainingExample]) -> frozenset[tuple[str, str, int]]:
-    """Returns what changes whenever an example is added, revised or erased."""
-    return frozenset((example.user_id, example.purchase_id, example.revision) for example in examples)
+def contents_of(examples: Sequence[TrainingExample]) -> frozenset[bytes]:
+    """Returns hashes that change whenever an example is added, erased, or gets another content.
+
+    Revisions are no help: after a worker's crash, one revision may stand for two contents, or a later record have a lower one.
+    """
+    return frozenset(map(fingerprint, examples))
 
 
 def _consequence(announcer: Announcer) -> str:

@@ -1,5 +1,7 @@
 """What the read side keeps of a user's state records: the post filter and counts, but no click, no tag and no vector."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from stream.core.interactions import Interaction, Session
@@ -72,6 +74,6 @@ def _facts_summary(value: bytes) -> FactsSummary:
     )
 
 
-def _count(interactions: list[Interaction]) -> tuple[int, int]:
+def _count(interactions: Sequence[Interaction]) -> tuple[int, int]:
     sessions = sum(isinstance(interaction, Session) for interaction in interactions)
     return sessions, len(interactions) - sessions

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from stream.core import limits
 from stream.core.tokens import SEPARATOR
@@ -82,7 +82,7 @@ class Click(msgspec.Struct, frozen=True, gc=False):
         user_id: The user; also the record's key.
         occurred_at: When it happened.
         tags: Action tags: section, object, type and the like.
-        event_id: The producer's id; a repeated one is dropped. Without it: a hash of the record's coordinates.
+        event_id: The producer's id. The same id and time again is a duplicate. Without it: a hash of the record's coordinates.
         session_id: Explicit session; without one a session ends after a gap without clicks (`step.session_gap_s`).
     """
 
@@ -119,10 +119,9 @@ class Transcript(msgspec.Struct, frozen=True):
         conversation_id: The call.
         started_at: When the call, or this piece, began.
         sentences: What was said, in order.
-        event_id: The producer's id; a repeated one is dropped. Without it: a hash of the record's coordinates.
+        event_id: The producer's id. Of one id in a conversation, the newest counts. Without it: a hash of the record's coordinates.
         ended_at: When it ended; without it: the last sentence's time, or else `started_at`.
-        piece: Number of the piece; not used.
-        final: Whether this is the last piece; not used.
+        piece: Number of the piece within the call: identifies it if there is no `event_id`.
     """
 
     user_id: UserId
@@ -132,7 +131,6 @@ class Transcript(msgspec.Struct, frozen=True):
     event_id: Id | None = None
     ended_at: Timestamp | None = None
     piece: int | None = None
-    final: bool | None = None
 
 
 class Purchase(msgspec.Struct, frozen=True, gc=False):
@@ -142,7 +140,7 @@ class Purchase(msgspec.Struct, frozen=True, gc=False):
         user_id: The user; also the record's key.
         occurred_at: When it happened.
         items: Item ids.
-        event_id: The producer's id; a repeated one is dropped. Without it: a hash of the record's coordinates.
+        event_id: The producer's id. Items of one id, action and time unite. Without it: a hash of the record's coordinates.
         action: What happened to the items; a cancelled item is no longer owned.
     """
 
@@ -160,7 +158,7 @@ class Eligibility(msgspec.Struct, frozen=True, gc=False):
         user_id: The user; also the record's key.
         occurred_at: When the list became valid.
         excluded: Item ids.
-        event_id: The producer's id; a repeated one is dropped. Without it: a hash of the record's coordinates.
+        event_id: The producer's id. The same id and time again is a duplicate. Without it: a hash of the record's coordinates.
     """
 
     user_id: UserId
@@ -174,12 +172,12 @@ class Erasure(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         user_id: The user; also the record's key.
-        occurred_at: Everything up to this time is forgotten.
-        event_id: The producer's id; a repeated one is dropped. Without it: a hash of the record's coordinates.
+        occurred_at: Everything up to this time is forgotten; without it: up to the record's Kafka timestamp.
+        event_id: The producer's id. Without it: a hash of the record's coordinates.
     """
 
     user_id: UserId
-    occurred_at: Timestamp
+    occurred_at: Timestamp | None = None
     event_id: Id | None = None
 
 
@@ -223,6 +221,7 @@ class EncodedCall(msgspec.Struct, frozen=True):
         origin_partition: Partition of the transcript.
         origin_offset: Offset of the transcript.
         has_event_id: Whether the producer gave the transcript its id.
+        piece: As in the transcript; absent without one.
     """
 
     user_id: UserId
@@ -239,6 +238,7 @@ class EncodedCall(msgspec.Struct, frozen=True):
     origin_partition: int
     origin_offset: Annotated[int, Meta(ge=0)]
     has_event_id: bool = True
+    piece: int | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         if SEPARATOR in "".join(self.keywords):

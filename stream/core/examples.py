@@ -9,7 +9,7 @@ from hashlib import blake2b
 import msgspec
 
 from stream.core import history, limits
-from stream.core.interactions import Conversation, Interaction, Session, session_of
+from stream.core.interactions import Conversation, Interaction, Session, conversation_of, session_of
 from stream.core.outputs import EventType, TrainingExample, encode_example
 from stream.core.ranking import Catalogue
 from stream.core.state import Facts, KeptPurchase
@@ -51,6 +51,16 @@ def post_filter_at(moment: int, facts: Facts, catalogue: Catalogue) -> tuple[str
     return tuple(sorted({*owned, *history.excluded_at(facts.eligibility, moment), *withdrawn}))
 
 
+def is_newest_of_id(purchase: KeptPurchase, facts: Facts) -> bool:
+    """Whether an example under the purchase's id is this purchase's: of several purchases of one id, the newest."""
+    if any(at > purchase.occurred_at for at, purchase_id in facts.example_ids if purchase_id == purchase.purchase_id):
+        return False
+    return not any(
+        other.bought and other.purchase_id == purchase.purchase_id and other.occurred_at > purchase.occurred_at
+        for other in facts.purchases
+    )
+
+
 def is_complete(example: TrainingExample, facts: Facts) -> bool:
     """Whether the state still contains all that the example must show: nothing evicted belonged to the last 10 interactions."""
     return facts.evicted.newest_started_at < 0 or len(example.interactions) == limits.WINDOW
@@ -62,9 +72,9 @@ def fingerprint(example: TrainingExample) -> bytes:
 
 
 def canonical(interaction: Interaction) -> Interaction:
-    """The interaction in a form that does not depend on the order in which its events arrived."""
+    """The interaction without ids, in a form that does not depend on the order in which its events arrived."""
     if isinstance(interaction, Conversation):
-        return interaction
+        return conversation_of(interaction.parts, interaction.conversation_id)
     older = tuple(sorted(interaction.older_tags()))
     return session_of(interaction.clicks(), interaction.session_id, older, interaction.started_at)
 

@@ -6,12 +6,13 @@ through `history`, over the whole of it. Both give the same result.
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import assert_never
 
 import msgspec
 import numpy as np
 
 from stream.core import examples, history, limits
+from stream.core.duplicates import click_of, find_conversation, part_identity
 from stream.core.events import (
     Click,
     Eligibility,
@@ -21,15 +22,14 @@ from stream.core.events import (
     UserEvent,
     to_milliseconds,
 )
-from stream.core.interactions import Conversation, Part, Session, Tags
+from stream.core.interactions import Part
+from stream.core.kept_interactions import KeptConversation, KeptInteraction, KeptSession, hash_id
 from stream.core.live_hit_rate import count_hits
-from stream.core.outputs import Cause, Count, Output, encode_example, example_key
+from stream.core.outputs import Cause, Count, Output, TrainingExample, encode_example, example_key
 from stream.core.ranking import Catalogue, Ranker
-from stream.core.state import EligibilityList, Evicted, KeptPurchase, newest_erasure
+from stream.core.state import NEVER_ERASED, EligibilityList, Evicted, Facts, KeptPurchase, newest_erasure
 from stream.core.tokens import join_tokens
 from stream.core.user_state import UserState
-
-_NO_ACTION: Final = (-(2**63), False)  # purchases may lie before 1970
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,14 @@ class FoldContext:
         ranker: The served model; None before the first.
         gap_ms: A session ends after this long without a click.
         counts: Counters of the batch's outcome, incremented in place.
+        is_redelivery: Whether the batch may be a redelivery, so that the newest example in the topic may not be the state's.
     """
 
     catalogue: Catalogue
     ranker: Ranker | None
     gap_ms: int
     counts: Counter[Count]
+    is_redelivery: bool = False
 
 
 def fold_event(user: UserState, event: UserEvent, cause: Cause, context: FoldContext) -> None:
@@ -67,9 +69,11 @@ def fold_event(user: UserState, event: UserEvent, cause: Cause, context: FoldCon
             assert_never(event)
 
 
-def event_moment(event: UserEvent) -> int:
-    """When an event happened, ms; for a part of a call, when it ended."""
-    return event.ended_at if isinstance(event, EncodedCall) else to_milliseconds(event.occurred_at)
+def event_moment(event: UserEvent, broker_ms: int) -> int:
+    """When an event happened, ms: a part of a call when it ended, an erasure without a time when the broker received it."""
+    if isinstance(event, EncodedCall):
+        return event.ended_at
+    return broker_ms if event.occurred_at is None else to_milliseconds(event.occurred_at)
 
 
 def is_usable(call: EncodedCall) -> bool:
@@ -81,28 +85,48 @@ def is_usable(call: EncodedCall) -> bool:
 
 
 def erase_example(user: UserState, purchase_id: str, context: FoldContext) -> None:
-    """Sends a tombstone for a training example, whether or not there was one."""
+    """Sends a tombstone for a training example, whether or not there was one; or the example of a kept purchase of the same id."""
+    facts = user.load_facts()
+    same_id = [index for index, kept in enumerate(facts.purchases) if kept.bought and kept.purchase_id == purchase_id]
+    if same_id:
+        _emit_examples(user, same_id, context, is_erasure=True)
+    else:
+        _send_tombstone(user, purchase_id, context)
+
+
+def _send_tombstone(user: UserState, purchase_id: str, context: FoldContext) -> None:
     context.counts["examples", "erased"] += 1
     user.examples[purchase_id] = Output(example_key(user.user_id, purchase_id), None)
 
 
-def _fold_click(user: UserState, click: Click, at: int, context: FoldContext) -> None:
-    session_id = click.session_id or ""
-    if at >= user.head.newest_purchase_at and _extends_session(user, at, click.tags, session_id, context.gap_ms):
+def _fold_click(user: UserState, event: Click, at: int, context: FoldContext) -> None:
+    click = click_of(event, at)
+    if at >= user.head.newest_purchase_at and _extends_session(user, click, context.gap_ms):
         return
-    if not user.settle(history.with_click(user.load_interactions(), at, click.tags, session_id, context.gap_ms), context.gap_ms):
+    evicted = user.load_facts().evicted
+    interactions = history.with_click(user.load_interactions(), click, context.gap_ms, evicted)
+    if _settle(user, interactions, context):
+        _revise_examples(user, at, context)
+
+
+def _settle(user: UserState, interactions: list[KeptInteraction] | None, context: FoldContext) -> bool:
+    """Replaces the history; None leaves it as it is. Counts what is beyond the bounds. Returns whether anything has changed."""
+    if interactions is None or interactions == user.load_interactions():
         context.counts["beyond_bounds", "interaction"] += 1
-    _revise_examples(user, at, context)
+        return False
+    if not user.settle(interactions, context.gap_ms):
+        context.counts["beyond_bounds", "interaction"] += 1
+    return True
 
 
-def _extends_session(user: UserState, at: int, tags: Tags, session_id: str, gap_ms: int) -> bool:
+def _extends_session(user: UserState, click: history.NewClick, gap_ms: int) -> bool:
     """The fast path: the click joins a session of the tail without reordering the history or joining two sessions."""
     tail = user.head.tail
     for index in range(len(tail) - 1, -1, -1):
         session = tail[index]
-        if isinstance(session, Session) and history.belongs(at, session_id, session, gap_ms):
-            if at >= session.started_at:
-                tail[index] = session.with_click(at, tags)
+        if isinstance(session, KeptSession) and history.belongs(click.at, click.session_id, session, gap_ms):
+            if click.at >= session.started_at:
+                tail[index] = session.with_click(click.at, click.tags, click.hashed_id)
                 return True
             return False
     return False
@@ -111,12 +135,20 @@ def _extends_session(user: UserState, at: int, tags: Tags, session_id: str, gap_
 def _fold_call(user: UserState, call: EncodedCall, context: FoldContext) -> None:
     if context.ranker is not None and context.ranker.text_model not in (None, call.text_model):
         context.counts["foreign_text_model",] += 1
-    part = _part_of(call)
-    if part.ended_at >= user.head.newest_purchase_at and _extends_conversation(user, part, call.conversation_id):
+    new = history.NewPart(_part_of(call), call.conversation_id, part_identity(call))
+    moment = min(call.ended_at, _end_of_replaced(user, new))
+    if moment >= user.head.newest_purchase_at and _extends_conversation(user, new):
         return
-    if not user.settle(history.with_part(user.load_interactions(), part, call.conversation_id), context.gap_ms):
-        context.counts["beyond_bounds", "interaction"] += 1
-    _revise_examples(user, part.ended_at, context)
+    evicted = user.load_facts().evicted
+    if _settle(user, history.with_part(user.load_interactions(), new, evicted), context):
+        _revise_examples(user, moment, context)
+
+
+def _end_of_replaced(user: UserState, new: history.NewPart) -> int:
+    """When the part ended that the new one replaces, ms; the new part's end if it replaces none."""
+    conversation = find_conversation(user, new.conversation_id)
+    replaced = None if conversation is None else conversation.part_of(new.hashed_id)
+    return new.part.ended_at if replaced is None else replaced.ended_at
 
 
 def _part_of(call: EncodedCall) -> Part:
@@ -126,36 +158,74 @@ def _part_of(call: EncodedCall) -> Part:
     return Part(call.started_at, call.ended_at, call.sentences, vector, keywords, call.text_model)
 
 
-def _extends_conversation(user: UserState, part: Part, conversation_id: str) -> bool:
+def _extends_conversation(user: UserState, new: history.NewPart) -> bool:
     """The fast path: the part joins a conversation of the tail without reordering the history."""
     tail = user.head.tail
-    for index, conversation in enumerate(tail):
-        if isinstance(conversation, Conversation) and conversation.conversation_id == conversation_id:
-            extended = conversation.with_part(part)
-            if extended.started_at == conversation.started_at:
-                tail[index] = extended
-                return True
-            return False
-    return False
+    index = history.conversation_index(tail, new.conversation_id)
+    if index is None:
+        return False
+    conversation = tail[index]
+    assert isinstance(conversation, KeptConversation)
+    extended = conversation.with_part(new.part, new.hashed_id)
+    if extended.started_at != conversation.started_at:
+        return False
+    tail[index] = extended
+    return True
 
 
 def _fold_purchase(user: UserState, purchase: Purchase, at: int, purchase_id: str, context: FoldContext) -> None:
-    """A purchase emits its own example (unless it is a cancellation), revises later ones and changes what is owned."""
-    bought = purchase.action == "bought"
-    if bought:
-        count_hits(user, purchase, at, context.ranker, context.catalogue, context.counts)
-    facts = user.load_facts()
+    """A purchase emits its own example (unless it is a cancellation), revises later ones and changes what is owned.
+
+    Its hit is counted once, with its first record.
+    """
+    facts, bought = user.load_facts(), purchase.action == "bought"
     kept = KeptPurchase(at, purchase_id, bought, purchase.items)
-    facts.purchases = history.with_purchase(facts.purchases, kept)
+    if not bought and _is_outdated(facts, kept):
+        context.counts["beyond_bounds", "item"] += 1
+        return
     user.facts_changed = True
-    if bought:
-        _emit_examples(user, [facts.purchases.index(kept)], context)
-        if not any(other.purchase_id == purchase_id and other.example for other in facts.purchases):
-            context.counts["purchases_without_interactions",] += 1
+    if bought and (at, purchase_id) in facts.example_ids:
+        context.counts["beyond_bounds", "example"] += 1
+        _own_before(facts, kept)
+    else:
+        _keep_purchase(user, kept, purchase, context)
     _revise_examples(user, at, context)
     _evict_purchases(user, context)
     user.head.owned = history.owned_at(facts.owned_before, facts.purchases)
     user.head.newest_purchase_at = max((other.occurred_at for other in facts.purchases if other.bought), default=0)
+
+
+def _keep_purchase(user: UserState, new: KeptPurchase, purchase: Purchase, context: FoldContext) -> None:
+    facts = user.load_facts()
+    is_first = history.purchase_index(facts.purchases, new) is None
+    if new.bought and is_first:
+        count_hits(user, purchase, new.occurred_at, context.ranker, context.catalogue, context.counts)
+    facts.purchases = history.with_purchase(facts.purchases, new)
+    index = history.purchase_index(facts.purchases, new)
+    assert index is not None
+    kept = facts.purchases[index]
+    if len(kept.items) > limits.ITEMS:
+        context.counts["beyond_bounds", "item"] += 1
+        _own_before(facts, msgspec.structs.replace(kept, items=kept.items[limits.ITEMS :]))
+        facts.purchases[index] = msgspec.structs.replace(kept, items=kept.items[: limits.ITEMS])
+    if new.bought:
+        _emit_examples(user, [index], context)
+        if is_first and not facts.purchases[index].example:
+            context.counts["purchases_without_interactions",] += 1
+
+
+def _is_outdated(facts: Facts, purchase: KeptPurchase) -> bool:
+    """Whether it is older than all kept purchases, and purchases that left the state say more of its items."""
+    if len(facts.purchases) < limits.PURCHASES or purchase.occurred_at > facts.purchases[0].occurred_at:
+        return False
+    return all(history.last_action_at(facts.owned_before, item) >= purchase.occurred_at for item in purchase.items)
+
+
+def _own_before(facts: Facts, purchase: KeptPurchase) -> None:
+    """Notes what a purchase that is no longer kept did to its items, unless they know of a newer action."""
+    for item in purchase.items:
+        if history.last_action_at(facts.owned_before, item) < purchase.occurred_at:
+            facts.owned_before[item] = (purchase.occurred_at, purchase.bought)
 
 
 def _evict_purchases(user: UserState, context: FoldContext) -> None:
@@ -165,15 +235,15 @@ def _evict_purchases(user: UserState, context: FoldContext) -> None:
     facts = user.load_facts()
     for purchase in facts.purchases[: -limits.PURCHASES]:
         for item in purchase.items:
-            if facts.owned_before.get(item, _NO_ACTION)[0] <= purchase.occurred_at:
+            if history.last_action_at(facts.owned_before, item) <= purchase.occurred_at:
                 facts.owned_before[item] = (purchase.occurred_at, purchase.bought)
-        if purchase.example:
+        if purchase.bought:
             facts.example_ids = [*facts.example_ids, (purchase.occurred_at, purchase.purchase_id)]
         facts.evicted = msgspec.structs.replace(facts.evicted, purchases=facts.evicted.purchases + 1)
-    for _, purchase_id in facts.example_ids[: -limits.EXAMPLE_IDS]:
-        erase_example(user, purchase_id, context)
-    facts.example_ids = facts.example_ids[-limits.EXAMPLE_IDS :]
     facts.purchases = facts.purchases[-limits.PURCHASES :]
+    beyond, facts.example_ids = facts.example_ids[: -limits.EXAMPLE_IDS], facts.example_ids[-limits.EXAMPLE_IDS :]
+    for _, purchase_id in beyond:
+        erase_example(user, purchase_id, context)
     if len(facts.owned_before) > limits.OWNED:
         by_time = sorted(facts.owned_before.items(), key=lambda entry: (entry[1][0], entry[0]))
         facts.owned_before = dict(by_time[-limits.OWNED :])
@@ -181,7 +251,12 @@ def _evict_purchases(user: UserState, context: FoldContext) -> None:
 
 def _fold_eligibility(user: UserState, eligibility: Eligibility, at: int, context: FoldContext) -> None:
     facts = user.load_facts()
-    facts.eligibility = history.with_eligibility(facts.eligibility, EligibilityList(at, eligibility.excluded))
+    hashed_id = b"" if eligibility.event_id is None else hash_id(eligibility.event_id)
+    lists = history.with_eligibility(facts.eligibility, EligibilityList(at, eligibility.excluded, hashed_id))
+    if lists == facts.eligibility:
+        context.counts["beyond_bounds", "eligibility"] += 1
+        return
+    facts.eligibility = lists
     user.facts_changed = True
     user.head.excluded = history.excluded_at(facts.eligibility)
     _revise_examples(user, at, context)
@@ -196,63 +271,88 @@ def _revise_examples(user: UserState, moment: int, context: FoldContext) -> None
     _emit_examples(user, later, context)
 
 
-def _emit_examples(user: UserState, indices: list[int], context: FoldContext) -> None:
-    """Emits the examples of the kept purchases at `indices`, unless the same content was emitted before."""
+def _emit_examples(user: UserState, indices: list[int], context: FoldContext, *, is_erasure: bool = False) -> None:
+    """Emits the examples of the kept purchases at `indices`, unless the same content was emitted before.
+
+    The newest example in the topic may be of a state that was lost. So a batch that may be a redelivery, and an erasure, emit also
+    what seems unchanged; an erasure erases what the state cannot produce.
+    """
     facts, interactions = user.load_facts(), user.load_interactions()
     for index in indices:
         purchase = facts.purchases[index]
-        example = examples.example_of(user.user_id, purchase, interactions, facts, context.catalogue)
-        if example is None:
+        if not examples.is_newest_of_id(purchase, facts):
             continue
-        if not examples.is_complete(example, facts):
-            context.counts["beyond_bounds", "example"] += 1
+        example = examples.example_of(user.user_id, purchase, interactions, facts, context.catalogue)
+        if example is None or not examples.is_complete(example, facts):
+            _skip_example(user, index, example, context, is_erasure=is_erasure)
             continue
         fingerprint = examples.fingerprint(example)
-        if fingerprint == purchase.example:
+        is_known = fingerprint == purchase.example
+        if is_known and not (is_erasure or context.is_redelivery):
             continue
-        context.counts["examples", "revision" if purchase.example else "first"] += 1
+        context.counts["examples", "resent" if is_known else "revision" if purchase.example else "first"] += 1
         facts.purchases[index] = msgspec.structs.replace(purchase, revision=example.revision, example=fingerprint)
         user.facts_changed = True
         user.examples[purchase.purchase_id] = Output(example_key(user.user_id, purchase.purchase_id), encode_example(example))
 
 
+def _skip_example(user: UserState, index: int, example: TrainingExample | None, context: FoldContext, *, is_erasure: bool) -> None:
+    """What becomes of an example that the state cannot produce in full: the topic may hold one that a lost state sent.
+
+    If no interaction precedes the purchase, it is wrong. If the state no longer keeps all that the example shows, it may be right,
+    unless the user was erased.
+    """
+    facts = user.load_facts()
+    purchase = facts.purchases[index]
+    is_wrong = is_erasure or (user.head.erased_at != NEVER_ERASED and not purchase.example)
+    if example is None:
+        is_wrong = is_wrong or bool(purchase.example) or context.is_redelivery
+    else:
+        context.counts["beyond_bounds", "example"] += 1
+    if is_wrong:
+        facts.purchases[index] = msgspec.structs.replace(purchase, example=b"")
+        user.facts_changed = True
+        _send_tombstone(user, purchase.purchase_id, context)
+
+
 def _fold_erasure(user: UserState, erased_at: int, context: FoldContext) -> None:
     """Forgets everything up to `erased_at`. What came later stays, even if it arrived before the erasure."""
     head, facts = user.head, user.load_facts()
+    held = _contents(user)
     head.erased_at = newest_erasure(head.erased_at, erased_at)
     user.erased = user.facts_changed = True
     _erase_purchases(user, erased_at, context)
     facts.eligibility = [kept for kept in facts.eligibility if kept.occurred_at > erased_at]
-    newest_evicted = facts.evicted.newest_started_at
-    facts.evicted = Evicted(newest_started_at=newest_evicted if newest_evicted > erased_at else -1)
+    started_at, ended_at = facts.evicted.newest_started_at, facts.evicted.newest_ended_at
+    facts.evicted = Evicted(
+        newest_started_at=started_at if started_at > erased_at else -1, newest_ended_at=ended_at if ended_at > erased_at else -1
+    )
     remaining = [left for other in user.load_interactions() if (left := other.after(erased_at)) is not None]
     head.event_ids, head.last_list = b"", None
     head.owned = history.owned_at(facts.owned_before, facts.purchases)
     head.excluded = history.excluded_at(facts.eligibility)
     head.newest_purchase_at = max((kept.occurred_at for kept in facts.purchases if kept.bought), default=0)
     user.settle(history.in_order(remaining), context.gap_ms)
-    _erase_incomplete_examples(user, context)
-    _revise_examples(user, erased_at, context)
+    if any(held) and held == _contents(user):
+        context.counts["erasures_without_effect",] += 1
+    _emit_examples(user, [index for index, kept in enumerate(facts.purchases) if kept.bought], context, is_erasure=True)
+
+
+def _contents(user: UserState) -> tuple[object, ...]:
+    """What an erasure may take from a user."""
+    facts = user.load_facts()
+    return (user.load_interactions(), list(facts.purchases), dict(facts.owned_before), list(facts.eligibility), facts.example_ids)
 
 
 def _erase_purchases(user: UserState, erased_at: int, context: FoldContext) -> None:
-    """Forgets purchases up to `erased_at` and their examples. All examples of evicted purchases go: they may show erased data."""
+    """Forgets purchases up to `erased_at` and their examples, also those that only a lost state may have sent.
+
+    All examples of evicted purchases go: they may show erased data.
+    """
     facts = user.load_facts()
-    covered = [kept.purchase_id for kept in facts.purchases if kept.example and kept.occurred_at <= erased_at]
+    covered = [kept.purchase_id for kept in facts.purchases if kept.bought and kept.occurred_at <= erased_at]
     for purchase_id in [*covered, *(purchase_id for _, purchase_id in facts.example_ids)]:
-        erase_example(user, purchase_id, context)
+        _send_tombstone(user, purchase_id, context)
     facts.example_ids = []
     facts.purchases = [kept for kept in facts.purchases if kept.occurred_at > erased_at]
     facts.owned_before = {item: action for item, action in facts.owned_before.items() if action[0] > erased_at}
-
-
-def _erase_incomplete_examples(user: UserState, context: FoldContext) -> None:
-    """Erases the examples of kept purchases that the remaining state cannot produce in full."""
-    facts, interactions = user.load_facts(), user.load_interactions()
-    for index, kept in enumerate(facts.purchases):
-        if not kept.example:
-            continue
-        example = examples.example_of(user.user_id, kept, interactions, facts, context.catalogue)
-        if example is None or not examples.is_complete(example, facts):
-            facts.purchases[index] = msgspec.structs.replace(kept, example=b"")
-            erase_example(user, kept.purchase_id, context)

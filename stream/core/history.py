@@ -6,33 +6,83 @@ result does not depend on the order of arrival.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
 
 from stream.core import limits
-from stream.core.interactions import (
-    Conversation,
-    Interaction,
-    Part,
-    Session,
-    Tags,
-    conversation_of,
+from stream.core.interactions import Interaction, Part, Session, Tags
+from stream.core.kept_interactions import (
+    KeptConversation,
+    KeptInteraction,
+    KeptSession,
+    kept_conversation_of,
+    kept_session_of,
 )
-from stream.core.state import EligibilityList, KeptPurchase
+from stream.core.state import EligibilityList, Evicted, KeptPurchase
+
+_NO_ACTION: Final = (-(2**63), False)  # purchases may lie before 1970
+AnyInteraction = TypeVar("AnyInteraction", bound=Interaction)
 
 
-def in_order(interactions: Iterable[Interaction]) -> list[Interaction]:
+class NewClick(NamedTuple):
+    """A click on its way into the history.
+
+    Attributes:
+        at: Its time, ms.
+        tags: Its tags.
+        session_id: Explicit session; "" without one.
+        hashed_id: Hash of its event id, or `NO_ID`.
+    """
+
+    at: int
+    tags: Tags
+    session_id: str
+    hashed_id: bytes
+
+
+class NewPart(NamedTuple):
+    """A part of a call on its way into the history.
+
+    Attributes:
+        part: The part.
+        conversation_id: The call.
+        hashed_id: Hash of its identity, see `stream.core.duplicates`.
+    """
+
+    part: Part
+    conversation_id: str
+    hashed_id: bytes
+
+
+def in_order(interactions: Iterable[AnyInteraction]) -> list[AnyInteraction]:
     return sorted(interactions, key=lambda interaction: interaction.order)
 
 
-def with_click(interactions: Sequence[Interaction], at: int, tags: Tags, session_id: str, gap_ms: int) -> list[Interaction]:
-    """The history with one more click: in its session, joining sessions that it connects, or in a new session."""
-    touched = [other for other in interactions if isinstance(other, Session) and belongs(at, session_id, other, gap_ms)]
+def with_click(
+    interactions: Sequence[KeptInteraction], click: NewClick, gap_ms: int, evicted: Evicted
+) -> list[KeptInteraction] | None:
+    """The history with one more click: in its session, joining sessions that it connects, or in a new session.
+
+    None if it may belong to an evicted session: alone, it would come back as another session and evict a kept interaction.
+    """
+    touched = sessions_of(interactions, click, gap_ms)
+    is_before_others = not touched or bool(click.session_id and click.at < touched[0].started_at)
+    if is_before_others and click.at <= evicted.newest_ended_at:
+        return None
     if not touched:
-        return in_order([*interactions, Session(at, at, session_id, "", b"", b"").with_click(at, tags)])
+        return in_order([*interactions, kept_session_of([(click.at, click.tags, click.hashed_id)], click.session_id)])
     joined = touched[0]
     for session in touched[1:]:
         joined = joined.joined(session)
     rest = [other for other in interactions if not any(other is session for session in touched)]
-    return in_order([*rest, joined.with_click(at, tags)])
+    return in_order([*rest, joined.with_click(click.at, click.tags, click.hashed_id)])
+
+
+def sessions_of(interactions: Iterable[KeptInteraction], click: NewClick, gap_ms: int) -> list[KeptSession]:
+    """The sessions to which a click belongs: two if it closes the gap between them."""
+    sessions = (other for other in interactions if isinstance(other, KeptSession))
+    return [session for session in sessions if belongs(click.at, click.session_id, session, gap_ms)]
 
 
 def belongs(at: int, session_id: str, session: Session, gap_ms: int) -> bool:
@@ -42,21 +92,50 @@ def belongs(at: int, session_id: str, session: Session, gap_ms: int) -> bool:
     return session.started_at - gap_ms < at < session.ended_at + gap_ms
 
 
-def with_part(interactions: Sequence[Interaction], part: Part, conversation_id: str) -> list[Interaction]:
-    """The history with one more part of a call."""
+def with_part(interactions: Sequence[KeptInteraction], new: NewPart, evicted: Evicted) -> list[KeptInteraction] | None:
+    """The history with one more part of a call; None if it may belong to an evicted call."""
+    index = conversation_index(interactions, new.conversation_id)
+    is_before_others = index is None or new.part.started_at < interactions[index].started_at
+    if is_before_others and new.part.ended_at <= evicted.newest_ended_at:
+        return None
+    if index is None:
+        return in_order([*interactions, kept_conversation_of([(new.part, new.hashed_id)], new.conversation_id)])
+    conversation = interactions[index]
+    assert isinstance(conversation, KeptConversation)
+    return in_order([*interactions[:index], conversation.with_part(new.part, new.hashed_id), *interactions[index + 1 :]])
+
+
+def conversation_index(interactions: Sequence[KeptInteraction], conversation_id: str) -> int | None:
+    """Where a call is in the history."""
     for index, other in enumerate(interactions):
-        if isinstance(other, Conversation) and other.conversation_id == conversation_id:
-            return in_order([*interactions[:index], other.with_part(part), *interactions[index + 1 :]])
-    return in_order([*interactions, conversation_of([part], conversation_id)])
+        if isinstance(other, KeptConversation) and other.conversation_id == conversation_id:
+            return index
+    return None
 
 
 def with_purchase(purchases: Sequence[KeptPurchase], purchase: KeptPurchase) -> list[KeptPurchase]:
+    """The purchases with one more record: united with that of the same id, action and time, or at its place."""
+    same = purchase_index(purchases, purchase)
+    if same is not None:
+        items = tuple(dict.fromkeys((*purchases[same].items, *purchase.items)))
+        return [*purchases[:same], msgspec.structs.replace(purchases[same], items=items), *purchases[same + 1 :]]
     index = bisect_right(purchases, purchase.occurred_at, key=lambda other: other.occurred_at)
     return [*purchases[:index], purchase, *purchases[index:]]
 
 
+def purchase_index(purchases: Sequence[KeptPurchase], purchase: KeptPurchase) -> int | None:
+    """Where the purchase of the same id, action and time is."""
+    identity = (purchase.occurred_at, purchase.purchase_id, purchase.bought)
+    for index, kept in enumerate(purchases):
+        if (kept.occurred_at, kept.purchase_id, kept.bought) == identity:
+            return index
+    return None
+
+
 def with_eligibility(lists: Sequence[EligibilityList], new: EligibilityList) -> list[EligibilityList]:
     """The last 4 lists by time; lists with the same time stay in order of arrival."""
+    if len(lists) == limits.ELIGIBILITY_LISTS and new.occurred_at <= lists[0].occurred_at:
+        return list(lists)
     index = bisect_right(lists, new.occurred_at, key=lambda other: other.occurred_at)
     return [*lists[:index], new, *lists[index:]][-limits.ELIGIBILITY_LISTS :]
 
@@ -65,6 +144,11 @@ def before(interactions: Iterable[Interaction], moment: int) -> list[Interaction
     """The last 10 interactions as they stood before `moment`."""
     cut = (interaction.before(moment) for interaction in interactions)
     return in_order(interaction for interaction in cut if interaction is not None)[-limits.WINDOW :]
+
+
+def last_action_at(owned_before: dict[str, tuple[int, bool]], item: str) -> int:
+    """When an item was last bought or cancelled by purchases that left the state, ms; far in the past if it never was."""
+    return owned_before.get(item, _NO_ACTION)[0]
 
 
 def owned_at(

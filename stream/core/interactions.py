@@ -1,11 +1,10 @@
-"""Interactions, in one form for states, training examples and rankers.
+"""Interactions, in one form for training examples and rankers; `stream.core.kept_interactions` adds what a state keeps of them.
 
 A `Session` packs its clicks into bytes, so that adding a click to a full state copies bytes and builds no objects. Both kinds are
 functions of the *set* of their events: `clicks()`, `parts` and the set of `tags` do not depend on the order of arrival (the order
 of `Session.tags` does).
 """
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from struct import Struct as Packing
 from typing import Final, Literal
@@ -15,13 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.core import limits
-from stream.core.tokens import SEPARATOR, join_tokens, split_tokens
+from stream.core.tokens import join_tokens, split_tokens
 
 Modality = Literal["session", "conversation"]
 Tags = tuple[str, ...]
 TimedTags = tuple[int, Tags]
 
 _TIME: Final = Packing("<q")
+
+
+def pack_time(at: int) -> bytes:
+    """Milliseconds as `Session.times` holds them."""
+    return _TIME.pack(at)
+
+
+def unpack_time(times: bytes) -> int:
+    """The first of packed times."""
+    at: int = _TIME.unpack_from(times)[0]
+    return at
 
 
 class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
@@ -75,51 +85,12 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
         tags = self.tags
         return tuple(tags[index] for index in self.older)
 
-    def with_click(self, at: int, tags: Tags) -> "Session":
-        """The session with one more click, at any time."""
-        if at < self.ended_at:
-            clicks = self.clicks()
-            clicks.insert(bisect_right(clicks, at, key=lambda click: click[0]), (at, tags))
-            return session_of(clicks, self.session_id, self.older_tags(), min(self.started_at, at))
-        text = self.tag_text + SEPARATOR
-        indices = []
-        for tag in tags:
-            position = text.find(f"{SEPARATOR}{tag}{SEPARATOR}")
-            if position >= 0:
-                indices.append(text.count(SEPARATOR, 0, position))
-                continue
-            count = text.count(SEPARATOR) - 1
-            if count < limits.SESSION_TAGS:
-                text += tag + SEPARATOR
-                indices.append(count)
-        times = self.times + _TIME.pack(at)
-        marks = self.marks + bytes((len(indices), *indices))
-        older = self.older
-        if len(times) > _TIME.size * limits.CLICKS:
-            first = 1 + marks[0]
-            older = bytes(sorted({*older, *marks[1:first]}))
-            times, marks = times[_TIME.size :], marks[first:]
-        return Session(self.started_at, at, self.session_id, text[:-1], times, marks, older)
-
-    def joined(self, other: "Session") -> "Session":
-        """Both sessions as one, for a late click that closes the gap between them."""
-        clicks = sorted([*self.clicks(), *other.clicks()], key=lambda click: click[0])
-        older = (*self.older_tags(), *other.older_tags())
-        return session_of(clicks, self.session_id, older, min(self.started_at, other.started_at))
-
     def before(self, moment: int) -> "Session | None":
         """The part of it before `moment`; None if there is none, or if the clicks that would show it are no longer kept."""
         if self.ended_at < moment:
             return self
         clicks = [click for click in self.clicks() if click[0] < moment]
         return session_of(clicks, self.session_id, self.older_tags(), self.started_at) if clicks else None
-
-    def after(self, moment: int) -> "Session | None":
-        """The part of it after `moment` (erasure), without the tags of clicks that are no longer kept: they may be older."""
-        if self.started_at > moment:
-            return self
-        clicks = [click for click in self.clicks() if click[0] > moment]
-        return session_of(clicks, self.session_id, (), clicks[0][0]) if clicks else None
 
 
 def session_of(clicks: Iterable[TimedTags], session_id: str = "", older: Tags = (), started_at: int | None = None) -> Session:
@@ -213,22 +184,11 @@ class Conversation(msgspec.Struct, frozen=True, array_like=True, tag="c", gc=Fal
         mean: NDArray[np.float32] = sentences @ vectors.reshape(len(self.parts), -1) / sentences.sum()
         return mean
 
-    def with_part(self, part: Part) -> "Conversation":
-        """The conversation with one more part."""
-        parts = list(self.parts)
-        parts.insert(bisect_right(parts, part.ended_at, key=lambda other: other.ended_at), part)
-        return conversation_of(parts[-limits.PARTS :], self.conversation_id)
-
     def before(self, moment: int) -> "Conversation | None":
         """The parts that *ended* before `moment`: agents sell during calls, so the part with the sale reveals the label."""
         if self.ended_at < moment:
             return self
         parts = [part for part in self.parts if part.ended_at < moment]
-        return conversation_of(parts, self.conversation_id) if parts else None
-
-    def after(self, moment: int) -> "Conversation | None":
-        """The parts that began after `moment` (erasure)."""
-        parts = [part for part in self.parts if part.started_at > moment]
         return conversation_of(parts, self.conversation_id) if parts else None
 
     def for_text_model(self, text_model: str) -> "Conversation | None":

@@ -13,7 +13,6 @@ PARTS: Final = 8  # per conversation
 PURCHASES: Final = 8
 OWNED: Final = 1_000  # items kept of purchases that left the state, the newest
 ELIGIBILITY_LISTS: Final = 4
-EVENT_IDS: Final = 32
 EXAMPLE_IDS: Final = 256  # kept for erasure after their purchase left the state
 TAIL: Final = 3  # interactions that may grow at the same time
 KEYWORDS: Final = 64  # per encoded call

@@ -127,7 +127,8 @@ class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):
         user_id: The user.
         purchase_id: Event id of the purchase.
         occurred_at: Time of the purchase, ms.
-        revision: Counts the versions of this example. The last record of a key replaces all others.
+        revision: Number of this version. The last record of a key replaces all others, whatever its revision: after a crash, a
+            number may be repeated with another content, or fall.
         type: Which modalities preceded the purchase.
         items: Items bought: the label.
         excluded: Items that the user could not be offered at that time (post filter).
@@ -244,9 +245,10 @@ Count = (
     | tuple[Literal["dead_letters"], Reason]
     | tuple[Literal["late"], Source, Literal["within", "beyond"]]
     | tuple[Literal["recommendations"], Literal["sent", "suppressed"]]
-    | tuple[Literal["examples"], Literal["first", "revision", "erased"]]
+    | tuple[Literal["examples"], Literal["first", "revision", "resent", "erased"]]
     | tuple[Literal["purchases_without_interactions"]]
-    | tuple[Literal["beyond_bounds"], Literal["interaction", "example"]]
+    | tuple[Literal["beyond_bounds"], Literal["interaction", "example", "item", "eligibility"]]
+    | tuple[Literal["erasures_without_effect"]]
     | tuple[Literal["foreign_text_model"]]
     | tuple[Literal["epoch_changes"], Source]
     | tuple[Literal["purchases", "hits", "popularity_hits"], str, HitType, HitFallback]

@@ -145,8 +145,8 @@ def _count_modalities(interactions: Sequence[Interaction]) -> Modalities:
 class _PrefixUpdate(NamedTuple):
     """How a cached prefix becomes that of `window`: advanced over `appended`, or encoded from scratch (None)."""
 
-    window: list[Interaction]
-    appended: list[Interaction] | None
+    window: Sequence[Interaction]
+    appended: Sequence[Interaction] | None
 
 
 def _prefix_rows(users: Sequence[UserState], ranker: Ranker | None) -> Rows:

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from stream.core.events import Source
-from stream.core.interactions import Interaction
+from stream.core.kept_interactions import KeptInteraction
 from stream.core.outputs import Fallback
 
 Stored = TypeVar("Stored")
@@ -71,7 +71,7 @@ class Head(msgspec.Struct, array_like=True):
     Attributes:
         version: Version of the stored form.
         applied: Source number -> epoch of the topic and last offset that this state contains.
-        event_ids: Hashes of the producers' last 32 event ids, 8 bytes each.
+        event_ids: Hashes of event ids, 8 bytes each, as earlier versions kept them; now an id is kept with what it names.
         tail: Newest interactions of the history, those that may still grow.
         prefix: Cached encoding of the window before the tail.
         newest_at: Newest event time seen, ms; 0: none.
@@ -85,7 +85,7 @@ class Head(msgspec.Struct, array_like=True):
     version: int = VERSION
     applied: dict[int, tuple[int, int]] = {}
     event_ids: bytes = b""
-    tail: list[Interaction] = []
+    tail: list[KeptInteraction] = []
     prefix: Prefix | None = None
     newest_at: int = 0
     newest_purchase_at: int = 0
@@ -100,10 +100,10 @@ class KeptPurchase(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Attributes:
         occurred_at: Its time, ms.
-        purchase_id: Its event id.
+        purchase_id: Its event id. Id, time and `bought` identify it.
         bought: False for a cancellation.
         items: Item ids.
-        revision: Number of examples sent for it.
+        revision: Number of the last example sent for it. A crash may repeat a number.
         example: Hash of the last one; b"" for none.
     """
 
@@ -116,10 +116,17 @@ class KeptPurchase(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class EligibilityList(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Items that the user may not be offered, valid from `occurred_at` (ms)."""
+    """Items that the user may not be offered.
+
+    Attributes:
+        occurred_at: When the list became valid, ms.
+        excluded: Item ids.
+        hashed_id: Hash of its event id, 6 bytes; b"" without one.
+    """
 
     occurred_at: int
     excluded: tuple[str, ...]
+    hashed_id: bytes = b""
 
 
 class Evicted(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -130,12 +137,14 @@ class Evicted(msgspec.Struct, frozen=True, array_like=True, gc=False):
         conversations: Number of conversations.
         purchases: Number of purchases.
         newest_started_at: Start of the newest evicted interaction, ms; -1: none.
+        newest_ended_at: Latest end of an evicted interaction, ms; -1: none. What is older may belong to an evicted interaction.
     """
 
     sessions: int = 0
     conversations: int = 0
     purchases: int = 0
     newest_started_at: int = -1
+    newest_ended_at: int = -1
 
 
 class Facts(msgspec.Struct, array_like=True):
@@ -148,11 +157,12 @@ class Facts(msgspec.Struct, array_like=True):
         owned_before: Item -> (time, bought) of its newest action among the evicted purchases.
         eligibility: The last 4 eligibility lists.
         evicted: What has left the state.
-        example_ids: (time, purchase id) of evicted purchases whose examples an erasure must still reach.
+        example_ids: (time, purchase id) of evicted purchases whose examples an erasure must still reach. If this state sent none, a
+            state that was lost may have sent one.
     """
 
     version: int = VERSION
-    interactions: list[Interaction] = []
+    interactions: list[KeptInteraction] = []
     purchases: list[KeptPurchase] = []
     owned_before: dict[str, tuple[int, bool]] = {}
     eligibility: list[EligibilityList] = []
@@ -227,5 +237,6 @@ def erasure_marker_key(user: bytes, erasure_key: bytes) -> bytes:
     return ERASURE_MARKER_PREFIX + blake2b(user, key=erasure_key, digest_size=16).digest()
 
 
-def event_id_hash(source: Source, event_id: str) -> bytes:
+def former_event_id_hash(source: Source, event_id: str) -> bytes:
+    """As `Head.event_ids` holds it."""
     return blake2b(f"{source}|{event_id}".encode(), digest_size=8).digest()

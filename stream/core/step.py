@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from stream.core import limits
 from stream.core.dead_letters import dead_letter
+from stream.core.duplicates import is_duplicate
 from stream.core.event_times import DEFAULT_RULES, TimeRule, TimeUnit
 from stream.core.events import EncodedCall, FieldMapper, Purchase, Reason, Rejection, Source, UserEvent
 from stream.core.fold import FoldContext, erase_example, event_moment, fold_event, is_usable
@@ -29,7 +30,6 @@ from stream.core.state import (
     decode_erasure_marker,
     decode_head,
     erasure_marker_key,
-    event_id_hash,
     head_key,
 )
 from stream.core.user_state import StateStore, UserState
@@ -117,7 +117,7 @@ def _fold_batch(
 ) -> tuple[list[UserState], Outcome]:
     """The users of a batch with its events applied, and the outcome so far: everything but lists and states."""
     batch, outcome = part.batch, Outcome()
-    fold = FoldContext(catalogue, ranker, config.session_gap_ms, outcome.counts)
+    fold = FoldContext(catalogue, ranker, config.session_gap_ms, outcome.counts, batch.notified_users is not None)
     context = _Context(batch, config, fold, outcome, config.mappers.get(batch.source), config.times[batch.source])
     admitted = [(record, event) for record in batch.records if (event := _admit(record, context)) is not None]
     users = _load(admitted, part.states, context)
@@ -182,7 +182,7 @@ def _handle(user: UserState, record: Record, event: UserEvent, context: _Context
     if origin.offset <= offset if epoch == origin.epoch else is_older_epoch(origin.epoch, epoch):
         counts["events", source, "duplicate_offset"] += 1
         return
-    moment = event_moment(event)
+    moment = event_moment(event, record.timestamp)
     rejection = _unusable(user, record, event, origin, moment, context)
     if rejection is not None:
         _reject(record, event, rejection, context)
@@ -191,15 +191,14 @@ def _handle(user: UserState, record: Record, event: UserEvent, context: _Context
         counts["epoch_changes", source] += 1
     head.applied[number] = (origin.epoch, origin.offset)
     user.head_changed = True
-    producer_id = event.event_id if not isinstance(event, EncodedCall) or event.has_event_id else None
-    if producer_id is not None and _is_duplicate(head, event_id_hash(source, producer_id)):
-        counts["events", source, "duplicate_event"] += 1
-        return
     event_id = event.event_id or origin.event_id
     if (event.started_at if isinstance(event, EncodedCall) else moment) <= head.erased_at != NEVER_ERASED:
         counts["events", source, "erased"] += 1
-        if isinstance(event, Purchase):  # its example may have been sent from a state that was lost later
+        if isinstance(event, Purchase) and event.action == "bought":  # a state that was lost may have sent its example
             erase_example(user, event_id, context.fold)
+        return
+    if is_duplicate(user, source, event, moment, context.config.session_gap_ms):
+        counts["events", source, "duplicate_event"] += 1
         return
     user.broker_ms = record.timestamp
     user.cause = Cause(event_id, source, moment)
@@ -240,15 +239,6 @@ def _unusable(
             return Rejection(Reason.INVALID, "the encoded call holds no usable vector, or ends before it begins")
         return times.rejection(event.started_at, record.timestamp, max_ahead_ms, "its beginning")
     return None
-
-
-def _is_duplicate(head: Head, hashed_id: bytes) -> bool:
-    """Whether the producer sent this event before (among the last 32). Remembers it."""
-    known = head.event_ids
-    if hashed_id in known:
-        return True
-    head.event_ids = (known + hashed_id)[-len(hashed_id) * limits.EVENT_IDS :]
-    return False
 
 
 def _reject(record: Record, event: UserEvent | None, rejection: Rejection, context: _Context) -> None:

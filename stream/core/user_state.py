@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from stream.core import history, limits
-from stream.core.interactions import Interaction, Session
+from stream.core.interactions import Session
+from stream.core.kept_interactions import KeptInteraction
 from stream.core.outputs import Cause, Output
 from stream.core.state import (
     NEVER_ERASED,
@@ -60,7 +61,7 @@ class UserState:
     stored: bool
     wrong_partition: bool = False
     facts: Facts | None = None
-    cached_interactions: list[Interaction] = field(default_factory=list)
+    cached_interactions: list[KeptInteraction] = field(default_factory=list)
     facts_changed: bool = False
     head_changed: bool = False
     erased: bool = False
@@ -80,16 +81,16 @@ class UserState:
             self.cached_interactions = self.load_window_prefix()
         return self.facts
 
-    def load_interactions(self) -> list[Interaction]:
+    def load_interactions(self) -> list[KeptInteraction]:
         """The whole history, in order."""
         return [*self.load_facts().interactions, *self.head.tail]
 
-    def load_window_prefix(self) -> list[Interaction]:
+    def load_window_prefix(self) -> list[KeptInteraction]:
         """The last 10 interactions without those of the tail."""
         window = self.load_interactions()[-limits.WINDOW :]
         return window[: len(window) - len(self.head.tail)]
 
-    def settle(self, interactions: list[Interaction], gap_ms: int) -> bool:
+    def settle(self, interactions: list[KeptInteraction], gap_ms: int) -> bool:
         """Replaces the history: bounds it and splits it into facts and tail. Returns False if the bound evicted an interaction."""
         facts = self.load_facts()
         evicted, kept = interactions[: -limits.INTERACTIONS], interactions[-limits.INTERACTIONS :]
@@ -128,11 +129,12 @@ class UserState:
         return written
 
 
-def _with_evicted(before: Evicted, interactions: Sequence[Interaction]) -> Evicted:
+def _with_evicted(before: Evicted, interactions: Sequence[KeptInteraction]) -> Evicted:
     sessions = sum(isinstance(interaction, Session) for interaction in interactions)
     return Evicted(
         before.sessions + sessions,
         before.conversations + len(interactions) - sessions,
         before.purchases,
         max(before.newest_started_at, interactions[-1].started_at),
+        max(before.newest_ended_at, *(interaction.ended_at for interaction in interactions)),
     )

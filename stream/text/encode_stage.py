@@ -167,4 +167,5 @@ def _call(
         origin_partition=origin.partition,
         origin_offset=origin.offset,
         has_event_id=transcript.event_id is not None,
+        piece=msgspec.UNSET if transcript.piece is None else transcript.piece,
     )

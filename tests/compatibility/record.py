@@ -26,7 +26,8 @@ from models.networks.relative_representation import RelativeConfig
 from models.systems import POPULAR, SYSTEMS
 from stream.core.announcements import ModelAnnouncement, encode_announcement
 from stream.core.events import Item, Source
-from stream.core.interactions import Conversation, Interaction
+from stream.core.history import AnyInteraction
+from stream.core.interactions import Conversation
 from stream.core.outputs import Replayed, decode_example
 from stream.core.ranking import Catalogue, PostFilter, Ranker
 from stream.core.records import Batch, PlainRecord
@@ -230,7 +231,7 @@ def _with_keyword_lists(key: bytes, value: bytes) -> bytes:
     return value
 
 
-def _listed(interactions: Sequence[Interaction]) -> Iterator[Interaction]:
+def _listed(interactions: Sequence[AnyInteraction]) -> Iterator[AnyInteraction]:
     for interaction in interactions:
         if isinstance(interaction, Conversation):
             parts = tuple(msgspec.structs.replace(part, keyword_text=part.keywords) for part in interaction.parts)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -39,7 +39,7 @@ def publish(folder: Path, name: str, version: str) -> str:
     return write_ranker(folder, random_ranker(name, world.ITEMS, PRIOR, text_width=world.WIDTH), version=version)
 
 
-def window(store: world.Store) -> list[Interaction]:
+def window(store: world.Store) -> Sequence[Interaction]:
     head, facts = store.get_many([head_key(b"u"), facts_key(b"u")])
     assert head is not None
     kept = (Facts() if facts is None else decode_facts(facts)).interactions

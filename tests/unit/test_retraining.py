@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
+import msgspec
 import pytest
 
 from stream.core.announcements import ModelAnnouncement
@@ -79,6 +80,28 @@ def test_one_example_erased_and_one_added_is_something_new() -> None:
 
     retrain_on([purchases(3), purchases(3, first=1)], run, Announcer(lambda _: None, no_champion))
     assert runs == [3, 3]
+
+
+def test_another_content_under_an_equal_or_lower_revision_is_something_new() -> None:
+    """After a worker's crash, the last record of a key may repeat or lower the revision; a resent content is nothing new."""
+    examples = [msgspec.structs.replace(example, revision=5) for example in purchases(3)]
+    changes: list[dict[str, object]] = [
+        {"revision": 5, "items": ("item-5",)},
+        {"revision": 2, "interactions": examples[0].interactions},
+        {"revision": 5, "excluded": ("item-4",)},
+        {"revision": 9, "excluded": ("item-4",)},
+    ]
+    loads = [examples]
+    for change in changes:
+        loads.append([*loads[-1][:1], msgspec.structs.replace(loads[-1][1], **change), *loads[-1][2:]])
+    seen: list[TrainingExample] = []
+
+    def run(examples: Examples) -> RunResult:
+        seen.append(examples[1])
+        return RunResult(None, "refused")
+
+    retrain_on(loads, run, Announcer(lambda _: None, no_champion))
+    assert seen == [load[1] for load in loads[:4]]
 
 
 @pytest.mark.parametrize("failure", [NotFiniteError("the loss is nan"), MemoryError("no memory"), KeyError("a bug")])

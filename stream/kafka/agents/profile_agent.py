@@ -121,6 +121,7 @@ class ProfileAgent:
         """What is left to do of a batch; its new states become visible to the batches that follow."""
         partition = batch.partition
         self._check_dead_letters(batch, outcome)
+        _warn_of_erasures_without_effect(batch, outcome)
         self._track_redelivery(batch, outcome)
         watermark = self._watermarks.advance((batch.topic, partition), batch.records)
         if watermark is not None:
@@ -195,6 +196,20 @@ class ProfileAgent:
         numbers = {tp.partition for tp in self._app.consumer.assignment() if tp.topic in self._context.sources}
         self._metrics.gauge("users").set(sum(self._table.count_users(number) for number in numbers))
         logger.info("serving %d partition numbers", len(numbers))
+
+
+def _warn_of_erasures_without_effect(batch: Batch, outcome: Outcome) -> None:
+    count = outcome.counts["erasures_without_effect",]
+    if count:
+        logger.warning(
+            "%d erasures of %s-%d at offsets %d to %d are older than all that is known of their users and erased nothing: check "
+            "the times that their producer sends, then send them again",
+            count,
+            batch.topic,
+            batch.partition,
+            batch.records[0].offset,
+            batch.records[-1].offset,
+        )
 
 
 async def coalesce_ready_batches(events: AsyncIterator[Any], max_records: int) -> AsyncGenerator[list[Any]]:

@@ -67,7 +67,7 @@ class CompactedTopic:
 
 
 def examples_in(topic: CompactedTopic) -> list[TrainingExample]:
-    """The newest revision of each example, in order of time; records that are not examples are logged and skipped."""
+    """The last record of each example, whatever its revision, in order of time; what is no example is logged and skipped."""
     examples = []
     for key, value in topic.values.items():
         try:

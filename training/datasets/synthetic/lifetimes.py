@@ -134,10 +134,10 @@ def _call(draws: RandomDraws, lines: Sequence[Line], clock: _Clock) -> Iterator[
     conversation = clock.name("k")
     if draws.happens(0.25):
         half = len(lines) // 2
-        yield _piece(clock, conversation, lines[:half], 1, final=False)
-        yield _piece(clock, conversation, lines[half:], 2, final=True)
+        yield _piece(clock, conversation, lines[:half], 1)
+        yield _piece(clock, conversation, lines[half:], 2)
     else:
-        yield _piece(clock, conversation, lines, None, final=None)
+        yield _piece(clock, conversation, lines, None)
 
 
 def _sale(draws: RandomDraws, interaction: PlannedInteraction, clock: _Clock, pace: Pace) -> Iterator[LiveEvent]:
@@ -146,24 +146,24 @@ def _sale(draws: RandomDraws, interaction: PlannedInteraction, clock: _Clock, pa
     call = write_short_call(draws, interaction.focus, interaction.sold)
     if draws.happens(pace.whole_sale):
         bought_ms = clock.now_ms + len(call.before) * _SENTENCE_MS
-        whole = _piece(clock, conversation, (*call.before, *call.after), None, final=None)
+        whole = _piece(clock, conversation, (*call.before, *call.after), None)
         clock.now_ms, ended_ms = bought_ms, clock.now_ms
         yield _purchase(draws, clock, interaction.sold, pace)
         yield whole
         clock.now_ms = ended_ms
         return
-    yield _piece(clock, conversation, call.before, 1, final=False)
+    yield _piece(clock, conversation, call.before, 1)
     clock.now_ms += SECOND_MS
     yield _purchase(draws, clock, interaction.sold, pace)
     clock.now_ms += SECOND_MS
-    yield _piece(clock, conversation, call.after, 2, final=True)
+    yield _piece(clock, conversation, call.after, 2)
 
 
-def _piece(clock: _Clock, conversation: str, lines: Sequence[Line], piece: int | None, *, final: bool | None) -> LiveEvent:
+def _piece(clock: _Clock, conversation: str, lines: Sequence[Line], piece: int | None) -> LiveEvent:
     start_ms = clock.now_ms
     clock.now_ms += len(lines) * _SENTENCE_MS
     sentences = tuple(Sentence(text, speaker, start_ms + number * _SENTENCE_MS) for number, (speaker, text) in enumerate(lines))
-    transcript = Transcript(clock.user, conversation, start_ms, sentences, clock.name("t"), clock.now_ms, piece, final)
+    transcript = Transcript(clock.user, conversation, start_ms, sentences, clock.name("t"), clock.now_ms, piece)
     return LiveEvent("transcripts", clock.user, _json(transcript), clock.now_ms, clock.now_ms + 500)
 
 

@@ -1,0 +1,102 @@
+"""Whether a producer sent an event before.
+
+The state knows an event for as long as it holds what the event brought, under an identity of its source:
+
+- click: event id, time and session. The same id at another time is another click.
+- part of a call: the event id, else the number of the piece, else times and number of sentences, within one conversation. The
+  newest by start and end replaces the others.
+- purchase, cancellation: event id, action and time. Records of one identity are one purchase, and their items unite.
+- eligibility list: event id and time.
+- erasure: it covers nothing that a former one with the same or a later time left.
+
+An identity includes the time, or the newest event replaces the others. So the history is the same in every order of arrival, also
+with erasures in between.
+"""
+
+from msgspec import UNSET
+
+from stream.core import history
+from stream.core.events import Click, Eligibility, EncodedCall, Erasure, Purchase, Source, UserEvent
+from stream.core.kept_interactions import NO_ID, KeptConversation, hash_id
+from stream.core.state import former_event_id_hash
+from stream.core.user_state import UserState
+
+_FORMER_ID_BYTES = 8
+
+
+def is_duplicate(user: UserState, source: Source, event: UserEvent, moment: int, gap_ms: int) -> bool:
+    """Whether the user's state holds what the event brings. `moment` is its time (`fold.event_moment`)."""
+    if user.head.event_ids and _is_known_from_former_version(user, source, event):
+        return True
+    match event:
+        case Click():
+            return moment <= user.head.newest_at and _is_repeated_click(user, click_of(event, moment), gap_ms)
+        case EncodedCall():
+            return _is_repeated_part(user, event)
+        case Purchase():
+            return event.event_id is not None and _is_repeated_purchase(user, event, moment, event.event_id)
+        case Eligibility():
+            hashed_id = b"" if event.event_id is None else hash_id(event.event_id)
+            kept = user.load_facts().eligibility if hashed_id else []
+            return any((other.occurred_at, other.hashed_id) == (moment, hashed_id) for other in kept)
+        case Erasure():
+            return False
+
+
+def click_of(click: Click, at: int) -> history.NewClick:
+    hashed_id = NO_ID if click.event_id is None else hash_id(click.event_id)
+    return history.NewClick(at, click.tags, click.session_id or "", hashed_id)
+
+
+def part_identity(call: EncodedCall) -> bytes:
+    """Hash of what identifies a part within its conversation."""
+    if call.has_event_id:
+        return hash_id(f"event|{call.event_id}")
+    if call.piece is not UNSET:
+        return hash_id(f"piece|{call.piece}")
+    return hash_id(f"times|{call.started_at}|{call.ended_at}|{call.sentences}")
+
+
+def _is_repeated_click(user: UserState, click: history.NewClick, gap_ms: int) -> bool:
+    """A repeated click belongs to the session that holds it. If a session of the tail takes the click, no other can hold it."""
+    if click.hashed_id == NO_ID:
+        return False
+    sessions = history.sessions_of(user.head.tail, click, gap_ms) or history.sessions_of(user.load_interactions(), click, gap_ms)
+    return any(session.has_click(click.at, click.hashed_id) for session in sessions)
+
+
+def _is_repeated_part(user: UserState, call: EncodedCall) -> bool:
+    conversation = find_conversation(user, call.conversation_id)
+    kept = None if conversation is None else conversation.part_of(part_identity(call))
+    return kept is not None and (kept.started_at, kept.ended_at) >= (call.started_at, call.ended_at)
+
+
+def find_conversation(user: UserState, conversation_id: str) -> KeptConversation | None:
+    """A call in the tail, or else in the facts."""
+    for interactions in (user.head.tail, user.load_facts().interactions):
+        index = history.conversation_index(interactions, conversation_id)
+        if index is not None:
+            return interactions[index]  # type: ignore[return-value]
+    return None
+
+
+def _is_repeated_purchase(user: UserState, purchase: Purchase, at: int, purchase_id: str) -> bool:
+    """Of a purchase that left the state, only an item that it does not account for is new."""
+    facts, bought = user.load_facts(), purchase.action == "bought"
+    for kept in facts.purchases:
+        if (kept.occurred_at, kept.purchase_id, kept.bought) == (at, purchase_id, bought):
+            return set(purchase.items) <= set(kept.items)
+    if bought and (at, purchase_id) in facts.example_ids:
+        return all(history.last_action_at(facts.owned_before, item) >= at for item in purchase.items)
+    return False
+
+
+def _is_known_from_former_version(user: UserState, source: Source, event: UserEvent) -> bool:
+    """Whether a state that an earlier version wrote knows the id. Its ids are forgotten one by one, as new ones replaced them."""
+    if event.event_id is None or (isinstance(event, EncodedCall) and not event.has_event_id):
+        return False
+    known = user.head.event_ids
+    if former_event_id_hash(source, event.event_id) in known:
+        return True
+    user.head.event_ids = known[_FORMER_ID_BYTES:]
+    return False

@@ -1,0 +1,179 @@
+"""Interactions as a user's state keeps them: with a hash of the event id beside each click and each part of a call.
+
+An id is kept with what it names. So an erasure forgets exactly the ids of what it covers, and a producer's repetition is recognised
+for as long as the state holds the original. Training examples and rankers know nothing of ids (`stream.core.interactions`).
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Final
+
+from stream.core import limits
+from stream.core.interactions import Conversation, Part, Session, Tags, pack_time, session_of, unpack_time
+from stream.core.tokens import SEPARATOR
+
+ID_BYTES: Final = 6
+"""Of an id's hash. Only ids of one millisecond of one session, or of one conversation, are compared with each other."""
+
+NO_ID: Final = bytes(ID_BYTES)
+_TIME_BYTES: Final = 8
+_ALL_TIMES_BYTES: Final = _TIME_BYTES * limits.CLICKS
+
+ClickWithId = tuple[int, Tags, bytes]
+"""Time in ms, tags, hash of the event id or `NO_ID`."""
+
+
+def hash_id(event_id: str) -> bytes:
+    return blake2b(event_id.encode(), digest_size=ID_BYTES).digest()
+
+
+class KeptSession(Session, frozen=True, array_like=True, tag="s", gc=False):
+    """A session in a user's state.
+
+    Attributes:
+        ids: Of each kept click, the hash of its event id, 6 bytes, or zeros; empty if no click has an id.
+    """
+
+    ids: bytes = b""
+
+    def has_click(self, at: int, hashed_id: bytes) -> bool:
+        """Whether it keeps a click of this time and id."""
+        if at > self.ended_at or not self.ids:
+            return False
+        time = pack_time(at)
+        start = self.ids.find(hashed_id)
+        while start >= 0:
+            index, rest = divmod(start, ID_BYTES)
+            if not rest and self.times[_TIME_BYTES * index : _TIME_BYTES * (index + 1)] == time:
+                return True
+            start = self.ids.find(hashed_id, start + 1)
+        return False
+
+    def with_click(self, at: int, tags: Tags, hashed_id: bytes = NO_ID) -> "KeptSession":
+        """The session with one more click, at any time. A full session takes of a click before all others the tags only."""
+        if len(self.times) == _ALL_TIMES_BYTES and at <= unpack_time(self.times):
+            return self._with_older(at, tags)
+        if at < self.ended_at:
+            clicks = self.identified_clicks()
+            clicks.insert(bisect_right(clicks, at, key=lambda click: click[0]), (at, tags, hashed_id))
+            return kept_session_of(clicks, self.session_id, self.older_tags(), min(self.started_at, at))
+        return self._with_newest(at, tags, hashed_id)
+
+    def _with_newest(self, at: int, tags: Tags, hashed_id: bytes) -> "KeptSession":
+        """Copies bytes and builds no objects."""
+        text = self.tag_text + SEPARATOR
+        indices = []
+        for tag in tags:
+            position = text.find(f"{SEPARATOR}{tag}{SEPARATOR}")
+            if position >= 0:
+                indices.append(text.count(SEPARATOR, 0, position))
+                continue
+            count = text.count(SEPARATOR) - 1
+            if count < limits.SESSION_TAGS:
+                text += tag + SEPARATOR
+                indices.append(count)
+        ids = self.ids
+        if ids or hashed_id != NO_ID:
+            ids = (ids or self._all_ids()) + hashed_id
+        times = self.times + pack_time(at)
+        marks = self.marks + bytes((len(indices), *indices))
+        older = self.older
+        if len(times) > _ALL_TIMES_BYTES:
+            first = 1 + marks[0]
+            older = bytes(sorted({*older, *marks[1:first]}))
+            times, marks, ids = times[_TIME_BYTES:], marks[first:], ids[ID_BYTES:]
+        return KeptSession(self.started_at, at, self.session_id, text[:-1], times, marks, older, ids)
+
+    def _with_older(self, at: int, tags: Tags) -> "KeptSession":
+        older = self.older_tags()
+        if at >= self.started_at and set(tags) <= set(older):
+            return self
+        return kept_session_of(self.identified_clicks(), self.session_id, (*older, *tags), min(self.started_at, at))
+
+    def joined(self, other: "KeptSession") -> "KeptSession":
+        """Both sessions as one, for a late click that closes the gap between them."""
+        clicks = sorted([*self.identified_clicks(), *other.identified_clicks()], key=lambda click: click[0])
+        older = (*self.older_tags(), *other.older_tags())
+        return kept_session_of(clicks, self.session_id, older, min(self.started_at, other.started_at))
+
+    def after(self, moment: int) -> "KeptSession | None":
+        """The part of it after `moment` (erasure), without the tags of clicks that are no longer kept: they may be older."""
+        if self.started_at > moment:
+            return self
+        clicks = [click for click in self.identified_clicks() if click[0] > moment]
+        return kept_session_of(clicks, self.session_id, (), clicks[0][0]) if clicks else None
+
+    def identified_clicks(self) -> list[ClickWithId]:
+        """The kept clicks in time order with their ids."""
+        ids = self.ids or self._all_ids()
+        starts = range(0, len(ids), ID_BYTES)
+        return [(at, tags, ids[start : start + ID_BYTES]) for (at, tags), start in zip(self.clicks(), starts, strict=True)]
+
+    def _all_ids(self) -> bytes:
+        return NO_ID * (len(self.times) // _TIME_BYTES)
+
+
+def kept_session_of(
+    clicks: Iterable[ClickWithId], session_id: str = "", older: Tags = (), started_at: int | None = None
+) -> KeptSession:
+    """`session_of` with the ids."""
+    identified = list(clicks)
+    session = session_of([(at, tags) for at, tags, _ in identified], session_id, older, started_at)
+    ids = b"".join([hashed_id for _, _, hashed_id in identified[-limits.CLICKS :]])
+    return KeptSession(
+        session.started_at,
+        session.ended_at,
+        session_id,
+        session.tag_text,
+        session.times,
+        session.marks,
+        session.older,
+        ids if any(ids) else b"",
+    )
+
+
+class KeptConversation(Conversation, frozen=True, array_like=True, tag="c", gc=False):
+    """A call in a user's state.
+
+    Attributes:
+        ids: Of each part, the hash of its identity (`stream.core.duplicates`), 6 bytes, or zeros; empty in states of 0.1.0.
+    """
+
+    ids: bytes = b""
+
+    def part_of(self, hashed_id: bytes) -> Part | None:
+        """The part of this identity."""
+        return next((part for part, other in zip(self.parts, self._split_ids(), strict=True) if other == hashed_id != NO_ID), None)
+
+    def with_part(self, part: Part, hashed_id: bytes) -> "KeptConversation":
+        """The conversation with one more part, in place of an older one of the same identity."""
+        identified = [
+            (other, other_id)
+            for other, other_id in zip(self.parts, self._split_ids(), strict=True)
+            if other_id != hashed_id or hashed_id == NO_ID
+        ]
+        if len(identified) == limits.PARTS and part.ended_at <= identified[0][0].ended_at:
+            return self
+        index = bisect_right(identified, part.ended_at, key=lambda entry: entry[0].ended_at)
+        identified.insert(index, (part, hashed_id))
+        return kept_conversation_of(identified[-limits.PARTS :], self.conversation_id)
+
+    def after(self, moment: int) -> "KeptConversation | None":
+        """The parts that began after `moment` (erasure)."""
+        identified = [entry for entry in zip(self.parts, self._split_ids(), strict=True) if entry[0].started_at > moment]
+        return kept_conversation_of(identified, self.conversation_id) if identified else None
+
+    def _split_ids(self) -> list[bytes]:
+        ids = self.ids or NO_ID * len(self.parts)
+        return [ids[start : start + ID_BYTES] for start in range(0, len(ids), ID_BYTES)]
+
+
+def kept_conversation_of(identified: Iterable[tuple[Part, bytes]], conversation_id: str) -> KeptConversation:
+    """A conversation of parts with the hashes of their identities, ordered by their ends."""
+    parts, ids = zip(*identified, strict=True)
+    started_at = min(part.started_at for part in parts)
+    return KeptConversation(started_at, parts[-1].ended_at, conversation_id, parts, b"".join(ids))
+
+
+KeptInteraction = KeptSession | KeptConversation

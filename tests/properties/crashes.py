@@ -1,0 +1,85 @@
+"""Deliveries as a broker and a dying worker make them: interleaved topics, timestamps at random, states lost, outputs kept."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from stream.core.events import EncodedCall, Source, UserEvent
+from stream.core.outputs import Outcome
+from stream.core.records import Batch, PlainRecord
+from stream.core.step import step
+from tests import world
+
+Positions = dict[Source, int]
+
+
+def broker_time(event: UserEvent, rng: np.random.Generator) -> int:
+    """A timestamp up to 4 minutes before the event (the limit is 5) and up to 20 hours after it (allowed lateness: a day)."""
+    moment = event.ended_at if isinstance(event, EncodedCall) else event.occurred_at
+    assert type(moment) is int
+    return moment + int(rng.integers(-4 * world.MINUTE, 1_200 * world.MINUTE))
+
+
+class Delivery:
+    """One worker after another delivers the topics to one user. A worker dies with all states that were not durable yet.
+
+    Outputs become durable before their states, and of the last batch perhaps some only. A successor reads on from committed
+    offsets, which may be older than its states.
+    """
+
+    def __init__(self, topics: Mapping[Source, Sequence[UserEvent]], rng: np.random.Generator) -> None:
+        self.store = world.Store()
+        self._rng = rng
+        self._records = {
+            source: [PlainRecord(offset, broker_time(event, rng), b"u", world.encode(event)) for offset, event in enumerate(events)]
+            for source, events in topics.items()
+        }
+        self._positions: Positions = dict.fromkeys(topics, 0)
+        self._ends: Positions = dict.fromkeys(topics, 0)
+        """Up to where a dead worker may have read."""
+        self._notified: set[bytes] = set()
+        self._snapshots = [(dict(self.store.records), dict(self._positions))]
+        self._durable = 0
+        self._ranker = world.OrderRanker()
+
+    def run(self, crashes: int) -> world.Store:
+        while any(self._positions[source] < len(records) for source, records in self._records.items()):
+            outcome = self._deliver()
+            if crashes and self._rng.random() < 0.25:
+                crashes -= 1
+                self._die(outcome)
+                continue
+            self.store.apply(outcome)
+            self._notified.update(output.key for output in outcome.recommendations)
+            self._snapshots.append((dict(self.store.records), dict(self._positions)))
+            if self._rng.random() < 0.3:
+                self._durable = int(self._rng.integers(self._durable, len(self._snapshots)))
+        return self.store
+
+    def _deliver(self) -> Outcome:
+        """One batch of one to three records of a topic."""
+        waiting = [source for source, records in self._records.items() if self._positions[source] < len(records)]
+        source = waiting[int(self._rng.integers(len(waiting)))]
+        start = self._positions[source]
+        records = self._records[source][start : start + int(self._rng.integers(1, 4))]
+        self._positions[source] += len(records)
+        notified = self._notified if start < self._ends[source] else None
+        batch = Batch(source, world.TOPICS[source], 1, 0, records, notified)
+        return step(batch, self.store, self._ranker, world.catalogue(), world.settings())
+
+    def _die(self, outcome: Outcome) -> None:
+        """The last batch's outputs are sent in part or whole, and its state is lost with all others that are not durable."""
+        sent = Outcome(
+            recommendations=outcome.recommendations[: int(self._rng.integers(len(outcome.recommendations) + 1))],
+            examples=outcome.examples[: int(self._rng.integers(len(outcome.examples) + 1))],
+        )
+        self.store.apply(sent)
+        self._ends = {source: max(end, self._positions[source]) for source, end in self._ends.items()}
+        self.store.records = dict(self._snapshots[self._durable][0])
+        committed = int(self._rng.integers(self._durable + 1))
+        self._positions = {
+            source: int(self._rng.integers(min(position, self._snapshots[committed][1][source]), position + 1))
+            for source, position in self._snapshots[self._durable][1].items()
+        }
+        self._notified = set()
+        del self._snapshots[self._durable + 1 :]

@@ -1,0 +1,191 @@
+"""What a user's history, examples and list must be: computed from all events at once, without states, caches or order of arrival.
+
+Shares with the code under test only the forms of its results. Times are integer milliseconds. An event's index in its topic decides
+where times are equal.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from stream.core.events import Click, Eligibility, EncodedCall, Purchase, Source, UserEvent
+from stream.core.interactions import Interaction, Part, Session, conversation_of, session_of
+from stream.core.outputs import TrainingExample, example_key
+from stream.core.ranking import Catalogue, PostFilter
+from stream.core.records import Coordinates
+from tests import world
+
+GAP_MS = 30 * world.MINUTE
+WINDOW = 10
+LIST = 5
+Events = Mapping[Source, Sequence[UserEvent]]
+
+
+class Order(NamedTuple):
+    """A purchase or cancellation: all records of one id, action and time."""
+
+    at: int
+    purchase_id: str
+    bought: bool
+    items: tuple[str, ...]
+
+
+class Expected(NamedTuple):
+    """What must hold in the end; `history` as `world.history_of` returns it."""
+
+    history: list[object]
+    examples: dict[bytes, TrainingExample]
+    last_list: tuple[str, ...]
+
+
+def expected(events: Events, ranker: world.OrderRanker) -> Expected:
+    erased_at = max((time(event) for event in events[Source.ERASURE]), default=-1)
+    clicks = [event for event in events[Source.CLICK] if isinstance(event, Click) and time(event) > erased_at]
+    calls = [event for event in events[Source.CALL] if isinstance(event, EncodedCall) and event.started_at > erased_at]
+    orders = orders_of(events[Source.PURCHASE], erased_at)
+    lists = lists_of(events[Source.ELIGIBILITY], erased_at)
+    interactions = in_order([*sessions_of(clicks), *conversations_of(calls)])
+    owned = owned_before(orders, None)
+    excluded = lists[-1][1] if lists else ()
+    history = [*map(view, interactions), [tuple(order) for order in orders], owned, excluded, lists]
+    is_known = any(events[source] for source in Source) and (erased_at < 0 or bool(interactions or orders or lists))
+    last_list = list_of(interactions, {*owned, *excluded}, ranker) if is_known else ()
+    return Expected(history, examples_of(clicks, calls, orders, lists), last_list)
+
+
+def time(event: UserEvent) -> int:
+    assert not isinstance(event, EncodedCall)
+    assert type(event.occurred_at) is int
+    return event.occurred_at
+
+
+def sessions_of(clicks: Iterable[Click]) -> list[Session]:
+    seen: set[object] = set()
+    groups: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
+    for click in clicks:
+        identity = (click.event_id, time(click), click.session_id)
+        if click.event_id is None or identity not in seen:
+            seen.add(identity)
+            groups.setdefault(click.session_id or "", []).append((time(click), click.tags))
+    sessions = []
+    for session_id, group in groups.items():
+        group.sort(key=lambda click: click[0])
+        starts = [
+            index
+            for index in range(len(group))
+            if not index or (not session_id and group[index][0] - group[index - 1][0] >= GAP_MS)
+        ]
+        sessions += [session_of(group[start:end], session_id) for start, end in zip(starts, [*starts[1:], len(group)], strict=True)]
+    return sessions
+
+
+def conversations_of(calls: Iterable[EncodedCall]) -> list[Interaction]:
+    newest: dict[object, tuple[int, EncodedCall]] = {}
+    for index, call in enumerate(calls):
+        if call.has_event_id:
+            identity: object = ("event", call.event_id)
+        elif isinstance(call.piece, int):
+            identity = ("piece", call.piece)
+        else:
+            identity = (call.started_at, call.ended_at, call.sentences)
+        key = (call.conversation_id, identity)
+        if key not in newest or (newest[key][1].started_at, newest[key][1].ended_at) < (call.started_at, call.ended_at):
+            newest[key] = (index, call)
+    groups: dict[str, list[Part]] = {}
+    for _, call in sorted(newest.values(), key=lambda entry: (entry[1].ended_at, entry[0])):
+        groups.setdefault(call.conversation_id, []).append(part_of(call))
+    return [conversation_of(parts, conversation_id) for conversation_id, parts in groups.items()]
+
+
+def part_of(call: EncodedCall) -> Part:
+    mean = np.frombuffer(call.vector_sum, dtype="<f4") / call.sentences
+    keywords = "".join("\x1f" + word for word in call.keywords)
+    return Part(call.started_at, call.ended_at, call.sentences, mean.astype("<f2").tobytes(), keywords, call.text_model)
+
+
+def orders_of(purchases: Iterable[UserEvent], erased_at: int) -> list[Order]:
+    orders: dict[tuple[int, str, bool], list[str]] = {}
+    for offset, purchase in enumerate(purchases):
+        assert isinstance(purchase, Purchase)
+        if time(purchase) > erased_at:
+            purchase_id = purchase.event_id or Coordinates(world.TOPICS[Source.PURCHASE], 1, 0, offset).event_id
+            items = orders.setdefault((time(purchase), purchase_id, purchase.action == "bought"), [])
+            items += [item for item in purchase.items if item not in items]
+    return sorted((Order(*identity, tuple(items)) for identity, items in orders.items()), key=lambda order: order.at)
+
+
+def lists_of(lists: Iterable[UserEvent], erased_at: int) -> list[tuple[int, tuple[str, ...]]]:
+    seen: dict[object, tuple[int, tuple[str, ...]]] = {}
+    for index, event in enumerate(lists):
+        assert isinstance(event, Eligibility)
+        if time(event) > erased_at:
+            seen.setdefault((event.event_id or index, time(event)), (time(event), event.excluded))
+    return sorted(seen.values(), key=lambda entry: entry[0])
+
+
+def owned_before(orders: Iterable[Order], moment: int | None) -> tuple[str, ...]:
+    owned: dict[str, bool] = {}
+    for order in orders:
+        if moment is None or order.at < moment:
+            owned.update(dict.fromkeys(order.items, order.bought))
+    return tuple(sorted(item for item, bought in owned.items() if bought))
+
+
+def examples_of(
+    clicks: Sequence[Click],
+    calls: Sequence[EncodedCall],
+    orders: Sequence[Order],
+    lists: Sequence[tuple[int, tuple[str, ...]]],
+) -> dict[bytes, TrainingExample]:
+    """Of several purchases of one id, the newest has the example."""
+    examples = {}
+    whole = [*sessions_of(clicks), *conversations_of(calls)]
+    for order in orders:
+        if not order.bought or any(
+            other.bought and other.purchase_id == order.purchase_id and other.at > order.at for other in orders
+        ):
+            continue
+        visible = in_order(part for interaction in whole if (part := interaction_before(interaction, order.at)) is not None)[
+            -WINDOW:
+        ]
+        if not visible:
+            continue
+        kinds = {interaction.modality for interaction in visible}
+        lists_before = [excluded for at, excluded in lists if at < order.at]
+        examples[example_key("u", order.purchase_id)] = TrainingExample(
+            user_id="u",
+            purchase_id=order.purchase_id,
+            occurred_at=order.at,
+            revision=0,
+            type="both" if len(kinds) == 2 else kinds.pop(),
+            items=order.items,
+            excluded=tuple(sorted({*owned_before(orders, order.at), *(lists_before[-1] if lists_before else ())})),
+            interactions=tuple(visible),
+        )
+    return examples
+
+
+def interaction_before(interaction: Interaction, moment: int) -> Interaction | None:
+    if isinstance(interaction, Session):
+        clicks = [click for click in interaction.clicks() if click[0] < moment]
+        return session_of(clicks, interaction.session_id) if clicks else None
+    parts = [part for part in interaction.parts if part.ended_at < moment]
+    return conversation_of(parts, interaction.conversation_id) if parts else None
+
+
+def in_order(interactions: Iterable[Interaction]) -> list[Interaction]:
+    return sorted(interactions, key=lambda interaction: interaction.order)
+
+
+def view(interaction: Interaction) -> object:
+    if isinstance(interaction, Session):
+        return (interaction.order, interaction.ended_at, sorted(interaction.tags), interaction.clicks())
+    return (interaction.order, interaction.ended_at, interaction.parts)
+
+
+def list_of(interactions: Sequence[Interaction], blocked: Iterable[str], ranker: world.OrderRanker) -> tuple[str, ...]:
+    rows = ranker.rank_many(ranker.encode_many([interactions[-WINDOW:]])) if interactions else ranker.prior[None, :]
+    catalogue: Catalogue = world.catalogue()
+    top = PostFilter(ranker.items, catalogue, world.NOW).top(rows, [blocked], LIST)[0]
+    return tuple(ranker.items[position] for position in top)

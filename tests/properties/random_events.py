@@ -1,0 +1,59 @@
+"""One user's events by topic from a seed: ids that several events share, and repetitions of every source.
+
+Drawn with numpy, because many cases find more than few that shrink well.
+"""
+
+import msgspec
+import numpy as np
+
+from stream.core.events import Click, Eligibility, EncodedCall, Erasure, Purchase, Source, UserEvent
+from tests import world
+
+Events = dict[Source, list[UserEvent]]
+
+TAGS = ("home", "car", "price", "claim", "dog")
+IDS = (None, None, "e1", "e2", "e3")
+SESSION_IDS = (None, None, None, "s1", "s2")
+PIECES = (msgspec.UNSET, msgspec.UNSET, 1, 2)
+COUNTS = {Source.CLICK: 10, Source.CALL: 5, Source.PURCHASE: 5, Source.ELIGIBILITY: 2, Source.ERASURE: 2}
+MOST_REPETITIONS = 3
+
+
+def random_events(rng: np.random.Generator, size: float, *, erasures: bool = True) -> Events:
+    """Events in any order of time, within the bounds of the state. `size` in [0, 1] scales their number and their span of time."""
+    events: Events = {}
+    for source, count in COUNTS.items():
+        most = round(size * count) if erasures or source is not Source.ERASURE else 0
+        topic = [_event(source, rng, size) for _ in range(int(rng.integers(most + 1)))]
+        for _ in range(int(rng.integers(min(MOST_REPETITIONS, 2 * len(topic)) + 1)) if topic else 0):
+            first = int(rng.integers(len(topic)))
+            topic.insert(int(rng.integers(first + 1, len(topic) + 1)), topic[first])
+        events[source] = topic
+    events[Source.ELIGIBILITY] = events[Source.ELIGIBILITY][:4]
+    events[Source.CALL] = [msgspec.structs.replace(call, origin_offset=offset) for offset, call in enumerate(events[Source.CALL])]
+    return events
+
+
+def _event(source: Source, rng: np.random.Generator, size: float) -> UserEvent:
+    at = world.NOW - 200 * world.MINUTE + int(rng.integers(1 + round(150 * size))) * world.MINUTE
+    event_id = IDS[rng.integers(len(IDS))]
+    some_items = tuple(world.ITEMS[number] for number in rng.permutation(len(world.ITEMS))[: 1 + rng.integers(2)])
+    match source:
+        case Source.CLICK:
+            tags = tuple(TAGS[number] for number in rng.integers(len(TAGS), size=1 + rng.integers(3)))
+            return Click("u", at, tags, event_id, SESSION_IDS[rng.integers(len(SESSION_IDS))])
+        case Source.CALL:
+            return _call(rng, at, event_id)
+        case Source.PURCHASE:
+            return Purchase("u", at, some_items, event_id, "cancelled" if rng.random() < 0.3 else "bought")
+        case Source.ELIGIBILITY:
+            return Eligibility("u", at, some_items, event_id)
+        case Source.ERASURE:
+            return Erasure("u", at, event_id)
+
+
+def _call(rng: np.random.Generator, at: int, event_id: str | None) -> EncodedCall:
+    """A part of a call, with an id of its own, a number, or neither."""
+    call = world.call(f"c{rng.integers(1, 3)}", at, at + int(rng.integers(21)) * world.MINUTE, int(rng.integers(10)))
+    piece = PIECES[rng.integers(len(PIECES))]
+    return msgspec.structs.replace(call, event_id=event_id or call.event_id, has_event_id=event_id is not None, piece=piece)
