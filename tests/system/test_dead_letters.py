@@ -139,9 +139,8 @@ def test_transcripts_are_shown_and_replayed_from_their_origin_while_it_retains_t
     epoch = topic_epochs(bootstrap, [TOPICS.transcripts])[TOPICS.transcripts]
     producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
     names = []
-    for offset in range(2):
-        record = PlainRecord(offset, START_MS, b"u", text)
-        origin = Coordinates(TOPICS.transcripts, epoch, place, offset)
+    for record in read_all(bootstrap, TOPICS.transcripts)[place]:
+        origin = Coordinates(TOPICS.transcripts, epoch, place, record.offset)
         letter = dead_letter(Source.CALL, origin, record, Rejection(Reason.POISON, "x"))
         producer.send(TOPICS.dead_letters, key=letter.key, value=letter.value).get(10)
         names.append(letter.key.decode())
