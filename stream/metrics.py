@@ -113,12 +113,7 @@ DECLARED: Final[dict[str, Declared]] = {
     "ready": Declared(Gauge, "1 while /readyz returns 200: partitions are assigned, tables restored, catalogue and models read"),
     "stalled_partitions": Declared(Gauge, "partitions that have work and whose committed offset does not move"),
     "stopped_partitions": Declared(Gauge, "partitions that stopped at a batch whose checksum fails"),
-    "unusable_items": Declared(
-        Counter,
-        "items of the catalogue that cannot be used; counted by each worker",
-        ("reason",),
-        from_start=tuple((one,) for one in Reason),
-    ),
+    "unusable_items": Declared(Gauge, "items of the catalogue whose newest record cannot be used; all workers report the same"),
     "unreadable_records": Declared(
         Counter,
         "records of followed topics that do not parse, left out",

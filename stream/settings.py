@@ -217,6 +217,10 @@ class DeadLetterSettings(Section):
         description="worker and encoder stop when more than this share of a topic's last records are dead letters; 1: never",
     )
     window_records: int = Field(1_000, ge=1, description="the share is taken over at least this many records")
+    rare_records: int = Field(
+        10, ge=1, description="records that are enough for the share if the topic took `rare_s` or longer to get them"
+    )
+    rare_s: int = Field(3_600, ge=1, description="how long a topic of few records must have taken for `rare_records`")
 
 
 class HealthSettings(Section):

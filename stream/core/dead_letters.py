@@ -7,7 +7,7 @@ A dead letter can be built and sent whatever the record contains. Who rejects: `
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -58,33 +58,50 @@ def _first_headers(record: Record) -> tuple[tuple[str, bytes], ...]:
     return tuple(kept)
 
 
+class _Counted(NamedTuple):
+    """A batch of one topic."""
+
+    records: int
+    dead: int
+    first_ms: int
+
+
 class DeadLetterLimit:
     """Detects a broken topic, as opposed to some broken events: too many of its last records became dead letters.
 
-    The limit is exceeded when more than `share` of a topic's last records, at least `window` of them in whole batches, are dead
-    letters. A share of 1 never is.
+    The limit is exceeded when more than `share` of a topic's last records, in whole batches, are dead letters. The last records are
+    `window` of them or more. A topic of few records would fill that window in months, so `rare` records are enough if it took
+    `rare_ms` or longer, by the broker's time, to get them. A share of 1 is never exceeded.
     """
 
-    def __init__(self, share: float = 0.5, window: int = 1_000) -> None:
+    def __init__(self, share: float = 0.5, window: int = 1_000, rare: int = 10, rare_ms: int = limits.HOUR_MS) -> None:
         self._share = share
         self._window = window
-        self._batches: dict[str, deque[tuple[int, int]]] = {}
+        self._rare = rare
+        self._rare_ms = rare_ms
+        self._batches: dict[str, deque[_Counted]] = {}
 
-    def add(self, topic: str, records: int, letters: Sequence[Output]) -> str | None:
-        """Counts a batch and its dead letters. Returns an explanation if the limit is exceeded, else None."""
+    def add(self, topic: str, records: int, letters: Sequence[Output], first_ms: int = 0, last_ms: int = 0) -> str | None:
+        """Counts a batch and its dead letters. Returns an explanation if the limit is exceeded, else None.
+
+        `first_ms` and `last_ms` are the broker's times of its first and last record.
+        """
         batches = self._batches.setdefault(topic, deque())
-        batches.append((records, len(letters)))
-        total = sum(count for count, _ in batches)
-        while total - batches[0][0] >= self._window:
-            total -= batches.popleft()[0]
-        dead = sum(count for _, count in batches)
-        if total < self._window or dead <= self._share * total:
+        batches.append(_Counted(records, len(letters), first_ms))
+        total = sum(batch.records for batch in batches)
+        while len(batches) > 1 and self._is_enough(total - batches[0].records, last_ms - batches[1].first_ms):
+            total -= batches.popleft().records
+        dead = sum(batch.dead for batch in batches)
+        if not self._is_enough(total, last_ms - batches[0].first_ms) or dead <= self._share * total:
             return None
         return (
             f"{dead} of the last {total} records of {topic} are dead letters ({_most_frequent(letters)}), a larger share "
             f"than dead_letters.stop_share = {self._share:g}: the topic, its mapping or this version is broken. The last batch "
             "was not committed. Fix the cause, start again, then replay the earlier dead letters with `isthmus dead-letters replay`"
         )
+
+    def _is_enough(self, records: int, span_ms: int) -> bool:
+        return records >= self._window or (records >= self._rare and span_ms >= self._rare_ms)
 
 
 def _most_frequent(letters: Sequence[Output]) -> str:

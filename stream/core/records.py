@@ -49,6 +49,11 @@ class PlainRecord(NamedTuple):
     headers: Headers = ()
 
 
+def time_span(records: Sequence[Record]) -> tuple[int, int]:
+    """The broker's times of the first and last record, ms."""
+    return (records[0].timestamp, records[-1].timestamp) if records else (0, 0)
+
+
 class Coordinates(NamedTuple):
     """Where a record is stored.
 

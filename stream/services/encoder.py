@@ -89,6 +89,7 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
 
 def batch_encoder(settings: Settings, metrics: Metrics) -> Callable[[Batch], list[Emission]]:
     """Loads the text model; returns the function that encodes and counts one batch, for `stream.kafka.agents.stateless_agent`."""
+    from stream.core.records import time_span
     from stream.kafka.delivery.contracts import Emission
     from stream.text.encode_stage import encode_batch
     from stream.text.model import TextModel
@@ -105,7 +106,7 @@ def batch_encoder(settings: Settings, metrics: Metrics) -> Callable[[Batch], lis
     def process(batch: Batch) -> list[Emission]:
         started = time.perf_counter()
         encoded = encode_batch(batch, model, form)
-        broken = limit.add(batch.topic, len(batch.records), encoded.dead_letters)
+        broken = limit.add(batch.topic, len(batch.records), encoded.dead_letters, *time_span(batch.records))
         if broken is not None:
             raise IsthmusError(broken)
         metrics.histogram("encoder_seconds").observe(time.perf_counter() - started)

@@ -115,7 +115,8 @@ def field_mapper(section: str, fields: Mapping[str, str]) -> Callable[[Any], Any
 
 
 def dead_letter_limit(settings: Settings) -> DeadLetterLimit:
-    return DeadLetterLimit(settings.dead_letters.stop_share, settings.dead_letters.window_records)
+    own = settings.dead_letters
+    return DeadLetterLimit(own.stop_share, own.window_records, own.rare_records, own.rare_s * 1_000)
 
 
 @asynccontextmanager

@@ -280,6 +280,20 @@ async def test_a_broken_topic_stops_the_worker_instead_of_being_drained(name: st
     assert log.lag("isthmus-profiles", SOURCES) >= 2_000 - lost
 
 
+async def test_an_unusable_erasure_is_logged_and_counted_apart(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In seconds it would have erased nothing and counted as applied. The log says that a user is not erased, and what to do."""
+    log = open_log(name)
+    log.create_topics(specs(TOPICS))
+    async with worker(name, log, tmp_path) as (_, metrics):
+        await send(log, [*events(200), (TOPICS.erasures, Erasure("user-3", int(time.time())))])
+        await until(lambda: log.lag("isthmus-profiles", SOURCES) == 0)
+        assert metrics.total("events", "erasure", "dead_letter") == 1
+    (letter,) = [msgspec.json.decode(value) for value in newest(log, TOPICS.dead_letters).values()]
+    assert (letter["reason"], "it looks like seconds" in letter["error"]) == ("implausible_time", True)
+    assert "1 erasures of erasures could not be used: their users are not erased" in caplog.text
+    assert "isthmus dead-letters list --topic erasures" in caplog.text
+
+
 async def test_a_stalled_partition_makes_the_worker_unhealthy(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log stops acknowledging state records. An idle worker that has folded everything stays healthy."""
     monkeypatch.setattr(watchdog, "INTERVAL_S", 0.4)

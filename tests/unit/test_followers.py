@@ -110,6 +110,26 @@ async def test_any_model_is_accepted_while_the_catalogue_is_empty(metrics: Metri
     assert follower._served.ranker is not None
 
 
+async def test_an_item_that_cannot_be_used_is_counted_until_it_is_published_again(
+    metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its former version stays, each item counts once however often it is wrong, and the log says why."""
+    served = ServedModel()
+    follower = ServedModelFollower(served, metrics)
+    wrong = [
+        PlainRecord(7, 0, b"a", b'{"item_id":"a","name":"A","offered_until":1790000000}'),
+        PlainRecord(8, 0, b"b", b'{"item_id":18}'),
+        PlainRecord(9, 0, b"b", b"{"),
+    ]
+    await follower.on_items([item("a"), *wrong])
+    assert list(served.catalogue.items) == ["a"]
+    assert metrics.registry.get_sample_value("isthmus_unusable_items") == 2
+    assert "offset 7" in caplog.text
+    assert "looks like seconds" in caplog.text
+    await follower.on_items([item("a"), PlainRecord(10, 0, b"b", None)])
+    assert metrics.registry.get_sample_value("isthmus_unusable_items") == 0
+
+
 async def test_unreadable_records_of_followed_topics_are_counted_and_left_out() -> None:
     """What was there before stands, a withdrawal is not invented, and the alert sees it."""
     served, metrics, ranker = ServedModel(), Metrics(), world.OrderRanker("1")

@@ -44,6 +44,7 @@ class ServedModelFollower:
         self._load = load
         self._items_unit = items_unit
         self._items: dict[bytes, Item] = {}
+        self._unusable_items: set[bytes] = set()
         self._champion: ModelAnnouncement | None = None
         self._unreadable: ModelAnnouncement | None = None
         self._lock = asyncio.Lock()
@@ -53,6 +54,7 @@ class ServedModelFollower:
         for record in self._readable("items", records):
             if record.key is None:
                 continue
+            self._unusable_items.discard(record.key)
             if not record.value:
                 self._items.pop(record.key, None)
                 continue
@@ -60,11 +62,12 @@ class ServedModelFollower:
             if isinstance(item, Item):
                 self._items[record.key] = item
             else:
-                self._metrics.counter("unusable_items", item.reason).inc()
+                self._unusable_items.add(record.key)
                 text = "the item at offset %d of the catalogue cannot be used (%s: %s): publish it again; its former version stays"
                 logger.warning(text, record.offset, item.reason, item.error)
         self._served.catalogue = Catalogue(self._items.values())
         self._metrics.gauge("catalogue_items").set(len(self._items))
+        self._metrics.gauge("unusable_items").set(len(self._unusable_items))
 
     async def on_models(self, records: Sequence[Record]) -> None:
         """Loads the newest champion among the records.

@@ -18,7 +18,7 @@ from stream.core.dead_letters import DeadLetterLimit
 from stream.core.events import Reason, Source
 from stream.core.outputs import Outcome
 from stream.core.poison import step_many_isolating_poison
-from stream.core.records import Batch
+from stream.core.records import Batch, time_span
 from stream.core.step import StepConfig, StepInput
 from stream.core.watermarks import encode_watermark, watermark_key
 from stream.errors import IsthmusError
@@ -32,6 +32,10 @@ from stream.metrics import Metrics
 from stream.settings import TopicSettings
 
 logger = logging.getLogger(__name__)
+_FAILED_ERASURES: Final = (
+    "%d erasures of %s could not be used: their users are not erased. `isthmus dead-letters list --topic %s` says why; fix the "
+    "cause and replay them, or run `isthmus erase`"
+)
 _LOOP_TURNS: Final = 4
 
 
@@ -171,7 +175,9 @@ class ProfileAgent:
         poisoned = outcome.counts["dead_letters", Reason.POISON]
         if poisoned:
             logger.error("%d events of %s made the step raise; their dead letters contain the location", poisoned, batch.topic)
-        exceeded = self._context.limit.add(batch.topic, len(batch.records), outcome.dead_letters)
+        if outcome.dead_letters and batch.source is Source.ERASURE:
+            logger.error(_FAILED_ERASURES, len(outcome.dead_letters), batch.topic, batch.topic)
+        exceeded = self._context.limit.add(batch.topic, len(batch.records), outcome.dead_letters, *time_span(batch.records))
         if exceeded is not None:
             raise IsthmusError(exceeded)
 
