@@ -200,6 +200,13 @@ class ApiSettings(Section):
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body; else 413")
     body_timeout_s: float = Field(10, gt=0, description="a body must have come within this time; else 408")
     requests_per_s: float = Field(0, ge=0, description="per key, twice as many at once; else 429; 0: no bound")
+    requests_per_s_of_a_user: float = Field(
+        5, ge=0, description="requests a second with tokens of one user, four times as many at once; else 429; 0: no bound"
+    )
+    token_secrets: tuple[SecretStr, ...] = Field(
+        (), description="secrets of user tokens, at least 32 bytes each: the first signs, all verify; none: no user tokens"
+    )
+    token_lifetime_s: int = Field(900, ge=10, le=86_400, description="longest life of a user token")
     failures_per_minute: float = Field(
         60, ge=0, description="requests without a valid key, per client address; else 429; 0: no bound"
     )

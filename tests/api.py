@@ -18,7 +18,7 @@ from stream.core.events import Item
 from stream.core.kept_interactions import KeptSession
 from stream.core.outputs import Cause, Modalities, ModelName, Output, RankedItem, Recommendation
 from stream.core.partitioner import partition_of
-from stream.core.state import Facts, Head, KeptPurchase, encode_state
+from stream.core.state import ErasureMarker, Facts, Head, KeptPurchase, encode_state, erasure_marker_key
 from stream.kafka.cluster.event_sink import EventSink
 from stream.kafka.cluster.topics import changelog_name, specs
 from stream.kafka.embedded.event_sink import EmbeddedEventSink
@@ -31,6 +31,7 @@ from stream.services.api import ApiParts, following, make_parts, now_ms
 from stream.settings import ApiSettings, Settings, StepSettings, TopicSettings
 
 PARTITIONS = 2
+TOKEN_SECRET = "0123456789abcdef0123456789abcdef"  # 32 bytes
 TOPICS = TopicSettings(partitions=PARTITIONS)
 CHANGELOG = changelog_name("isthmus-profiles")
 ITEMS = tuple(f"item-{number:02}" for number in range(20))
@@ -39,7 +40,9 @@ NOW = now_ms()
 
 def settings(**api: Any) -> Settings:
     return Settings(
-        topics=TOPICS, step=StepSettings(), api=ApiSettings(**{"heartbeat_s": 0.2, "port": 0, "metrics_port": 0, **api})
+        topics=TOPICS,
+        step=StepSettings(),
+        api=ApiSettings(**{"heartbeat_s": 0.2, "port": 0, "metrics_port": 0, "token_secrets": (TOKEN_SECRET,), **api}),
     )
 
 
@@ -87,6 +90,13 @@ def erase(log: Log, user: str, term: int = 1) -> None:
     append(log, TOPICS.recommendations, user, Output(user.encode(), None))
     for key in (b"h", b"f"):
         append(log, CHANGELOG, user, Output(key + user.encode(), None, stamp(term)))
+
+
+def mark_erased(log: Log, user: str, until_ms: int, term: int = 1) -> None:
+    """What an erasure leaves: no state, and a marker under a keyed hash."""
+    erase(log, user, term)
+    key = erasure_marker_key(user.encode(), StepSettings().erasure_key.get_secret_value().encode())
+    append(log, CHANGELOG, user, Output(key, encode_state(ErasureMarker(1, until_ms, until_ms, {})), stamp(term)))
 
 
 def append(log: Log, topic: str, user: str, output: Output) -> None:

@@ -25,6 +25,7 @@ class Scope(StrEnum):
     READ = "read"
     WRITE = "write"
     ERASE = "erase"
+    TOKENS = "tokens"
     ADMIN = "admin"
 
 

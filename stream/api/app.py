@@ -78,9 +78,12 @@ def make_app(api: Api, metrics: Metrics) -> Litestar:
     settings = api.settings
     door = Door(
         api.keys,
+        api.tokens,
+        api.service,
         lambda: next(iter(api.health.wrong(api.health.ready)), None),
         api.service.clock_ms,
         Buckets(settings.requests_per_s, 2 * settings.requests_per_s),
+        Buckets(settings.requests_per_s_of_a_user, 4 * settings.requests_per_s_of_a_user),
         Buckets(settings.failures_per_minute / 60, settings.failures_per_minute),
     )
     return Litestar(

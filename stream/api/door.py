@@ -14,8 +14,12 @@ from litestar.handlers import BaseRouteHandler
 
 from stream.api.api_keys import ApiKey, ApiKeys, Scope
 from stream.api.problems import ApiError
+from stream.api.service import ReadService
+from stream.api.user_tokens import TokenSigner, UserToken
 
 SCOPE: Final = "scope"
+USER: Final = "user"
+"""Option of a route that a user token opens, and nothing else."""
 _REMEMBERED: Final = 10_000
 _UNAUTHORISED: Final = {"WWW-Authenticate": 'Bearer realm="isthmus"'}
 Connection = ASGIConnection[Any, Any, Any, Any]
@@ -48,31 +52,69 @@ class Door:
     """Admits requests: a guard of the whole application."""
 
     def __init__(
-        self, keys: ApiKeys, missing: Callable[[], str | None], clock_ms: Callable[[], int], requests: Buckets, failures: Buckets
+        self,
+        keys: ApiKeys,
+        tokens: TokenSigner,
+        service: ReadService,
+        missing: Callable[[], str | None],
+        clock_ms: Callable[[], int],
+        requests: Buckets,
+        users: Buckets,
+        failures: Buckets,
     ) -> None:
-        """`missing` says why the store must not be answered from yet; `requests` bounds keys, `failures` client addresses."""
+        """`missing` says why the store must not be answered from yet. `requests` bounds keys, `users` the users of tokens, and
+        `failures` client addresses.
+        """
         self._keys = keys
+        self._tokens = tokens
+        self._service = service
         self._missing = missing
         self._clock_ms = clock_ms
         self._requests = requests
+        self._users = users
         self._failures = failures
 
     async def admit(self, connection: Connection, handler: BaseRouteHandler) -> None:
         """Raises ApiError where the request is not admitted; otherwise the connection's `auth` is its key."""
-        scope = handler.opt.get(SCOPE)
-        if scope is None:
+        scope, is_for_user = handler.opt.get(SCOPE), handler.opt.get(USER, False)
+        if is_for_user:
+            connection.scope["auth"] = self._user(connection)
+        elif scope is not None:
+            refuse_ambiguous_path(connection.scope["raw_path"])
+            connection.scope["auth"] = self._known(connection, scope)
+        else:
             return
-        refuse_ambiguous_path(connection.scope["raw_path"])
-        connection.scope["auth"] = self._known(connection, scope)
         missing = self._missing()
         if missing is not None:
             raise ApiError(503, f"the store is not ready: {missing}", {"Retry-After": "1"})
+        if is_for_user:
+            await self._refuse_erased(connection.scope["auth"])
 
-    def _known(self, connection: Connection, scope: Scope) -> ApiKey:
+    def _user(self, connection: Connection) -> UserToken:
+        """The token of a browser; its user counts as a key does."""
+        address = self._checked_address(connection)
+        token = self._tokens.read(_presented(connection), self._clock_ms())
+        if token is None:
+            self._failures.wait_s(address)
+            raise ApiError(401, "present a live user token: `Authorization: Bearer ist...`", dict(_UNAUTHORISED))
+        wait_s = self._users.wait_s(token.user_id)
+        if wait_s:
+            raise _too_many("requests came with this user's tokens", wait_s)
+        return token
+
+    async def _refuse_erased(self, token: UserToken) -> None:
+        if await self._service.erased_at(token.user_id) >= token.issued_at:
+            raise ApiError(401, "this token was made before its user was erased", dict(_UNAUTHORISED))
+
+    def _checked_address(self, connection: Connection) -> str:
         address = connection.client.host if connection.client else ""
         wait_s = self._failures.wait_s(address, take=0)
         if wait_s:
-            raise _too_many("requests without a valid API key came from this address", wait_s)
+            raise _too_many("requests without a valid credential came from this address", wait_s)
+        return address
+
+    def _known(self, connection: Connection, scope: Scope) -> ApiKey:
+        address = self._checked_address(connection)
         key = self._keys.find(_presented(connection), self._clock_ms())
         if key is None:
             self._failures.wait_s(address)

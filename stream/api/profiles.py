@@ -1,11 +1,13 @@
-"""What the read side keeps of a user's state records: the post filter and counts, but no click, no tag and no vector."""
+"""What the read side keeps of a user's state records: the post filter, counts and the time of an erasure, but no click, no tag and
+no vector.
+"""
 
 from collections.abc import Sequence
 
 import msgspec
 
 from stream.core.interactions import Interaction, Session
-from stream.core.state import decode_facts, decode_head, facts_key, head_key
+from stream.core.state import decode_erasure_marker, decode_facts, decode_head, facts_key, head_key
 
 
 class HeadSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -40,13 +42,14 @@ class FactsSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 _encode = msgspec.msgpack.Encoder().encode
 decode_head_summary = msgspec.msgpack.Decoder(HeadSummary).decode
+decode_erased_at = msgspec.msgpack.Decoder(int).decode
 decode_facts_summary = msgspec.msgpack.Decoder(FactsSummary).decode
-HEAD, FACTS = head_key(b""), facts_key(b"")
+HEAD, FACTS, MARKER = head_key(b""), facts_key(b""), b"m"
 
 
 def is_kept(key: bytes) -> bool:
-    """Whether a state record of this key is one of a user, and not the memory of an erasure."""
-    return key[:1] in {HEAD, FACTS}
+    """Whether something of a state record of this key is kept."""
+    return key[:1] in {HEAD, FACTS, MARKER}
 
 
 def summary_of(key: bytes, value: bytes) -> bytes:
@@ -55,6 +58,8 @@ def summary_of(key: bytes, value: bytes) -> bytes:
     Raises:
         StatesUnreadableError: the record is damaged, or a later version wrote it.
     """
+    if key[:1] == MARKER:
+        return _encode(decode_erasure_marker(value).erased_at)
     return _encode(_head_summary(value) if key[:1] == HEAD else _facts_summary(value))
 
 

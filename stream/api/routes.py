@@ -1,6 +1,6 @@
 """The routes: parameters in, answers out. What they do is in `service`, `ingest` and `streams`; who may, in `door`."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -9,26 +9,25 @@ from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, JSONBody, PathParameter, QueryParameter
 from litestar.response import Stream as StreamResponse
-from msgspec import Meta
 
 from stream.api import ingest
 from stream.api.answers import ListAnswer, Profile
 from stream.api.api_keys import ApiKey, ApiKeys, Scope
-from stream.api.door import SCOPE
+from stream.api.bodies import LIMIT, CatalogueItem, CataloguePage, ErasureStatus, IssuedToken, Lists, Receipt, TokenBody, UsersBody
+from stream.api.door import SCOPE, USER
 from stream.api.ingest import Clock, EventsAnswer, EventsBody, check_user_id, erasure_event, outgoing
 from stream.api.problems import MEDIA_TYPE, ApiError, Problem
 from stream.api.service import ReadService
 from stream.api.streams import Changes, Stream, stream_lists
+from stream.api.user_tokens import TokenSigner, UserToken
 from stream.core import limits
 from stream.core.event_times import TimeRule
-from stream.core.events import Item, UserId, to_milliseconds
+from stream.core.events import Item, to_milliseconds
 from stream.health import Health
 from stream.kafka.cluster.event_sink import EventSink
 from stream.metrics import Metrics
 from stream.settings import ApiSettings
 
-LIMIT: Final = 100
-USERS: Final = 1_000
 AGE_HEADER: Final = "Isthmus-Age"
 OTHER: Final = "other"
 
@@ -38,6 +37,7 @@ UserPath = Annotated[
 Limit = Annotated[int | None, QueryParameter(description="Items of a list; default: the step's list length.", ge=1, le=LIMIT)]
 Placement = Annotated[str | None, QueryParameter(description="Where the list is shown; echoed.", max_length=limits.ID_CHARACTERS)]
 Authenticated = Request[Any, ApiKey, Any]
+OfUser = Request[Any, UserToken, Any]
 
 
 def problems(*statuses: int) -> dict[int, ResponseSpec]:
@@ -63,6 +63,7 @@ def problems(*statuses: int) -> dict[int, ResponseSpec]:
 
 
 READING: Final = (400, 401, 403, 429, 503)
+OWN: Final = (400, 401, 429, 503)
 WRITING: Final = (400, 401, 403, 408, 413, 429, 503)
 
 
@@ -71,6 +72,7 @@ class Api(msgspec.Struct, frozen=True):
 
     service: ReadService
     keys: ApiKeys
+    tokens: TokenSigner
     changes: Changes
     sink: EventSink
     metrics: Metrics
@@ -89,86 +91,6 @@ class Api(msgspec.Struct, frozen=True):
 
 
 UsesApi = NamedDependency[Api]
-
-
-class UsersBody(msgspec.Struct, frozen=True):
-    """Users whose lists are wanted.
-
-    Attributes:
-        users: User ids.
-        limit: Items of each list; default: the step's list length.
-    """
-
-    users: Annotated[tuple[UserId, ...], Meta(min_length=1, max_length=USERS)]
-    limit: Annotated[int, Meta(ge=1, le=LIMIT)] | None = None
-
-
-class Lists(msgspec.Struct, frozen=True):
-    """Lists of several users.
-
-    Attributes:
-        lists: One for each user, in order.
-    """
-
-    lists: list[ListAnswer]
-
-
-class CatalogueItem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One item of the catalogue.
-
-    Attributes:
-        item: Item id.
-        name: For people.
-        offered: Whether it is on offer now.
-        repeatable: Whether a user who owns it may be offered it again.
-        offered_from: Start of the offer, ms.
-        offered_until: End of the offer, ms.
-    """
-
-    item: str
-    name: str
-    offered: bool
-    repeatable: bool
-    offered_from: int | None = None
-    offered_until: int | None = None
-
-
-class CataloguePage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Part of the catalogue.
-
-    Attributes:
-        items: In order of their ids.
-        next: What to give as `after` for the next part; absent: there is none.
-    """
-
-    items: list[CatalogueItem]
-    next: str | None = None
-
-
-class Receipt(msgspec.Struct, frozen=True):
-    """An erasure on its way.
-
-    Attributes:
-        event_id: Id of the erasure event.
-        erased_until: Everything up to this time is forgotten, ms.
-        status_url: Says whether it is done here.
-    """
-
-    event_id: str
-    erased_until: int
-    status_url: str
-
-
-class ErasureStatus(msgspec.Struct, frozen=True):
-    """How far an erasure is.
-
-    Attributes:
-        done: Whether this replica holds nothing of the user from before it.
-        age_s: Seconds since the store was last known to be complete.
-    """
-
-    done: bool
-    age_s: float
 
 
 @get(
@@ -257,6 +179,54 @@ def _catalogue_item(item: Item, *, offered: bool) -> CatalogueItem:
     )
 
 
+@post("/v1/tokens", status_code=201, opt={SCOPE: Scope.TOKENS}, responses=problems(*WRITING), summary="Make a user token")
+async def token(api: UsesApi, data: JSONBody[TokenBody]) -> IssuedToken:
+    """A token for a browser: it opens `/v1/me/...` for one user, for minutes. Make it where your site knows who the user is."""
+    check_user_id(data.user_id, "user_id")
+    if not api.tokens.can_sign:
+        raise ApiError(503, "no user tokens are made here: the setting api.token_secrets is empty")
+    now_ms = api.service.clock_ms()
+    lifetime_s = min(data.lifetime_s or api.settings.token_lifetime_s, api.settings.token_lifetime_s)
+    made = UserToken(data.user_id, now_ms, now_ms + 1_000 * lifetime_s)
+    return IssuedToken(api.tokens.sign(made), made.expires_at)
+
+
+@get("/v1/me/recommendations", opt={USER: True}, responses=problems(304, *OWN), summary="The list of a token's user")
+async def own_recommendations(
+    api: UsesApi,
+    request: OfUser,
+    limit: Limit = None,
+    placement: Placement = None,
+    if_none_match: Annotated[
+        str | None, HeaderParameter(name="If-None-Match", description="ETag of the list that is held.")
+    ] = None,
+) -> Response[ListAnswer]:
+    """As `/v1/users/{user_id}/recommendations`, for the user whom the token names."""
+    (found,) = await api.service.lists([request.auth.user_id], limit or api.list_length, api.placement(placement))
+    api.count(found)
+    return _unless_held(found, found.etag, found.age_s, if_none_match)
+
+
+@get(
+    "/v1/me/events",
+    opt={USER: True},
+    media_type="text/event-stream",
+    responses=problems(*OWN),
+    summary="The list of a token's user as it changes",
+)
+async def own_stream(
+    api: UsesApi,
+    request: OfUser,
+    limit: Limit = None,
+    last_event_id: Annotated[
+        str, HeaderParameter(name="Last-Event-ID", description="Id of the last event seen.", max_length=64)
+    ] = "",
+) -> StreamResponse:
+    """As `/v1/users/{user_id}/events`, for the user whom the token names; it ends with the token."""
+    own = request.auth
+    return _streamed(api, own.user_id, limit, last_event_id, lambda: api.service.clock_ms() < own.expires_at)
+
+
 @delete("/v1/users/{user_id:str}", status_code=202, opt={SCOPE: Scope.ERASE}, responses=problems(*READING), summary="Forget a user")
 async def erase(api: UsesApi, user_id: UserPath, request: Authenticated) -> Receipt:
     """Sends an erasure event. State, list and training examples go once a worker reads it; the receipt says where to ask."""
@@ -329,16 +299,14 @@ async def stream(
 ) -> StreamResponse:
     """Server-sent events: `list` with the list, and `erased` when the user was erased."""
     check_user_id(user_id, "user_id")
+    key = request.auth
+    return _streamed(api, user_id, limit, last_event_id, lambda: api.keys.is_live(key, api.service.clock_ms()))
+
+
+def _streamed(api: Api, user_id: str, limit: int | None, last_event_id: str, is_allowed: Callable[[], bool]) -> StreamResponse:
     if api.changes.open >= api.settings.max_streams:
         raise ApiError(503, "too many streams are open here", {"Retry-After": "5"})
-    key = request.auth
-    asked = Stream(
-        user_id,
-        limit or api.list_length,
-        last_event_id,
-        api.settings.heartbeat_s,
-        lambda: api.keys.is_live(key, api.service.clock_ms()),
-    )
+    asked = Stream(user_id, limit or api.list_length, last_event_id, api.settings.heartbeat_s, is_allowed)
     return StreamResponse(_begun(stream_lists(api.service, api.changes, asked)), headers={"X-Accel-Buffering": "no"})
 
 
@@ -367,9 +335,25 @@ def _checked(wrong: list[str]) -> Response[str]:
     return Response("ok\n")
 
 
-ROUTES: Final = (recommendations, batch, profile, items, erase, erasure, events, stream, livez, readyz)
+ROUTES: Final = (
+    recommendations,
+    batch,
+    profile,
+    items,
+    token,
+    own_recommendations,
+    own_stream,
+    erase,
+    erasure,
+    events,
+    stream,
+    livez,
+    readyz,
+)
 BODIES: Final = (
     UsersBody,
+    TokenBody,
+    IssuedToken,
     EventsBody,
     ListAnswer,
     Lists,

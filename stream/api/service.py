@@ -6,11 +6,11 @@ import msgspec
 
 from stream.api.answers import ListAnswer, Profile, Question, answer, decode_list, profile
 from stream.api.catalogue import CurrentCatalogue
-from stream.api.profiles import FactsSummary, HeadSummary, decode_facts_summary, decode_head_summary
+from stream.api.profiles import FactsSummary, HeadSummary, decode_erased_at, decode_facts_summary, decode_head_summary
 from stream.api.store import Store, Table
 from stream.core.outputs import Recommendation
 from stream.core.partitioner import partition_of
-from stream.core.state import facts_key, head_key
+from stream.core.state import erasure_marker_key, facts_key, head_key
 
 Key = tuple[int, bytes]
 
@@ -23,12 +23,16 @@ class ReadService:
         store: Store,
         current: CurrentCatalogue,
         partitions: int,
+        erasure_key: bytes,
         age_ms: Callable[[], int],
         clock_ms: Callable[[], int],
     ) -> None:
-        """`partitions` of the topics that are keyed by user; `age_ms` is the store's age."""
+        """`partitions` of the topics that are keyed by user; `erasure_key` hides the users of erasure markers;
+        `age_ms` is the store's age.
+        """
         self._store = store
         self._partitions = partitions
+        self._erasure_key = erasure_key
         self._age_ms = age_ms
         self.clock_ms = clock_ms
         self.current = current
@@ -73,6 +77,14 @@ class ReadService:
         if head is not None and head.erased_at < until_ms:
             return False
         return kept is None or kept.occurred_at >= until_ms
+
+    async def erased_at(self, user: str) -> int:
+        """Returns up to when the user was erased, ms; -1: never, as far as states and the erasure markers of users remember."""
+        number, key = self._key(user)
+        keys = [(number, head_key(key)), (number, erasure_marker_key(key, self._erasure_key))]
+        head, marker = await self._store.read(Table.STATES, keys)
+        by_head = -1 if head is None else decode_head_summary(head).erased_at
+        return max(by_head, -1 if marker is None else decode_erased_at(marker))
 
     def _key(self, user: str) -> Key:
         key = user.encode()

@@ -19,7 +19,7 @@ Bootstrap = Annotated[str | None, typer.Option(help="host:port of a broker; defa
 @app.command()
 def make(
     name: Annotated[str, typer.Argument(help="who will use it")],
-    scopes: Annotated[list[str], typer.Option("--scope", help="read, write, erase, or admin (everything); several times")],
+    scopes: Annotated[list[str], typer.Option("--scope", help="read, write, erase, tokens, or admin (everything); several times")],
     expires: Annotated[str | None, typer.Option(help="ends after: 12h, 90d; default: never")] = None,
     bootstrap: Bootstrap = None,
 ) -> None:

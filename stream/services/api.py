@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stream.api.follower import Follower
     from stream.api.routes import Api
     from stream.api.store import Store
+    from stream.api.user_tokens import TokenSigner
     from stream.kafka.cluster.event_sink import EventSink
     from stream.kafka.cluster.log_reader import LogReader
     from stream.metrics import Metrics
@@ -99,8 +100,11 @@ def make_parts(settings: Settings, store: Store, reader: LogReader, sink: EventS
     metrics.gauge("api_store_age_seconds").set_function(lambda: follower.age_ms() / 1_000)
     metrics.gauge("api_streams").set_function(lambda: changes.open)
     api = Api(
-        service=ReadService(store, current, topics.partitions, follower.age_ms, now_ms),
+        service=ReadService(
+            store, current, topics.partitions, settings.step.erasure_key.get_secret_value().encode(), follower.age_ms, now_ms
+        ),
         keys=ApiKeys(),
+        tokens=_token_signer(own),
         changes=changes,
         sink=sink,
         metrics=metrics,
@@ -111,6 +115,15 @@ def make_parts(settings: Settings, store: Store, reader: LogReader, sink: EventS
         health=health,
     )
     return ApiParts(api, current, follower, reader)
+
+
+def _token_signer(own: ApiSettings) -> TokenSigner:
+    from stream.api.user_tokens import TokenSigner
+
+    try:
+        return TokenSigner([secret.get_secret_value().encode() for secret in own.token_secrets])
+    except ValueError as error:
+        raise IsthmusError(f"setting api.token_secrets (ISTHMUS_API__TOKEN_SECRETS): {error}") from None
 
 
 def now_ms() -> int:

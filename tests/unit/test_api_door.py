@@ -9,6 +9,8 @@ import pytest
 
 from stream.api.api_keys import ApiKeys, Scope, encode_api_key, make_api_key
 from stream.api.door import Buckets
+from stream.api.user_tokens import TokenSigner, UserToken
+from stream.services.api import now_ms
 from tests import api
 from tests.api import ITEMS, NOW, TOPICS, Replica, replica
 
@@ -18,16 +20,19 @@ ROUTES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/v1/users/{user_id}/events"): Scope.READ,
     ("POST", "/v1/users/batch"): Scope.READ,
     ("GET", "/v1/items"): Scope.READ,
+    ("POST", "/v1/tokens"): Scope.TOKENS,
     ("POST", "/v1/events"): Scope.WRITE,
     ("DELETE", "/v1/users/{user_id}"): Scope.ERASE,
     ("GET", "/v1/users/{user_id}/erasures/{until_ms}"): Scope.ERASE,
     ("GET", "/livez"): None,
     ("GET", "/readyz"): None,
 }
-"""What the door must ask for, written down a second time."""
+"""What the door must ask of keys, written down a second time."""
+OWN = {("GET", "/v1/me/recommendations"), ("GET", "/v1/me/events")}
+"""What user tokens open, and no key does."""
 
 CLICK = {"type": "click", "user_id": "u", "occurred_at": NOW, "tags": ["home"]}
-BODIES: dict[str, Any] = {"/v1/users/batch": {"users": ["u"]}, "/v1/events": {"events": [CLICK]}}
+BODIES: dict[str, Any] = {"/v1/users/batch": {"users": ["u"]}, "/v1/tokens": {"user_id": "u"}, "/v1/events": {"events": [CLICK]}}
 
 
 @pytest.fixture
@@ -82,7 +87,7 @@ def test_the_table_names_every_route() -> None:
         for path in one.paths
         for method in one.http_methods
     }
-    assert {(method, path) for method, path in have if method not in {"OPTIONS", "HEAD"}} == set(ROUTES)
+    assert {(method, path) for method, path in have if method not in {"OPTIONS", "HEAD"}} == set(ROUTES) | OWN
 
 
 async def test_every_route_asks_for_what_the_table_says(running: Replica) -> None:
@@ -99,6 +104,89 @@ async def test_every_route_asks_for_what_the_table_says(running: Replica) -> Non
             status = await status_of(running, method, path, f"Bearer {secret}")
             allowed = needed is None or scope in {needed, Scope.ADMIN}
             assert (status < 300) if allowed else (status == 403), (method, path, scope, status)
+
+
+async def token_of(running: Replica, user: str, **more: Any) -> str:
+    answer = await running.client.post("/v1/tokens", json={"user_id": user, **more})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["token"])
+
+
+async def test_a_token_opens_its_own_users_list_and_nothing_else(running: Replica) -> None:
+    """No route of keys, and no key opens a route of tokens."""
+    token = await token_of(running, "u")
+    mine = await running.get("/v1/me/recommendations", headers={"Authorization": f"Bearer {token}"})
+    assert (mine.json()["user_id"], mine.json()["recommendation_id"][:5]) == ("u", "id-u-")
+    for (method, path), needed in ROUTES.items():
+        if needed:
+            assert await status_of(running, method, path, f"Bearer {token}") == 401
+    for method, path in OWN:
+        assert (await running.client.request(method, path)).status_code == 401
+
+
+def test_a_token_that_was_changed_or_has_ended_opens_nothing() -> None:
+    """Nor one that another secret signed; a replaced secret still verifies."""
+    signer = TokenSigner([api.TOKEN_SECRET.encode()])
+    live = UserToken("u", NOW, NOW + 60_000)
+    other = TokenSigner([b"x" * 32])
+    assert signer.read(signer.sign(live), NOW) == live
+    assert TokenSigner([b"y" * 32, api.TOKEN_SECRET.encode()]).read(signer.sign(live), NOW) == live
+    _, payload, signature = signer.sign(live).split(".")
+    _, foreign, _ = signer.sign(UserToken("v", NOW, NOW + 60_000)).split(".")
+    broken = [
+        other.sign(live),
+        f"ist.{foreign}.{signature}",
+        f"ist.{payload}.",
+        f"ist.{payload}.{signature}é",
+        f"isk.{payload}.{signature}",
+        "ist..",
+        "",
+    ]
+    assert [signer.read(text, NOW) for text in broken] == [None] * len(broken)
+    assert signer.read(signer.sign(live), NOW + 60_000) is None
+    assert TokenSigner([]).read(signer.sign(live), NOW) is None
+    with pytest.raises(ValueError, match="32 bytes"):
+        TokenSigner([b"short"])
+
+
+async def test_a_token_lives_no_longer_than_the_setting_allows(running: Replica) -> None:
+    """Fifteen minutes unless it asks for less."""
+    for asked, lives in ((60, 60), (10**6, 900)):
+        token = await token_of(running, "u", lifetime_s=asked)
+        stated = running.parts.api.tokens.read(token, NOW)
+        assert stated is not None
+        assert stated.expires_at - stated.issued_at == lives * 1_000
+
+
+async def test_tokens_made_before_an_erasure_are_refused(running: Replica) -> None:
+    """By the marker that the erasure leaves; a new token of the same user opens the stranger's list."""
+    token = await token_of(running, "u")
+    api.mark_erased(running.log, "u", now_ms())
+    await running.settled()
+    assert (await running.get("/v1/me/recommendations", headers={"Authorization": f"Bearer {token}"})).status_code == 401
+    await asyncio.sleep(0.005)
+    fresh = await token_of(running, "u")
+    mine = await running.get("/v1/me/recommendations", headers={"Authorization": f"Bearer {fresh}"})
+    assert mine.json()["fallback"] == "catalogue"
+
+
+async def test_requests_of_one_user_are_bounded(tmp_path: Path) -> None:
+    """However many tokens the user's browsers hold."""
+    async with replica(api.new_log(), tmp_path, requests_per_s_of_a_user=1) as started:
+        statuses = []
+        for _ in range(6):
+            token = await token_of(started, "u")
+            mine = await started.get("/v1/me/recommendations", headers={"Authorization": f"Bearer {token}"})
+            statuses.append(mine.status_code)
+    assert statuses == [200] * 4 + [429] * 2
+
+
+async def test_without_a_secret_no_token_is_made(tmp_path: Path) -> None:
+    """The message names the setting."""
+    async with replica(api.new_log(), tmp_path, token_secrets=()) as started:
+        answer = await started.client.post("/v1/tokens", json={"user_id": "u"})
+        assert answer.status_code == 503
+        assert "api.token_secrets" in answer.text
 
 
 async def test_a_revoked_key_opens_nothing(running: Replica) -> None:
