@@ -31,9 +31,9 @@ def _words(interaction: Interaction) -> Sequence[str]:
 
 
 TOKENS: Final[Mapping[str, Callable[[Interaction], Sequence[str]]]] = {
-    "clicks": clicks_of,  # of a session: which tags occurred together; tokenized from its tags
-    "tags": _tags,  # of a session, united over its clicks (the paper's max-pooling)
-    "keywords": _keywords,  # of a conversation, united over its sentences
+    "clicks": clicks_of,  # sessions: which tags occurred together; tokenized from the tags
+    "tags": _tags,  # sessions: union over the clicks (the paper's max-pooling)
+    "keywords": _keywords,  # conversations: union over the sentences
     "words": _words,  # both in one vocabulary: a tag and a keyword of the same name are one token
 }
 """Token field -> the tokens of an interaction in that field."""

@@ -62,7 +62,9 @@ DECLARED: Final[dict[str, Declared]] = {
     ),
     "dead_letters": Declared(Counter, "events that could not be used", ("reason",), from_start=tuple((one,) for one in Reason)),
     "late": Declared(
-        Counter, "events older than the newest of their user, within or beyond the allowed lateness", ("source", "extent")
+        Counter,
+        "events older than the newest of their user, within or beyond step.allowed_lateness_s; both are applied",
+        ("source", "extent"),
     ),
     "recommendations": Declared(Counter, "lists that were sent, or suppressed because nothing had changed", ("outcome",)),
     "examples": Declared(Counter, "training examples: first, revised, sent again unchanged (resent), erased", ("kind",)),
@@ -88,12 +90,12 @@ DECLARED: Final[dict[str, Declared]] = {
     ),
     "late_batches": Declared(
         Counter,
-        "batches held because no heartbeat was answered within the session timeout, dropped because their partition was revoked, "
-        "or fenced by the broker",
+        "batches that were computed too late to be sent: held because no heartbeat was answered within the session timeout, "
+        "dropped because their partition was revoked, or fenced by the broker",
         ("outcome",),
     ),
     "late_records": Declared(
-        Counter, "changelog records skipped at recovery because a worker wrote them after it had lost the partition"
+        Counter, "changelog records that a worker wrote too late, after it had lost the partition; recovery skips them"
     ),
     "log_gaps": Declared(
         Counter,

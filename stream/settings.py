@@ -109,7 +109,9 @@ class StepSettings(Section):
     )
     session_gap_s: int = Field(1_800, ge=1, description="a session ends after this long without a click")
     max_ahead_s: int = Field(300, ge=0, description="an event further ahead of its Kafka timestamp is a dead letter")
-    allowed_lateness_s: int = Field(86_400, ge=0, description="events later than this are counted as beyond the allowed lateness")
+    allowed_lateness_s: int = Field(
+        86_400, ge=0, description="later events are counted separately (extent=beyond); none is dropped"
+    )
     marker_retention_s: int = Field(
         3_196_800,
         ge=0,
@@ -164,7 +166,12 @@ class WorkerSettings(Section):
     )
     state_dir: Path = Field(CACHE / "state", description="folder of the RocksDB tables")
     metrics_port: int = Field(9101, ge=0, le=65_535, description="port of metrics and health; 0 chooses a free one")
-    batch_records: int = Field(1_000, ge=1, le=10_000, description="largest number of records in a batch")
+    batch_records: int = Field(
+        1_000,
+        ge=1,
+        le=10_000,
+        description="largest number of records of a poll (max.poll.records) and of a group of batches",
+    )
     in_flight: int = Field(6, ge=1, le=64, description="batches of one partition number that may be unacknowledged")
     static_membership: bool = Field(
         True, description="whether a restarted worker gets its partitions back at once; turn it off where workers scale down"
@@ -195,7 +202,9 @@ class ApiSettings(Section):
     tls_certificate: Path | None = Field(None, description="PEM file with the certificate chain; none: plain HTTP")
     tls_key: Path | None = Field(None, description="PEM file with the certificate's key")
     reconcile_after_s: int = Field(
-        518_400, ge=0, description="a store that was away for longer is read anew; less than `delete.retention.ms` of the topics"
+        518_400,
+        ge=0,
+        description="a store that was away for longer is filled again; less than `delete.retention.ms` of the topics",
     )
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body; else 413")
     body_timeout_s: float = Field(10, gt=0, description="a body must have come within this time; else 408")

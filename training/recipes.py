@@ -34,8 +34,8 @@ DEFAULT_BATCH: Final = 512
 SESSION_BATCH: Final = 256
 CONVERSATION_BATCH: Final = 512
 IMPUTATION_BATCH: Final = 128
-SINGLE_MODALITY_WEIGHT: Final = 0.5  # of the loss from one modality alone, where a user has both
-RARE_WEIGHT: Final = 2.0  # of events of the rarer modality
+SINGLE_MODALITY_WEIGHT: Final = 0.5  # weight of the loss of one modality alone, where a user has both
+RARE_WEIGHT: Final = 2.0  # weight of events of the rarer modality
 _CHUNK: Final = 1_000
 
 Recipe = Callable[[StageTrainer, Any, Network | None], Network]

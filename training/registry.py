@@ -49,7 +49,7 @@ class ModelVersion(NamedTuple):
     reason: str
 
 
-_LAST: Final = "last_version"  # tag of the registered model: MLflow never reuses a number, but does not list deleted ones
+_LAST: Final = "last_version"  # a tag of the registered model: MLflow never reuses a number, but does not list deleted ones
 
 
 class RegistryError(IsthmusError):

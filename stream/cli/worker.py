@@ -15,9 +15,9 @@ def worker(
         int | None, typer.Option(help="Prometheus port, 0 chooses one; default: setting worker.metrics_port")
     ] = None,
 ) -> None:
-    """Fold clicks, calls, purchases, eligibility and erasures into users' states, and send recommendations.
+    """Fold the input topics into users' states, and publish recommendations, training examples and dead letters.
 
-    Several workers with different names share the partitions. On SIGTERM, batches in flight are finished and committed.
+    Workers with different names share the partitions. On SIGTERM, a worker finishes and commits the batches in flight.
 
     Example: isthmus worker --bootstrap localhost:9092 --name shop-worker-1
     """

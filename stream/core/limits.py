@@ -23,8 +23,8 @@ TAGS: Final = 16  # per click
 TAG_CHARACTERS: Final = 64
 SENTENCES: Final = 2_000  # per transcript
 ITEMS: Final = 1_000  # per purchase or eligibility event
-ORIGINAL_BYTES: Final = 65_536  # of the original in a dead letter
-TRANSCRIPT_BYTES: Final = 4 << 20  # record of a transcript
+ORIGINAL_BYTES: Final = 65_536  # largest part of the original in a dead letter
+TRANSCRIPT_BYTES: Final = 4 << 20  # largest record of a transcript
 RECORD_BYTES: Final = 8 << 20
 """Largest record of a state or training example, on the broker and in every client. One that reaches all bounds above exceeds the
 broker's default of 1 MiB, and a record that the broker refuses would stop its partition.

@@ -57,7 +57,7 @@ def _step_by_halves(batch: Batch, states: StateStore, ranker: Ranker | None, cat
         _merge(merged, step(batch._replace(records=records), layered, ranker, catalogue, config))
 
     for record, error in isolate_failures(batch.records, attempt):
-        event = parse(batch.source, record.value)  # of an encoded call: its origin
+        event = parse(batch.source, record.value)  # an encoded call names its origin
         origin = coordinates_of(record, event if isinstance(event, EncodedCall) else None, batch)
         merged.dead_letters.append(dead_letter(batch.source, origin, record, Rejection(Reason.POISON, error)))
         merged.counts["events", batch.source, "dead_letter"] += 1
@@ -72,7 +72,7 @@ def isolate_failures(records: Sequence[Record], attempt: Callable[[Sequence[Reco
     """
     pieces = deque([records])
     poison: list[tuple[Record, str]] = []
-    failures = 0  # of the piece that is tried now
+    failures = 0  # consecutive failures of the current piece
     while pieces:
         piece = pieces.popleft()
         try:

@@ -102,7 +102,7 @@ class Supervision:
         health: Where its checks go.
         recreated: Input topics whose committed offsets belong to a deleted topic of the same name.
         changelog: The changelog's epoch, by its name; empty: not watched.
-        stalled_s: A partition whose committed offset stands still this long although there is work is stalled.
+        stalled_s: A partition is stalled if it has work and its committed offset has not moved for this long.
         stopped: Partitions that stopped at a batch whose checksum fails.
     """
 

@@ -46,7 +46,7 @@ class ApiParts:
 
 
 def run_api(settings: Settings, startup: Startup) -> None:
-    """Runs one replica on Kafka until SIGTERM or SIGINT; `startup` is told the steps until it serves."""
+    """Runs one replica on Kafka until SIGTERM or SIGINT; `startup` reports the steps until it serves."""
     import uvloop
 
     uvloop.run(_api(settings, startup))

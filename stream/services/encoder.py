@@ -29,7 +29,7 @@ ENCODER_BATCH: Final = 64  # transcripts: half a second of work
 
 
 def run_encoder(settings: Settings, startup: Startup) -> None:
-    """Runs an encoder on Kafka until SIGTERM or SIGINT; `startup` is told the steps until it serves."""
+    """Runs an encoder on Kafka until SIGTERM or SIGINT; `startup` reports the steps until it serves."""
     import uvloop
 
     from stream.services.threads import limit_threads

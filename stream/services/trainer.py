@@ -65,7 +65,7 @@ class ExampleSource(NamedTuple):
 def train_once(settings: Settings, options: TrainerOptions, say: Callable[[str], None], startup: Startup) -> RunResult | None:
     """Trains, registers, judges and announces once. Returns the result in the main process, None in the others.
 
-    `startup` is told the steps until training begins.
+    `startup` reports the steps until training begins.
 
     Raises:
         IsthmusError: there is nothing to train on, or registry or broker cannot be used; the champion stays.
@@ -88,7 +88,7 @@ def train_periodically(
 ) -> None:
     """Trains once per `every_s` seconds on what has arrived since, until SIGTERM or SIGINT.
 
-    `startup` is told the steps until the first run.
+    `startup` reports the steps until the first run.
 
     Raises:
         IsthmusError: registry or broker cannot be used at the start, or torchrun started several processes.

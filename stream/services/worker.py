@@ -20,7 +20,7 @@ logger = logging.getLogger("isthmus")
 
 
 def run_worker(settings: Settings, startup: Startup) -> None:
-    """Runs a worker on Kafka until SIGTERM or SIGINT; `startup` is told the steps until it serves."""
+    """Runs a worker on Kafka until SIGTERM or SIGINT; `startup` reports the steps until it serves."""
     import uvloop
 
     from stream.services.threads import limit_threads

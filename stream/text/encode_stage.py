@@ -21,7 +21,7 @@ from stream.core.records import Batch, Record, is_native
 from stream.text.model import TextModel
 
 _encode = msgspec.msgpack.Encoder().encode
-_CHARACTERS = 4_000  # of a sentence: far more than the encoder's 256 tokens
+_CHARACTERS = 4_000  # longest part of a sentence that is read: far more than the encoder's 256 tokens
 
 
 EncoderCount = tuple[Literal["encoder_transcripts"], Literal["encoded", "dead_letter"]] | tuple[Literal["dead_letters"], Reason]

@@ -19,7 +19,7 @@ APPENDED = TopicSpec("clicks", "clicks", "user", 3, {"message.timestamp.type": "
 COMPACTED = TopicSpec("items", "items", "item", 1, {"cleanup.policy": "compact"})
 
 
-async def test_records_go_to_their_keys_partition_in_order() -> None:
+async def test_records_are_stored_in_order_in_the_partition_of_their_key() -> None:
     """As with Kafka's default partitioner; offsets begin at zero."""
     log = Log()
     log.create_topics([APPENDED])
@@ -29,7 +29,7 @@ async def test_records_go_to_their_keys_partition_in_order() -> None:
     assert [record.value for record in log.read("clicks", number, 1, 9)] == [b"1", b"2"]
 
 
-async def test_timestamps_come_from_the_log_for_append_time_and_else_from_the_producer() -> None:
+async def test_timestamps_come_from_the_log_with_append_time_and_otherwise_from_the_producer() -> None:
     """The step's only clock is the broker's."""
     log = Log()
     log.create_topics([APPENDED, COMPACTED])
@@ -39,7 +39,7 @@ async def test_timestamps_come_from_the_log_for_append_time_and_else_from_the_pr
     assert log.read("items", 0, 0, 1)[0].timestamp == 5
 
 
-async def test_lag_is_what_a_group_has_not_committed() -> None:
+async def test_lag_counts_the_records_that_a_group_has_not_committed() -> None:
     """Over all partitions of its topics."""
     log = Log()
     log.create_topics([APPENDED])
@@ -59,7 +59,7 @@ def test_compaction_keeps_the_newest_record_of_each_key_and_the_last_record() ->
     assert [(record.key, record.value) for record in compact(records)] == [(b"a", b"2"), (b"b", None)]
 
 
-def test_another_partition_count_is_refused() -> None:
+def test_opening_a_log_with_another_partition_count_is_refused() -> None:
     """It cannot be changed: keys would move to other partitions."""
     log = Log()
     log.create_topics([COMPACTED])
@@ -86,7 +86,7 @@ async def test_a_restored_log_has_the_same_epochs_records_and_offsets(tmp_path: 
     await again.close()
 
 
-def test_a_second_process_is_refused(tmp_path: Path) -> None:
+def test_a_second_process_cannot_open_the_same_log(tmp_path: Path) -> None:
     """Two writers would corrupt the log."""
     storage = Storage(tmp_path / "log.sqlite")
     code = "import sys; from pathlib import Path; from stream.kafka.embedded.storage import Storage; Storage(Path(sys.argv[1]))"
@@ -95,7 +95,7 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     storage.close()
 
 
-def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
+def test_acknowledged_records_survive_a_kill(tmp_path: Path) -> None:
     """A child process appends and reports each offset once its future is done. After kill -9, no reported record is missing."""
     code = (
         "import asyncio, sys\nfrom pathlib import Path\nfrom stream.kafka.embedded.log import open_log\n"

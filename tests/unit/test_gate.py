@@ -28,7 +28,7 @@ POPULAR = scores(0.3, seed=1)
 GOOD = scores(0.8, seed=2)
 
 
-def test_too_few_fresh_events_are_refused_and_the_reason_says_how_many_are_needed() -> None:
+def test_a_candidate_is_refused_with_too_few_fresh_events_and_the_reason_says_how_many_are_needed() -> None:
     """However good the candidate is on them."""
     result = verdict(np.ones(30), np.zeros(30), np.zeros(30))
     assert not result.promoted
@@ -40,12 +40,12 @@ def test_too_few_fresh_events_are_refused_and_the_reason_says_how_many_are_neede
     assert "--min-judged" in refusal.reason
 
 
-def test_just_enough_fresh_events_are_compared_on() -> None:
+def test_a_candidate_is_judged_on_just_enough_fresh_events() -> None:
     assert refuse_too_few(200, 200) is None
     assert verdict(np.ones(200), None, np.zeros(200)).promoted
 
 
-def test_no_fresh_event_at_all_is_a_refusal_and_not_an_error() -> None:
+def test_no_fresh_events_lead_to_a_refusal_not_an_error() -> None:
     empty = np.zeros(0)
     assert not verdict(empty, empty, empty).promoted
 
@@ -62,7 +62,7 @@ def test_a_candidate_no_better_than_popular_is_refused_even_if_it_beats_the_cham
     assert "not better than Popular" in result.reason
 
 
-def test_the_same_configuration_needs_to_be_no_worse() -> None:
+def test_the_same_configuration_is_promoted_if_it_is_no_worse() -> None:
     result = verdict(GOOD, GOOD, POPULAR)
     assert result.promoted
     assert "no worse than the champion within the margin 0.02" in result.reason
@@ -88,7 +88,7 @@ def test_the_margin_separates_slightly_worse_from_clearly_worse(worse_by: int, p
     assert verdict(worse, GOOD, POPULAR).promoted is promoted
 
 
-def test_a_wide_interval_does_not_pass_for_no_worse() -> None:
+def test_a_wide_interval_does_not_count_as_no_worse() -> None:
     """The interval decides, not the mean: both have the same mean, each right in 10 of 40 events where the other is wrong."""
     one = np.tile([1.0, 1.0, 1.0, 0.0], 10)
     other = np.tile([1.0, 1.0, 0.0, 1.0], 10)
@@ -107,7 +107,7 @@ grids = st.lists(st.sampled_from([0.0, 1 / 3, 0.5, 1.0]), min_size=60, max_size=
 
 @settings(max_examples=30, deadline=None)
 @given(grids, grids, grids, st.booleans(), st.sampled_from([0.05, 0.2, 1.0]))
-def test_a_better_candidate_never_fares_worse(
+def test_a_better_candidate_is_never_judged_worse(
     candidate: Scores, champion: Scores, popular: Scores, same: bool, more: float
 ) -> None:
     """Raising every score of a promoted candidate never turns the verdict into a refusal."""
@@ -118,7 +118,7 @@ def test_a_better_candidate_never_fares_worse(
 
 @settings(max_examples=30, deadline=None)
 @given(grids, grids)
-def test_swapping_the_two_negates_the_difference(one: Scores, other: Scores) -> None:
+def test_swapping_candidate_and_champion_negates_the_difference(one: Scores, other: Scores) -> None:
     there = bootstrap(one, other, np.random.default_rng(0))
     back = bootstrap(other, one, np.random.default_rng(0))
     assert np.allclose([back.mean, back.low, back.high], [-there.mean, -there.high, -there.low])
@@ -126,6 +126,6 @@ def test_swapping_the_two_negates_the_difference(one: Scores, other: Scores) -> 
 
 @settings(max_examples=30, deadline=None)
 @given(grids, grids, st.booleans())
-def test_whatever_is_promoted_beats_popular_on_average(candidate: Scores, popular: Scores, same: bool) -> None:
+def test_every_promoted_candidate_beats_popular_on_average(candidate: Scores, popular: Scores, same: bool) -> None:
     if verdict(candidate, None, popular, same=same, min_judged=60).promoted:
         assert candidate.mean() > popular.mean()

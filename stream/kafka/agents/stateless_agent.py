@@ -1,4 +1,4 @@
-"""A stateless agent: a function from a batch to outputs, with the same delivery as the profile agent. The encoder runs on it."""
+"""An agent without state: it maps each batch to outputs, with the delivery guarantees of the profile agent. The encoder uses it."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -13,9 +13,17 @@ from stream.kafka.faust.watermarks import Watermarks
 
 
 class StatelessAgent:
-    """Processes batches in order, one at a time, in a thread, so that heartbeats go on. `source` labels the batches.
+    """Processes one batch at a time, in order. Outputs go to the partition number of their batch.
 
-    Outputs are sent to the partition number of their batch.
+    Processing runs in a thread, so that the event loop keeps sending heartbeats.
+
+    Args:
+        app: The Faust app.
+        source: The source of its batches.
+        process: Returns the outputs of a batch.
+        watchdog: Rejects batches of recreated topics.
+        watermarks: How far each partition has been processed.
+        delivery: Makes the outputs durable.
     """
 
     def __init__(
@@ -33,7 +41,7 @@ class StatelessAgent:
         self._process = process
         self._watchdog = watchdog
         self._delivery = delivery
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stateless-agent")
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stateless-agent")
         app.on_partitions_revoked.connect(self._on_revoked)
 
     async def run(self, stream: Any) -> None:
@@ -48,7 +56,7 @@ class StatelessAgent:
             boundaries = self._watermarks.boundaries(partition)
             batch = Batch(self._source, message.topic, epoch, message.partition, message.value, boundaries=boundaries)
             self._watermarks.advance(partition, message.value)
-            emissions = await loop.run_in_executor(self._thread, self._process, batch)
+            emissions = await loop.run_in_executor(self._executor, self._process, batch)
             if self._delivery.is_current(message):
                 await self._delivery.deliver(ProcessedBatch(event, emissions))
 

@@ -19,7 +19,7 @@ from stream.kafka.cluster.log_reader import Bounds, Fetched
 from stream.kafka.cluster.view import KafkaClusterView
 
 _WAIT_MS: Final = 500
-_RECORDS: Final = 2_000  # of one fetch: what is applied between two answers of the API
+_RECORDS: Final = 2_000  # per fetch: applied between two answers of the API
 
 
 class KafkaLogReader:

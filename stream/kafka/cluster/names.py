@@ -2,7 +2,7 @@
 
 Two static members of one name would take the group's membership from each other for ever, both ready most of the time. The claim is
 the metadata of a committed offset in a group without members, one group a name; it needs no topic. Its writer counts `beat` upwards
-every `BEAT_S`; a claim whose beat stands still for `WATCH_S` belongs to a process that is gone.
+every `BEAT_S`; a claim whose beat has not moved for `WATCH_S` belongs to a process that is gone.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""Reading topics to their ends without a group, for commands and trainers, over kafka-python's blocking consumer.
+"""Reads topics to their ends without a consumer group, with kafka-python's blocking consumer. For commands and trainers.
 
-`stream.kafka.cluster.topic_follower` does the same over aiokafka, for processes with an event loop.
+`stream.kafka.cluster.topic_follower` does the same with aiokafka, for processes with an event loop.
 """
 
 import time
@@ -24,10 +24,10 @@ _SILENT_S: Final = 30.0
 def poll_until(consumer: Any, ends: Mapping[Any, int], silent_s: float) -> Iterator[Any]:
     """Yields an assigned consumer's records until its position in each topic partition has reached the given end.
 
-    The last ones may lie beyond that end.
+    The last poll may return records past that end.
 
     Raises:
-        TopicError: no record has come for `silent_s` although there are more.
+        TopicError: no record arrived for `silent_s` although the end was not reached.
     """
     unfinished = set(ends)
     heard_at = time.monotonic()
@@ -43,21 +43,21 @@ def poll_until(consumer: Any, ends: Mapping[Any, int], silent_s: float) -> Itera
 
 
 class TopicReader:
-    """Reads committed records up to the end that a topic has when the reading begins."""
+    """Reads committed records up to the end offsets at the time of the call."""
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
 
     def ends(self, topic: str) -> dict[int, int]:
-        """The end offset of each partition; empty if there is no such topic."""
+        """Returns the end offset of each partition; empty if the topic does not exist."""
         return {tp.partition: end for tp, end in self._consumer.end_offsets(self._partitions(topic)).items()}
 
     def starts(self, topic: str) -> dict[int, int]:
-        """The first offset of each partition."""
+        """Returns the first offset of each partition."""
         return {tp.partition: start for tp, start in self._consumer.beginning_offsets(self._partitions(topic)).items()}
 
     def records(self, topic: str, starts: Mapping[int, int] | None = None) -> Iterator[Any]:
-        """The records of a topic; with `starts`, only those from the given offset of each given partition on."""
+        """Yields the records of a topic. `starts` limits them to the given partitions, each from the given offset on."""
         ends, first = self.ends(topic), self.starts(topic)
         positions = {number: max(first[number], start) for number, start in (starts or first).items() if number in ends}
         open_ends = {TopicPartition(topic, number): ends[number] for number, start in positions.items() if start < ends[number]}
@@ -69,21 +69,22 @@ class TopicReader:
                 yield record
 
     def record_at(self, topic: str, partition: int, offset: int) -> Any | None:
-        """One record; None if the topic no longer retains it."""
+        """Returns one record; None if the topic no longer retains it."""
         if not self.starts(topic).get(partition, offset + 1) <= offset < self.ends(topic).get(partition, 0):
             return None
         record = next(self.records(topic, {partition: offset}), None)
         return record if record is not None and record.offset == offset else None
 
     def damage_at(self, topic: str, partition: int, offset: int) -> CorruptBatch | None:
-        """The batch that holds an offset and whose checksum fails, or the record there that does not parse; None if it is whole.
+        """Returns the corrupt batch or the record that does not parse at an offset; None if the record there can be read.
 
         Raises:
-            TopicError: there is no such offset.
+            TopicError: the partition holds no such offset.
         """
         start, end = self.starts(topic).get(partition, 0), self.ends(topic).get(partition, 0)
         if not start <= offset < end:
-            raise TopicError(f"{topic}-{partition} has the offsets {start} to {end - 1}: {offset} is none of them")
+            held = f"holds the offsets {start} to {end - 1}, not {offset}" if start < end else "holds no records"
+            raise TopicError(f"{topic}-{partition} {held}")
         try:
             record = next(self.records(topic, {partition: offset}), None)
         except CorruptBatchError as error:
@@ -99,10 +100,10 @@ class TopicReader:
 
 @contextmanager
 def open_topic_reader(bootstrap: str, *, skips: bool = True) -> Iterator[TopicReader]:
-    """Opens a reader of a cluster's topics. Without `skips`, it does not pass over batches that an operator gave up.
+    """Opens a reader of a cluster's topics. With `skips`, it passes over corrupt batches that an operator has given up.
 
     Raises:
-        TopicError: the broker cannot be reached, or stopped answering.
+        TopicError: the broker cannot be reached, or has stopped answering.
         CorruptBatchError: a batch's checksum fails.
     """
     policy = RaiseAtCorruptBatch(partial(read_skips, bootstrap)) if skips else RaiseAtCorruptBatch()
@@ -119,7 +120,7 @@ def open_topic_reader(bootstrap: str, *, skips: bool = True) -> Iterator[TopicRe
 
 
 def newest_values(bootstrap: str, topic: str, per_partition: int) -> list[bytes]:
-    """The values of the last `per_partition` offsets of each partition, without tombstones.
+    """Returns the values at the last `per_partition` offsets of each partition, without tombstones.
 
     Raises:
         TopicError: broker or topic cannot be read.

@@ -20,7 +20,7 @@ from stream.errors import IsthmusError
 from stream.kafka.cluster.topics import TopicSpec
 from stream.kafka.embedded.storage import Storage
 
-RETAINED_RECORDS: Final = 50_000  # of each partition of a topic with cleanup.policy=delete
+RETAINED_RECORDS: Final = 50_000  # per partition of a topic with cleanup.policy=delete
 COMMIT_INTERVAL_S: Final = 0.005
 
 

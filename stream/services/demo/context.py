@@ -33,7 +33,7 @@ class DemoContext:
         seconds: How long the demo runs; None: until a signal.
         seed: The seed of the users; None: others each time.
         world: The users' world, made in a thread.
-        startup: Is told the steps until the first recommendation.
+        startup: Reports the steps until the first recommendation.
     """
 
     settings: Settings

@@ -44,7 +44,7 @@ class DemoOptions(NamedTuple):
 def run_demo(settings: Settings, options: DemoOptions, startup: Startup) -> None:
     """Runs the demo until it ends by time or signal, and prints and writes the summary.
 
-    `startup` is told the steps until the first recommendation.
+    `startup` reports the steps until the first recommendation.
     """
     import msgspec
     import uvloop

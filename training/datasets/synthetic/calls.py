@@ -16,10 +16,10 @@ from training.datasets.synthetic.random_draws import RandomDraws
 Line = tuple[Literal["customer", "agent"], str]
 Piece = str | tuple[str, ...]
 
-SPECIFIC: Final = 0.62  # of the calls about an item hold a phrase that distinguishes it from the topic's other item
+SPECIFIC: Final = 0.62  # share of calls about an item with a phrase that distinguishes it from the topic's other item
 _CHATTER: Final = 6  # at most so many sentences of small talk in a call
-OPTIONAL: Final = 0.5  # of the optional sentences of a short call are said
-_ERRORS: Final = 0.25  # of the sentences have a recognition error
+OPTIONAL: Final = 0.5  # share of a short call's optional sentences that are spoken
+_ERRORS: Final = 0.25  # share of sentences with a recognition error
 _ALTERNATIVES: Final = re.compile(r"\[([^]]*)]")
 
 

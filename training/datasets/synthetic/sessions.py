@@ -12,7 +12,7 @@ from training.datasets.synthetic.random_draws import Cumulative, RandomDraws, cu
 
 Tags = tuple[str, ...]
 
-ORDERED: Final = 0.85  # of a focused session's click pairs are in their item's order, the rest reversed
+ORDERED: Final = 0.85  # share of a focused session's click pairs in their item's order; the rest are reversed
 _EVERYDAY: Final[tuple[Tags, ...]] = tuple(
     (section, thing, kind)
     for section, thing, kinds in (

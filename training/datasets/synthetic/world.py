@@ -18,15 +18,15 @@ from training.datasets.synthetic.patterns import BOTH, draw_pattern, event_count
 from training.datasets.synthetic.random_draws import RandomDraws
 
 CHANGED: Final = 0.5  # odds that one more interaction, going back from the last, belongs to the present intention
-MISLEADING: Final = 0.05  # of purchases follow an interaction about something else
-IDLE: Final = 0.12  # of interactions are about no item
-SOLD_IN_CALL: Final = 0.35  # of purchases after a call were made in it
-EXCLUDED: Final = 0.15  # of users have one to three excluded items
+MISLEADING: Final = 0.05  # share of purchases that follow an interaction about something else
+IDLE: Final = 0.12  # share of interactions that are about no item
+SOLD_IN_CALL: Final = 0.35  # share of purchases after a call that are made in it
+EXCLUDED: Final = 0.15  # share of users with one to three excluded items
 _SHARE: Final = 0.44  # tries to share interactions, so that 40 % of a user's consecutive events do
 _TRIES: Final = 10  # patterns, of which the one that shares most is used
-_BUY_AGAIN: Final = 0.06  # of later events target an item bought before; the other repeats occur by chance
-_SHORTER: Final = 0.2  # of first events use the shorter of two patterns, because later ones, which share, are longer
-_NEAR: Final = 0.06  # of the whole period: mean interval between events that share interactions
+_BUY_AGAIN: Final = 0.06  # share of later events that target an item bought before; other repeats occur by chance
+_SHORTER: Final = 0.2  # share of first events with the shorter of two patterns: later ones, which share, are longer
+_NEAR: Final = 0.06  # mean interval between events that share interactions, as a share of the whole period
 
 
 @dataclass(slots=True)
