@@ -16,7 +16,7 @@ from stream.text.encode_stage import encode_batch
 from tests import world
 
 SECRET = b"a word that only the record holds"
-RECORD = PlainRecord(3, world.NOW, SECRET, b'{"user_id":"' + SECRET + b'"}', [("h", SECRET)])
+RECORD = PlainRecord(3, world.NOW, SECRET, b'{"user_id":1,"text":"' + SECRET + b'"}', [("h", SECRET)])
 
 
 class TextModel:
