@@ -23,6 +23,7 @@ class Changes:
     def __init__(self) -> None:
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self.open = 0
+        self.ended = False
 
     @contextmanager
     def of(self, user: str) -> Iterator[asyncio.Event]:
@@ -37,6 +38,11 @@ class Changes:
             self._waiting[user].discard(changed)
             if not self._waiting[user]:
                 del self._waiting[user]
+
+    def end(self) -> None:
+        """Ends all streams: the process stops."""
+        self.ended = True
+        self.notify(list(self._waiting))
 
     def notify(self, users: Iterable[str]) -> None:
         for user in users:
@@ -63,14 +69,15 @@ class Stream(NamedTuple):
 
 
 async def stream_lists(service: ReadService, changes: Changes, stream: Stream) -> AsyncIterator[bytes]:
-    """Gives the present list, unless the client saw it, and then each other one. Ends when the key does, or the user is erased.
+    """Gives the present list, unless the client saw it, and then each other one. Ends when the key
+    does, the user is erased, or the process stops.
 
     Changes that come faster than the client reads are merged: it gets the newest list.
     """
     last_id, known = stream.last_id, False
     with changes.of(stream.user) as changed:
         said_at = time.monotonic()
-        while stream.is_allowed():
+        while stream.is_allowed() and not changes.ended:
             changed.clear()
             was_known, known = known, await service.is_known(stream.user)
             if was_known and not known:

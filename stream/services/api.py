@@ -182,6 +182,7 @@ async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, said: Callable[
         await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopped.cancel()
+        api.changes.end()
         server.should_exit = True
         await serving
         metrics_server.shutdown()

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -231,25 +232,45 @@ async def test_streams_over_http_have_their_type_and_their_bound(tmp_path: Path)
         assert refused.headers["Retry-After"] == "5"
 
 
-async def test_a_client_that_goes_away_ends_its_stream(running: Replica) -> None:
-    """Over a real connection: the first list comes at once, and nothing of the stream is left behind."""
+@asynccontextmanager
+async def served(running: Replica) -> AsyncIterator[Callable[[], Awaitable[Any]]]:
+    """Serves on a port; gives what opens a stream of `u` over a real connection and reads up to its first list."""
     said: list[str] = []
-    stop, changes = asyncio.Event(), running.parts.api.changes
+    stop = asyncio.Event()
     serving = asyncio.create_task(serve(running.parts.api, Metrics(), stop, said.append))
-    async with asyncio.timeout(10):
-        while not said:
-            await asyncio.sleep(0.01)
+
+    async def open_stream() -> Any:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(said[0].rsplit(":", 1)[1]))
         credential = running.client.headers["Authorization"]
         writer.write(f"GET /v1/users/u/events HTTP/1.1\r\nHost: x\r\nAuthorization: {credential}\r\n\r\n".encode())
         assert b"text/event-stream" in await reader.readuntil(b"\r\n\r\n")
         await reader.readuntil(b"event: list")
+        return reader, writer
+
+    await running.until(lambda: asyncio.sleep(0, bool(said)))
+    yield open_stream
+    stop.set()
+    async with asyncio.timeout(5):
+        await serving
+
+
+async def test_a_client_that_goes_away_ends_its_stream(running: Replica) -> None:
+    """Over a real connection: the first list comes at once, and nothing of the stream is left behind."""
+    changes = running.parts.api.changes
+    async with served(running) as open_stream:
+        _, writer = await open_stream()
         assert changes.open == 1
         writer.close()
-        while changes.open:
-            await asyncio.sleep(0.01)
-        stop.set()
-        await serving
+        await running.until(lambda: asyncio.sleep(0, not changes.open))
+
+
+async def test_a_process_that_stops_ends_its_streams_in_order(running: Replica, caplog: pytest.LogCaptureFixture) -> None:
+    """Clients see the end at once and go to another replica; nothing is cancelled."""
+    async with served(running) as open_stream:
+        reader, _ = await open_stream()
+    async with asyncio.timeout(1):
+        assert (await reader.read()).endswith(b"0\r\n\r\n")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_a_port_that_is_taken_is_said(running: Replica) -> None:
