@@ -9,15 +9,16 @@ import msgspec
 
 from stream.api.answers import Popularity
 from stream.core.announcements import decode_announcement
+from stream.core.event_times import TimeUnit
 from stream.core.events import Item
 from stream.core.outputs import ModelName
+from stream.core.parsing import parse_item
 from stream.core.ranking import Catalogue, Rows
 from stream.core.records import Record
 from stream.errors import IsthmusError
 
 AGAIN_S: Final = 30.0
 logger = logging.getLogger("isthmus")
-_decode_item = msgspec.json.Decoder(Item).decode
 PriorReader = Callable[[str, str], tuple[tuple[str, ...], Rows]]
 """Reads the items and the popularity prior of a model folder, by URI and hash; `models.artifact.read_prior`."""
 
@@ -25,8 +26,9 @@ PriorReader = Callable[[str, str], tuple[tuple[str, ...], Rows]]
 class CurrentCatalogue:
     """Catalogue and popularity as of the last record of each topic."""
 
-    def __init__(self, read_prior: PriorReader) -> None:
+    def __init__(self, read_prior: PriorReader, items_unit: TimeUnit = TimeUnit.MILLISECONDS) -> None:
         self._read_prior = read_prior
+        self._items_unit = items_unit
         self._items: dict[bytes, Item] = {}
         self.catalogue = Catalogue()
         self.popularity: Popularity | None = None
@@ -36,12 +38,14 @@ class CurrentCatalogue:
         for record in records:
             if record.key is None:
                 continue
-            self._items.pop(record.key, None)
-            if record.value:
-                try:
-                    self._items[record.key] = _decode_item(record.value)
-                except msgspec.MsgspecError as error:
-                    logger.warning("items, offset %d is no item: %s", record.offset, error)
+            if not record.value:
+                self._items.pop(record.key, None)
+                continue
+            item = parse_item(record.value, self._items_unit)
+            if isinstance(item, Item):
+                self._items[record.key] = item
+            else:  # the former version stays, as in the workers
+                logger.warning("items, offset %d cannot be used (%s): %s", record.offset, item.reason, item.error)
         self.catalogue = Catalogue(self._items.values())
 
     async def on_models(self, records: Sequence[Record]) -> None:

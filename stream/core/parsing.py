@@ -8,7 +8,6 @@ empty optional field is absent, empty tags and sentences are left out.
 """
 
 import json
-import math
 import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -36,6 +35,7 @@ _OPTIONAL: Final = {
     event_type: frozenset(field.name for field in msgspec.structs.fields(event_type) if not field.required)
     for event_type in (*_TYPES.values(), Transcript, Item)
 }
+_LARGEST_TIME: Final = 1e19  # of any unit: 64 bits
 _encode: Final = msgspec.json.Encoder().encode
 
 AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
@@ -198,7 +198,7 @@ def _is_empty(value: Any) -> bool:
 def _time(value: Any, unit: TimeUnit) -> Any:
     """A number as ms; anything else, and a fraction of a ms in a topic of ms, as it is."""
     if type(value) is float:
-        is_exact = math.isfinite(value) and (unit is not TimeUnit.MILLISECONDS or value.is_integer())
+        is_exact = abs(value) < _LARGEST_TIME and (unit is not TimeUnit.MILLISECONDS or value.is_integer())
         return scaled(value, unit) if is_exact else value
     return scaled(value, unit) if type(value) is int else value
 

@@ -239,7 +239,7 @@ def _source_of_topics(settings: Settings) -> ExampleSource:
 
     def item_ids() -> Sequence[str]:
         catalogue.read_on()
-        return items_in(catalogue) or _bought(examples_in(examples))
+        return items_in(catalogue, settings.times.unit_of("items")) or _bought(examples_in(examples))
 
     return ExampleSource(read, item_ids)
 

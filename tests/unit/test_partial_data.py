@@ -1,13 +1,22 @@
 """What is not needed never costs an event; what is needed is never silently less."""
 
+import json
+from dataclasses import dataclass
 from typing import Any
 
 import jmespath
 import msgspec
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from stream.api.catalogue import CurrentCatalogue
+from stream.core.event_times import TimeUnit
 from stream.core.events import Click, Item, Purchase, Reason, Rejection, Source, Transcript, UserEvent
 from stream.core.parsing import parse, parse_item, parse_transcript
+from stream.core.records import PlainRecord
+from stream.kafka.cluster.compacted_topic import items_in
 from stream.services.process import field_mapper
 from stream.services.whole_lists import search_keeping_nulls
 from tests.world import NOW
@@ -235,3 +244,56 @@ def test_a_number_is_not_an_id(source: Source, fields: dict[str, object]) -> Non
 def test_tags_beyond_the_bounds_are_a_dead_letter(tags: object) -> None:
     """A cut tag would be another tag, and nobody would know that the 17th was dropped."""
     assert isinstance(click(tags=tags), Rejection)
+
+
+async def test_an_unusable_item_withdraws_nothing_from_the_readers_of_the_catalogue() -> None:
+    """The API, like a worker, keeps the former version until a tombstone; the trainer reads what they read."""
+    current = CurrentCatalogue(lambda *_: ((), np.zeros(0, dtype=np.float32)))
+    good, careless = b'{"item_id":"a","name":"A"}', b'{"item_id":"b","name":"B","offered_until":"","text":null,"score":NaN}'
+    await current.on_items([PlainRecord(0, NOW, b"a", good), PlainRecord(1, NOW, b"b", careless)])
+    await current.on_items([PlainRecord(2, NOW, b"a", b'{"item_id":18}'), PlainRecord(3, NOW, b"a", b'{"item_id":"a","name":"A"')])
+    assert list(current.catalogue.items) == ["a", "b"]
+    await current.on_items([PlainRecord(4, NOW, b"a", None)])
+    assert list(current.catalogue.items) == ["b"]
+    assert items_in(Topic({b"a": b'{"item_id":18}', b"b": careless, b"c": good})) == ["a", "b"]  # type: ignore[arg-type]
+
+
+@dataclass
+class Topic:
+    """A compacted topic that has been read."""
+
+    values: dict[bytes, bytes]
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=9)
+    | st.sampled_from([1e300, -1e300, 10**400, "\x00"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+sentences = st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(("speaker", "text", "at"), json_values)) | json_values)
+nearly = st.fixed_dictionaries(
+    {"user_id": st.just("u") | json_values, "occurred_at": st.integers() | st.floats() | json_values},
+    optional={"sentences": sentences, "conversation_id": st.just("c"), "started_at": st.floats() | json_values}
+    | dict.fromkeys(("tags", "items", "excluded", "event_id", "session_id", "action", "ended_at", "item_id", "name"), json_values)
+    | dict.fromkeys(("offered_from", "offered_until"), st.integers() | st.floats() | json_values),
+).map(lambda fields: json.dumps(fields).encode())
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    value=nearly.flatmap(lambda whole: st.sampled_from([whole, b"\xef\xbb\xbf" + whole, whole.replace(b"u", b"\xff")])),
+    unit=st.sampled_from(list(TimeUnit)),
+    mapped=st.booleans(),
+)
+def test_whatever_is_sent_is_read_or_rejected(value: bytes, unit: TimeUnit, mapped: bool) -> None:
+    """In any unit, mapped or not; what is read can be written."""
+    names = ("user_id", "occurred_at", "tags", "items", "excluded", "event_id", "sentences", "started_at", "conversation_id")
+    mapper = field_mapper("m", {name: name for name in names}) if mapped else None
+    read = [parse(source, value, mapper, unit) for source in Source if source is not Source.CALL]
+    for event in (*read, parse_transcript(value, mapper, unit), parse_item(value, unit)):
+        assert msgspec.json.encode(event)

@@ -9,9 +9,11 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from stream.core.announcements import ModelAnnouncement, encode_announcement
+from stream.core.event_times import TimeUnit
 from stream.core.events import Item
 from stream.core.examples import in_time_order
 from stream.core.outputs import TrainingExample, decode_example
+from stream.core.parsing import parse_item
 from stream.kafka.cluster.clients import BOOTSTRAP_MS, ConsumerClient, TopicError
 from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch
 from stream.kafka.cluster.skips import read_skips
@@ -77,15 +79,10 @@ def examples_in(topic: CompactedTopic) -> list[TrainingExample]:
     return in_time_order(examples)
 
 
-def items_in(topic: CompactedTopic) -> list[str]:
-    """The catalogue's item ids, sorted; records that are not items are skipped."""
-    ids = []
-    for value in topic.values.values():
-        try:
-            ids.append(msgspec.json.decode(value, type=Item).item_id)
-        except msgspec.MsgspecError:
-            continue
-    return sorted(ids)
+def items_in(topic: CompactedTopic, unit: TimeUnit = TimeUnit.MILLISECONDS) -> list[str]:
+    """The catalogue's item ids, sorted, without records that cannot be used as items. `unit` is that of integer times."""
+    items = (parse_item(value, unit) for value in topic.values.values())
+    return sorted(item.item_id for item in items if isinstance(item, Item))
 
 
 def announce(bootstrap: str, topic: str, announcement: ModelAnnouncement) -> None:
