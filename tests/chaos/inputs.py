@@ -9,14 +9,17 @@ import msgspec
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import OffsetSpec
 
-from stream.core.events import Click
+from stream.core.events import Click, Source
 from stream.core.partitioner import partition_of
+from stream.core.records import later_epoch
 from stream.kafka.cluster.topics import admin_client, changelog_name, create_or_check
+from tests.broken_logs import cut_partition
 from tests.chaos.members import DYNAMIC
 from tests.chaos.observe import WORKERS, batches_of
 from tests.chaos.stage import SOURCES, TOPICS, Case, Stage
 
 _PARTITIONS: Final = TOPICS.partitions
+_CUT: Final = {(TOPICS.clicks, 0): Source.CLICK, (TOPICS.transcripts, 1): Source.CALL}
 
 
 def send_twice(stage: Stage) -> None:
@@ -79,6 +82,68 @@ def recreate_changelog(stage: Stage) -> None:
     stage.wait_for_progress(3_000)
 
 
+def cut_under_worker(stage: Stage) -> None:
+    """Cuts a partition of the clicks and one of the transcripts while worker and encoder run; the logs continue below their old
+    ends.
+    """
+    rate = _before_cut(stage)
+    _cut(stage)
+    stage.sender.rate = rate
+    stage.wait_for_progress(2_000)
+    _check_cuts(stage)
+
+
+def cut_and_refill(stage: Stage) -> None:
+    """Cuts the same partitions while worker and encoder are stopped; they start when the logs reach beyond their old ends."""
+    rate = _before_cut(stage)
+    ends = {partition: _end(stage, partition) for partition in _CUT}
+    for name in ("worker-1", "encoder-1"):
+        stage[name].stop()
+    _cut(stage)
+    stage.sender.rate = rate
+    stage.until(lambda: all(_end(stage, partition) > end + 2 for partition, end in ends.items()), 120, "refilling the logs")
+    for name in ("worker-1", "encoder-1"):
+        stage[name].start()
+    stage.wait_for_progress(2_000)
+    _check_cuts(stage)
+
+
+def _before_cut(stage: Stage) -> float:
+    """Waits until everything is folded, keeps what the cut will lose, and returns the rate to go on with."""
+    rate = stage.sender.rate
+    stage.wait_for_progress(3_000)
+    stage.drain()
+    for (topic, number), source in _CUT.items():
+        stage.former += batches_of(stage.bootstrap, {topic: source}, [number])
+    return rate
+
+
+def _cut(stage: Stage) -> None:
+    broker = stage.cluster.nodes[0]
+    epochs = {batch.topic: batch.epoch for batch in stage.former}
+    ends = {partition: _end(stage, partition) for partition in _CUT}
+    broker.stop()
+    for (topic, number), end in ends.items():
+        first = cut_partition(broker, topic, number, 2 * end // 3)
+        assert 0 < first < end, f"{topic}-{number} could not be cut"
+        stage.boundaries[topic, number] = ((first, later_epoch(epochs[topic])),)
+        stage.notes.append(f"{topic}-{number} cut from {end} to {first}")
+    broker.start()
+    stage.sender.renew_producer()
+
+
+def _check_cuts(stage: Stage) -> None:
+    for topic, number in _CUT:
+        said = f"{topic}-{number}: it was cut"
+        stage.until(lambda: any(stage[name].said(said) for name in ("worker-1", "encoder-1")), 60, f"the report: {said}")  # noqa: B023
+
+
+def _end(stage: Stage, partition: tuple[str, int]) -> int:
+    tp = TopicPartition(*partition)
+    end: int = ask(stage, lambda admin: admin.list_partition_offsets({tp: OffsetSpec.LATEST}))[tp].offset
+    return end
+
+
 def add_partitions(stage: Stage) -> None:
     """Adds partitions to an input under the running worker, which stops with the reason, now and at each restart."""
     stage.wait_for_progress(2_000)
@@ -139,6 +204,8 @@ CASES: Final = (
     Case(name="producer's duplicates", faults=send_twice, repeat=0.3),
     Case(name="offsets redelivered", faults=rewind, variables=DYNAMIC),
     Case(name="input topic recreated", faults=recreate_input, model=False),
+    Case(name="logs cut under the worker", faults=cut_under_worker),
+    Case(name="logs cut and refilled", faults=cut_and_refill),
     Case(name="changelog recreated", faults=recreate_changelog, variables=DYNAMIC),
     Case(name="partition count differs", faults=add_partitions, settles=False),
     Case(name="poison", faults=poison, variables={"PYTHONPATH": str(Path(__file__).parent / "planted")}),

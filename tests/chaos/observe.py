@@ -6,7 +6,7 @@ import msgspec
 
 from stream.core.events import Item, Source
 from stream.core.ranking import Catalogue
-from stream.core.records import Batch, PlainRecord
+from stream.core.records import Batch, Boundaries, PlainRecord
 from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.topics import changelog_name, source_topics, topic_epochs
 from stream.kafka.faust.changelog import term_of
@@ -55,8 +55,15 @@ def observe(
     acknowledged: Mapping[Place, Sent],
     former: Sequence[Batch] = (),
     numbers: Collection[int] | None = None,
+    boundaries: Mapping[tuple[str, int], Boundaries] | None = None,
 ) -> Observed:
-    """Reads the topics. `former` holds records of topics deleted meanwhile; `numbers` limits the partitions (default: all)."""
+    """Reads the topics. `former` holds records that the topics lost meanwhile, `boundaries` where partitions were cut; `numbers`
+    limits the partitions (default: all).
+    """
+
+    def continued(batches: Sequence[Batch]) -> list[Batch]:
+        return [batch._replace(boundaries=(boundaries or {}).get((batch.topic, batch.partition), ())) for batch in batches]
+
     sources = source_topics(topics)
     inputs = {*sources, topics.transcripts}
     catalogue = newest(read_all(bootstrap, topics.items)).values()
@@ -64,8 +71,14 @@ def observe(
     sent = read_all(bootstrap, topics.recommendations, numbers)
     states, late = restored(read_all(bootstrap, changelog_name(WORKERS), numbers))
     return Observed(
-        batches=[*former, *batches_of(bootstrap, sources, numbers)],
-        transcripts=batches_of(bootstrap, {topics.transcripts: Source.CALL}, numbers),
+        batches=[
+            *(batch for batch in former if batch.topic in sources),
+            *continued(batches_of(bootstrap, sources, numbers)),
+        ],
+        transcripts=[
+            *(batch for batch in former if batch.topic == topics.transcripts),
+            *continued(batches_of(bootstrap, {topics.transcripts: Source.CALL}, numbers)),
+        ],
         acknowledged={place: event for place, event in acknowledged.items() if place[0] in inputs},
         catalogue=Catalogue(msgspec.json.decode(value, type=Item) for value in catalogue),
         changelog=states,

@@ -53,6 +53,7 @@ class Sender:
         self._again: deque[LiveEvent] = deque()
         self._pending: set[Any] = set()
         self._stopping = threading.Event()
+        self._renewed = threading.Event()
         self._abandoned = threading.Event()
 
     def stop(self) -> None:
@@ -77,8 +78,12 @@ class Sender:
         """Returns whether everything sent is acknowledged. With `rate` 0 nothing more is sent."""
         return not self._pending and not self._again
 
-    async def _run(self) -> None:
-        producer = AIOKafkaProducer(
+    def renew_producer(self) -> None:
+        """Goes on with a new producer: a partition that was cut has forgotten the sequence numbers of the old one."""
+        self._renewed.set()
+
+    def _new_producer(self) -> Any:
+        return AIOKafkaProducer(
             bootstrap_servers=self._bootstrap,
             acks="all",
             enable_idempotence=True,
@@ -86,10 +91,18 @@ class Sender:
             max_request_size=4 << 20,
             request_timeout_ms=_REQUEST_TIMEOUT_MS,
         )
+
+    async def _run(self) -> None:
+        producer = self._new_producer()
         await producer.start()
         try:
             looked, due = time.monotonic(), 0.0
             while not self._stopping.is_set():
+                if self._renewed.is_set():
+                    self._renewed.clear()
+                    await producer.stop()
+                    producer = self._new_producer()
+                    await producer.start()
                 now = time.monotonic()
                 looked, due = now, due + (now - looked) * self.rate
                 for event in itertools.islice(self._due(), min(int(due), _MOST_AT_ONCE)):

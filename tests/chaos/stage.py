@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from stream.core.ranking import Ranker
-from stream.core.records import Batch
+from stream.core.records import Batch, Boundaries
 from stream.core.step import StepConfig
 from stream.errors import IsthmusError
 from stream.kafka.cluster.lag import GroupLag, group_lag
@@ -170,6 +170,7 @@ class Stage:
         self.folder = folder
         self.rng = np.random.default_rng(seed)
         self.former: list[Batch] = []
+        self.boundaries: dict[tuple[str, int], Boundaries] = {}
         self.notes: list[str] = []
         self.processes: dict[str, Process] = {}
         self.ranker: Ranker | None = None
@@ -285,6 +286,6 @@ def play(stage: Stage) -> Verdict:
             if process.is_running:
                 process.kill()
         stage.afterwards.close()
-    observed = observe(bootstrap, TOPICS, stage.sender.acknowledged, stage.former)
+    observed = observe(bootstrap, TOPICS, stage.sender.acknowledged, stage.former, boundaries=stage.boundaries)
     (stage.folder / "observed.pickle").write_bytes(pickle.dumps(observed))
     return judge(observed, stage.ranker, StepConfig(partitions=TOPICS.partitions))

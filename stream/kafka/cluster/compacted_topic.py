@@ -1,6 +1,7 @@
 """Compacted topics as a trainer uses them: reads `training-examples` and `items` to their ends, announces models."""
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ class CompactedTopic:
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self.values: dict[bytes, bytes] = {}
+        self._last: dict[Any, tuple[int, int]] = {}  # offset and timestamp of each partition's last record
         self._where = f"{topic} at {bootstrap}"
         try:
             self._consumer: Any = ConsumerClient(
@@ -48,11 +50,22 @@ class CompactedTopic:
         self._consumer.seek_to_beginning(*self._partitions)
 
     def read_on(self) -> int:
-        """Reads up to the topic's present end; returns the number of records read."""
+        """Reads up to the topic's present end; returns the number of records read.
+
+        The last record read before is read again: if it is another one, the partition was cut and is read again from its beginning.
+        """
         count = 0
         try:
             ends = self._consumer.end_offsets(self._partitions)
+            known = self._seek_last(ends)
             for record in poll_until(self._consumer, ends, _SILENT_S):
+                tp = TopicPartition(record.topic, record.partition)
+                self._last[tp] = record.offset, record.timestamp
+                offset, timestamp = known.pop(tp, (-1, 0))
+                if record.offset == offset and record.timestamp == timestamp:
+                    continue
+                if record.offset == offset:
+                    self._read_again(tp)
                 count += 1
                 if record.key is None:
                     continue  # no key to be compacted by; the reader logged a record that does not parse
@@ -63,6 +76,20 @@ class CompactedTopic:
         except KafkaError as error:
             raise TopicError(f"{self._where} cannot be read ({type(error).__name__})") from error
         return count
+
+    def _seek_last(self, ends: Mapping[Any, int]) -> dict[Any, tuple[int, int]]:
+        """Seeks the last record of each partition that was read before; returns those that may still be there."""
+        known = {tp: last for tp, last in self._last.items() if last[0] < ends[tp]}
+        for tp in self._last:
+            if tp in known:
+                self._consumer.seek(tp, known[tp][0])
+            else:
+                self._read_again(tp)
+        return known
+
+    def _read_again(self, tp: Any) -> None:
+        logger.error("%s: partition %d was cut; it is read again from its beginning", self._where, tp.partition)
+        self._consumer.seek_to_beginning(tp)
 
     def close(self) -> None:
         self._consumer.close()

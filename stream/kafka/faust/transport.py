@@ -48,6 +48,8 @@ from stream.kafka.faust.batch_transport import FetchPolicy
 from stream.kafka.faust.changelog import Fetched, check_start
 
 _CHANGELOG_RECORDS: Final = 2_000
+_READER_WAIT_MS: Final = 10
+"""A reader of what exists never waits for new records: with the default, half a second behind the last one."""
 _HEARTBEATS: Final = 3
 """After this many intervals without an answer the broker counts as away; one answer may be late."""
 REQUEST_TIMEOUT_MS: Final = 20_000
@@ -373,6 +375,7 @@ class KafkaTransport(driver.Transport):
             isolation_level=READ_COMMITTED,
             check_crcs=policy,
             max_partition_fetch_bytes=fetch_bytes,
+            fetch_max_wait_ms=_READER_WAIT_MS,
             **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
         )
         try:

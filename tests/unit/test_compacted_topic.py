@@ -1,0 +1,85 @@
+"""A trainer's view of a compacted topic whose log was cut between two rounds."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stream.kafka.cluster.compacted_topic import CompactedTopic
+
+TOPIC = "training-examples"
+
+
+class Consumer:
+    """The part of kafka-python's consumer that reads one partition."""
+
+    def __init__(self) -> None:
+        self.records: list[Any] = []
+        self.at = 0
+
+    def write(self, offset: int, timestamp: int, key: bytes, value: bytes | None) -> None:
+        """Loses what the log held from the offset on, and continues with this record."""
+        self.records = [record for record in self.records if record.offset < offset]
+        self.records.append(SimpleNamespace(topic=TOPIC, partition=0, offset=offset, timestamp=timestamp, key=key, value=value))
+
+    def end_offsets(self, partitions: list[Any]) -> dict[Any, int]:
+        return dict.fromkeys(partitions, self.records[-1].offset + 1 if self.records else 0)
+
+    def position(self, _: Any) -> int:
+        return self.at
+
+    def seek(self, _: Any, offset: int) -> None:
+        self.at = offset
+
+    def seek_to_beginning(self, *_: Any) -> None:
+        self.at = 0
+
+    def poll(self, timeout_ms: int) -> dict[Any, list[Any]]:
+        del timeout_ms
+        found = [record for record in self.records if record.offset >= self.at][:2]
+        self.at = found[-1].offset + 1 if found else self.at
+        return {0: found} if found else {}
+
+
+@pytest.fixture
+def consumer(monkeypatch: pytest.MonkeyPatch) -> Consumer:
+    made = Consumer()
+    made.partitions_for_topic = lambda _: {0}  # type: ignore[attr-defined]
+    made.assign = lambda _: None  # type: ignore[attr-defined]
+    monkeypatch.setattr("stream.kafka.cluster.compacted_topic.ConsumerClient", lambda **_: made)
+    for offset in range(4):
+        made.write(offset, 100 + offset, b"k%d" % offset, b"old")
+    return made
+
+
+def test_each_round_counts_what_is_new(consumer: Consumer) -> None:
+    topic = CompactedTopic("broker", TOPIC)
+    assert [topic.read_on(), topic.read_on()] == [4, 0]
+    consumer.write(4, 200, b"k0", b"new")
+    assert topic.read_on() == 1
+    assert topic.values[b"k0"] == b"new"
+
+
+@pytest.mark.parametrize("refill", [1, 2, 9])
+def test_a_topic_that_was_cut_is_read_again_from_its_beginning(
+    consumer: Consumer, refill: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ends below, at or beyond its old end: the records after the cut are not missed, and the newest of a key counts."""
+    topic = CompactedTopic("broker", TOPIC)
+    topic.read_on()
+    for number in range(refill):
+        consumer.write(2 + number, 200 + number, b"k%d" % (number % 3), b"new-%d" % number)
+    topic.read_on()
+    newest = {b"k%d" % (number % 3): b"new-%d" % number for number in range(refill)}
+    assert topic.values == {b"k0": b"old", b"k1": b"old", b"k2": b"old", b"k3": b"old"} | newest
+    assert "partition 0 was cut" in caplog.text
+    assert topic.read_on() == 0
+
+
+def test_a_last_record_that_was_compacted_away_is_no_cut(consumer: Consumer, caplog: pytest.LogCaptureFixture) -> None:
+    topic = CompactedTopic("broker", TOPIC)
+    topic.read_on()
+    consumer.write(4, 200, b"k3", b"new")
+    del consumer.records[3]
+    assert topic.read_on() == 1
+    assert caplog.text == ""
