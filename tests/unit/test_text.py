@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from stream.cli.main import app
-from stream.core.events import EncodedCall, Reason, Sentence, Source, Transcript
+from stream.core.events import NATIVE_FORMAT_HEADER, EncodedCall, Reason, Sentence, Source, Transcript
 from stream.core.records import Batch, PlainRecord
 from stream.services.text_models import default_folder, with_stand_in
 from stream.settings import Settings
-from stream.text.encode_stage import Encoded, encode_batch
+from stream.text.encode_stage import Encoded, TranscriptFormat, encode_batch
 from stream.text.export_onnx import PACKAGED, import_encoder
 from stream.text.keywords import MOST, Keywords, keywords_of, standing_in
 from stream.text.model import TextModel, with_keywords
@@ -54,6 +54,15 @@ def test_a_transcript_becomes_a_vector_sum_keywords_and_its_origin(model: TextMo
     assert (call.origin_topic, call.origin_epoch, call.origin_partition, call.origin_offset) == ("call-transcripts", 5, 2, 0)
     assert (call.sentences, call.ended_at, call.event_id, call.text_model) == (2, START + 5, "e1", model.hash)
     assert encoded.timestamps == [START + 9]
+
+
+def test_transcripts_in_our_own_form_are_read_past_their_topics_mapping(model: TextModel) -> None:
+    """What the API sends has our field names, whatever other producers of the topic send."""
+    mapped = TranscriptFormat(lambda fields: {"user_id": fields.get("customer")})
+    value = msgspec.json.encode(transcript("hello"))
+    for headers in ([], [(NATIVE_FORMAT_HEADER, b"1")]):
+        batch = Batch(Source.CALL, "call-transcripts", 5, 2, [PlainRecord(0, START + 9, b"u", value, headers)])
+        assert len(encode_batch(batch, model, mapped).calls) == len(headers)
 
 
 def test_vectors_are_of_length_one_whatever_shares_their_batch(model: TextModel) -> None:
