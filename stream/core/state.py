@@ -170,6 +170,26 @@ class Facts(msgspec.Struct, array_like=True):
     example_ids: list[tuple[int, str]] = []
 
 
+_NOT_HISTORY: Final = frozenset(
+    {
+        *("version", "applied", "event_ids", "prefix", "newest_at", "newest_purchase_at", "owned", "excluded", "erased_at"),
+        *("last_list", "evicted", "example_ids"),
+    }
+)
+"""Fields of head and facts that alone are no reason to keep an erased user: bookkeeping, and what follows from other fields."""
+_BLANK: Final = (Head(), Facts())
+
+
+def holds_history(head: Head, facts: Facts) -> bool:
+    """Whether there is more to keep than the fact that the user was erased. A new field counts, unless it is in `_NOT_HISTORY`."""
+    return any(
+        getattr(record, name) != getattr(blank, name)
+        for record, blank in zip((head, facts), _BLANK, strict=True)
+        for name in record.__struct_fields__
+        if name not in _NOT_HISTORY
+    )
+
+
 class ErasureMarker(msgspec.Struct, frozen=True, array_like=True):
     """What an erasure leaves under a keyed hash of the user, to keep late and redelivered events out.
 

@@ -22,6 +22,7 @@ from stream.core.state import (
     erasure_marker_key,
     facts_key,
     head_key,
+    holds_history,
 )
 
 
@@ -105,8 +106,7 @@ class UserState:
 
     def has_history(self) -> bool:
         """Whether there is more to keep than the fact that the user was erased."""
-        facts = self.load_facts()
-        return bool(self.head.tail or facts.purchases or facts.owned_before or facts.eligibility)
+        return holds_history(self.head, self.load_facts())
 
     def may_need_list(self) -> bool:
         """Whether an event was applied that may change the user's list."""

@@ -4,7 +4,7 @@ The recordings of 0.1.0 are translated by these functions before they are compar
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +12,31 @@ import msgspec
 from stream.core.outputs import Output
 from stream.core.ranking import Ranker, readable_by
 from stream.core.state import Head, Prefix, decode_head, encode_state
+
+
+def agrees(found: Any, expected: Any, recorded: Any) -> bool:
+    """Whether a decoded record is as expected in every field that the recorded msgpack holds.
+
+    Fields that were added at the end of a struct since then are left out; lists must be equally long. `expected` is decoded, or
+    msgpack as `recorded` is.
+    """
+    if isinstance(found, msgspec.Struct):
+        ours, theirs = _fields(found), _fields(expected)
+        return min(len(ours), len(theirs)) >= len(recorded) and all(map(agrees, ours, theirs, recorded))
+    if isinstance(found, (list, tuple)):
+        return len(found) == len(expected) == len(recorded) and all(map(agrees, found, expected, recorded))
+    if isinstance(found, dict):
+        return found.keys() == expected.keys() and all(agrees(found[key], expected[key], recorded[key]) for key in found)
+    return bool(found == expected)
+
+
+def _fields(value: Any) -> Sequence[Any]:
+    """The array that a struct is encoded as; an array as it is."""
+    if not isinstance(value, msgspec.Struct):
+        array: Sequence[Any] = value
+        return array
+    tag = value.__struct_config__.tag
+    return [*([] if tag is None else [tag]), *(getattr(value, name) for name in value.__struct_fields__)]
 
 
 class Translation:

@@ -3,10 +3,11 @@
 import msgspec
 import pytest
 
-from stream.core import limits
+from stream.core import limits, state
 from stream.core.events import Click, Eligibility, Erasure, Purchase, Source, UserEvent
 from stream.core.outputs import decode_example, example_key
 from stream.core.records import Batch, PlainRecord
+from stream.core.state import Facts, Head
 from tests import world
 from tests.world import MINUTE, NOW, OrderRanker, Store, batch_of, run
 
@@ -142,3 +143,14 @@ def test_an_erasure_without_a_time_forgets_up_to_its_kafka_timestamp() -> None:
     assert outcome.counts["events", Source.ERASURE, "applied"] == 1
     assert worker.tags() == {"kept"}
     assert len(world.history_of(worker.store)) == 1 + 4
+
+
+def test_every_field_of_a_state_counts_as_history_unless_it_is_listed_as_bookkeeping() -> None:
+    """An erased user with such a field is kept: a field that somebody adds later cannot be lost with an erasure."""
+    bookkeeping = {name for name in state._NOT_HISTORY if name in (*Head.__struct_fields__, *Facts.__struct_fields__)}
+    assert bookkeeping == state._NOT_HISTORY
+    for blank in (Head(), Facts()):
+        for name in blank.__struct_fields__:
+            filled = msgspec.structs.replace(blank, **{name: "something"})
+            head, facts = (filled, Facts()) if isinstance(filled, Head) else (Head(), filled)
+            assert state.holds_history(head, facts) is (name not in bookkeeping), name
