@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import fsspec
 import msgspec
 import numpy as np
 from safetensors import SafetensorError
 
+from models import folders
 from models.popular import Popular
 from models.systems import POPULAR, SYSTEMS, network_type
 from models.vocabulary import Vocabulary
@@ -62,7 +62,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_ranker(
-    folder: Path,
+    folder: Path | str,
     ranker: Ranker,
     *,
     version: str,
@@ -72,16 +72,20 @@ def write_ranker(
     examples: int = 0,
     code_version: str = "",
 ) -> str:
-    """Writes a ranker as a new folder and returns the SHA-256 of its manifest.
+    """Writes a ranker as a new folder, a path or a URL, and returns the SHA-256 of its manifest.
 
     The manifest is written last: a folder without one is unfinished. `training` is the configuration that the ranker was trained
     with.
+
+    Raises:
+        models.folders.FolderError: the folder exists already, or cannot be written.
     """
-    folder.mkdir(parents=True)
+    folder = str(folder)
+    folders.create(folder)
     items = {"items": ranker.items, "prior": [float(share) for share in ranker.prior]}
     contents = {"items.json": json.dumps(items).encode(), **_network_contents(ranker)}
     for name, content in contents.items():
-        (folder / name).write_bytes(content)
+        folders.write(folder, name, content)
     manifest = msgspec.json.encode(
         Manifest(
             kind=ranker.name,
@@ -95,7 +99,7 @@ def write_ranker(
             files={name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
         )
     )
-    (folder / MANIFEST).write_bytes(manifest)
+    folders.write(folder, MANIFEST, manifest)
     return hashlib.sha256(manifest).hexdigest()
 
 
@@ -209,8 +213,6 @@ def _verified(uri: str, name: str, sha256: str) -> bytes:
 
 def _read(uri: str, name: str) -> bytes:
     try:
-        with fsspec.open(f"{uri.rstrip('/')}/{name}", "rb") as file:
-            content: bytes = file.read()
-            return content
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelRefused(UNREADABLE, f"{uri}: {name} cannot be read ({type(error).__name__})") from None
+        return folders.read(uri, name)
+    except folders.FolderError as error:
+        raise ModelRefused(UNREADABLE, str(error)) from None

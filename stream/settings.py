@@ -9,9 +9,9 @@ import os
 import tomllib
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, create_model, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, create_model, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -27,6 +27,15 @@ from stream.variables import PREFIX, unread_variables
 
 Guarantee = Literal["at_least_once", "exactly_once"]
 CACHE: Final = Path(os.path.expanduser("~")) / ".cache" / "isthmus"  # noqa: PTH111  (pathlib's twin raises where there is no home)
+
+
+def _local(value: Any) -> Any:
+    if isinstance(value, str) and "://" in value:
+        raise ValueError("this is a path on this machine and cannot be a URL; of all settings only registry.folder takes one")
+    return value
+
+
+LocalPath = Annotated[Path, BeforeValidator(_local)]
 
 
 class Section(BaseModel):
@@ -164,7 +173,7 @@ class WorkerSettings(Section):
         description="stable name of this process, for the state directory and static membership; of two processes with one name "
         "the later one ends; unset: the host's name and the first free number",
     )
-    state_dir: Path = Field(CACHE / "state", description="folder of the RocksDB tables")
+    state_dir: LocalPath = Field(CACHE / "state", description="folder of the RocksDB tables")
     metrics_port: int = Field(9101, ge=0, le=65_535, description="port of metrics and health; 0 chooses a free one")
     batch_records: int = Field(
         1_000,
@@ -181,7 +190,7 @@ class WorkerSettings(Section):
 class EncoderSettings(Section):
     name: str | None = Field(None, description="stable name of this process; unset: the host's name and the first free number")
     metrics_port: int = Field(9102, ge=0, le=65_535, description="port of metrics and health; 0 chooses a free one")
-    text_model: Path | None = Field(None, description="text model folder; unset: the packaged one, as imported by set-up")
+    text_model: LocalPath | None = Field(None, description="text model folder; unset: the packaged one, as imported by set-up")
     batch_sentences: int = Field(
         32, ge=1, le=1_024, description="sentences per run of the network; an int8 encoder always runs one"
     )
@@ -196,11 +205,11 @@ class ApiSettings(Section):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0: all, behind a proxy that ends TLS")
     port: int = Field(8080, ge=0, le=65_535, description="port of the API; 0 chooses a free one")
     metrics_port: int = Field(9103, ge=0, le=65_535, description="port of metrics and health; 0 chooses a free one")
-    state_dir: Path = Field(
+    state_dir: LocalPath = Field(
         CACHE / "api", description="folder of the RocksDB stores; they are filled from the topics where they are missing"
     )
-    tls_certificate: Path | None = Field(None, description="PEM file with the certificate chain; none: plain HTTP")
-    tls_key: Path | None = Field(None, description="PEM file with the certificate's key")
+    tls_certificate: LocalPath | None = Field(None, description="PEM file with the certificate chain; none: plain HTTP")
+    tls_key: LocalPath | None = Field(None, description="PEM file with the certificate's key")
     reconcile_after_s: int = Field(
         518_400,
         ge=0,
@@ -248,7 +257,11 @@ class HealthSettings(Section):
 
 class RegistrySettings(Section):
     uri: str = Field(f"sqlite:///{CACHE / 'registry' / 'mlflow.db'}", description="MLflow: a SQLite file, or a server's URL")
-    folder: Path = Field(CACHE / "registry" / "models", description="folder of the model versions; workers must be able to read it")
+    folder: str = Field(
+        str(CACHE / "registry" / "models"),
+        description="folder of the model versions, which workers must be able to read: a path, or a URL that fsspec opens, such as "
+        "s3://bucket/models",
+    )
 
 
 class TrainingSettings(Section):
@@ -265,7 +278,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="ISTHMUS_", env_nested_delimiter="__")
 
     host: str | None = Field(None, description="this machine's name, in default names and messages; unset: its host name")
-    cache_dir: Path = Field(CACHE, description="folder of text models and other files that can be rebuilt")
+    cache_dir: LocalPath = Field(CACHE, description="folder of text models and other files that can be rebuilt")
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()
     step: StepSettings = StepSettings()

@@ -1,6 +1,7 @@
 """The registry: MLflow records runs, model versions and roles. Workers never import it.
 
-A version's source is its model folder; roles are MLflow aliases. By default the registry is a SQLite file and a local folder.
+A version's source is its model folder, a path or a URL; roles are MLflow aliases. By default the registry is a SQLite file and a
+local folder.
 """
 
 import logging
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from models import folders
 from stream.core.outputs import Role
 from stream.errors import IsthmusError
 
@@ -59,12 +61,15 @@ class RegistryError(IsthmusError):
 class Registry:
     """Model versions under the name "isthmus"."""
 
-    def __init__(self, uri: str, folder: Path) -> None:
-        """Opens the registry, and creates it where there is none (3 s).
+    def __init__(self, uri: str, folder: Path | str) -> None:
+        """Opens the registry, and creates it where there is none (3 s). `folder` is where its versions' folders are written.
 
         Raises:
             RegistryError: it cannot be reached or read.
+            models.folders.FolderError: no installed package opens the folder's URL.
         """
+        self.folder = folders.absolute(str(folder))
+        folders.check_opens(self.folder)
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
         import mlflow  # noqa: PLC0415  (4 s: only where a registry is used)
@@ -74,11 +79,11 @@ class Registry:
             logging.getLogger(noisy).setLevel(logging.ERROR)
         self._error = MlflowException
         self._uri = uri
-        self.folder = folder
         with self._translated_errors():
             if uri.startswith("sqlite:///"):
                 Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(parents=True, exist_ok=True)
+            if not folders.is_url(self.folder):
+                Path(self.folder).mkdir(parents=True, exist_ok=True)
             self._client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
             experiment = self._client.get_experiment_by_name(MODEL)
             self._experiment: str = experiment.experiment_id if experiment else self._client.create_experiment(MODEL)
@@ -97,17 +102,21 @@ class Registry:
             )  # may have been deleted since; its number is not reused
         return str(max([*versions, int(last)]) + 1)
 
-    def new_folder(self, version: str) -> Path:
-        """Returns the path of the version's folder, avoiding one that an interrupted run left."""
-        path = self.folder / version
+    def new_folder(self, version: str) -> str:
+        """Returns the version's folder, avoiding one that an interrupted run left.
+
+        Raises:
+            models.folders.FolderError: the storage cannot be asked what is there.
+        """
+        folder = f"{self.folder}/{version}"
         number = 0
-        while path.exists():
+        while folders.exists(folder):
             number += 1
-            path = self.folder / f"{version}-{number}"
-        return path
+            folder = f"{self.folder}/{version}-{number}"
+        return folder
 
     def register(
-        self, version: str, folder: Path, sha256: str, kind: str, params: Mapping[str, object], metrics: Mapping[str, float]
+        self, version: str, folder: Path | str, sha256: str, kind: str, params: Mapping[str, object], metrics: Mapping[str, float]
     ) -> None:
         """Records a run and its model version, without a role. The folder exists already and holds the number.
 
@@ -122,7 +131,9 @@ class Registry:
                 self._client.log_metric(run.info.run_id, name, number)
             self._client.set_terminated(run.info.run_id)
             tags = {"kind": kind, "sha256": sha256}
-            created = self._client.create_model_version(MODEL, source=str(folder.resolve()), run_id=run.info.run_id, tags=tags)
+            created = self._client.create_model_version(
+                MODEL, source=folders.absolute(str(folder)), run_id=run.info.run_id, tags=tags
+            )
             self._client.set_registered_model_tag(MODEL, _LAST, str(created.version))
             if str(created.version) == version:
                 return

@@ -206,7 +206,7 @@ def _write(
         code_version=code_version(),
     )
     registry.register(number, folder, sha256, ranker.name, params, metrics)
-    return load_ranker(str(folder), sha256)
+    return load_ranker(folder, sha256)
 
 
 def _gate(

@@ -12,7 +12,7 @@ from training.registry import MODEL, Registry, RegistryError
 def add(registry: Registry, **metrics: float) -> str:
     """Registers a version with an empty folder."""
     version = registry.next_version()
-    folder = registry.new_folder(version)
+    folder = Path(registry.new_folder(version))
     folder.mkdir(parents=True)
     registry.register(version, folder, f"hash-{version}", "popular", {"examples": 3}, metrics)
     return version
@@ -95,10 +95,10 @@ def test_an_unknown_version_cannot_get_a_role(version: str, registry_folder: Pat
 
 def test_a_folder_that_an_interrupted_run_left_is_not_written_into(registry_folder: Path) -> None:
     registry = registry_in(registry_folder)
-    leftover = registry.new_folder("1")
+    leftover = Path(registry.new_folder("1"))
     leftover.mkdir(parents=True)
     (leftover / "half.bin").write_bytes(b"half")
-    assert registry.new_folder("1") != leftover
+    assert Path(registry.new_folder("1")) != leftover
     assert add(registry) == "1"
     assert (leftover / "half.bin").read_bytes() == b"half"
 
@@ -107,7 +107,7 @@ def test_a_second_trainer_that_took_the_number_is_noticed(registry_folder: Path)
     """The folder contains its version's number and must not be registered under another one."""
     one, other = registry_in(registry_folder), registry_in(registry_folder)
     version = one.next_version()
-    folder = one.new_folder(version)
+    folder = Path(one.new_folder(version))
     folder.mkdir(parents=True)
     add(other)
     with pytest.raises(RegistryError, match="one trainer per registry"):

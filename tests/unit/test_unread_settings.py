@@ -82,6 +82,16 @@ def test_a_name_in_the_file_that_does_not_exist_is_refused(here: Path, text: str
         load()
 
 
+@pytest.mark.parametrize(
+    "name", ["ISTHMUS_CACHE_DIR", "ISTHMUS_WORKER__STATE_DIR", "ISTHMUS_ENCODER__TEXT_MODEL", "ISTHMUS_API__TLS_KEY"]
+)
+def test_a_url_is_refused_where_only_a_path_can_be_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would create a folder `s3:` in the working directory."""
+    monkeypatch.setenv(name, "s3://bucket/folder")
+    with pytest.raises(IsthmusError, match=rf"\({name}.*cannot be a URL"):
+        load()
+
+
 @pytest.mark.parametrize("name", ["missing.toml", "."])
 def test_a_settings_file_that_is_named_must_exist(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Otherwise all of its settings would be silently without effect."""
