@@ -21,10 +21,15 @@ from pydantic_settings import (
 )
 
 from stream.core.event_times import TimeUnit
-from stream.core.events import INPUTS
+from stream.core.events import INPUTS, Item
 from stream.errors import IsthmusError
 from stream.variables import PREFIX, unread_variables
 
+_FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    **{row.role: row.event_type.__struct_encode_fields__ for row in INPUTS},
+    "items": Item.__struct_encode_fields__,
+}
+"""Our fields of each input, which a mapping may name."""
 Guarantee = Literal["at_least_once", "exactly_once"]
 CACHE: Final = Path(os.path.expanduser("~")) / ".cache" / "isthmus"  # noqa: PTH111  (pathlib's twin raises where there is no home)
 
@@ -140,6 +145,14 @@ class MappingSettings(_InputMappings):
         """Returns the field mapping of an input topic; empty if its producer uses our field names."""
         fields: dict[str, str] = getattr(self, role)
         return fields
+
+    @model_validator(mode="after")
+    def _names_our_fields(self) -> Self:
+        for role in type(self).model_fields:
+            unknown = sorted(set(self.of(role)) - set(_FIELDS[role]))
+            if unknown:
+                raise ValueError(f"{role} have no field {unknown[0]!r}: one of {', '.join(_FIELDS[role])}")
+        return self
 
 
 class TimeSettings(_InputTimes):
@@ -319,16 +332,15 @@ def config_file() -> Path:
     return Path(os.environ.get("ISTHMUS_CONFIG", "isthmus.toml"))
 
 
-def variables() -> dict[str, bool]:
-    """Returns the variable of every setting and section, and whether it may go on with the keys of a table."""
-    found = {}
+def variables() -> list[str]:
+    """Returns the variable of every setting, section and field of a mapping."""
+    found = []
     for name, field in Settings.model_fields.items():
-        own = f"{PREFIX}{name}".upper()
-        found[own] = False
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            for key, inner in field.annotation.model_fields.items():
-                found[f"{own}__{key}".upper()] = inner.annotation == dict[str, str]
-    return found
+        section = field.annotation
+        keys = section.model_fields if isinstance(section, type) and issubclass(section, Section) else {}
+        fields = [f"{key}__{ours}" for key in keys for ours in _FIELDS[key]] if section is MappingSettings else []
+        found += [name, *(f"{name}__{key}" for key in (*keys, *fields))]
+    return [f"{PREFIX}{name}".upper() for name in found]
 
 
 def load(**sections: Any) -> Settings:

@@ -4,7 +4,7 @@ They are named and never refused, because others set some, too: Kubernetes does 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Final
 
@@ -16,17 +16,13 @@ _KUBERNETES: Final = re.compile(r"ISTHMUS_(\w+_)?((SERVICE_PORT(_\w+)?|SERVICE_H
 """What Kubernetes sets for a service whose name begins with "isthmus", as NAME=VALUE."""
 
 
-def unread_variables(environment: Mapping[str, str], known: Mapping[str, bool]) -> dict[str, str | None]:
-    """Returns the variables that nobody reads, each with the nearest name that exists.
-
-    `known`: the variables of the settings, and whether each may go on with the keys of a table.
-    """
+def unread_variables(environment: Mapping[str, str], known: Collection[str]) -> dict[str, str | None]:
+    """Returns the variables that nobody reads, each with the nearest name that exists; `known` are those of the settings."""
     nearest_of = {name.removeprefix(PREFIX): name for name in (*known, *OTHER_VARIABLES)}
-    tables = tuple(f"{name}__" for name, is_table in known.items() if is_table)
     unread = {}
     for name, value in environment.items():
         upper = name.upper()
-        is_read = upper in known or upper in OTHER_VARIABLES or upper.startswith(tables)
+        is_read = upper in known or upper in OTHER_VARIABLES
         if upper.startswith(PREFIX) and not is_read and not _KUBERNETES.fullmatch(f"{upper}={value}"):
             nearest = get_close_matches(upper.removeprefix(PREFIX), nearest_of, n=1)
             unread[name] = nearest_of[nearest[0]] if nearest else None

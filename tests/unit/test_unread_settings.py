@@ -30,6 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("ISTHMUS_STEP__LIST_LENGTH__", "ISTHMUS_STEP__LIST_LENGTH"),
         ("isthmus_cache_dri", "ISTHMUS_CACHE_DIR"),
         ("ISTHMUS_CONFIGURATION", "ISTHMUS_CONFIG"),
+        ("ISTHMUS_MAPPING__CLICKS__USR_ID", "ISTHMUS_MAPPING__CLICKS__USER_ID"),
         ("ISTHMUS_ZZZ", None),
     ],
 )
@@ -74,7 +75,16 @@ def test_every_variable_that_is_read_is_known() -> None:
     assert unread_variables(dict.fromkeys(written, "x"), variables()) == {}
 
 
-@pytest.mark.parametrize("text", ["[wroker]\nname = 'x'", "[worker]\nnmae = 'x'", "cache_dri = 'x'", "[kafka.boostrap]\nx = 1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[wroker]\nname = 'x'",
+        "[worker]\nnmae = 'x'",
+        "cache_dri = 'x'",
+        "[kafka.boostrap]\nx = 1",
+        "[mapping.clicks]\nusr_id = 'x'",
+    ],
+)
 def test_a_name_in_the_file_that_does_not_exist_is_refused(here: Path, text: str) -> None:
     """The file is ours alone, so that a name in it is a mistake."""
     (here / "isthmus.toml").write_text(text)
