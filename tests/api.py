@@ -63,7 +63,11 @@ def withdraw(log: Log, *items: str) -> None:
 
 
 def put_list(log: Log, user: str, items: Sequence[str] = ITEMS[:5], reserve: Sequence[str] = ITEMS[5:15], **fields: Any) -> None:
-    ranked = [RankedItem(item, rank, round(1 - rank / 100, 4)) for rank, item in enumerate([*items, *reserve], start=1)]
+    scored = fields.pop("filled_from", 1_000)
+    ranked = [
+        RankedItem(item, rank, round(1 - rank / 100, 4), None if rank < scored else "catalogue")
+        for rank, item in enumerate([*items, *reserve], start=1)
+    ]
     made = Recommendation(
         recommendation_id=f"id-{user}-{'-'.join(items)}",
         user_id=user,

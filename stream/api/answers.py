@@ -128,15 +128,14 @@ def answer(
     blocked = set() if head is None else catalogue.blocked(head.owned, head.excluded)
     if kept is None:
         return _stranger(user_id, blocked, catalogue, popularity, question)
-    ranked = [*kept.items, *kept.reserve]
-    made = [one.item for one in ranked]
+    made = [one.item for one in (*kept.items, *kept.reserve)]
     allowed = _allowed(made, blocked, catalogue, question)
     if len(allowed) < question.limit:
         others = _popular({*blocked, *made}, catalogue, popularity, question)
         allowed += others[: question.limit - len(allowed)]
     return ListAnswer(
         user_id=user_id,
-        items=_named(allowed, {one.item: one.score for one in ranked if one.fallback is None}, catalogue),
+        items=_named(allowed, _scores(kept), catalogue),
         age_s=question.age_s,
         model=kept.model,
         recommendation_id=kept.recommendation_id,
@@ -147,6 +146,13 @@ def answer(
         placement=question.placement,
         because=kept.because if question.explain else None,
     )
+
+
+def _scores(kept: Recommendation) -> dict[str, float]:
+    """The scores of those items that a model scored."""
+    if kept.fallback == "catalogue":
+        return {}
+    return {one.item: one.score for one in (*kept.items, *kept.reserve) if one.fallback is None}
 
 
 def _stranger(
@@ -176,17 +182,21 @@ def _allowed(items: Sequence[str], blocked: set[str], catalogue: Catalogue, ques
 
 
 def _popular(blocked: set[str], catalogue: Catalogue, popularity: Popularity | None, question: Question) -> list[str]:
-    """The most popular items that may be offered now; before the first model, the catalogue's order."""
+    """The most popular items that may be offered now, then those that the model does not know, in the catalogue's order."""
     if popularity is None:
         return _allowed(list(catalogue.items), blocked, catalogue, question)
-    return _top(popularity.items, popularity.prior[np.newaxis], blocked, catalogue, question)
+    return _top(popularity.items, popularity.prior[np.newaxis], blocked, catalogue, question, fill=True)
 
 
-def _top(items: Sequence[str], scores: Rows, blocked: set[str], catalogue: Catalogue, question: Question) -> list[str]:
+def _top(
+    items: Sequence[str], scores: Rows, blocked: set[str], catalogue: Catalogue, question: Question, *, fill: bool = False
+) -> list[str]:
     if not items:
         return []
-    (chosen,) = PostFilter(items, catalogue, question.now_ms).top(scores, [blocked], question.limit)
-    return [items[index] for index in chosen]
+    post_filter = PostFilter(items, catalogue, question.now_ms)
+    (chosen,) = post_filter.top(scores, [blocked], question.limit)
+    top = [items[index] for index in chosen]
+    return [*top, *post_filter.fill(blocked, question.limit - len(top))] if fill else top
 
 
 def _named(items: Sequence[str], scores: Mapping[str, float], catalogue: Catalogue) -> tuple[OfferedItem, ...]:

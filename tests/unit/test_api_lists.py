@@ -10,7 +10,9 @@ import pytest
 
 from models.artifact import write_ranker
 from models.popular import Popular
+from stream.api.answers import Popularity
 from stream.core.announcements import ModelAnnouncement
+from stream.core.outputs import ModelName
 from tests import api
 from tests.api import ITEMS, NOW, Replica, replica
 
@@ -108,6 +110,22 @@ async def test_a_stranger_gets_the_catalogue_and_then_popularitys_list(running: 
     answer = (await running.get("/v1/users/nobody/recommendations")).json()
     assert (answer["fallback"], answer["model"]["version"]) == ("popularity", "3")
     assert [one["item"] for one in answer["items"]] == list(ITEMS[:-6:-1])
+
+
+async def test_items_that_no_model_scored_have_no_score(running: Replica) -> None:
+    """Those that the step filled in from the catalogue, and whole lists in the catalogue's order."""
+    api.put_list(running.log, "u", ITEMS[:5], filled_from=3)
+    api.put_list(running.log, "v", ITEMS[:5], fallback="catalogue")
+    await running.settled()
+    for user, scored in (("u", [True, True, False, False, False]), ("v", [False] * 5)):
+        answer = (await running.get(f"/v1/users/{user}/recommendations")).json()
+        assert ["score" in one for one in answer["items"]] == scored
+
+
+async def test_after_popular_items_come_those_that_the_model_does_not_know(running: Replica) -> None:
+    """As in the step: a new item is offered before anybody bought it."""
+    running.parts.current.popularity = Popularity(ModelName("popular", "1"), ITEMS[18:], np.ones(2, dtype=np.float32))
+    assert await running.items_of("nobody") == [*ITEMS[18:], *ITEMS[:3]]
 
 
 async def has_popularity(running: Replica) -> bool:
