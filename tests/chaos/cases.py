@@ -2,10 +2,11 @@
 
 from typing import Final
 
-from tests.chaos import brokers, damage, inputs, members, names, surroundings
+from tests.chaos import brokers, damage, erasures, inputs, members, names, surroundings
 from tests.chaos.stage import Case
 
 SHORT: Final = members.SHORT
 CASES: Final[dict[str, Case]] = {
-    case.name: case for case in (*members.CASES, *names.CASES, *brokers.CASES, *inputs.CASES, *damage.CASES, *surroundings.CASES)
+    case.name: case
+    for case in (*members.CASES, *names.CASES, *brokers.CASES, *inputs.CASES, *erasures.CASES, *damage.CASES, *surroundings.CASES)
 }
