@@ -58,7 +58,7 @@ DECLARED: Final[dict[str, Declared]] = {
         Counter,
         "events read, by outcome",
         ("source", "outcome"),
-        from_start=tuple(product(Source, ("applied", "dead_letter"))),
+        from_start=tuple(product([*Source, "item"], ("applied", "dead_letter"))),
     ),
     "dead_letters": Declared(Counter, "events that could not be used", ("reason",), from_start=tuple((one,) for one in Reason)),
     "late": Declared(

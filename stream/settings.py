@@ -85,7 +85,9 @@ else:
     _FEBRUARY_1970 = date(1970, 2, 1)
     _InputNames = create_model("_InputNames", __base__=Section, **{row.role: (str, _name(row)) for row in INPUTS})
     _InputMappings = create_model(
-        "_InputMappings", __base__=Section, **{row.role: (dict[str, str], _MAPPING) for row in _OWN_INPUTS}
+        "_InputMappings",
+        __base__=Section,
+        **dict.fromkeys((*(row.role for row in _OWN_INPUTS), "items"), (dict[str, str], _MAPPING)),
     )
     _InputTimes = create_model(
         "_InputTimes",

@@ -6,6 +6,7 @@ at each start and never stored, or a revoked key would outlive its tombstone.
 
 import hashlib
 import hmac
+import logging
 import secrets
 from collections.abc import Sequence
 from enum import StrEnum
@@ -13,8 +14,10 @@ from typing import Final
 
 import msgspec
 
+from stream.core.parsing import UNUSABLE
 from stream.core.records import Record
 
+logger = logging.getLogger("isthmus")
 PREFIX: Final = "isk"
 _PARTS: Final = 3
 
@@ -87,7 +90,8 @@ class ApiKeys:
     def _add(self, value: bytes) -> None:
         try:
             key = decode_api_key(value)
-        except msgspec.MsgspecError:  # written by a later version: a key that is not understood opens nothing
+        except UNUSABLE as error:  # written by a later version, or damaged: a key that is not understood opens nothing
+            logger.warning("a record of the API's keys cannot be read (%s): that key opens nothing", type(error).__name__)
             return
         self._keys[key.key_id] = key
 

@@ -5,17 +5,16 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import msgspec
-
 from stream.api.answers import Popularity
-from stream.core.announcements import decode_announcement
-from stream.core.event_times import TimeUnit
-from stream.core.events import Item
+from stream.core.announcements import ModelAnnouncement, decode_announcement
+from stream.core.catalogue_records import ItemFormat, ItemTable
 from stream.core.outputs import ModelName
-from stream.core.parsing import parse_item
+from stream.core.parsing import UNUSABLE
 from stream.core.ranking import Catalogue, Rows
 from stream.core.records import Record
+from stream.core.unreadable import readable
 from stream.errors import IsthmusError
+from stream.metrics import Metrics
 
 AGAIN_S: Final = 30.0
 logger = logging.getLogger("isthmus")
@@ -26,45 +25,48 @@ PriorReader = Callable[[str, str], tuple[tuple[str, ...], Rows]]
 class CurrentCatalogue:
     """Catalogue and popularity as of the last record of each topic."""
 
-    def __init__(self, read_prior: PriorReader, items_unit: TimeUnit = TimeUnit.MILLISECONDS) -> None:
+    def __init__(self, read_prior: PriorReader, metrics: Metrics, items: ItemFormat | None = None) -> None:
         self._read_prior = read_prior
-        self._items_unit = items_unit
-        self._items: dict[bytes, Item] = {}
+        self._metrics = metrics
+        self._table = ItemTable(items)
         self.catalogue = Catalogue()
         self.popularity: Popularity | None = None
-        self._unread: list[bytes] = []
+        self._unread: list[ModelAnnouncement] = []
 
     async def on_items(self, records: Sequence[Record]) -> None:
-        for record in records:
-            if record.key is None:
-                continue
-            if not record.value:
-                self._items.pop(record.key, None)
-                continue
-            item = parse_item(record.value, self._items_unit)
-            if isinstance(item, Item):
-                self._items[record.key] = item
-            else:  # the former version stays, as in the workers
-                logger.warning("items, offset %d cannot be used (%s): %s", record.offset, item.reason, item.error)
-        self.catalogue = Catalogue(self._items.values())
+        """Applies items and tombstones; a worker sends the dead letter of a record that is no item."""
+        for record, rejection in self._table.apply(records):
+            logger.warning("items, offset %d cannot be used (%s: %s)", record.offset, rejection.reason, rejection.error)
+        self.catalogue = Catalogue(self._table.items.values())
+        self._metrics.gauge("catalogue_items").set(len(self._table.items))
+        self._metrics.gauge("unusable_items").set(len(self._table.unusable))
 
     async def on_models(self, records: Sequence[Record]) -> None:
         """Takes over the newest champion whose folder can be read."""
-        values = [record.value for record in records if record.key == b"champion" and record.value]
-        if values:
-            self._unread = values
+        champions = [record for record in readable(records) if record.key == b"champion" and record.value]
+        announced = [found for record in champions if (found := self._announced(record)) is not None]
+        if announced:
+            self._unread = announced
             await self.try_again()
+
+    def _announced(self, record: Record) -> ModelAnnouncement | None:
+        """The announcement in a record; None, counted, where it is none: it will not become one by trying again."""
+        try:
+            return decode_announcement(record.value or b"")
+        except UNUSABLE as error:
+            self._metrics.counter("model_refusals", "announcement").inc()
+            logger.error("models, offset %d is no announcement: %s", record.offset, error)  # noqa: TRY400  (the text says all)
+            return None
 
     async def try_again(self) -> None:
         """Reads the newest champion, unless that is done; of those announced together, the newest that can be read."""
-        values, self._unread = self._unread, []
-        for value in reversed(values):
+        unread, self._unread = self._unread, []
+        for announced in reversed(unread):
             try:
-                announced = decode_announcement(value)
                 items, prior = await asyncio.to_thread(self._read_prior, announced.uri, announced.sha256)
-            except (msgspec.MsgspecError, IsthmusError) as error:
+            except IsthmusError as error:
                 logger.error("popularity is not taken over, and will be tried again: %s", error)  # noqa: TRY400  (the text says all)
-                self._unread = self._unread or values
+                self._unread = self._unread or unread
                 continue
             self.popularity = Popularity(ModelName(announced.name, announced.version), items, prior)
             return

@@ -97,7 +97,7 @@ def stand_in(
     if (data is None) == (bootstrap is None):
         raise IsthmusError("name a broker with --bootstrap HOST:PORT, or tables with --data DIR")
     if data is None:
-        texts = words_on_kafka(settings)
+        texts = words_on_kafka(settings, typer.echo)
     else:
         from training.datasets.tables.reader import read_tables
 

@@ -24,10 +24,11 @@ _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(DeadLetter).decode
 
 
-def dead_letter(source: Source, origin: Coordinates, record: Record, rejection: Rejection) -> Output:
+def dead_letter(source: Source | None, origin: Coordinates, record: Record, rejection: Rejection) -> Output:
     """The dead letter of a record. Its key "topic/epoch/partition/offset" makes a repeated one the same.
 
-    Without original, key and headers if the input carries text (`InputTopic.carries_text`): any of them may quote it.
+    Without original, key and headers if the input carries text (`InputTopic.carries_text`): any may quote it. The catalogue's
+    records have no `source`.
     """
     with_original = source not in TEXT_SOURCES
     name = "/".join(map(str, origin))

@@ -30,7 +30,8 @@ _decode_item: Final = msgspec.json.Decoder(Item).decode
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _QUOTED: Final = re.compile(r"""['"].*['"]""", re.DOTALL)  # from the first quote to the last: a value may contain quotes
-_UNUSABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
+UNUSABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
+"""What a decoder raises for bytes that it cannot use."""
 _OPTIONAL: Final = {
     event_type: frozenset(field.name for field in msgspec.structs.fields(event_type) if not field.required)
     for event_type in (*_TYPES.values(), Transcript, Item)
@@ -54,7 +55,7 @@ def parse(
     if mapper is None and unit is TimeUnit.MILLISECONDS:
         try:
             return _DECODE[source](value)
-        except _UNUSABLE as error:
+        except UNUSABLE as error:
             if not _IS_JSON[source]:
                 return rejection_of(error, value)
     event: UserEvent | Rejection = _read(value, _TYPES[source], _DECODE[source], mapper, unit)
@@ -70,9 +71,9 @@ def parse_transcript(
     return _read(value, Transcript, _decode_transcript, mapper, unit)
 
 
-def parse_item(value: bytes, unit: TimeUnit = TimeUnit.MILLISECONDS) -> Item | Rejection:
+def parse_item(value: bytes, mapper: FieldMapper | None = None, unit: TimeUnit = TimeUnit.MILLISECONDS) -> Item | Rejection:
     """Like `parse`, for an item of the catalogue."""
-    item = _read(value, Item, _decode_item, None, unit)
+    item = _read(value, Item, _decode_item, mapper, unit)
     return item if isinstance(item, Rejection) else offer_rejection(item, unit) or item
 
 
@@ -110,7 +111,7 @@ def _read(
         return _read_mapped(plain, event_type, mapper, unit)
     try:
         return in_milliseconds(decode(plain), unit)
-    except _UNUSABLE as error:
+    except UNUSABLE as error:
         return _read_again(plain, event_type, unit, rejection_of(error))
 
 
@@ -118,7 +119,7 @@ def _read_again(plain: bytes, event_type: type[AnyStruct], unit: TimeUnit, first
     """What the strict decoder refused, if only what is not needed was wrong with it; else why it was refused."""
     try:
         fields = _lenient_json(plain)
-    except _UNUSABLE:
+    except UNUSABLE:
         return first
     event = _convert(_needed(fields, event_type, unit), event_type)
     return first if isinstance(event, Rejection) and first.reason is not Reason.INVALID else event
@@ -127,11 +128,11 @@ def _read_again(plain: bytes, event_type: type[AnyStruct], unit: TimeUnit, first
 def _read_mapped(plain: bytes, event_type: type[AnyStruct], mapper: FieldMapper, unit: TimeUnit) -> AnyStruct | Rejection:
     try:
         theirs = _lenient_json(plain)
-    except _UNUSABLE as error:
+    except UNUSABLE as error:
         return rejection_of(error)
     try:
         fields = mapper(theirs)
-    except _UNUSABLE as error:
+    except UNUSABLE as error:
         return Rejection(Reason.MAPPING, rejection_of(error).error)
     return _convert(_needed(fields, event_type, unit), event_type)
 
@@ -142,7 +143,7 @@ def _convert(fields: Any, event_type: type[AnyStruct]) -> AnyStruct | Rejection:
         _encode(event)  # raises where an id holds half a surrogate pair: no key or changelog record could be written for it
     except UnicodeEncodeError:
         return Rejection(Reason.NOT_JSON, "an id is not valid Unicode")
-    except _UNUSABLE as error:
+    except UNUSABLE as error:
         return rejection_of(error)
     return event
 
@@ -155,7 +156,7 @@ def _lenient_json(plain: bytes) -> Any:
     """
     try:
         return msgspec.json.decode(plain)
-    except _UNUSABLE as strict:
+    except UNUSABLE as strict:
         try:
             return json.loads(plain.decode(errors="surrogateescape"), parse_constant=lambda _: None, strict=False)
         except (ValueError, RecursionError):

@@ -91,9 +91,10 @@ def make_parts(settings: Settings, store: Store, reader: LogReader, sink: EventS
     from stream.api.store import Table
     from stream.api.streams import Changes
     from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name
+    from stream.services.process import item_format
 
     own, topics = settings.api, settings.topics
-    current, changes, health = CurrentCatalogue(read_prior, settings.times.unit_of("items")), Changes(), Health()
+    current, changes, health = CurrentCatalogue(read_prior, metrics, item_format(settings)), Changes(), Health()
     tables = {topics.recommendations: Table.LISTS, changelog_name(WORKER_GROUP): Table.STATES}
     follower = Follower(store, reader, tables, changes.notify, metrics, now_ms, own.reconcile_after_s * 1_000)
     health.ready["store"] = follower.missing

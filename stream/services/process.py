@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from stream.core.catalogue_records import ItemFormat
 from stream.core.dead_letters import DeadLetterLimit
 from stream.core.event_times import TimeRule, TimeUnit, rule_of
 from stream.core.events import INPUTS, STEP_INPUTS
@@ -65,6 +66,16 @@ def step_rule(settings: Settings, row: InputTopic) -> TimeRule:
     """Returns the rule of an input's times in the step. What a stage of ours has read is in milliseconds."""
     unit = settings.times.unit_of(row.role) if row.is_step_input else TimeUnit.MILLISECONDS
     return rule_of(row, unit, settings.times.earliest_of(row.role))
+
+
+def item_format(settings: Settings) -> ItemFormat:
+    """Returns how the catalogue is read, by every process.
+
+    Raises:
+        IsthmusError: the mapping is not a JMESPath expression.
+    """
+    fields = settings.mapping.of("items")
+    return ItemFormat(field_mapper("mapping.items", fields) if fields else None, settings.times.unit_of("items"))
 
 
 def transcript_format(settings: Settings) -> TranscriptFormat:

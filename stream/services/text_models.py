@@ -106,22 +106,27 @@ def words_of_tables(tables: Tables) -> set[str]:
     return {*tables.items.values(), *tags}
 
 
-def words_on_kafka(settings: Settings) -> set[str]:
-    """The names and texts of the catalogue's items, and the tags of the newest clicks."""
-    from stream.core.events import Click, Item, Source
-    from stream.core.parsing import parse, parse_item
+def words_on_kafka(settings: Settings, say: Callable[[str], None]) -> set[str]:
+    """The names and texts of the catalogue's items, and the tags of the newest clicks; `say` receives how many cannot be used."""
+    from stream.core.catalogue_records import ItemTable
+    from stream.core.events import Click, Source
+    from stream.core.parsing import parse
     from stream.kafka.cluster.compacted_topic import CompactedTopic
     from stream.kafka.cluster.topic_reader import newest_values
-    from stream.services.process import step_config
+    from stream.services.process import item_format, step_config
 
     bootstrap, topics = settings.kafka.bootstrap, settings.topics
+    table = ItemTable(item_format(settings))
     with closing(CompactedTopic(bootstrap, topics.items)) as catalogue:
-        catalogue.read_on()
-        read = [parse_item(value, settings.times.unit_of("items")) for value in catalogue.values.values()]
-    items = [item for item in read if isinstance(item, Item)]
+        rejected = table.apply(catalogue.new_records())
+    items = table.items.values()
     mapper, unit = step_config(settings).mappers.get(Source.CLICK), settings.times.unit_of("clicks")
-    clicks = [parse(Source.CLICK, value, mapper, unit) for value in newest_values(bootstrap, topics.clicks, RECENT_CLICKS)]
-    tags = {tag for click in clicks if isinstance(click, Click) for tag in click.tags}
+    read = [parse(Source.CLICK, value, mapper, unit) for value in newest_values(bootstrap, topics.clicks, RECENT_CLICKS)]
+    clicks = [click for click in read if isinstance(click, Click)]
+    for topic, count in ((topics.items, len(rejected)), (topics.clicks, len(read) - len(clicks))):
+        if count:
+            say(f"{count} records of {topic} cannot be used and are left out: see `isthmus dead-letters list`")
+    tags = {tag for click in clicks for tag in click.tags}
     return {*(item.name for item in items), *(item.text or "" for item in items), *tags}
 
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from stream.core.catalogue_records import ItemTable
 from stream.errors import IsthmusError
 from stream.kafka.cluster.clients import TopicError
-from stream.kafka.cluster.compacted_topic import CompactedTopic, announce, examples_in, items_in
+from stream.kafka.cluster.compacted_topic import CompactedTopic, announce, examples_in, read_items
+from stream.services.process import item_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -231,15 +233,14 @@ def _source_of_file(file: Path, items: list[str] | None) -> ExampleSource:
 
 def _source_of_topics(settings: Settings) -> ExampleSource:
     examples = CompactedTopic(settings.kafka.bootstrap, settings.topics.training_examples)
-    catalogue = CompactedTopic(settings.kafka.bootstrap, settings.topics.items)
+    catalogue, table = CompactedTopic(settings.kafka.bootstrap, settings.topics.items), ItemTable(item_format(settings))
 
     def read() -> Sequence[TrainingExample]:
         examples.read_on()
         return examples_in(examples)
 
     def item_ids() -> Sequence[str]:
-        catalogue.read_on()
-        return items_in(catalogue, settings.times.unit_of("items")) or _bought(examples_in(examples))
+        return [item.item_id for item in read_items(catalogue, table)] or _bought(examples_in(examples))
 
     return ExampleSource(read, item_ids)
 

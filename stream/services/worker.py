@@ -7,7 +7,16 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from stream.services.instance_name import take_name
-from stream.services.process import background, dead_letter_limit, followed, named, observed, starting_step, step_config
+from stream.services.process import (
+    background,
+    dead_letter_limit,
+    followed,
+    item_format,
+    named,
+    observed,
+    starting_step,
+    step_config,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +41,7 @@ def run_worker(settings: Settings, startup: Startup) -> None:
 
 
 async def _worker(settings: Settings, startup: Startup) -> None:
+    from stream.kafka.agents.catalogue_dead_letters import report_unusable_items
     from stream.kafka.agents.followers import ServedModelFollower
     from stream.kafka.agents.profile_agent import ProfileContext
     from stream.kafka.agents.served_model import ServedModel
@@ -48,7 +58,8 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     changelog = topic_epochs(bootstrap, [changelog_name(name)])
     check_changelog(folder, changelog)
     stop, metrics, served = stop_on_signals(), Metrics(), ServedModel()
-    follower = ServedModelFollower(served, metrics, items_unit=settings.times.unit_of("items"))
+    items = item_format(settings)
+    follower = ServedModelFollower(served, metrics, items=items)
 
     async with observed(settings, name, own.metrics_port, metrics) as (health, view):
         follows = {topics.items: follower.on_items, topics.models: follower.on_models}
@@ -58,6 +69,7 @@ async def _worker(settings: Settings, startup: Startup) -> None:
             claimed if own.static_membership else nullcontext() as settled,
             followed(bootstrap, follows, health, stop, startup),
             background(follower.keep_retrying()),
+            background(report_unusable_items(bootstrap, topics.items, topics.dead_letters, items, metrics)),
         ):
 
             def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watchdog]:

@@ -220,7 +220,7 @@ def test_an_encoded_call_with_an_implausible_time_is_a_dead_letter() -> None:
 )
 def test_an_offer_lies_anywhere_but_in_another_unit(field: str, value: object, unit: str, hint: str | None) -> None:
     """Only integers are refused, and only those that read as another unit."""
-    item = parse_item(msgspec.json.encode({"item_id": "1", "name": "One", field: value}), TimeUnit(unit))
+    item = parse_item(msgspec.json.encode({"item_id": "1", "name": "One", field: value}), unit=TimeUnit(unit))
     if hint is None:
         assert isinstance(item, Item)
     else:

@@ -33,7 +33,7 @@ def test_every_input_has_its_settings_and_its_topic() -> None:
     """A name each; a field mapping each, but for what our own stages write."""
     topics = TopicSettings()
     assert [topics.name_of(row.role) for row in INPUTS] == [row.default_name for row in INPUTS]
-    assert list(MappingSettings.model_fields) == [row.role for row in INPUTS if not row.is_derived]
+    assert list(MappingSettings.model_fields) == [*(row.role for row in INPUTS if not row.is_derived), "items"]
     assert [spec.role for spec in specs(topics)][: len(INPUTS)] == [row.role for row in INPUTS]
     assert source_topics(topics) == {row.default_name: row.source for row in STEP_INPUTS}
 

@@ -9,13 +9,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import msgspec
-
 from models.artifact import UNREADABLE, ModelRefused, load_ranker
 from stream.core.announcements import ModelAnnouncement, decode_announcement
-from stream.core.event_times import TimeUnit
-from stream.core.events import Item
-from stream.core.parsing import parse_item
+from stream.core.catalogue_records import ItemFormat, ItemTable
+from stream.core.parsing import UNUSABLE
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Record
 from stream.core.unreadable import readable
@@ -27,72 +24,57 @@ RETRY_S: Final = 30.0
 
 
 class ServedModelFollower:
-    """Applies records of `items` and `models` to a `ServedModel`. `load` reads a model folder, given its URI and SHA-256.
-
-    `items_unit` is the unit of the catalogue's integer times.
-    """
+    """Applies records of `items` and `models` to a `ServedModel`. `load` reads a model folder, given its URI and SHA-256."""
 
     def __init__(
         self,
         served: ServedModel,
         metrics: Metrics,
         load: Callable[[str, str], Ranker] = load_ranker,
-        items_unit: TimeUnit = TimeUnit.MILLISECONDS,
+        items: ItemFormat | None = None,
     ) -> None:
         self._served = served
         self._metrics = metrics
         self._load = load
-        self._items_unit = items_unit
-        self._items: dict[bytes, Item] = {}
-        self._unusable_items: set[bytes] = set()
+        self._table = ItemTable(items)
         self._champion: ModelAnnouncement | None = None
         self._unreadable: ModelAnnouncement | None = None
         self._lock = asyncio.Lock()
 
     async def on_items(self, records: Sequence[Record]) -> None:
-        """Applies items and tombstones; a record that is not an item is logged, counted and skipped."""
-        for record in self._readable("items", records):
-            if record.key is None:
-                continue
-            self._unusable_items.discard(record.key)
-            if not record.value:
-                self._items.pop(record.key, None)
-                continue
-            item = parse_item(record.value, self._items_unit)
-            if isinstance(item, Item):
-                self._items[record.key] = item
-            else:
-                self._unusable_items.add(record.key)
-                text = "the item at offset %d of the catalogue cannot be used (%s: %s): publish it again; its former version stays"
-                logger.warning(text, record.offset, item.reason, item.error)
-        self._served.catalogue = Catalogue(self._items.values())
-        self._metrics.gauge("catalogue_items").set(len(self._items))
-        self._metrics.gauge("unusable_items").set(len(self._unusable_items))
+        """Applies items and tombstones; a record that is no item leaves its item as it was, and is logged and counted."""
+        for record, rejection in self._table.apply(records):
+            text = "the item at offset %d of the catalogue cannot be used (%s: %s): publish it again; its former version stays"
+            logger.warning(text, record.offset, rejection.reason, rejection.error)
+        self._count_unreadable("items", len(records) - len(readable(records)))
+        self._served.catalogue = Catalogue(self._table.items.values())
+        self._metrics.gauge("catalogue_items").set(len(self._table.items))
+        self._metrics.gauge("unusable_items").set(len(self._table.unusable))
 
     async def on_models(self, records: Sequence[Record]) -> None:
         """Loads the newest champion among the records.
 
         If it is refused, tries the ones before it: a worker that starts has no other model to keep.
         """
-        values = [record.value for record in self._readable("models", records) if record.key == b"champion" and record.value][::-1]
+        kept = readable(records)
+        self._count_unreadable("models", len(records) - len(kept))
+        values = [record.value for record in kept if record.key == b"champion" and record.value][::-1]
         async with self._lock:
             if values:
                 self._unreadable = None
             for value in values:
                 try:
                     announced = decode_announcement(value)
-                except msgspec.MsgspecError as error:
+                except UNUSABLE as error:
                     self._refuse("announcement", str(error))
                     continue
                 if await self._try_swap(announced, newest=value is values[0]):
                     return
 
-    def _readable(self, topic: str, records: Sequence[Record]) -> list[Record]:
-        """The records that parse; the topic's reader has logged the others."""
-        kept = readable(records)
-        if len(kept) < len(records):
-            self._metrics.counter("unreadable_records", topic).inc(len(records) - len(kept))
-        return kept
+    def _count_unreadable(self, topic: str, count: int) -> None:
+        """Counts records that do not parse; the topic's reader has logged them."""
+        if count:
+            self._metrics.counter("unreadable_records", topic).inc(count)
 
     async def keep_retrying(self) -> None:
         """Retries for ever to load a champion that could not be read: its registry may come back."""

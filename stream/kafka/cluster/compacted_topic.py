@@ -1,20 +1,19 @@
 """Compacted topics as a trainer uses them: reads `training-examples` and `items` to their ends, announces models."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
-import msgspec
 from kafka import KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from stream.core.announcements import ModelAnnouncement, encode_announcement
-from stream.core.event_times import TimeUnit
+from stream.core.catalogue_records import ItemTable
 from stream.core.events import Item
 from stream.core.examples import in_time_order
 from stream.core.outputs import TrainingExample, decode_example
-from stream.core.parsing import parse_item
+from stream.core.parsing import UNUSABLE
 from stream.kafka.cluster.clients import BOOTSTRAP_MS, ConsumerClient, TopicError
 from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch
 from stream.kafka.cluster.skips import read_skips
@@ -50,11 +49,23 @@ class CompactedTopic:
         self._consumer.seek_to_beginning(*self._partitions)
 
     def read_on(self) -> int:
-        """Reads up to the topic's present end; returns the number of records read.
+        """Reads up to the topic's present end; returns the number of records read."""
+        count = 0
+        for record in self.new_records():
+            count += 1
+            if record.key is None:
+                continue  # no key to be compacted by; the reader logged a record that does not parse
+            if record.value is None:
+                self.values.pop(record.key, None)
+            else:
+                self.values[record.key] = record.value
+        return count
+
+    def new_records(self) -> Iterator[Any]:
+        """The records up to the topic's present end that were not read before.
 
         The last record read before is read again: if it is another one, the partition was cut and is read again from its beginning.
         """
-        count = 0
         try:
             ends = self._consumer.end_offsets(self._partitions)
             known = self._seek_last(ends)
@@ -66,16 +77,9 @@ class CompactedTopic:
                     continue
                 if record.offset == offset:
                     self._read_again(tp)
-                count += 1
-                if record.key is None:
-                    continue  # no key to be compacted by; the reader logged a record that does not parse
-                if record.value is None:
-                    self.values.pop(record.key, None)
-                else:
-                    self.values[record.key] = record.value
+                yield record
         except KafkaError as error:
             raise TopicError(f"{self._where} cannot be read ({type(error).__name__})") from error
-        return count
 
     def _seek_last(self, ends: Mapping[Any, int]) -> dict[Any, tuple[int, int]]:
         """Seeks the last record of each partition that was read before; returns those that may still be there."""
@@ -96,20 +100,28 @@ class CompactedTopic:
 
 
 def examples_in(topic: CompactedTopic) -> list[TrainingExample]:
-    """The last record of each example, whatever its revision, in order of time; what is no example is logged and skipped."""
-    examples = []
+    """The last record of each example, whatever its revision, in order of time. How many records are no examples is logged."""
+    examples: list[TrainingExample] = []
+    unusable: list[tuple[bytes, Exception]] = []
     for key, value in topic.values.items():
         try:
             examples.append(decode_example(value))
-        except msgspec.MsgspecError as error:
-            logger.warning("the record with key %s is no training example (%s): skipped", key.hex(), error)
+        except UNUSABLE as error:
+            unusable.append((key, error))
+    if unusable:
+        text = "%d of %d records are no training examples and are left out; the first has the key %s (%s)"
+        logger.warning(text, len(unusable), len(topic.values), unusable[0][0].hex(), unusable[0][1])
     return in_time_order(examples)
 
 
-def items_in(topic: CompactedTopic, unit: TimeUnit = TimeUnit.MILLISECONDS) -> list[str]:
-    """The catalogue's item ids, sorted, without records that cannot be used as items. `unit` is that of integer times."""
-    items = (parse_item(value, unit) for value in topic.values.values())
-    return sorted(item.item_id for item in items if isinstance(item, Item))
+def read_items(topic: CompactedTopic, table: ItemTable) -> list[Item]:
+    """Reads the catalogue on into `table`; returns its items by id. How many records are no items is logged."""
+    rejected = table.apply(topic.new_records())
+    if rejected:
+        record, rejection = rejected[0]
+        text = "%d records of the catalogue cannot be used; the first is at offset %d (%s: %s). Publish these items again"
+        logger.warning(text, len(rejected), record.offset, rejection.reason, rejection.error)
+    return sorted(table.items.values(), key=lambda item: item.item_id)
 
 
 def announce(bootstrap: str, topic: str, announcement: ModelAnnouncement) -> None:

@@ -5,6 +5,7 @@ If it is interrupted between sending originals and recording them, the next run 
 each replayed record carries its dead letter's coordinates in a header.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +16,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError
 from stream.core import limits
 from stream.core.events import INPUTS, Reason
 from stream.core.outputs import DeadLetter, Replayed
+from stream.core.parsing import UNUSABLE
 from stream.core.records import Headers, is_older_epoch
 from stream.core.unreadable import UnreadableValue
 from stream.errors import IsthmusError
@@ -32,7 +34,9 @@ _NOT_REPLAYABLE: Final = {
     Reason.EMPTY: "it is empty: there is nothing to replay",
 }
 _decode: Final = msgspec.json.Decoder(DeadLetter).decode
+_decode_replayed: Final = msgspec.json.Decoder(Replayed).decode
 _encode: Final = msgspec.json.Encoder().encode
+logger = logging.getLogger(__name__)
 
 
 class DeadLetterFilter(NamedTuple):
@@ -77,29 +81,38 @@ def coordinates_of(letter: DeadLetter) -> str:
 
 
 def read_dead_letters(reader: TopicReader, topic: str, selection: DeadLetterFilter) -> Iterator[DeadLetter]:
-    """The selected dead letters, each once; records that are not dead letters are skipped."""
+    """The selected dead letters, each once. How many records are no dead letters is logged at the end."""
     seen: set[str] = set()
+    others = 0
     for record in reader.records(topic):
         try:
             letter = _decode(record.value or b"")
-        except msgspec.MsgspecError:
+        except UNUSABLE:
+            others += 1
             continue
         coordinates = coordinates_of(letter)
         if coordinates not in seen and selection.matches(letter):
             seen.add(coordinates)
             yield letter
+    if others:
+        logger.warning("%d records of %s are no dead letters and are left out", others, topic)
 
 
 def read_replayed(reader: TopicReader, topic: str) -> dict[bytes, Replayed]:
-    """What was replayed, by coordinates; under `RUN_KEY`, what an interrupted run left."""
+    """What was replayed, by coordinates; under `RUN_KEY`, what an interrupted run left.
+
+    A record that cannot be read is logged and counts by its key: that was replayed. An interrupted run then has no ends.
+    """
     replayed: dict[bytes, Replayed] = {}
     for record in reader.records(topic):
         if record.value is None:
             replayed.pop(record.key, None)
-        elif isinstance(record.value, UnreadableValue):
-            replayed[record.key] = Replayed(record.timestamp)  # its key alone says that it was replayed
-        else:
-            replayed[record.key] = msgspec.json.decode(record.value, type=Replayed)
+            continue
+        try:
+            replayed[record.key] = _decode_replayed(record.value)
+        except UNUSABLE as error:
+            replayed[record.key] = Replayed(record.timestamp)
+            logger.warning("%s, offset %d cannot be read (%s): its key counts", topic, record.offset, type(error).__name__)
     return replayed
 
 
@@ -170,7 +183,8 @@ class DeadLetterReplay:
         interrupted = self._replayed.pop(RUN_KEY, None)
         if interrupted is None:
             return
-        for topic, starts in interrupted.ends.items():
+        searched = interrupted.ends or {origin: {} for origin in self._origins}  # whole topics where the ends cannot be read
+        for topic, starts in searched.items():
             for record in self._reader.records(topic, {int(number): end for number, end in starts.items()}):
                 for coordinates in (value for header, value in record.headers if header == ORIGIN_HEADER):
                     self._replayed[coordinates] = Replayed(now_ms)
@@ -204,6 +218,8 @@ class DeadLetterReplay:
         """The original to send, or why it is refused."""
         if letter.reason in _NOT_REPLAYABLE:
             return _NOT_REPLAYABLE[Reason(letter.reason)]
+        if letter.origin.topic == self._topics.items:
+            return "it might replace a newer record of the item: publish the item again"
         if letter.origin.topic not in self._epochs:
             return f"{letter.origin.topic} is not an input topic of the settings"
         if letter.origin.topic == self._topics.encoded_calls:

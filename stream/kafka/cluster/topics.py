@@ -27,6 +27,8 @@ WORKER_GROUP: Final = "isthmus-profiles"
 """The workers' consumer group and Faust application; part of the changelog's name."""
 ENCODER_GROUP: Final = "isthmus-encoder"
 """The encoders' consumer group and Faust application."""
+CATALOGUE_GROUP: Final = "isthmus-catalogue"
+"""The consumer group in which one of the workers sends the dead letters of `items`."""
 
 _COMPACTED: Final = {
     "cleanup.policy": "compact",

@@ -8,9 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from stream.core.announcements import decode_announcement
+from stream.core.catalogue_records import item_dead_letters
 from stream.core.events import Source
 from stream.core.outputs import decode_example
 from stream.core.watermarks import watermark_of_call
+from stream.kafka.agents.catalogue_dead_letters import count_items, rejected_items
 from stream.kafka.agents.followers import ServedModelFollower
 from stream.kafka.agents.profile_agent import ProfileContext
 from stream.kafka.agents.served_model import ServedModel
@@ -25,7 +27,7 @@ from stream.services.demo.catching_up import catch_up
 from stream.services.demo.context import MIN_JUDGED
 from stream.services.demo.live_users import send_live
 from stream.services.encoder import ENCODER_BATCH, batch_encoder
-from stream.services.process import dead_letter_limit, step_config
+from stream.services.process import dead_letter_limit, item_format, step_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,7 +159,15 @@ async def _encoder(context: DemoContext, log: Log, metrics: Metrics, stop: async
 def _follows(context: DemoContext, log: Log, metrics: Metrics, served: ServedModel) -> list[Any]:
     """The followers of the log: catalogue and models for the worker, lists and dead letters for the statistics."""
     topics, stats = context.settings.topics, context.stats
-    follower = ServedModelFollower(served, metrics, items_unit=context.settings.times.unit_of("items"))
+    form = item_format(context.settings)
+    follower = ServedModelFollower(served, metrics, items=form)
+
+    async def on_items(records: Sequence[Record]) -> None:
+        await follower.on_items(records)
+        rejected = rejected_items(records, form)
+        count_items(len(records), rejected, metrics)
+        for letter in item_dead_letters(topics.items, log.epochs([topics.items])[topics.items], 0, rejected):
+            log.append_to(topics.dead_letters, 0, letter, None)
 
     async def on_recommendations(records: Sequence[Record]) -> None:
         stats.saw_recommendations(record.value for record in records)
@@ -166,7 +176,7 @@ def _follows(context: DemoContext, log: Log, metrics: Metrics, served: ServedMod
         stats.dead_letters += len(records)
 
     return [
-        follow_log(log, topics.items, follower.on_items, asyncio.Event()),
+        follow_log(log, topics.items, on_items, asyncio.Event()),
         follow_log(log, topics.models, follower.on_models, asyncio.Event()),
         follow_log(log, topics.recommendations, on_recommendations, asyncio.Event(), from_end=True),
         follow_log(log, topics.dead_letters, on_dead_letters, asyncio.Event(), from_end=True),

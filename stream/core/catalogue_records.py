@@ -1,0 +1,93 @@
+"""The records of the catalogue's topic: the items that they make, and dead letters of those that cannot be used.
+
+Every worker, every API replica and every trainer reads the whole topic by these rules. One of the workers sends the dead letters.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from stream.core.dead_letters import dead_letter
+from stream.core.event_times import TimeUnit
+from stream.core.events import FieldMapper, Item, Reason, Rejection, to_milliseconds
+from stream.core.outputs import Output
+from stream.core.parsing import parse_item
+from stream.core.records import Coordinates, Record, is_native
+
+
+@dataclass(frozen=True)
+class ItemFormat:
+    """How a producer writes items.
+
+    Attributes:
+        mapper: Field mapping; None where the producer uses our field names.
+        unit: Unit of integer times.
+    """
+
+    mapper: FieldMapper | None = None
+    unit: TimeUnit = TimeUnit.MILLISECONDS
+
+
+class RejectedItem(NamedTuple):
+    """A record that cannot be used, and why."""
+
+    record: Record
+    rejection: Rejection
+
+
+class ItemTable:
+    """The items that a topic's records make. A record that cannot be used leaves its item as it was.
+
+    Attributes:
+        items: The items by key.
+        unusable: Keys whose newest record cannot be used.
+    """
+
+    def __init__(self, form: ItemFormat | None = None) -> None:
+        self._form = form or ItemFormat()
+        self.items: dict[bytes, Item] = {}
+        self.unusable: set[bytes] = set()
+
+    def apply(self, records: Iterable[Record]) -> list[RejectedItem]:
+        """Applies records in order; returns those that cannot be used."""
+        rejected: list[RejectedItem] = []
+        for record in records:
+            read = read_item(record, self._form)
+            if isinstance(read, Rejection):
+                rejected.append(RejectedItem(record, read))
+                self.unusable |= set() if record.key is None else {record.key}
+                continue
+            assert record.key is not None
+            self.unusable.discard(record.key)
+            if read is None:
+                self.items.pop(record.key, None)
+            else:
+                self.items[record.key] = read
+        return rejected
+
+
+def read_item(record: Record, form: ItemFormat) -> Item | Rejection | None:
+    """The item of a record; None where it is a tombstone; else why it cannot be used."""
+    if record.key is None:
+        return Rejection(Reason.MISSING_KEY, "the record has no key: it must be the item id")
+    if not record.value:
+        return None
+    form = ItemFormat() if is_native(record.headers) else form
+    item = parse_item(record.value, form.mapper, form.unit)
+    return item if isinstance(item, Rejection) else _rejection(item, record.key) or item
+
+
+def item_dead_letters(topic: str, epoch: int, partition: int, rejected: Sequence[RejectedItem]) -> list[Output]:
+    """The dead letters of a partition's rejected records, with their originals: a catalogue holds no personal data."""
+    return [
+        dead_letter(None, Coordinates(topic, epoch, partition, record.offset), record, rejection) for record, rejection in rejected
+    ]
+
+
+def _rejection(item: Item, key: bytes) -> Rejection | None:
+    if key != item.item_id.encode():
+        return Rejection(Reason.KEY_MISMATCH, "the record's key is not its item_id")
+    begins, ends = item.offered_from, item.offered_until
+    if begins is not None and ends is not None and to_milliseconds(ends) < to_milliseconds(begins):
+        return Rejection(Reason.INVALID, "`$.offered_until` is before `$.offered_from`")
+    return None
