@@ -280,18 +280,26 @@ async def test_a_broken_topic_stops_the_worker_instead_of_being_drained(name: st
     assert log.lag("isthmus-profiles", SOURCES) >= 2_000 - lost
 
 
-async def test_an_unusable_erasure_is_logged_and_counted_apart(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """In seconds it would have erased nothing and counted as applied. The log says that a user is not erased, and what to do."""
+async def test_weighty_events_that_cannot_be_used_are_logged_and_counted_apart(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An erasure in seconds would have erased nothing and counted as applied. The log says what follows, and what to do."""
     log = open_log(name)
     log.create_topics(specs(TOPICS))
     async with worker(name, log, tmp_path) as (_, metrics):
         await send(log, [*events(200), (TOPICS.erasures, Erasure("user-3", int(time.time())))])
+        await log.append(TOPICS.purchases, "user-3", b'{"user_id":"user-3","occurred_at":1790000000000,"items":["a",null]}')
+        await log.append("eligibility", "user-3", b'{"user_id":"user-3","occurred_at":1790000000000,"excluded":[""]}')
+        await log.append(TOPICS.clicks, "user-3", b"{")
         await until(lambda: log.lag("isthmus-profiles", SOURCES) == 0)
-        assert metrics.total("events", "erasure", "dead_letter") == 1
-    (letter,) = [msgspec.json.decode(value) for value in newest(log, TOPICS.dead_letters).values()]
-    assert (letter["reason"], "it looks like seconds" in letter["error"]) == ("implausible_time", True)
-    assert "1 erasures of erasures could not be used: their users are not erased" in caplog.text
-    assert "isthmus dead-letters list --topic erasures" in caplog.text
+        for source in ("erasure", "purchase", "eligibility", "click"):
+            assert metrics.total("events", source, "dead_letter") == 1
+    letters = [msgspec.json.decode(value) for value in newest(log, TOPICS.dead_letters).values()]
+    assert sum("it looks like seconds" in letter["error"] for letter in letters) == 1
+    assert "1 records of erasures could not be used: their users are not erased" in caplog.text
+    assert "isthmus dead-letters list --topic purchases" in caplog.text
+    assert "1 records of eligibility could not be used: lists may contain what must not be offered" in caplog.text
+    assert "records of web-clicks could not" not in caplog.text
 
 
 async def test_a_stalled_partition_makes_the_worker_unhealthy(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,9 +32,14 @@ from stream.metrics import Metrics
 from stream.settings import TopicSettings
 
 logger = logging.getLogger(__name__)
-_FAILED_ERASURES: Final = (
-    "%d erasures of %s could not be used: their users are not erased. `isthmus dead-letters list --topic %s` says why; fix the "
-    "cause and replay them, or run `isthmus erase`"
+_CONSEQUENCES: Final = {
+    Source.ERASURE: "their users are not erased",
+    Source.ELIGIBILITY: "lists may contain what must not be offered",
+    Source.PURCHASE: "what was bought may be offered again",
+}
+"""Of dead letters that are worth a log line each batch. Those of clicks and calls are too many, and metrics are enough."""
+_UNUSABLE: Final = (
+    "%d records of %s could not be used: %s. `isthmus dead-letters list --topic %s` says why; fix the cause and replay them"
 )
 _LOOP_TURNS: Final = 4
 
@@ -175,8 +180,9 @@ class ProfileAgent:
         poisoned = outcome.counts["dead_letters", Reason.POISON]
         if poisoned:
             logger.error("%d events of %s made the step raise; their dead letters contain the location", poisoned, batch.topic)
-        if outcome.dead_letters and batch.source is Source.ERASURE:
-            logger.error(_FAILED_ERASURES, len(outcome.dead_letters), batch.topic, batch.topic)
+        if outcome.dead_letters and batch.source in _CONSEQUENCES:
+            consequence = _CONSEQUENCES[batch.source]
+            logger.error(_UNUSABLE, len(outcome.dead_letters), batch.topic, consequence, batch.topic)
         exceeded = self._context.limit.add(batch.topic, len(batch.records), outcome.dead_letters, *time_span(batch.records))
         if exceeded is not None:
             raise IsthmusError(exceeded)
