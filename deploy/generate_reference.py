@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -159,7 +160,7 @@ def asyncapi() -> str:
     documented = [spec for spec in specs(TopicSettings()) if spec.role in PAYLOADS]
     document = {
         "asyncapi": "3.0.0",
-        "info": {"title": "Isthmus", "version": "0.1.0", "description": "Clicks and calls in, recommendations out."},
+        "info": {"title": "Isthmus", "version": version("isthmus"), "description": "Clicks and calls in, recommendations out."},
         "defaultContentType": "application/json",
         "channels": {spec.role: _channel(spec) for spec in documented},
         "operations": {spec.role: _operation(spec) for spec in documented},

@@ -28,7 +28,7 @@ from stream.core.interactions import Modality
 from training.anchors import anchor_events
 from training.example_arrays import ExampleBatch, Examples
 from training.loop import StageOptions
-from training.stages import ALL, NothingToLearnError, Select, StageTrainer
+from training.stages import NothingToLearnError, Select, StageTrainer, every_example
 
 DEFAULT_BATCH: Final = 512
 SESSION_BATCH: Final = 256
@@ -56,7 +56,7 @@ def weighted(examples: Examples) -> Examples:
     return replace(examples, weights=torch.from_numpy(weights.astype(np.float32)))
 
 
-def _single_stage(name: str, batch: int = DEFAULT_BATCH, select: Select = ALL) -> Recipe:
+def _single_stage(name: str, batch: int = DEFAULT_BATCH, select: Select = every_example) -> Recipe:
     """Returns the recipe of a system of one network and one stage."""
 
     def recipe(trainer: StageTrainer, config: Any, warm: Network | None) -> Network:

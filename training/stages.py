@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -17,7 +17,11 @@ from training.loop import FitContext, FitResult, StageOptions, fit
 
 Select = Callable[[Examples], Examples]
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
-ALL: Final[Select] = lambda examples: examples  # noqa: E731
+
+
+def every_example(examples: Examples) -> Examples:
+    """Selects all examples."""
+    return examples
 
 
 class NothingToLearnError(IsthmusError):
@@ -51,7 +55,7 @@ class StageTrainer:
         torch.manual_seed(self.context.config.seed)
         return network(config, self.featurizer, self.prior)
 
-    def fit(self, network: Network, options: StageOptions, select: Select = ALL) -> FitResult:
+    def fit(self, network: Network, options: StageOptions, select: Select = every_example) -> FitResult:
         """Trains one stage on the examples that `select` returns for training and for validation.
 
         Raises:

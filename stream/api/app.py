@@ -3,6 +3,7 @@
 import asyncio
 import time
 from http import HTTPStatus
+from importlib.metadata import version
 from typing import Any, Final
 
 import msgspec
@@ -102,7 +103,7 @@ def openapi_config() -> OpenAPIConfig:
     """The document is written to `deploy/openapi.json`; the process serves no page of it."""
     return OpenAPIConfig(
         title="Isthmus",
-        version="0.1.0",
+        version=version("isthmus"),
         description="Lists, profiles and events of users, over HTTP. Every route under `/v1` needs an API key.",
         use_handler_docstrings=True,
         components=Components(

@@ -4,12 +4,14 @@ from typing import Annotated
 
 import typer
 
+from stream.cli.options import Bootstrap
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
 def api(
-    bootstrap: Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")] = None,
+    bootstrap: Bootstrap = None,
     name: Annotated[str | None, typer.Option(help="stable name; default: setting api.name")] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on; default: setting api.host")] = None,
     port: Annotated[int | None, typer.Option(help="HTTP port; default: setting api.port")] = None,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from stream.cli.options import Bootstrap
+
 if TYPE_CHECKING:
     from stream.core.outputs import DeadLetter
     from stream.kafka.cluster.dead_letter_replay import DeadLetterFilter
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 REFUSED: Final = 3
 
-Bootstrap = Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")]
 ByReason = Annotated[str | None, typer.Option("--reason", help="only this reason: mapping, invalid, poison ...")]
 ByTopic = Annotated[str | None, typer.Option("--topic", help="only this origin topic")]
 Since = Annotated[str | None, typer.Option(help="only events that reached the broker since 2h, 30m, 7d ago, or an RFC 3339 time")]
@@ -39,7 +40,7 @@ def list_(
     import msgspec
 
     from stream.cli.settings_overrides import settings_with
-    from stream.kafka.cluster.dead_letter_replay import coordinates_of, read_dead_letters, read_replayed
+    from stream.kafka.cluster.dead_letter_replay import coordinates_text, read_dead_letters, read_replayed
     from stream.kafka.cluster.topic_reader import open_topic_reader
 
     settings = settings_with(bootstrap)
@@ -48,10 +49,10 @@ def list_(
         replayed = read_replayed(found, settings.topics.replayed)
         for letter in read_dead_letters(found, settings.topics.dead_letters, _wanted(reason, topic, since, until)):
             counts[letter.reason] += 1
-            again = coordinates_of(letter).encode() in replayed
+            again = coordinates_text(letter).encode() in replayed
             if json:
                 row: dict[str, object] = {
-                    "coordinates": coordinates_of(letter),
+                    "coordinates": coordinates_text(letter),
                     "occurred_at": _time(letter.occurred_at),
                     "reason": letter.reason,
                 }
@@ -59,7 +60,7 @@ def list_(
                 typer.echo(msgspec.json.encode(row).decode())
             else:
                 said = "replayed  " if again else ""
-                typer.echo(f"{_time(letter.occurred_at)}  {letter.reason:<15}  {coordinates_of(letter)}  {said}{letter.error}")
+                typer.echo(f"{_time(letter.occurred_at)}  {letter.reason:<15}  {coordinates_text(letter)}  {said}{letter.error}")
     told = ", ".join(f"{name} {count}" for name, count in counts.most_common()) or "none"
     typer.echo(f"{counts.total()} dead letters: {told}", err=True)
 

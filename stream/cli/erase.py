@@ -9,6 +9,8 @@ from uuid import uuid4
 
 import typer
 
+from stream.cli.options import Bootstrap
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
@@ -17,7 +19,7 @@ def erase(
     users: Annotated[list[str], typer.Argument(help="user ids")],
     at: Annotated[str | None, typer.Option(help="erase what happened up to 2h, 7d ago, or an RFC 3339 time; default: now")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask for confirmation")] = False,
-    bootstrap: Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")] = None,
+    bootstrap: Bootstrap = None,
 ) -> None:
     """Erase users: a worker removes state, list and training examples, and ignores events up to that time from then on.
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stream.cli.options import Bootstrap
+
 if TYPE_CHECKING:
     from stream.api.api_keys import ApiKey
     from stream.settings import Settings
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="API keys: make, list, rotate, revoke.", no_args_is_help=True)
-Bootstrap = Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")]
 
 
 @app.command()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stream.cli.options import Bootstrap
+
 if TYPE_CHECKING:
     from stream.settings import Settings
     from training.registry import ModelVersion, Registry
@@ -22,7 +24,6 @@ class RoleName(StrEnum):
     shadow = "shadow"
 
 
-Bootstrap = Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")]
 NoAnnounce = Annotated[bool, typer.Option("--no-announce", help="change the registry only, announce nothing")]
 
 
@@ -79,7 +80,7 @@ def promote(
     found = registry.promote(version, role.value)
     typer.echo(f"version {version} is {role.value}")
     if not no_announce:
-        _announce(settings, bootstrap, found, role)
+        _announce_version(settings, bootstrap, found, role)
 
 
 @app.command()
@@ -92,7 +93,7 @@ def rollback(bootstrap: Bootstrap = None, no_announce: NoAnnounce = False) -> No
     found = registry.rollback()
     typer.echo(f"version {found.version} is champion again")
     if not no_announce:
-        _announce(settings, bootstrap, found)
+        _announce_version(settings, bootstrap, found)
 
 
 @app.command()
@@ -107,18 +108,18 @@ def announce(bootstrap: Bootstrap = None) -> None:
     found = registry.version_in_role("champion")
     if found is None:
         raise IsthmusError("there is no champion yet: `isthmus train` makes one")
-    _announce(settings, bootstrap, found)
+    _announce_version(settings, bootstrap, found)
     typer.echo(f"version {found.version} is announced as champion")
 
 
-def _announce(settings: Settings, bootstrap: str | None, version: ModelVersion, role: RoleName = RoleName.champion) -> None:
+def _announce_version(settings: Settings, bootstrap: str | None, version: ModelVersion, role: RoleName = RoleName.champion) -> None:
     from stream.errors import IsthmusError
     from stream.kafka.cluster.clients import TopicError
-    from stream.kafka.cluster.compacted_topic import announce as send
+    from stream.kafka.cluster.compacted_topic import announce
     from stream.services.trainer import not_announced
     from training.training_run import announcement_of
 
     try:
-        send(bootstrap or settings.kafka.bootstrap, settings.topics.models, announcement_of(version, role.value))
+        announce(bootstrap or settings.kafka.bootstrap, settings.topics.models, announcement_of(version, role.value))
     except TopicError as error:
         raise IsthmusError(not_announced(error)) from None

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+from stream.cli.options import Bootstrap
 
-Bootstrap = Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")]
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)

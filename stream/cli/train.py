@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from models.systems import DEFAULT, SYSTEMS
+from stream.cli.options import Bootstrap
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 REFUSED = 3
@@ -15,7 +16,7 @@ REFUSED = 3
 
 @app.command()
 def train(
-    bootstrap: Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")] = None,
+    bootstrap: Bootstrap = None,
     examples: Annotated[Path | None, typer.Option(help="train on a file of examples instead of the topic")] = None,
     data: Annotated[Path | None, typer.Option(help="train on tables in the paper's layout instead of the topic")] = None,
     items: Annotated[str | None, typer.Option(help="with --examples: item ids, comma-separated; default: those bought")] = None,
@@ -49,23 +50,15 @@ def train(
     import os
 
     from stream.cli.times import parse_interval_s
-    from stream.errors import IsthmusError
     from stream.services.startup import log_to_stderr, starting
 
-    if system not in SYSTEMS:
-        raise IsthmusError(f"no system is called {system!r}: choose one of {', '.join(SYSTEMS)}")
-    if resume is not None and every is not None:
-        raise IsthmusError("--resume continues one run, --every starts a run per interval: leave one of them out")
-    if examples is not None and data is not None:
-        raise IsthmusError("--examples and --data both say what to train on: leave one of them out")
-    if items is not None and examples is None:
-        raise IsthmusError("--items goes with --examples: tables and topics name their items themselves")
+    _check_options(system, resume=resume, every=every, examples=examples, data=data, items=items)
     every_s = None if every is None else parse_interval_s(every)
     log_to_stderr()
     say = logging.getLogger("isthmus").info if os.environ.get("RANK", "0") == "0" else _say_nothing  # one of torchrun's processes
     with starting(say, "loading libraries") as startup:
         from stream.cli.settings_overrides import settings_with
-        from stream.services.trainer import TrainerOptions, train_once, train_periodically
+        from stream.services.trainer import TrainerOptions, train_and_announce, train_periodically
         from stream.settings import with_changes
 
         settings = with_changes(settings_with(bootstrap), "training", seed=seed, min_judged=min_judged)
@@ -76,11 +69,27 @@ def train(
         if every_s is not None:
             train_periodically(settings, options, every_s, typer.echo, startup)
             return
-        result = train_once(settings, options, typer.echo, startup)
+        result = train_and_announce(settings, options, typer.echo, startup)
     if result is not None:
         typer.echo(result.reason)
         if result.announcement is None:
             raise typer.Exit(REFUSED)
+
+
+def _check_options(
+    system: str, *, resume: Path | None, every: str | None, examples: Path | None, data: Path | None, items: str | None
+) -> None:
+    """Raises IsthmusError where options exclude each other."""
+    from stream.errors import IsthmusError
+
+    if system not in SYSTEMS:
+        raise IsthmusError(f"no system is called {system!r}: choose one of {', '.join(SYSTEMS)}")
+    if resume is not None and every is not None:
+        raise IsthmusError("--resume continues one run, --every starts a run per interval: leave one of them out")
+    if examples is not None and data is not None:
+        raise IsthmusError("--examples and --data both say what to train on: leave one of them out")
+    if items is not None and examples is None:
+        raise IsthmusError("--items goes with --examples: tables and topics name their items themselves")
 
 
 def _say_nothing(line: str) -> None:

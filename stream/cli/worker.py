@@ -4,12 +4,14 @@ from typing import Annotated
 
 import typer
 
+from stream.cli.options import Bootstrap
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
 def worker(
-    bootstrap: Annotated[str | None, typer.Option(help="host:port of a broker; default: setting kafka.bootstrap")] = None,
+    bootstrap: Bootstrap = None,
     name: Annotated[str | None, typer.Option(help="stable name; default: setting worker.name")] = None,
     metrics_port: Annotated[
         int | None, typer.Option(help="Prometheus port, 0 chooses one; default: setting worker.metrics_port")

@@ -168,7 +168,7 @@ def excluded_at(lists: Sequence[EligibilityList], moment: int | None = None) -> 
     return lists[end - 1].excluded if end else ()
 
 
-def growing(interactions: Sequence[Interaction], newest_at: int, gap_ms: int) -> int:
+def count_growing(interactions: Sequence[Interaction], newest_at: int, gap_ms: int) -> int:
     """How many of the last interactions may still grow: those active within the gap, at least 1 and at most 3."""
     count = min(1, len(interactions))
     while count < min(limits.TAIL, len(interactions)) and interactions[-count - 1].ended_at + gap_ms > newest_at:

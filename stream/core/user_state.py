@@ -97,7 +97,7 @@ class UserState:
         evicted, kept = interactions[: -limits.INTERACTIONS], interactions[-limits.INTERACTIONS :]
         if evicted:
             facts.evicted = _with_evicted(facts.evicted, evicted)
-        end = len(kept) - history.growing(kept, self.head.newest_at, gap_ms)
+        end = len(kept) - history.count_growing(kept, self.head.newest_at, gap_ms)
         if evicted or kept[:end] != facts.interactions:
             facts.interactions = kept[:end]
             self.facts_changed = True

@@ -21,7 +21,7 @@ from stream.kafka.agents.profile_agent import ProfileAgent, ProfileContext
 from stream.kafka.agents.stateless_agent import StatelessAgent
 from stream.kafka.agents.watchdog import Watchdog, until_all_exist
 from stream.kafka.cluster.corrupt_batches import StoppedPartitions
-from stream.kafka.cluster.topics import Partition
+from stream.kafka.cluster.partition import Partition
 from stream.kafka.cluster.view import ClusterView
 from stream.kafka.delivery.at_least_once import AtLeastOnce
 from stream.kafka.delivery.contracts import Delivery, Emission

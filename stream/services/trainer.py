@@ -64,7 +64,9 @@ class ExampleSource(NamedTuple):
     item_ids: Callable[[], Sequence[str]]
 
 
-def train_once(settings: Settings, options: TrainerOptions, say: Callable[[str], None], startup: Startup) -> RunResult | None:
+def train_and_announce(
+    settings: Settings, options: TrainerOptions, say: Callable[[str], None], startup: Startup
+) -> RunResult | None:
     """Trains, registers, judges and announces once. Returns the result in the main process, None in the others.
 
     `startup` reports the steps until training begins.

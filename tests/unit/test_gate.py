@@ -4,21 +4,25 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from training.gate import Verdict, bootstrap, decide, refuse_too_few
+from training.gate import Precisions, Verdict, bootstrap, decide, refuse_too_few
 
-Scores = NDArray[np.float64]
 COUNT = 400
 
 
-def scores(mean: float, *, seed: int = 0, count: int = COUNT) -> Scores:
+def scores(mean: float, *, seed: int = 0, count: int = COUNT) -> Precisions:
     """Returns zeros and ones with about that mean, as AP@3 of one-item purchases."""
     return (np.random.default_rng(seed).random(count) < mean).astype(np.float64)
 
 
 def verdict(
-    candidate: Scores, champion: Scores | None, popular: Scores, *, same: bool = True, margin: float = 0.02, min_judged: int = 200
+    candidate: Precisions,
+    champion: Precisions | None,
+    popular: Precisions,
+    *,
+    same: bool = True,
+    margin: float = 0.02,
+    min_judged: int = 200,
 ) -> Verdict:
     rng = np.random.default_rng(7)
     return decide(candidate, champion, popular, same_configuration=same, margin=margin, min_judged=min_judged, rng=rng)
@@ -108,7 +112,7 @@ grids = st.lists(st.sampled_from([0.0, 1 / 3, 0.5, 1.0]), min_size=60, max_size=
 @settings(max_examples=30, deadline=None)
 @given(grids, grids, grids, st.booleans(), st.sampled_from([0.05, 0.2, 1.0]))
 def test_a_better_candidate_is_never_judged_worse(
-    candidate: Scores, champion: Scores, popular: Scores, same: bool, more: float
+    candidate: Precisions, champion: Precisions, popular: Precisions, same: bool, more: float
 ) -> None:
     """Raising every score of a promoted candidate never turns the verdict into a refusal."""
     before = verdict(candidate, champion, popular, same=same, min_judged=60)
@@ -118,7 +122,7 @@ def test_a_better_candidate_is_never_judged_worse(
 
 @settings(max_examples=30, deadline=None)
 @given(grids, grids)
-def test_swapping_candidate_and_champion_negates_the_difference(one: Scores, other: Scores) -> None:
+def test_swapping_candidate_and_champion_negates_the_difference(one: Precisions, other: Precisions) -> None:
     there = bootstrap(one, other, np.random.default_rng(0))
     back = bootstrap(other, one, np.random.default_rng(0))
     assert np.allclose([back.mean, back.low, back.high], [-there.mean, -there.high, -there.low])
@@ -126,6 +130,6 @@ def test_swapping_candidate_and_champion_negates_the_difference(one: Scores, oth
 
 @settings(max_examples=30, deadline=None)
 @given(grids, grids, st.booleans())
-def test_every_promoted_candidate_beats_popular_on_average(candidate: Scores, popular: Scores, same: bool) -> None:
+def test_every_promoted_candidate_beats_popular_on_average(candidate: Precisions, popular: Precisions, same: bool) -> None:
     if verdict(candidate, None, popular, same=same, min_judged=60).promoted:
         assert candidate.mean() > popular.mean()

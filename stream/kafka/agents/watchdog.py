@@ -14,7 +14,7 @@ from typing import Any, Final
 from stream.errors import IsthmusError
 from stream.health import NOT_ASSIGNED, Health, PartitionProgress, Stalls
 from stream.kafka.cluster.corrupt_batches import StoppedPartitions
-from stream.kafka.cluster.topics import Partition
+from stream.kafka.cluster.partition import Partition
 from stream.kafka.cluster.view import ClusterView
 from stream.kafka.delivery.contracts import Message
 from stream.kafka.faust.changelog import changelog_recreated

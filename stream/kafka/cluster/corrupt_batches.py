@@ -12,9 +12,9 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from stream.errors import IsthmusError
+from stream.kafka.cluster.partition import Partition
 
 logger = logging.getLogger("isthmus")
-Partition = tuple[str, int]  # as in `stream.kafka.cluster.topics`, which imports this module
 SKIPS_GROUP: Final = "isthmus-skips"
 
 

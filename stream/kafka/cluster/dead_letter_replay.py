@@ -47,7 +47,7 @@ class DeadLetterFilter(NamedTuple):
         topic: Its origin topic.
         since_ms: Earliest broker time of the event.
         until_ms: End of the broker times, excluded.
-        coordinates: Coordinates of the origin, as `coordinates_of` returns them.
+        coordinates: Coordinates of the origin, as `coordinates_text` returns them.
     """
 
     reason: str | None = None
@@ -62,7 +62,7 @@ class DeadLetterFilter(NamedTuple):
             and self.topic in (None, letter.origin.topic)
             and (self.since_ms is None or letter.occurred_at >= self.since_ms)
             and (self.until_ms is None or letter.occurred_at < self.until_ms)
-            and (self.coordinates is None or coordinates_of(letter) in self.coordinates)
+            and (self.coordinates is None or coordinates_text(letter) in self.coordinates)
         )
 
 
@@ -74,7 +74,7 @@ class Original(NamedTuple):
     headers: Headers
 
 
-def coordinates_of(letter: DeadLetter) -> str:
+def coordinates_text(letter: DeadLetter) -> str:
     """The origin's "topic/epoch/partition/offset", which is the dead letter's key."""
     origin = letter.origin
     return f"{origin.topic}/{origin.epoch}/{origin.partition}/{origin.offset}"
@@ -90,7 +90,7 @@ def read_dead_letters(reader: TopicReader, topic: str, selection: DeadLetterFilt
         except UNUSABLE:
             others += 1
             continue
-        coordinates = coordinates_of(letter)
+        coordinates = coordinates_text(letter)
         if coordinates not in seen and selection.matches(letter):
             seen.add(coordinates)
             yield letter
@@ -195,7 +195,7 @@ class DeadLetterReplay:
         counts = {"replayed": 0, "already replayed": 0, "refused": 0}
         originals: list[tuple[DeadLetter, Original]] = []
         for letter in letters:
-            if coordinates_of(letter).encode() in self._replayed:
+            if coordinates_text(letter).encode() in self._replayed:
                 counts["already replayed"] += 1
                 continue
             original = self._replayable(letter)
@@ -203,7 +203,7 @@ class DeadLetterReplay:
                 self._refuse(letter, original, counts)
             elif dry:
                 counts["replayed"] += 1
-                self._report(coordinates_of(letter), "would be replayed")
+                self._report(coordinates_text(letter), "would be replayed")
             else:
                 originals.append((letter, original))
         if originals:
@@ -212,7 +212,7 @@ class DeadLetterReplay:
 
     def _refuse(self, letter: DeadLetter, why: str, counts: dict[str, int]) -> None:
         counts["refused"] += 1
-        self._report(coordinates_of(letter), f"refused: {why}")
+        self._report(coordinates_text(letter), f"refused: {why}")
 
     def _replayable(self, letter: DeadLetter) -> Original | str:
         """The original to send, or why it is refused."""
@@ -231,12 +231,12 @@ class DeadLetterReplay:
         self._record(producer, RUN_KEY, Replayed(now_ms, ends)).get(_ACK_S)
         for start in range(0, len(originals), _CHUNK):
             accepted = self._send_chunk(producer, originals[start : start + _CHUNK], counts)
-            recorded = [self._record(producer, coordinates_of(letter).encode(), Replayed(now_ms)) for letter in accepted]
+            recorded = [self._record(producer, coordinates_text(letter).encode(), Replayed(now_ms)) for letter in accepted]
             for future in recorded:
                 future.get(_ACK_S)
             for letter in accepted:
                 counts["replayed"] += 1
-                self._report(coordinates_of(letter), "replayed")
+                self._report(coordinates_text(letter), "replayed")
         self._record(producer, RUN_KEY, None).get(_ACK_S)
 
     def _send_chunk(
@@ -260,7 +260,7 @@ class DeadLetterReplay:
 
 def _send(producer: Any, letter: DeadLetter, original: Original) -> Any:
     """Sends an original with its dead letter's coordinates; returns its future, or None if the client finds it too large."""
-    origin = (ORIGIN_HEADER, coordinates_of(letter).encode())
+    origin = (ORIGIN_HEADER, coordinates_text(letter).encode())
     headers = [*((name, value) for name, value in original.headers if name != ORIGIN_HEADER), origin]
     try:
         return producer.send(letter.origin.topic, key=original.key, value=original.value, headers=headers)

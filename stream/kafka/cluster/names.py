@@ -18,7 +18,7 @@ from kafka.structs import OffsetAndMetadata
 from stream.errors import IsthmusError
 from stream.kafka.cluster.admin_requests import AdminRequests
 from stream.kafka.cluster.lag import NO_GROUP_YET
-from stream.kafka.cluster.topics import Partition
+from stream.kafka.cluster.partition import Partition
 
 logger = logging.getLogger("isthmus")
 BEAT_S: Final = 2.0

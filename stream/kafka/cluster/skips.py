@@ -10,7 +10,8 @@ from kafka.structs import OffsetAndMetadata
 from stream.errors import IsthmusError
 from stream.kafka.cluster.corrupt_batches import SKIPS_GROUP, CorruptBatch, Skip
 from stream.kafka.cluster.lag import NO_GROUP_YET
-from stream.kafka.cluster.topics import Partition, admin_client, topic_epochs
+from stream.kafka.cluster.partition import Partition
+from stream.kafka.cluster.topics import admin_client, topic_epochs
 
 
 def skips_in(admin: Any, partitions: Iterable[Partition], epochs: Mapping[str, int]) -> dict[Partition, Skip]:

@@ -17,11 +17,6 @@ from stream.errors import IsthmusError
 from stream.kafka.cluster.clients import AdminClient
 from stream.settings import TopicSettings
 
-Partition = tuple[str, int]
-"""Topic and partition number."""
-
-HOUR_MS: Final = 3_600_000
-DAY_MS: Final = 24 * HOUR_MS
 TABLE: Final = "users"
 WORKER_GROUP: Final = "isthmus-profiles"
 """The workers' consumer group and Faust application; part of the changelog's name."""
@@ -32,11 +27,11 @@ CATALOGUE_GROUP: Final = "isthmus-catalogue"
 
 _COMPACTED: Final = {
     "cleanup.policy": "compact",
-    "max.compaction.lag.ms": str(DAY_MS),
-    "delete.retention.ms": str(7 * DAY_MS),
+    "max.compaction.lag.ms": str(limits.DAY_MS),
+    "delete.retention.ms": str(7 * limits.DAY_MS),
 }
 _LARGE: Final = {**_COMPACTED, "max.message.bytes": str(limits.RECORD_BYTES)}
-_DERIVED: Final = {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)}
+_DERIVED: Final = {"cleanup.policy": "delete", "retention.ms": str(7 * limits.DAY_MS)}
 _INPUT: Final = {**_DERIVED, "message.timestamp.type": "LogAppendTime"}
 
 
@@ -87,12 +82,16 @@ def specs(topics: TopicSettings, application: str = WORKER_GROUP) -> list[TopicS
             topics.dead_letters,
             "topic/epoch/partition/offset",
             keyed,
-            {**_DERIVED, "retention.ms": str(30 * DAY_MS)},
+            {**_DERIVED, "retention.ms": str(30 * limits.DAY_MS)},
         ),
         TopicSpec("api_keys", topics.api_keys, "key id", 1, _COMPACTED),
         TopicSpec("replayed", topics.replayed, "topic/epoch/partition/offset, or run", 1, _COMPACTED),
         TopicSpec(
-            "changelog", changelog_name(application), "state record", keyed, {**_LARGE, "min.compaction.lag.ms": str(HOUR_MS)}
+            "changelog",
+            changelog_name(application),
+            "state record",
+            keyed,
+            {**_LARGE, "min.compaction.lag.ms": str(limits.HOUR_MS)},
         ),
     ]
 

@@ -11,8 +11,9 @@ from kafka import TopicPartition
 from stream.kafka.cluster.admin_requests import AdminRequests
 from stream.kafka.cluster.corrupt_batches import Skip
 from stream.kafka.cluster.lag import committed_and_end_offsets
+from stream.kafka.cluster.partition import Partition
 from stream.kafka.cluster.skips import skips_in
-from stream.kafka.cluster.topics import Partition, epochs_of
+from stream.kafka.cluster.topics import epochs_of
 
 
 class Offsets(NamedTuple):

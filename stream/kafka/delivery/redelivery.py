@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
-from stream.kafka.cluster.topics import Partition
+from stream.kafka.cluster.partition import Partition
 
 
 class RedeliveryTracker:

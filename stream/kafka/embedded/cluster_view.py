@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from stream.kafka.cluster.corrupt_batches import Skip
-from stream.kafka.cluster.topics import Partition
+from stream.kafka.cluster.partition import Partition
 from stream.kafka.cluster.view import Offsets
 from stream.kafka.embedded.log import Log
 

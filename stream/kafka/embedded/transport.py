@@ -20,7 +20,7 @@ from stream.core.outputs import Output
 from stream.core.records import Record
 from stream.errors import IsthmusError
 from stream.kafka.cluster.log_state import LogState, Mark
-from stream.kafka.cluster.topics import Partition
+from stream.kafka.cluster.partition import Partition
 from stream.kafka.cluster.view import ClusterView
 from stream.kafka.delivery.contracts import Sender
 from stream.kafka.embedded.cluster_view import EmbeddedClusterView

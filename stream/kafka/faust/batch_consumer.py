@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from faust.types import TP, ConsumerMessage
 
-from stream.kafka.cluster.topics import Partition
+from stream.kafka.cluster.partition import Partition
 from stream.kafka.faust.batch_transport import BatchTransport
 
 _RECHECK_S: Final = 0.1

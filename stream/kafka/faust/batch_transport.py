@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaProducer
 from stream.core.records import Record
 from stream.kafka.cluster.corrupt_batches import StoppedPartitions
 from stream.kafka.cluster.log_state import LogState, Mark
-from stream.kafka.cluster.topics import Partition
+from stream.kafka.cluster.partition import Partition
 from stream.kafka.cluster.view import ClusterView
 from stream.kafka.delivery.contracts import Sender
 from stream.kafka.faust.changelog import Fetched

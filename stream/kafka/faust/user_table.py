@@ -17,7 +17,8 @@ from stream.core.records import Record
 from stream.core.state import HEAD_PREFIX
 from stream.core.watermarks import Watermark, decode_watermark, watermark_key
 from stream.errors import IsthmusError
-from stream.kafka.cluster.topics import TABLE, Partition
+from stream.kafka.cluster.partition import Partition
+from stream.kafka.cluster.topics import TABLE
 from stream.kafka.faust.changelog import Fetched, changelog_cut, changelog_recreated, term_headers, term_of
 from stream.metrics import Metrics
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from stream.core.records import Boundaries, Record
 from stream.core.watermarks import VERSION, Watermark
 from stream.kafka.cluster.log_state import LogState, Mark
-from stream.kafka.cluster.topics import Partition
+from stream.kafka.cluster.partition import Partition
 from stream.kafka.delivery.continuity import Continuation, Gap, GapKind, continuation, mark_of
 from stream.kafka.delivery.contracts import Message
 from stream.metrics import Metrics

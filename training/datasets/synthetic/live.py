@@ -11,6 +11,7 @@ pass in seconds, while encoding a call seldom takes longer than that.
 
 import heapq
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -142,23 +143,19 @@ def write_events(
         raise ValueError("broken events cannot be written as JSON lines: set broken_every to 0")
     out.mkdir(parents=True, exist_ok=True)
     (out / "README.md").write_text(f"# Synthetic events\n\nThis is {NOTICE}.\n")
-    files = {role: (out / f"{role}.jsonl").open("wb") for role in ROLES}
     counts = dict.fromkeys(ROLES, 0)
-    try:
+    with ExitStack() as stack:
+        files = {role: stack.enter_context((out / f"{role}.jsonl").open("wb")) for role in ROLES}
         for event in stream_events(world, rng, start_ms, rates=rates):
-            line = {
-                "key": event.key,
-                "event_ms": event.event_ms,
-                "delivery_ms": event.delivery_ms,
-                "value": msgspec.Raw(event.value or b"null"),
-            }
-            files[event.role].write(_json(line) + b"\n")
+            files[event.role].write(_line_of(event))
             counts[event.role] += 1
             if event.role == "purchases":
                 progress(counts["purchases"])
             if counts["purchases"] == purchases:
-                return counts
-    finally:
-        for file in files.values():
-            file.close()
+                break
     return counts
+
+
+def _line_of(event: LiveEvent) -> bytes:
+    value = msgspec.Raw(event.value or b"null")
+    return _json({"key": event.key, "event_ms": event.event_ms, "delivery_ms": event.delivery_ms, "value": value}) + b"\n"
