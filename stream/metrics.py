@@ -71,6 +71,7 @@ DECLARED: Final[dict[str, Declared]] = {
     "purchases_without_interactions": Declared(Counter, "purchases without an example, because no interaction came before them"),
     "beyond_bounds": Declared(Counter, "late events whose position in the history was no longer kept", ("kind",)),
     "erasures_without_effect": Declared(Counter, "erasures of users of whom nothing is as old as the erasure's time"),
+    "unusable_scores": Declared(Counter, "lists ranked by popularity because the served model's scores were not finite"),
     "foreign_text_model": Declared(Counter, "calls encoded with another text model than the served model needs"),
     "epoch_changes": Declared(Counter, "first events of users in a recreated topic", ("source",)),
     "purchases": Declared(Counter, "purchases, by the last list sent before them (unserved: none was sent)", _JUDGED),

@@ -250,6 +250,7 @@ Count = (
     | tuple[Literal["beyond_bounds"], Literal["interaction", "example", "item", "eligibility"]]
     | tuple[Literal["erasures_without_effect"]]
     | tuple[Literal["foreign_text_model"]]
+    | tuple[Literal["unusable_scores"]]
     | tuple[Literal["epoch_changes"], Source]
     | tuple[Literal["purchases", "hits", "popularity_hits"], str, HitType, HitFallback]
 )

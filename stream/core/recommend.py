@@ -88,7 +88,7 @@ def recommend(
     parts = [part for part in pending for _ in part.users]
     rows, supports = represent(users, ranker)
     scores, items = _scores(rows, ranker, catalogue)
-    _use_prior(scores, supports, ranker)
+    _use_prior(scores, supports, ranker, parts)
     ranked_by = _RankedBy(_NO_MODEL, "")
     if ranker is not None:
         ranked_by = _RankedBy(ModelName(ranker.name, ranker.version), ranker.fingerprint)
@@ -235,9 +235,12 @@ def _scores(rows: Rows, ranker: Ranker | None, catalogue: Catalogue) -> tuple[Ro
     return ranker.rank_many(rows), ranker.items
 
 
-def _use_prior(scores: Rows, supports: Sequence[Modalities], ranker: Ranker | None) -> None:
-    """Replaces the scores of users of whom the ranker reads nothing by the items' popularity."""
+def _use_prior(scores: Rows, supports: list[Modalities], ranker: Ranker | None, parts: Sequence[PendingUsers]) -> None:
+    """Replaces the scores of users of whom the ranker reads nothing, or whose scores are no numbers, by the items' popularity."""
     if ranker is not None:
+        for row in (~np.isfinite(scores).all(axis=1)).nonzero()[0].tolist():
+            supports[row] = _NOTHING
+            parts[row].outcome.counts["unusable_scores",] += 1
         scores[[row for row, support in enumerate(supports) if support == _NOTHING]] = ranker.prior
 
 

@@ -9,7 +9,7 @@ import pytest
 from models.popular import Popular
 from stream.core.events import Click, Eligibility, Erasure, Item, Purchase, Source
 from stream.core.interactions import Session
-from stream.core.ranking import Catalogue, Ranker
+from stream.core.ranking import Catalogue, Ranker, Rows
 from stream.core.state import Prefix, decode_head, encode_state, head_key
 from tests import world
 from tests.world import MINUTE, NOW, OrderRanker, Store, batch_of, call, run
@@ -182,6 +182,25 @@ def test_a_user_who_was_erased_and_comes_back_gets_a_list() -> None:
     assert names(sent(store)) == list(world.ITEMS[1:6])
     run(store, batch_of(Source.CLICK, [(5, Click("u", NOW + 2, ("home",)))]), OrderRanker())
     assert "fallback" not in sent(store)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_no_numbers_do_not_empty_the_list(value: float) -> None:
+    """One user's alone: popularity ranks, the event says so, and it is counted."""
+
+    class Broken(OrderRanker):
+        def rank_many(self, representations: Rows) -> Rows:
+            scores = super().rank_many(representations)
+            scores[0, 1:] = value
+            return scores
+
+    store = Store()
+    clicks = [(number, Click(user, NOW, ("home",))) for number, user in enumerate("uv")]
+    outcome = run(store, batch_of(Source.CLICK, clicks), Broken())
+    assert outcome.counts["unusable_scores",] == 1
+    assert names(sent(store)) == list(world.ITEMS[:5])
+    assert sent(store)["fallback"] == "popularity"
+    assert "fallback" not in msgspec.json.decode(store.recommendations[b"v"] or b"")
 
 
 def test_a_model_of_one_item_and_a_list_longer_than_the_catalogue() -> None:
