@@ -238,7 +238,7 @@ def _scores(rows: Rows, ranker: Ranker | None, catalogue: Catalogue) -> tuple[Ro
 def _use_prior(scores: Rows, supports: list[Modalities], ranker: Ranker | None, parts: Sequence[PendingUsers]) -> None:
     """Replaces the scores of users of whom the ranker reads nothing, or whose scores are no numbers, by the items' popularity."""
     if ranker is not None:
-        for row in (~np.isfinite(scores).all(axis=1)).nonzero()[0].tolist():
+        for row in np.flatnonzero(~np.isfinite(scores).all(axis=1)).tolist():
             supports[row] = _NOTHING
             parts[row].outcome.counts["unusable_scores",] += 1
         scores[[row for row, support in enumerate(supports) if support == _NOTHING]] = ranker.prior
