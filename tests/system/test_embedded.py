@@ -314,21 +314,21 @@ async def test_a_stalled_partition_makes_the_worker_unhealthy(name: str, tmp_pat
         await asyncio.sleep(1.6)  # twice the time after which a partition counts as stalled
         assert not Health.wrong(health.live)
         append = log.append_to
-        lost: list[asyncio.Future[int]] = []
+        held: list[tuple[asyncio.Future[int], tuple[Any, ...]]] = []
 
-        def losing(topic: str, *more: Any) -> asyncio.Future[int]:
+        def holding(topic: str, *more: Any) -> asyncio.Future[int]:
             if topic != changelog_name("isthmus-profiles"):
                 return append(topic, *more)
-            lost.append(asyncio.get_running_loop().create_future())
-            return lost[-1]
+            held.append((asyncio.get_running_loop().create_future(), (topic, *more)))
+            return held[-1][0]
 
-        log.append_to = losing  # type: ignore[method-assign, assignment]
+        log.append_to = holding  # type: ignore[method-assign, assignment]
         await log.append(TOPICS.clicks, "user-1", world.encode(Click("user-1", 1_750_000_000_000, ("late",))))
         await until(lambda: bool(Health.wrong(health.live)), 30)
         assert Health.wrong(health.live)[0].startswith("delivery: committed offsets of web-clicks-")
         assert metrics.gauge("stalled_partitions")._child_samples()[0].value == 1
-        for future in lost:
-            future.set_result(0)
+        for future, arguments in held:
+            future.set_result(await append(*arguments))
         log.append_to = append  # type: ignore[method-assign]
         await until(lambda: not Health.wrong(health.live), 30)
         assert app.consumer.assignment()

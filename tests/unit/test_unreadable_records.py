@@ -204,14 +204,14 @@ def test_an_unreadable_transcript_is_rejected_with_its_own_reason(mapper: Any) -
 
 def test_recovery_stops_at_an_unreadable_state_unless_it_was_given_up() -> None:
     """Else the newest state of a user would be missing in silence. The message names the place and the command."""
-    from stream.kafka.faust.transport import _readable
+    from stream.kafka.faust.changelog_reading import readable
 
     good, bad = PlainRecord(6, 1_000, b"k", b"state"), PlainRecord(7, 1_000, b"k", UnreadableValue.of("a length is wrong"))
     tp = TopicPartition("changelog", 2)
-    assert _readable(tp, [good], lambda _: {}) == [good]
+    assert readable(tp, [good], lambda _: {}) == [good]
     with pytest.raises(IsthmusError, match=r"changelog-2.*offset 7.*isthmus topics skip changelog 2 7"):
-        _readable(tp, [good, bad], lambda _: {("changelog", 2): Skip(1, 3, 6)})
-    assert _readable(tp, [good, bad], lambda _: {("changelog", 2): Skip(1, 7, 7)}) == [good]
+        readable(tp, [good, bad], lambda _: {("changelog", 2): Skip(1, 3, 6)})
+    assert readable(tp, [good, bad], lambda _: {("changelog", 2): Skip(1, 7, 7)}) == [good]
 
 
 def test_the_text_of_a_skip_survives_the_broker() -> None:

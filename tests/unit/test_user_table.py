@@ -157,3 +157,14 @@ def test_a_last_record_that_was_compacted_away_is_no_reason_to_refuse(tables: Ta
     again = tables.table()
     restore(again, [fetched(2, [(b"hb", b"3", 1)])])
     assert again.states(0).get_many([b"hb"]) == [b"3"]
+
+
+def test_a_changelog_that_was_cut_under_a_running_worker_stops_it(tables: Tables) -> None:
+    """Only the broker's answers show it: they name offsets that were there before. The store keeps its own end for the restart."""
+    table = tables.table()
+    restore(table, [fetched(0, [(b"ha", b"1", 1), (b"hb", b"2", 1)])])
+    table.write(0, {b"ha": b"3"}, 9, 1, new_users=0)
+    with pytest.raises(IsthmusError, match=r"changelog-0 was cut: at offset 5 .*--reset-offsets --to-earliest"):
+        table.write(0, {b"ha": b"4"}, 5, 2, new_users=0)
+    assert table.states(0).get_many([b"ha"]) == [b"3"]
+    assert tables.table().start_restore(0) == 10

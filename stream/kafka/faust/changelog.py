@@ -68,7 +68,8 @@ def changelog_recreated(name: str) -> str:
 def changelog_cut(name: str, number: int, offset: int) -> str:
     """The error message for a changelog that was cut and continued under the store that it restores."""
     return (
-        f"{name}-{number} was cut: at offset {offset} it no longer holds the record that the local store took from it, so each "
-        "holds states that the other lacks. To start from what the changelog contains, move the worker's state directory "
-        "(worker.state_dir) away; the worker then names the inputs whose offsets must be reset to apply their records again"
+        f"{name}-{number} was cut: at offset {offset} it no longer holds what the local store took from it or wrote to it, so each "
+        "holds states that the other lacks. Stop all workers, move their state directories (worker.state_dir) away, run "
+        f"kafka-consumer-groups.sh --group {application_of(name)} --reset-offsets --to-earliest --all-topics --execute, and start "
+        "them: what the states contain already is not applied again"
     )

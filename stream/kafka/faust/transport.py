@@ -24,8 +24,6 @@ from faust.types import TP
 
 from stream.core import limits
 from stream.core.records import Record
-from stream.core.unreadable import UnreadableValue
-from stream.errors import IsthmusError
 from stream.kafka.cluster import batch_reading
 from stream.kafka.cluster.batch_sender import KafkaSender
 from stream.kafka.cluster.clients import READ_COMMITTED
@@ -34,7 +32,6 @@ from stream.kafka.cluster.corrupt_batches import (
     CorruptBatchPolicy,
     PassCorruptBatches,
     RaiseAtCorruptBatch,
-    Skip,
     StoppedPartitions,
 )
 from stream.kafka.cluster.log_state import MARK_FETCH_BYTES, LogState, Mark, read_last_records, read_log_states
@@ -45,7 +42,8 @@ from stream.kafka.cluster.view import ClusterView, KafkaClusterView
 from stream.kafka.delivery.contracts import Sender
 from stream.kafka.faust.batch_consumer import BatchConsumer
 from stream.kafka.faust.batch_transport import FetchPolicy
-from stream.kafka.faust.changelog import Fetched, check_start
+from stream.kafka.faust.changelog import Fetched
+from stream.kafka.faust.changelog_reading import assign_from, readable
 
 _CHANGELOG_RECORDS: Final = 2_000
 _READER_WAIT_MS: Final = 10
@@ -355,9 +353,9 @@ class KafkaTransport(driver.Transport):
         """Reads with a consumer of its own, past Faust's queue and thread: Faust takes 100 us a record."""
         skips = partial(read_skips, self._bootstrap())
         async with self._reader(RaiseAtCorruptBatch(skips)) as consumer:
-            ends = await _assign_from(consumer, {TopicPartition(topic, number): start for number, start in starts.items()})
+            ends = await assign_from(consumer, {TopicPartition(topic, number): start for number, start in starts.items()})
             async for tp, records, position in fetch_until(consumer, ends, _CHANGELOG_RECORDS):
-                yield Fetched(tp.partition, _readable(tp, records, skips), position)
+                yield Fetched(tp.partition, readable(tp, records, skips), position)
 
     @asynccontextmanager
     async def _reader(self, policy: CorruptBatchPolicy, fetch_bytes: int = limits.RECORD_BYTES) -> AsyncIterator[AIOKafkaConsumer]:
@@ -385,33 +383,3 @@ class KafkaTransport(driver.Transport):
             raise ConnectionError(f"the broker does not answer ({type(error).__name__})") from error
         finally:
             await consumer.stop()
-
-
-async def _assign_from(consumer: AIOKafkaConsumer, starts: Mapping[TopicPartition, int]) -> Mapping[TopicPartition, int]:
-    """Assigns a changelog's partitions and seeks the record before each start; returns their ends."""
-    consumer.assign(list(starts))
-    first, ends = await consumer.beginning_offsets(starts), await consumer.end_offsets(starts)
-    for tp, start in starts.items():
-        check_start(tp.topic, tp.partition, start, ends[tp])
-        consumer.seek(tp, max(start - 1, first[tp]))
-    return ends
-
-
-def _readable(tp: Any, records: Sequence[Any], skips: Callable[[tuple[str, int]], Mapping[tuple[str, int], Skip]]) -> Sequence[Any]:
-    """A changelog's records without those that do not parse and may be skipped.
-
-    Raises:
-        IsthmusError: a record does not parse: a user's newest state would be missing.
-    """
-    unreadable = [record for record in records if type(record.value) is UnreadableValue]
-    if not unreadable:
-        return records
-    skip = skips((tp.topic, tp.partition)).get((tp.topic, tp.partition))
-    for record in unreadable:
-        if skip is None or not skip.first <= record.offset <= skip.last:
-            raise IsthmusError(
-                f"{tp.topic}-{tp.partition}: the record at offset {record.offset} does not parse ({record.value.error}), so the "
-                f"newest state of a user cannot be restored. `isthmus topics skip {tp.topic} {tp.partition} {record.offset}` goes "
-                "on with the state before it"
-            )
-    return [record for record in records if type(record.value) is not UnreadableValue]

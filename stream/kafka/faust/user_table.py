@@ -62,7 +62,7 @@ class UserTable:
         self._overlay: dict[int, dict[bytes, tuple[bytes | None, int]]] = {}
         self._terms: dict[int, int] = {}
         self._users: dict[int, int] = {}
-        self._starts: dict[int, int] = {}
+        self._starts: dict[int, int] = {}  # the changelog offset after the last one that the store holds
         self.changelog: str = self._table.changelog_topic_name
 
     def states(self, partition: int) -> "PartitionStates":
@@ -80,7 +80,13 @@ class UserTable:
     def write(
         self, partition: int, writes: Mapping[bytes, bytes | None], changelog_offset: int, number: int, new_users: int
     ) -> None:
-        """Writes the states of batch `number` to RocksDB, with the changelog offset of the last of them."""
+        """Writes the states of batch `number` to RocksDB, with the changelog offset of the last of them.
+
+        Raises:
+            IsthmusError: the changelog acknowledged an offset that it had reached before: it was cut while the worker ran.
+        """
+        if 0 <= changelog_offset < self._starts[partition]:
+            raise IsthmusError(changelog_cut(self.changelog, partition, changelog_offset))
         batch = WriteBatch(raw_mode=True)
         for key, value in writes.items():
             if value is None:
@@ -96,6 +102,7 @@ class UserTable:
 
     def _commit(self, batch: WriteBatch, partition: int, changelog_offset: int) -> None:
         """Writes a batch together with the offset, term and number of users that belong to it."""
+        self._starts[partition] = changelog_offset + 1
         batch.put(self._table.data.offset_key, b"%d" % changelog_offset)
         batch.put(_TERM_KEY, b"%d" % self._terms[partition])
         if partition in self._users:
