@@ -4,8 +4,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,14 @@ import mode
 
 from stream.core import limits
 from stream.core.events import Source
-from stream.core.records import Batch, Record
 from stream.core.watermarks import Watermark
-from stream.health import Health
 from stream.kafka.agents.profile_agent import ProfileAgent, ProfileContext
-from stream.kafka.agents.stateless_agent import StatelessAgent
-from stream.kafka.agents.watchdog import Watchdog, until_all_exist
-from stream.kafka.cluster.corrupt_batches import StoppedPartitions
+from stream.kafka.agents.stateless_agent import StatelessAgent, StatelessContext
+from stream.kafka.agents.watchdog import Supervision, Watchdog, until_all_exist
 from stream.kafka.cluster.partition import Partition
 from stream.kafka.cluster.view import ClusterView
 from stream.kafka.delivery.at_least_once import AtLeastOnce
-from stream.kafka.delivery.contracts import Delivery, Emission
+from stream.kafka.delivery.contracts import Delivery
 from stream.kafka.delivery.exactly_once import ExactlyOnce
 from stream.kafka.faust.batch_transport import BatchTransport, FetchPolicy
 from stream.kafka.faust.ownership import Ownership
@@ -93,27 +89,6 @@ def make_app(
     return app
 
 
-@dataclass(frozen=True, kw_only=True)
-class Supervision:
-    """How an app is watched.
-
-    Attributes:
-        view: The log's view of its group; None: one that the transport makes.
-        health: Where its checks go.
-        recreated: Input topics whose committed offsets belong to a deleted topic of the same name.
-        changelog: The changelog's epoch, by its name; empty: not watched.
-        stalled_s: A partition is stalled if it has work and its committed offset has not moved for this long.
-        stopped: Partitions that stopped at a batch whose checksum fails.
-    """
-
-    view: ClusterView | None = None
-    health: Health = field(default_factory=Health)
-    recreated: frozenset[str] = frozenset()
-    changelog: Mapping[str, int] = field(default_factory=dict)
-    stalled_s: float = 300.0
-    stopped: StoppedPartitions = field(default_factory=StoppedPartitions)
-
-
 def make_delivery(app: Any, guarantee: Guarantee, metrics: Metrics) -> Delivery:
     """Returns the delivery that makes an app's batches durable.
 
@@ -153,36 +128,22 @@ def add_profile_agent(
 
 
 def add_stateless_agent(
-    app: Any,
-    topic: str,
-    source: Source,
-    epochs: Mapping[str, int],
-    process: Callable[[Batch], Sequence[Emission]],
-    metrics: Metrics,
-    *,
-    output: str,
-    watermark_of: Callable[[Record], Watermark | None],
-    in_flight: int = 4,
-    guarantee: Guarantee = "at_least_once",
-    supervision: Supervision | None = None,
+    app: Any, context: StatelessContext, *, guarantee: Guarantee = "at_least_once", supervision: Supervision | None = None
 ) -> Watchdog:
-    """Adds an agent over one topic, whose batches carry `source`, to an app; returns the app's watchdog.
-
-    It keeps no state: how far the topic is contained is what `watermark_of` says of the last record of `output`, per partition.
-    """
+    """Adds an agent without state to an app; returns the app's watchdog."""
     supervision = supervision or Supervision()
     transport: BatchTransport = app.transport
 
     async def stored_watermarks(partitions: Collection[Partition]) -> Mapping[Partition, Watermark]:
-        last = await transport.read_last_records(output, {number for _, number in partitions})
-        found = {(topic, number): watermark_of(record) for number, record in last.items()}
+        last = await transport.read_last_records(context.output, {number for _, number in partitions})
+        found = {(context.topic, number): context.watermark_of(record) for number, record in last.items()}
         return {partition: watermark for partition, watermark in found.items() if watermark is not None}
 
-    watermarks = Watermarks(app, epochs, metrics, stored_watermarks, keeps_state=False)
-    watchdog = _make_watchdog(app, epochs, metrics, supervision, watermarks)
-    delivery = make_delivery(app, guarantee, metrics)
-    _connect(app, FetchPolicy(in_flight, supervision.recreated, supervision.stopped), delivery, watermarks)
-    _add_agent(app, [topic], StatelessAgent(app, source, process, watchdog, watermarks, delivery).run, "processor")
+    watermarks = Watermarks(app, context.epochs, context.metrics, stored_watermarks, keeps_state=False)
+    watchdog = _make_watchdog(app, context.epochs, context.metrics, supervision, watermarks)
+    delivery = make_delivery(app, guarantee, context.metrics)
+    _connect(app, FetchPolicy(context.in_flight, supervision.recreated, supervision.stopped), delivery, watermarks)
+    _add_agent(app, [context.topic], StatelessAgent(app, context, watchdog, watermarks, delivery).run, "processor")
 
     async def on_assigned(*_: Any, **__: Any) -> None:
         await watchdog.after_assignment()
@@ -195,17 +156,7 @@ def _make_watchdog(
     app: Any, epochs: Mapping[str, int], metrics: Metrics, supervision: Supervision, watermarks: Watermarks
 ) -> Watchdog:
     transport: BatchTransport = app.transport
-    return Watchdog(
-        app,
-        supervision.view or transport.cluster_view(),
-        epochs,
-        metrics,
-        supervision.health,
-        watermarks,
-        changelog=supervision.changelog,
-        stalled_s=supervision.stalled_s,
-        stopped=supervision.stopped,
-    )
+    return Watchdog(app, supervision.view or transport.cluster_view(), epochs, metrics, watermarks, supervision)
 
 
 def _connect(app: Any, policy: FetchPolicy, delivery: Delivery, watermarks: Watermarks, table: UserTable | None = None) -> None:

@@ -39,7 +39,9 @@ def run_encoder(settings: Settings, startup: Startup) -> None:
 
 
 async def _encoder(settings: Settings, startup: Startup) -> None:
-    from stream.kafka.app import Supervision, add_stateless_agent, make_app, run_with_renewal, stop_on_signals
+    from stream.kafka.agents.stateless_agent import StatelessContext
+    from stream.kafka.agents.watchdog import Supervision
+    from stream.kafka.app import add_stateless_agent, make_app, run_with_renewal, stop_on_signals
     from stream.kafka.cluster.topics import ENCODER_GROUP, create_or_check, topic_epochs
     from stream.metrics import Metrics
 
@@ -68,19 +70,16 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
             )
             supervision = Supervision(view=view, health=health, recreated=recreated, stalled_s=settings.health.stalled_s)
             guarantee = settings.delivery.guarantee
-            watchdog = add_stateless_agent(
-                app,
-                topics.transcripts,
-                Source.CALL,
-                epochs,
-                process,
-                metrics,
+            context = StatelessContext(
+                topic=topics.transcripts,
+                source=Source.CALL,
+                epochs=epochs,
+                process=process,
+                metrics=metrics,
                 output=topics.encoded_calls,
                 watermark_of=partial(watermark_of_call, topic=topics.transcripts, epoch=epochs[topics.transcripts]),
-                guarantee=guarantee,
-                supervision=supervision,
             )
-            return app, watchdog
+            return app, add_stateless_agent(app, context, guarantee=guarantee, supervision=supervision)
 
         await settled()
         startup.watch(lambda: starting_step(health, name, "taking over partitions"))

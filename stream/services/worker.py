@@ -45,7 +45,8 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     from stream.kafka.agents.followers import ServedModelFollower
     from stream.kafka.agents.profile_agent import ProfileContext
     from stream.kafka.agents.served_model import ServedModel
-    from stream.kafka.app import Supervision, add_profile_agent, make_app, run_with_renewal, stop_on_signals
+    from stream.kafka.agents.watchdog import Supervision
+    from stream.kafka.app import add_profile_agent, make_app, run_with_renewal, stop_on_signals
     from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name, create_or_check, source_topics, topic_epochs
     from stream.kafka.faust.user_table import check_changelog
     from stream.metrics import Metrics

@@ -23,7 +23,8 @@ from stream.health import Health
 from stream.kafka.agents import watchdog
 from stream.kafka.agents.profile_agent import ProfileContext
 from stream.kafka.agents.served_model import ServedModel
-from stream.kafka.app import Supervision, add_profile_agent, make_app, run_until_stopped
+from stream.kafka.agents.watchdog import Supervision
+from stream.kafka.app import add_profile_agent, make_app, run_until_stopped
 from stream.kafka.cluster.topics import changelog_name, source_topics, specs
 from stream.kafka.embedded.log import Log, forget, open_log
 from stream.kafka.embedded.log_follower import follow_log

@@ -17,7 +17,8 @@ from stream.core.records import Batch
 from stream.core.step import StepConfig, step
 from stream.kafka.agents.profile_agent import ProfileContext
 from stream.kafka.agents.served_model import ServedModel
-from stream.kafka.app import Supervision, add_profile_agent, make_app, run_with_renewal
+from stream.kafka.agents.watchdog import Supervision
+from stream.kafka.app import add_profile_agent, make_app, run_with_renewal
 from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.local_broker import LocalKafka
 from stream.kafka.cluster.topics import admin_client, changelog_name, create_or_check, source_topics, topic_epochs

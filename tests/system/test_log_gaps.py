@@ -16,6 +16,7 @@ from stream.core.outputs import Output
 from stream.core.partitioner import partition_of
 from stream.core.records import Batch
 from stream.core.watermarks import decode_watermark, watermark_key, watermark_of_call
+from stream.kafka.agents.stateless_agent import StatelessContext
 from stream.kafka.app import add_stateless_agent, make_app, run_until_stopped
 from stream.kafka.cluster.topics import changelog_name, specs
 from stream.kafka.delivery.contracts import Emission
@@ -187,16 +188,16 @@ async def encode(name: str, log: Log, folder: Path, made: Sequence[bytes]) -> Me
         return [Emission(TOPICS.encoded_calls, calls, [record.timestamp for record in batch.records])]
 
     app = make_app("isthmus-encoder", f"embedded://{name}", data=folder, partitions=4)
-    add_stateless_agent(
-        app,
-        TOPICS.transcripts,
-        Source.CALL,
-        epochs,
-        process,
-        metrics,
+    context = StatelessContext(
+        topic=TOPICS.transcripts,
+        source=Source.CALL,
+        epochs=epochs,
+        process=process,
+        metrics=metrics,
         output=TOPICS.encoded_calls,
         watermark_of=lambda record: watermark_of_call(record, TOPICS.transcripts, epochs[TOPICS.transcripts]),
     )
+    add_stateless_agent(app, context)
     running = asyncio.create_task(run_until_stopped(app, stop))
     await asyncio.gather(*(log.append(TOPICS.transcripts, "u", value) for value in made))
     await until(lambda: app.tables.actives_ready and log.lag("isthmus-encoder", [TOPICS.transcripts]) == 0)

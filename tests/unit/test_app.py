@@ -12,7 +12,9 @@ from stream.core.step import StepConfig
 from stream.errors import IsthmusError
 from stream.kafka.agents.profile_agent import ProfileContext
 from stream.kafka.agents.served_model import ServedModel
-from stream.kafka.app import Supervision, add_profile_agent, add_stateless_agent, make_app, run_until_stopped
+from stream.kafka.agents.stateless_agent import StatelessContext
+from stream.kafka.agents.watchdog import Supervision
+from stream.kafka.app import add_profile_agent, add_stateless_agent, make_app, run_until_stopped
 from stream.kafka.embedded.log import forget, open_log
 from stream.kafka.faust.batch_transport import FetchPolicy
 from stream.metrics import Metrics
@@ -73,18 +75,17 @@ async def test_an_apps_bounds_reach_its_consumer_and_its_delivery_reaches_recove
         )
         add_profile_agent(app, context, supervision=supervision)
     else:
-        add_stateless_agent(
-            app,
-            "web-clicks",
-            Source.CLICK,
-            epochs,
-            lambda _: [],
-            metrics,
+        stateless = StatelessContext(
+            topic="web-clicks",
+            source=Source.CLICK,
+            epochs=epochs,
+            process=lambda _: [],
+            metrics=metrics,
             output="out",
             watermark_of=lambda _: None,
             in_flight=3,
-            supervision=supervision,
         )
+        add_stateless_agent(app, stateless, supervision=supervision)
     assert app.consumer.transport.fetch_policy == FetchPolicy(in_flight=3, recreated=frozenset({"web-clicks"}))
     assert app.tables.delivery is not None
     assert (app.tables.table is not None) == (agent == "profiles")

@@ -10,8 +10,8 @@ from faust.types import TP
 
 from stream.core.events import Source
 from stream.health import Health
-from stream.kafka.agents.stateless_agent import StatelessAgent
-from stream.kafka.agents.watchdog import Watchdog
+from stream.kafka.agents.stateless_agent import StatelessAgent, StatelessContext
+from stream.kafka.agents.watchdog import Supervision, Watchdog
 from stream.kafka.cluster.corrupt_batches import CorruptBatch, Skip, StoppedPartitions
 from stream.kafka.cluster.view import Offsets
 from stream.metrics import Metrics
@@ -44,7 +44,7 @@ WATERMARKS: Any = SimpleNamespace(is_doubtful=lambda _: False, boundaries=lambda
 
 
 def make_watchdog(app: App, health: Health) -> Watchdog:
-    return Watchdog(app, Recreated(), {"clicks": 1}, Metrics(), health, WATERMARKS)  # type: ignore[arg-type]
+    return Watchdog(app, Recreated(), {"clicks": 1}, Metrics(), WATERMARKS, Supervision(health=health))  # type: ignore[arg-type]
 
 
 def test_a_worker_whose_heartbeats_are_not_answered_is_not_ready() -> None:
@@ -73,7 +73,16 @@ async def test_a_batch_of_a_recreated_topic_is_abandoned(agent: str) -> None:
         profiles._app, profiles._watchdog, profiles._delivery = app, watchdog, delivery
         assert not await profiles._may_handle(message)
     else:
-        stateless = StatelessAgent(app, Source.CALL, lambda _: [], watchdog, WATERMARKS, delivery)
+        context = StatelessContext(
+            topic="clicks",
+            source=Source.CALL,
+            epochs={"clicks": 1},
+            process=lambda _: [],
+            metrics=Metrics(),
+            output="out",
+            watermark_of=lambda _: None,
+        )
+        stateless = StatelessAgent(app, context, watchdog, WATERMARKS, delivery)
         await stateless.run(Stream([SimpleNamespace(message=message)]))
     assert app.messages == []
     assert watchdog.renew.is_set()
@@ -116,7 +125,8 @@ async def test_a_partition_that_stopped_is_told_retried_and_not_taken_for_stalle
         position=position,
         retry=retry,
     )
-    watchdog = Watchdog(app, view, {"clicks": 1}, Metrics(), health, WATERMARKS, stalled_s=0, stopped=stopped)  # type: ignore[arg-type]
+    supervision = Supervision(health=health, stalled_s=0, stopped=stopped)
+    watchdog = Watchdog(app, view, {"clicks": 1}, Metrics(), WATERMARKS, supervision)  # type: ignore[arg-type]
     assert not stopped.may_skip(CorruptBatch("clicks", 1, 3, 5))
     await watchdog._observe()
     await watchdog._observe()

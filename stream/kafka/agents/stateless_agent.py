@@ -1,44 +1,55 @@
 """An agent without state: it maps each batch to outputs, with the delivery guarantees of the profile agent. The encoder uses it."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from stream.core.events import Source
-from stream.core.records import Batch
+from stream.core.records import Batch, Record
+from stream.core.watermarks import Watermark
 from stream.kafka.agents.watchdog import Watchdog
 from stream.kafka.delivery.contracts import Delivery, Emission, ProcessedBatch
 from stream.kafka.faust.watermarks import Watermarks
+from stream.metrics import Metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatelessContext:
+    """What a stateless agent reads, does and writes.
+
+    Attributes:
+        topic: Its input topic.
+        source: The source of its batches.
+        epochs: Epoch of the topic, by its name.
+        process: Returns the outputs of a batch.
+        metrics: Where the app counts.
+        output: The topic whose last record of a partition says how far that partition has been processed.
+        watermark_of: Returns what such a record says; None if it says nothing.
+        in_flight: Batches of one partition number that may be unacknowledged.
+    """
+
+    topic: str
+    source: Source
+    epochs: Mapping[str, int]
+    process: Callable[[Batch], Sequence[Emission]]
+    metrics: Metrics
+    output: str
+    watermark_of: Callable[[Record], Watermark | None]
+    in_flight: int = 4
 
 
 class StatelessAgent:
     """Processes one batch at a time, in order. Outputs go to the partition number of their batch.
 
     Processing runs in a thread, so that the event loop keeps sending heartbeats.
-
-    Args:
-        app: The Faust app.
-        source: The source of its batches.
-        process: Returns the outputs of a batch.
-        watchdog: Rejects batches of recreated topics.
-        watermarks: How far each partition has been processed.
-        delivery: Makes the outputs durable.
     """
 
-    def __init__(
-        self,
-        app: Any,
-        source: Source,
-        process: Callable[[Batch], Sequence[Emission]],
-        watchdog: Watchdog,
-        watermarks: Watermarks,
-        delivery: Delivery,
-    ) -> None:
+    def __init__(self, app: Any, context: StatelessContext, watchdog: Watchdog, watermarks: Watermarks, delivery: Delivery) -> None:
         self._app = app
+        self._context = context
         self._watermarks = watermarks
-        self._source = source
-        self._process = process
         self._watchdog = watchdog
         self._delivery = delivery
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stateless-agent")
@@ -54,9 +65,9 @@ class StatelessAgent:
             epoch = self._watchdog.epochs[message.topic]
             partition = (message.topic, message.partition)
             boundaries = self._watermarks.boundaries(partition)
-            batch = Batch(self._source, message.topic, epoch, message.partition, message.value, boundaries=boundaries)
+            batch = Batch(self._context.source, message.topic, epoch, message.partition, message.value, boundaries=boundaries)
             self._watermarks.advance(partition, message.value)
-            emissions = await loop.run_in_executor(self._executor, self._process, batch)
+            emissions = await loop.run_in_executor(self._executor, self._context.process, batch)
             if self._delivery.is_current(message):
                 await self._delivery.deliver(ProcessedBatch(event, emissions))
 

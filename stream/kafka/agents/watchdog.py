@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from stream.errors import IsthmusError
@@ -26,6 +27,27 @@ INTERVAL_S: Final = 5.0
 _POSITION_TIMEOUT_S: Final = 10.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Supervision:
+    """How an app is watched.
+
+    Attributes:
+        view: The log's view of its group; None: one that the transport makes.
+        health: Where its checks go.
+        recreated: Input topics whose committed offsets belong to a deleted topic of the same name.
+        changelog: The changelog's epoch, by its name; empty: not watched.
+        stalled_s: A partition is stalled if it has work and its committed offset has not moved for this long.
+        stopped: Partitions that stopped at a batch whose checksum fails.
+    """
+
+    view: ClusterView | None = None
+    health: Health = field(default_factory=Health)
+    recreated: frozenset[str] = frozenset()
+    changelog: Mapping[str, int] = field(default_factory=dict)
+    stalled_s: float = 300.0
+    stopped: StoppedPartitions = field(default_factory=StoppedPartitions)
+
+
 class Watchdog:
     """The watchdog of one app.
 
@@ -40,12 +62,8 @@ class Watchdog:
         view: ClusterView,
         epochs: Mapping[str, int],
         metrics: Metrics,
-        health: Health,
         watermarks: Watermarks,
-        *,
-        changelog: Mapping[str, int] | None = None,
-        stalled_s: float = 300.0,
-        stopped: StoppedPartitions | None = None,
+        supervision: Supervision,
     ) -> None:
         self.epochs = epochs
         self.renew = asyncio.Event()
@@ -53,11 +71,12 @@ class Watchdog:
         self._view = view
         self._metrics = metrics
         self._watermarks = watermarks
-        self._changelog = dict(changelog or {})
+        self._changelog = dict(supervision.changelog)
         self._next_offsets: dict[Any, int] = {}
-        self._stalls = Stalls(stalled_s, 4 * INTERVAL_S)
-        self._stopped = stopped or StoppedPartitions()
+        self._stalls = Stalls(supervision.stalled_s, 4 * INTERVAL_S)
+        self._stopped = supervision.stopped
         self._is_reachable = True
+        health = supervision.health
         health.live["delivery"] = self._stalls.check
         health.ready["partitions"] = self._not_serving
         health.ready["group"] = self._no_heartbeat

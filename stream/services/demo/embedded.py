@@ -16,6 +16,7 @@ from stream.kafka.agents.catalogue_dead_letters import count_items, rejected_ite
 from stream.kafka.agents.followers import ServedModelFollower
 from stream.kafka.agents.profile_agent import ProfileContext
 from stream.kafka.agents.served_model import ServedModel
+from stream.kafka.agents.stateless_agent import StatelessContext
 from stream.kafka.app import add_profile_agent, add_stateless_agent, make_app, run_until_stopped
 from stream.kafka.cluster.topics import ENCODER_GROUP, WORKER_GROUP, source_topics, specs
 from stream.kafka.embedded.log import forget, open_log
@@ -150,9 +151,16 @@ async def _encoder(context: DemoContext, log: Log, metrics: Metrics, stop: async
     app = make_app(ENCODER_GROUP, f"embedded://{NAME}", data=data, partitions=topics.partitions, batch_records=ENCODER_BATCH)
     epochs = log.epochs([topics.transcripts])
     watermark_of = partial(watermark_of_call, topic=topics.transcripts, epoch=epochs[topics.transcripts])
-    add_stateless_agent(
-        app, topics.transcripts, Source.CALL, epochs, process, metrics, output=topics.encoded_calls, watermark_of=watermark_of
+    encoder = StatelessContext(
+        topic=topics.transcripts,
+        source=Source.CALL,
+        epochs=epochs,
+        process=process,
+        metrics=metrics,
+        output=topics.encoded_calls,
+        watermark_of=watermark_of,
     )
+    add_stateless_agent(app, encoder)
     await run_until_stopped(app, stop)
 
 
