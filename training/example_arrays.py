@@ -84,7 +84,7 @@ class Examples:
         return self.select((self.types == kind).nonzero()[0])
 
     def as_single_interactions(self) -> "Examples":
-        """Returns each interaction as an example of its own, with the labels of its event."""
+        """Returns each interaction as a separate example, with the labels of its event."""
         owners = np.repeat(np.arange(len(self)), self.lengths)
         index = torch.from_numpy(owners)
         return replace(

@@ -70,7 +70,7 @@ def _single_stage(name: str, batch: int = DEFAULT_BATCH, select: Select = every_
 
 
 def _fit_unimodal(trainer: StageTrainer, network: LateFusion, config: FusionConfig) -> None:
-    """Trains Session and Conversation to exactly the weights that they have as systems of their own."""
+    """Trains Session and Conversation to exactly the weights that they have as separate systems."""
     network.session.load_state_dict(trainer.build(SessionNetwork, config.session).state_dict())
     trainer.fit(network.session, StageOptions("session", SESSION_BATCH), _modality("session"))
     network.conversation.load_state_dict(trainer.build(ConversationNetwork, config.conversation).state_dict())
@@ -164,7 +164,7 @@ def _sessions_to_generate(examples: Examples, turns: int) -> Examples:
     labels = torch.zeros(len(sessions), turns, tags.shape[1])
     lengths = sessions.lengths
     rows = np.repeat(np.arange(len(sessions)), lengths)
-    columns = np.arange(len(tags)) - np.repeat(sessions.starts[1:], lengths) + turns  # the last session stands last
+    columns = np.arange(len(tags)) - np.repeat(sessions.starts[1:], lengths) + turns  # the last session comes last
     labels[torch.from_numpy(rows), torch.from_numpy(columns)] = tags
     return replace(both.of_modality("conversation"), labels=labels.flatten(1))
 

@@ -1,7 +1,7 @@
 """The follower: records of `recommendations` and of the users' changelog into the store, and how old the store is.
 
 It answers for three things: late changelog records are left out as recovery leaves them out, a store that missed tombstones is
-reconciled, and nobody is told "ready" before each partition was read to its end once.
+reconciled, and the API is not ready before each partition was read to its end once.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ class Follower:
         self.ready = asyncio.Event()
 
     def age_ms(self) -> int:
-        """How old the answers may be: the time since the log last said that there is nothing more to read."""
+        """How old the answers may be: the time since the end of the log was last reached."""
         oldest = min((followed.position.as_of_ms for followed in self._followed.values()), default=0)
         return max(0, self._clock_ms() - oldest)
 

@@ -27,7 +27,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ApiError(HTTPException):
-    """An answer that is no success, with headers of its own."""
+    """An error response with its own headers."""
 
     def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail=detail, status_code=status, headers=headers)

@@ -59,10 +59,10 @@ def list_(
                 row |= {"error": letter.error, "original_bytes": letter.original_bytes, "replayed": again}
                 typer.echo(msgspec.json.encode(row).decode())
             else:
-                said = "replayed  " if again else ""
-                typer.echo(f"{_time(letter.occurred_at)}  {letter.reason:<15}  {coordinates_text(letter)}  {said}{letter.error}")
-    told = ", ".join(f"{name} {count}" for name, count in counts.most_common()) or "none"
-    typer.echo(f"{counts.total()} dead letters: {told}", err=True)
+                mark = "replayed  " if again else ""
+                typer.echo(f"{_time(letter.occurred_at)}  {letter.reason:<15}  {coordinates_text(letter)}  {mark}{letter.error}")
+    by_reason = ", ".join(f"{name} {count}" for name, count in counts.most_common()) or "none"
+    typer.echo(f"{counts.total()} dead letters: {by_reason}", err=True)
 
 
 @app.command()

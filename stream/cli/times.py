@@ -14,7 +14,7 @@ def parse_interval_s(text: str) -> float:
     """Returns the seconds of "30s", "15m", "1h" or a bare number.
 
     Raises:
-        IsthmusError: it is none of these, or 0.
+        IsthmusError: the text has another form, or is 0.
 
     >>> parse_interval_s("0.5m")
     30.0
@@ -29,7 +29,7 @@ def parse_moment_ms(text: str, now_ms: int) -> int:
     """Returns milliseconds since 1970 of "2h" (ago), "30m", "7d", "90s", or of an RFC 3339 time with a zone.
 
     Raises:
-        IsthmusError: it is none of these.
+        IsthmusError: the text has another form.
 
     >>> parse_moment_ms("2h", 10_000_000)
     2800000

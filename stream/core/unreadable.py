@@ -7,7 +7,7 @@ from typing import Any, Self
 class UnreadableValue(bytes):
     """Stands for the value of a record that does not parse.
 
-    Its one byte is valid for no decoder of ours, so that only the error path looks at the type.
+    Its one byte is invalid for all our decoders, so only the error path looks at the type.
 
     Attributes:
         error: What does not parse, without personal data.

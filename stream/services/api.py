@@ -152,8 +152,8 @@ async def following(parts: ApiParts, stop: asyncio.Event) -> AsyncIterator[None]
             raise error
 
 
-async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, said: Callable[[str], None] = logger.info) -> None:
-    """Serves HTTP, and metrics on a port of their own, until `stop`.
+async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, say: Callable[[str], None] = logger.info) -> None:
+    """Serves HTTP, and metrics on a separate port, until `stop`.
 
     Raises:
         IsthmusError: a port is taken, or TLS files cannot be used.
@@ -175,8 +175,8 @@ async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, said: Callable[
     listening, server = _listen(own), _server(config)
     metrics_server, _ = metrics.serve(own.metrics_port, api.health)
     scheme, port = "https" if own.tls_certificate else "http", listening.getsockname()[1]
-    said(f"API at {scheme}://{own.host}:{port}")
-    said(f"metrics and health at http://127.0.0.1:{metrics_server.server_port}/metrics, /livez, /readyz")
+    say(f"API at {scheme}://{own.host}:{port}")
+    say(f"metrics and health at http://127.0.0.1:{metrics_server.server_port}/metrics, /livez, /readyz")
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     stopped = asyncio.create_task(stop.wait())
     try:

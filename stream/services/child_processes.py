@@ -20,9 +20,9 @@ STOP_S: Final = 20.0
 
 
 class ChildProcess:
-    """One `isthmus` command, with `environment` on top of ours; its output goes to `log`.
+    """One `isthmus` command, with `environment` added to this process's; its output goes to `log`.
 
-    It has a process group of its own: Ctrl-C in a terminal reaches its parent only, which ends it in order.
+    It has its own process group: Ctrl-C in a terminal reaches its parent only, which ends it in order.
     """
 
     def __init__(self, arguments: list[str], environment: Mapping[str, str], log: Path) -> None:

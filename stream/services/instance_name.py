@@ -24,7 +24,7 @@ _ALLOWED: Final = re.compile(r"[^A-Za-z0-9._-]+")  # in a group instance id
 
 
 class _Note(msgspec.Struct):
-    """What the lock file holds: a random id of its own, and who had it last."""
+    """What the lock file holds: its random id, and who held it last."""
 
     home: str
     host: str
@@ -64,7 +64,7 @@ def take_name(state: Path, name: str | None, host: str | None) -> Instance:
                 continue
             raise IsthmusError(
                 f"the name {name} is taken: process {taken.pid} on {taken.host} goes on with it, in {state / name}. This one ends, "
-                "and would end again. Give each process a name of its own (settings worker.name, encoder.name), or none: then it "
+                "and would end again. Give each process its own name (settings worker.name, encoder.name), or none: then it "
                 "takes its host's name and a number"
             )
         lock, home = taken

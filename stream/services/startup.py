@@ -24,14 +24,14 @@ def log_to_stderr() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("aiokafka", "kafka", "faust", "mode"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)  # it warns of its own thread's loop on a busy machine
+    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)  # it warns about its own event loop on a busy machine
     condense_client_logs()
 
 
 class Startup:
-    """Says what a starting process is doing: each step when it begins, and again every 3 s while it lasts.
+    """Reports what a starting process is doing: each step when it begins, and again every 3 s while it lasts.
 
-    A thread repeats the line, so that it is also heard while the main thread imports a library or waits for a broker.
+    A thread repeats the line, also while the main thread imports a library or waits for a broker.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:

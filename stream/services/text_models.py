@@ -1,4 +1,4 @@
-"""Which text model a process uses, and the keyword list that stands in until there are transcripts to build one from."""
+"""Which text model a process uses, and the provisional keyword list until there are transcripts to build one from."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _MEANS_NOTHING: Final = regex.compile(r"\p{N}|^[^\p{L}]*$|^.$(?<![\p{Script=Han}
 _UNSPLIT: Final = regex.compile(r"\p{Line_Break=Complex_Context}")
 """Thai, Lao, Khmer, Burmese and their like: no space separates the words, and no rule without a dictionary finds them."""
 _SAMPLED_USERS: Final = 1_000
-"""So many tell the usual language, which is that of a user who said too little to tell."""
+"""Users from whose texts the usual language is found; it is assumed for users with too little text to detect theirs."""
 _CASED: Final = regex.compile(r"[\p{Lu}\p{Ll}]")
 
 
@@ -124,7 +124,7 @@ def standing_in(texts: Iterable[str]) -> Keywords:
 
 
 def remarks(texts_by_user: Mapping[str, Sequence[str]], keywords: Keywords) -> list[str]:
-    """What the rules cannot do for these texts, to be told to the person who builds the list."""
+    """What the rules cannot do for these texts, to be shown to the person who builds the list."""
     caseless = sum(not _CASED.search(keyword) for keyword in keywords.listed)
     unsplit = sum(any(_UNSPLIT.search(text) for text in texts) for texts in texts_by_user.values())
     found = []

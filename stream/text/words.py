@@ -27,7 +27,7 @@ _FIRST_HAN: Final = "\u2e80"
 
 
 def words(text: str) -> list[str]:
-    """Returns the folded words of a text in order, numbers included, with what lies between two clauses as an item of its own.
+    """Returns the folded words of a text in order, numbers included, with what separates two clauses as a separate item.
 
     Runs of Chinese characters become overlapping pairs, since no space separates their words.
 

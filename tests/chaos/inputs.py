@@ -41,8 +41,8 @@ def rewind(stage: Stage) -> None:
 
 def rewind_group(stage: Stage) -> None:
     partitions = [TopicPartition(topic, number) for topic in SOURCES for number in range(_PARTITIONS)]
-    told = ask(stage, lambda admin: admin.reset_group_offsets(WORKERS, dict.fromkeys(partitions, OffsetSpec.EARLIEST)))
-    assert told, "the offsets could not be reset"
+    was_reset = ask(stage, lambda admin: admin.reset_group_offsets(WORKERS, dict.fromkeys(partitions, OffsetSpec.EARLIEST)))
+    assert was_reset, "the offsets could not be reset"
 
 
 def recreate_input(stage: Stage) -> None:

@@ -1,6 +1,6 @@
 """Records what this version writes: `python -m tests.compatibility.record NAME` makes `NAME.tar.xz` beside this file.
 
-Run it before a change of the wire, and keep the archive: the test beside it reads every archive that lies here.
+Run it before a change of the wire, and keep the archive: the test beside it reads every archive in this folder.
 """
 
 import hashlib

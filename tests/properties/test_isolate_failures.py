@@ -103,7 +103,7 @@ def test_the_rest_of_a_batch_is_handled_as_if_the_poison_had_not_been_there(batc
 @settings(max_examples=60, deadline=None)
 @given(st.lists(batches(), min_size=1, max_size=4), st.booleans())
 def test_batches_handled_together_are_as_each_handled_alone(some: list[Batch], touchy: bool) -> None:
-    """Each batch has states of its own; poison in one is a dead letter of that one only."""
+    """Each batch has its own states; poison in one is a dead letter of that one only."""
     some = [from_offset(batch, 1) for batch in some]
     ranker = TouchyRanker() if touchy else world.OrderRanker()
     together, alone = [before() for _ in some], [before() for _ in some]

@@ -25,7 +25,7 @@ def shared_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedBr
 
 @pytest.fixture
 def kafka(shared_broker: SharedBroker) -> str:
-    """The broker's address, for tests that name topics and groups of their own."""
+    """The broker's address, for tests with their own topics and groups."""
     return shared_broker.bootstrap
 
 

@@ -205,7 +205,7 @@ def test_an_interrupted_replay_resumes_without_sending_twice(bootstrap: str, mon
 
 def test_a_replay_without_a_filter_and_unknown_coordinates_are_refused(bootstrap: str) -> None:
     """A slip must not replay everything."""
-    for arguments, said in (
+    for arguments, message in (
         (["replay"], "choose dead letters by"),
         (["show", "web-clicks/1/0/0"], "no dead letter has"),
         (["list", "--reason", "ugly"], "is not a reason"),
@@ -213,7 +213,7 @@ def test_a_replay_without_a_filter_and_unknown_coordinates_are_refused(bootstrap
     ):
         result = isthmus(bootstrap, "dead-letters", *arguments)
         assert result.exit_code != 0
-        assert said in str(result.exception)
+        assert message in str(result.exception)
 
 
 def test_an_erased_user_is_forgotten(bootstrap: str, tmp_path: Path) -> None:

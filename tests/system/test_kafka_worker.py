@@ -121,17 +121,17 @@ def test_two_workers_share_partitions_and_one_hands_over_when_it_leaves(bootstra
         event
         for event, _ in zip(stream_events(world, np.random.default_rng(2), START_MS, rates=Rates()), range(5_000), strict=False)
     ]
-    told = [event for event in events if event.role != "transcripts"]
+    user_events = [event for event in events if event.role != "transcripts"]
     first, second = worker(bootstrap, tmp_path, "one"), worker(bootstrap, tmp_path, "two")
-    half = len(told) // 2
+    half = len(user_events) // 2
     try:
         wait_for(lambda: shares(tmp_path), [first, second], 40, "sharing")
-        send(bootstrap, told[:half])
+        send(bootstrap, user_events[:half])
         wait_for(lambda: folded(bootstrap, half - 24), [first, second], 40, "the folding of the first half")
         first.stop()
         assert first.process.returncode == 0
-        send(bootstrap, told[half:])
-        wait_for(lambda: folded(bootstrap, len(told) - 24), [second], 40, "the folding of the rest")
+        send(bootstrap, user_events[half:])
+        wait_for(lambda: folded(bootstrap, len(user_events) - 24), [second], 40, "the folding of the rest")
     finally:
         first.stop()
         second.stop()
@@ -201,13 +201,13 @@ def test_a_champion_is_swapped_in_and_a_corrupt_one_refused_without_a_restart(bo
         child.stop()
 
 
-@pytest.mark.parametrize(("partitions", "said"), [("6", "has 4 partitions, not 6"), ("4", "missing")])
-def test_a_worker_refuses_topics_that_do_not_fit(bootstrap: str, tmp_path: Path, partitions: str, said: str) -> None:
+@pytest.mark.parametrize(("partitions", "message"), [("6", "has 4 partitions, not 6"), ("4", "missing")])
+def test_a_worker_refuses_topics_that_do_not_fit(bootstrap: str, tmp_path: Path, partitions: str, message: str) -> None:
     """Exit code 2 and a remedy, before it touches anything."""
     missing = {} if partitions == "6" else {"ISTHMUS_TOPICS__CLICKS": "other-clicks"}
     child = worker(bootstrap, tmp_path, more={"ISTHMUS_TOPICS__PARTITIONS": partitions, **missing})
     assert child.process.wait(30) == 2
-    assert said in child.log.read_text()
+    assert message in child.log.read_text()
 
 
 def test_the_first_keyword_list_comes_from_the_catalogue_and_the_clicks_on_the_broker(bootstrap: str, tmp_path: Path) -> None:

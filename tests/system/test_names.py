@@ -12,7 +12,7 @@ TOPICS = TopicSettings(partitions=2)
 
 
 def start(bootstrap: str, folder: Path, command: str, host: str, port: int) -> ChildProcess:
-    """A process named "one" as on a host of its own, which is a state directory and a name."""
+    """A process named "one" as on another host, which is a state directory and a name."""
     (folder / host).mkdir(exist_ok=True)
     variables = {
         "ISTHMUS_WORKER__STATE_DIR": str(folder / host / "state"),

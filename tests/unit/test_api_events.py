@@ -225,7 +225,7 @@ async def test_a_stream_ends_with_its_key(running: Replica) -> None:
 
 
 async def test_streams_over_http_have_their_type_and_their_bound(tmp_path: Path) -> None:
-    """One may be open here; the next is told to come again."""
+    """One may be open here; the next one must come again."""
     async with replica(api.new_log(), tmp_path, max_streams=0) as started:
         refused = await started.get("/v1/users/u/events")
         assert refused.status_code == 503
@@ -235,19 +235,19 @@ async def test_streams_over_http_have_their_type_and_their_bound(tmp_path: Path)
 @asynccontextmanager
 async def served(running: Replica) -> AsyncIterator[Callable[[], Awaitable[Any]]]:
     """Serves on a port; gives what opens a stream of `u` over a real connection and reads up to its first list."""
-    said: list[str] = []
+    lines: list[str] = []
     stop = asyncio.Event()
-    serving = asyncio.create_task(serve(running.parts.api, Metrics(), stop, said.append))
+    serving = asyncio.create_task(serve(running.parts.api, Metrics(), stop, lines.append))
 
     async def open_stream() -> Any:
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(said[0].rsplit(":", 1)[1]))
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(lines[0].rsplit(":", 1)[1]))
         credential = running.client.headers["Authorization"]
         writer.write(f"GET /v1/users/u/events HTTP/1.1\r\nHost: x\r\nAuthorization: {credential}\r\n\r\n".encode())
         assert b"text/event-stream" in await reader.readuntil(b"\r\n\r\n")
         await reader.readuntil(b"event: list")
         return reader, writer
 
-    await running.until(lambda: asyncio.sleep(0, bool(said)))
+    await running.until(lambda: asyncio.sleep(0, bool(lines)))
     yield open_stream
     stop.set()
     async with asyncio.timeout(5):
@@ -273,7 +273,7 @@ async def test_a_process_that_stops_ends_its_streams_in_order(running: Replica, 
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-async def test_a_port_that_is_taken_is_said(running: Replica) -> None:
+async def test_a_port_that_is_taken_is_reported(running: Replica) -> None:
     """With what to do; the process does not end without a word."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         own = running.parts.api.settings.model_copy(update={"port": taken.getsockname()[1]})

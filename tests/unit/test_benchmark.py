@@ -314,11 +314,11 @@ def test_training_on_tables_uses_these_keywords_and_names_the_text_model_to_serv
     settings = Settings(cache_dir=cache_of(tmp_path))
     options = TrainerOptions(system="isthmus", data=tables_of_calls(tmp_path / "tables", 40))
     load, names = example_source(settings, options, print)
-    examples, said = load(), capsys.readouterr().out
+    examples, printed = load(), capsys.readouterr().out
     assert list(names()) == ["x"]
     folder = next((tmp_path / "cache" / "benchmark").glob("*/text-model"))
-    assert f"encoder.text_model to {folder}" in said
-    assert ", 3 keywords)" in said
+    assert f"encoder.text_model to {folder}" in printed
+    assert ", 3 keywords)" in printed
     assert newest_text_model(examples) == TextModel(folder).hash
     calls = [one for example in examples for one in example.interactions if isinstance(one, Conversation)]
     assert {call.keywords for call in calls} == {("roof", "damage", "roof damage")}
@@ -331,11 +331,11 @@ def test_training_on_tables_uses_these_keywords_and_names_the_text_model_to_serv
 def tables_of_calls(folder: Path, count: int) -> Path:
     """Writes tables of so many users, each with one call of one sentence."""
     users = "".join(f"u{n},{n},1,c{n},\n" for n in range(count))
-    said = "".join(f"c{n},1,user,my roof damage\n" for n in range(count))
+    sentences = "".join(f"c{n},1,user,my roof damage\n" for n in range(count))
     rows = {
         "data_users": "user_id,purchase_event_id,event_number,conversation_id,session_id\n" + users,
         "data_sessions": "session_id,action_number,action_tags\n",
-        "data_conversations_text": "conversation_id,sentence_number,sentence_speaker,sentence\n" + said,
+        "data_conversations_text": "conversation_id,sentence_number,sentence_speaker,sentence\n" + sentences,
         "data_purchase_events": "purchase_event_id,item_id\n" + "".join(f"{n},x\n" for n in range(count)),
         "data_post_filter": "purchase_event_id,item_id\n",
     }
@@ -408,7 +408,7 @@ def test_wrong_use_is_refused_with_advice(world: Path, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("a.md", "name it FILE.json"),
         ("run.v1", "name it FILE.json"),
@@ -417,14 +417,14 @@ def test_wrong_use_is_refused_with_advice(world: Path, tmp_path: Path, monkeypat
         ("taken.json", "taken.md cannot be written"),
     ],
 )
-def test_an_unusable_place_for_results_is_refused_before_anything_is_read(tmp_path: Path, name: str, said: str) -> None:
+def test_an_unusable_place_for_results_is_refused_before_anything_is_read(tmp_path: Path, name: str, message: str) -> None:
     """The files beside the results must overwrite neither them nor other files."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "taken.md").mkdir()
     (tmp_path / "mine.txt").write_text("mine")
     outcome = CliRunner().invoke(app, ["--data", str(tmp_path / "nothing"), "--out", str(tmp_path / name)])
     assert isinstance(outcome.exception, IsthmusError), outcome.output
-    assert said in str(outcome.exception)
+    assert message in str(outcome.exception)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "mine.txt", "taken.md"]
 
 

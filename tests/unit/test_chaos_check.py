@@ -42,7 +42,7 @@ def transcripts() -> Batch:
 
 
 def observed(applied: list[Batch], **changes: object) -> Observed:
-    """What a worker leaves that applied these batches, beside what lies in the topics."""
+    """What a worker leaves behind after applying these batches, and the content of the topics."""
     store, sent = Store(), []
     for batch in applied:
         for record in batch.records:

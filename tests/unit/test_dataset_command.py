@@ -45,7 +45,7 @@ def test_it_refuses_a_world_without_purchases(purchases: str, tmp_path: Path) ->
     assert CliRunner().invoke(app, ["synthesize", "--out", str(tmp_path / "x"), "--purchases", purchases]).exit_code == 2
 
 
-def test_what_can_be_used_is_told_and_what_cannot_is_named(tmp_path: Path) -> None:
+def test_usable_data_is_reported_and_unusable_data_is_named(tmp_path: Path) -> None:
     """Exit code 0 or 1; each problem with its row."""
     write_tables(tmp_path, 60, 0)
     result = CliRunner().invoke(app, ["validate", str(tmp_path)])
@@ -62,21 +62,21 @@ def test_what_can_be_used_is_told_and_what_cannot_is_named(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("events", "code", "said"),
+    ("events", "code", "reported"),
     [
         (0, 1, "only 0 purchase events with interactions before them: 50 are needed to train"),
         (60, 0, "trained on and replayed; 60 purchase events with interactions before them are too few for a benchmark"),
         (100, 0, "no problems: it can be trained on, replayed and benchmarked"),
     ],
 )
-def test_what_a_data_set_is_too_small_for_is_told(tmp_path: Path, events: int, code: int, said: str) -> None:
+def test_a_data_set_reports_what_it_is_too_small_for(tmp_path: Path, events: int, code: int, reported: str) -> None:
     """Every row may be right, and too few of them."""
     write_tables(tmp_path, max(events, 20), 0)
     if not events:
         (tmp_path / "data_users.csv.gz").unlink()
         (tmp_path / "data_users.csv").write_text("user_id,purchase_event_id,event_number,conversation_id,session_id\n")
     result = CliRunner().invoke(app, ["validate", str(tmp_path)])
-    assert (result.exit_code, said in result.output) == (code, True), result.output
+    assert (result.exit_code, reported in result.output) == (code, True), result.output
 
 
 def test_a_description_holds_the_numbers_and_the_plots_it_names(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_description_holds_the_numbers_and_the_plots_it_names(tmp_path: Path) 
 
 
 def test_names_with_dollars_are_drawn_as_they_are(tmp_path: Path) -> None:
-    """Between two of them stands no formula: not in an item, a tag or the folder's name."""
+    """No formula: not in an item, a tag or the folder's name."""
     folder = tmp_path / r"a$\b$"
     write_tables(folder, 60, 0)
     items = (folder / "items.csv").read_text().splitlines()
@@ -104,7 +104,7 @@ def test_names_with_dollars_are_drawn_as_they_are(tmp_path: Path) -> None:
     assert r"$5^\x for $10_" in result.output
 
 
-def test_nothing_is_said_to_be_written_where_there_is_nothing_to_draw(tmp_path: Path) -> None:
+def test_no_plot_is_reported_where_there_is_nothing_to_draw(tmp_path: Path) -> None:
     """Tables without interactions."""
     write_tables(tmp_path / "world", 20, 0)
     (tmp_path / "world" / "data_users.csv.gz").unlink()
@@ -137,8 +137,8 @@ def corpus(folder: Path, dialogues: int) -> Path:
     ]
     intents = [{"name": "FindBus", "is_transactional": False}, {"name": "BuyBusTicket", "is_transactional": True}]
     (folder / "schema.json").write_bytes(msgspec.json.encode([{"service_name": "Buses_1", "intents": intents}]))
-    told = [{"dialogue_id": f"1_{number}", "turns": turns} for number in range(dialogues)]
-    (folder / "dialogues_001.json").write_bytes(msgspec.json.encode(told))
+    dialogues_json = [{"dialogue_id": f"1_{number}", "turns": turns} for number in range(dialogues)]
+    (folder / "dialogues_001.json").write_bytes(msgspec.json.encode(dialogues_json))
     return folder
 
 

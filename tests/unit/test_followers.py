@@ -131,7 +131,7 @@ async def test_an_item_that_cannot_be_used_is_counted_until_it_is_published_agai
 
 
 async def test_unreadable_records_of_followed_topics_are_counted_and_left_out() -> None:
-    """What was there before stands, a withdrawal is not invented, and the alert sees it."""
+    """The former value is kept, a withdrawal is not invented, and the alert sees it."""
     served, metrics, ranker = ServedModel(), Metrics(), world.OrderRanker("1")
     follower = ServedModelFollower(served, metrics, Registry({"1": ranker}).load)
     await follower.on_models([announced("1"), PlainRecord(1, 0, b"champion", UnreadableValue.of("a length is wrong"))])

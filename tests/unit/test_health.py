@@ -1,4 +1,4 @@
-"""Health: what is wrong is said; a partition is stalled only when it stands still, with work, observed without a gap."""
+"""Health: what is wrong is reported; a partition is stalled only if it has work and does not move, observed without a gap."""
 
 import urllib.error
 import urllib.request
@@ -42,7 +42,7 @@ def test_time_in_which_nothing_was_observed_does_not_count() -> None:
 
 
 def test_a_rebalance_forgets_what_was_observed() -> None:
-    """Partitions begin anew."""
+    """Partitions start over."""
     stalls = Stalls(20, 15)
     assert observed(stalls, [(0.0, 5, True), (10.0, 5, True), (20.0, 5, True)])[-1]
     stalls.forget()
@@ -52,7 +52,7 @@ def test_a_rebalance_forgets_what_was_observed() -> None:
 
 @given(st.lists(st.tuples(st.floats(0.1, 9), st.booleans(), st.booleans()), min_size=1, max_size=40))
 def test_whatever_is_observed_only_standing_still_with_work_is_stalled(steps: list[tuple[float, bool, bool]]) -> None:
-    """By a model of its own: seconds since the last moment that excuses it."""
+    """By an independent model: seconds since the last moment that excuses it."""
     stalls, now_s, committed, excused_s, was_behind = Stalls(20, 10), 0.0, 0, 0.0, False
     for step_s, moves, behind in steps:
         now_s += step_s
@@ -64,7 +64,7 @@ def test_whatever_is_observed_only_standing_still_with_work_is_stalled(steps: li
         assert bool(stalls.stalled()) == (behind and now_s - excused_s >= 20)
 
 
-def test_a_loop_that_hangs_is_told() -> None:
+def test_a_blocked_event_loop_is_reported() -> None:
     """After so many seconds without a beat."""
     now = [0.0]
     beat = Beat(30, lambda: now[0])

@@ -26,7 +26,7 @@ def mistaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("dataset describe world --out mine.txt", "mine.txt cannot be used (File exists)"),
         ("dataset synthesize --purchases 20 --out mine.txt/world", "mine.txt/world/answer-key cannot be used (Not a directory)"),
@@ -42,14 +42,14 @@ def mistaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_mistake_is_told_in_words(
-    mistaken: Path, line: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mistaken: Path, line: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The place and the reason, and what was there is as it was."""
     monkeypatch.setattr(sys, "argv", ["isthmus", *line.split()])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert (mistaken / "mine.txt").read_text() == "mine, and no example of anything"
 
 

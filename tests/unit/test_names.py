@@ -112,7 +112,7 @@ async def test_a_newcomer_on_another_host_ends_and_ends_again(clock: Clock, stor
 
 @pytest.mark.parametrize("names", ["ab", "ba"])
 async def test_of_two_that_start_at_once_one_remains(clock: Clock, store: Store, names: str) -> None:
-    """Neither is ready before it is decided, whoever of them writes last."""
+    """Neither is ready before it is decided, whichever writes last."""
     twins = [Process(clock, store, f"host-{name}", name) for name in names]
     for _ in range(6):
         assert sum(twin.is_ready for twin in twins) == 0 or any(twin.task.done() for twin in twins)

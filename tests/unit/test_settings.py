@@ -19,7 +19,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_variables_win_over_the_file_and_the_file_over_defaults(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And each value's origin is told."""
+    """And each value's origin is shown."""
     lines = ("[kafka]", 'bootstrap = "file:1"', "[worker]", 'name = "file-worker"', "[mapping.clicks]", 'user_id = "id"')
     (here / "isthmus.toml").write_text("\n".join(lines))
     monkeypatch.setenv("ISTHMUS_KAFKA__BOOTSTRAP", "variable:2")

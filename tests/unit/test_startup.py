@@ -15,7 +15,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Lines:
-    """Lines that were said; waits for the next one."""
+    """The reported lines; waits for the next one."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -31,7 +31,7 @@ class Lines:
             assert self._came.wait_for(lambda: any(part in line for line in self.lines), 10), self.lines
 
 
-def test_each_step_is_said_once_and_a_long_one_again() -> None:
+def test_each_step_is_reported_once_and_a_long_one_again() -> None:
     """Nobody waits before a silent process."""
     lines = Lines()
     with startup.starting(lines, "loading libraries") as start:
@@ -43,7 +43,7 @@ def test_each_step_is_said_once_and_a_long_one_again() -> None:
 
 
 def test_a_watched_start_ends_when_there_is_nothing_left_to_do() -> None:
-    """And says that it serves; later steps are no longer said."""
+    """And says that it serves; later steps are no longer reported."""
     lines, steps = Lines(), iter(["joining the group", "restoring", None])
     with startup.starting(lines, "loading libraries") as start:
         start.watch(lambda: next(steps))

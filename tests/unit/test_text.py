@@ -45,7 +45,7 @@ def encode(model: TextModel, *values: bytes | None, key: bytes | None = b"u") ->
 
 
 def test_a_transcript_becomes_a_vector_sum_keywords_and_its_origin(model: TextModel) -> None:
-    """The sum over its sentences, the listed words, where the transcript stands, and the origin's broker time."""
+    """The sum over its sentences, the listed words, the transcript's coordinates, and the origin's broker time."""
     texts = ("My car insurance please.", "There was a flood!")
     encoded = encode(model, msgspec.json.encode(transcript(*texts, event_id="e1", ended_at=START + 5)))
     call = msgspec.msgpack.decode(encoded.calls[0].value or b"", type=EncodedCall)
@@ -90,7 +90,7 @@ def test_vectors_are_of_length_one_whatever_shares_their_batch(model: TextModel)
 def test_an_unusable_transcript_is_a_dead_letter_with_coordinates_only(
     model: TextModel, value: bytes | None, key: bytes | None, reason: Reason
 ) -> None:
-    """Neither text nor key nor headers: whoever may, reads the origin."""
+    """Neither text nor key nor headers: those who may read the text read the origin."""
     encoded = encode(model, value, key=key)
     letter = msgspec.json.decode(encoded.dead_letters[0].value or b"")
     assert letter["reason"] == reason
@@ -277,7 +277,7 @@ def test_a_vector_does_not_depend_on_what_is_remembered_or_shares_its_batch(floa
 
 
 def test_a_float32_encoder_is_another_text_model_near_the_packaged_int8_one(float32_folder: Path) -> None:
-    """Its hash differs, for a ranker is trained for one of them; another keyword list keeps its precision."""
+    """Its hash differs, because a ranker is trained for one of them; another keyword list keeps its precision."""
     plain, small = TextModel(float32_folder), TextModel(default_folder(Settings().cache_dir))
     assert plain.hash != small.hash
     cosines = (plain.encode(SAID) * small.encode(SAID)).sum(axis=1)

@@ -112,7 +112,7 @@ def test_a_batch_that_does_not_decompress_is_named_record_by_record(read: Reader
 
 @READERS
 def test_a_transaction_marker_that_does_not_parse_is_passed(read: Reader) -> None:
-    """Control batches hold no events: without records, or with a key that is none, they stop nothing."""
+    """Control batches hold no events: without records, or with an invalid key, they stop nothing."""
     marker = with_count(with_byte(build([b"0"]), ATTRIBUTES, 0x30), 0)
     broken = seal(with_byte(build([b"1"], base_offset=1), ATTRIBUTES, 0x30))
     with_producer = [seal(batch[:43] + struct.pack(">q", 7) + batch[51:]) for batch in (marker, broken)]
@@ -132,7 +132,7 @@ def test_a_corrupt_batch_ends_a_command_with_its_offset_and_what_to_do(read: Rea
 
 
 def test_a_corrupt_batch_stops_its_partition_until_it_may_be_skipped() -> None:
-    """What stands before it is read; its position stays; the skip of another offset changes nothing."""
+    """What precedes it is read; its position stays; the skip of another offset changes nothing."""
     data = build() + damage(build([b"3", b"4"], base_offset=3)) + build([b"5"], base_offset=5)
     policy = StoppedPartitions()
     assert read_as_aiokafka(data, policy)[1] == 3
@@ -157,7 +157,7 @@ def test_a_follower_goes_on_after_a_corrupt_batch() -> None:
 @READERS
 @given(index=st.integers(ATTRIBUTES, len(build()) - 1), value=st.integers(0, 255))
 def test_no_byte_of_a_batch_stops_a_reader_or_moves_it_out_of_the_batch(read: Reader, index: int, value: int) -> None:
-    """Whatever byte is wrong, the next batch is read whole, no offset comes twice, and none lies beyond the batch."""
+    """Whatever byte is wrong, the next batch is read whole, no offset comes twice, and none is outside the batch."""
     if 23 <= index <= 26:  # the last offset itself
         return
     records, position = read(seal(with_byte(build(), index, value)) + build([b"3"], base_offset=3))

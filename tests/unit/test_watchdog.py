@@ -48,7 +48,7 @@ def make_watchdog(app: App, health: Health) -> Watchdog:
 
 
 def test_a_worker_whose_heartbeats_are_not_answered_is_not_ready() -> None:
-    """Its partitions stay assigned and its lag stands still, so nothing else would show it."""
+    """Its partitions stay assigned and its lag does not change, so nothing else would show it."""
     app, health = App([]), Health()
     make_watchdog(app, health)
     assert Health.wrong(health.ready) == []

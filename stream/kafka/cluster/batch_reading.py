@@ -28,7 +28,7 @@ _MAX_RECORDS: Final = 1_000_000
 
 
 class _OffsetsOutOfOrderError(Exception):
-    """A record's offset is not after the one before it, or lies beyond its batch."""
+    """A record's offset is not after the one before it, or is outside its batch."""
 
 
 class FetchedBatches:
@@ -180,7 +180,7 @@ def read_tolerantly(consumer: Any) -> None:
 
 
 def _check_passed(offset: int, position: int) -> None:
-    """Raises unless a record lies before the position that was asked for: the fetch of it begins with its whole batch."""
+    """Raises unless a record precedes the requested position: a fetch returns the whole batch that holds it."""
     if offset >= position:
         raise _OffsetsOutOfOrderError
 
@@ -206,7 +206,7 @@ def _corrupt(tp: Any, batch: bytes, following: bytes) -> CorruptBatch:
 
 
 def _skipped(corrupt: CorruptBatch, position: int) -> BatchRecord:
-    """What stands for a batch that is given up. Its timestamps may be wrong, so it has the current time."""
+    """Returns the stand-in for a batch that is given up, with the current time: its own timestamps may be wrong."""
     error = f"the checksum of its batch fails; skipped on purpose (offsets {corrupt.offset} to {corrupt.next_offset - 1})"
     return BatchRecord(max(position, corrupt.offset), time.time_ns() // 1_000_000, None, UnreadableValue.of(error), ())
 

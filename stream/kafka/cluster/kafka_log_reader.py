@@ -1,6 +1,6 @@
 """`LogReader` on Kafka: an aiokafka consumer without a group that keeps no offsets.
 
-Records that do not parse and batches whose checksum fails are logged and left out: what was there before stands.
+Records that do not parse and batches whose checksum fails are logged and left out: the key keeps its former value.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""How the read side reads topics: all partitions of some topics, each from a position of its own."""
+"""How the read side reads topics: all partitions of some topics, each from its own position."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -40,7 +40,7 @@ class LogReader(Protocol):
         ...
 
     def read_to_end_at(self, topic: str, partition: int) -> int | None:
-        """When the log last said that there is nothing more to read, ms; None while there is."""
+        """When the end of the log was last reached, ms; None while records are left to read."""
         ...
 
     async def close(self) -> None: ...

@@ -49,7 +49,7 @@ class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
     beat: int = 0
 
     def wins_over(self, other: "Claim") -> bool:
-        """Whether this claim stands and the other process ends. Two claims of one term were made at the same moment."""
+        """Whether this claim wins and the other process must end. Two claims with one term were made at the same moment."""
         return (self.term, self.process) > (other.term, other.process)
 
 
@@ -59,7 +59,7 @@ class NameTakenError(IsthmusError):
     def __init__(self, name: str, other: Claim) -> None:
         super().__init__(
             f"the name {name} is taken: process {other.pid} on {other.host} goes on with it. This one ends, and would again. Give "
-            "each process a name of its own (settings worker.name, encoder.name), or none: then it takes its host's name"
+            "each process its own name (settings worker.name, encoder.name), or none: then it takes its host's name"
         )
 
 
@@ -157,7 +157,7 @@ class NameClaim:
 
 
 class KafkaClaimStore:
-    """The claim to one name in a group of its own, as the metadata of an offset of `partition`, which only has to exist."""
+    """The claim to one name in its own group, as the metadata of an offset of `partition`, which only has to exist."""
 
     def __init__(self, bootstrap: str, group: str, name: str, partition: Partition) -> None:
         self._requests = AdminRequests(bootstrap)

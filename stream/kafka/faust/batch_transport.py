@@ -73,6 +73,6 @@ class BatchTransport(Protocol):
         The record before that is read too, if it is there: it says whether the changelog is still the same.
 
         Raises:
-            IsthmusError: a start lies behind the end.
+            IsthmusError: a start is past the end.
         """
         ...

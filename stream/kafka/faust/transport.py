@@ -350,7 +350,7 @@ class KafkaTransport(driver.Transport):
         return {tp.partition: record for tp, record in found.items()}
 
     async def read_changelog(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[Fetched]:
-        """Reads with a consumer of its own, past Faust's queue and thread: Faust takes 100 us a record."""
+        """Reads with a separate consumer, past Faust's queue and thread: Faust takes 100 us a record."""
         skips = partial(read_skips, self._bootstrap())
         async with self._reader(RaiseAtCorruptBatch(skips)) as consumer:
             ends = await assign_from(consumer, {TopicPartition(topic, number): start for number, start in starts.items()})

@@ -58,7 +58,7 @@ class Watermarks:
     async def starts(self, assigned: Iterable[Any]) -> dict[Partition, int]:
         """Compares the assigned partitions with their logs; returns where those that changed are read on.
 
-        Asks until the broker answers; whoever recovers gives up once the assignment is another one.
+        Retries until the broker answers. Recovery cancels it when the assignment changes.
         """
         partitions = [(tp.topic, tp.partition) for tp in assigned if tp.topic in self._epochs]
         while True:

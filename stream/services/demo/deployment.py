@@ -38,7 +38,7 @@ SEND_STOP_S: Final = 5.0
 
 
 async def run_on_kafka(context: DemoContext, bootstrap: str | None) -> None:
-    """Runs the parts until the context's `stop`; starts a local broker if none is named."""
+    """Runs the parts until the context's `stop`; starts a local broker unless one is given."""
     with ExitStack() as stack:
         pids = {"demo": os.getpid()}
         if bootstrap is None:

@@ -205,29 +205,29 @@ async def _train_periodically(log: Log, names: dict[str, str], folder: Path, sta
     arguments += ["--min-judged", str(MIN_JUDGED), "--items", ",".join(items)]
     trainer = ChildProcess(arguments, _environment(folder), output)
     try:
-        told, said, due = 0, "", 0.0
+        announced_lines, shown_verdict, due = 0, "", 0.0
         while True:
             trainer.check()
             stats.weigh({"train": trainer.pid})
             records = sum(len(partition.records) for partition in log.topics[names["training_examples"]].partitions)
             if records >= FIRST_EXAMPLES and stats.elapsed_s >= due:
                 count = await asyncio.to_thread(_save_examples, log, names["training_examples"], examples)
-                stats.news.append(f"{count} examples for the trainer, a process of its own")
+                stats.news.append(f"{count} examples for the trainer, a separate process")
                 due = stats.elapsed_s + AGAIN_S
-            told = _announce_new(log, names["models"], announced, told)
+            announced_lines = _announce_new(log, names["models"], announced, announced_lines)
             verdicts = [line for line in output.read_text(errors="replace").splitlines() if "version" in line and "INFO" in line]
-            if verdicts and verdicts[-1] != said:
-                said = verdicts[-1]
-                stats.news.append(said.partition(": ")[2])
+            if verdicts and verdicts[-1] != shown_verdict:
+                shown_verdict = verdicts[-1]
+                stats.news.append(shown_verdict.partition(": ")[2])
             await asyncio.sleep(LOOK_S)
     finally:
         await asyncio.to_thread(trainer.stop)
 
 
-def _announce_new(log: Log, topic: str, announced: Path, told: int) -> int:
+def _announce_new(log: Log, topic: str, announced: Path, known: int) -> int:
     """Appends the announcements that the child has written since; returns how many it has written in all."""
     lines = announced.read_bytes().splitlines()
-    for line in lines[told:]:
+    for line in lines[known:]:
         log.append(topic, decode_announcement(line).role, line)
     return len(lines)
 

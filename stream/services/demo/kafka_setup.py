@@ -1,6 +1,6 @@
 """What `isthmus demo --kafka` needs before it can start a local broker: it fetches the jars itself, once.
 
-Imported before the heavy libraries: what is missing is said in the first second.
+Imported before the heavy libraries: what is missing is reported in the first second.
 """
 
 from __future__ import annotations

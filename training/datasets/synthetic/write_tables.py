@@ -1,4 +1,4 @@
-"""Writes lives as tables in the paper's layout (CSV, gzip), with a README, and with the answer key in a folder of its own.
+"""Writes lives as tables in the paper's layout (CSV, gzip), with a README, and with the answer key in a separate folder.
 
 Users, purchase events, sessions and conversations are numbered in order of time. A conversation's text ends where its sale begins,
 because what agents say afterwards is the label. Rows are written one by one; only the lives are held in memory.
