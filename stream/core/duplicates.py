@@ -24,28 +24,28 @@ from stream.core.user_state import UserState
 _FORMER_ID_BYTES = 8
 
 
-def is_duplicate(user: UserState, source: Source, event: UserEvent, moment: int, gap_ms: int) -> bool:
-    """Whether the user's state holds what the event brings. `moment` is its time (`fold.event_moment`)."""
+def is_duplicate(user: UserState, source: Source, event: UserEvent, moment_ms: int, gap_ms: int) -> bool:
+    """Whether the user's state holds what the event brings. `moment_ms` is its time (`fold.event_moment`)."""
     if user.head.event_ids and _is_known_from_former_version(user, source, event):
         return True
     match event:
         case Click():
-            return moment <= user.head.newest_at and _is_repeated_click(user, click_of(event, moment), gap_ms)
+            return moment_ms <= user.head.newest_at and _is_repeated_click(user, click_of(event, moment_ms), gap_ms)
         case EncodedCall():
             return _is_repeated_part(user, event)
         case Purchase():
-            return event.event_id is not None and _is_repeated_purchase(user, event, moment, event.event_id)
+            return event.event_id is not None and _is_repeated_purchase(user, event, moment_ms, event.event_id)
         case Eligibility():
             hashed_id = b"" if event.event_id is None else hash_id(event.event_id)
             kept = user.load_facts().eligibility if hashed_id else []
-            return any((other.occurred_at, other.hashed_id) == (moment, hashed_id) for other in kept)
+            return any((other.occurred_at, other.hashed_id) == (moment_ms, hashed_id) for other in kept)
         case Erasure():
             return False
 
 
-def click_of(click: Click, at: int) -> history.NewClick:
+def click_of(click: Click, at_ms: int) -> history.NewClick:
     hashed_id = NO_ID if click.event_id is None else hash_id(click.event_id)
-    return history.NewClick(at, click.tags, click.session_id or "", hashed_id)
+    return history.NewClick(at_ms, click.tags, click.session_id or "", hashed_id)
 
 
 def part_identity(call: EncodedCall) -> bytes:
@@ -62,7 +62,7 @@ def _is_repeated_click(user: UserState, click: history.NewClick, gap_ms: int) ->
     if click.hashed_id == NO_ID:
         return False
     sessions = history.sessions_of(user.head.tail, click, gap_ms) or history.sessions_of(user.load_interactions(), click, gap_ms)
-    return any(session.has_click(click.at, click.hashed_id) for session in sessions)
+    return any(session.has_click(click.at_ms, click.hashed_id) for session in sessions)
 
 
 def _is_repeated_part(user: UserState, call: EncodedCall) -> bool:
@@ -80,14 +80,14 @@ def find_conversation(user: UserState, conversation_id: str) -> KeptConversation
     return None
 
 
-def _is_repeated_purchase(user: UserState, purchase: Purchase, at: int, purchase_id: str) -> bool:
+def _is_repeated_purchase(user: UserState, purchase: Purchase, at_ms: int, purchase_id: str) -> bool:
     """Of a purchase that left the state, only an item that it does not account for is new."""
     facts, bought = user.load_facts(), purchase.action == "bought"
     for kept in facts.purchases:
-        if (kept.occurred_at, kept.purchase_id, kept.bought) == (at, purchase_id, bought):
+        if (kept.occurred_at, kept.purchase_id, kept.bought) == (at_ms, purchase_id, bought):
             return set(purchase.items) <= set(kept.items)
-    if bought and (at, purchase_id) in facts.example_ids:
-        return all(history.last_action_at(facts.owned_before, item) >= at for item in purchase.items)
+    if bought and (at_ms, purchase_id) in facts.example_ids:
+        return all(history.last_action_at(facts.owned_before, item) >= at_ms for item in purchase.items)
     return False
 
 

@@ -43,17 +43,17 @@ def example_of(
     )
 
 
-def post_filter_at(moment: int, facts: Facts, catalogue: Catalogue) -> tuple[str, ...]:
-    """The items that could not be offered just before `moment`: owned, not eligible, withdrawn."""
-    owned = (item for item in history.owned_at(facts.owned_before, facts.purchases, moment) if not catalogue.is_repeatable(item))
-    offered = set(catalogue.offered_at(moment))
+def post_filter_at(moment_ms: int, facts: Facts, catalogue: Catalogue) -> tuple[str, ...]:
+    """The items that could not be offered just before `moment_ms`: owned, not eligible, withdrawn."""
+    owned = (item for item in history.owned_at(facts.owned_before, facts.purchases, moment_ms) if not catalogue.is_repeatable(item))
+    offered = set(catalogue.offered_at(moment_ms))
     withdrawn = (item for item in catalogue.items if item not in offered)
-    return tuple(sorted({*owned, *history.excluded_at(facts.eligibility, moment), *withdrawn}))
+    return tuple(sorted({*owned, *history.excluded_at(facts.eligibility, moment_ms), *withdrawn}))
 
 
 def is_newest_of_id(purchase: KeptPurchase, facts: Facts) -> bool:
     """Whether an example under the purchase's id is this purchase's: of several purchases of one id, the newest."""
-    if any(at > purchase.occurred_at for at, purchase_id in facts.example_ids if purchase_id == purchase.purchase_id):
+    if any(at_ms > purchase.occurred_at for at_ms, purchase_id in facts.example_ids if purchase_id == purchase.purchase_id):
         return False
     return not any(
         other.bought and other.purchase_id == purchase.purchase_id and other.occurred_at > purchase.occurred_at

@@ -53,18 +53,18 @@ class FoldContext:
 
 def fold_event(user: UserState, event: UserEvent, cause: Cause, context: FoldContext) -> None:
     """Applies an event to its user. `cause` holds the event's id and time."""
-    moment = cause.occurred_at
+    moment_ms = cause.occurred_at
     match event:
         case Click():
-            _fold_click(user, event, moment, context)
+            _fold_click(user, event, moment_ms, context)
         case EncodedCall():
             _fold_call(user, event, context)
         case Purchase():
-            _fold_purchase(user, event, moment, cause.event_id, context)
+            _fold_purchase(user, event, moment_ms, cause.event_id, context)
         case Eligibility():
-            _fold_eligibility(user, event, moment, context)
+            _fold_eligibility(user, event, moment_ms, context)
         case Erasure():
-            _fold_erasure(user, moment, context)
+            _fold_erasure(user, moment_ms, context)
         case _:
             assert_never(event)
 
@@ -99,14 +99,14 @@ def _send_tombstone(user: UserState, purchase_id: str, context: FoldContext) -> 
     user.examples[purchase_id] = Output(example_key(user.user_id, purchase_id), None)
 
 
-def _fold_click(user: UserState, event: Click, at: int, context: FoldContext) -> None:
-    click = click_of(event, at)
-    if at >= user.head.newest_purchase_at and _extends_session(user, click, context.gap_ms):
+def _fold_click(user: UserState, event: Click, at_ms: int, context: FoldContext) -> None:
+    click = click_of(event, at_ms)
+    if at_ms >= user.head.newest_purchase_at and _extends_session(user, click, context.gap_ms):
         return
     evicted = user.load_facts().evicted
     interactions = history.with_click(user.load_interactions(), click, context.gap_ms, evicted)
     if _settle(user, interactions, context):
-        _revise_examples(user, at, context)
+        _revise_examples(user, at_ms, context)
 
 
 def _settle(user: UserState, interactions: list[KeptInteraction] | None, context: FoldContext) -> bool:
@@ -124,9 +124,9 @@ def _extends_session(user: UserState, click: history.NewClick, gap_ms: int) -> b
     tail = user.head.tail
     for index in range(len(tail) - 1, -1, -1):
         session = tail[index]
-        if isinstance(session, KeptSession) and history.belongs(click.at, click.session_id, session, gap_ms):
-            if click.at >= session.started_at:
-                tail[index] = session.with_click(click.at, click.tags, click.hashed_id)
+        if isinstance(session, KeptSession) and history.belongs(click.at_ms, click.session_id, session, gap_ms):
+            if click.at_ms >= session.started_at:
+                tail[index] = session.with_click(click.at_ms, click.tags, click.hashed_id)
                 return True
             return False
     return False
@@ -136,12 +136,12 @@ def _fold_call(user: UserState, call: EncodedCall, context: FoldContext) -> None
     if context.ranker is not None and context.ranker.text_model not in (None, call.text_model):
         context.counts["foreign_text_model",] += 1
     new = history.NewPart(_part_of(call), call.conversation_id, part_identity(call))
-    moment = min(call.ended_at, _end_of_replaced(user, new))
-    if moment >= user.head.newest_purchase_at and _extends_conversation(user, new):
+    moment_ms = min(call.ended_at, _end_of_replaced(user, new))
+    if moment_ms >= user.head.newest_purchase_at and _extends_conversation(user, new):
         return
     evicted = user.load_facts().evicted
     if _settle(user, history.with_part(user.load_interactions(), new, evicted), context):
-        _revise_examples(user, moment, context)
+        _revise_examples(user, moment_ms, context)
 
 
 def _end_of_replaced(user: UserState, new: history.NewPart) -> int:
@@ -173,23 +173,23 @@ def _extends_conversation(user: UserState, new: history.NewPart) -> bool:
     return True
 
 
-def _fold_purchase(user: UserState, purchase: Purchase, at: int, purchase_id: str, context: FoldContext) -> None:
+def _fold_purchase(user: UserState, purchase: Purchase, at_ms: int, purchase_id: str, context: FoldContext) -> None:
     """A purchase emits its own example (unless it is a cancellation), revises later ones and changes what is owned.
 
     Its hit is counted once, with its first record.
     """
     facts, bought = user.load_facts(), purchase.action == "bought"
-    kept = KeptPurchase(at, purchase_id, bought, purchase.items)
+    kept = KeptPurchase(at_ms, purchase_id, bought, purchase.items)
     if not bought and _is_outdated(facts, kept):
         context.counts["beyond_bounds", "item"] += 1
         return
     user.facts_changed = True
-    if bought and (at, purchase_id) in facts.example_ids:
+    if bought and (at_ms, purchase_id) in facts.example_ids:
         context.counts["beyond_bounds", "example"] += 1
         _own_before(facts, kept)
     else:
         _keep_purchase(user, kept, purchase, context)
-    _revise_examples(user, at, context)
+    _revise_examples(user, at_ms, context)
     _evict_purchases(user, context)
     user.head.owned = history.owned_at(facts.owned_before, facts.purchases)
     user.head.newest_purchase_at = max((other.occurred_at for other in facts.purchases if other.bought), default=0)
@@ -249,25 +249,25 @@ def _evict_purchases(user: UserState, context: FoldContext) -> None:
         facts.owned_before = dict(by_time[-limits.OWNED :])
 
 
-def _fold_eligibility(user: UserState, eligibility: Eligibility, at: int, context: FoldContext) -> None:
+def _fold_eligibility(user: UserState, eligibility: Eligibility, at_ms: int, context: FoldContext) -> None:
     facts = user.load_facts()
     hashed_id = b"" if eligibility.event_id is None else hash_id(eligibility.event_id)
-    lists = history.with_eligibility(facts.eligibility, EligibilityList(at, eligibility.excluded, hashed_id))
+    lists = history.with_eligibility(facts.eligibility, EligibilityList(at_ms, eligibility.excluded, hashed_id))
     if lists == facts.eligibility:
         context.counts["beyond_bounds", "eligibility"] += 1
         return
     facts.eligibility = lists
     user.facts_changed = True
     user.head.excluded = history.excluded_at(facts.eligibility)
-    _revise_examples(user, at, context)
+    _revise_examples(user, at_ms, context)
 
 
-def _revise_examples(user: UserState, moment: int, context: FoldContext) -> None:
-    """Emits the examples of kept purchases after `moment` again, where their content has changed."""
-    if moment >= user.head.newest_purchase_at:
+def _revise_examples(user: UserState, moment_ms: int, context: FoldContext) -> None:
+    """Emits the examples of kept purchases after `moment_ms` again, where their content has changed."""
+    if moment_ms >= user.head.newest_purchase_at:
         return
     purchases = user.load_facts().purchases
-    later = [index for index, purchase in enumerate(purchases) if purchase.bought and purchase.occurred_at > moment]
+    later = [index for index, purchase in enumerate(purchases) if purchase.bought and purchase.occurred_at > moment_ms]
     _emit_examples(user, later, context)
 
 

@@ -35,7 +35,7 @@ class NewClick(NamedTuple):
         hashed_id: Hash of its event id, or `NO_ID`.
     """
 
-    at: int
+    at_ms: int
     tags: Tags
     session_id: str
     hashed_id: bytes
@@ -67,29 +67,29 @@ def with_click(
     None if it may belong to an evicted session: alone, it would come back as another session and evict a kept interaction.
     """
     touched = sessions_of(interactions, click, gap_ms)
-    is_before_others = not touched or bool(click.session_id and click.at < touched[0].started_at)
-    if is_before_others and click.at <= evicted.newest_ended_at:
+    is_before_others = not touched or bool(click.session_id and click.at_ms < touched[0].started_at)
+    if is_before_others and click.at_ms <= evicted.newest_ended_at:
         return None
     if not touched:
-        return in_order([*interactions, kept_session_of([(click.at, click.tags, click.hashed_id)], click.session_id)])
+        return in_order([*interactions, kept_session_of([(click.at_ms, click.tags, click.hashed_id)], click.session_id)])
     joined = touched[0]
     for session in touched[1:]:
         joined = joined.joined(session)
     rest = [other for other in interactions if not any(other is session for session in touched)]
-    return in_order([*rest, joined.with_click(click.at, click.tags, click.hashed_id)])
+    return in_order([*rest, joined.with_click(click.at_ms, click.tags, click.hashed_id)])
 
 
 def sessions_of(interactions: Iterable[KeptInteraction], click: NewClick, gap_ms: int) -> list[KeptSession]:
     """The sessions to which a click belongs: two if it closes the gap between them."""
     sessions = (other for other in interactions if isinstance(other, KeptSession))
-    return [session for session in sessions if belongs(click.at, click.session_id, session, gap_ms)]
+    return [session for session in sessions if belongs(click.at_ms, click.session_id, session, gap_ms)]
 
 
-def belongs(at: int, session_id: str, session: Session, gap_ms: int) -> bool:
+def belongs(at_ms: int, session_id: str, session: Session, gap_ms: int) -> bool:
     """Whether a click at that time belongs to the session: by explicit id, or else by a gap under `gap_ms` on either side."""
     if session_id or session.session_id:
         return session_id == session.session_id
-    return session.started_at - gap_ms < at < session.ended_at + gap_ms
+    return session.started_at - gap_ms < at_ms < session.ended_at + gap_ms
 
 
 def with_part(interactions: Sequence[KeptInteraction], new: NewPart, evicted: Evicted) -> list[KeptInteraction] | None:
@@ -140,9 +140,9 @@ def with_eligibility(lists: Sequence[EligibilityList], new: EligibilityList) -> 
     return [*lists[:index], new, *lists[index:]][-limits.ELIGIBILITY_LISTS :]
 
 
-def before(interactions: Iterable[Interaction], moment: int) -> list[Interaction]:
-    """The last 10 interactions as they stood before `moment`."""
-    cut = (interaction.before(moment) for interaction in interactions)
+def before(interactions: Iterable[Interaction], moment_ms: int) -> list[Interaction]:
+    """The last 10 interactions as they stood before `moment_ms`."""
+    cut = (interaction.before(moment_ms) for interaction in interactions)
     return in_order(interaction for interaction in cut if interaction is not None)[-limits.WINDOW :]
 
 
@@ -152,19 +152,19 @@ def last_action_at(owned_before: dict[str, tuple[int, bool]], item: str) -> int:
 
 
 def owned_at(
-    owned_before: dict[str, tuple[int, bool]], purchases: Sequence[KeptPurchase], moment: int | None = None
+    owned_before: dict[str, tuple[int, bool]], purchases: Sequence[KeptPurchase], moment_ms: int | None = None
 ) -> tuple[str, ...]:
-    """The items owned just before `moment` (None: now), sorted: bought and not cancelled afterwards."""
-    owned = {item: bought for item, (at, bought) in owned_before.items() if moment is None or at < moment}
-    end = len(purchases) if moment is None else bisect_left(purchases, moment, key=lambda other: other.occurred_at)
+    """The items owned just before `moment_ms` (None: now), sorted: bought and not cancelled afterwards."""
+    owned = {item: bought for item, (at_ms, bought) in owned_before.items() if moment_ms is None or at_ms < moment_ms}
+    end = len(purchases) if moment_ms is None else bisect_left(purchases, moment_ms, key=lambda other: other.occurred_at)
     for purchase in purchases[:end]:
         owned.update(dict.fromkeys(purchase.items, purchase.bought))
     return tuple(sorted(item for item, bought in owned.items() if bought))
 
 
-def excluded_at(lists: Sequence[EligibilityList], moment: int | None = None) -> tuple[str, ...]:
-    """The items of the newest eligibility list before `moment` (None: of all)."""
-    end = len(lists) if moment is None else bisect_left(lists, moment, key=lambda other: other.occurred_at)
+def excluded_at(lists: Sequence[EligibilityList], moment_ms: int | None = None) -> tuple[str, ...]:
+    """The items of the newest eligibility list before `moment_ms` (None: of all)."""
+    end = len(lists) if moment_ms is None else bisect_left(lists, moment_ms, key=lambda other: other.occurred_at)
     return lists[end - 1].excluded if end else ()
 
 

@@ -23,15 +23,15 @@ TimedTags = tuple[int, Tags]
 _TIME: Final = Packing("<q")
 
 
-def pack_time(at: int) -> bytes:
+def pack_time(at_ms: int) -> bytes:
     """Milliseconds as `Session.times` holds them."""
-    return _TIME.pack(at)
+    return _TIME.pack(at_ms)
 
 
 def unpack_time(times: bytes) -> int:
     """The first of packed times."""
-    at: int = _TIME.unpack_from(times)[0]
-    return at
+    at_ms: int = _TIME.unpack_from(times)[0]
+    return at_ms
 
 
 class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
@@ -85,11 +85,11 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
         tags = self.tags
         return tuple(tags[index] for index in self.older)
 
-    def before(self, moment: int) -> "Session | None":
-        """The part of it before `moment`; None if there is none, or if the clicks that would show it are no longer kept."""
-        if self.ended_at < moment:
+    def before(self, moment_ms: int) -> "Session | None":
+        """The part of it before `moment_ms`; None if there is none, or if the clicks that would show it are no longer kept."""
+        if self.ended_at < moment_ms:
             return self
-        clicks = [click for click in self.clicks() if click[0] < moment]
+        clicks = [click for click in self.clicks() if click[0] < moment_ms]
         return session_of(clicks, self.session_id, self.older_tags(), self.started_at) if clicks else None
 
 
@@ -184,11 +184,11 @@ class Conversation(msgspec.Struct, frozen=True, array_like=True, tag="c", gc=Fal
         mean: NDArray[np.float32] = sentences @ vectors.reshape(len(self.parts), -1) / sentences.sum()
         return mean
 
-    def before(self, moment: int) -> "Conversation | None":
-        """The parts that *ended* before `moment`: agents sell during calls, so the part with the sale reveals the label."""
-        if self.ended_at < moment:
+    def before(self, moment_ms: int) -> "Conversation | None":
+        """The parts that *ended* before `moment_ms`: agents sell during calls, so the part with the sale reveals the label."""
+        if self.ended_at < moment_ms:
             return self
-        parts = [part for part in self.parts if part.ended_at < moment]
+        parts = [part for part in self.parts if part.ended_at < moment_ms]
         return conversation_of(parts, self.conversation_id) if parts else None
 
     def for_text_model(self, text_model: str) -> "Conversation | None":

@@ -37,11 +37,11 @@ class KeptSession(Session, frozen=True, array_like=True, tag="s", gc=False):
 
     ids: bytes = b""
 
-    def has_click(self, at: int, hashed_id: bytes) -> bool:
+    def has_click(self, at_ms: int, hashed_id: bytes) -> bool:
         """Whether it keeps a click of this time and id."""
-        if at > self.ended_at or not self.ids:
+        if at_ms > self.ended_at or not self.ids:
             return False
-        time = pack_time(at)
+        time = pack_time(at_ms)
         start = self.ids.find(hashed_id)
         while start >= 0:
             index, rest = divmod(start, ID_BYTES)
@@ -50,17 +50,17 @@ class KeptSession(Session, frozen=True, array_like=True, tag="s", gc=False):
             start = self.ids.find(hashed_id, start + 1)
         return False
 
-    def with_click(self, at: int, tags: Tags, hashed_id: bytes = NO_ID) -> "KeptSession":
+    def with_click(self, at_ms: int, tags: Tags, hashed_id: bytes = NO_ID) -> "KeptSession":
         """The session with one more click, at any time. A full session takes of a click before all others the tags only."""
-        if len(self.times) == _ALL_TIMES_BYTES and at <= unpack_time(self.times):
-            return self._with_older(at, tags)
-        if at < self.ended_at:
+        if len(self.times) == _ALL_TIMES_BYTES and at_ms <= unpack_time(self.times):
+            return self._with_older(at_ms, tags)
+        if at_ms < self.ended_at:
             clicks = self.identified_clicks()
-            clicks.insert(bisect_right(clicks, at, key=lambda click: click[0]), (at, tags, hashed_id))
-            return kept_session_of(clicks, self.session_id, self.older_tags(), min(self.started_at, at))
-        return self._with_newest(at, tags, hashed_id)
+            clicks.insert(bisect_right(clicks, at_ms, key=lambda click: click[0]), (at_ms, tags, hashed_id))
+            return kept_session_of(clicks, self.session_id, self.older_tags(), min(self.started_at, at_ms))
+        return self._with_newest(at_ms, tags, hashed_id)
 
-    def _with_newest(self, at: int, tags: Tags, hashed_id: bytes) -> "KeptSession":
+    def _with_newest(self, at_ms: int, tags: Tags, hashed_id: bytes) -> "KeptSession":
         """Copies bytes and builds no objects."""
         text = self.tag_text + SEPARATOR
         indices = []
@@ -76,20 +76,20 @@ class KeptSession(Session, frozen=True, array_like=True, tag="s", gc=False):
         ids = self.ids
         if ids or hashed_id != NO_ID:
             ids = (ids or self._all_ids()) + hashed_id
-        times = self.times + pack_time(at)
+        times = self.times + pack_time(at_ms)
         marks = self.marks + bytes((len(indices), *indices))
         older = self.older
         if len(times) > _ALL_TIMES_BYTES:
             first = 1 + marks[0]
             older = bytes(sorted({*older, *marks[1:first]}))
             times, marks, ids = times[_TIME_BYTES:], marks[first:], ids[ID_BYTES:]
-        return KeptSession(self.started_at, at, self.session_id, text[:-1], times, marks, older, ids)
+        return KeptSession(self.started_at, at_ms, self.session_id, text[:-1], times, marks, older, ids)
 
-    def _with_older(self, at: int, tags: Tags) -> "KeptSession":
+    def _with_older(self, at_ms: int, tags: Tags) -> "KeptSession":
         older = self.older_tags()
-        if at >= self.started_at and set(tags) <= set(older):
+        if at_ms >= self.started_at and set(tags) <= set(older):
             return self
-        return kept_session_of(self.identified_clicks(), self.session_id, (*older, *tags), min(self.started_at, at))
+        return kept_session_of(self.identified_clicks(), self.session_id, (*older, *tags), min(self.started_at, at_ms))
 
     def joined(self, other: "KeptSession") -> "KeptSession":
         """Both sessions as one, for a late click that closes the gap between them."""
@@ -97,18 +97,18 @@ class KeptSession(Session, frozen=True, array_like=True, tag="s", gc=False):
         older = (*self.older_tags(), *other.older_tags())
         return kept_session_of(clicks, self.session_id, older, min(self.started_at, other.started_at))
 
-    def after(self, moment: int) -> "KeptSession | None":
-        """The part of it after `moment` (erasure), without the tags of clicks that are no longer kept: they may be older."""
-        if self.started_at > moment:
+    def after(self, moment_ms: int) -> "KeptSession | None":
+        """The part of it after `moment_ms` (erasure), without the tags of clicks that are no longer kept: they may be older."""
+        if self.started_at > moment_ms:
             return self
-        clicks = [click for click in self.identified_clicks() if click[0] > moment]
+        clicks = [click for click in self.identified_clicks() if click[0] > moment_ms]
         return kept_session_of(clicks, self.session_id, (), clicks[0][0]) if clicks else None
 
     def identified_clicks(self) -> list[ClickWithId]:
         """The kept clicks in time order with their ids."""
         ids = self.ids or self._all_ids()
         starts = range(0, len(ids), ID_BYTES)
-        return [(at, tags, ids[start : start + ID_BYTES]) for (at, tags), start in zip(self.clicks(), starts, strict=True)]
+        return [(at_ms, tags, ids[start : start + ID_BYTES]) for (at_ms, tags), start in zip(self.clicks(), starts, strict=True)]
 
     def _all_ids(self) -> bytes:
         return NO_ID * (len(self.times) // _TIME_BYTES)
@@ -119,7 +119,7 @@ def kept_session_of(
 ) -> KeptSession:
     """`session_of` with the ids."""
     identified = list(clicks)
-    session = session_of([(at, tags) for at, tags, _ in identified], session_id, older, started_at)
+    session = session_of([(at_ms, tags) for at_ms, tags, _ in identified], session_id, older, started_at)
     ids = b"".join([hashed_id for _, _, hashed_id in identified[-limits.CLICKS :]])
     return KeptSession(
         session.started_at,
@@ -159,9 +159,9 @@ class KeptConversation(Conversation, frozen=True, array_like=True, tag="c", gc=F
         identified.insert(index, (part, hashed_id))
         return kept_conversation_of(identified[-limits.PARTS :], self.conversation_id)
 
-    def after(self, moment: int) -> "KeptConversation | None":
-        """The parts that began after `moment` (erasure)."""
-        identified = [entry for entry in zip(self.parts, self._split_ids(), strict=True) if entry[0].started_at > moment]
+    def after(self, moment_ms: int) -> "KeptConversation | None":
+        """The parts that began after `moment_ms` (erasure)."""
+        identified = [entry for entry in zip(self.parts, self._split_ids(), strict=True) if entry[0].started_at > moment_ms]
         return kept_conversation_of(identified, self.conversation_id) if identified else None
 
     def _split_ids(self) -> list[bytes]:

@@ -18,13 +18,13 @@ HIT_RATE_K: Final = 3  # HR@3, the paper's measure
 
 
 def count_hits(
-    user: UserState, purchase: Purchase, at: int, ranker: Ranker | None, catalogue: Catalogue, counts: Counter[Count]
+    user: UserState, purchase: Purchase, at_ms: int, ranker: Ranker | None, catalogue: Catalogue, counts: Counter[Count]
 ) -> None:
     """Counts a purchase that is about to be folded, and whether the last list sent before it contained one of its items."""
     last = user.head.last_list
     support = list_support(user, ranker)
     kind = event_type(support.session, support.conversation) or "none"
-    if last is None or last.as_of > at:
+    if last is None or last.as_of > at_ms:
         counts["purchases", "0" if last is None else last.version, kind, "unserved"] += 1
         return
     labels = (last.version, kind, last.fallback or "none")

@@ -182,8 +182,8 @@ def _handle(user: UserState, record: Record, event: UserEvent, context: _Context
     if origin.offset <= offset if epoch == origin.epoch else is_older_epoch(origin.epoch, epoch):
         counts["events", source, "duplicate_offset"] += 1
         return
-    moment = event_moment(event, record.timestamp)
-    rejection = _unusable(user, record, event, origin, moment, context)
+    moment_ms = event_moment(event, record.timestamp)
+    rejection = _unusable(user, record, event, origin, moment_ms, context)
     if rejection is not None:
         _reject(record, event, rejection, context)
         return
@@ -192,27 +192,27 @@ def _handle(user: UserState, record: Record, event: UserEvent, context: _Context
     head.applied[number] = (origin.epoch, origin.offset)
     user.head_changed = True
     event_id = event.event_id or origin.event_id
-    if (event.started_at if isinstance(event, EncodedCall) else moment) <= head.erased_at != NEVER_ERASED:
+    if (event.started_at if isinstance(event, EncodedCall) else moment_ms) <= head.erased_at != NEVER_ERASED:
         counts["events", source, "erased"] += 1
         if isinstance(event, Purchase) and event.action == "bought":  # a state that was lost may have sent its example
             erase_example(user, event_id, context.fold)
         return
-    if is_duplicate(user, source, event, moment, context.config.session_gap_ms):
+    if is_duplicate(user, source, event, moment_ms, context.config.session_gap_ms):
         counts["events", source, "duplicate_event"] += 1
         return
     user.broker_ms = record.timestamp
-    user.cause = Cause(event_id, source, moment)
+    user.cause = Cause(event_id, source, moment_ms)
     _apply(user, event, user.cause, context)
 
 
 def _apply(user: UserState, event: UserEvent, cause: Cause, context: _Context) -> None:
-    source, moment, newest_at, counts = cause.type, cause.occurred_at, user.head.newest_at, context.outcome.counts
+    source, moment_ms, newest_at, counts = cause.type, cause.occurred_at, user.head.newest_at, context.outcome.counts
     counts["events", source, "applied"] += 1
-    if moment < newest_at and newest_at != NO_EVENT:
-        is_beyond = moment < newest_at - context.config.allowed_lateness_ms
+    if moment_ms < newest_at and newest_at != NO_EVENT:
+        is_beyond = moment_ms < newest_at - context.config.allowed_lateness_ms
         counts["late", source, "beyond" if is_beyond else "within"] += 1
     else:
-        user.head.newest_at = moment
+        user.head.newest_at = moment_ms
     fold_event(user, event, cause, context.fold)
 
 
@@ -224,14 +224,14 @@ def coordinates_of(record: Record, event: UserEvent | None, batch: Batch) -> Coo
 
 
 def _unusable(
-    user: UserState, record: Record, event: UserEvent, origin: Coordinates, moment: int, context: _Context
+    user: UserState, record: Record, event: UserEvent, origin: Coordinates, moment_ms: int, context: _Context
 ) -> Rejection | None:
     if user.wrong_partition or origin.partition != context.batch.partition:
         error = "the key belongs to another partition: produce with Kafka's default partitioner, murmur2"
         return Rejection(Reason.WRONG_PARTITION, error)
     times, max_ahead_ms = context.times, context.config.max_ahead_ms
-    if moment > record.timestamp + max_ahead_ms or moment < times.certain_from_ms:
-        rejection = times.rejection(moment, record.timestamp, max_ahead_ms)
+    if moment_ms > record.timestamp + max_ahead_ms or moment_ms < times.certain_from_ms:
+        rejection = times.rejection(moment_ms, record.timestamp, max_ahead_ms)
         if rejection is not None:
             return rejection
     if isinstance(event, EncodedCall):
