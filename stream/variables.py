@@ -1,4 +1,4 @@
-"""Environment variables that look like settings and are none: nobody reads them, so that a misspelt one would go unnoticed.
+"""Environment variables that look like settings but are not: nothing reads them, so a misspelled one would go unnoticed.
 
 They are named and never refused, because others set some, too: Kubernetes does for every service of the namespace.
 """

@@ -62,7 +62,7 @@ def decide(  # noqa: PLR0911  (one return per verdict)
     min_judged: int,
     rng: np.random.Generator,
 ) -> Verdict:
-    """Returns the verdict on AP@3 per fresh purchase event; `champion` is None where there is none yet."""
+    """Returns the verdict on AP@3 per fresh purchase event; `champion` is None before the first one."""
     if (refusal := refuse_too_few(len(candidate), min_judged)) is not None:
         return refusal
     from_popular = bootstrap(candidate, popular, rng)

@@ -62,7 +62,7 @@ class Registry:
     """Model versions under the name "isthmus"."""
 
     def __init__(self, uri: str, folder: Path | str) -> None:
-        """Opens the registry, and creates it where there is none (3 s). `folder` is where its versions' folders are written.
+        """Opens the registry, and creates it if it does not exist (3 s). `folder` is where its versions' folders are written.
 
         Raises:
             RegistryError: it cannot be reached or read.
@@ -169,7 +169,7 @@ class Registry:
         return self.promote(previous.version)
 
     def version_in_role(self, role: str) -> ModelVersion | None:
-        """Returns the version in a role; None where there is none.
+        """Returns the version in a role, or None.
 
         Raises:
             RegistryError: the lookup failed. That must not pass for "none": a run would replace a champion that it did not see.

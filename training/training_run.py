@@ -117,7 +117,7 @@ def train_once(
 
 
 def champion_announcement(registry: Registry) -> ModelAnnouncement | None:
-    """Returns the announcement of the registry's present champion; None where there is none."""
+    """Returns the announcement of the registry's present champion, or None."""
     champion = registry.version_in_role("champion")
     return None if champion is None else announcement_of(champion)
 

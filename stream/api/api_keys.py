@@ -96,7 +96,7 @@ class ApiKeys:
         self._keys[key.key_id] = key
 
     def find(self, presented: str, now_ms: int) -> ApiKey | None:
-        """Returns the live key that a client presents; None where there is none."""
+        """Returns the live key that a client presents, or None."""
         parts = presented.split("_")
         if len(parts) != _PARTS or parts[0] != PREFIX:
             return None

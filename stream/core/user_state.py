@@ -30,7 +30,7 @@ class StateStore(Protocol):
     """The state records of one partition number."""
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The records of the keys, in their order; None where there is none."""
+        """The records of the keys, in their order; None for a key without a record."""
         ...
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from stream.kafka.agents.watchdog import Watchdog
+    from stream.services.instance_name import Instance
     from stream.services.startup import Startup
     from stream.settings import Settings
 
@@ -46,7 +47,7 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     from stream.kafka.agents.profile_agent import ProfileContext
     from stream.kafka.agents.served_model import ServedModel
     from stream.kafka.agents.watchdog import Supervision
-    from stream.kafka.app import add_profile_agent, make_app, run_with_renewal, stop_on_signals
+    from stream.kafka.app import add_profile_agent, run_with_renewal, stop_on_signals
     from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name, create_or_check, source_topics, topic_epochs
     from stream.kafka.faust.user_table import check_changelog
     from stream.metrics import Metrics
@@ -74,15 +75,7 @@ async def _worker(settings: Settings, startup: Startup) -> None:
         ):
 
             def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watchdog]:
-                app = make_app(
-                    name,
-                    f"kafka://{bootstrap}",
-                    data=folder,
-                    partitions=topics.partitions,
-                    batch_records=own.batch_records,
-                    instance=instance.name if own.static_membership else None,
-                    session_timeout_s=settings.delivery.session_timeout_s,
-                )
+                app = _make_app(settings, instance)
                 supervision = Supervision(
                     view=view, health=health, recreated=recreated, changelog=changelog, stalled_s=settings.health.stalled_s
                 )
@@ -104,3 +97,19 @@ async def _worker(settings: Settings, startup: Startup) -> None:
                 await settled()
             startup.watch(lambda: starting_step(health, name, "restoring users' states from the changelog"))
             await run_with_renewal(build, view, topic_epochs(bootstrap, sources), stop)
+
+
+def _make_app(settings: Settings, instance: Instance) -> Any:
+    from stream.kafka.app import make_app
+    from stream.kafka.cluster.topics import WORKER_GROUP
+
+    own = settings.worker
+    return make_app(
+        WORKER_GROUP,
+        f"kafka://{settings.kafka.bootstrap}",
+        data=instance.folder,
+        partitions=settings.topics.partitions,
+        batch_records=own.batch_records,
+        instance=instance.name if own.static_membership else None,
+        session_timeout_s=settings.delivery.session_timeout_s,
+    )

@@ -44,7 +44,7 @@ def assert_as_expected(store: world.Store, events: Events) -> None:
 @settings(max_examples=300, deadline=None)
 @given(seeds, sizes)
 def test_every_interleaving_gives_what_the_set_of_events_must_give(seed: int, size: float) -> None:
-    """With duplicates of every source, erasures among them, and a broker timestamp of its own for each record."""
+    """With duplicates of every source, erasures among them, and a different broker timestamp for each record."""
     rng = np.random.default_rng(seed)
     events = random_events(rng, size)
     assert_as_expected(Delivery(events, rng).run(crashes=0), events)

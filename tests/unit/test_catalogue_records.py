@@ -200,7 +200,7 @@ def test_a_training_example_that_cannot_be_decoded_is_left_out_and_told(value: b
 
 @pytest.mark.parametrize("value", UNDECODABLE)
 def test_dead_letters_and_replays_that_cannot_be_decoded_stop_no_command(value: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """What was replayed is known by its key; a dead letter that is none is left out; both are told."""
+    """A replayed record is known by its key; an invalid dead letter is left out; both are reported."""
     reader = cast("TopicReader", StoredTopic([record(value, b"items/3/0/7"), record(value, RUN_KEY)]))
     replayed = read_replayed(reader, "replayed-dead-letters")
     assert {key: entry.replayed_at for key, entry in replayed.items()} == {b"items/3/0/7": 5, RUN_KEY: 5}

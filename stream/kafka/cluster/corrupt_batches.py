@@ -36,7 +36,7 @@ class Skip(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, text: str | None) -> "Skip | None":
-        """The skip in the metadata of a committed offset; None where there is none."""
+        """The skip in the metadata of a committed offset; None without one."""
         try:
             return msgspec.json.decode(text or "", type=cls)
         except msgspec.MsgspecError:
