@@ -24,10 +24,14 @@ class Delivery:
     """One worker after another delivers the topics to one user. A worker dies with all states that were not durable yet.
 
     Outputs become durable before their states, and of the last batch perhaps some only. A successor reads on from committed
-    offsets, which may be older than its states.
+    offsets, which may be older than its states. No worker that dies reads the `withheld` topic, and the last one reads it first:
+    what was sent from lost states meets events that nobody had read.
     """
 
-    def __init__(self, topics: Mapping[Source, Sequence[UserEvent]], rng: np.random.Generator) -> None:
+    def __init__(
+        self, topics: Mapping[Source, Sequence[UserEvent]], rng: np.random.Generator, withheld: Source | None = None
+    ) -> None:
+        self._withheld = withheld
         self.store = world.Store()
         self._rng = rng
         self._records = {
@@ -43,23 +47,25 @@ class Delivery:
         self._ranker = world.OrderRanker()
 
     def run(self, crashes: int) -> world.Store:
-        while any(self._positions[source] < len(records) for source, records in self._records.items()):
-            outcome = self._deliver()
-            if crashes and self._rng.random() < 0.25:
+        while waiting := self._waiting():
+            read = [source for source in waiting if source is not self._withheld or not crashes] or waiting
+            if self._withheld in read and not crashes:
+                read = [self._withheld]
+            outcome = self._deliver(read[int(self._rng.integers(len(read)))])
+            if crashes and (self._rng.random() < 0.25 or set(self._waiting()) <= {self._withheld}):
                 crashes -= 1
                 self._die(outcome)
                 continue
             self.store.apply(outcome)
             self._notified.update(output.key for output in outcome.recommendations)
             self._snapshots.append((dict(self.store.records), dict(self._positions)))
-            if self._rng.random() < 0.3:
-                self._durable = int(self._rng.integers(self._durable, len(self._snapshots)))
         return self.store
 
-    def _deliver(self) -> Outcome:
+    def _waiting(self) -> list[Source]:
+        return [source for source, records in self._records.items() if self._positions[source] < len(records)]
+
+    def _deliver(self, source: Source) -> Outcome:
         """One batch of one to three records of a topic."""
-        waiting = [source for source, records in self._records.items() if self._positions[source] < len(records)]
-        source = waiting[int(self._rng.integers(len(waiting)))]
         start = self._positions[source]
         records = self._records[source][start : start + int(self._rng.integers(1, 4))]
         self._positions[source] += len(records)
@@ -74,6 +80,7 @@ class Delivery:
             examples=outcome.examples[: int(self._rng.integers(len(outcome.examples) + 1))],
         )
         self.store.apply(sent)
+        self._durable = int(self._rng.integers(self._durable, len(self._snapshots)))
         self._ends = {source: max(end, self._positions[source]) for source, end in self._ends.items()}
         self.store.records = dict(self._snapshots[self._durable][0])
         committed = int(self._rng.integers(self._durable + 1))

@@ -17,6 +17,9 @@ SESSION_IDS = (None, None, None, "s1", "s2")
 PIECES = (msgspec.UNSET, msgspec.UNSET, 1, 2)
 COUNTS = {Source.CLICK: 10, Source.CALL: 5, Source.PURCHASE: 5, Source.ELIGIBILITY: 2, Source.ERASURE: 2}
 MOST_REPETITIONS = 3
+EVERYWHERE = (0, 150)
+SPANS = {Source.PURCHASE: (90, 150), Source.ERASURE: (30, 110)}
+"""Where most purchases and erasures lie, in minutes: behind clicks and calls, and between them."""
 
 
 def random_events(rng: np.random.Generator, size: float, *, erasures: bool = True) -> Events:
@@ -35,7 +38,9 @@ def random_events(rng: np.random.Generator, size: float, *, erasures: bool = Tru
 
 
 def _event(source: Source, rng: np.random.Generator, size: float) -> UserEvent:
-    at = world.NOW - 200 * world.MINUTE + int(rng.integers(1 + round(150 * size))) * world.MINUTE
+    first, last = SPANS.get(source, EVERYWHERE) if rng.random() < 0.6 else EVERYWHERE
+    minute = round(size * rng.uniform(first, last))
+    at = world.NOW - 200 * world.MINUTE + minute * world.MINUTE
     event_id = IDS[rng.integers(len(IDS))]
     some_items = tuple(world.ITEMS[number] for number in rng.permutation(len(world.ITEMS))[: 1 + rng.integers(2)])
     match source:

@@ -56,6 +56,14 @@ def test_a_transcript_becomes_a_vector_sum_keywords_and_its_origin(model: TextMo
     assert encoded.timestamps == [START + 9]
 
 
+def test_the_number_of_a_piece_reaches_the_encoded_call(model: TextModel) -> None:
+    """It identifies the part if the producer gave no id; without a number, the encoded call is as it was in 0.1.0."""
+    encoded = encode(model, *(msgspec.json.encode(transcript("hello", piece=piece)) for piece in (3, None)))
+    numbered, plain = (msgspec.msgpack.decode(call.value or b"") for call in encoded.calls)
+    assert numbered["piece"] == 3
+    assert "piece" not in plain
+
+
 def test_transcripts_in_our_own_form_are_read_past_their_topics_mapping(model: TextModel) -> None:
     """What the API sends has our field names, whatever other producers of the topic send."""
     mapped = TranscriptFormat(lambda fields: {"user_id": fields.get("customer")})
