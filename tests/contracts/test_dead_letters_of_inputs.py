@@ -53,7 +53,7 @@ def test_a_poisoned_record_is_quoted_unless_its_input_carries_text(topic: InputT
 
 def test_calls_carry_text() -> None:
     """Transcripts, and the features of them that the encoder sends."""
-    assert {topic.role for topic in INPUTS if topic.carries_text} == {"transcripts", "encoded_calls"}
+    assert {topic.role for topic in INPUTS if topic.carries_text} >= {"transcripts", "encoded_calls"}
     assert all(topic.carries_text for topic in INPUTS if topic.source is Source.CALL)
 
 
