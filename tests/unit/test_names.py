@@ -68,6 +68,7 @@ class Process:
         self.acquired_at_s: float | None = None
         self._clock = clock
         self.task = asyncio.create_task(self._run())
+        self.task.add_done_callback(_retrieve)  # a process that loses is no news for the event loop
 
     async def _run(self) -> None:
         await self.claim.acquire()
@@ -85,6 +86,11 @@ class Process:
 
     def kill(self) -> None:
         self.task.cancel()
+
+
+def _retrieve(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 @pytest.fixture
