@@ -7,11 +7,15 @@ from types import SimpleNamespace
 import pytest
 from faust.stores.rocksdb import RocksDBOptions
 
+from stream.core import limits
 from stream.core.records import PlainRecord
 from stream.errors import IsthmusError
+from stream.kafka.cluster.topics import specs
+from stream.kafka.faust import user_table
 from stream.kafka.faust.changelog import Fetched, check_start, term_headers, term_of
 from stream.kafka.faust.user_table import ROCKSDB, UserTable
 from stream.metrics import Metrics
+from stream.settings import TopicSettings
 
 OFFSET_KEY = b"__faust\0offset__"
 
@@ -105,6 +109,43 @@ def test_users_are_counted_through_restores_batches_and_restarts(tables: Tables)
     assert restore(again, [fetched(8, tail)]) == 8
     assert again.count_users(0) == 3
     assert again.count_users(0) == again._count_users(0)
+
+
+@pytest.mark.parametrize(("days", "start", "found"), [(3.4, 2, b"1"), (3.6, 0, None), (-3.6, 0, None)])
+def test_a_store_that_may_have_missed_tombstones_is_dropped_and_restored_whole(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, days: float, start: int, found: bytes | None
+) -> None:
+    """The partition was with another worker, which erased `a`; its tombstone has left the changelog, which holds `b` and more."""
+    table = tables.table()
+    restore(table, [fetched(0, [(b"ha", b"1", 1)])])
+    table.write(0, {b"hb": b"1"}, 1, 1, new_users=1)
+    later_ms = user_table._now_ms() + int(days * limits.DAY_MS)
+    monkeypatch.setattr(user_table, "_now_ms", lambda: later_ms)
+    again = tables.table()
+    held = [(b"hb", b"1", 2), (b"hc", b"1", 3)]
+    assert restore(again, [fetched(start, held[1:] if start else held)]) == start
+    assert again.states(0).get_many([b"ha", b"hb", b"hc"]) == [found, b"1", b"1"]
+    assert again.count_users(0) == again._count_users(0) == (2 if found is None else 3)
+    assert ("dropped and restored whole" in caplog.text) == (start == 0)
+    assert tables.table().start_restore(0) > 0  # now it is as new as any
+
+
+def test_a_store_of_unknown_age_is_dropped_and_a_long_restore_goes_on_where_it_was(tables: Tables) -> None:
+    """Earlier versions did not write when a store was complete. A restore that a new assignment interrupts loses nothing."""
+    table = tables.table()
+    restore(table, [fetched(0, [(b"ha", b"1", 1)])])
+    db = tables._open[0]
+    del db[user_table._COMPLETE_AT_KEY]  # type: ignore[attr-defined]
+    again = tables.table()
+    assert again.start_restore(0) == 0
+    assert again.states(0).get_many([b"ha"]) == [None]
+    again.restore(fetched(0, [(b"ha", b"1", 1)]))
+    assert again.start_restore(0) == 1
+
+
+def test_a_store_is_dropped_long_before_the_changelog_drops_tombstones() -> None:
+    (changelog,) = (spec for spec in specs(TopicSettings()) if spec.role == "changelog")
+    assert int(changelog.settings["delete.retention.ms"]) >= 2 * user_table.MAX_AGE_MS
 
 
 def test_a_batch_of_tombstones_alone_and_an_empty_fetch_move_the_stores_end(tables: Tables) -> None:

@@ -25,10 +25,12 @@ ENCODER_GROUP: Final = "isthmus-encoder"
 CATALOGUE_GROUP: Final = "isthmus-catalogue"
 """The consumer group in which one of the workers sends the dead letters of `items`."""
 
+TOMBSTONE_RETENTION_MS: Final = 7 * limits.DAY_MS
+"""How long compacted topics keep a tombstone at least."""
 _COMPACTED: Final = {
     "cleanup.policy": "compact",
     "max.compaction.lag.ms": str(limits.DAY_MS),
-    "delete.retention.ms": str(7 * limits.DAY_MS),
+    "delete.retention.ms": str(TOMBSTONE_RETENTION_MS),
 }
 _LARGE: Final = {**_COMPACTED, "max.message.bytes": str(limits.RECORD_BYTES)}
 _DERIVED: Final = {"cleanup.policy": "delete", "retention.ms": str(7 * limits.DAY_MS)}

@@ -6,19 +6,21 @@ flight are kept in an overlay in memory.
 """
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from rocksdict import WriteBatch
 
+from stream.core import limits
 from stream.core.outputs import Output
 from stream.core.records import Record
 from stream.core.state import HEAD_PREFIX
 from stream.core.watermarks import Watermark, decode_watermark, watermark_key
 from stream.errors import IsthmusError
 from stream.kafka.cluster.partition import Partition
-from stream.kafka.cluster.topics import TABLE
+from stream.kafka.cluster.topics import TABLE, TOMBSTONE_RETENTION_MS
 from stream.kafka.faust.changelog import Fetched, changelog_cut, changelog_recreated, term_headers, term_of
 from stream.metrics import Metrics
 
@@ -29,6 +31,10 @@ grows for as long as new users come.
 """
 _TERM_KEY: Final = b"__isthmus\0term__"
 _USERS_KEY: Final = b"__isthmus\0users__"
+_COMPLETE_AT_KEY: Final = b"__isthmus\0complete_at__"
+"""When the store last held all that the changelog held, ms by the worker's clock."""
+MAX_AGE_MS: Final = TOMBSTONE_RETENTION_MS // 2
+"""A store that was complete longer ago is dropped: the changelog may have lost tombstones that it needs."""
 _EPOCH_FILE: Final = "changelog-epoch"
 
 
@@ -94,6 +100,7 @@ class UserTable:
             else:
                 batch.put(key, value)
         self._users[partition] += new_users
+        batch.put(_COMPLETE_AT_KEY, b"%d" % _now_ms())
         self._commit(batch, partition, changelog_offset)
         overlay = self._overlay.get(partition, {})
         for key in writes:
@@ -110,7 +117,8 @@ class UserTable:
         self._db(partition).write(batch)
 
     def start_restore(self, partition: int) -> int:
-        """The first changelog offset that the store lacks."""
+        """The first changelog offset that the store lacks. A store that missed too much is emptied, to be restored whole."""
+        self._drop_outdated(partition)
         db = self._db(partition)
         offset, term, users = db.get([self._table.data.offset_key, _TERM_KEY, _USERS_KEY])
         self._terms[partition] = int(term or 0)
@@ -119,6 +127,33 @@ class UserTable:
             self._users[partition] = int(users)
         self._starts[partition] = 0 if offset is None else int(offset) + 1
         return self._starts[partition]
+
+    def _drop_outdated(self, partition: int) -> None:
+        """Empties a store that is so old that the tombstone of an erased user may have left the changelog unseen.
+
+        A restore from an empty store counts as complete when it begins: a tombstone is kept that long after the record it deletes.
+        """
+        db, now_ms = self._db(partition), _now_ms()
+        offset, complete_at = db.get([self._table.data.offset_key, _COMPLETE_AT_KEY])
+        age_ms = None if complete_at is None else abs(now_ms - int(complete_at))
+        if offset is not None and age_ms is not None and age_ms <= MAX_AGE_MS:
+            return
+        if offset is not None:
+            age = (
+                "it is not known when it was complete"
+                if age_ms is None
+                else f"it was complete {age_ms / limits.DAY_MS:.1f} days ago"
+            )
+            logger.warning(
+                "the local store of %s-%d is dropped and restored whole: %s, and after %.1f days the changelog may have lost "
+                "tombstones of erased users that the store still holds",
+                self.changelog,
+                partition,
+                age,
+                MAX_AGE_MS / limits.DAY_MS,
+            )
+            db.delete_range(b"\x00", b"\xff")
+        db.put(_COMPLETE_AT_KEY, b"%d" % now_ms)
 
     def restore(self, fetched: Fetched) -> int:
         """Applies changelog records to the store, except those that an earlier owner wrote late; returns how many were missing.
@@ -191,6 +226,7 @@ class UserTable:
         if partition not in self._users:
             self._users[partition] = self._count_users(partition)
             self._db(partition).put(_USERS_KEY, b"%d" % self._users[partition])
+        self._db(partition).put(_COMPLETE_AT_KEY, b"%d" % _now_ms())
 
     def drop_overlay(self) -> None:
         """Forgets the states of batches in flight: after a revocation these are fetched again, here or by another worker."""
@@ -211,6 +247,10 @@ class UserTable:
 
     def _db(self, partition: int) -> Any:
         return self._table.data._db_for_partition(partition)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 class PartitionStates:
