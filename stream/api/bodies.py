@@ -95,7 +95,7 @@ class Receipt(msgspec.Struct, frozen=True):
 
     Attributes:
         event_id: Id of the erasure event.
-        erased_until: Everything up to this time is forgotten, ms.
+        erased_until: Everything up to this time is forgotten, ms: the Kafka timestamp of the erasure event.
         status_url: Says whether it is done here.
     """
 

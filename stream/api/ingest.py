@@ -133,9 +133,10 @@ def check_user_id(user_id: str, field: str) -> None:
         raise ApiError(400, f"{field} must have 1 to {limits.USER_ID_BYTES} bytes")
 
 
-def erasure_event(user_id: str, now_ms: int) -> OutgoingEvent:
+def erasure_event(user_id: str) -> OutgoingEvent:
+    """Without a time: the user is erased up to the record's Kafka timestamp, whatever this machine's clock says."""
     event_id = str(uuid4())
-    return OutgoingEvent("erasures", user_id, event_id, _encode(Erasure(user_id, now_ms, event_id)))
+    return OutgoingEvent("erasures", user_id, event_id, _encode(Erasure(user_id, event_id=event_id)))
 
 
 _encode: Final = msgspec.json.Encoder().encode

@@ -231,9 +231,9 @@ async def own_stream(
 async def erase(api: UsesApi, user_id: UserPath, request: Authenticated) -> Receipt:
     """Sends an erasure event. State, list and training examples go once a worker reads it; the receipt says where to ask."""
     check_user_id(user_id, "user_id")
-    until_ms = api.service.clock_ms()
-    event = erasure_event(user_id, until_ms)
-    if await api.sink.send([event]) != [True]:
+    event = erasure_event(user_id)
+    (until_ms,) = await api.sink.send([event])
+    if until_ms is None:
         raise ApiError(503, "Kafka did not take the erasure: try again", {"Retry-After": "1"})
     return Receipt(event.event_id, until_ms, f"{request.scope['raw_path'].decode()}/erasures/{until_ms}")
 
@@ -274,7 +274,7 @@ async def events(
 ) -> Response[EventsAnswer]:
     """Clicks, transcripts and purchases. 202: Kafka has all of them; 207: some failed, send those again with the ids returned."""
     sent = outgoing(data, idempotency_key, Clock(api.service.clock_ms(), api.max_ahead_ms, api.times))
-    took = await api.sink.send(sent)
+    took = [at_ms is not None for at_ms in await api.sink.send(sent)]
     if not any(took):
         raise ApiError(503, "Kafka took none of the events: send the request again", {"Retry-After": "1"})
     results = [ingest.EventResult(event.event_id, "accepted" if one else "failed") for event, one in zip(sent, took, strict=True)]

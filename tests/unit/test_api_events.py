@@ -83,13 +83,13 @@ async def test_a_retry_names_the_same_events(running: Replica) -> None:
 class HalfBroken:
     """Takes every second event."""
 
-    async def send(self, events: Sequence[OutgoingEvent]) -> list[bool]:
-        return [bool(number % 2) for number, _ in enumerate(events)]
+    async def send(self, events: Sequence[OutgoingEvent]) -> list[int | None]:
+        return [NOW if number % 2 else None for number, _ in enumerate(events)]
 
 
 class Broken:
-    async def send(self, events: Sequence[OutgoingEvent]) -> list[bool]:
-        return [False for _ in events]
+    async def send(self, events: Sequence[OutgoingEvent]) -> list[int | None]:
+        return [None for _ in events]
 
 
 async def test_a_batch_that_failed_in_part_says_which(tmp_path: Path) -> None:
@@ -144,7 +144,8 @@ async def test_an_erasure_is_sent_and_its_receipt_says_when_it_is_done_here(runn
     assert answer.status_code == 202
     receipt = answer.json()
     (record,) = records(running, TOPICS.erasures, "u")
-    assert msgspec.json.decode(record.value, type=Erasure) == Erasure("u", receipt["erased_until"], receipt["event_id"])
+    assert msgspec.json.decode(record.value, type=Erasure) == Erasure("u", None, receipt["event_id"])
+    assert receipt["erased_until"] == record.timestamp
     assert (await running.get(receipt["status_url"])).json()["done"] is False
     api.erase(running.log, "u")
     await running.settled()

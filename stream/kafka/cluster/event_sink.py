@@ -33,8 +33,8 @@ class OutgoingEvent(NamedTuple):
 class EventSink(Protocol):
     """Where events go."""
 
-    async def send(self, events: Sequence[OutgoingEvent]) -> list[bool]:
-        """Returns for each event whether the log has it for good."""
+    async def send(self, events: Sequence[OutgoingEvent]) -> list[int | None]:
+        """Returns each event's timestamp in the log, ms, once the log has it for good; None: it was not taken."""
         ...
 
 
@@ -47,23 +47,25 @@ class KafkaEventSink:
         self._partitions = partitions
         self._timeout_s = timeout_s
 
-    async def send(self, events: Sequence[OutgoingEvent]) -> list[bool]:
+    async def send(self, events: Sequence[OutgoingEvent]) -> list[int | None]:
         sent = await asyncio.gather(*(self._send(event) for event in events), return_exceptions=True)
         for result in sent:
             if isinstance(result, BaseException) and not isinstance(result, KafkaError | TimeoutError):
                 raise result
-        return [not isinstance(result, BaseException) for result in sent]
+        return [None if isinstance(result, BaseException) else result for result in sent]
 
-    async def _send(self, event: OutgoingEvent) -> None:
+    async def _send(self, event: OutgoingEvent) -> int:
         key = event.user_id.encode()
         async with asyncio.timeout(self._timeout_s):
-            await self._producer.send_and_wait(
+            metadata = await self._producer.send_and_wait(
                 self._topics[event.role],
                 key=key,
                 value=event.value,
                 partition=partition_of(key, self._partitions),
                 headers=list(HEADERS),
             )
+        timestamp: int = metadata.timestamp
+        return timestamp
 
 
 @asynccontextmanager

@@ -16,11 +16,11 @@ class EmbeddedEventSink:
         self._log = log
         self._topics = topics
 
-    async def send(self, events: Sequence[OutgoingEvent]) -> list[bool]:
-        await asyncio.gather(*(self._append(event) for event in events))
-        return [True for _ in events]
+    async def send(self, events: Sequence[OutgoingEvent]) -> list[int | None]:
+        return await asyncio.gather(*(self._append(event) for event in events))
 
-    def _append(self, event: OutgoingEvent) -> asyncio.Future[int]:
+    async def _append(self, event: OutgoingEvent) -> int | None:
         topic, key = self._topics[event.role], event.user_id.encode()
         number = partition_of(key, len(self._log.topics[topic].partitions))
-        return self._log.append_to(topic, number, Output(key, event.value, HEADERS), None)
+        offset = await self._log.append_to(topic, number, Output(key, event.value, HEADERS), None)
+        return self._log.read(topic, number, offset, 1)[0].timestamp

@@ -1,0 +1,59 @@
+"""`isthmus erase`: what it sends, whatever the clock of the machine on which it is run."""
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from stream.cli.erase import app
+from stream.core.events import Click, Erasure, Source
+from stream.core.records import Batch, PlainRecord
+from stream.errors import IsthmusError
+from stream.kafka.cluster import producer
+from stream.kafka.cluster.producer import InputEvent
+from tests.world import MINUTE, NOW, OrderRanker, Store, batch_of, run
+
+HOUR = 60 * MINUTE
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[InputEvent]:
+    """What the command gives the producer."""
+    events: list[InputEvent] = []
+
+    async def keep(_: str, made: Iterable[InputEvent], *rest: Any) -> int:
+        del rest
+        events.extend(made)
+        return len(events)
+
+    monkeypatch.setattr(producer, "produce", keep)
+    return events
+
+
+@pytest.mark.parametrize("error", [-HOUR, 0, HOUR])
+def test_a_wrong_clock_of_the_operators_machine_keeps_no_event(
+    sent: list[InputEvent], monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """Behind, its time would spare the newest events; ahead, the erasure would be a dead letter. The broker's time counts."""
+    store = Store()
+    run(store, batch_of(Source.CLICK, [(0, Click("u", NOW - MINUTE, ("secret",)))]), OrderRanker())
+    monkeypatch.setattr(time, "time_ns", lambda: (NOW + error) * 1_000_000)
+    result = CliRunner().invoke(app, ["u", "--yes"])
+    assert result.exit_code == 0, result.output
+    (erasure,) = sent
+    assert erasure.key == "u"
+    outcome = run(store, Batch(Source.ERASURE, "erasures", 1, 0, [PlainRecord(0, NOW, b"u", erasure.value)]), OrderRanker())
+    assert not outcome.dead_letters
+    assert "secret" not in repr(store.records)
+
+
+def test_a_given_time_is_sent_and_must_not_lie_in_the_future(sent: list[InputEvent], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: NOW * 1_000_000)
+    assert CliRunner().invoke(app, ["u", "--at", "2h", "--yes"]).exit_code == 0
+    assert msgspec.json.decode(sent.pop().value or b"", type=Erasure).occurred_at == NOW - 2 * HOUR
+    result = CliRunner().invoke(app, ["u", "--at", "2099-01-01T00:00:00Z", "--yes"])
+    assert isinstance(result.exception, IsthmusError)
+    assert not sent
