@@ -21,14 +21,16 @@ from stream.errors import IsthmusError
 
 logger = logging.getLogger("isthmus")
 _ALLOWED: Final = re.compile(r"[^A-Za-z0-9._-]+")  # in a group instance id
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")  # unlike /etc/machine-id, not part of a machine's image
 
 
 class _Note(msgspec.Struct):
-    """What the lock file holds: its random id, and who held it last."""
+    """What the lock file holds: its random id, and who held it last. `file` tells it from a copy of it (`_identity`)."""
 
     home: str
     host: str
     pid: int
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Instance:
         name: Of the process.
         host: Of this machine.
         folder: The state directory.
-        home: The lock file's random id, the same at each start.
+        home: The lock file's random id, the same at each start on one host until it boots. A copy of the file gets another id.
         lock: Keeps the lock; not to be closed.
     """
 
@@ -98,7 +100,15 @@ def _lock(path: Path, host: str) -> tuple[IO[str], str] | _Note:
     if not is_free:
         file.close()
         return note
+    identity = _identity(file)
+    home = note.home if (note.host, note.file) == (host, identity) else str(uuid4())
     file.truncate(0)
-    file.write(msgspec.json.encode(_Note(note.home, host, os.getpid())).decode())
+    file.write(msgspec.json.encode(_Note(home, host, os.getpid(), identity)).decode())
     file.flush()
-    return file, note.home
+    return file, home
+
+
+def _identity(file: IO[str]) -> str:
+    """Of an open file: its inode, and the boot of its machine. Copies (image, snapshot, rsync) differ, on this machine too."""
+    boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+    return f"{boot}/{os.fstat(file.fileno()).st_ino}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,8 +64,8 @@ class Store:
 class Process:
     """A process that claims the name at once; `host` is also its state directory."""
 
-    def __init__(self, clock: Clock, store: Store, host: str, process: str) -> None:
-        self.claim = NameClaim("worker-1", Claim(host, 1, process, home=f"home of {host}"), store, clock.sleep)
+    def __init__(self, clock: Clock, store: Store, host: str, process: str, home: str | None = None) -> None:
+        self.claim = NameClaim("worker-1", Claim(host, 1, process, home=home or f"home of {host}"), store, clock.sleep)
         self.acquired_at_s: float | None = None
         self._clock = clock
         self.task = asyncio.create_task(self._run())
@@ -156,6 +157,33 @@ async def test_a_restart_on_another_host_waits_until_the_beat_has_stood_still(cl
     moved.kill()
 
 
+@pytest.mark.parametrize("process", ["A", "z"])
+async def test_a_newcomer_that_takes_itself_for_the_holders_successor_ends(clock: Clock, store: Store, process: str) -> None:
+    """Its lock file is a copy of the holder's, with the same id. The holder still has its lock, so it goes on, at each attempt."""
+    holder = Process(clock, store, "host-a", "b")
+    await clock.run(10)
+    for _ in range(3):
+        copy = Process(clock, store, "host-b", process, home="home of host-a")
+        await clock.run(BEAT_S + 1)
+        assert "host-a" in copy.loser_message
+        assert holder.is_ready
+    holder.kill()
+
+
+async def test_of_two_copies_that_start_at_once_one_remains(clock: Clock, store: Store) -> None:
+    """Each takes itself for the successor of the process that both were copied from."""
+    former = Process(clock, store, "host-a", "a")
+    await clock.run(5)
+    former.kill()
+    copies = [Process(clock, store, f"host-{name}", name, home="home of host-a") for name in "bc"]
+    await clock.run(10)
+    (winner,) = [copy for copy in copies if not copy.task.done()]
+    (loser,) = [copy for copy in copies if copy.task.done()]
+    assert winner.is_ready
+    assert "goes on with it" in loser.loser_message
+    winner.kill()
+
+
 async def test_a_process_that_was_paused_ends_where_another_took_its_name(clock: Clock, store: Store) -> None:
     """The later claim has the higher term, whatever the random ids are."""
     paused = Process(clock, store, "host-a", "z")
@@ -178,7 +206,7 @@ async def test_a_name_survives_a_broker_that_is_away(clock: Clock, store: Store)
     store.is_away = False
     late = Process(clock, store, "host-b", "b")
     await clock.run(WATCH_S)
-    assert late.task.done()
+    assert "host-a" in late.loser_message
     assert process.is_ready
     process.kill()
 
@@ -205,6 +233,41 @@ def test_without_a_name_a_process_takes_its_hosts_and_the_first_free_number(tmp_
     assert (again.name, again.home) == (first.name, first.home)
     again.lock.close()
     second.lock.close()
+
+
+@pytest.mark.parametrize("host", ["host-a", "host-b"])
+def test_a_copied_states_directory_has_another_home(tmp_path: Path, host: str) -> None:
+    """Or two processes of one name would be each other's successors. The copy's home stays the same afterwards."""
+    first = take_name(tmp_path / "states", "worker-1", "host-a")
+    first.lock.close()
+    shutil.copytree(tmp_path / "states", tmp_path / "copy")
+    copy = take_name(tmp_path / "copy", "worker-1", host)
+    copy.lock.close()
+    assert copy.home != first.home
+    again = take_name(tmp_path / "copy", "worker-1", host)
+    again.lock.close()
+    assert again.home == copy.home
+
+
+def test_a_states_directory_that_is_mounted_on_another_host_has_another_home(tmp_path: Path) -> None:
+    """A volume's clone has the same inodes."""
+    first = take_name(tmp_path, "worker-1", "host-a")
+    first.lock.close()
+    moved = take_name(tmp_path, "worker-1", "host-b")
+    moved.lock.close()
+    assert moved.home != first.home
+
+
+def test_a_cloned_machine_with_the_same_host_name_has_another_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image has the same host name, machine id and inodes; its boot is another one."""
+    first = take_name(tmp_path, "worker-1", "host-a")
+    first.lock.close()
+    boot = tmp_path / "boot_id"
+    boot.write_text("another boot\n")
+    monkeypatch.setattr("stream.services.instance_name._BOOT_ID", boot)
+    clone = take_name(tmp_path, "worker-1", "host-a")
+    clone.lock.close()
+    assert clone.home != first.home
 
 
 def test_a_name_of_a_living_process_on_this_host_is_refused(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ BEAT_S: Final = 2.0
 WATCH_S: Final = 6.0
 SETTLE_S: Final = 1.0
 _LOOK_S: Final = 0.5
+_NEW_BEATS: Final = 8
+"""As long as a claim is new, it is looked at every `_LOOK_S`: longer than the holder of a name takes to see it."""
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -51,6 +53,14 @@ class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
     def wins_over(self, other: "Claim") -> bool:
         """Whether this claim wins and the other process must end. Two claims with one term were made at the same moment."""
         return (self.term, self.process) > (other.term, other.process)
+
+    @property
+    def is_new(self) -> bool:
+        return self.beat <= _NEW_BEATS
+
+    def is_copy_of(self, holder: "Claim") -> bool:
+        """Whether this claim was made from a copy of the holder's lock, which the holder still has; so it is no successor."""
+        return self.home == holder.home and self.is_new and not holder.is_new
 
 
 class NameTakenError(IsthmusError):
@@ -110,7 +120,7 @@ class NameClaim:
             NameTakenError: another process's claim wins.
         """
         while True:
-            pause_s = _LOOK_S if self._settles_in_s > 0 else BEAT_S
+            pause_s = _LOOK_S if self._settles_in_s > 0 or self._claim.is_new else BEAT_S
             await self._sleep(pause_s)
             try:
                 await self._beat(pause_s)
@@ -128,14 +138,19 @@ class NameClaim:
 
     async def _beat(self, passed_s: float) -> None:
         found = await self._store.read()
+        term = self._claim.term
         if found is None or found.process == self._claim.process:
             self._settle(passed_s)
+        elif found.is_copy_of(self._claim):
+            term = max(term, found.term + 1)
+            text = "the process %d on %s claims the name %s from a copy of this process's states directory; it has to end"
+            logger.warning(text, found.pid, found.host, self._name)
         elif found.wins_over(self._claim):
             raise NameTakenError(self._name, found)
         else:
             logger.warning("the process %d on %s claims the name %s too; it has to end", found.pid, found.host, self._name)
             self._settles_in_s = max(SETTLE_S, self._settles_in_s)
-        await self._write(msgspec.structs.replace(self._claim, beat=self._claim.beat + 1))
+        await self._write(msgspec.structs.replace(self._claim, term=term, beat=self._claim.beat + 1))
 
     def _settle(self, passed_s: float) -> None:
         self._settles_in_s -= passed_s
