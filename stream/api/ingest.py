@@ -3,7 +3,7 @@
 An event without an id gets one that a retry of the same request repeats, so that the step drops what came twice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Annotated, Final, Literal, NamedTuple
 from uuid import uuid4
@@ -45,7 +45,8 @@ class EventsBody(msgspec.Struct, frozen=True):
 
     Attributes:
         events: The events, in order.
-        sent_at: The sender's clock when it sent the request. `occurred_at` of clicks and purchases is corrected by its error.
+        sent_at: The sender's clock when it sent the request. If it is further ahead than an event may be (`step.max_ahead_s`),
+            `occurred_at` of clicks and purchases is corrected by its error, and otherwise never.
     """
 
     events: Annotated[tuple[SentEvent, ...], Meta(min_length=1, max_length=EVENTS)]
@@ -58,10 +59,12 @@ class EventResult(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         event_id: Its id, given or derived: name it when the event is sent again.
         status: `accepted` once Kafka has it; `failed`: send it again.
+        occurred_at: Its corrected time, ms: name it when the event is sent again, without `sent_at`. Absent: as it was sent.
     """
 
     event_id: str
     status: Literal["accepted", "failed"]
+    occurred_at: int | None = None
 
 
 class EventsAnswer(msgspec.Struct, frozen=True):
@@ -95,8 +98,31 @@ def outgoing(body: EventsBody, idempotency_key: str | None, clock: Clock) -> lis
         ApiError: an event cannot be used as it is; the message names it.
     """
     request = idempotency_key or uuid4().hex
-    ahead_ms = 0 if body.sent_at is None else clock.now_ms - to_milliseconds(body.sent_at)
+    ahead_ms = _ahead_ms(body, clock)
     return [_outgoing(event, index, request, ahead_ms, clock) for index, event in enumerate(body.events)]
+
+
+def _ahead_ms(body: EventsBody, clock: Clock) -> int:
+    """How far ahead the sender's clock is certain to be wrong, ms; 0 if it may be right.
+
+    A clock that is behind cannot be told from a right one whose request comes late, such as a retry. Correcting it would give each
+    retry another time, and the step recognises an event by its id and time.
+    """
+    ahead_ms = 0 if body.sent_at is None else to_milliseconds(body.sent_at) - clock.now_ms
+    return ahead_ms if ahead_ms > clock.max_ahead_ms else 0
+
+
+def results_of(body: EventsBody, clock: Clock, sent: Sequence[OutgoingEvent], taken: Sequence[bool]) -> tuple[EventResult, ...]:
+    """Returns what became of each event. `sent` and `clock` are those of `outgoing`."""
+    ahead_ms = _ahead_ms(body, clock)
+    return tuple(
+        EventResult(record.event_id, "accepted" if took else "failed", _corrected_at(event, ahead_ms) if ahead_ms else None)
+        for event, record, took in zip(body.events, sent, taken, strict=True)
+    )
+
+
+def _corrected_at(event: SentEvent, ahead_ms: int) -> int | None:
+    return None if isinstance(event, Transcript) else to_milliseconds(event.occurred_at) - ahead_ms
 
 
 def _outgoing(event: SentEvent, index: int, request: str, ahead_ms: int, clock: Clock) -> OutgoingEvent:
@@ -104,8 +130,8 @@ def _outgoing(event: SentEvent, index: int, request: str, ahead_ms: int, clock: 
     fields = msgspec.structs.asdict(event)
     event_id = event.event_id or _derived_id(event, index, request)
     fields["event_id"] = event_id
-    if "occurred_at" in fields:
-        fields["occurred_at"] = to_milliseconds(fields["occurred_at"]) + ahead_ms
+    if not isinstance(event, Transcript):
+        fields["occurred_at"] = _corrected_at(event, ahead_ms)
     _check_times(kind(**fields), index, role, clock)
     check_user_id(event.user_id, f"events[{index}].user_id")
     return OutgoingEvent(role, event.user_id, event_id, _encode(kind(**fields)))

@@ -273,12 +273,12 @@ async def events(
     ] = None,
 ) -> Response[EventsAnswer]:
     """Clicks, transcripts and purchases. 202: Kafka has all of them; 207: some failed, send those again with the ids returned."""
-    sent = outgoing(data, idempotency_key, Clock(api.service.clock_ms(), api.max_ahead_ms, api.times))
+    clock = Clock(api.service.clock_ms(), api.max_ahead_ms, api.times)
+    sent = outgoing(data, idempotency_key, clock)
     took = [at_ms is not None for at_ms in await api.sink.send(sent)]
     if not any(took):
         raise ApiError(503, "Kafka took none of the events: send the request again", {"Retry-After": "1"})
-    results = [ingest.EventResult(event.event_id, "accepted" if one else "failed") for event, one in zip(sent, took, strict=True)]
-    return Response(EventsAnswer(tuple(results)), status_code=202 if all(took) else 207)
+    return Response(EventsAnswer(ingest.results_of(data, clock, sent, took)), status_code=202 if all(took) else 207)
 
 
 @get(

@@ -12,13 +12,14 @@ import msgspec
 import pytest
 
 from stream.api.streams import Stream, stream_lists
-from stream.core.events import NATIVE_FORMAT_HEADER, Click, Erasure, Purchase, Transcript
+from stream.core.events import NATIVE_FORMAT_HEADER, Click, Erasure, Purchase, Source, Transcript
 from stream.core.partitioner import partition_of
+from stream.core.records import Batch, PlainRecord
 from stream.errors import IsthmusError
 from stream.kafka.cluster.event_sink import OutgoingEvent
 from stream.metrics import Metrics
 from stream.services.api import now_ms, serve
-from tests import api
+from tests import api, world
 from tests.api import ITEMS, NOW, PARTITIONS, TOPICS, Replica, replica
 
 CLICK: dict[str, Any] = {"type": "click", "user_id": "u", "occurred_at": NOW, "tags": ["home"]}
@@ -104,11 +105,46 @@ async def test_a_batch_that_failed_in_part_says_which(tmp_path: Path) -> None:
 
 async def test_a_wrong_clock_is_corrected(running: Replica) -> None:
     """By what `sent_at` is wrong: the event was ten minutes before the request, whatever the sender's clock says."""
-    hour = 3_600_000
     now = now_ms()
-    await send(running, {**CLICK, "occurred_at": now + hour - 600_000}, sent_at=now + hour)
+    await send(running, {**CLICK, "occurred_at": now + HOUR_MS - 600_000}, sent_at=now + HOUR_MS)
     (record,) = records(running, TOPICS.clicks, "u")
     assert abs(msgspec.json.decode(record.value, type=Click).occurred_at - (now - 600_000)) < 5_000  # type: ignore[operator]
+
+
+HOUR_MS = 3_600_000
+
+
+async def applied(running: Replica, topic: str, source: Source) -> int:
+    """How many events of `u` the step applies of those that a topic holds."""
+    made = [PlainRecord(index, now_ms(), record.key, record.value) for index, record in enumerate(records(running, topic, "u"))]
+    return world.run(world.Store(), Batch(source, topic, 1, 0, made)).counts["events", source, "applied"]
+
+
+@pytest.mark.parametrize(
+    ("event", "topic", "source"), [(CLICK, TOPICS.clicks, Source.CLICK), (PURCHASE, TOPICS.purchases, Source.PURCHASE)]
+)
+@pytest.mark.parametrize("event_id", [None, "e-1"])
+@pytest.mark.parametrize("age_ms", [-60_000, 0, HOUR_MS])
+async def test_a_request_with_sent_at_that_is_sent_again_counts_once(
+    running: Replica, event: dict[str, Any], topic: str, source: Source, event_id: str | None, age_ms: int
+) -> None:
+    """However late the retry comes: a clock that may be right corrects nothing."""
+    sent = now_ms() - age_ms
+    for _ in range(2):
+        answer = await send(running, {**event, "event_id": event_id, "occurred_at": sent - 1_000}, key="k1", sent_at=sent)
+        assert "occurred_at" not in answer.json()["results"][0]
+        await asyncio.sleep(0.02)
+    assert await applied(running, topic, source) == 1
+
+
+async def test_corrected_events_count_once_if_they_are_sent_again_as_returned(running: Replica) -> None:
+    """With their ids and times, and without `sent_at`; a transcript has no corrected time."""
+    now = now_ms()
+    one = {**CLICK, "occurred_at": now + HOUR_MS - 600_000}
+    click, transcript = (await send(running, one, TRANSCRIPT, sent_at=now + HOUR_MS)).json()["results"]
+    assert "occurred_at" not in transcript
+    await send(running, {**one, "event_id": click["event_id"], "occurred_at": click["occurred_at"]})
+    assert await applied(running, TOPICS.clicks, Source.CLICK) == 1
 
 
 @pytest.mark.parametrize(
