@@ -8,8 +8,10 @@ from typing import Final
 from stream.api.answers import Popularity
 from stream.core.announcements import ModelAnnouncement, decode_announcement
 from stream.core.catalogue_records import ItemFormat, ItemTable
+from stream.core.events import Reason
 from stream.core.outputs import ModelName
 from stream.core.parsing import UNUSABLE
+from stream.core.poison import INFRASTRUCTURE_ERRORS, failure_location
 from stream.core.ranking import Catalogue, Rows
 from stream.core.records import Record
 from stream.core.unreadable import readable
@@ -67,6 +69,12 @@ class CurrentCatalogue:
             except IsthmusError as error:
                 logger.error("popularity is not taken over, and will be tried again: %s", error)  # noqa: TRY400  (the text says all)
                 self._unread = self._unread or unread
+                continue
+            except INFRASTRUCTURE_ERRORS:
+                raise
+            except Exception as error:  # noqa: BLE001  (a bug costs this model, not the API)
+                self._metrics.counter("model_refusals", Reason.POISON).inc()
+                logger.error("popularity of %s is not taken over (%s)", announced.uri, failure_location(error))  # noqa: TRY400
                 continue
             self.popularity = Popularity(ModelName(announced.name, announced.version), items, prior)
             return

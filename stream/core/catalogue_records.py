@@ -12,6 +12,7 @@ from stream.core.event_times import TimeUnit
 from stream.core.events import FieldMapper, Item, Reason, Rejection, to_milliseconds
 from stream.core.outputs import Output
 from stream.core.parsing import parse_item
+from stream.core.poison import INFRASTRUCTURE_ERRORS, failure_location
 from stream.core.records import Coordinates, Record, is_native
 
 
@@ -67,7 +68,19 @@ class ItemTable:
 
 
 def read_item(record: Record, form: ItemFormat) -> Item | Rejection | None:
-    """The item of a record; None where it is a tombstone; else why it cannot be used."""
+    """The item of a record; None where it is a tombstone; else why it cannot be used.
+
+    A bug costs one record: every process reads this topic, and would end at the record at each start.
+    """
+    try:
+        return _read(record, form)
+    except INFRASTRUCTURE_ERRORS:
+        raise
+    except Exception as error:  # noqa: BLE001  (isolation is for bugs)
+        return Rejection(Reason.POISON, failure_location(error))
+
+
+def _read(record: Record, form: ItemFormat) -> Item | Rejection | None:
     if record.key is None:
         return Rejection(Reason.MISSING_KEY, "the record has no key: it must be the item id")
     if not record.value:

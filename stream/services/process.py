@@ -118,7 +118,9 @@ def field_mapper(section: str, fields: Mapping[str, str]) -> Callable[[Any], Any
     def map_fields(value: Any) -> dict[str, Any]:
         try:
             mapped = {name: search(value) for name, search in compiled.items()}
-        except jmespath.exceptions.JMESPathError as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  (JMESPath's functions and comparisons raise whatever Python raises)
             raise ValueError(type(error).__name__) from None
         return {name: field for name, field in mapped.items() if field is not None}
 

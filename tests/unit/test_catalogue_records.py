@@ -172,6 +172,51 @@ def test_any_bytes_are_an_item_a_tombstone_or_a_dead_letter(pairs: list[tuple[by
     assert len(item_dead_letters("items", 1, 0, rejected)) == len(rejected)
 
 
+def test_a_bug_costs_one_record_of_the_catalogue() -> None:
+    """Every process reads the topic whole, and would end at this record at each start."""
+
+    def broken(theirs: Any) -> Any:
+        if theirs["item_id"] == "18":
+            raise KeyError("a value of the record")
+        return theirs
+
+    form, records = ItemFormat(broken), [record({"item_id": "18", "name": "n"}), record({"item_id": "19", "name": "n"}, b"19", 1)]
+    table = ItemTable(form)
+    (rejected,) = table.apply(records)
+    assert (rejected.record.offset, rejected.rejection.reason) == (0, Reason.POISON)
+    assert "KeyError at" in rejected.rejection.error
+    assert "a value" not in rejected.rejection.error
+    assert list(table.items) == [b"19"]
+    assert rejected_items(records, form) == [rejected]
+
+
+def test_an_item_whose_mapping_compares_a_text_with_a_number_is_one_dead_letter() -> None:
+    """JMESPath raises Python's own TypeError there, which ended every worker at each start."""
+    fields = {"item_id": "id", "name": "name", "repeatable": "most > `1`"}
+    form = item_format(Settings(mapping=MappingSettings.model_validate({"items": fields})))
+    (rejected,) = ItemTable(form).apply([record({"id": "18", "name": "n", "most": "unlimited"})])
+    assert rejected.rejection.reason == Reason.MAPPING
+
+
+async def test_a_bug_in_reading_a_model_costs_that_model_and_neither_worker_nor_api() -> None:
+    """The one announced before it is served."""
+    announced = ModelAnnouncement(role="champion", name="order", version="1", uri="1", sha256="1", published_at=0)
+    broken = msgspec.structs.replace(announced, uri="2", sha256="2")
+    records = [PlainRecord(offset, 0, b"champion", encode_announcement(model)) for offset, model in enumerate((announced, broken))]
+    metrics, served = Metrics(), ServedModel(catalogue=catalogue())
+
+    def load(uri: str, _: str) -> OrderRanker:
+        return {"1": OrderRanker("1")}[uri]
+
+    await ServedModelFollower(served, metrics, load).on_models(records)
+    read = CurrentCatalogue(lambda uri, _: {"1": (ITEMS, cast("Any", None))}[uri], metrics)
+    await read.on_models(records)
+    assert served.ranker is not None
+    assert read.popularity is not None
+    assert read._unread == []
+    assert metrics.total("model_refusals", "poison") == 2
+
+
 UNDECODABLE = (b"{", b"\xff", DEEP, b'{"role": 1}', b'"\\ud800"')
 
 

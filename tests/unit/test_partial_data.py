@@ -239,6 +239,28 @@ def test_a_number_is_not_an_id(source: Source, fields: dict[str, object]) -> Non
     assert parse(Source.CLICK, msgspec.json.encode(CLICK | {"user_id": 17}), mapper) == Click("17", NOW, ("home",))
 
 
+FAILING = (
+    "tags[?weight > `1`].name",
+    "max_by(tags, &weight).[name]",
+    "[to_string(floor(x))]",
+    "[contains(page, `1`) && 'a' || 'b']",
+)
+
+
+@pytest.mark.parametrize("expression", FAILING)
+def test_a_mapping_that_fails_is_a_mapping_dead_letter_and_no_bug(expression: str) -> None:
+    """Whatever JMESPath raises: its comparisons and functions let Python's own errors through."""
+    theirs = (
+        b'{"id": "u", "at": %d, "x": 1e999, "page": "home", "tags": [{"weight": 2, "name": "a"}, {"weight": "2", "name": "b"}]}'
+    )
+    fields = {"user_id": "id", "occurred_at": "at", "tags": expression}
+    assert isinstance(rejected := parse(Source.CLICK, theirs % NOW, field_mapper("mapping.clicks", fields)), Rejection)
+    assert rejected.reason == Reason.MAPPING
+    transcripts = field_mapper("mapping.transcripts", {"user_id": "id", "started_at": "at", "sentences": expression})
+    assert isinstance(call := parse_transcript(theirs % NOW, transcripts), Rejection)
+    assert call.reason == Reason.MAPPING
+
+
 @pytest.mark.parametrize("tags", [["x" * 65], [str(number) for number in range(17)], ["a\x1fb"], [5], [["x"]], "home", {"a": 1}])
 def test_tags_beyond_the_bounds_are_a_dead_letter(tags: object) -> None:
     """A cut tag would be another tag, and nobody would know that the 17th was dropped."""

@@ -12,7 +12,9 @@ from typing import Final
 from models.artifact import UNREADABLE, ModelRefused, load_ranker
 from stream.core.announcements import ModelAnnouncement, decode_announcement
 from stream.core.catalogue_records import ItemFormat, ItemTable
+from stream.core.events import Reason
 from stream.core.parsing import UNUSABLE
+from stream.core.poison import INFRASTRUCTURE_ERRORS, failure_location
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Record
 from stream.core.unreadable import readable
@@ -102,6 +104,11 @@ class ServedModelFollower:
             self._refuse(refused.reason, str(refused))
             if newest and refused.reason == UNREADABLE:
                 self._unreadable = announced
+            return False
+        except INFRASTRUCTURE_ERRORS:
+            raise
+        except Exception as error:  # noqa: BLE001  (a bug costs this model, not the worker)
+            self._refuse(Reason.POISON, f"{announced.uri}: {failure_location(error)}")
             return False
         return True
 
