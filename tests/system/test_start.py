@@ -35,7 +35,7 @@ main()
 def threads(arguments: list[str], at: tuple[str, str], folder: Path, *, before: bool, variable: str | None = None) -> set[int]:
     """The threads of torch and of each BLAS and OpenMP pool once the process has got to a function, (module, name)."""
     script = ASK.format(before=before, module=at[0], function=at[1])
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     environment |= {"ISTHMUS_REGISTRY__URI": f"sqlite:///{folder}/mlflow.db", "ISTHMUS_REGISTRY__FOLDER": str(folder / "models")}
     environment |= {"OMP_NUM_THREADS": variable} if variable else {}
     command = [sys.executable, "-c", script, json.dumps(arguments)]
