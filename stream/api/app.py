@@ -94,13 +94,13 @@ def make_app(api: Api, metrics: Metrics) -> Litestar:
         middleware=[Observed(metrics, settings.body_timeout_s)],
         exception_handlers={Exception: problem_response},
         request_max_body_size=settings.max_body_bytes,
-        openapi_config=openapi_config(),
+        openapi_config=None,
         logging_config=None,
     )
 
 
 def openapi_config() -> OpenAPIConfig:
-    """The document is written to `deploy/openapi.json`; the process serves no page of it."""
+    """Of the document in `deploy/openapi.json`. It is not served: its pages need no key and load scripts from a CDN."""
     return OpenAPIConfig(
         title="Isthmus",
         version=version("isthmus"),

@@ -90,6 +90,14 @@ def test_the_table_names_every_route() -> None:
     assert {(method, path) for method, path in have if method not in {"OPTIONS", "HEAD"}} == set(ROUTES) | OWN
 
 
+@pytest.mark.parametrize(
+    "path", ["/schema", "/schema/swagger", "/schema/redoc", "/schema/openapi.json", "/schema/oauth2-redirect.html"]
+)
+async def test_no_page_of_the_openapi_document_is_served(running: Replica, path: str) -> None:
+    """It would need no key and load scripts from a CDN."""
+    assert (await running.get(path)).status_code == 404
+
+
 async def test_every_route_asks_for_what_the_table_says(running: Replica) -> None:
     """All routes with every kind of credential: none, a wrong one, an expired one, and a key of each scope."""
     secrets = {scope: await with_key(running, scope) for scope in Scope}
