@@ -1,5 +1,5 @@
-"""A real broker that loses the end of a partition: while the worker runs, and while it is down. The encoder's side and the other
-gaps are tested on the embedded log.
+"""A real broker that loses the end of a partition, while the worker runs and while it is down, and a group's offset that is moved
+forward. The encoder's side and the other gaps are tested on the embedded log.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaProducer, TopicPartition
+from kafka.structs import OffsetAndMetadata
 
 from stream.core.events import Click
 from stream.core.records import Batch
@@ -24,11 +25,12 @@ from stream.kafka.cluster.local_broker import LocalKafka
 from stream.kafka.cluster.topics import admin_client, changelog_name, create_or_check, source_topics, topic_epochs
 from stream.kafka.cluster.view import KafkaClusterView
 from stream.metrics import Metrics
-from stream.settings import TopicSettings
+from stream.settings import Guarantee, TopicSettings
 from tests import world
 from tests.broken_logs import cut_partition
 from tests.system.exact import newest, read_all
 from tests.system.needs import broker_or_skip
+from tests.system.shared_broker import remove_members
 
 TOPICS = TopicSettings(partitions=1)
 SOURCES = source_topics(TOPICS)
@@ -57,7 +59,7 @@ def send(broker: LocalKafka, first: int, count: int) -> None:
 
 
 @asynccontextmanager
-async def worker(broker: LocalKafka, folder: Path) -> Any:
+async def worker(broker: LocalKafka, folder: Path, guarantee: Guarantee = "at_least_once") -> Any:
     """Runs a worker that renews its app; leaving the context stops it as SIGTERM does."""
     metrics, stop, view = Metrics(), asyncio.Event(), KafkaClusterView(broker.bootstrap, GROUP)
 
@@ -71,7 +73,7 @@ async def worker(broker: LocalKafka, folder: Path) -> Any:
             topics=TOPICS,
             metrics=metrics,
         )
-        return app, add_profile_agent(app, context, supervision=Supervision(view=view, recreated=recreated))
+        return app, add_profile_agent(app, context, guarantee=guarantee, supervision=Supervision(view=view, recreated=recreated))
 
     running = asyncio.create_task(run_with_renewal(build, view, topic_epochs(broker.bootstrap, SOURCES), stop))
     try:
@@ -148,3 +150,36 @@ async def test_a_worker_is_exact_after_its_broker_lost_the_end_of_a_log(broker: 
     async with worker(broker, state) as metrics:
         await until(lambda: handled(metrics) == 15 and is_settled(broker))
         assert metrics.total("log_gaps", TOPICS.clicks, "deleted") == 1
+
+
+def move_group(broker: LocalKafka, offset: int) -> None:
+    """Resets the group's offset, as kafka-consumer-groups.sh does, once its static member has left."""
+    admin, partition = admin_client(broker.bootstrap), TopicPartition(TOPICS.clicks, 0)
+    remove_members(admin, GROUP)
+    errors = admin.alter_group_offsets(GROUP, {partition: OffsetAndMetadata(offset, "", None)})
+    admin.close()
+    assert not errors[partition].errno
+
+
+@pytest.mark.timeout(120)
+async def test_a_group_that_was_moved_forward_skips_nothing_in_either_guarantee(broker: LocalKafka, tmp_path: Path) -> None:
+    """Each user has a later event, which would hide the skipped ones for ever: a user's applied offset is one number. The second
+    time the last applied record is deleted.
+    """
+    await asyncio.to_thread(send, broker, 0, 100)
+    async with worker(broker, tmp_path) as metrics:
+        await until(lambda: handled(metrics) == 100 and is_settled(broker))
+    rounds: list[tuple[int, Guarantee]] = [(100, "at_least_once"), (160, "exactly_once")]
+    for end, guarantee in rounds:
+        before = clicks(broker)
+        await asyncio.to_thread(send, broker, end, 50)
+        await asyncio.to_thread(move_group, broker, end + 50)
+        if guarantee == "exactly_once":
+            admin = admin_client(broker.bootstrap)
+            admin.delete_records({TopicPartition(TOPICS.clicks, 0): end})
+            admin.close()
+        async with worker(broker, tmp_path, guarantee) as metrics:
+            await asyncio.to_thread(send, broker, end + 50, 10)
+            await until(lambda metrics=metrics: handled(metrics) == 60 and is_settled(broker))
+            assert metrics.total("log_gaps", TOPICS.clicks, "moved") == metrics.total("log_gaps") == 1
+    assert_exact(broker, [[*before, *clicks(broker)]])

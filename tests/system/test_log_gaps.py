@@ -118,8 +118,10 @@ async def test_a_log_that_is_cut_twice_and_one_that_is_emptied_are_read_on(name:
     assert_exact(log, [*(b for b in before if (b.topic, b.partition) == PARTITION), *between, *of_the_cut(log, [], 0, epochs=2)])
 
 
-async def test_records_deleted_unread_and_records_skipped_by_a_reset_are_counted(name: str, tmp_path: Path) -> None:
-    """Nothing can bring the first back; the others wait for another reset. What follows is applied."""
+async def test_records_deleted_unread_are_counted_and_records_that_a_reset_passed_over_are_applied(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing can bring the first back; the others are read all the same, in their order."""
     log = open_log(name)
     log.create_topics(specs(TOPICS))
     await fold(name, log, tmp_path, events(400))
@@ -127,13 +129,36 @@ async def test_records_deleted_unread_and_records_skipped_by_a_reset_are_counted
     await send(log, more_events(200))
     partition = log.topics[TOPICS.clicks].partitions[NUMBER]
     partition.records = [record for record in partition.records if record.offset >= applied + 10]
-    other = (TOPICS.clicks, 2)
-    log.committed["isthmus-profiles"][other] += 5
+    committed, other = log.committed["isthmus-profiles"], (TOPICS.clicks, 2)
+    ended = committed[other]
+    committed[other] += 5
     metrics, starts = await fold(name, log, tmp_path)
-    assert metrics.total("log_gaps", TOPICS.clicks, "deleted") == metrics.total("log_gaps", TOPICS.clicks, "skipped") == 1
+    assert metrics.total("log_gaps", TOPICS.clicks, "deleted") == metrics.total("log_gaps", TOPICS.clicks, "moved") == 1
     assert metrics.total("log_gaps") == 2
-    assert starts == {PARTITION: applied + 10}
-    assert handled(metrics) == 200 - 10 - 5
+    assert starts == {PARTITION: applied + 10, other: ended}
+    assert f"the group's offset is {ended + 5}, but the states end before offset {ended}" in caplog.text
+    assert handled(metrics) == 200 - 10
+    committed[other] -= 40
+    again, starts = await fold(name, log, tmp_path)
+    assert (handled(again), again.total("log_gaps"), starts) == (0, 0, {})
+
+
+@pytest.mark.parametrize("has_marked_record", [True, False])
+async def test_every_user_is_exact_after_the_group_was_moved_forward(name: str, tmp_path: Path, *, has_marked_record: bool) -> None:
+    """In all partitions, with later events of every user; also where retention ended just behind the applied events."""
+    log = open_log(name)
+    log.create_topics(specs(TOPICS))
+    await fold(name, log, tmp_path, events(400))
+    applied, committed = batches_in(log), log.committed["isthmus-profiles"]
+    await send(log, more_events(200))
+    for number, partition in enumerate(log.topics[TOPICS.clicks].partitions):
+        if not has_marked_record:
+            partition.records = [record for record in partition.records if record.offset >= committed[TOPICS.clicks, number]]
+        committed[TOPICS.clicks, number] = partition.end
+    metrics, _ = await fold(name, log, tmp_path, more_events(100))
+    assert metrics.total("log_gaps", TOPICS.clicks, "moved") == metrics.total("log_gaps") == 4
+    assert handled(metrics) == 300
+    assert_exact(log, [*applied, *batches_in(log)])
 
 
 async def test_a_topic_recreated_while_the_worker_was_down_is_read_from_its_beginning(name: str, tmp_path: Path) -> None:

@@ -40,7 +40,9 @@ def kind_of(log: LogState, committed: int = 100, **more: Any) -> tuple[GapKind |
         (LogState(0, 150, 4_000, later=120), 100, GapKind.CUT, 120),
         (LogState(120, 150), 100, GapKind.DELETED, 120),
         (LogState(120, 150), 130, GapKind.DELETED, 120),
-        (LogState(0, 150, 5_000, skipped=True), 130, GapKind.SKIPPED, None),
+        (LogState(0, 150, 5_000, skipped=True), 130, GapKind.MOVED, 100),
+        (LogState(100, 150, None, skipped=True), 130, GapKind.MOVED, 100),  # the last applied record was deleted
+        (LogState(0, 110, 5_000, skipped=True), 115, GapKind.MOVED, 100),
         (LogState(0, 150, 5_000), 130, None, None),  # only control records are between
         (LogState(0, 110, 5_000), 115, None, 100),  # records that were read but not applied are gone
     ],

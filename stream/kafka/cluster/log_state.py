@@ -60,8 +60,12 @@ async def read_log_states(
     await _look_up(consumer, marks)
     starts, ends = await consumer.beginning_offsets(marks), await consumer.end_offsets(marks)
     states = {tp: LogState(starts[tp], ends[tp]) for tp in marks}
-    there = {tp: mark for tp, mark in marks.items() if mark is not None and starts[tp] <= mark.offset < ends[tp]}
-    for tp, (timestamp, skipped) in (await _read_marks(consumer, there, ends)).items():
+    there = {
+        tp: mark
+        for tp, mark in marks.items()
+        if mark is not None and mark.offset < ends[tp] and starts[tp] < max(mark.offset + 1, mark.skips_to)
+    }
+    for tp, (timestamp, skipped) in (await _read_marks(consumer, there, starts, ends)).items():
         states[tp] = states[tp]._replace(timestamp=timestamp, skipped=skipped)
     gone = {tp: mark.timestamp + 1 for tp, mark in marks.items() if mark is not None and not states[tp].holds(mark)}
     for tp, found in (await consumer.offsets_for_times(gone)).items() if gone else ():
@@ -70,12 +74,15 @@ async def read_log_states(
 
 
 async def _read_marks(
-    consumer: AIOKafkaConsumer, marks: Mapping[TopicPartition, Mark], ends: Mapping[TopicPartition, int]
+    consumer: AIOKafkaConsumer,
+    marks: Mapping[TopicPartition, Mark],
+    starts: Mapping[TopicPartition, int],
+    ends: Mapping[TopicPartition, int],
 ) -> dict[TopicPartition, tuple[int | None, bool]]:
     """The timestamp at each mark's offset, and whether records follow it below `skips_to`. Control records are no records."""
     consumer.assign(list(marks))
     for tp, mark in marks.items():
-        consumer.seek(tp, mark.offset)
+        consumer.seek(tp, max(mark.offset, starts[tp]))
     found: dict[TopicPartition, tuple[int | None, bool]] = dict.fromkeys(marks, (None, False))
     open_marks = dict(marks)
     while open_marks:

@@ -20,7 +20,7 @@ class GapKind(StrEnum):
 
     CUT = "cut"
     DELETED = "deleted"
-    SKIPPED = "skipped"
+    MOVED = "moved"
     UNCONFIRMED = "unconfirmed"
     RECREATED = "recreated"
 
@@ -82,21 +82,27 @@ def continuation(
         return _after_cut(watermark, log, replayable=replayable)
     if log.start > following:
         return Continuation(watermark.advanced(log.start - 1, -1), log.start, _deleted(following, log.start))
-    if log.skipped:
-        return Continuation(watermark.advanced(committed - 1, -1), None, _skipped(following, committed, is_certain=keeps_state))
-    return Continuation(watermark, following if committed > log.end else None)
+    if log.skipped and not keeps_state:
+        return Continuation(watermark.advanced(committed - 1, -1), None, _unconfirmed(following, committed))
+    is_moved = log.skipped or (mark is None and committed > following)
+    gap = _moved(following, committed) if is_moved and keeps_state else None
+    return Continuation(watermark, following if gap is not None or committed > log.end else None, gap)
 
 
-def _skipped(first: int, committed: int, *, is_certain: bool) -> Gap:
-    if is_certain:
-        text = (
-            f"the group's offset was moved to {committed}, although offsets {first} to {committed - 1} are not applied: they are "
-            "skipped. Reset the offset to apply them"
-        )
-        return Gap(GapKind.SKIPPED, text)
+def _moved(first: int, committed: int) -> Gap:
+    """Not skipped: the applied offset of a user is one number, so a later event would hide the skipped ones for ever."""
     text = (
-        f"offsets {first} to {committed - 1} are committed, but the output holds nothing of them: they are dead letters, were "
-        f"skipped, or the output was cut. Resetting the group's offset to {first} makes it again, which changes nothing twice"
+        f"the group's offset is {committed}, but the states end before offset {first}: the offset was moved, or states were lost. "
+        f"Reading continues at offset {first}"
+    )
+    return Gap(GapKind.MOVED, text)
+
+
+def _unconfirmed(first: int, committed: int) -> Gap:
+    text = (
+        f"offsets {first} to {committed - 1} are committed, but the output holds nothing of them: they are dead letters, the "
+        f"group's offset was moved, or the output was cut. They are not read. If the group's offset is reset to {first}, their "
+        "output counts only for users of whom nothing later is applied"
     )
     return Gap(GapKind.UNCONFIRMED, text)
 
@@ -127,7 +133,7 @@ def _after_cut(watermark: Watermark, log: LogState, *, replayable: bool) -> Cont
     if replayable:
         text = (
             f"{was}. It is read again from its beginning, which changes nothing twice. What it lost before it was applied is "
-            "missing until the process that writes it reads its own input again"
+            "missing; if its writer makes it again, it counts only for users of whom nothing later is applied"
         )
         return Continuation(Watermark(VERSION, watermark.epoch, log.start - 1, -1), log.start, Gap(GapKind.CUT, text))
     first = log.end if log.later is None else log.later

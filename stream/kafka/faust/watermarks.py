@@ -149,5 +149,5 @@ class Watermarks:
         if gap is None:
             return
         self._metrics.counter("log_gaps", partition[0], gap.kind).inc()
-        level = logging.WARNING if gap.kind in {GapKind.RECREATED, GapKind.UNCONFIRMED} else logging.ERROR
+        level = logging.ERROR if gap.kind in {GapKind.CUT, GapKind.DELETED} else logging.WARNING
         logger.log(level, "%s-%d: %s", *partition, gap.text)
