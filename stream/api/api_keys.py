@@ -79,7 +79,10 @@ class ApiKeys:
     def __init__(self) -> None:
         self._keys: dict[str, ApiKey] = {}
 
-    async def on_records(self, records: Sequence[Record]) -> None:
+    async def on_records(self, records: Sequence[Record], *, replace: bool = False) -> None:
+        """Applies keys and tombstones; with `replace`, keys that the records do not hold open nothing any more."""
+        if replace:
+            self._keys = {}
         for record in records:
             if record.key is None:
                 continue

@@ -30,21 +30,26 @@ class CurrentCatalogue:
     def __init__(self, read_prior: PriorReader, metrics: Metrics, items: ItemFormat | None = None) -> None:
         self._read_prior = read_prior
         self._metrics = metrics
+        self._form = items
         self._table = ItemTable(items)
         self.catalogue = Catalogue()
         self.popularity: Popularity | None = None
         self._unread: list[ModelAnnouncement] = []
 
-    async def on_items(self, records: Sequence[Record]) -> None:
-        """Applies items and tombstones; a worker sends the dead letter of a record that is no item."""
+    async def on_items(self, records: Sequence[Record], *, replace: bool = False) -> None:
+        """Applies items and tombstones; a worker sends the dead letter of a record that is no item. With `replace` they are all."""
+        if replace:
+            self._table = ItemTable(self._form)
         for record, rejection in self._table.apply(records):
             logger.warning("items, offset %d cannot be used (%s: %s)", record.offset, rejection.reason, rejection.error)
         self.catalogue = Catalogue(self._table.items.values())
         self._metrics.gauge("catalogue_items").set(len(self._table.items))
         self._metrics.gauge("unusable_items").set(len(self._table.unusable))
 
-    async def on_models(self, records: Sequence[Record]) -> None:
-        """Takes over the newest champion whose folder can be read."""
+    async def on_models(self, records: Sequence[Record], *, replace: bool = False) -> None:
+        """Takes over the newest champion whose folder can be read. With `replace`, without a champion, the former one stays."""
+        if replace:
+            self._unread = []
         champions = [record for record in readable(records) if record.key == b"champion" and record.value]
         announced = [found for record in champions if (found := self._announced(record)) is not None]
         if announced:

@@ -22,10 +22,11 @@ from stream.errors import IsthmusError
 from stream.health import NOT_ASSIGNED, Beat, Health
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 
     from stream.core.events import InputTopic
     from stream.kafka.cluster.names import NameClaim
+    from stream.kafka.cluster.topic_follower import Apply
     from stream.kafka.cluster.view import ClusterView
     from stream.metrics import Metrics
     from stream.services.instance_name import Instance
@@ -218,7 +219,7 @@ async def _acquire(claim: NameClaim) -> None:
 @asynccontextmanager
 async def followed(
     bootstrap: str,
-    follows: Mapping[str, Callable[[Sequence[Any]], Any]],
+    follows: Mapping[str, Apply],
     health: Health,
     stop: asyncio.Event,
     startup: Startup,
@@ -241,6 +242,7 @@ async def followed(
             if tasks[-1].done():
                 await tasks[-1]
             tasks[-1].add_done_callback(lambda _: stop.set())
+            health.ready[topic] = lambda ready=ready: None if ready.is_set() else "is being read again"  # type: ignore[misc]
         yield
     finally:
         for task in tasks:

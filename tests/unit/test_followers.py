@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from models.artifact import ModelRefused
+from stream.api.api_keys import ApiKeys, Scope, encode_api_key, make_api_key
 from stream.core.announcements import ModelAnnouncement, encode_announcement
 from stream.core.events import Item
 from stream.core.ranking import Ranker
@@ -139,3 +140,22 @@ async def test_unreadable_records_of_followed_topics_are_counted_and_left_out() 
     assert set(served.catalogue.items) == {"a"}
     assert served.ranker is ranker
     assert [metrics.total("unreadable_records", topic) for topic in ("items", "models")] == [1.0, 1.0]
+
+
+async def test_a_topic_that_is_read_again_replaces_the_catalogue() -> None:
+    """What the recreated topic does not hold is no longer offered, nor counted as unusable."""
+    served, metrics = ServedModel(None), Metrics()
+    follower = ServedModelFollower(served, metrics)
+    await follower.on_items([item("a"), item("b"), PlainRecord(2, 0, b"c", b"{")])
+    await follower.on_items([item("b")], replace=True)
+    assert set(served.catalogue.items) == {"b"}
+    assert metrics.total("unusable_items") == 0
+
+
+async def test_a_topic_of_keys_that_is_read_again_revokes_those_that_it_does_not_hold() -> None:
+    keys = ApiKeys()
+    (_, first), (secret, second) = (make_api_key(name, [Scope.READ], 0) for name in "ab")
+    await keys.on_records([PlainRecord(0, 0, key.key_id.encode(), encode_api_key(key)) for key in (first, second)])
+    await keys.on_records([PlainRecord(0, 0, second.key_id.encode(), encode_api_key(second))], replace=True)
+    assert keys.all() == [second]
+    assert keys.find(secret, 1) == second

@@ -9,7 +9,7 @@ from aiokafka import TopicPartition
 
 from stream.core.records import PlainRecord
 from stream.kafka.cluster.clients import TopicError
-from stream.kafka.cluster.topic_follower import fetch_until
+from stream.kafka.cluster.fetching import fetch_until
 from stream.kafka.cluster.topic_reader import TopicReader, poll_until
 
 TP = TopicPartition("clicks", 0)

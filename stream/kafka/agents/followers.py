@@ -38,13 +38,19 @@ class ServedModelFollower:
         self._served = served
         self._metrics = metrics
         self._load = load
+        self._form = items
         self._table = ItemTable(items)
         self._champion: ModelAnnouncement | None = None
         self._unreadable: ModelAnnouncement | None = None
         self._lock = asyncio.Lock()
 
-    async def on_items(self, records: Sequence[Record]) -> None:
-        """Applies items and tombstones; a record that is no item leaves its item as it was, and is logged and counted."""
+    async def on_items(self, records: Sequence[Record], *, replace: bool = False) -> None:
+        """Applies items and tombstones; a record that is no item leaves its item as it was, and is logged and counted.
+
+        With `replace` the records are the whole catalogue.
+        """
+        if replace:
+            self._table = ItemTable(self._form)
         for record, rejection in self._table.apply(records):
             text = "the item at offset %d of the catalogue cannot be used (%s: %s): publish it again; its former version stays"
             logger.warning(text, record.offset, rejection.reason, rejection.error)
@@ -53,16 +59,17 @@ class ServedModelFollower:
         self._metrics.gauge("catalogue_items").set(len(self._table.items))
         self._metrics.gauge("unusable_items").set(len(self._table.unusable))
 
-    async def on_models(self, records: Sequence[Record]) -> None:
+    async def on_models(self, records: Sequence[Record], *, replace: bool = False) -> None:
         """Loads the newest champion among the records.
 
-        If it is refused, tries the ones before it: a worker that starts has no other model to keep.
+        If it is refused, tries the ones before it: a worker that starts has no other model to keep. With `replace` the records are
+        the whole topic; where it announces no champion, the model that is served stays.
         """
         kept = readable(records)
         self._count_unreadable("models", len(records) - len(kept))
         values = [record.value for record in kept if record.key == b"champion" and record.value][::-1]
         async with self._lock:
-            if values:
+            if values or replace:
                 self._unreadable = None
             for value in values:
                 try:

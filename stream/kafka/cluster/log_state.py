@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from stream.core.records import Record
 from stream.core.unreadable import UnreadableValue
-from stream.kafka.cluster.topic_follower import fetch_until
+from stream.kafka.cluster.fetching import fetch_until
 
 MARK_FETCH_BYTES: Final = 64 << 10
 """Of one partition, at most, by a reader of marks: it needs one record of each. A broker returns a larger record all the same."""

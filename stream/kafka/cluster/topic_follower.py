@@ -1,65 +1,123 @@
-"""Reading topics to their ends, or for ever, over aiokafka and without a group."""
+"""Following whole topics for ever, over aiokafka and without a group."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Final
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
 
 from stream.kafka.cluster import batch_reading
 from stream.kafka.cluster.clients import READ_COMMITTED
-from stream.kafka.cluster.corrupt_batches import SkipCorruptBatches
+from stream.kafka.cluster.corrupt_batches import PassCorruptBatches, SkipCorruptBatches
+from stream.kafka.cluster.fetching import fetch_until
+from stream.kafka.cluster.log_state import MARK_FETCH_BYTES, Mark, read_log_states
+from stream.kafka.cluster.view import KafkaClusterView
 
-_FETCH_MS: Final = 200
-
-
-async def fetch_until(
-    consumer: AIOKafkaConsumer, ends: Mapping[Any, int], max_records: int | None = None
-) -> AsyncIterator[tuple[Any, Sequence[Any], int]]:
-    """Yields (topic partition, records, next position) of an assigned consumer until each position has reached its end.
-
-    `records` is empty where only compacted offsets or control records were passed. A partition that has reached its end is paused.
-    """
-    positions = {tp: await consumer.position(tp) for tp in ends}
-    while True:
-        for tp in [tp for tp, position in positions.items() if position >= ends[tp]]:
-            consumer.pause(tp)
-            del positions[tp]
-        if not positions:
-            return
-        fetched = await consumer.getmany(timeout_ms=_FETCH_MS, max_records=max_records)
-        for tp, before in positions.items():
-            positions[tp] = await consumer.position(tp)
-            if positions[tp] > before:
-                yield tp, fetched.get(tp, ()), positions[tp]
+logger = logging.getLogger("isthmus")
+CHECK_S: Final = 5.0
+_CHECK_TIMEOUT_S: Final = 10.0
+_AGAIN_S: Final = 1.0
 
 
-async def follow_topic(bootstrap: str, topic: str, apply: Callable[[Sequence[Any]], Any], ready: asyncio.Event) -> None:
+class Apply(Protocol):
+    """Applies records of a topic. With `replace` they are all that it holds: what was applied before is no longer true."""
+
+    async def __call__(self, records: Sequence[Any], *, replace: bool = False) -> None: ...
+
+
+async def follow_topic(bootstrap: str, topic: str, apply: Apply, ready: asyncio.Event) -> None:
     """Applies all records of a topic, then new ones for ever; sets `ready` once all that existed at the start is applied.
 
-    A batch whose checksum fails is logged and left out: publishing its records again mends it.
+    If the topic was recreated or its log was cut, checked every `CHECK_S`, it is read whole again and replaces what was applied;
+    until then `ready` is cleared. A batch whose checksum fails is logged and left out: publishing its records again mends it.
     """
     batch_reading.install()
-    consumer = AIOKafkaConsumer(
-        topic,
-        bootstrap_servers=bootstrap,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level=READ_COMMITTED,
-        check_crcs=SkipCorruptBatches(),
-    )
-    await consumer.start()
+    view = KafkaClusterView(bootstrap, "")
+    is_again = False
     try:
-        partitions = sorted(consumer.assignment())
-        ends = await consumer.end_offsets(partitions)
-        records: list[Any] = []
-        async for _, fetched, _ in fetch_until(consumer, ends):
-            records += fetched
-        await apply(records)
-        ready.set()
-        consumer.resume(*partitions)
         while True:
-            for batch in (await consumer.getmany(timeout_ms=1_000)).values():
-                await apply(batch)
+            try:
+                await _follow_log(bootstrap, topic, apply, ready, view, is_again=is_again)
+            except (OSError, KafkaError) as error:
+                if not is_again or ready.is_set():
+                    raise
+                logger.warning("%s cannot be read again yet: %s", topic, error or type(error).__name__)
+                await asyncio.sleep(_AGAIN_S)
+                continue
+            logger.error("%s was recreated, or its log was cut: it is read whole again and replaces what was read before", topic)
+            is_again = True
+            ready.clear()
+    finally:
+        await view.close()
+
+
+async def _follow_log(
+    bootstrap: str, topic: str, apply: Apply, ready: asyncio.Event, view: KafkaClusterView, *, is_again: bool
+) -> None:
+    """Reads a topic whole and follows it; returns once its log does not continue what was read."""
+    epoch = (await view.epochs([topic])).get(topic)
+    async with (
+        _consumer(bootstrap, topic, auto_offset_reset="earliest", check_crcs=SkipCorruptBatches()) as consumer,
+        _consumer(
+            bootstrap, auto_offset_reset="none", check_crcs=PassCorruptBatches(), max_partition_fetch_bytes=MARK_FETCH_BYTES
+        ) as mark_reader,
+    ):
+        marks = await _read_whole(consumer, apply, replace=is_again)
+        ready.set()
+        checked_s = time.monotonic()
+        while True:
+            for tp, records in (await consumer.getmany(timeout_ms=1_000)).items():
+                if tp in marks and records[0].offset <= marks[tp].offset:
+                    return  # the position was beyond the end, and aiokafka has begun again
+                await apply(records)
+                marks[tp] = Mark(records[-1].offset, records[-1].timestamp)
+            if time.monotonic() - checked_s >= CHECK_S:
+                if not await _is_continued(view, topic, epoch, mark_reader, marks):
+                    return
+                checked_s = time.monotonic()
+
+
+async def _read_whole(consumer: AIOKafkaConsumer, apply: Apply, *, replace: bool) -> dict[Any, Mark]:
+    """Applies what a topic holds; returns the last record of each partition."""
+    partitions = sorted(consumer.assignment())
+    records: list[Any] = []
+    marks: dict[Any, Mark] = {}
+    async for tp, fetched, _ in fetch_until(consumer, await consumer.end_offsets(partitions)):
+        records += fetched
+        if fetched:
+            marks[tp] = Mark(fetched[-1].offset, fetched[-1].timestamp)
+    await apply(records, replace=replace)
+    consumer.resume(*partitions)
+    return marks
+
+
+async def _is_continued(
+    view: KafkaClusterView, topic: str, epoch: int | None, mark_reader: AIOKafkaConsumer, marks: dict[Any, Mark]
+) -> bool:
+    """Whether a topic is the one with this epoch and holds the marked records. True as long as it is deleted or does not answer."""
+    try:
+        current = (await view.epochs([topic])).get(topic, epoch)
+        if current != epoch:
+            return False
+        async with asyncio.timeout(_CHECK_TIMEOUT_S):
+            states = await read_log_states(mark_reader, marks)
+    except (OSError, KafkaError) as error:
+        logger.warning("cannot check whether %s was recreated or cut: %s", topic, error or "no answer in time")
+        return True
+    return all(states[tp].holds(mark) for tp, mark in marks.items())
+
+
+@asynccontextmanager
+async def _consumer(bootstrap: str, *topics: str, **settings: Any) -> AsyncIterator[AIOKafkaConsumer]:
+    consumer = AIOKafkaConsumer(
+        *topics, bootstrap_servers=bootstrap, enable_auto_commit=False, isolation_level=READ_COMMITTED, **settings
+    )
+    try:
+        await consumer.start()
+        yield consumer
     finally:
         await consumer.stop()

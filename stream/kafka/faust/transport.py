@@ -34,10 +34,10 @@ from stream.kafka.cluster.corrupt_batches import (
     RaiseAtCorruptBatch,
     StoppedPartitions,
 )
+from stream.kafka.cluster.fetching import fetch_until
 from stream.kafka.cluster.log_state import MARK_FETCH_BYTES, LogState, Mark, read_last_records, read_log_states
 from stream.kafka.cluster.partition import Partition
 from stream.kafka.cluster.skips import read_skips
-from stream.kafka.cluster.topic_follower import fetch_until
 from stream.kafka.cluster.view import ClusterView, KafkaClusterView
 from stream.kafka.delivery.contracts import Sender
 from stream.kafka.faust.batch_consumer import BatchConsumer
