@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from stream.services import startup
-from stream.services.demo.catching_up import catch_up
+from stream.services.demo.catching_up import catch_up, repeated
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +86,18 @@ async def test_a_demo_that_cannot_catch_up_says_what_is_not_counted() -> None:
 
     await catch_up(records, lines, wait_s=0)
     assert lines.lines == ["7 records are still on their way after 0 s: the summary does not count them"]
+
+
+def test_long_work_at_the_end_is_said_again_while_it_lasts() -> None:
+    """A demo that stops its parts on a busy machine is not silent meanwhile."""
+    lines: list[str] = []
+    said_again = threading.Event()
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if line.startswith("still"):
+            said_again.set()
+
+    with repeated("stopping", say, every_s=0.01):
+        assert said_again.wait(10)
+    assert lines[:2] == ["stopping", "still stopping"]

@@ -16,7 +16,7 @@ from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.local_broker import LocalKafka, free_port
 from stream.kafka.cluster.topics import ENCODER_GROUP, WORKER_GROUP, create_or_check, source_topics
 from stream.services.child_processes import ChildProcess
-from stream.services.demo.catching_up import catch_up
+from stream.services.demo.catching_up import catch_up, repeated
 from stream.services.demo.context import MIN_JUDGED
 from stream.services.demo.live_users import send_live
 from stream.services.text_models import folder_of
@@ -57,6 +57,8 @@ async def run_on_kafka(context: DemoContext, bootstrap: str | None) -> None:
             processes.start(f"worker-{number}", ["worker", "--name", f"worker-{number}", "--metrics-port", str(port)])
         processes.start("encoder", ["encoder", "--metrics-port", "0"])
         await _run(context, bootstrap, ports, processes)
+        with repeated("stopping the processes and the broker", context.say):
+            stack.close()
 
 
 class DemoProcesses:

@@ -24,7 +24,7 @@ from stream.kafka.embedded.log_follower import follow_log
 from stream.metrics import Metrics
 from stream.services.child_processes import ChildProcess
 from stream.services.demo.api import serve_demo_api
-from stream.services.demo.catching_up import catch_up
+from stream.services.demo.catching_up import catch_up, repeated
 from stream.services.demo.context import MIN_JUDGED
 from stream.services.demo.live_users import send_live
 from stream.services.encoder import ENCODER_BATCH, batch_encoder
@@ -72,7 +72,9 @@ async def run_embedded(context: DemoContext, *, persist: bool) -> None:
         apps_stop.set()
         for task in running[len(apps) :]:
             task.cancel()
-        for result in await asyncio.gather(*running, return_exceptions=True):
+        with repeated("stopping encoder, worker and trainer", context.say):
+            results = await asyncio.gather(*running, return_exceptions=True)
+        for result in results:
             if isinstance(result, Exception):
                 raise result
         context.stats.read([metrics.registry.collect()])

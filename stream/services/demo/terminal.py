@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from stream.services.demo.stats import DemoStats
 
-PLAIN_EVERY_S = 4.0
+PLAIN_EVERY_S = 3.0
 NOTICE = "Everybody here is synthetic, and does not react to what is recommended."
 
 
