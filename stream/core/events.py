@@ -252,6 +252,10 @@ FieldMapper = Callable[[Any], Any]
 """Turns a producer's own JSON object into one with our field names; raises ValueError where it cannot."""
 
 
+class MappingError(ValueError):
+    """A mapping that fails on an event. Its text names our field, and quotes no value."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputTopic:
     """One topic of events keyed by user.

@@ -16,7 +16,19 @@ import msgspec
 
 from stream.core import limits
 from stream.core.event_times import TIME_FIELDS, TimeUnit, in_milliseconds, offer_rejection, scaled
-from stream.core.events import JSON, MSGPACK, STEP_INPUTS, FieldMapper, Item, Reason, Rejection, Source, Transcript, UserEvent
+from stream.core.events import (
+    JSON,
+    MSGPACK,
+    STEP_INPUTS,
+    FieldMapper,
+    Item,
+    MappingError,
+    Reason,
+    Rejection,
+    Source,
+    Transcript,
+    UserEvent,
+)
 from stream.core.unreadable import UnreadableValue
 
 _DECODER_TYPES: Final = {JSON: msgspec.json.Decoder, MSGPACK: msgspec.msgpack.Decoder}
@@ -132,6 +144,8 @@ def _read_mapped(plain: bytes, event_type: type[AnyStruct], mapper: FieldMapper,
         return rejection_of(error)
     try:
         fields = mapper(theirs)
+    except MappingError as error:
+        return Rejection(Reason.MAPPING, str(error))
     except UNUSABLE as error:
         return Rejection(Reason.MAPPING, rejection_of(error).error)
     return _convert(_needed(fields, event_type, unit), event_type)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stream.core.catalogue_records import ItemFormat
 from stream.core.dead_letters import DeadLetterLimit
 from stream.core.event_times import TimeRule, TimeUnit, rule_of
-from stream.core.events import INPUTS, STEP_INPUTS
+from stream.core.events import INPUTS, STEP_INPUTS, MappingError
 from stream.core.step import StepConfig
 from stream.errors import IsthmusError
 from stream.health import NOT_ASSIGNED, Beat, Health
@@ -98,7 +98,7 @@ def transcript_format(settings: Settings) -> TranscriptFormat:
 
 def field_mapper(section: str, fields: Mapping[str, str]) -> Callable[[Any], Any]:
     """Returns a function from a producer's JSON object to ours, with one JMESPath expression per field. It leaves out fields that
-    it does not find, and raises ValueError where an expression fails. In `items` and `excluded`, what a projection does not find
+    it does not find, and raises MappingError where an expression fails. In `items` and `excluded`, what a projection does not find
     stays in the list as None.
 
     Raises:
@@ -117,13 +117,17 @@ def field_mapper(section: str, fields: Mapping[str, str]) -> Callable[[Any], Any
         compiled[name] = partial(search_keeping_nulls, parsed) if name in _WHOLE_LISTS else parsed.search
 
     def map_fields(value: Any) -> dict[str, Any]:
-        try:
-            mapped = {name: search(value) for name, search in compiled.items()}
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001  (JMESPath's functions and comparisons raise whatever Python raises)
-            raise ValueError(type(error).__name__) from None
-        return {name: field for name, field in mapped.items() if field is not None}
+        mapped = {}
+        for name, search in compiled.items():
+            try:
+                field = search(value)
+            except MemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001  (JMESPath's functions and comparisons raise whatever Python raises)
+                raise MappingError(f"{section}.{name}: its expression fails on this event ({type(error).__name__})") from None
+            if field is not None:
+                mapped[name] = field
+        return mapped
 
     return map_fields
 

@@ -256,6 +256,7 @@ def test_a_mapping_that_fails_is_a_mapping_dead_letter_and_no_bug(expression: st
     fields = {"user_id": "id", "occurred_at": "at", "tags": expression}
     assert isinstance(rejected := parse(Source.CLICK, theirs % NOW, field_mapper("mapping.clicks", fields)), Rejection)
     assert rejected.reason == Reason.MAPPING
+    assert "mapping.clicks.tags: its expression fails" in rejected.error
     transcripts = field_mapper("mapping.transcripts", {"user_id": "id", "started_at": "at", "sentences": expression})
     assert isinstance(call := parse_transcript(theirs % NOW, transcripts), Rejection)
     assert call.reason == Reason.MAPPING
