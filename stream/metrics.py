@@ -101,7 +101,8 @@ DECLARED: Final[dict[str, Declared]] = {
     "log_gaps": Declared(
         Counter,
         "times that a partition did not continue what was applied: its log was cut below that, records were deleted unread, "
-        "the group's offset was moved past some (they are read all the same), or the topic was recreated",
+        "the group's offset was moved past some (they are read all the same), the topic was recreated, or the changelog "
+        "lost what was applied (lost)",
         ("topic", "kind"),
     ),
     "users": Declared(Gauge, "users in this worker's state"),

@@ -112,7 +112,7 @@ def add_profile_agent(
         return table.watermarks(partitions)
 
     replayable = [topic for topic, source in context.sources.items() if source is Source.CALL]
-    watermarks = Watermarks(app, context.epochs, context.metrics, stored, replayable=replayable)
+    watermarks = Watermarks(app, context.epochs, context.metrics, stored, replayable=replayable, has_states=table.has_states)
     watchdog = _make_watchdog(app, context.epochs, context.metrics, supervision, watermarks)
     delivery = make_delivery(app, guarantee, context.metrics)
     _connect(app, FetchPolicy(context.in_flight, supervision.recreated, supervision.stopped), delivery, watermarks, table)

@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream.core.events import Click, EncodedCall, Source
+from stream.core.events import Click, EncodedCall, Erasure, Source
 from stream.core.outputs import Output
 from stream.core.partitioner import partition_of
 from stream.core.records import Batch
+from stream.core.state import WATERMARK_PREFIX
 from stream.core.watermarks import decode_watermark, watermark_key, watermark_of_call
 from stream.kafka.agents.stateless_agent import StatelessContext
 from stream.kafka.app import add_stateless_agent, make_app, run_until_stopped
@@ -159,6 +160,56 @@ async def test_every_user_is_exact_after_the_group_was_moved_forward(name: str, 
     assert metrics.total("log_gaps", TOPICS.clicks, "moved") == metrics.total("log_gaps") == 4
     assert handled(metrics) == 300
     assert_exact(log, [*applied, *batches_in(log)])
+
+
+@pytest.mark.parametrize("kept", ["nothing", "the first batches"])
+async def test_states_that_a_changelog_lost_are_told_and_come_back_after_a_reset(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: str
+) -> None:
+    """A worker without a local store has only the changelog. What is lost here holds the only erasure of the partition number."""
+    log = open_log(name)
+    log.create_topics(specs(TOPICS))
+    changelog = changelog_name("isthmus-profiles")
+    user = next(user for user in map("user-{}".format, range(50)) if partition_of(user.encode(), TOPICS.partitions) == NUMBER)
+    await fold(name, log, tmp_path / "one", more_events(400))
+    kept_until = log.topics[changelog].partitions[NUMBER].end
+    await fold(name, log, tmp_path / "one", [(TOPICS.erasures, Erasure(user, None))])
+    batches = batches_in(log)
+    cut(log, 0 if kept == "nothing" else kept_until, changelog)
+    metrics, _ = await fold(name, log, tmp_path / "two")
+    wanted = [(TOPICS.clicks, "lost"), (TOPICS.erasures, "lost")] if kept == "nothing" else [(TOPICS.erasures, "moved")]
+    assert [metrics.total("log_gaps", *gap) for gap in wanted] == [1] * len(wanted)
+    assert metrics.total("log_gaps") == len(wanted)
+    assert f"{TOPICS.erasures}-{NUMBER}: " in caplog.text
+    log.committed["isthmus-profiles"].clear()
+    metrics, _ = await fold(name, log, tmp_path / "three")
+    assert metrics.total("log_gaps") == 0
+    assert_exact(log, batches)
+
+
+async def test_an_offset_moved_past_records_of_an_input_that_was_never_applied_skips_nothing(name: str, tmp_path: Path) -> None:
+    """The first batch of a partition number stores a watermark for each input."""
+    log = open_log(name)
+    log.create_topics(specs(TOPICS))
+    await fold(name, log, tmp_path, more_events(400))
+    await send(log, [(TOPICS.erasures, Erasure(f"user-{number}", None)) for number in range(50)])
+    log.commit("isthmus-profiles", {(TOPICS.erasures, NUMBER): log.topics[TOPICS.erasures].partitions[NUMBER].end})
+    metrics, _ = await fold(name, log, tmp_path)
+    assert metrics.total("log_gaps", TOPICS.erasures, "moved") == metrics.total("log_gaps") == 1
+    assert_exact(log, batches_in(log))
+
+
+async def test_states_of_a_version_without_watermarks_are_believed_once(name: str, tmp_path: Path) -> None:
+    """The next batch stores what is believed of all inputs, so that a later loss is told."""
+    log = open_log(name)
+    log.create_topics(specs(TOPICS))
+    await fold(name, log, tmp_path / "one", events(400))
+    for partition in log.topics[changelog_name("isthmus-profiles")].partitions:
+        partition.records = [record for record in partition.records if not (record.key or b"").startswith(WATERMARK_PREFIX)]
+    metrics, _ = await fold(name, log, tmp_path / "two", more_events(400))
+    assert metrics.total("log_gaps") == 0
+    stored = newest(log, changelog_name("isthmus-profiles"))
+    assert {watermark_key(topic) for topic in SOURCES} <= stored.keys()
 
 
 async def test_a_topic_recreated_while_the_worker_was_down_is_read_from_its_beginning(name: str, tmp_path: Path) -> None:

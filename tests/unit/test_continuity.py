@@ -11,7 +11,7 @@ from stream.core.records import Batch, PlainRecord
 from stream.core.watermarks import Watermark, decode_watermark, encode_watermark, watermark_of_call
 from stream.kafka.cluster.dead_letter_replay import Original, original_of
 from stream.kafka.cluster.log_state import LogState, Mark
-from stream.kafka.delivery.continuity import GapKind, continuation
+from stream.kafka.delivery.continuity import GapKind, continuation, mark_of
 from stream.kafka.faust.watermarks import Watermarks
 from stream.metrics import Metrics
 from tests import world
@@ -86,6 +86,37 @@ def test_without_a_watermark_the_committed_offset_is_compared(
     """As on the first start of a version that keeps watermarks, and for a quiet partition of the encoder."""
     found = continuation(None, 7, log, committed, keeps_state=keeps_state)
     assert (None if found.gap is None else found.gap.kind, found.start) == (kind, start)
+
+
+@pytest.mark.parametrize(
+    ("log", "committed", "kind"),
+    [
+        (LogState(0, 50), 0, None),
+        (LogState(40, 50), 0, None),
+        (LogState(0, 50, skipped=True), 50, GapKind.LOST),
+        (LogState(40, 50), 45, GapKind.LOST),
+        (LogState(0, 3), 3, None),  # nothing but control records was committed
+    ],
+)
+def test_a_missing_watermark_is_a_loss_where_all_that_was_applied_has_one(
+    log: LogState, committed: int, kind: GapKind | None
+) -> None:
+    """The states go on from the committed offset, so that the next start compares again."""
+    found = continuation(None, 7, log, committed, knows_all=True)
+    assert (None if found.gap is None else found.gap.kind, found.start) == (kind, None)
+    assert found.watermark.offset == max(committed, log.start) - 1
+    assert continuation(None, 7, log, committed).gap is None  # an upgrade
+
+
+def test_an_offset_moved_beyond_a_watermark_without_a_record_is_found() -> None:
+    """As of an input of which nothing was applied yet, whatever its first offset is."""
+    for offset in (-1, 39):
+        watermark = Watermark(1, 7, offset, -1)
+        assert mark_of(watermark, offset + 1) is None
+        assert mark_of(watermark, offset + 5) == Mark(offset, -1, offset + 5)
+        found = continuation(watermark, 7, LogState(offset + 1, offset + 9, skipped=True), offset + 5)
+        assert found.gap is not None
+        assert (found.gap.kind, found.start) == (GapKind.MOVED, offset + 1)
 
 
 def test_after_each_cut_new_records_have_a_later_epoch_and_old_ones_keep_theirs() -> None:

@@ -134,7 +134,8 @@ class ProfileAgent:
         self._track_redelivery(batch, outcome)
         watermark = self._watermarks.advance((batch.topic, partition), batch.records)
         if watermark is not None:
-            outcome.writes[watermark_key(batch.topic)] = encode_watermark(watermark)
+            watermarks = {**self._watermarks.take_unstored(partition), batch.topic: watermark}
+            outcome.writes.update((watermark_key(topic), encode_watermark(value)) for topic, value in watermarks.items())
         self._batches += 1
         number = self._batches
         self._table.add_to_overlay(partition, outcome.writes, number)

@@ -20,7 +20,7 @@ class Mark(NamedTuple):
 
     Attributes:
         offset: Its offset.
-        timestamp: Its broker time, ms.
+        timestamp: Its broker time, ms; -1: not known, so that only what follows it can be looked for.
         skips_to: The committed offset, if there may be records between it and this one that nobody read; else 0.
     """
 
@@ -48,7 +48,8 @@ class LogState(NamedTuple):
 
     def holds(self, mark: Mark) -> bool:
         """Whether the marked record is there, or may have been before its retention ended."""
-        return mark.offset < self.end and (self.start > mark.offset or self.timestamp == mark.timestamp)
+        is_same = mark.timestamp < 0 or self.start > mark.offset or self.timestamp == mark.timestamp
+        return mark.offset < self.end and is_same
 
 
 async def read_log_states(
@@ -67,7 +68,8 @@ async def read_log_states(
     }
     for tp, (timestamp, skipped) in (await _read_marks(consumer, there, starts, ends)).items():
         states[tp] = states[tp]._replace(timestamp=timestamp, skipped=skipped)
-    gone = {tp: mark.timestamp + 1 for tp, mark in marks.items() if mark is not None and not states[tp].holds(mark)}
+    known = {tp: mark for tp, mark in marks.items() if mark is not None and mark.timestamp >= 0}
+    gone = {tp: mark.timestamp + 1 for tp, mark in known.items() if not states[tp].holds(mark)}
     for tp, found in (await consumer.offsets_for_times(gone)).items() if gone else ():
         states[tp] = states[tp]._replace(later=None if found is None else found.offset)
     return states

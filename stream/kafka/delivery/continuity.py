@@ -23,6 +23,7 @@ class GapKind(StrEnum):
     MOVED = "moved"
     UNCONFIRMED = "unconfirmed"
     RECREATED = "recreated"
+    LOST = "lost"
 
 
 class Gap(NamedTuple):
@@ -47,10 +48,10 @@ class Continuation(NamedTuple):
 
 
 def mark_of(watermark: Watermark | None, committed: int) -> Mark | None:
-    """The record to look for; None if nothing is known of it."""
-    if watermark is None or watermark.timestamp < 0:
-        return None
-    return Mark(watermark.offset, watermark.timestamp, committed if committed > watermark.offset + 1 else 0)
+    """The record to look for, or after which to look for others; None if there is neither."""
+    offset, timestamp = (-1, -1) if watermark is None else (watermark.offset, watermark.timestamp)
+    skips_to = committed if committed > offset + 1 else 0
+    return Mark(offset, timestamp, skips_to) if timestamp >= 0 or skips_to else None
 
 
 def continuation(
@@ -61,6 +62,7 @@ def continuation(
     *,
     replayable: bool = False,
     keeps_state: bool = True,
+    knows_all: bool = False,
 ) -> Continuation:
     """How to read a partition on.
 
@@ -70,10 +72,11 @@ def continuation(
         log: What the partition holds now.
         committed: The group's committed offset; 0: none.
         replayable: Whether reading its records again changes nothing, because they carry the offsets of another topic.
-        keeps_state: Whether records may be applied without a watermark that says so, as by a version before there were any.
+        keeps_state: Whether there are states, which say what was applied; otherwise outputs are the only trace.
+        knows_all: Whether there is a watermark wherever something was applied, so that none means that the states are lost.
     """
     if watermark is None:
-        return _without_watermark(epoch, log, committed, from_start=replayable or not keeps_state)
+        return _without_watermark(epoch, log, committed, from_start=replayable or not keeps_state, knows_all=knows_all)
     if watermark.epoch != epoch:
         text = "it was deleted and recreated; it is read from its beginning"
         return Continuation(Watermark(VERSION, epoch, log.start - 1, -1), log.start, Gap(GapKind.RECREATED, text))
@@ -112,9 +115,19 @@ def _deleted(first: int, start: int) -> Gap:
     return Gap(GapKind.DELETED, text)
 
 
-def _without_watermark(epoch: int, log: LogState, committed: int, *, from_start: bool) -> Continuation:
-    """Where only the committed offset is known, as on the first start of a version that keeps watermarks."""
-    unread = Watermark(VERSION, epoch, -1, -1)
+def _lost(committed: int) -> Gap:
+    text = (
+        f"offset {committed} is committed, but the states hold nothing of this input: the changelog lost its end or everything, or "
+        "somebody set the group's offset. Histories and erasures are missing. Stop all workers, reset all offsets of the group "
+        "(kafka-consumer-groups.sh --reset-offsets --to-earliest --all-topics --execute), and start them: what the states contain "
+        "already is not applied again"
+    )
+    return Gap(GapKind.LOST, text)
+
+
+def _without_watermark(epoch: int, log: LogState, committed: int, *, from_start: bool, knows_all: bool) -> Continuation:
+    """Where only the committed offset is known: at first, on an upgrade from a version without watermarks, or after a loss."""
+    unread = Watermark(VERSION, epoch, max(committed, log.start) - 1, -1)
     if committed > log.end:
         first = log.start if from_start else log.end
         text = (
@@ -125,7 +138,8 @@ def _without_watermark(epoch: int, log: LogState, committed: int, *, from_start:
         return Continuation(continued, first, Gap(GapKind.CUT, text))
     if 0 < committed < log.start:
         return Continuation(unread, log.start, _deleted(committed, log.start))
-    return Continuation(unread)
+    is_lost = knows_all and committed > 0 and (log.skipped or log.start > 0)  # otherwise there were only control records
+    return Continuation(unread, None, _lost(committed) if is_lost else None)
 
 
 def _after_cut(watermark: Watermark, log: LogState, *, replayable: bool) -> Continuation:

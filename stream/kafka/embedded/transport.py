@@ -286,7 +286,7 @@ class Transport(base.Transport):
         if mark is None:
             return state
         at = next((record.timestamp for record in found.records if record.offset == mark.offset), None)
-        later = next((record.offset for record in found.records if record.timestamp > mark.timestamp), None)
+        later = next((record.offset for record in found.records if 0 <= mark.timestamp < record.timestamp), None)
         skipped = any(mark.offset < record.offset < mark.skips_to for record in found.records)
         return state._replace(timestamp=at, later=later, skipped=skipped)
 

@@ -16,7 +16,7 @@ from rocksdict import WriteBatch
 from stream.core import limits
 from stream.core.outputs import Output
 from stream.core.records import Record
-from stream.core.state import HEAD_PREFIX
+from stream.core.state import FACTS_PREFIX, HEAD_PREFIX
 from stream.core.watermarks import Watermark, decode_watermark, watermark_key
 from stream.errors import IsthmusError
 from stream.kafka.cluster.partition import Partition
@@ -227,6 +227,10 @@ class UserTable:
             self._users[partition] = self._count_users(partition)
             self._db(partition).put(_USERS_KEY, b"%d" % self._users[partition])
         self._db(partition).put(_COMPLETE_AT_KEY, b"%d" % _now_ms())
+
+    def has_states(self, partition: int) -> bool:
+        """Whether a partition's store holds any record; the table's own keys come before those of records."""
+        return next(iter(self._db(partition).keys(from_key=FACTS_PREFIX)), None) is not None
 
     def drop_overlay(self) -> None:
         """Forgets the states of batches in flight: after a revocation these are fetched again, here or by another worker."""

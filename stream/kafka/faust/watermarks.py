@@ -34,6 +34,7 @@ class Watermarks:
         stored: Returns the durable watermarks of partitions that were just assigned.
         replayable: Topics whose records carry the offsets of another topic.
         keeps_state: As in `continuation`.
+        has_states: Whether there are states of a partition number. If they have no watermark, a version without them wrote them.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Watermarks:
         *,
         replayable: Collection[str] = (),
         keeps_state: bool = True,
+        has_states: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self._app = app
         self._epochs = epochs
@@ -52,6 +54,9 @@ class Watermarks:
         self._stored = stored
         self._replayable = frozenset(replayable)
         self._keeps_state = keeps_state
+        self._has_states = has_states
+        self._unstored: set[Partition] = set()
+        self._predating: set[int] = set()
         self._current: dict[Partition, Watermark] = {}
         self._reconnections: dict[Partition, int] = {}
 
@@ -70,6 +75,8 @@ class Watermarks:
 
     async def _compare(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         stored, committed = await self._stored(partitions), await self._app.consumer.committed_offsets(partitions)
+        without = {number for _, number in partitions} - {number for _, number in stored}
+        self._predating = {number for number in without if self._has_states(number)}
         marks = {partition: mark_of(stored.get(partition), committed[partition]) for partition in partitions}
         self._reconnections = {partition: self._app.consumer.reconnections(partition) for partition in partitions}
         logs = await self._app.transport.read_log_states(marks)
@@ -80,6 +87,11 @@ class Watermarks:
         for partition, (_, _, gap) in continued.items():
             self._report(partition, gap)
         self._current = {partition: watermark for partition, (watermark, _, _) in continued.items()}
+        self._unstored = {
+            partition
+            for partition, (_, _, gap) in continued.items()
+            if partition not in stored and (gap is None or gap.kind is not GapKind.LOST)  # a loss is reported until it is repaired
+        }
         return {partition: start for partition, (_, start, _) in continued.items() if start is not None}
 
     def _continuation(self, partition: Partition, watermark: Watermark | None, log: LogState, committed: int) -> Continuation:
@@ -91,6 +103,7 @@ class Watermarks:
             committed,
             replayable=topic in self._replayable,
             keeps_state=self._keeps_state,
+            knows_all=self._keeps_state and partition[1] not in self._predating,
         )
 
     def boundaries(self, partition: Partition) -> Boundaries:
@@ -105,7 +118,17 @@ class Watermarks:
             return None
         before = watermark or Watermark(VERSION, self._epochs[partition[0]], -1, -1)
         self._current[partition] = advanced = before.advanced(records[-1].offset, records[-1].timestamp)
+        self._unstored.discard(partition)
         return advanced
+
+    def take_unstored(self, number: int) -> dict[str, Watermark]:
+        """The watermarks to store with a batch of a partition number, by topic: of inputs that have none yet.
+
+        With the first states of a number each input has one, so that a later lack of it means a loss.
+        """
+        taken = {partition for partition in self._unstored if partition[1] == number}
+        self._unstored -= taken
+        return {partition[0]: self._current[partition] for partition in taken}
 
     def is_doubtful(self, message: Message) -> bool:
         """Whether a batch may come from a log that no longer holds what was applied. Called for each batch that has records."""
