@@ -42,7 +42,7 @@ class CurrentCatalogue:
             self._table = ItemTable(self._form)
         for record, rejection in self._table.apply(records):
             logger.warning("items, offset %d cannot be used (%s: %s)", record.offset, rejection.reason, rejection.error)
-        self.catalogue = Catalogue(self._table.items.values())
+        self.catalogue = self._table.catalogue()
         self._metrics.gauge("catalogue_items").set(len(self._table.items))
         self._metrics.gauge("unusable_items").set(len(self._table.unusable))
 

@@ -13,6 +13,7 @@ from stream.core.events import FieldMapper, Item, Reason, Rejection, to_millisec
 from stream.core.outputs import Output
 from stream.core.parsing import parse_item
 from stream.core.poison import INFRASTRUCTURE_ERRORS, failure_location
+from stream.core.ranking import Catalogue
 from stream.core.records import Coordinates, Record, is_native
 
 
@@ -41,13 +42,18 @@ class ItemTable:
 
     Attributes:
         items: The items by key.
+        is_published: Whether the topic ever held an item or a tombstone.
         unusable: Keys whose newest record cannot be used.
     """
 
     def __init__(self, form: ItemFormat | None = None) -> None:
         self._form = form or ItemFormat()
         self.items: dict[bytes, Item] = {}
+        self.is_published = False
         self.unusable: set[bytes] = set()
+
+    def catalogue(self) -> Catalogue:
+        return Catalogue(self.items.values(), is_published=self.is_published)
 
     def apply(self, records: Iterable[Record]) -> list[RejectedItem]:
         """Applies records in order; returns those that cannot be used."""
@@ -59,6 +65,7 @@ class ItemTable:
                 self.unusable |= set() if record.key is None else {record.key}
                 continue
             assert record.key is not None
+            self.is_published = True
             self.unusable.discard(record.key)
             if read is None:
                 self.items.pop(record.key, None)

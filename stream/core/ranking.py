@@ -80,10 +80,17 @@ _NEVER: Final = (0, 0)
 
 
 class Catalogue:
-    """The items that exist, in order of their ids. Immutable: a follower of the topic builds a new one at each change."""
+    """The items that exist, in order of their ids. Immutable: a follower of the topic builds a new one at each change.
 
-    def __init__(self, items: Iterable[Item] = ()) -> None:
+    Attributes:
+        items: The items by id.
+        is_published: Whether there ever was an item. If all were withdrawn, nothing is on offer; before the first, nothing is
+            withdrawn.
+    """
+
+    def __init__(self, items: Iterable[Item] = (), *, is_published: bool = False) -> None:
         self.items: Mapping[str, Item] = {item.item_id: item for item in sorted(items, key=lambda item: item.item_id)}
+        self.is_published = is_published or bool(self.items)
         self._offers: dict[str, tuple[int, int]] = {
             item.item_id: (
                 -(2**63) if item.offered_from is None else to_milliseconds(item.offered_from),
@@ -115,11 +122,11 @@ class Catalogue:
 
 
 class PostFilter:
-    """Chooses the top k of a ranker's items, for one catalogue at one time. An empty catalogue withdraws nothing."""
+    """Chooses the top k of a ranker's items, for one catalogue at one time. One that was never published withdraws nothing."""
 
     def __init__(self, items: Sequence[str], catalogue: Catalogue, moment_ms: int) -> None:
         self._positions = {item: position for position, item in enumerate(items)}
-        self._withdrawn = catalogue.positions_not_offered(items, moment_ms) if catalogue.items else []
+        self._withdrawn = catalogue.positions_not_offered(items, moment_ms) if catalogue.is_published else []
         self._catalogue = catalogue
         self._moment_ms = moment_ms
         self._unranked: list[str] | None = None  # only a short list needs it, and a catalogue may be large

@@ -242,7 +242,10 @@ def _source_of_topics(settings: Settings) -> ExampleSource:
         return examples_in(examples)
 
     def item_ids() -> Sequence[str]:
-        return [item.item_id for item in read_items(catalogue, table)] or _bought(examples_in(examples))
+        items = [item.item_id for item in read_items(catalogue, table)]
+        if table.is_published and not items:
+            raise IsthmusError(f"every item of topic {settings.topics.items} is withdrawn: publish the items that may be offered")
+        return items or _bought(examples_in(examples))
 
     return ExampleSource(read, item_ids)
 

@@ -84,6 +84,14 @@ async def test_a_list_with_nothing_to_fill_it_is_filtered(running: Replica) -> N
     assert answer["changed"] == "filtered"
 
 
+async def test_after_the_last_item_is_withdrawn_nothing_is_served(running: Replica) -> None:
+    """Neither to a user with a list nor to a stranger."""
+    api.withdraw(running.log, *ITEMS)
+    await running.until(lambda: catalogue_of(running, 0))
+    assert await running.items_of("u") == []
+    assert await running.items_of("stranger") == []
+
+
 async def test_an_item_bought_since_is_not_served(running: Replica) -> None:
     """The state may be newer than the list: both topics are followed, and neither waits for the other."""
     api.put_state(running.log, "u", owned=["item-00"], excluded=["item-01"])

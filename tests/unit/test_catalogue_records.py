@@ -15,7 +15,7 @@ from stream.core.announcements import ModelAnnouncement, encode_announcement
 from stream.core.catalogue_records import ItemFormat, ItemTable, RejectedItem, item_dead_letters, read_item
 from stream.core.event_times import TimeUnit
 from stream.core.events import NATIVE_FORMAT_HEADER, Item, Reason, Rejection
-from stream.core.outputs import DeadLetter
+from stream.core.outputs import DeadLetter, TrainingExample
 from stream.core.records import PlainRecord
 from stream.core.unreadable import UnreadableValue
 from stream.errors import IsthmusError
@@ -27,8 +27,9 @@ from stream.kafka.cluster.dead_letter_replay import RUN_KEY, DeadLetterFilter, r
 from stream.kafka.cluster.topic_reader import TopicReader
 from stream.metrics import Metrics
 from stream.services.process import item_format
+from stream.services.trainer import _source_of_topics
 from stream.settings import MappingSettings, Settings, TimeSettings
-from tests.world import ITEMS, OrderRanker, catalogue
+from tests.world import ITEMS, NOW, OrderRanker, catalogue
 
 DEEP = b"[" * 100_000
 SECONDS = 1_790_000_000
@@ -129,6 +130,21 @@ async def test_every_reader_has_the_same_items_whatever_the_topic_holds(caplog: 
     assert metrics.total("unreadable_records", "items") == 1
     assert f"{len(BAD)} records of the catalogue cannot be used" in caplog.text
     assert "publish it again" in caplog.text
+
+
+def test_a_trainer_does_not_train_for_withdrawn_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only before the first record of the catalogue are the items those that were bought."""
+    topic = StoredTopic([])
+    monkeypatch.setattr("stream.services.trainer.CompactedTopic", lambda *_: topic)
+    bought = TrainingExample(
+        user_id="u", purchase_id="p", occurred_at=NOW, revision=1, type="session", items=("18",), excluded=(), interactions=()
+    )
+    monkeypatch.setattr("stream.services.trainer.examples_in", lambda _: [bought])
+    source = _source_of_topics(Settings())
+    assert source.item_ids() == ["18"]
+    topic.stored = [record({"item_id": "18", "name": "n"}), record(None)]
+    with pytest.raises(IsthmusError, match="every item of topic items is withdrawn"):
+        source.item_ids()
 
 
 async def test_an_item_counts_as_unusable_until_it_is_published_again_or_withdrawn() -> None:

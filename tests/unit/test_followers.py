@@ -111,6 +111,19 @@ async def test_any_model_is_accepted_while_the_catalogue_is_empty(metrics: Metri
     assert follower._served.ranker is not None
 
 
+async def test_no_model_is_accepted_after_the_last_item_is_withdrawn(metrics: Metrics) -> None:
+    """A tombstone is enough. A record that cannot be used says nothing of what was on offer."""
+    served = ServedModel()
+    follower = ServedModelFollower(served, metrics, Registry({"1": world.OrderRanker("1"), "2": world.OrderRanker("2")}).load)
+    await follower.on_items([PlainRecord(0, 0, b"b", b"{")])
+    await follower.on_models([announced("1")])
+    assert served.ranker is not None
+    await follower.on_items([PlainRecord(1, 0, b"a", None)])
+    await follower.on_models([announced("2")])
+    assert served.ranker.version == "1"
+    assert metrics.total("model_refusals", "items") == 1
+
+
 async def test_an_item_that_cannot_be_used_is_counted_until_it_is_published_again(
     metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from models.popular import Popular
+from stream.core.catalogue_records import ItemTable
 from stream.core.events import Click, Eligibility, Erasure, Item, Purchase, Source
 from stream.core.interactions import Session
 from stream.core.ranking import Catalogue, Ranker, Rows
+from stream.core.records import PlainRecord
 from stream.core.state import Prefix, decode_head, encode_state, head_key
 from tests import world
 from tests.world import MINUTE, NOW, OrderRanker, Store, batch_of, call, run
@@ -102,6 +104,16 @@ def test_withdrawn_excluded_and_future_items_fill_no_list() -> None:
     assert names(clicked(store, OrderRanker(), Catalogue([*future, *past]), offset=1)) == []
     run(store, batch_of(Source.ELIGIBILITY, [(1, Eligibility("u", NOW, ("now-1", "now-2")))]), OrderRanker(), items)
     assert names(sent(store)) == []
+
+
+def test_after_the_last_item_is_withdrawn_nothing_is_offered() -> None:
+    """One item less each time. Before the first record of the catalogue, whatever the model knows is offered."""
+    store, table, lists = Store(), ItemTable(), [names(clicked(Store(), OrderRanker(), ItemTable().catalogue()))]
+    table.apply([PlainRecord(0, NOW, item.encode(), msgspec.json.encode(Item(item, item))) for item in ("item-1", "item-2")])
+    for offset, withdrawn in enumerate((b"item-0", b"item-1", b"item-2")):
+        table.apply([PlainRecord(1, NOW, withdrawn, None)])
+        lists.append(names(clicked(store, OrderRanker(), table.catalogue(), offset=offset)))
+    assert list(map(len, lists)) == [5, 2, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from stream.core.catalogue_records import ItemFormat, ItemTable
 from stream.core.events import Reason
 from stream.core.parsing import UNUSABLE
 from stream.core.poison import INFRASTRUCTURE_ERRORS, failure_location
-from stream.core.ranking import Catalogue, Ranker
+from stream.core.ranking import Ranker
 from stream.core.records import Record
 from stream.core.unreadable import readable
 from stream.kafka.agents.served_model import ServedModel
@@ -55,7 +55,7 @@ class ServedModelFollower:
             text = "the item at offset %d of the catalogue cannot be used (%s: %s): publish it again; its former version stays"
             logger.warning(text, record.offset, rejection.reason, rejection.error)
         self._count_unreadable("items", len(records) - len(readable(records)))
-        self._served.catalogue = Catalogue(self._table.items.values())
+        self._served.catalogue = self._table.catalogue()
         self._metrics.gauge("catalogue_items").set(len(self._table.items))
         self._metrics.gauge("unusable_items").set(len(self._table.unusable))
 
@@ -133,10 +133,10 @@ class ServedModelFollower:
         logger.info("serving %s version %s", announced.name, announced.version)
 
     def _check_items(self, ranker: Ranker, uri: str) -> None:
-        """Refuses a model if most of its items are not in a non-empty catalogue: its lists would be short or empty."""
-        catalogue = self._served.catalogue.items
-        missing = sum(item not in catalogue for item in ranker.items)
-        if catalogue and 2 * missing > len(ranker.items):
+        """Refuses a model if most of its items are not in a published catalogue: its lists would be short or empty."""
+        catalogue = self._served.catalogue
+        missing = sum(item not in catalogue.items for item in ranker.items)
+        if catalogue.is_published and 2 * missing > len(ranker.items):
             raise ModelRefused("items", f"{uri}: {missing} of its {len(ranker.items)} items are not in the catalogue")
 
     def _refuse(self, reason: str, message: str) -> None:
