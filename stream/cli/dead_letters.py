@@ -164,7 +164,11 @@ def _epochs(bootstrap: str, letter: DeadLetter) -> dict[str, int]:
 
 
 def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1_000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    """The number itself for a timestamp whose year no date has."""
+    try:
+        return datetime.fromtimestamp(at_ms / 1_000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError):
+        return str(at_ms)
 
 
 def _text(value: Any) -> str:

@@ -139,12 +139,18 @@ def dead_letter_limit(settings: Settings) -> DeadLetterLimit:
 
 @asynccontextmanager
 async def background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Runs `work` as a task inside the context."""
+    """Runs `work` as a task inside the context; an error that ends it is logged."""
     task = asyncio.create_task(work)
+    task.add_done_callback(_log_error)
     try:
         yield
     finally:
         task.cancel()
+
+
+def _log_error(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("%s ended, and is not done until the next start", task.get_coro(), exc_info=error)
 
 
 @asynccontextmanager

@@ -275,3 +275,11 @@ async def test_an_api_key_that_cannot_be_decoded_opens_nothing_and_is_told(value
     """The others stay."""
     await ApiKeys().on_records([record(value, b"k")])
     assert "opens nothing" in caplog.text
+
+
+@pytest.mark.parametrize("timestamp", [-62_135_600_400_000, 1_790_000_000_000_000, 2**63 - 1, -(2**63)])
+def test_a_dead_letter_can_be_built_whatever_timestamp_the_producer_gave(timestamp: int) -> None:
+    """`items` keeps the producer's timestamp: .NET's smallest time, microseconds."""
+    rejected = ItemTable().apply([PlainRecord(0, timestamp, b"18", b"{}")])
+    (letter,) = item_dead_letters("items", 1, 0, rejected)
+    assert dict(letter.headers)["ce_time"][:4] in {b"0001", b"9999"}
