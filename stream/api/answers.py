@@ -150,7 +150,7 @@ def answer(
 
 def _scores(kept: Recommendation) -> dict[str, float]:
     """The scores of those items that a model scored."""
-    if kept.fallback == "catalogue":
+    if kept.fallback is not None:
         return {}
     return {one.item: one.score for one in (*kept.items, *kept.reserve) if one.fallback is None}
 

@@ -16,7 +16,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream.api.door import Buckets, Door
-from stream.api.problems import ApiError, problem_response
+from stream.api.problems import ApiError, ApiRequest, problem_response
 from stream.api.routes import BODIES, ROUTES, Api
 from stream.metrics import Metrics
 
@@ -91,6 +91,7 @@ def make_app(api: Api, metrics: Metrics) -> Litestar:
         list(ROUTES),
         dependencies={"api": Provide(lambda: api, sync_to_thread=False)},
         guards=[door.admit],
+        request_class=ApiRequest,
         middleware=[Observed(metrics, settings.body_timeout_s)],
         exception_handlers={Exception: problem_response},
         request_max_body_size=settings.max_body_bytes,

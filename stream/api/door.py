@@ -7,13 +7,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
 
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from stream.api.api_keys import ApiKey, ApiKeys, Scope
-from stream.api.problems import ApiError
+from stream.api.problems import AMBIGUOUS, ApiError, is_ambiguous
 from stream.api.service import ReadService
 from stream.api.user_tokens import TokenSigner, UserToken
 
@@ -80,7 +79,8 @@ class Door:
         if is_for_user:
             connection.scope["auth"] = self._user(connection)
         elif scope is not None:
-            refuse_ambiguous_path(connection.scope["raw_path"])
+            if is_ambiguous(connection.scope["raw_path"]):
+                raise ApiError(400, AMBIGUOUS)
             connection.scope["auth"] = self._known(connection, scope)
         else:
             return
@@ -134,17 +134,3 @@ def _presented(connection: Connection) -> str:
 
 def _too_many(what: str, wait_s: float) -> ApiError:
     return ApiError(429, f"too many {what}", {"Retry-After": str(int(wait_s) + 1)})
-
-
-def refuse_ambiguous_path(raw_path: bytes) -> None:
-    """Raises ApiError for a path that a proxy or a router may read as another user's: an encoded or doubled slash, a dot segment,
-    a control character, or bytes that are not UTF-8. Such a user id is sent in a body (`POST /v1/users/batch`).
-    """
-    decoded = [unquote_to_bytes(segment) for segment in raw_path.split(b"?")[0][1:].split(b"/")]
-    for segment in decoded:
-        if segment in {b"", b".", b".."} or b"/" in segment or b"\\" in segment or min(segment) < 32:
-            raise ApiError(400, "a path segment holds a slash, a dot segment or a control character: send such an id in a body")
-        try:
-            segment.decode()
-        except UnicodeDecodeError:
-            raise ApiError(400, "a path segment is not UTF-8") from None

@@ -13,8 +13,9 @@ from msgspec import Meta
 
 from stream.api.problems import ApiError
 from stream.core import limits
-from stream.core.event_times import TimeRule, transcript_rejection
+from stream.core.event_times import TimeRule, TimeUnit, likely_unit, transcript_rejection
 from stream.core.events import Click, Erasure, Purchase, Reason, Timestamp, Transcript, to_milliseconds
+from stream.core.transcripts import transcript_problem
 from stream.kafka.cluster.event_sink import OutgoingEvent
 
 EVENTS: Final = 1_000
@@ -97,9 +98,17 @@ def outgoing(body: EventsBody, idempotency_key: str | None, clock: Clock) -> lis
     Raises:
         ApiError: an event cannot be used as it is; the message names it.
     """
+    _check_sent_at(body)
     request = idempotency_key or uuid4().hex
     ahead_ms = _ahead_ms(body, clock)
     return [_outgoing(event, index, request, ahead_ms, clock) for index, event in enumerate(body.events)]
+
+
+def _check_sent_at(body: EventsBody) -> None:
+    """Refuses a `sent_at` in another unit: times would be corrected by centuries, or never."""
+    unit = None if body.sent_at is None else likely_unit(to_milliseconds(body.sent_at), TimeUnit.MILLISECONDS)
+    if unit is not None:
+        raise ApiError(400, f"sent_at: it looks like {unit}, and milliseconds are expected")
 
 
 def _ahead_ms(body: EventsBody, clock: Clock) -> int:
@@ -132,7 +141,7 @@ def _outgoing(event: SentEvent, index: int, request: str, ahead_ms: int, clock: 
     fields["event_id"] = event_id
     if not isinstance(event, Transcript):
         fields["occurred_at"] = _corrected_at(event, ahead_ms)
-    _check_times(kind(**fields), index, role, clock)
+    _check(kind(**fields), index, role, clock)
     check_user_id(event.user_id, f"events[{index}].user_id")
     return OutgoingEvent(role, event.user_id, event_id, _encode(kind(**fields)))
 
@@ -141,10 +150,10 @@ def _derived_id(event: SentEvent, index: int, request: str) -> str:
     return blake2b(f"{request}|{index}|".encode() + _encode(event), digest_size=12).hexdigest()
 
 
-def _check_times(event: msgspec.Struct, index: int, role: str, clock: Clock) -> None:
+def _check(event: msgspec.Struct, index: int, role: str, clock: Clock) -> None:
     rule = clock.times[role]
     if isinstance(event, Transcript):
-        rejection = transcript_rejection(event, clock.now_ms, rule, clock.max_ahead_ms)
+        rejection = transcript_rejection(event, clock.now_ms, rule, clock.max_ahead_ms) or transcript_problem(event)
     else:
         assert isinstance(event, Click | Purchase)
         rejection = rule.rejection(to_milliseconds(event.occurred_at), clock.now_ms, clock.max_ahead_ms)

@@ -2,14 +2,19 @@
 
 import logging
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
+AMBIGUOUS: Final = (
+    "a path segment is empty, or holds a slash, dots alone, a control character or no UTF-8: send such an id in a body"
+)
+_UNROUTED: Final = {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
 logger = logging.getLogger("isthmus")
-MEDIA_TYPE = "application/problem+json"
+MEDIA_TYPE: Final = "application/problem+json"
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -24,6 +29,16 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     title: str
     status: int
     detail: str | None = None
+
+
+class ApiRequest(Request[Any, Any, Any]):
+    """A request whose body must be JSON in UTF-8."""
+
+    async def json(self) -> Any:
+        try:
+            return await super().json()
+        except UnicodeDecodeError:
+            raise ApiError(400, "the body is not UTF-8") from None
 
 
 class ApiError(HTTPException):
@@ -42,7 +57,8 @@ def problem_response(request: Request[Any, Any, Any], error: Exception) -> Respo
     else:
         logger.error("a request could not be answered", exc_info=error)
         status, detail, headers = HTTPStatus.INTERNAL_SERVER_ERROR, None, None
-    del request
+    if status in _UNROUTED and is_ambiguous(request.scope["raw_path"]):
+        status, detail = HTTPStatus.BAD_REQUEST, AMBIGUOUS
     problem = Problem(HTTPStatus(status).phrase, int(status), detail)
     return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
@@ -52,3 +68,17 @@ def _detail(error: HTTPException) -> str:
     extra = error.extra if isinstance(error.extra, list) else []
     fields = [f"{one.get('key', 'body')}: {one.get('message')}" for one in extra if isinstance(one, dict)]
     return "; ".join(fields) or error.detail
+
+
+def is_ambiguous(raw_path: bytes) -> bool:
+    """Whether a proxy or a router may read a path as another user's: an encoded or doubled slash, a dot segment, a control
+    character, or bytes that are not UTF-8. Such a user id is sent in a body (`POST /v1/users/batch`).
+    """
+    for segment in (unquote_to_bytes(part) for part in raw_path.split(b"?")[0][1:].split(b"/")):
+        if segment in {b"", b".", b".."} or b"/" in segment or b"\\" in segment or min(segment) < 32:
+            return True
+        try:
+            segment.decode()
+        except UnicodeDecodeError:
+            return True
+    return False

@@ -224,18 +224,29 @@ async def own_stream(
 ) -> StreamResponse:
     """As `/v1/users/{user_id}/events`, for the user whom the token names; it ends with the token."""
     own = request.auth
-    return _streamed(api, own.user_id, limit, last_event_id, lambda: api.service.clock_ms() < own.expires_at)
+    asked = _stream(api, own.user_id, limit, last_event_id, lambda: api.service.clock_ms() < own.expires_at)
+    return _streamed(api, asked._replace(issued_at=own.issued_at))
 
 
 @delete("/v1/users/{user_id:str}", status_code=202, opt={SCOPE: Scope.ERASE}, responses=problems(*READING), summary="Forget a user")
 async def erase(api: UsesApi, user_id: UserPath, request: Authenticated) -> Receipt:
     """Sends an erasure event. State, list and training examples go once a worker reads it; the receipt says where to ask."""
+    return await _erase(api, user_id, request)
+
+
+async def _erase(api: Api, user_id: str, request: Authenticated) -> Receipt:
     check_user_id(user_id, "user_id")
     event = erasure_event(user_id)
     (until_ms,) = await api.sink.send([event])
     if until_ms is None:
         raise ApiError(503, "Kafka did not take the erasure: try again", {"Retry-After": "1"})
     return Receipt(event.event_id, until_ms, f"{request.scope['raw_path'].decode()}/erasures/{until_ms}")
+
+
+@delete("/v1/users/batch", status_code=202, opt={SCOPE: Scope.ERASE}, include_in_schema=False)
+async def erase_batch(api: UsesApi, request: Authenticated) -> Receipt:
+    """Erases the user `batch`, whose path a route of its own would hide."""
+    return await _erase(api, "batch", request)
 
 
 @get(
@@ -300,13 +311,17 @@ async def stream(
     """Server-sent events: `list` with the list, and `erased` when the user was erased."""
     check_user_id(user_id, "user_id")
     key = request.auth
-    return _streamed(api, user_id, limit, last_event_id, lambda: api.keys.is_live(key, api.service.clock_ms()))
+    is_allowed = lambda: api.keys.is_live(key, api.service.clock_ms())  # noqa: E731
+    return _streamed(api, _stream(api, user_id, limit, last_event_id, is_allowed))
 
 
-def _streamed(api: Api, user_id: str, limit: int | None, last_event_id: str, is_allowed: Callable[[], bool]) -> StreamResponse:
+def _stream(api: Api, user_id: str, limit: int | None, last_event_id: str, is_allowed: Callable[[], bool]) -> Stream:
+    return Stream(user_id, limit or api.list_length, last_event_id, api.settings.heartbeat_s, is_allowed)
+
+
+def _streamed(api: Api, asked: Stream) -> StreamResponse:
     if api.changes.open >= api.settings.max_streams:
         raise ApiError(503, "too many streams are open here", {"Retry-After": "5"})
-    asked = Stream(user_id, limit or api.list_length, last_event_id, api.settings.heartbeat_s, is_allowed)
     return StreamResponse(_begun(stream_lists(api.service, api.changes, asked)), headers={"X-Accel-Buffering": "no"})
 
 
@@ -344,6 +359,7 @@ ROUTES: Final = (
     own_recommendations,
     own_stream,
     erase,
+    erase_batch,
     erasure,
     events,
     stream,

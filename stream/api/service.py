@@ -1,6 +1,7 @@
 """What the routes ask: lists, profiles and erasures of users, from the store. Nothing here knows HTTP."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,6 +14,18 @@ from stream.core.partitioner import partition_of
 from stream.core.state import erasure_marker_key, facts_key, head_key
 
 Key = tuple[int, bytes]
+
+
+class Trace(NamedTuple):
+    """What a stream watches beside the list.
+
+    Attributes:
+        is_known: Whether the store holds anything of the user.
+        erased_at: Up to when the user was erased, ms; -1: never.
+    """
+
+    is_known: bool
+    erased_at: int
 
 
 class ReadService:
@@ -66,10 +79,12 @@ class ReadService:
         counts = FactsSummary() if facts is None else decode_facts_summary(facts)
         return profile(user, decode_head_summary(head), counts, self.age_s())
 
-    async def is_known(self, user: str) -> bool:
-        """Whether the store holds anything of the user."""
-        (kept,), (head,) = await self._lists_and_heads([user])
-        return kept is not None or head is not None
+    async def trace(self, user: str) -> Trace:
+        """Returns whether the user is known and up to when the user was erased, in two reads."""
+        number, key = self._key(user)
+        (kept,) = await self._store.read(Table.LISTS, [(number, key)])
+        head, erased_at = await self._head_and_erasure(number, key)
+        return Trace(kept is not None or head is not None, erased_at)
 
     async def is_erased(self, user: str, until_ms: int) -> bool:
         """Whether the store holds nothing of the user from before an erasure."""
@@ -80,11 +95,15 @@ class ReadService:
 
     async def erased_at(self, user: str) -> int:
         """Returns up to when the user was erased, ms; -1: never, as far as states and the erasure markers of users remember."""
-        number, key = self._key(user)
+        _, erased_at = await self._head_and_erasure(*self._key(user))
+        return erased_at
+
+    async def _head_and_erasure(self, number: int, key: bytes) -> tuple[HeadSummary | None, int]:
         keys = [(number, head_key(key)), (number, erasure_marker_key(key, self._erasure_key))]
-        head, marker = await self._store.read(Table.STATES, keys)
-        by_head = -1 if head is None else decode_head_summary(head).erased_at
-        return max(by_head, -1 if marker is None else decode_erased_at(marker))
+        value, marker = await self._store.read(Table.STATES, keys)
+        head = None if value is None else decode_head_summary(value)
+        by_head = -1 if head is None else head.erased_at
+        return head, max(by_head, -1 if marker is None else decode_erased_at(marker))
 
     def _key(self, user: str) -> Key:
         key = user.encode()

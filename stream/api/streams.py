@@ -58,7 +58,8 @@ class Stream(NamedTuple):
         limit: Items of it.
         last_id: Id of the last event that the client saw; "": none.
         heartbeat_s: Seconds between comments that keep the connection open.
-        is_allowed: Whether the client's key is still live.
+        is_allowed: Whether the client's credential is still live.
+        issued_at: When the client's user token was made, ms: an erasure since then ends the stream. None: one since its beginning.
     """
 
     user: str
@@ -66,21 +67,26 @@ class Stream(NamedTuple):
     last_id: str
     heartbeat_s: float
     is_allowed: Callable[[], bool]
+    issued_at: int | None = None
 
 
 async def stream_lists(service: ReadService, changes: Changes, stream: Stream) -> AsyncIterator[bytes]:
     """Gives the present list, unless the client saw it, and then each other one. Ends when the key
     does, the user is erased, or the process stops.
 
+    A user who returns at once after an erasure was erased all the same: the time of the newest erasure is compared, which no later
+    event takes back.
+
     Changes that come faster than the client reads are merged: it gets the newest list.
     """
     last_id, known = stream.last_id, False
     with changes.of(stream.user) as changed:
         said_at = time.monotonic()
+        lasts_until = (await service.trace(stream.user)).erased_at if stream.issued_at is None else stream.issued_at - 1
         while stream.is_allowed() and not changes.ended:
             changed.clear()
-            was_known, known = known, await service.is_known(stream.user)
-            if was_known and not known:
+            was_known, (known, erased_at) = known, await service.trace(stream.user)
+            if erased_at > lasts_until or (was_known and not known):
                 yield b"event: erased\ndata: {}\n\n"
                 return
             (found,) = await service.lists([stream.user], stream.limit)

@@ -18,6 +18,7 @@ from stream.core.outputs import Output
 from stream.core.parsing import key_rejection, parse_transcript
 from stream.core.poison import INFRASTRUCTURE_ERRORS, isolate_failures
 from stream.core.records import Batch, Record, is_native
+from stream.core.transcripts import ended_at, transcript_problem
 from stream.text.model import TextModel
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -131,21 +132,7 @@ def _read(record: Record, form: TranscriptFormat) -> Transcript | Rejection:
 def _usable(record: Record, transcript: Transcript, form: TranscriptFormat) -> Transcript | Rejection:
     rejection = key_rejection(record.key, transcript.user_id)
     rejection = rejection or transcript_rejection(transcript, record.timestamp, form.times, form.max_ahead_ms)
-    if rejection is not None:
-        return rejection
-    if not any(sentence.text.strip() for sentence in transcript.sentences):
-        return Rejection(Reason.INVALID, "no sentence has text")
-    if ended_at(transcript) < to_milliseconds(transcript.started_at):
-        return Rejection(Reason.INVALID, "it ends before it begins")
-    return transcript
-
-
-def ended_at(transcript: Transcript) -> int:
-    """The end of a transcript, ms: its `ended_at`, else the time of its last sentence, else its start."""
-    if transcript.ended_at is not None:
-        return to_milliseconds(transcript.ended_at)
-    times = [to_milliseconds(sentence.at) for sentence in transcript.sentences if sentence.at is not None]
-    return max(times, default=to_milliseconds(transcript.started_at))
+    return rejection or transcript_problem(transcript) or transcript
 
 
 def _call(

@@ -171,6 +171,33 @@ async def test_an_event_that_the_step_would_refuse_is_refused(running: Replica, 
     assert records(running, TOPICS.clicks, "u") == []
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"sentences": [{"text": " "}, {"text": ""}]}, "no sentence has text"),
+        ({"ended_at": TRANSCRIPT["started_at"] - 1}, "it ends before it begins"),
+        ({"sentences": [{"text": "a", "at": TRANSCRIPT["started_at"] - 1}]}, "it ends before it begins"),
+        ({"piece": 2**64}, "its piece is no 64-bit integer"),
+        ({"piece": -(2**64)}, "its piece is no 64-bit integer"),
+        ({"started_at": NOW // 1_000}, "its beginning is before 2000-01-01: it looks like seconds"),
+    ],
+)
+async def test_a_transcript_that_no_encoder_takes_is_refused(running: Replica, fields: dict[str, Any], reason: str) -> None:
+    """By the encoder's own rule, with the event and the reason named; it would become a dead letter later."""
+    answer = await send(running, CLICK, {**TRANSCRIPT, **fields})
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith(f"events[1]: {reason}")
+    assert records(running, TOPICS.clicks, "u") == []
+
+
+@pytest.mark.parametrize(("sent_at", "unit"), [(NOW // 1_000, "seconds"), (NOW * 1_000, "microseconds")])
+async def test_sent_at_in_another_unit_is_refused_by_its_name(running: Replica, sent_at: int, unit: str) -> None:
+    """Seconds would never correct anything, microseconds would correct times by centuries."""
+    answer = await send(running, CLICK, sent_at=sent_at)
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith(f"sent_at: it looks like {unit}")
+
+
 async def test_an_erasure_is_sent_and_its_receipt_says_when_it_is_done_here(running: Replica) -> None:
     """Done once neither list nor state from before it is held."""
     api.put_list(running.log, "u")
@@ -193,8 +220,16 @@ async def test_an_erasure_is_sent_and_its_receipt_says_when_it_is_done_here(runn
 class Client:
     """Reads a user's stream as a browser does."""
 
-    def __init__(self, running: Replica, user: str, last_id: str = "", allowed: Any = lambda: True, heartbeat_s: float = 5) -> None:
-        asked = Stream(user, 5, last_id, heartbeat_s, allowed)
+    def __init__(
+        self,
+        running: Replica,
+        user: str,
+        last_id: str = "",
+        allowed: Any = lambda: True,
+        heartbeat_s: float = 5,
+        issued_at: int | None = None,
+    ) -> None:
+        asked = Stream(user, 5, last_id, heartbeat_s, allowed, issued_at)
         self._lines = stream_lists(running.parts.api.service, running.parts.api.changes, asked)
 
     async def next(self, within_s: float = 2) -> dict[str, str]:
@@ -249,6 +284,34 @@ async def test_a_stream_ends_when_its_user_is_erased(running: Replica) -> None:
     assert (await waiting)["event"] == "erased"
     with pytest.raises(StopAsyncIteration):
         await client.next()
+
+
+async def test_a_stream_ends_although_its_user_returns_at_once(running: Replica) -> None:
+    """By the time of the erasure, which the new list and state do not take back; the next stream is the returned user's."""
+    api.put_list(running.log, "u")
+    await running.settled()
+    client = Client(running, "u", heartbeat_s=0.05)
+    await client.next()
+    api.mark_erased(running.log, "u", now_ms())
+    api.put_list(running.log, "u", ITEMS[5:10])
+    api.put_state(running.log, "u")
+    await running.settled()
+    assert (await client.next())["event"] == "erased"
+    with pytest.raises(StopAsyncIteration):
+        await client.next()
+    again = Client(running, "u")
+    assert json.loads((await again.next())["data"])["items"][0]["item"] == "item-05"
+    await again.close()
+
+
+async def test_a_stream_of_a_token_from_before_an_erasure_gives_no_list(running: Replica) -> None:
+    """Even where the erasure arrived between the door and the stream's beginning."""
+    api.put_list(running.log, "u")
+    api.mark_erased(running.log, "u", NOW + 1)
+    api.put_list(running.log, "u")
+    await running.settled()
+    client = Client(running, "u", issued_at=NOW)
+    assert (await client.next())["event"] == "erased"
 
 
 async def test_a_stream_ends_with_its_key(running: Replica) -> None:

@@ -121,11 +121,12 @@ async def test_a_stranger_gets_the_catalogue_and_then_popularitys_list(running: 
 
 
 async def test_items_that_no_model_scored_have_no_score(running: Replica) -> None:
-    """Those that the step filled in from the catalogue, and whole lists in the catalogue's order."""
+    """Those that the step filled in from the catalogue, and whole lists by popularity or in the catalogue's order."""
     api.put_list(running.log, "u", ITEMS[:5], filled_from=3)
     api.put_list(running.log, "v", ITEMS[:5], fallback="catalogue")
+    api.put_list(running.log, "w", ITEMS[:5], fallback="popularity")
     await running.settled()
-    for user, scored in (("u", [True, True, False, False, False]), ("v", [False] * 5)):
+    for user, scored in (("u", [True, True, False, False, False]), ("v", [False] * 5), ("w", [False] * 5)):
         answer = (await running.get(f"/v1/users/{user}/recommendations")).json()
         assert ["score" in one for one in answer["items"]] == scored
 
