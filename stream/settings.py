@@ -237,7 +237,8 @@ class ApiSettings(Section):
         5, ge=0, description="requests a second with tokens of one user, four times as many at once; else 429; 0: no bound"
     )
     token_secrets: tuple[SecretStr, ...] = Field(
-        (), description="secrets of user tokens, at least 32 bytes each: the first signs, all verify; none: no user tokens"
+        (),
+        description="secrets of user tokens and served ids, at least 32 bytes each: the first signs, all verify; none: neither exists",
     )
     token_lifetime_s: int = Field(900, ge=10, le=86_400, description="longest life of a user token")
     failures_per_minute: float = Field(

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from stream.api.profiles import FactsSummary, HeadSummary
+from stream.api.served_lists import ServedLists
 from stream.core.outputs import Fallback, Modalities, ModelName, Reasoning, Recommendation
 from stream.core.ranking import Catalogue, PostFilter, Rows
 
@@ -44,6 +45,7 @@ class ListAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         age_s: Seconds since the store was last known to be complete.
         model: Model version that made the list.
         recommendation_id: Id of the list in the topic `recommendations`; absent where it holds none for the user.
+        served_id: Stands for these items in feedback for at least 24 h; absent where they are exactly the topic's list.
         occurred_at: When that list was made, ms.
         modalities: How many interactions of each modality the list rests on.
         fallback: What ranked the list instead of the model: `popularity` or `catalogue`, as in the topic `recommendations`.
@@ -57,6 +59,7 @@ class ListAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     age_s: float
     model: ModelName | None = None
     recommendation_id: str | None = None
+    served_id: str | None = None
     occurred_at: int | None = None
     modalities: Modalities | None = None
     fallback: Fallback | None = None
@@ -67,7 +70,7 @@ class ListAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def etag(self) -> str:
         """Names the content; the age is not part of it."""
-        content = (self.recommendation_id, self.items, self.model, self.fallback, self.placement, self.because)
+        content = (self.recommendation_id, self.served_id, self.items, self.model, self.fallback, self.placement, self.because)
         return f'"{blake2b(_encode(content), digest_size=12).hexdigest()}"'
 
 
@@ -107,11 +110,12 @@ class Popularity(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What is asked of a list."""
+    """What is asked of a list, and what its answer is made with: the clock, the store's age, and who issues served ids."""
 
     limit: int
     now_ms: int
     age_s: float
+    served: ServedLists
     placement: str | None = None
     explain: bool = False
 
@@ -139,6 +143,7 @@ def answer(
         age_s=question.age_s,
         model=kept.model,
         recommendation_id=kept.recommendation_id,
+        served_id=None if made[: len(kept.items)] == allowed else _served_id(user_id, allowed, kept.model, question),
         occurred_at=kept.occurred_at,
         modalities=kept.modalities,
         fallback=kept.fallback,
@@ -146,6 +151,11 @@ def answer(
         placement=question.placement,
         because=kept.because if question.explain else None,
     )
+
+
+def _served_id(user_id: str, items: Sequence[str], model: ModelName | None, question: Question) -> str | None:
+    version = "" if model is None else model.version
+    return question.served.issue(user_id, version, items, question.now_ms, question.placement)
 
 
 def _scores(kept: Recommendation) -> dict[str, float]:
@@ -158,12 +168,13 @@ def _scores(kept: Recommendation) -> dict[str, float]:
 def _stranger(
     user_id: str, blocked: set[str], catalogue: Catalogue, popularity: Popularity | None, question: Question
 ) -> ListAnswer:
-    items = _popular(blocked, catalogue, popularity, question)
+    items, model = _popular(blocked, catalogue, popularity, question), None if popularity is None else popularity.model
     return ListAnswer(
         user_id=user_id,
         items=_named(items, {}, catalogue),
         age_s=question.age_s,
-        model=None if popularity is None else popularity.model,
+        model=model,
+        served_id=_served_id(user_id, items, model, question),
         fallback="catalogue" if popularity is None else "popularity",
         placement=question.placement,
     )

@@ -79,7 +79,7 @@ def make_app(api: Api, metrics: Metrics) -> Litestar:
     settings = api.settings
     door = Door(
         api.keys,
-        api.tokens,
+        api.signer,
         api.service,
         lambda: next(iter(api.health.wrong(api.health.ready)), None),
         api.service.clock_ms,

@@ -14,7 +14,8 @@ from litestar.handlers import BaseRouteHandler
 from stream.api.api_keys import ApiKey, ApiKeys, Scope
 from stream.api.problems import AMBIGUOUS, ApiError, is_ambiguous
 from stream.api.service import ReadService
-from stream.api.user_tokens import TokenSigner, UserToken
+from stream.api.signing import Signer
+from stream.api.user_tokens import UserToken, read_token
 
 SCOPE: Final = "scope"
 USER: Final = "user"
@@ -53,7 +54,7 @@ class Door:
     def __init__(
         self,
         keys: ApiKeys,
-        tokens: TokenSigner,
+        signer: Signer,
         service: ReadService,
         missing: Callable[[], str | None],
         clock_ms: Callable[[], int],
@@ -65,7 +66,7 @@ class Door:
         `failures` client addresses.
         """
         self._keys = keys
-        self._tokens = tokens
+        self._signer = signer
         self._service = service
         self._missing = missing
         self._clock_ms = clock_ms
@@ -93,7 +94,7 @@ class Door:
     def _user(self, connection: Connection) -> UserToken:
         """The token of a browser; its user counts as a key does."""
         address = self._checked_address(connection)
-        token = self._tokens.read(_presented(connection), self._clock_ms())
+        token = read_token(self._signer, _presented(connection), self._clock_ms())
         if token is None:
             self._failures.wait_s(address)
             raise ApiError(401, "present a live user token: `Authorization: Bearer ist...`", dict(_UNAUTHORISED))

@@ -18,8 +18,9 @@ from stream.api.door import SCOPE, USER
 from stream.api.ingest import Clock, EventsAnswer, EventsBody, check_user_id, erasure_event, outgoing
 from stream.api.problems import MEDIA_TYPE, ApiError, Problem
 from stream.api.service import ReadService
+from stream.api.signing import Signer
 from stream.api.streams import Changes, Stream, stream_lists
-from stream.api.user_tokens import TokenSigner, UserToken
+from stream.api.user_tokens import UserToken, sign_token
 from stream.core import limits
 from stream.core.event_times import TimeRule
 from stream.core.events import Item, to_milliseconds
@@ -72,7 +73,7 @@ class Api(msgspec.Struct, frozen=True):
 
     service: ReadService
     keys: ApiKeys
-    tokens: TokenSigner
+    signer: Signer
     changes: Changes
     sink: EventSink
     metrics: Metrics
@@ -183,12 +184,12 @@ def _catalogue_item(item: Item, *, offered: bool) -> CatalogueItem:
 async def token(api: UsesApi, data: JSONBody[TokenBody]) -> IssuedToken:
     """A token for a browser: it opens `/v1/me/...` for one user, for minutes. Make it where your site knows who the user is."""
     check_user_id(data.user_id, "user_id")
-    if not api.tokens.can_sign:
+    if not api.signer.can_sign:
         raise ApiError(503, "no user tokens are made here: the setting api.token_secrets is empty")
     now_ms = api.service.clock_ms()
     lifetime_s = min(data.lifetime_s or api.settings.token_lifetime_s, api.settings.token_lifetime_s)
     made = UserToken(data.user_id, now_ms, now_ms + 1_000 * lifetime_s)
-    return IssuedToken(api.tokens.sign(made), made.expires_at)
+    return IssuedToken(sign_token(api.signer, made), made.expires_at)
 
 
 @get("/v1/me/recommendations", opt={USER: True}, responses=problems(304, *OWN), summary="The list of a token's user")

@@ -8,6 +8,7 @@ import msgspec
 from stream.api.answers import ListAnswer, Profile, Question, answer, decode_list, profile
 from stream.api.catalogue import CurrentCatalogue
 from stream.api.profiles import FactsSummary, HeadSummary, decode_erased_at, decode_facts_summary, decode_head_summary
+from stream.api.served_lists import ServedLists
 from stream.api.store import Store, Table
 from stream.core.outputs import Recommendation
 from stream.core.partitioner import partition_of
@@ -39,6 +40,7 @@ class ReadService:
         erasure_key: bytes,
         age_ms: Callable[[], int],
         clock_ms: Callable[[], int],
+        served: ServedLists,
     ) -> None:
         """`partitions` of the topics that are keyed by user; `erasure_key` hides the users of erasure markers;
         `age_ms` is the store's age.
@@ -48,6 +50,7 @@ class ReadService:
         self._erasure_key = erasure_key
         self._age_ms = age_ms
         self.clock_ms = clock_ms
+        self.served = served
         self.current = current
 
     def age_s(self) -> float:
@@ -57,7 +60,7 @@ class ReadService:
         self, users: Sequence[str], limit: int, placement: str | None = None, *, explain: bool = False
     ) -> list[ListAnswer]:
         """Returns what each user may be offered now, in order."""
-        question = Question(limit, self.clock_ms(), self.age_s(), placement, explain)
+        question = Question(limit, self.clock_ms(), self.age_s(), self.served, placement, explain)
         catalogue, popularity = self.current.catalogue, self.current.popularity
         lists, heads = await self._lists_and_heads(users)
         return [

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from stream.api.catalogue import CurrentCatalogue
     from stream.api.follower import Follower
     from stream.api.routes import Api
+    from stream.api.signing import Signer
     from stream.api.store import Store
-    from stream.api.user_tokens import TokenSigner
     from stream.kafka.cluster.event_sink import EventSink
     from stream.kafka.cluster.log_reader import LogReader
     from stream.metrics import Metrics
@@ -87,6 +87,7 @@ def make_parts(settings: Settings, store: Store, reader: LogReader, sink: EventS
     from stream.api.catalogue import CurrentCatalogue
     from stream.api.follower import Follower
     from stream.api.routes import Api
+    from stream.api.served_lists import ServedLists
     from stream.api.service import ReadService
     from stream.api.store import Table
     from stream.api.streams import Changes
@@ -100,12 +101,11 @@ def make_parts(settings: Settings, store: Store, reader: LogReader, sink: EventS
     health.ready["store"] = follower.missing
     metrics.gauge("api_store_age_seconds").set_function(lambda: follower.age_ms() / 1_000)
     metrics.gauge("api_streams").set_function(lambda: changes.open)
+    signer, erasure_key = _signer(own), settings.step.erasure_key.get_secret_value().encode()
     api = Api(
-        service=ReadService(
-            store, current, topics.partitions, settings.step.erasure_key.get_secret_value().encode(), follower.age_ms, now_ms
-        ),
+        service=ReadService(store, current, topics.partitions, erasure_key, follower.age_ms, now_ms, ServedLists(signer)),
         keys=ApiKeys(),
-        tokens=_token_signer(own),
+        signer=signer,
         changes=changes,
         sink=sink,
         metrics=metrics,
@@ -118,11 +118,11 @@ def make_parts(settings: Settings, store: Store, reader: LogReader, sink: EventS
     return ApiParts(api, current, follower, reader)
 
 
-def _token_signer(own: ApiSettings) -> TokenSigner:
-    from stream.api.user_tokens import TokenSigner
+def _signer(own: ApiSettings) -> Signer:
+    from stream.api.signing import Signer
 
     try:
-        return TokenSigner([secret.get_secret_value().encode() for secret in own.token_secrets])
+        return Signer([secret.get_secret_value().encode() for secret in own.token_secrets])
     except ValueError as error:
         raise IsthmusError(f"setting api.token_secrets (ISTHMUS_API__TOKEN_SECRETS): {error}") from None
 

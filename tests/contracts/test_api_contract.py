@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from stream.api.api_keys import Scope, encode_api_key, make_api_key
 from stream.api.app import make_app
 from stream.api.rocksdb_store import RocksDBStore
-from stream.api.user_tokens import UserToken
+from stream.api.user_tokens import UserToken, sign_token
 from stream.core.events import Item
 from stream.core.ranking import Catalogue
 from stream.kafka.cluster.event_sink import OutgoingEvent
@@ -62,7 +62,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Any:
     secret, key = make_api_key("test", [Scope.ADMIN], api.NOW)
     parts.api.keys._add(encode_api_key(key))
     loaded = schemathesis.openapi.from_asgi("/openapi.json", serving(make_app(parts.api, metrics)))
-    token = parts.api.tokens.sign(UserToken("u", api.NOW, api.NOW + 3_600_000))
+    token = sign_token(parts.api.signer, UserToken("u", api.NOW, api.NOW + 3_600_000))
     return loaded, {True: {"Authorization": f"Bearer {token}"}, False: {"Authorization": f"Bearer {secret}"}}
 
 
