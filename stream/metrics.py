@@ -136,6 +136,16 @@ DECLARED: Final[dict[str, Declared]] = {
     "api_store_age_seconds": Declared(Gauge, "time since the store was last known to be complete"),
     "api_reconciled": Declared(Counter, "partitions that were read from their beginning"),
     "api_unreadable": Declared(Counter, "state records that could not be read, and count as absent"),
+    "sink_records": Declared(
+        Counter,
+        "records that a sink brought out: written, deleted (tombstones), superseded by a later one of the batch, or refused, "
+        "because the system on the other side cannot hold them",
+        ("sink", "outcome"),
+        from_start=(("postgres", "refused"),),
+    ),
+    "sink_seconds": Declared(Histogram, "time to bring out a batch", ("sink",), _SECONDS),
+    "sink_reconciled": Declared(Counter, "partitions that a sink read from their beginning", ("sink",)),
+    "sink_age_seconds": Declared(Gauge, "time since the sink was last known to have brought out everything", ("sink",)),
 }
 
 

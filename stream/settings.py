@@ -250,6 +250,34 @@ class ApiSettings(Section):
     placements: tuple[str, ...] = Field((), description="names that `placement` may have; others count as `other`")
 
 
+class PostgresSettings(Section):
+    dsn: SecretStr = Field(
+        SecretStr("postgresql://127.0.0.1/isthmus"),
+        description="the database as libpq takes it: a URL, or host=... dbname=...; the rest comes from libpq's PG* variables",
+    )
+    db_schema: str = Field(
+        "isthmus",
+        pattern=r"^[a-z_][a-z0-9_]{0,62}$",
+        description="schema of the sink's tables; made where it is missing",
+    )
+    rows: Literal["user", "rank"] = Field(
+        "user",
+        description="user: one row a user, the list as JSON (`recommendations`); rank: one row a user and rank "
+        "(`recommended_items`)",
+    )
+    group: str = Field(
+        "isthmus-sink-postgres", description="consumer group: processes that fill one database share it, and no others"
+    )
+    metrics_port: int = Field(9104, ge=0, le=65_535, description="port of metrics and health; 0 chooses a free one")
+    batch_records: int = Field(5_000, ge=1, le=100_000, description="largest number of records of a transaction")
+    timeout_s: float = Field(30, gt=0, description="a transaction that takes longer is given up and tried again")
+    reconcile_after_s: int = Field(
+        518_400,
+        ge=0,
+        description="a database whose position is older is filled again; less than `delete.retention.ms` of the topic",
+    )
+
+
 class DeadLetterSettings(Section):
     stop_share: float = Field(
         0.5,
@@ -304,6 +332,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     encoder: EncoderSettings = EncoderSettings()
     api: ApiSettings = ApiSettings()
+    postgres: PostgresSettings = PostgresSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     health: HealthSettings = HealthSettings()
     registry: RegistrySettings = RegistrySettings()

@@ -1,7 +1,7 @@
 """The follower: records of `recommendations` and of the users' changelog into the store, and how old the store is.
 
 It answers for three things: late changelog records are left out as recovery leaves them out, a store that missed tombstones is
-reconciled, and the API is not ready before each partition was read to its end once.
+reconciled, and its process is not ready before each partition was read to its end once. The sinks follow with it too.
 """
 
 import asyncio
@@ -12,15 +12,16 @@ from typing import Final, NamedTuple
 import msgspec
 
 from stream.api.profiles import is_kept, summary_of
-from stream.api.store import RECONCILE_AFTER_MS, Position, Row, Store, Table, must_reconcile
+from stream.api.store import RECONCILE_AFTER_MS, FollowedStore, Position, Row, Table, must_reconcile
 from stream.core.state import StatesUnreadableError
-from stream.kafka.cluster.log_reader import Fetched, LogReader, TopicPartition
+from stream.kafka.cluster.log_reader import Bounds, Fetched, LogReader, PartitionsChanged, TopicPartition
 from stream.kafka.faust.changelog import term_of
 from stream.metrics import Metrics
 
 logger = logging.getLogger("isthmus")
 AGAIN_S: Final = 1.0
 EPOCHS_EVERY_MS: Final = 30_000
+SAY_EVERY_MS: Final = 30_000
 TOUCH_EVERY_MS: Final = 60_000
 
 
@@ -37,15 +38,18 @@ class Follower:
 
     def __init__(
         self,
-        store: Store,
+        store: FollowedStore,
         reader: LogReader,
         tables: Mapping[str, Table],
         changed: Callable[[Iterable[str]], None],
         metrics: Metrics,
         clock_ms: Callable[[], int],
         reconcile_after_ms: int = RECONCILE_AFTER_MS,
+        reconciled: tuple[str, ...] = ("api_reconciled",),
     ) -> None:
-        """`tables` by topic; `changed` gets the users whose lists changed; `clock_ms` is the wall clock."""
+        """`tables` by topic; `changed` gets the users whose lists changed; `clock_ms` is the wall clock; `reconciled` names the
+        counter of partitions that are read from their beginning, and its labels.
+        """
         self._store = store
         self._reader = reader
         self._tables = tables
@@ -53,20 +57,31 @@ class Follower:
         self._metrics = metrics
         self._clock_ms = clock_ms
         self._reconcile_after_ms = reconcile_after_ms
+        self._reconciled = reconciled
         self._followed: dict[TopicPartition, Followed] = {}
+        self._bounds: Mapping[TopicPartition, Bounds] = {}
         self._reached: set[TopicPartition] = set()
+        self._said: tuple[str, int] = ("", 0)
         self._epochs: Mapping[str, int] = {}
         self._epochs_at_ms = 0
         self.ready = asyncio.Event()
 
     def age_ms(self) -> int:
         """How old the answers may be: the time since the end of the log was last reached."""
-        oldest = min((followed.position.as_of_ms for followed in self._followed.values()), default=0)
-        return max(0, self._clock_ms() - oldest)
+        if not self._followed:
+            return 0 if self.ready.is_set() else self._clock_ms()
+        return max(0, self._clock_ms() - min(followed.position.as_of_ms for followed in self._followed.values()))
 
     def positions(self) -> dict[TopicPartition, int]:
         """The next offset of each partition."""
         return {partition: followed.position.next_offset for partition, followed in self._followed.items()}
+
+    def progress(self) -> float:
+        """The share of the partitions' offsets, as they were at the beginning, that was read, 0 to 1."""
+        held = sum(end - begin for begin, end in self._bounds.values())
+        positions = self.positions()
+        left = sum(max(0, end - max(begin, positions.get(one, 0))) for one, (begin, end) in self._bounds.items())
+        return 1.0 if not held else 1 - left / held
 
     def missing(self) -> str | None:
         """Why the store must not be answered from; None where it may."""
@@ -81,13 +96,24 @@ class Follower:
                 await self._open()
                 while not await self._recreated():
                     await self._follow_once()
+            except PartitionsChanged as change:
+                logger.info("%s", change)
             except OSError as error:
-                logger.warning("%s; trying again", error)
+                self._warn(str(error) or type(error).__name__)
                 await asyncio.sleep(AGAIN_S)
+
+    def _warn(self, problem: str) -> None:
+        """Says a problem, and again every half minute while it lasts."""
+        now_ms = self._clock_ms()
+        if problem != self._said[0] or now_ms - self._said[1] >= SAY_EVERY_MS:
+            self._said = (problem, now_ms)
+            logger.warning("%s; trying again", problem)
 
     async def _open(self) -> None:
         """Decides for each partition whether the store continues or is reconciled."""
-        bounds = await self._reader.open(self._tables)
+        self._bounds = bounds = await self._reader.open(self._tables)
+        self._followed = {one: followed for one, followed in self._followed.items() if one in bounds}
+        self._reached &= bounds.keys()
         self._epochs, self._epochs_at_ms = await self._reader.epochs(self._tables), self._clock_ms()
         for (topic, number), held in bounds.items():
             table = self._tables[topic]
@@ -95,7 +121,7 @@ class Follower:
             reason = must_reconcile(position, self._epochs[topic], held, self._clock_ms(), self._reconcile_after_ms)
             if position is None or reason is not None:
                 logger.info("%s-%d is read from its beginning: %s", topic, number, reason)
-                self._metrics.counter("api_reconciled").inc()
+                self._metrics.counter(*self._reconciled).inc()
                 position = await self._store.begin(table, number, self._epochs[topic], self._clock_ms())
                 self.ready.clear()
                 self._reached.discard((topic, number))

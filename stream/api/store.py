@@ -60,8 +60,8 @@ class Row(NamedTuple):
     offset: int
 
 
-class Store(Protocol):
-    """Rows by table and partition. Implementations share `tests/contracts/test_api_store.py`."""
+class FollowedStore(Protocol):
+    """What a follower writes to. Errors that pass, after which the follower begins again, are raised as OSError."""
 
     async def position(self, table: Table, partition: int) -> Position | None:
         """Returns how far the partition was followed; None: never."""
@@ -83,11 +83,15 @@ class Store(Protocol):
         """Deletes the rows of earlier generations, marks the position complete, and returns how many rows went."""
         ...
 
+    async def close(self) -> None: ...
+
+
+class Store(FollowedStore, Protocol):
+    """Rows by table and partition that can be read. Implementations share `tests/contracts/test_api_store.py`."""
+
     async def read(self, table: Table, keys: Sequence[tuple[int, bytes]]) -> list[bytes | None]:
         """Returns the values of (partition, key) pairs."""
         ...
-
-    async def close(self) -> None: ...
 
 
 def must_reconcile(

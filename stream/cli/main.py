@@ -25,11 +25,12 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "dataset": ("stream.cli.dataset", "Data sets in the paper's layout: check, describe, import, synthesize."),
     "text-model": ("stream.cli.text_model", "Import a sentence encoder; build a keyword list."),
     "api": ("stream.cli.api", "Run one replica of the API: lists, profiles and events over HTTP."),
+    "sink": ("stream.cli.sink", "Bring lists into other systems: a PostgreSQL database."),
     "keys": ("stream.cli.keys", "API keys: make, list, rotate, revoke."),
     "worker": ("stream.cli.worker", "Run one profile worker: events in, recommendations out."),
 }
 
-SERVICES: Final = {"worker", "encoder", "api"}
+SERVICES: Final = {"worker", "encoder", "api", "sink"}
 ONE_THREAD: Final = {"worker", "encoder", "demo"}
 """Commands whose numeric libraries use one thread, which must be set before any of them is imported."""
 

@@ -10,7 +10,8 @@ from uuid import uuid4
 import pytest
 
 from stream.kafka.cluster.local_broker import LocalKafka
-from tests.system.needs import broker_or_skip
+from tests.postgres import Database, LocalPostgres
+from tests.system.needs import broker_or_skip, postgres_or_skip
 from tests.system.registries import copy_of, registry_in
 from tests.system.shared_broker import SharedBroker
 
@@ -34,6 +35,21 @@ def empty_kafka(shared_broker: SharedBroker) -> str:
     """The address of a broker without topics or groups, for tests whose processes use the default names."""
     shared_broker.empty()
     return shared_broker.bootstrap
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[LocalPostgres]:
+    """A PostgreSQL server for all tests that leave it running."""
+    postgres_or_skip()
+    server = LocalPostgres().start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def database(postgres_server: LocalPostgres) -> Database:
+    """An empty database of the test's own."""
+    return postgres_server.new_database()
 
 
 @pytest.fixture

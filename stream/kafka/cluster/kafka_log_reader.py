@@ -1,8 +1,9 @@
-"""`LogReader` on Kafka: an aiokafka consumer without a group that keeps no offsets.
+"""`LogReader` on Kafka: an aiokafka consumer without a group that keeps no offsets, of all partitions or those of a group's member.
 
 Records that do not parse and batches whose checksum fails are logged and left out: the key keeps its former value.
 """
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -15,7 +16,8 @@ from stream.core.unreadable import readable
 from stream.kafka.cluster import batch_reading
 from stream.kafka.cluster.clients import READ_COMMITTED
 from stream.kafka.cluster.corrupt_batches import SkipCorruptBatches
-from stream.kafka.cluster.log_reader import Bounds, Fetched
+from stream.kafka.cluster.group_membership import GroupMembership
+from stream.kafka.cluster.log_reader import Bounds, Fetched, PartitionsChanged
 from stream.kafka.cluster.view import KafkaClusterView
 
 _WAIT_MS: Final = 500
@@ -23,16 +25,23 @@ _RECORDS: Final = 2_000  # per fetch: applied between two answers of the API
 
 
 class KafkaLogReader:
-    """Reads all partitions of topics from given positions."""
+    """Reads all partitions of topics from given positions; with a `membership`, those that its group assigns.
 
-    def __init__(self, bootstrap: str) -> None:
+    `records` bounds a fetch.
+    """
+
+    def __init__(self, bootstrap: str, membership: GroupMembership | None = None, records: int = _RECORDS) -> None:
         self._bootstrap = bootstrap
+        self._membership = membership
+        self._version = 0
+        self._records = records
         self._consumer: Any = None
         self._view = KafkaClusterView(bootstrap, "isthmus-api")
         self._read_to_end: dict[tuple[str, int], int] = {}
 
     async def open(self, topics: Iterable[str]) -> Mapping[tuple[str, int], Bounds]:
         await self._stop_consumer()
+        self._read_to_end.clear()  # of the former positions
         batch_reading.install()
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
@@ -46,12 +55,22 @@ class KafkaLogReader:
             await self._consumer.start()
             numbers = {topic: self._consumer.partitions_for_topic(topic) or await self._partitions(topic) for topic in topics}
             partitions = [TopicPartition(topic, number) for topic, found in numbers.items() for number in sorted(found)]
+            partitions = await self._ours(partitions)
+            if not partitions:
+                return {}  # the group has more members than partitions
             self._consumer.assign(partitions)
             begins = await self._consumer.beginning_offsets(partitions)
             ends = await self._consumer.end_offsets(partitions)
         except KafkaError as error:
             raise self._silent(error) from error
         return {(one.topic, one.partition): Bounds(begins[one], ends[one]) for one in partitions}
+
+    async def _ours(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        if self._membership is None:
+            return partitions
+        assigned = await self._membership.partitions()
+        self._version = self._membership.version
+        return [one for one in partitions if (one.topic, one.partition) in assigned]
 
     async def epochs(self, topics: Iterable[str]) -> Mapping[str, int]:
         return await self._view.epochs(topics)
@@ -60,8 +79,13 @@ class KafkaLogReader:
         self._consumer.seek(TopicPartition(topic, partition), offset)
 
     async def fetch(self) -> list[Fetched]:
+        if self._membership is not None and self._membership.version != self._version:
+            raise PartitionsChanged("the group assigns partitions anew")
+        if not self._consumer.assignment():
+            await asyncio.sleep(_WAIT_MS / 1_000)
+            return []
         try:
-            fetched = await self._consumer.getmany(timeout_ms=_WAIT_MS, max_records=_RECORDS)
+            fetched = await self._consumer.getmany(timeout_ms=_WAIT_MS, max_records=self._records)
             batches = [
                 Fetched(one.topic, one.partition, readable(records), await self._consumer.position(one))
                 for one, records in fetched.items()
@@ -77,6 +101,8 @@ class KafkaLogReader:
     async def close(self) -> None:
         await self._stop_consumer()
         await self._view.close()
+        if self._membership is not None:
+            await self._membership.close()
 
     async def _note_ends(self) -> None:
         self._read_to_end.clear()

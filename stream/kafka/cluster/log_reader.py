@@ -24,8 +24,14 @@ class Fetched(NamedTuple):
     next_offset: int
 
 
+class PartitionsChanged(Exception):  # noqa: N818  (no error: the reader's partitions are others now)
+    """Other partitions are to be read from now on: the reader must be opened again."""
+
+
 class LogReader(Protocol):
-    """Committed records of topics. Every method raises OSError where the log does not answer or a position is gone."""
+    """Committed records of topics. Every method raises OSError where the log does not answer or a position is gone, and `fetch`
+    raises `PartitionsChanged` where a consumer group has assigned others.
+    """
 
     async def open(self, topics: Iterable[str]) -> Mapping[TopicPartition, Bounds]:
         """Begins to read the topics, and returns what their partitions hold now."""

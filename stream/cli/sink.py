@@ -1,0 +1,40 @@
+"""`isthmus sink`: lists brought into other systems."""
+
+from typing import Annotated
+
+import typer
+
+from stream.cli.options import Bootstrap
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+MetricsPort = Annotated[int | None, typer.Option(help="Prometheus port, 0 chooses one; default: the setting of the sink")]
+
+
+@app.callback()
+def sink() -> None:
+    """Bring users' lists into other systems."""
+
+
+@app.command()
+def postgres(
+    bootstrap: Bootstrap = None,
+    metrics_port: MetricsPort = None,
+) -> None:
+    """Keep each user's latest list in a PostgreSQL database: at each moment, what the topic said a moment ago.
+
+    The tables are made by itself. Erased users are deleted. Processes with the same settings share the partitions.
+    The database is setting postgres.dsn, best given as the variable ISTHMUS_POSTGRES__DSN.
+
+    Example: isthmus sink postgres --bootstrap localhost:9092
+    """
+    import logging
+
+    from stream.services.startup import log_to_stderr, starting
+
+    log_to_stderr()
+    with starting(logging.getLogger("isthmus").info, "loading libraries") as startup:
+        from stream.cli.settings_overrides import settings_with
+        from stream.services.sinks import run_postgres_sink
+        from stream.settings import with_changes
+
+        run_postgres_sink(with_changes(settings_with(bootstrap), "postgres", metrics_port=metrics_port), startup)

@@ -1,0 +1,125 @@
+"""A sink as a process: the follower of the lists, the system that they are brought into, health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from stream.health import Beat, Health
+from stream.services.process import background
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from stream.api.follower import Follower
+    from stream.api.store import FollowedStore
+    from stream.kafka.cluster.log_reader import LogReader
+    from stream.metrics import Metrics
+    from stream.services.startup import Startup
+    from stream.settings import Settings
+
+logger = logging.getLogger("isthmus")
+_PROGRESS_S: Final = 5.0
+
+
+def run_postgres_sink(settings: Settings, startup: Startup) -> None:
+    """Fills a PostgreSQL database until SIGTERM or SIGINT; `startup` reports the steps until it is filled."""
+    import uvloop
+
+    uvloop.run(_postgres_sink(settings, startup))
+
+
+async def _postgres_sink(settings: Settings, startup: Startup) -> None:
+    from stream.kafka.app import stop_on_signals
+    from stream.kafka.cluster.group_membership import GroupMembership
+    from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
+    from stream.kafka.cluster.topics import create_or_check
+    from stream.metrics import Metrics
+    from stream.sinks.postgres_store import SINK, PostgresStore, Target
+
+    bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.postgres
+    startup.step(f"checking topics at {bootstrap}")
+    await asyncio.to_thread(create_or_check, bootstrap, topics, create=False)
+    stop, metrics, health = stop_on_signals(), Metrics(), Health()
+    target = Target(own.dsn.get_secret_value(), own.db_schema, own.rows, topics.partitions, own.timeout_s)
+    store = PostgresStore(target, metrics)
+    health.ready["database"] = store.problem
+    reader = KafkaLogReader(bootstrap, GroupMembership(bootstrap, own.group, topics.recommendations), own.batch_records)
+    follower = make_follower(settings, SINK, store, reader, metrics, own.reconcile_after_s)
+    try:
+        async with following(follower, health, stop), served(SINK, own.metrics_port, metrics, health):
+            startup.watch(lambda: None if follower.missing() is None else "reading lists")
+            async with background(say_progress(follower)):
+                await stop.wait()
+    finally:
+        await reader.close()
+        await store.close()
+
+
+def make_follower(
+    settings: Settings, sink: str, store: FollowedStore, reader: LogReader, metrics: Metrics, reconcile_after_s: int
+) -> Follower:
+    """A follower of the lists alone."""
+    from stream.api.follower import Follower
+    from stream.api.store import Table
+    from stream.services.api import now_ms
+
+    follower = Follower(
+        store,
+        reader,
+        {settings.topics.recommendations: Table.LISTS},
+        lambda _: None,
+        metrics,
+        now_ms,
+        reconcile_after_s * 1_000,
+        ("sink_reconciled", sink),
+    )
+    metrics.gauge("sink_age_seconds", sink).set_function(lambda: follower.age_ms() / 1_000)
+    return follower
+
+
+@asynccontextmanager
+async def following(follower: Follower, health: Health, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Follows inside the context. A follower that ends sets `stop`, and its error is raised on leaving."""
+    beat = Beat(30, time.monotonic)
+    health.live["event loop"] = beat.check
+    health.ready["lists"] = follower.missing
+    tasks = [asyncio.create_task(follower.run()), asyncio.create_task(beat.keep_beating())]
+    for task in tasks:
+        task.add_done_callback(lambda _: stop.set())
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for error in results:
+        if isinstance(error, Exception):
+            raise error
+
+
+@asynccontextmanager
+async def served(sink: str, port: int, metrics: Metrics, health: Health) -> AsyncIterator[None]:
+    """Serves metrics and health inside the context."""
+    server, _ = metrics.serve(port, health)
+    logger.info("%s sink: metrics and health at http://127.0.0.1:%d/metrics, /livez, /readyz", sink, server.server_port)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+async def say_progress(follower: Follower) -> None:
+    """Says how far the first load, or a reconciliation, has come."""
+    while True:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PROGRESS_S):
+                await follower.ready.wait()
+        if follower.ready.is_set():
+            await asyncio.sleep(_PROGRESS_S)
+        else:
+            logger.info("%.0f %% of what the topic holds is read", 100 * follower.progress())

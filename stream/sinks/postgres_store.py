@@ -1,0 +1,245 @@
+"""A PostgreSQL database as a store: rows and position change in one transaction.
+
+The row of a partition's position is locked first, so two writers of one partition take turns, and what the position covers is left
+out: an older offset never overwrites a newer one.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from stream.api.answers import decode_list
+from stream.api.store import Position, Table
+from stream.api.store import Row as Entry
+from stream.errors import IsthmusError
+from stream.metrics import Metrics
+from stream.sinks.postgres_tables import FORMS, Form, Row, prepare, rows_of, statements
+
+logger = logging.getLogger("isthmus")
+SINK: Final = "postgres"
+_ENCODING: Final = "UTF8"
+_PATIENCE: Final = {"connect_timeout": "10", "keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
+"""Unless the DSN says otherwise: a database that has gone silently is noticed."""
+_TRY_AGAIN: Final = ("08", "25", "40", "53", "55", "57", "58")
+"""Classes of SQLSTATE (PostgreSQL's manual, appendix A) that pass: connections, standbys, deadlocks, resources, shutdowns."""
+
+
+class Target(NamedTuple):
+    """Which tables are filled, and how.
+
+    Attributes:
+        dsn: The database, as libpq takes it.
+        schema: Schema of the tables.
+        form: One row a user, or one a user and rank.
+        partitions: Partitions of the topic.
+        timeout_s: How long a transaction may take.
+    """
+
+    dsn: str
+    schema: str
+    form: Form
+    partitions: int
+    timeout_s: float = 30
+
+
+class _Change(NamedTuple):
+    """What a batch does: rows to write, how many ranks each listed user has, and users to delete."""
+
+    rows: list[Row]
+    ranks: dict[str, int]
+    deleted: list[str]
+
+
+class PostgresStore:
+    """`stream.api.store.Store` in a database, of the table of lists alone. Errors that pass are raised as OSError."""
+
+    def __init__(self, target: Target, metrics: Metrics) -> None:
+        self._target = target
+        self._metrics = metrics
+        self._sql = statements(target.schema, target.form)
+        self._open: AsyncConnection[Any] | None = None
+        self._lock = asyncio.Lock()
+        self._known: dict[int, int] = {}
+        self._problem: str | None = "is not connected yet"
+
+    def problem(self) -> str | None:
+        """What is wrong with the database; None after an answer. For health."""
+        return self._problem
+
+    async def position(self, table: Table, partition: int) -> Position | None:
+        del table
+        async with self._transaction(self._target.timeout_s) as connection:
+            row = await (await connection.execute(self._sql.position, [partition])).fetchone()
+        return None if row is None else self._noted(partition, _position(row))
+
+    async def begin(self, table: Table, partition: int, epoch: int, now_ms: int) -> Position:
+        del table
+        async with self._transaction(self._target.timeout_s) as connection:
+            row = await (await connection.execute(self._sql.begin, [partition, epoch, now_ms])).fetchone()
+        return self._noted(partition, _position(row))
+
+    async def write(self, table: Table, partition: int, rows: Sequence[Entry], position: Position) -> bool:
+        del table
+        with self._metrics.histogram("sink_seconds", SINK).time():
+            async with self._transaction(self._target.timeout_s) as connection:
+                row = await (await connection.execute(self._sql.lock, [partition])).fetchone()
+                kept = None if row is None else _position(row)
+                if kept is None or not self._continues(kept, partition, position):
+                    return False
+                change = self._change(partition, [one for one in rows if one.offset >= kept.next_offset], position.generation)
+                await self._apply(connection, change)
+                if position.next_offset >= kept.next_offset:
+                    as_of_ms = max(kept.as_of_ms, position.as_of_ms)
+                    await connection.execute(self._sql.move, [position.next_offset, as_of_ms, partition])
+        self._noted(partition, max(kept, position, key=lambda one: one.next_offset))
+        return True
+
+    async def complete(self, table: Table, partition: int) -> int:
+        del table
+        async with self._transaction(None) as connection:  # a sweep reads the whole table
+            row = await (await connection.execute(self._sql.lock, [partition])).fetchone()
+            if row is None or _position(row).complete:
+                return 0
+            deleted = 0
+            if _position(row).generation > 1:
+                deleted = (await connection.execute(self._sql.sweep, [partition, _position(row).generation])).rowcount
+            await connection.execute(self._sql.complete, [partition])
+        return deleted
+
+    async def close(self) -> None:
+        async with self._lock:
+            await self._disconnect()
+
+    def _noted(self, partition: int, position: Position) -> Position:
+        self._known[partition] = position.next_offset
+        return position
+
+    def _continues(self, kept: Position, partition: int, position: Position) -> bool:
+        """Whether the database still says what this process relies on. One that was restored, or failed over and lost commits, is
+        behind: records between would be missing.
+        """
+        is_current = (kept.epoch, kept.generation) == (position.epoch, position.generation)
+        return is_current and kept.next_offset >= self._known.get(partition, 0)
+
+    def _change(self, partition: int, entries: Sequence[Entry], generation: int) -> _Change:
+        """The newest record of each user. One that cannot be held deletes: its predecessor is no longer true."""
+        newest = {entry.key: entry for entry in entries}
+        self._count("superseded", len(entries) - len(newest))
+        change = _Change([], {}, [])
+        for entry in newest.values():
+            user = _user_of(entry.key)
+            rows = None if entry.value is None else self._rows(entry, partition, generation)
+            if user is not None and rows is not None:
+                change.rows.extend(rows)
+                change.ranks[user] = len(rows)
+            elif user is not None:
+                change.deleted.append(user)
+        self._count("written", len(change.ranks))
+        self._count("deleted", sum(entry.value is None for entry in newest.values()))
+        return change
+
+    def _rows(self, entry: Entry, partition: int, generation: int) -> list[Row] | None:
+        try:
+            return rows_of(decode_list(entry.value or b""), self._target.form, partition, generation)
+        except (msgspec.MsgspecError, ValueError) as error:
+            self._count("refused", 1)
+            text = "the list at offset %d of partition %d cannot stand in the database, and its user has none there: %s"
+            logger.error(text, entry.offset, partition, error)  # noqa: TRY400  (the text says all)
+            return None
+
+    def _count(self, outcome: str, by: int) -> None:
+        self._metrics.counter("sink_records", SINK, outcome).inc(by)
+
+    async def _apply(self, connection: AsyncConnection[Any], change: _Change) -> None:
+        if change.rows:
+            async with connection.cursor() as cursor, cursor.copy(self._sql.copy) as copy:
+                for row in change.rows:
+                    await copy.write_row(row)
+            await connection.execute(self._sql.upsert)
+        if change.ranks and self._target.form == "rank":
+            await connection.execute(self._sql.surplus, [list(change.ranks), list(change.ranks.values())])
+        if change.deleted:
+            await connection.execute(self._sql.delete, [change.deleted])
+
+    @asynccontextmanager
+    async def _transaction(self, timeout_s: float | None) -> AsyncIterator[AsyncConnection[Any]]:
+        """One transaction of the one connection, which is made again after an error.
+
+        Raises:
+            OSError: the database is away or busy: try again.
+            IsthmusError: it refuses what this sink does.
+        """
+        async with self._lock:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    connection = self._open or await self._connect()
+                    async with connection.transaction():
+                        yield connection
+                self._problem = None
+            except psycopg.Error as error:
+                await self._disconnect()
+                raise self._translated(error) from error
+            except TimeoutError:
+                await self._disconnect()
+                self._problem = f"did not answer within {timeout_s:g} s"
+                raise ConnectionError(f"the database {self._problem}") from None
+            except BaseException:
+                await self._disconnect()
+                raise
+
+    async def _connect(self) -> AsyncConnection[Any]:
+        target = self._target
+        known = conninfo_to_dict(target.dsn)
+        dsn = make_conninfo(target.dsn, **{name: value for name, value in _PATIENCE.items() if name not in known})
+        connection = await AsyncConnection.connect(dsn, autocommit=True, application_name="isthmus sink")
+        try:
+            _check_encoding(connection)
+            await prepare(connection, target.schema, target.form, target.partitions)
+            await connection.execute(self._sql.stage)
+        except BaseException:
+            await connection.close()
+            raise
+        self._open = connection
+        return connection
+
+    async def _disconnect(self) -> None:
+        if self._open is not None:
+            connection, self._open = self._open, None
+            await connection.close()
+
+    def _translated(self, error: psycopg.Error) -> Exception:
+        """Without the server's detail, which may quote a row."""
+        state = error.sqlstate or ""
+        said = error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
+        self._problem = said
+        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or state.startswith(_TRY_AGAIN):
+            return ConnectionError(f"the database does not take the lists: {said}")
+        hint = f"schema {self._target.schema}, table {FORMS[self._target.form].name}"
+        return IsthmusError(f"the database refuses the sink ({state}: {said}): check the rights of its role and {hint}")
+
+
+def _position(row: Any) -> Position:
+    epoch, generation, next_offset, as_of_ms, complete = row
+    return Position(epoch, generation, next_offset, as_of_ms, complete)
+
+
+def _check_encoding(connection: AsyncConnection[Any]) -> None:
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != _ENCODING:
+        raise IsthmusError(f"the database's encoding is {encoding}: make one with {_ENCODING}, which holds every user id")
+
+
+def _user_of(key: bytes) -> str | None:
+    """The user of a key; None where PostgreSQL could hold no row of the user, and so holds none."""
+    try:
+        user = key.decode()
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in user else user

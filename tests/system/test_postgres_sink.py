@@ -1,0 +1,357 @@
+"""The sink of a PostgreSQL database: what stands there is what the topic says, whatever was missed, cut or recreated meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import pytest
+
+from stream.api.follower import Follower
+from stream.api.store import Position, Row, Table
+from stream.core.outputs import Output
+from stream.errors import IsthmusError
+from stream.kafka.embedded.log import Log, compact
+from stream.kafka.embedded.log_reader import EmbeddedLogReader
+from stream.metrics import Metrics
+from stream.services.sinks import make_follower
+from stream.sinks.postgres_store import PostgresStore, Target
+from tests import api
+from tests.api import ITEMS, PARTITIONS, TOPICS
+from tests.postgres import CommitCutter, Database, LocalPostgres
+
+Form = Literal["user", "rank"]
+LISTS = Table.LISTS
+
+
+class Sink:
+    """A sink that runs on a log."""
+
+    def __init__(self, log: Log, follower: Follower, metrics: Metrics, store: PostgresStore) -> None:
+        self._log = log
+        self.store = store
+        self.follower = follower
+        self.metrics = metrics
+
+    async def settled(self, within_s: float = 60) -> None:
+        """Everything that is in the log now stands in the database."""
+        partitions = self._log.topics[TOPICS.recommendations].partitions
+        ends = {(TOPICS.recommendations, number): partition.end for number, partition in enumerate(partitions)}
+        async with asyncio.timeout(within_s):
+            await self.follower.ready.wait()
+            while any(self.follower.positions().get(one, -1) < end for one, end in ends.items()):
+                await asyncio.sleep(0.01)
+
+
+def store_of(dsn: str, form: Form = "user", metrics: Metrics | None = None, **more: Any) -> PostgresStore:
+    return PostgresStore(Target(dsn, "isthmus", form, **{"partitions": PARTITIONS, **more}), metrics or Metrics())
+
+
+@asynccontextmanager
+async def sink(log: Log, dsn: str, form: Form = "user", reconcile_after_s: int = 518_400) -> AsyncIterator[Sink]:
+    metrics = Metrics()
+    store = store_of(dsn, form, metrics, timeout_s=10)
+    follower = make_follower(api.settings(), "postgres", store, EmbeddedLogReader(log), metrics, reconcile_after_s)
+    running = asyncio.create_task(follower.run())
+    try:
+        yield Sink(log, follower, metrics, store)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await store.close()
+
+
+def forget(log: Log, *users: str) -> None:
+    for user in users:
+        api.append(log, TOPICS.recommendations, user, Output(user.encode(), None))
+
+
+def drop_tombstones(log: Log) -> None:
+    """As a broker compacts once `delete.retention.ms` has passed."""
+    for partition in log.topics[TOPICS.recommendations].partitions:
+        partition.records = [record for record in compact(partition.records) if record.value is not None]
+
+
+def standing(database: Database, form: Form) -> dict[str, list[str]]:
+    return database.lists() if form == "user" else database.ranks()
+
+
+@pytest.mark.parametrize("form", ["user", "rank"])
+async def test_the_latest_list_of_each_user_stands_in_the_database(database: Database, form: Form) -> None:
+    """A later list replaces an earlier one whole, with fewer items too; a tombstone deletes."""
+    log = api.new_log()
+    for user in ("a", "b", "erased"):
+        api.put_list(log, user)
+    async with sink(log, database.dsn, form) as running:
+        await running.settled()
+        assert standing(database, form) == {key: list(ITEMS[:5]) for key in ("a", "b", "erased")}
+        api.put_list(log, "a", ITEMS[7:9])
+        forget(log, "erased")
+        await running.settled()
+        assert standing(database, form) == {"a": list(ITEMS[7:9]), "b": list(ITEMS[:5])}
+        api.put_list(log, "b", ())
+        await running.settled()
+    assert standing(database, form) == ({"a": list(ITEMS[7:9])} | ({"b": []} if form == "user" else {}))
+
+
+async def test_a_row_says_what_the_list_says(database: Database) -> None:
+    """Model, times, scores and what the list rests on."""
+    log = api.new_log()
+    api.put_list(log, "a", fallback="popularity")
+    async with sink(log, database.dsn) as running:
+        await running.settled()
+    columns = "recommendation_id, occurred_at, model, model_version, fallback, sessions, conversations, items, reserve"
+    ((made, at, model, version, fallback, *support, items, reserve),) = database.ask(
+        f"SELECT {columns} FROM isthmus.recommendations"
+    )
+    assert (made, round(at.timestamp() * 1_000)) == (f"id-a-{'-'.join(ITEMS[:5])}", api.NOW)
+    assert (model, version, fallback, support) == ("fusion", "7", "popularity", [1, 0])
+    assert items[0] == {"item": "item-00", "rank": 1, "score": 0.99}
+    assert [one["item"] for one in reserve] == list(ITEMS[5:15])
+
+
+async def test_a_sink_that_was_down_while_a_user_was_erased_forgets_him(database: Database) -> None:
+    """His tombstone is compacted away when it comes back: the partition is read anew, and what was not written again goes."""
+    log = api.new_log()
+    for user in ("erased", "other"):
+        api.put_list(log, user)
+    async with sink(log, database.dsn) as first:
+        await first.settled()
+    forget(log, "erased")
+    api.put_list(log, "third")
+    drop_tombstones(log)
+    async with sink(log, database.dsn, reconcile_after_s=0) as late:
+        await late.settled()
+        assert late.metrics.total("sink_reconciled") > 0
+    assert set(database.lists()) == {"other", "third"}
+
+
+async def test_a_sink_that_was_away_shortly_continues(database: Database) -> None:
+    """It reads only what came meanwhile."""
+    log = api.new_log()
+    api.put_list(log, "a")
+    async with sink(log, database.dsn) as first:
+        await first.settled()
+        assert first.metrics.total("sink_reconciled") == PARTITIONS
+    forget(log, "a")
+    api.put_list(log, "b")
+    async with sink(log, database.dsn) as again:
+        await again.settled()
+        assert again.metrics.total("sink_reconciled") == 0
+    assert set(database.lists()) == {"b"}
+
+
+async def test_a_recreated_topic_replaces_what_stood_there(database: Database) -> None:
+    """What only its predecessor held is gone; with fewer partitions too."""
+    log = api.new_log()
+    for number in range(20):
+        api.put_list(log, f"old-{number}")
+    async with sink(log, database.dsn) as running:
+        await running.settled()
+    recreated = api.new_log()
+    api.put_list(recreated, "old-3", ITEMS[7:9])
+    async with sink(recreated, database.dsn) as again:
+        await again.settled()
+    assert database.lists() == {"old-3": list(ITEMS[7:9])}
+
+
+async def test_rows_of_partitions_that_are_gone_go(database: Database) -> None:
+    """A topic that was recreated with one partition."""
+    many, one = store_of(database.dsn), store_of(database.dsn, partitions=1)
+    for number in (0, 1):
+        position = await many.begin(LISTS, number, 1, api.NOW)
+        assert await many.write(LISTS, number, [Row(f"u{number}".encode(), value(f"u{number}"), 0)], upto(position, 1))
+    await one.position(LISTS, 0)
+    assert set(database.lists()) == {"u0"}
+    for store in (many, one):
+        await store.close()
+
+
+def value(user: str, items: tuple[str, ...] = ITEMS[:2]) -> bytes:
+    log = api.new_log()
+    api.put_list(log, user, items)
+    records = [record for partition in log.topics[TOPICS.recommendations].partitions for record in partition.records]
+    return records[0].value or b""
+
+
+def upto(position: Position, next_offset: int) -> Position:
+    return msgspec.structs.replace(position, next_offset=next_offset)
+
+
+async def test_an_older_offset_never_overwrites(database: Database) -> None:
+    """A writer that reads again from before the position changes nothing, and one of an earlier pass is refused."""
+    new, old = store_of(database.dsn), store_of(database.dsn)
+    first = await new.begin(LISTS, 0, 1, api.NOW)
+    await new.write(
+        LISTS, 0, [Row(b"a", value("a", ("x",)), 0), Row(b"b", None, 1), Row(b"a", value("a", ("y",)), 2)], upto(first, 3)
+    )
+    assert await old.write(LISTS, 0, [Row(b"a", value("a", ("x",)), 0), Row(b"b", value("b"), 0)], upto(first, 1))
+    assert database.lists() == {"a": ["y"]}
+    assert await new.position(LISTS, 0) == upto(first, 3)
+    await new.begin(LISTS, 0, 1, api.NOW)
+    assert not await old.write(LISTS, 0, [Row(b"a", None, 3)], upto(first, 4))
+    assert database.lists() == {"a": ["y"]}
+    for store in (new, old):
+        await store.close()
+
+
+async def test_a_database_that_lost_commits_is_read_again_from_its_own_position(database: Database) -> None:
+    """A failover to a server that lagged behind: the writer that knows more than the database does not leave a gap."""
+    store = store_of(database.dsn)
+    position = upto(await store.begin(LISTS, 0, 1, api.NOW), 5)
+    await store.write(LISTS, 0, [], position)
+    database.ask("UPDATE isthmus.positions SET next_offset = 3")
+    assert not await store.write(LISTS, 0, [Row(b"a", value("a"), 5)], upto(position, 6))
+    assert await store.position(LISTS, 0) == upto(position, 3)
+    assert await store.write(LISTS, 0, [Row(b"a", value("a"), 5)], upto(position, 6))
+    await store.close()
+
+
+@pytest.mark.parametrize("form", ["user", "rank"])
+async def test_a_connection_cut_between_commit_and_its_answer_changes_nothing(database: Database, form: Form) -> None:
+    """The sink does not know whether it was committed: it asks, and goes on from there."""
+    log = api.new_log()
+    async with (
+        CommitCutter(database.server.port, cuts=0) as cutter,
+        sink(log, database.server.dsn(database.name, cutter.port), form) as running,
+    ):
+        await running.settled()
+        for turn in range(5):
+            cutter.cuts = 1
+            for user in ("a", "b", "c"):
+                api.put_list(log, user, ITEMS[turn : turn + 5 - turn])
+            forget(log, "b")
+            await running.settled()
+            assert cutter.cuts == 0
+            assert standing(database, form) == {key: list(ITEMS[turn:5]) for key in ("a", "c")}
+
+
+async def test_a_database_that_is_away_is_waited_for(postgres_server: LocalPostgres) -> None:
+    """Health says so meanwhile; then everything arrives that the topic says, and nothing that it no longer says."""
+    del postgres_server  # one that may be stopped
+    server = LocalPostgres().start()
+    try:
+        database, log = server.new_database(), api.new_log()
+        api.put_list(log, "a")
+        async with sink(log, database.dsn) as running:
+            await running.settled()
+            server.stop()
+            api.put_list(log, "a", ITEMS[7:9])
+            api.put_list(log, "b")
+            forget(log, "b")
+            async with asyncio.timeout(30):
+                while running.store.problem() is None:
+                    await asyncio.sleep(0.01)
+            server.start()
+            await running.settled()
+            assert running.store.problem() is None
+            assert database.lists() == {"a": list(ITEMS[7:9])}
+    finally:
+        server.remove()
+
+
+async def test_a_list_that_the_database_cannot_hold_is_counted_and_stops_nothing(database: Database) -> None:
+    """U+0000, and a list of a later version: the user has none there, because the former one is no longer true."""
+    log = api.new_log()
+    for user in ("a", "b", "c"):
+        api.put_list(log, user)
+    async with sink(log, database.dsn) as running:
+        await running.settled()
+        api.put_list(log, "a", ("it\0em",))
+        api.append(log, TOPICS.recommendations, "b", Output(b"b", b'{"schema_version": 2}'))
+        api.put_list(log, "nul\0user")
+        forget(log, "nul\0user")
+        await running.settled()
+        assert database.lists() == {"c": list(ITEMS[:5])}
+        assert running.metrics.total("sink_records", "postgres", "refused") >= 2
+
+
+async def test_texts_of_producers_stand_there_as_they_are(database: Database) -> None:
+    """Quotes, markup, escapes of COPY and other scripts are text, in names and values."""
+    log = api.new_log()
+    users = ["'; DROP TABLE x; --", "\\N", "a\tb\nc\\", "<b>&amp;", "日本\u202e", '{"a":1}', "%s{}"]
+    for user in users:
+        api.put_list(log, user, (f"item {user}",))
+    for form in ("user", "rank"):
+        other = database.server.new_database()
+        async with sink(log, other.dsn, form) as running:
+            await running.settled()
+        assert standing(other, form) == {user: [f"item {user}"] for user in users}
+
+
+async def test_the_other_form_is_refused_where_it_would_leave_a_table_to_grow_old(database: Database) -> None:
+    """The message says what to do."""
+    first, second = store_of(database.dsn, "user"), store_of(database.dsn, "rank")
+    await first.begin(LISTS, 0, 1, api.NOW)
+    with pytest.raises(IsthmusError, match=r"postgres\.db_schema"):
+        await second.position(LISTS, 0)
+    for store in (first, second):
+        await store.close()
+
+
+async def test_tables_of_a_later_version_are_left_alone(database: Database) -> None:
+    """A newer sink made them."""
+    store = store_of(database.dsn)
+    await store.position(LISTS, 0)
+    database.ask("INSERT INTO isthmus.version VALUES (99)")
+    again = store_of(database.dsn)
+    with pytest.raises(IsthmusError, match="later version"):
+        await again.position(LISTS, 0)
+    for one in (store, again):
+        await one.close()
+
+
+async def test_a_role_without_rights_is_told(database: Database) -> None:
+    """The process ends with what to do, instead of trying for ever."""
+    database.ask(f"CREATE ROLE reader_{database.name} LOGIN")
+    store = store_of(database.dsn.replace("test@", f"reader_{database.name}@"))
+    with pytest.raises(IsthmusError, match="rights"):
+        await store.position(LISTS, 0)
+    await store.close()
+
+
+def files_with(folder: Path, text: bytes) -> list[str]:
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and text in path.read_bytes()]
+
+
+@pytest.mark.parametrize("form", ["user", "rank"])
+async def test_an_erased_user_is_gone_from_the_files_after_vacuum_full_and_a_checkpoint(
+    postgres_server: LocalPostgres, database: Database, form: Form
+) -> None:
+    """Tables, indexes, temporary files and statistics; the write-ahead log is the database's own."""
+    log = api.new_log()
+    erased = "erased-user-7c1f9a"
+    for user in (erased, *(f"other-{number}" for number in range(50))):
+        api.put_list(log, user)
+    async with sink(log, database.dsn, form) as running:
+        await running.settled()
+        database.ask("ANALYZE")
+        database.ask("CHECKPOINT")
+        assert await asyncio.to_thread(files_with, postgres_server.data / "base", erased.encode())
+        forget(log, erased)
+        await running.settled()
+        database.ask("VACUUM FULL")
+        database.ask("CHECKPOINT")
+        assert await asyncio.to_thread(files_with, postgres_server.data / "base", b"other-49")
+        found = await asyncio.to_thread(files_with, postgres_server.data, erased.encode())
+        assert [name for name in found if not name.startswith("pg_wal/")] == []
+
+
+async def test_positions_are_kept_in_the_transaction_of_the_rows(database: Database) -> None:
+    """Not after it: where the position cannot be written, neither are the rows."""
+    store = store_of(database.dsn)
+    position = upto(await store.begin(LISTS, 0, 1, api.NOW), 1)
+    database.ask(
+        "CREATE FUNCTION isthmus.refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF new.next_offset > 0 THEN RAISE 'no' USING ERRCODE = '55000'; END IF; RETURN new; END $$"
+    )
+    database.ask("CREATE TRIGGER refuse BEFORE UPDATE ON isthmus.positions FOR EACH ROW EXECUTE FUNCTION isthmus.refuse()")
+    with pytest.raises(OSError, match="no"):
+        await store.write(LISTS, 0, [Row(b"a", value("a"), 0)], position)
+    assert database.lists() == {}
+    database.ask("DROP TRIGGER refuse ON isthmus.positions")
+    assert await store.write(LISTS, 0, [Row(b"a", value("a"), 0)], position)
+    assert set(database.lists()) == {"a"}
+    await store.close()
