@@ -238,12 +238,16 @@ class ApiSettings(Section):
     )
     token_secrets: tuple[SecretStr, ...] = Field(
         (),
-        description="secrets of user tokens and served ids, at least 32 bytes each: the first signs, all verify; none: neither exists",
+        description="secrets of user tokens and served ids, at least 32 bytes each: the first signs, all verify; none: neither",
     )
     token_lifetime_s: int = Field(900, ge=10, le=86_400, description="longest life of a user token")
     failures_per_minute: float = Field(
         60, ge=0, description="requests without a valid key, per client address; else 429; 0: no bound"
     )
+    guests: bool = Field(
+        False, description="whether guests get lists (POST /v1/recommendations): the process then loads model and text model"
+    )
+    max_guests: int = Field(16, ge=1, description="guests that may wait for their lists; else 503")
     max_streams: int = Field(2_000, ge=0, description="open event streams of this replica; else 503")
     heartbeat_s: float = Field(15, gt=0, description="between comments on an event stream")
     send_timeout_s: float = Field(10, gt=0, description="for Kafka to acknowledge events; else they count as failed")

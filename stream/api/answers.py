@@ -14,7 +14,7 @@ import numpy as np
 from stream.api.profiles import FactsSummary, HeadSummary
 from stream.api.served_lists import ServedLists
 from stream.core.outputs import Fallback, Modalities, ModelName, Reasoning, Recommendation
-from stream.core.ranking import Catalogue, PostFilter, Rows
+from stream.core.ranking import Catalogue, PostFilter, Ranker, Rows
 
 decode_list: Final = msgspec.json.Decoder(Recommendation).decode
 Changed = Literal["filtered", "filled"]
@@ -40,7 +40,7 @@ class ListAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a user may be offered now.
 
     Attributes:
-        user_id: The user.
+        user_id: The user; absent for a guest.
         items: Best first.
         age_s: Seconds since the store was last known to be complete.
         model: Model version that made the list.
@@ -54,9 +54,9 @@ class ListAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         because: The interactions that moved the first item most, where asked for and made.
     """
 
-    user_id: str
     items: tuple[OfferedItem, ...]
     age_s: float
+    user_id: str = ""
     model: ModelName | None = None
     recommendation_id: str | None = None
     served_id: str | None = None
@@ -102,11 +102,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Popularity(NamedTuple):
-    """The champion's items with their popularity prior, (items,)."""
+    """The champion's items with their popularity prior, (items,), and the champion itself where guests are answered."""
 
     model: ModelName
     items: tuple[str, ...]
     prior: Rows
+    ranker: Ranker | None = None
 
 
 class Question(NamedTuple):

@@ -12,7 +12,7 @@ from stream.core.events import Reason
 from stream.core.outputs import ModelName
 from stream.core.parsing import UNUSABLE
 from stream.core.poison import INFRASTRUCTURE_ERRORS, failure_location
-from stream.core.ranking import Catalogue, Rows
+from stream.core.ranking import Catalogue, Ranker, Rows
 from stream.core.records import Record
 from stream.core.unreadable import readable
 from stream.errors import IsthmusError
@@ -20,15 +20,15 @@ from stream.metrics import Metrics
 
 AGAIN_S: Final = 30.0
 logger = logging.getLogger("isthmus")
-PriorReader = Callable[[str, str], tuple[tuple[str, ...], Rows]]
-"""Reads the items and the popularity prior of a model folder, by URI and hash; `models.artifact.read_prior`."""
+ModelReader = Callable[[str, str], tuple[tuple[str, ...], Rows, Ranker | None]]
+"""Reads items, popularity prior and, where guests are answered, the ranker of a model folder, by URI and hash."""
 
 
 class CurrentCatalogue:
     """Catalogue and popularity as of the last record of each topic."""
 
-    def __init__(self, read_prior: PriorReader, metrics: Metrics, items: ItemFormat | None = None) -> None:
-        self._read_prior = read_prior
+    def __init__(self, read_model: ModelReader, metrics: Metrics, items: ItemFormat | None = None) -> None:
+        self._read_model = read_model
         self._metrics = metrics
         self._form = items
         self._table = ItemTable(items)
@@ -70,7 +70,7 @@ class CurrentCatalogue:
         unread, self._unread = self._unread, []
         for announced in reversed(unread):
             try:
-                items, prior = await asyncio.to_thread(self._read_prior, announced.uri, announced.sha256)
+                items, prior, ranker = await asyncio.to_thread(self._read_model, announced.uri, announced.sha256)
             except IsthmusError as error:
                 logger.error("popularity is not taken over, and will be tried again: %s", error)  # noqa: TRY400  (the text says all)
                 self._unread = self._unread or unread
@@ -81,7 +81,7 @@ class CurrentCatalogue:
                 self._metrics.counter("model_refusals", Reason.POISON).inc()
                 logger.error("popularity of %s is not taken over (%s)", announced.uri, failure_location(error))  # noqa: TRY400
                 continue
-            self.popularity = Popularity(ModelName(announced.name, announced.version), items, prior)
+            self.popularity = Popularity(ModelName(announced.name, announced.version), items, prior, ranker)
             return
 
     async def keep_trying(self) -> None:

@@ -15,6 +15,7 @@ from stream.api.answers import ListAnswer, Profile
 from stream.api.api_keys import ApiKey, ApiKeys, Scope
 from stream.api.bodies import LIMIT, CatalogueItem, CataloguePage, ErasureStatus, IssuedToken, Lists, Receipt, TokenBody, UsersBody
 from stream.api.door import SCOPE, USER
+from stream.api.guests import GuestBody, Guests
 from stream.api.ingest import Clock, EventsAnswer, EventsBody, check_user_id, erasure_event, outgoing
 from stream.api.problems import MEDIA_TYPE, ApiError, Problem
 from stream.api.service import ReadService
@@ -52,6 +53,7 @@ def problems(*statuses: int) -> dict[int, ResponseSpec]:
         408: "The body came too slowly.",
         413: "The body is too large.",
         429: "Too many requests.",
+        501: "A setting turns it off here.",
         503: "The store or Kafka is not ready.",
     }
     empty = {304}
@@ -82,6 +84,7 @@ class Api(msgspec.Struct, frozen=True):
     max_ahead_ms: int
     times: Mapping[str, TimeRule]
     health: Health
+    guests: Guests | None = None
 
     def placement(self, asked: str | None) -> str | None:
         """The placement as metrics and answers name it."""
@@ -134,6 +137,23 @@ async def batch(api: UsesApi, data: JSONBody[UsersBody]) -> Lists:
     for index, user in enumerate(data.users):
         check_user_id(user, f"users[{index}]")
     return Lists(await api.service.lists(data.users, data.limit or api.list_length))
+
+
+@post(
+    "/v1/recommendations",
+    status_code=200,
+    opt={SCOPE: Scope.READ},
+    responses=problems(*WRITING, 501),
+    summary="A list for a guest",
+)
+async def guest(api: UsesApi, data: JSONBody[GuestBody]) -> ListAnswer:
+    """What a guest may be offered, by clicks and sentences of this request, of which nothing is stored."""
+    if api.guests is None:
+        raise ApiError(501, "guests get no lists here: start the API with --guests (setting api.guests)")
+    limit, clock = data.limit or api.list_length, Clock(api.service.clock_ms(), api.max_ahead_ms, api.times)
+    found = api.service.guest_list(await api.guests.made(data, limit, clock), limit, api.placement(data.placement))
+    api.count(found)
+    return found
 
 
 @get("/v1/users/{user_id:str}/profile", opt={SCOPE: Scope.READ}, responses=problems(*READING, 404), summary="A user's numbers")
@@ -354,6 +374,7 @@ def _checked(wrong: list[str]) -> Response[str]:
 ROUTES: Final = (
     recommendations,
     batch,
+    guest,
     profile,
     items,
     token,
@@ -369,6 +390,7 @@ ROUTES: Final = (
 )
 BODIES: Final = (
     UsersBody,
+    GuestBody,
     TokenBody,
     IssuedToken,
     EventsBody,

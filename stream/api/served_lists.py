@@ -46,14 +46,14 @@ class ServedLists:
         self._signer = signer
 
     def issue(
-        self, user_id: str | None, model_version: str, items: Sequence[str], now_ms: int, placement: str | None = None
+        self, user_id: str, model_version: str, items: Sequence[str], now_ms: int, placement: str | None = None
     ) -> str | None:
-        """Returns the id of a list; `user_id` None: a guest's. None where the setting `api.token_secrets` is empty."""
+        """Returns the id of a list; `user_id` "": a guest's. None where the setting `api.token_secrets` is empty."""
         if not self._signer.can_sign:
             return None
         issued_at = now_ms - now_ms % _WINDOW_MS
         served = ServedList(model_version, tuple(items), issued_at, placement or "")
-        return self._signer.sign(PREFIX, _encode(served), user_id or "")
+        return self._signer.sign(PREFIX, _encode(served), user_id)
 
     def verify(self, served_id: str, user_id: str, now_ms: int) -> ServedList | None:
         """Returns what was served under an id to this user, or to a guest, in the last 24 h at least; None where nothing was."""

@@ -67,6 +67,15 @@ class ReadService:
             answer(user, kept, head, catalogue, popularity, question) for user, kept, head in zip(users, lists, heads, strict=True)
         ]
 
+    def guest_list(self, made: Recommendation | None, limit: int, placement: str | None = None) -> ListAnswer:
+        """Returns what a guest may be offered: the list that was made, or popularity's."""
+        question = Question(limit, self.clock_ms(), self.age_s(), self.served, placement)
+        found = answer("", made, None, self.current.catalogue, self.current.popularity, question)
+        served_id = found.served_id or self.served.issue(
+            "", "" if found.model is None else found.model.version, [one.item for one in found.items], question.now_ms, placement
+        )
+        return msgspec.structs.replace(found, recommendation_id=None, served_id=served_id)
+
     async def _lists_and_heads(self, users: Sequence[str]) -> tuple[list[Recommendation | None], list[HeadSummary | None]]:
         keys = [self._key(user) for user in users]
         lists = await self._store.read(Table.LISTS, keys)

@@ -18,6 +18,10 @@ def api(
     metrics_port: Annotated[
         int | None, typer.Option(help="Prometheus port, 0 chooses one; default: setting api.metrics_port")
     ] = None,
+    guests: Annotated[
+        bool | None,
+        typer.Option("--guests", help="make lists for guests too: loads model and text model; default: setting api.guests"),
+    ] = None,
 ) -> None:
     """Serve lists, profiles and events over HTTP, from a store that follows the topics.
 
@@ -35,5 +39,5 @@ def api(
         from stream.services.api import run_api
         from stream.settings import with_changes
 
-        changes = {"name": name, "host": host, "port": port, "metrics_port": metrics_port}
+        changes = {"name": name, "host": host, "port": port, "metrics_port": metrics_port, "guests": guests}
         run_api(with_changes(settings_with(bootstrap), "api", **changes), startup)

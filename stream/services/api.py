@@ -20,11 +20,13 @@ from stream.health import Beat, Health
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from stream.api.catalogue import CurrentCatalogue
+    from stream.api.catalogue import CurrentCatalogue, ModelReader
     from stream.api.follower import Follower
+    from stream.api.guests import Guests
     from stream.api.routes import Api
     from stream.api.signing import Signer
     from stream.api.store import Store
+    from stream.core.ranking import Ranker, Rows
     from stream.kafka.cluster.event_sink import EventSink
     from stream.kafka.cluster.log_reader import LogReader
     from stream.metrics import Metrics
@@ -49,6 +51,10 @@ def run_api(settings: Settings, startup: Startup) -> None:
     """Runs one replica on Kafka until SIGTERM or SIGINT; `startup` reports the steps until it serves."""
     import uvloop
 
+    from stream.services.threads import limit_threads
+
+    if settings.api.guests:
+        limit_threads()
     uvloop.run(_api(settings, startup))
 
 
@@ -82,7 +88,6 @@ async def _api(settings: Settings, startup: Startup) -> None:
 
 def make_parts(settings: Settings, store: Store, reader: LogReader, sink: EventSink, metrics: Metrics) -> ApiParts:
     """Puts a replica together."""
-    from models.artifact import read_prior
     from stream.api.api_keys import ApiKeys
     from stream.api.catalogue import CurrentCatalogue
     from stream.api.follower import Follower
@@ -95,7 +100,7 @@ def make_parts(settings: Settings, store: Store, reader: LogReader, sink: EventS
     from stream.services.process import item_format
 
     own, topics = settings.api, settings.topics
-    current, changes, health = CurrentCatalogue(read_prior, metrics, item_format(settings)), Changes(), Health()
+    current, changes, health = CurrentCatalogue(_model_reader(own), metrics, item_format(settings)), Changes(), Health()
     tables = {topics.recommendations: Table.LISTS, changelog_name(WORKER_GROUP): Table.STATES}
     follower = Follower(store, reader, tables, changes.notify, metrics, now_ms, own.reconcile_after_s * 1_000)
     health.ready["store"] = follower.missing
@@ -114,8 +119,36 @@ def make_parts(settings: Settings, store: Store, reader: LogReader, sink: EventS
         max_ahead_ms=settings.step.max_ahead_s * 1_000,
         times={row.role: rule_of(row, earliest=settings.times.earliest_of(row.role)) for row in INPUTS if not row.is_derived},
         health=health,
+        guests=_guests(settings, current) if own.guests else None,
     )
     return ApiParts(api, current, follower, reader)
+
+
+def _model_reader(own: ApiSettings) -> ModelReader:
+    """Reads the whole champion where guests are answered, and otherwise its popularity prior, without weights and torch."""
+    from models.artifact import load_ranker, read_prior
+
+    def read(uri: str, sha256: str) -> tuple[tuple[str, ...], Rows, Ranker | None]:
+        if not own.guests:
+            return (*read_prior(uri, sha256), None)
+        ranker = load_ranker(uri, sha256)
+        return ranker.items, ranker.prior, ranker
+
+    return read
+
+
+def _guests(settings: Settings, current: CurrentCatalogue) -> Guests:
+    """Loads the text model.
+
+    Raises:
+        IsthmusError: it is missing.
+    """
+    from stream.api.guests import Guests
+    from stream.services.text_models import folder_of
+    from stream.text.model import TextModel
+
+    text_model = TextModel(folder_of(settings), cached_sentences=settings.encoder.cached_sentences)
+    return Guests(current, text_model, settings.step.session_gap_s * 1_000, settings.api.max_guests)
 
 
 def _signer(own: ApiSettings) -> Signer:
@@ -143,6 +176,8 @@ async def following(parts: ApiParts, stop: asyncio.Event) -> AsyncIterator[None]
     try:
         yield
     finally:
+        if parts.api.guests is not None:
+            parts.api.guests.close()
         for task in tasks:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)

@@ -55,7 +55,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Any:
     metrics, log = Metrics(), api.new_log()
     store = RocksDBStore(tmp_path_factory.mktemp("store"))
     parts = make_parts(
-        api.settings(failures_per_minute=0, requests_per_s_of_a_user=0), store, EmbeddedLogReader(log), Accepting(), metrics
+        api.settings(failures_per_minute=0, requests_per_s_of_a_user=0, guests=True),
+        store,
+        EmbeddedLogReader(log),
+        Accepting(),
+        metrics,
     )
     parts.follower.ready.set()
     parts.current.catalogue = Catalogue(Item(item, item) for item in api.ITEMS)

@@ -225,7 +225,7 @@ async def test_a_bug_in_reading_a_model_costs_that_model_and_neither_worker_nor_
         return {"1": OrderRanker("1")}[uri]
 
     await ServedModelFollower(served, metrics, load).on_models(records)
-    read = CurrentCatalogue(lambda uri, _: {"1": (ITEMS, cast("Any", None))}[uri], metrics)
+    read = CurrentCatalogue(lambda uri, _: {"1": (ITEMS, cast("Any", None), None)}[uri], metrics)
     await read.on_models(records)
     assert served.ranker is not None
     assert read.popularity is not None
@@ -244,7 +244,7 @@ async def test_an_announcement_that_cannot_be_decoded_is_refused_and_counted_by_
     metrics, api_metrics = Metrics(), Metrics()
     served = ServedModel(catalogue=catalogue())
     await ServedModelFollower(served, metrics, lambda *_: OrderRanker("1")).on_models(records)
-    read = CurrentCatalogue(lambda *_: (ITEMS, cast("Any", None)), api_metrics)
+    read = CurrentCatalogue(lambda *_: (ITEMS, cast("Any", None), None), api_metrics)
     await read.on_models(records)
     assert served.ranker is not None
     assert read.popularity is not None

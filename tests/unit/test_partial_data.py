@@ -270,7 +270,7 @@ def test_tags_beyond_the_bounds_are_a_dead_letter(tags: object) -> None:
 
 async def test_an_unusable_item_withdraws_nothing_from_the_readers_of_the_catalogue() -> None:
     """The API, like a worker, keeps the former version until a tombstone; the trainer reads what they read."""
-    current = CurrentCatalogue(lambda *_: ((), np.zeros(0, dtype=np.float32)), Metrics())
+    current = CurrentCatalogue(lambda *_: ((), np.zeros(0, dtype=np.float32), None), Metrics())
     good, careless = b'{"item_id":"a","name":"A"}', b'{"item_id":"b","name":"B","offered_until":"","text":null,"score":NaN}'
     await current.on_items([PlainRecord(0, NOW, b"a", good), PlainRecord(1, NOW, b"b", careless)])
     await current.on_items([PlainRecord(2, NOW, b"a", b'{"item_id":18}'), PlainRecord(3, NOW, b"a", b'{"item_id":"a","name":"A"')])

@@ -93,7 +93,7 @@ def test_a_served_id_is_good_for_a_day_at_least() -> None:
 
 def test_a_served_id_is_its_users_alone() -> None:
     """Nobody else's feedback may bring it; a guest's list becomes anybody's, because the guest may turn out to be anybody."""
-    mine, guests = SERVED.issue("u", "7", SHOWN, NOW), SERVED.issue(None, "7", SHOWN, NOW)
+    mine, guests = SERVED.issue("u", "7", SHOWN, NOW), SERVED.issue("", "7", SHOWN, NOW)
     assert mine is not None
     assert guests is not None
     assert SERVED.verify(mine, "v", NOW) is None
