@@ -5,6 +5,7 @@ items of the reserve take their places, then popular ones. The post filter is th
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from hashlib import blake2b
 from typing import Final, Literal, NamedTuple
 
@@ -167,7 +168,7 @@ def _scores(kept: Recommendation) -> dict[str, float]:
 
 
 def _stranger(
-    user_id: str, blocked: set[str], catalogue: Catalogue, popularity: Popularity | None, question: Question
+    user_id: str, blocked: AbstractSet[str], catalogue: Catalogue, popularity: Popularity | None, question: Question
 ) -> ListAnswer:
     items, model = _popular(blocked, catalogue, popularity, question), None if popularity is None else popularity.model
     return ListAnswer(
@@ -187,13 +188,13 @@ def _difference(made: Sequence[str], served: Sequence[str]) -> Changed | None:
     return "filled" if len(served) >= len(made) else "filtered"
 
 
-def _allowed(items: Sequence[str], blocked: set[str], catalogue: Catalogue, question: Question) -> list[str]:
+def _allowed(items: Sequence[str], blocked: AbstractSet[str], catalogue: Catalogue, question: Question) -> list[str]:
     """The items that may be offered now, in their order."""
     order = np.arange(len(items), 0, -1, dtype=np.float32)[np.newaxis]
     return _top(items, order, blocked, catalogue, question)
 
 
-def _popular(blocked: set[str], catalogue: Catalogue, popularity: Popularity | None, question: Question) -> list[str]:
+def _popular(blocked: AbstractSet[str], catalogue: Catalogue, popularity: Popularity | None, question: Question) -> list[str]:
     """The most popular items that may be offered now, then those that the model does not know, in the catalogue's order."""
     if popularity is None:
         return _allowed(list(catalogue.items), blocked, catalogue, question)
@@ -201,7 +202,7 @@ def _popular(blocked: set[str], catalogue: Catalogue, popularity: Popularity | N
 
 
 def _top(
-    items: Sequence[str], scores: Rows, blocked: set[str], catalogue: Catalogue, question: Question, *, fill: bool = False
+    items: Sequence[str], scores: Rows, blocked: AbstractSet[str], catalogue: Catalogue, question: Question, *, fill: bool = False
 ) -> list[str]:
     if not items:
         return []

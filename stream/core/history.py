@@ -17,7 +17,7 @@ from stream.core.kept_interactions import (
     KeptInteraction,
     KeptSession,
     kept_conversation_of,
-    kept_session_of,
+    session_of_click,
 )
 from stream.core.state import EligibilityList, Evicted, KeptPurchase
 
@@ -71,7 +71,7 @@ def with_click(
     if is_before_others and click.at_ms <= evicted.newest_ended_at:
         return None
     if not touched:
-        return in_order([*interactions, kept_session_of([(click.at_ms, click.tags, click.hashed_id)], click.session_id)])
+        return in_order([*interactions, session_of_click(click.at_ms, click.tags, click.session_id, click.hashed_id)])
     joined = touched[0]
     for session in touched[1:]:
         joined = joined.joined(session)

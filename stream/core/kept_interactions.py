@@ -58,10 +58,10 @@ class KeptSession(Session, frozen=True, array_like=True, tag="s", gc=False):
             clicks = self.identified_clicks()
             clicks.insert(bisect_right(clicks, at_ms, key=lambda click: click[0]), (at_ms, tags, hashed_id))
             return kept_session_of(clicks, self.session_id, self.older_tags(), min(self.started_at, at_ms))
-        return self._with_newest(at_ms, tags, hashed_id)
+        return self.with_newest(at_ms, tags, hashed_id)
 
-    def _with_newest(self, at_ms: int, tags: Tags, hashed_id: bytes) -> "KeptSession":
-        """Copies bytes and builds no objects."""
+    def with_newest(self, at_ms: int, tags: Tags, hashed_id: bytes) -> "KeptSession":
+        """The session with one more click after all others. Copies bytes and builds no objects."""
         text = self.tag_text + SEPARATOR
         indices = []
         for tag in tags:
@@ -112,6 +112,11 @@ class KeptSession(Session, frozen=True, array_like=True, tag="s", gc=False):
 
     def _all_ids(self) -> bytes:
         return NO_ID * (len(self.times) // _TIME_BYTES)
+
+
+def session_of_click(at_ms: int, tags: Tags, session_id: str = "", hashed_id: bytes = NO_ID) -> KeptSession:
+    """The session that a click begins: as `kept_session_of` gives it, in a fraction of the time."""
+    return KeptSession(at_ms, at_ms, session_id, "", b"", b"").with_newest(at_ms, tags, hashed_id)
 
 
 def kept_session_of(

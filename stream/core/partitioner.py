@@ -4,6 +4,8 @@ The step uses it to detect a producer that partitions differently, as librdkafka
 clicks and calls together.
 """
 
+from struct import unpack_from
+
 _M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
 
@@ -17,8 +19,8 @@ def murmur2(data: bytes) -> int:
     length = len(data)
     h = 0x9747B28C ^ length
     end = length & ~3
-    for at in range(0, end, 4):
-        k = int.from_bytes(data[at : at + 4], "little") * _M & _MASK
+    for word in unpack_from(f"<{length >> 2}I", data):
+        k = word * _M & _MASK
         k = (k ^ k >> 24) * _M & _MASK
         h = (h * _M & _MASK) ^ k
     if length > end:

@@ -76,7 +76,11 @@ def readable_by(ranker: Ranker | None, interactions: Sequence[Interaction]) -> l
     return readable_interactions(interactions, ranker.text_model, sessions=ranker.reads_sessions)
 
 
+SCORE_DIGITS: Final = 4
+"""Of the scores in lists."""
+
 _NEVER: Final = (0, 0)
+_NOTHING_BLOCKED: Final[AbstractSet[str]] = frozenset()
 
 
 class Catalogue:
@@ -112,8 +116,10 @@ class Catalogue:
         entry = self.items.get(item)
         return entry is not None and entry.repeatable
 
-    def blocked(self, owned: Iterable[str], excluded: Iterable[str]) -> set[str]:
+    def blocked(self, owned: Sequence[str], excluded: Sequence[str]) -> AbstractSet[str]:
         """The items that one user may not be offered: those not eligible, and those owned and not repeatable."""
+        if not owned and not excluded:
+            return _NOTHING_BLOCKED
         return {*excluded, *(item for item in owned if not self.is_repeatable(item))}
 
     def changes_between(self, start_ms: int, end_ms: int) -> bool:
@@ -133,9 +139,16 @@ class PostFilter:
 
     def top(self, scores: Rows, blocked: Sequence[Iterable[str]], k: int) -> list[list[int]]:
         """Per row of scores (n, items): positions of the best k items that may be offered, ties in item order."""
-        scores = scores.copy()
-        scores[:, self._withdrawn] = -np.inf
-        return masked_top_k(scores, positions_of(blocked, self._positions), k)
+        return [positions for positions, _ in self.top_scored(scores, blocked, k)]
+
+    def top_scored(self, scores: Rows, blocked: Sequence[Iterable[str]], k: int) -> list[tuple[list[int], list[float]]]:
+        """`top` with the rounded scores of the items."""
+        masked = scores.copy()
+        masked[:, self._withdrawn] = -np.inf
+        order, counts = _masked_order(masked, positions_of(blocked, self._positions), k)
+        values = np.round(np.take_along_axis(scores, order, axis=1).astype(np.float64), SCORE_DIGITS)
+        rows = zip(order.tolist(), values.tolist(), counts, strict=True)
+        return [(positions[:count], row_values[:count]) for positions, row_values, count in rows]
 
     def fill(self, blocked: AbstractSet[str], count: int) -> list[str]:
         """Up to `count` items that the ranker does not know and that may be offered, in catalogue order."""
@@ -159,8 +172,15 @@ def masked_top_k(scores: Rows, masked: Sequence[Sequence[int]], k: int) -> list[
 
     Overwrites the masked scores with -inf.
     """
+    order, counts = _masked_order(scores, masked, k)
+    return [row[:count] for row, count in zip(order.tolist(), counts, strict=True)]
+
+
+def _masked_order(scores: Rows, masked: Sequence[Sequence[int]], k: int) -> tuple[NDArray[np.intp], list[int]]:
+    """Positions of the best k of each row, (n, k), and how many of them are neither masked nor -inf."""
     rows = [row for row, positions in enumerate(masked) for _ in positions]
-    scores[rows, [position for positions in masked for position in positions]] = -np.inf
+    if rows:
+        scores[rows, [position for positions in masked for position in positions]] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    allowed = np.isfinite(np.take_along_axis(scores, order, axis=1)).sum(axis=1)
-    return [row[:count] for row, count in zip(order.tolist(), allowed.tolist(), strict=True)]
+    counts: list[int] = np.isfinite(np.take_along_axis(scores, order, axis=1)).sum(axis=1).tolist()
+    return order, counts

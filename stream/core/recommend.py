@@ -29,11 +29,10 @@ from stream.core.outputs import (
     Reasoning,
     Recommendation,
 )
-from stream.core.ranking import Catalogue, PostFilter, Ranker, Rows, readable_by
-from stream.core.state import LastList, Prefix, encode_state
+from stream.core.ranking import SCORE_DIGITS, Catalogue, PostFilter, Ranker, Rows, readable_by
+from stream.core.state import LastList, Prefix, encode_state, hash_reserve
 from stream.core.user_state import UserState
 
-SCORE_DIGITS: Final = 4
 REASONS: Final = 3
 _NO_MODEL: Final = ModelName("none", "0")
 _NOTHING: Final = Modalities(0, 0)
@@ -68,12 +67,19 @@ class _RankedBy(NamedTuple):
 
 
 class _List(NamedTuple):
-    """A user's list with its reserve, and what it rests on."""
+    """A user's list with its reserve, and what it rests on.
 
-    ranked: tuple[RankedItem, ...]
+    Attributes:
+        items: Best first: those that the ranker chose, then those that it does not know.
+        scores: Of the chosen items, rounded.
+        fallback: As in `Recommendation`.
+        support: What the list is based on.
+    """
+
+    items: tuple[str, ...]
+    scores: list[float]
     fallback: Fallback | None
     support: Modalities
-    because: tuple[Reasoning, ...] | None = None
 
 
 def recommend(
@@ -92,28 +98,29 @@ def recommend(
     ranked_by = _RankedBy(_NO_MODEL, "")
     if ranker is not None:
         ranked_by = _RankedBy(ModelName(ranker.name, ranker.version), ranker.fingerprint)
-    rounded = np.round(scores.astype(np.float64), SCORE_DIGITS).tolist()
     for moment, group in _by_offer(users, catalogue):
         post_filter = PostFilter(items, catalogue, moment)
         blocked = [catalogue.blocked(users[row].head.owned, users[row].head.excluded) for row in group]
-        tops = post_filter.top(scores[group], blocked, k + reserve)
-        for row, positions, not_offered in zip(group, tops, blocked, strict=True):
-            user, values = users[row], rounded[row]
-            own = [RankedItem(items[position], rank, values[position]) for rank, position in enumerate(positions, start=1)]
-            filled = post_filter.fill(not_offered, k + reserve - len(own))
-            listed = _list(own, filled, supports[row], ranker)
-            if explain and ranker is not None and positions and listed.fallback is None:
-                listed = listed._replace(because=_because(user, ranker, positions[0]))
-            _emit(user, listed, k, ranked_by, parts[row])
+        tops = post_filter.top_scored(scores[group], blocked, k + reserve)
+        for row, (positions, values), not_offered in zip(group, tops, blocked, strict=True):
+            user = users[row]
+            filled = post_filter.fill(not_offered, k + reserve - len(positions))
+            chosen = tuple(map(items.__getitem__, positions))
+            listed = _List((*chosen, *filled), values, *_basis(chosen, filled, supports[row], ranker))
+            if _is_new(user, listed, k, ranked_by, parts[row]):
+                because = _because(user, ranker, positions[0]) if explain and positions and not listed.fallback else None
+                _emit(user, listed, k, because, ranked_by.model, parts[row].outcome)
 
 
 def represent(users: Sequence[UserState], ranker: Ranker | None) -> tuple[Rows, list[Modalities]]:
     """The users' representations, (n, width), and what each is based on. Brings their cached prefixes up to date."""
     rows = _prefix_rows(users, ranker)
-    text_model, sessions = (None, False) if ranker is None else (ranker.text_model, ranker.reads_sessions)
+    if ranker is None:
+        return rows, [_NOTHING] * len(users)
+    text_model, sessions = ranker.text_model, ranker.reads_sessions
     tails = [readable_interactions(user.head.tail, text_model, sessions=sessions) for user in users]
     supports = [_add_support(user.head.prefix, tail) for user, tail in zip(users, tails, strict=True)]
-    return (rows if ranker is None else _advance(ranker, rows, tails)), supports
+    return _advance(ranker, rows, tails), supports
 
 
 def list_support(user: UserState, ranker: Ranker | None) -> Modalities:
@@ -244,43 +251,56 @@ def _use_prior(scores: Rows, supports: list[Modalities], ranker: Ranker | None, 
         scores[[row for row, support in enumerate(supports) if support == _NOTHING]] = ranker.prior
 
 
-def _list(own: list[RankedItem], filled: Sequence[str], support: Modalities, ranker: Ranker | None) -> _List:
-    """A list of the ranker's `own` items, then those that it does not know; says in `fallback` what did not rest on the user."""
-    if ranker is None:
-        return _List(tuple(own), "catalogue", _NOTHING)
-    if not filled:
-        return _List(tuple(own), "popularity" if support == _NOTHING else None, support)
-    if not own:
-        return _List(tuple([RankedItem(item, rank, 0.0) for rank, item in enumerate(filled, start=1)]), "catalogue", _NOTHING)
-    added = [RankedItem(item, rank, 0.0, "catalogue") for rank, item in enumerate(filled, start=len(own) + 1)]
-    return _List((*own, *added), "popularity" if support == _NOTHING else None, support)
+def _basis(
+    chosen: Sequence[str], filled: Sequence[str], support: Modalities, ranker: Ranker | None
+) -> tuple[Fallback | None, Modalities]:
+    """What a list rests on: its fallback, and the interactions that were read for it."""
+    if ranker is None or (filled and not chosen):
+        return "catalogue", _NOTHING
+    return "popularity" if support == _NOTHING else None, support
 
 
-def _emit(user: UserState, listed: _List, k: int, ranked_by: _RankedBy, pending: PendingUsers) -> None:
-    """Adds a user's list to the outcome, unless it repeats the last one. The model determines which of its items were filled in."""
-    head, cause, outcome = user.head, user.cause, pending.outcome
-    if cause is None:
-        return
-    model, fingerprint = ranked_by
-    ranked, fallback = listed.ranked, listed.fallback
-    items = tuple([entry.item for entry in ranked])
-    last = head.last_list
-    is_repeated = last is not None and (last.items, last.fingerprint, last.fallback) == (items, fingerprint, fallback)
-    if is_repeated and pending.may_suppress(user):
-        outcome.counts["recommendations", "suppressed"] += 1
-        return
-    head.last_list = LastList(items, fingerprint, model.version, fallback, head.newest_at)
+def _is_new(user: UserState, listed: _List, k: int, ranked_by: _RankedBy, pending: PendingUsers) -> bool:
+    """Whether a list must be sent, and notes it as the last one. The model determines which of its items were filled in."""
+    last = user.head.last_list
+    items, reserve = listed.items[:k], hash_reserve(listed.items[k:])
+    known = None if last is None else (last.items, last.reserve, last.fingerprint, last.fallback)
+    if known == (items, reserve, ranked_by.fingerprint, listed.fallback) and pending.may_suppress(user):
+        pending.outcome.counts["recommendations", "suppressed"] += 1
+        return False
+    user.head.last_list = LastList(
+        items, ranked_by.fingerprint, ranked_by.model.version, listed.fallback, user.head.newest_at, reserve
+    )
+    return True
+
+
+def _ranked(listed: _List) -> list[RankedItem]:
+    """The items with rank and score. Says of those that were filled in below ranked ones that no model scored them."""
+    count = len(listed.scores)
+    ranked = list(map(RankedItem, listed.items, range(1, count + 1), listed.scores))
+    if count < len(listed.items):
+        fallback: Fallback | None = "catalogue" if count else None
+        ranked += [RankedItem(item, rank, 0.0, fallback) for rank, item in enumerate(listed.items[count:], start=count + 1)]
+    return ranked
+
+
+def _emit(
+    user: UserState, listed: _List, k: int, because: tuple[Reasoning, ...] | None, model: ModelName, outcome: Outcome
+) -> None:
+    """Adds a user's list to the outcome."""
+    cause, ranked = user.cause, _ranked(listed)
+    assert cause is not None
     recommendation = Recommendation(
         recommendation_id="",
         user_id=user.user_id,
         occurred_at=user.broker_ms,
         caused_by=cause,
         model=model,
-        items=ranked[:k],
+        items=tuple(ranked[:k]),
         modalities=listed.support,
-        fallback=fallback,
-        because=listed.because,
-        reserve=ranked[k:],
+        fallback=listed.fallback,
+        because=because,
+        reserve=tuple(ranked[k:]),
     )
     outcome.recommendations.append(_output_with_id(recommendation, user))
     outcome.cause_times.append(CauseTimes(cause.occurred_at, user.broker_ms))
@@ -299,8 +319,10 @@ def _output_with_id(recommendation: Recommendation, user: UserState) -> Output:
     return Output(user.key, value, cloud_event(recommendation_id, "isthmus.recommendation", user.broker_ms))
 
 
-def _because(user: UserState, ranker: Ranker, position: int) -> tuple[Reasoning, ...]:
-    """The interactions that change the score of the item at `position` most when left out."""
+def _because(user: UserState, ranker: Ranker | None, position: int) -> tuple[Reasoning, ...] | None:
+    """The interactions that change the score of the item at `position` most when left out; None without a ranker."""
+    if ranker is None:
+        return None
     window = readable_by(ranker, user.load_interactions()[-limits.WINDOW :])
     histories = [window, *(window[:index] + window[index + 1 :] for index in range(len(window)))]
     scores = ranker.rank_many(ranker.encode_many(histories))[:, position].astype(float)

@@ -5,15 +5,17 @@ interaction begins or an event arrives late. All three are bounded by `limits` a
 ever written.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Final, TypeVar
+from zlib import crc32
 
 import msgspec
 
 from stream.core.events import Source
 from stream.core.kept_interactions import KeptInteraction
 from stream.core.outputs import Fallback
+from stream.core.tokens import SEPARATOR
 
 Stored = TypeVar("Stored")
 VERSION: Final = 1
@@ -51,11 +53,12 @@ class LastList(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The last list sent. It suppresses repetitions, and hits of purchases are counted against it.
 
     Attributes:
-        items: Item ids in order, then those of the reserve.
+        items: Item ids in order.
         fingerprint: Of the ranker; "" without one.
         version: Of the ranker.
         fallback: As in `Recommendation`.
         as_of: Newest event time that the list knew of, ms.
+        reserve: Hash of the reserve's item ids, see `hash_reserve`; 0 without a reserve.
     """
 
     items: tuple[str, ...]
@@ -63,6 +66,15 @@ class LastList(msgspec.Struct, frozen=True, array_like=True, gc=False):
     version: str
     fallback: Fallback | None
     as_of: int
+    reserve: int = 0
+
+
+def hash_reserve(items: Sequence[str]) -> int:
+    """Identifies a reserve among those of one user. Stored whole, it would take twice the list's room.
+
+    32 bits suffice: if two reserves share a hash, readers keep the former one, and judge its items at each reading.
+    """
+    return crc32(SEPARATOR.join(items).encode()) if items else 0
 
 
 class Head(msgspec.Struct, array_like=True):

@@ -78,6 +78,8 @@ class _Context:
     """What handling one record of the batch needs."""
 
     batch: Batch
+    source: Source
+    source_number: int
     config: StepConfig
     fold: FoldContext
     outcome: Outcome
@@ -106,9 +108,7 @@ def step_many(inputs: Sequence[StepInput], ranker: Ranker | None, catalogue: Cat
     for part, (users, outcome) in zip(inputs, folded, strict=True):
         now_ms = part.batch.records[-1].timestamp if part.batch.records else 0
         for user in users:
-            writes = user.writes(config.erasure_key, now_ms, VERSION)
-            outcome.writes.update(writes)
-            outcome.new_users += _change_of_count(user, writes)
+            outcome.new_users += user.write_to(outcome.writes, config.erasure_key, now_ms, VERSION)
     return [outcome for _, outcome in folded]
 
 
@@ -118,7 +118,9 @@ def _fold_batch(
     """The users of a batch with its events applied, and the outcome so far: everything but lists and states."""
     batch, outcome = part.batch, Outcome()
     fold = FoldContext(catalogue, ranker, config.session_gap_ms, outcome.counts, batch.notified_users is not None)
-    context = _Context(batch, config, fold, outcome, config.mappers.get(batch.source), config.times[batch.source])
+    source = batch.source
+    mapper, times = config.mappers.get(source), config.times[source]
+    context = _Context(batch, source, SOURCE_NUMBERS[source], config, fold, outcome, mapper, times)
     admitted = [(record, event) for record in batch.records if (event := _admit(record, context)) is not None]
     users = _load(admitted, part.states, context)
     for record, event in admitted:
@@ -130,18 +132,12 @@ def _fold_batch(
     return list(users.values()), outcome
 
 
-def _change_of_count(user: UserState, writes: Mapping[bytes, bytes | None]) -> int:
-    """By how much writing a user changes the number of stored users."""
-    key = head_key(user.key)
-    return 0 if key not in writes else (writes[key] is not None) - user.stored
-
-
 def _admit(record: Record, context: _Context) -> UserEvent | None:
     """The event of a record, or None after its dead letter was added."""
     mapper, unit = context.mapper, context.times.unit
     if (mapper is not None or unit is not TimeUnit.MILLISECONDS) and is_native(record.headers):
         mapper, unit = None, TimeUnit.MILLISECONDS
-    event = parse(context.batch.source, record.value, mapper, unit)
+    event = parse(context.source, record.value, mapper, unit)
     if isinstance(event, Rejection):
         _reject(record, None, event, context)
         return None
@@ -175,11 +171,11 @@ def _load(admitted: Sequence[tuple[Record, UserEvent]], states: StateStore, cont
 
 def _handle(user: UserState, record: Record, event: UserEvent, context: _Context) -> None:
     """Decides what becomes of one event: unusable, a duplicate, erased, or applied to its user."""
-    source, head, counts = context.batch.source, user.head, context.outcome.counts
+    source, head, counts = context.source, user.head, context.outcome.counts
     origin = coordinates_of(record, event, context.batch)
-    number = SOURCE_NUMBERS[source]
-    epoch, offset = head.applied.get(number, (origin.epoch, -1))
-    if origin.offset <= offset if epoch == origin.epoch else is_older_epoch(origin.epoch, epoch):
+    number, origin_epoch, origin_offset = context.source_number, origin.epoch, origin.offset
+    epoch, offset = head.applied.get(number, (origin_epoch, -1))
+    if origin_offset <= offset if epoch == origin_epoch else is_older_epoch(origin_epoch, epoch):
         counts["events", source, "duplicate_offset"] += 1
         return
     moment_ms = event_moment(event, record.timestamp)
@@ -187,12 +183,13 @@ def _handle(user: UserState, record: Record, event: UserEvent, context: _Context
     if rejection is not None:
         _reject(record, event, rejection, context)
         return
-    if epoch != origin.epoch:
+    if epoch != origin_epoch:
         counts["epoch_changes", source] += 1
-    head.applied[number] = (origin.epoch, origin.offset)
+    head.applied[number] = (origin_epoch, origin_offset)
     user.head_changed = True
     event_id = event.event_id or origin.event_id
-    if (event.started_at if isinstance(event, EncodedCall) else moment_ms) <= head.erased_at != NEVER_ERASED:
+    erased_at = head.erased_at
+    if erased_at != NEVER_ERASED and (event.started_at if isinstance(event, EncodedCall) else moment_ms) <= erased_at:
         counts["events", source, "erased"] += 1
         if isinstance(event, Purchase) and event.action == "bought":  # a state that was lost may have sent its example
             erase_example(user, event_id, context.fold)

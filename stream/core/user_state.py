@@ -112,21 +112,21 @@ class UserState:
         """Whether an event was applied that may change the user's list."""
         return self.cause is not None and (not self.erased or self.has_history())
 
-    def writes(self, erasure_key: bytes, now_ms: int, version: int) -> dict[bytes, bytes | None]:
-        """The state records to write; None deletes."""
-        written: dict[bytes, bytes | None] = {}
+    def write_to(self, writes: dict[bytes, bytes | None], erasure_key: bytes, now_ms: int, version: int) -> int:
+        """Adds the state records to write; None deletes. Returns by how much this changes the number of stored users."""
+        head = self.head
         if self.erased:
-            marker = ErasureMarker(version, self.head.erased_at, now_ms, self.head.applied)
-            written[erasure_marker_key(self.key, erasure_key)] = encode_state(marker)
-        if self.head.erased_at != NEVER_ERASED and not self.has_history():
+            marker = ErasureMarker(version, head.erased_at, now_ms, head.applied)
+            writes[erasure_marker_key(self.key, erasure_key)] = encode_state(marker)
+        if head.erased_at != NEVER_ERASED and not self.has_history():
             if self.stored:
-                written[head_key(self.key)] = written[facts_key(self.key)] = None
-            return written
+                writes[head_key(self.key)] = writes[facts_key(self.key)] = None
+            return -self.stored
         if self.head_changed:
-            written[head_key(self.key)] = encode_state(self.head)
+            writes[head_key(self.key)] = encode_state(head)
         if self.facts_changed:
-            written[facts_key(self.key)] = encode_state(self.load_facts())
-        return written
+            writes[facts_key(self.key)] = encode_state(self.load_facts())
+        return self.head_changed and not self.stored
 
 
 def _with_evicted(before: Evicted, interactions: Sequence[KeptInteraction]) -> Evicted:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from stream.core.events import Source
 from stream.core.outputs import Recommendation
 from stream.core.records import Batch, PlainRecord
-from stream.core.state import decode_head, head_key
+from stream.core.state import decode_head, hash_reserve, head_key
 from stream.core.step import step
 from stream.kafka.delivery.redelivery import RedeliveryTracker
 from tests import world
@@ -63,10 +63,10 @@ def last_lists(tags: list[str], deaths: list[tuple[list[int], int]], max_in_flig
         start = live(records, start, sizes, lost, store, topic, max_in_flight)
     live(records, start, [BATCH] * len(records), 0, store, topic, max_in_flight)
     last = msgspec.json.decode(topic[-1], type=Recommendation)
-    sent = [entry.item for entry in (*last.items, *last.reserve)]
     known = decode_head(store.records[head_key(b"u")]).last_list
     assert known is not None
-    return sent, list(known.items)
+    sent_reserve = hash_reserve([entry.item for entry in last.reserve])
+    return [*(entry.item for entry in last.items), str(sent_reserve)], [*known.items, str(known.reserve)]
 
 
 @settings(deadline=None)
