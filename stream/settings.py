@@ -236,9 +236,14 @@ class ApiSettings(Section):
     requests_per_s_of_a_user: float = Field(
         5, ge=0, description="requests a second with tokens of one user, four times as many at once; else 429; 0: no bound"
     )
+    requests_per_s_of_an_address: float = Field(
+        20,
+        ge=0,
+        description="requests a second with a public key from one address, four times as many at once; else 429; 0: no bound",
+    )
     token_secrets: tuple[SecretStr, ...] = Field(
         (),
-        description="secrets of user tokens and served ids, at least 32 bytes each: the first signs, all verify; none: neither",
+        description="secrets of user tokens, visitor and served ids, at least 32 bytes each: the first signs, all verify",
     )
     token_lifetime_s: int = Field(900, ge=10, le=86_400, description="longest life of a user token")
     failures_per_minute: float = Field(

@@ -23,13 +23,15 @@ _PARTS: Final = 3
 
 
 class Scope(StrEnum):
-    """What a key may do. `ADMIN` may do everything."""
+    """What a key may do. `ADMIN` may do everything. A key with `PUBLIC` stands in a page and may do nothing else."""
 
     READ = "read"
     WRITE = "write"
+    FEEDBACK = "feedback"
     ERASE = "erase"
     TOKENS = "tokens"
     ADMIN = "admin"
+    PUBLIC = "public"
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,9 +52,6 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     created_at: int
     expires_at: int | None = None
-
-    def allows(self, scope: Scope) -> bool:
-        return scope in self.scopes or Scope.ADMIN in self.scopes
 
     def is_live(self, now_ms: int) -> bool:
         return self.expires_at is None or now_ms < self.expires_at

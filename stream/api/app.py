@@ -15,9 +15,10 @@ from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from stream.api.context import Api
 from stream.api.door import Buckets, Door
 from stream.api.problems import ApiError, ApiRequest, problem_response
-from stream.api.routes import BODIES, ROUTES, Api
+from stream.api.routes import BODIES, ROUTES
 from stream.metrics import Metrics
 
 PRIVATE: Final = (
@@ -85,6 +86,7 @@ def make_app(api: Api, metrics: Metrics) -> Litestar:
         api.service.clock_ms,
         Buckets(settings.requests_per_s, 2 * settings.requests_per_s),
         Buckets(settings.requests_per_s_of_a_user, 4 * settings.requests_per_s_of_a_user),
+        Buckets(settings.requests_per_s_of_an_address, 4 * settings.requests_per_s_of_an_address),
         Buckets(settings.failures_per_minute / 60, settings.failures_per_minute),
     )
     return Litestar(

@@ -48,6 +48,30 @@ class IssuedToken(msgspec.Struct, frozen=True):
     expires_at: int
 
 
+class VisitorBody(msgspec.Struct, frozen=True):
+    """Whose token is wanted.
+
+    Attributes:
+        user_id: The id that was issued to the visitor before; default: a new one.
+    """
+
+    user_id: UserId | None = None
+
+
+class Visitor(msgspec.Struct, frozen=True):
+    """An anonymous visitor.
+
+    Attributes:
+        user_id: The visitor's id, which clicks name. Whoever knows it can read the visitor's list: keep it in the browser alone.
+        token: A user token for it: `Authorization: Bearer ist...` on `/v1/me/...`.
+        expires_at: When the token ends, ms; renew it with the id.
+    """
+
+    user_id: str
+    token: str
+    expires_at: int
+
+
 class Lists(msgspec.Struct, frozen=True):
     """Lists of several users.
 

@@ -8,18 +8,23 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from stream.api.api_keys import ApiKey, ApiKeys, Scope
+from stream.api.api_keys import ApiKeys, Scope
+from stream.api.callers import Caller
 from stream.api.problems import AMBIGUOUS, ApiError, is_ambiguous
 from stream.api.service import ReadService
 from stream.api.signing import Signer
+from stream.api.user_tokens import PREFIX as TOKEN_PREFIX
 from stream.api.user_tokens import UserToken, read_token
 
 SCOPE: Final = "scope"
+"""Option of a route: the scope that it needs, or several, of which one is enough."""
 USER: Final = "user"
-"""Option of a route that a user token opens, and nothing else."""
+"""Option of a route that a user token opens; without scopes, nothing else does."""
+USER_TOKEN_HEADER: Final = "Isthmus-User-Token"  # noqa: S105  (the name of a header)
 _REMEMBERED: Final = 10_000
 _UNAUTHORISED: Final = {"WWW-Authenticate": 'Bearer realm="isthmus"'}
 Connection = ASGIConnection[Any, Any, Any, Any]
@@ -60,10 +65,11 @@ class Door:
         clock_ms: Callable[[], int],
         requests: Buckets,
         users: Buckets,
+        addresses: Buckets,
         failures: Buckets,
     ) -> None:
-        """`missing` says why the store must not be answered from yet. `requests` bounds keys, `users` the users of tokens, and
-        `failures` client addresses.
+        """`missing` says why the store must not be answered from yet. `requests` bounds secret keys, `users` the users of tokens,
+        `addresses` clients with a public key, and `failures` clients without a valid credential.
         """
         self._keys = keys
         self._signer = signer
@@ -72,29 +78,36 @@ class Door:
         self._clock_ms = clock_ms
         self._requests = requests
         self._users = users
+        self._addresses = addresses
         self._failures = failures
 
     async def admit(self, connection: Connection, handler: BaseRouteHandler) -> None:
         """Raises ApiError where the request is not admitted; otherwise the connection's `auth` is its key."""
-        scope, is_for_user = handler.opt.get(SCOPE), handler.opt.get(USER, False)
-        if is_for_user:
-            connection.scope["auth"] = self._user(connection)
-        elif scope is not None:
+        needed, presented = handler.opt.get(SCOPE), _presented(connection)
+        token = None
+        if handler.opt.get(USER, False) and (needed is None or presented.startswith(TOKEN_PREFIX)):
+            token = connection.scope["auth"] = self._user(connection, presented)
+        elif needed is not None:
             if is_ambiguous(connection.scope["raw_path"]):
                 raise ApiError(400, AMBIGUOUS)
-            connection.scope["auth"] = self._known(connection, scope)
+            caller = await self._known(connection, presented, needed if isinstance(needed, tuple) else (needed,))
+            sent_along = connection.headers.get(USER_TOKEN_HEADER.lower()) if caller.is_public else None
+            if sent_along is not None:
+                token = self._user(connection, sent_along)
+                caller = msgspec.structs.replace(caller, user_id=token.user_id)
+            connection.scope["auth"] = caller
         else:
             return
         missing = self._missing()
         if missing is not None:
             raise ApiError(503, f"the store is not ready: {missing}", {"Retry-After": "1"})
-        if is_for_user:
-            await self._refuse_erased(connection.scope["auth"])
+        if token is not None:
+            await self._refuse_erased(token)
 
-    def _user(self, connection: Connection) -> UserToken:
+    def _user(self, connection: Connection, presented: str) -> UserToken:
         """The token of a browser; its user counts as a key does."""
         address = self._checked_address(connection)
-        token = read_token(self._signer, _presented(connection), self._clock_ms())
+        token = read_token(self._signer, presented, self._clock_ms())
         if token is None:
             self._failures.wait_s(address)
             raise ApiError(401, "present a live user token: `Authorization: Bearer ist...`", dict(_UNAUTHORISED))
@@ -114,18 +127,19 @@ class Door:
             raise _too_many("requests without a valid credential came from this address", wait_s)
         return address
 
-    def _known(self, connection: Connection, scope: Scope) -> ApiKey:
+    async def _known(self, connection: Connection, presented: str, needed: tuple[Scope, ...]) -> Caller:
         address = self._checked_address(connection)
-        key = self._keys.find(_presented(connection), self._clock_ms())
+        key = self._keys.find(presented, self._clock_ms())
         if key is None:
             self._failures.wait_s(address)
             raise ApiError(401, "present a live API key: `Authorization: Bearer isk_...`", dict(_UNAUTHORISED))
-        wait_s = self._requests.wait_s(key.key_id)
+        caller = Caller(key.key_id, key.scopes, key)
+        wait_s = self._addresses.wait_s(address) if caller.is_public else self._requests.wait_s(caller.name)
         if wait_s:
-            raise _too_many("requests came with this key", wait_s)
-        if not key.allows(scope):
-            raise ApiError(403, f"this key lacks the scope `{scope}`")
-        return key
+            raise _too_many("requests came from this address" if caller.is_public else "requests came with this key", wait_s)
+        if not any(caller.allows(scope) for scope in needed):
+            raise ApiError(403, f"this key lacks the scope `{'` or `'.join(needed)}`")
+        return caller
 
 
 def _presented(connection: Connection) -> str:

@@ -1,100 +1,52 @@
 """The routes: parameters in, answers out. What they do is in `service`, `ingest` and `streams`; who may, in `door`."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Final
 
-import msgspec
-from litestar import MediaType, Request, Response, delete, get, post
-from litestar.di import NamedDependency
+from litestar import MediaType, Response, delete, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, JSONBody, PathParameter, QueryParameter
 from litestar.response import Stream as StreamResponse
 
 from stream.api import ingest
 from stream.api.answers import ListAnswer, Profile
-from stream.api.api_keys import ApiKey, ApiKeys, Scope
-from stream.api.bodies import LIMIT, CatalogueItem, CataloguePage, ErasureStatus, IssuedToken, Lists, Receipt, TokenBody, UsersBody
-from stream.api.door import SCOPE, USER
-from stream.api.guests import GuestBody, Guests
+from stream.api.api_keys import Scope
+from stream.api.bodies import (
+    CatalogueItem,
+    CataloguePage,
+    ErasureStatus,
+    IssuedToken,
+    Lists,
+    Receipt,
+    TokenBody,
+    UsersBody,
+    Visitor,
+    VisitorBody,
+)
+from stream.api.context import (
+    AGE_HEADER,
+    OWN,
+    READING,
+    WRITING,
+    Api,
+    Authenticated,
+    Limit,
+    OfUser,
+    Placement,
+    UserPath,
+    UsesApi,
+    problems,
+)
+from stream.api.credential_routes import token, visitor
+from stream.api.door import SCOPE, USER, USER_TOKEN_HEADER
+from stream.api.guests import GuestBody
 from stream.api.ingest import Clock, EventsAnswer, EventsBody, check_user_id, erasure_event, outgoing
-from stream.api.problems import MEDIA_TYPE, ApiError, Problem
-from stream.api.service import ReadService
-from stream.api.signing import Signer
-from stream.api.streams import Changes, Stream, stream_lists
-from stream.api.user_tokens import UserToken, sign_token
+from stream.api.problems import ApiError, Problem
+from stream.api.streams import Stream, stream_lists
+from stream.api.visitors import refuse_foreign_users
 from stream.core import limits
-from stream.core.event_times import TimeRule
-from stream.core.events import Item, to_milliseconds
+from stream.core.events import Click, Item, to_milliseconds
 from stream.health import Health
-from stream.kafka.cluster.event_sink import EventSink
-from stream.metrics import Metrics
-from stream.settings import ApiSettings
-
-AGE_HEADER: Final = "Isthmus-Age"
-OTHER: Final = "other"
-
-UserPath = Annotated[
-    str, PathParameter(description="User id.", min_length=1, max_length=limits.USER_ID_BYTES, pattern=r"^[^/\\\x00-\x1f]+$")
-]
-Limit = Annotated[int | None, QueryParameter(description="Items of a list; default: the step's list length.", ge=1, le=LIMIT)]
-Placement = Annotated[str | None, QueryParameter(description="Where the list is shown; echoed.", max_length=limits.ID_CHARACTERS)]
-Authenticated = Request[Any, ApiKey, Any]
-OfUser = Request[Any, UserToken, Any]
-
-
-def problems(*statuses: int) -> dict[int, ResponseSpec]:
-    """The problems that a route may answer with, for the OpenAPI document."""
-    texts = {
-        304: "Not modified since the ETag that was presented.",
-        400: "A parameter or the body does not fit; the detail names it.",
-        401: "No live API key.",
-        403: "The key lacks the scope.",
-        404: "Nothing is known.",
-        408: "The body came too slowly.",
-        413: "The body is too large.",
-        429: "Too many requests.",
-        501: "A setting turns it off here.",
-        503: "The store or Kafka is not ready.",
-    }
-    empty = {304}
-    return {
-        status: ResponseSpec(
-            None if status in empty else Problem, generate_examples=False, description=texts[status], media_type=MEDIA_TYPE
-        )
-        for status in statuses
-    }
-
-
-READING: Final = (400, 401, 403, 429, 503)
-OWN: Final = (400, 401, 429, 503)
-WRITING: Final = (400, 401, 403, 408, 413, 429, 503)
-
-
-class Api(msgspec.Struct, frozen=True):
-    """What the routes work with."""
-
-    service: ReadService
-    keys: ApiKeys
-    signer: Signer
-    changes: Changes
-    sink: EventSink
-    metrics: Metrics
-    settings: ApiSettings
-    list_length: int
-    max_ahead_ms: int
-    times: Mapping[str, TimeRule]
-    health: Health
-    guests: Guests | None = None
-
-    def placement(self, asked: str | None) -> str | None:
-        """The placement as metrics and answers name it."""
-        return asked if asked is None or asked in self.settings.placements else OTHER
-
-    def count(self, served: ListAnswer) -> None:
-        self.metrics.counter("api_lists", served.placement or "", served.fallback or served.changed or "as_sent").inc()
-
-
-UsesApi = NamedDependency[Api]
 
 
 @get(
@@ -200,18 +152,6 @@ def _catalogue_item(item: Item, *, offered: bool) -> CatalogueItem:
     )
 
 
-@post("/v1/tokens", status_code=201, opt={SCOPE: Scope.TOKENS}, responses=problems(*WRITING), summary="Make a user token")
-async def token(api: UsesApi, data: JSONBody[TokenBody]) -> IssuedToken:
-    """A token for a browser: it opens `/v1/me/...` for one user, for minutes. Make it where your site knows who the user is."""
-    check_user_id(data.user_id, "user_id")
-    if not api.signer.can_sign:
-        raise ApiError(503, "no user tokens are made here: the setting api.token_secrets is empty")
-    now_ms = api.service.clock_ms()
-    lifetime_s = min(data.lifetime_s or api.settings.token_lifetime_s, api.settings.token_lifetime_s)
-    made = UserToken(data.user_id, now_ms, now_ms + 1_000 * lifetime_s)
-    return IssuedToken(sign_token(api.signer, made), made.expires_at)
-
-
 @get("/v1/me/recommendations", opt={USER: True}, responses=problems(304, *OWN), summary="The list of a token's user")
 async def own_recommendations(
     api: UsesApi,
@@ -287,12 +227,13 @@ async def erasure(
 @post(
     "/v1/events",
     status_code=202,
-    opt={SCOPE: Scope.WRITE},
+    opt={SCOPE: (Scope.WRITE, Scope.PUBLIC)},
     responses={207: ResponseSpec(EventsAnswer, generate_examples=False, description="Some failed."), **problems(*WRITING)},
     summary="Send events",
 )
 async def events(
     api: UsesApi,
+    request: Authenticated,
     data: JSONBody[EventsBody],
     idempotency_key: Annotated[
         str | None,
@@ -303,8 +244,18 @@ async def events(
             max_length=limits.ID_CHARACTERS,
         ),
     ] = None,
+    user_token: Annotated[
+        str | None, HeaderParameter(name=USER_TOKEN_HEADER, description="With a public key: the token of the user who clicked.")
+    ] = None,
 ) -> Response[EventsAnswer]:
-    """Clicks, transcripts and purchases. 202: Kafka has all of them; 207: some failed, send those again with the ids returned."""
+    """Clicks, transcripts and purchases. 202: Kafka has all of them; 207: some failed, send those again with the ids returned.
+
+    A public key sends clicks alone, for ids of `POST /v1/visitors` and for the user of the token in `Isthmus-User-Token`.
+    """
+    del user_token  # the door has read it
+    if request.auth.is_public and not all(isinstance(event, Click) for event in data.events):
+        raise ApiError(403, "a public key sends clicks alone: purchases and transcripts need a secret key")
+    await refuse_foreign_users(request.auth, (event.user_id for event in data.events), api.signer, api.service)
     clock = Clock(api.service.clock_ms(), api.max_ahead_ms, api.times)
     sent = outgoing(data, idempotency_key, clock)
     took = [at_ms is not None for at_ms in await api.sink.send(sent)]
@@ -331,8 +282,8 @@ async def stream(
 ) -> StreamResponse:
     """Server-sent events: `list` with the list, and `erased` when the user was erased."""
     check_user_id(user_id, "user_id")
-    key = request.auth
-    is_allowed = lambda: api.keys.is_live(key, api.service.clock_ms())  # noqa: E731
+    caller = request.auth
+    is_allowed = lambda: caller.is_live(api.keys, api.service.clock_ms())  # noqa: E731
     return _streamed(api, _stream(api, user_id, limit, last_event_id, is_allowed))
 
 
@@ -378,6 +329,7 @@ ROUTES: Final = (
     profile,
     items,
     token,
+    visitor,
     own_recommendations,
     own_stream,
     erase,
@@ -393,6 +345,8 @@ BODIES: Final = (
     GuestBody,
     TokenBody,
     IssuedToken,
+    VisitorBody,
+    Visitor,
     EventsBody,
     ListAnswer,
     Lists,

@@ -20,7 +20,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, help="API keys: m
 @app.command()
 def make(
     name: Annotated[str, typer.Argument(help="who will use it")],
-    scopes: Annotated[list[str], typer.Option("--scope", help="read, write, erase, tokens, or admin (everything); several times")],
+    scopes: Annotated[
+        list[str],
+        typer.Option(
+            "--scope", help="read, write, feedback, erase, tokens, admin (everything), or public (stands in a page); several times"
+        ),
+    ],
     expires: Annotated[str | None, typer.Option(help="ends after: 12h, 90d; default: never")] = None,
     bootstrap: Bootstrap = None,
 ) -> None:
@@ -37,6 +42,8 @@ def make(
         wanted = [Scope(scope) for scope in scopes]
     except ValueError:
         raise IsthmusError(f"a scope is one of {', '.join(Scope)}") from None
+    if Scope.PUBLIC in wanted and len(wanted) > 1:
+        raise IsthmusError("a key in a page may have no other scope than public: make two keys")
     now = time.time_ns() // 1_000_000
     secret, key = make_api_key(name, wanted, now, _ends(expires, now))
     _send(settings, key.key_id, key)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from stream.api.catalogue import CurrentCatalogue, ModelReader
+    from stream.api.context import Api
     from stream.api.follower import Follower
     from stream.api.guests import Guests
-    from stream.api.routes import Api
     from stream.api.signing import Signer
     from stream.api.store import Store
     from stream.core.ranking import Ranker, Rows
@@ -90,8 +90,8 @@ def make_parts(settings: Settings, store: Store, reader: LogReader, sink: EventS
     """Puts a replica together."""
     from stream.api.api_keys import ApiKeys
     from stream.api.catalogue import CurrentCatalogue
+    from stream.api.context import Api
     from stream.api.follower import Follower
-    from stream.api.routes import Api
     from stream.api.served_lists import ServedLists
     from stream.api.service import ReadService
     from stream.api.store import Table

@@ -1,0 +1,96 @@
+"""What the routes share: what they work with, their parameters, and the problems that they declare."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import Request
+from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import PathParameter, QueryParameter
+
+from stream.api.answers import ListAnswer
+from stream.api.api_keys import ApiKeys
+from stream.api.bodies import (
+    LIMIT,
+)
+from stream.api.callers import Caller
+from stream.api.guests import Guests
+from stream.api.problems import MEDIA_TYPE, Problem
+from stream.api.service import ReadService
+from stream.api.signing import Signer
+from stream.api.streams import Changes
+from stream.api.user_tokens import UserToken
+from stream.core import limits
+from stream.core.event_times import TimeRule
+from stream.health import Health
+from stream.kafka.cluster.event_sink import EventSink
+from stream.metrics import Metrics
+from stream.settings import ApiSettings
+
+AGE_HEADER: Final = "Isthmus-Age"
+OTHER: Final = "other"
+
+UserPath = Annotated[
+    str, PathParameter(description="User id.", min_length=1, max_length=limits.USER_ID_BYTES, pattern=r"^[^/\\\x00-\x1f]+$")
+]
+Limit = Annotated[int | None, QueryParameter(description="Items of a list; default: the step's list length.", ge=1, le=LIMIT)]
+Placement = Annotated[str | None, QueryParameter(description="Where the list is shown; echoed.", max_length=limits.ID_CHARACTERS)]
+Authenticated = Request[Any, Caller, Any]
+OfUser = Request[Any, UserToken, Any]
+
+
+def problems(*statuses: int) -> dict[int, ResponseSpec]:
+    """The problems that a route may answer with, for the OpenAPI document."""
+    texts = {
+        304: "Not modified since the ETag that was presented.",
+        400: "A parameter or the body does not fit; the detail names it.",
+        401: "No live API key.",
+        403: "The key lacks the scope.",
+        404: "Nothing is known.",
+        408: "The body came too slowly.",
+        410: "The visitor was erased.",
+        413: "The body is too large.",
+        429: "Too many requests.",
+        501: "A setting turns it off here.",
+        503: "The store or Kafka is not ready.",
+    }
+    empty = {304}
+    return {
+        status: ResponseSpec(
+            None if status in empty else Problem, generate_examples=False, description=texts[status], media_type=MEDIA_TYPE
+        )
+        for status in statuses
+    }
+
+
+READING: Final = (400, 401, 403, 429, 503)
+OWN: Final = (400, 401, 429, 503)
+WRITING: Final = (400, 401, 403, 408, 413, 429, 503)
+
+
+class Api(msgspec.Struct, frozen=True):
+    """What the routes work with."""
+
+    service: ReadService
+    keys: ApiKeys
+    signer: Signer
+    changes: Changes
+    sink: EventSink
+    metrics: Metrics
+    settings: ApiSettings
+    list_length: int
+    max_ahead_ms: int
+    times: Mapping[str, TimeRule]
+    health: Health
+    guests: Guests | None = None
+
+    def placement(self, asked: str | None) -> str | None:
+        """The placement as metrics and answers name it."""
+        return asked if asked is None or asked in self.settings.placements else OTHER
+
+    def count(self, served: ListAnswer) -> None:
+        self.metrics.counter("api_lists", served.placement or "", served.fallback or served.changed or "as_sent").inc()
+
+
+UsesApi = NamedDependency[Api]
