@@ -5,18 +5,32 @@ variables, which win over the file.
 is an error; an unknown variable has no effect and is named (`stream.variables`).
 """
 
+import json
 import os
 import tomllib
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PastDate,
+    SecretStr,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -38,6 +52,17 @@ def _local(value: Any) -> Any:
     if isinstance(value, str) and "://" in value:
         raise ValueError("this is a path on this machine and cannot be a URL; of all settings only registry.folder takes one")
     return value
+
+
+_LONGEST_KEY_BYTES: Final = 64  # BLAKE2b, RFC 7693
+_LIST: Final = '["one", "two"]'
+_OBJECT: Final = '{"name": "value"}'
+
+
+def _fits_the_hash(key: SecretStr) -> SecretStr:
+    if not 1 <= len(key.get_secret_value().encode(errors="surrogatepass")) <= _LONGEST_KEY_BYTES:
+        raise ValueError(f"must have 1 to {_LONGEST_KEY_BYTES} bytes")
+    return key
 
 
 LocalPath = Annotated[Path, BeforeValidator(_local)]
@@ -94,7 +119,7 @@ else:
         __base__=Section,
         **{f"{row.role}_unit": (TimeUnit, _unit(row.role)) for row in _OWN_INPUTS},
         items_unit=(TimeUnit, _unit("items")),
-        **{f"{row.role}_earliest": (date, _earliest(row)) for row in _OWN_INPUTS},
+        **{f"{row.role}_earliest": (PastDate, _earliest(row)) for row in _OWN_INPUTS},
     )
 
 
@@ -134,7 +159,7 @@ class StepSettings(Section):
         description="how long an erasure keeps old events out: the retention of the inputs and of dead letters together",
     )
     explain: bool = Field(False, description="whether recommendations have `because`; costs additional encodings of the history")
-    erasure_key: SecretStr = Field(
+    erasure_key: Annotated[SecretStr, AfterValidator(_fits_the_hash)] = Field(
         SecretStr("isthmus"),
         description="secret key of the hash that hides the user of an erasure marker; 1 to 64 bytes; set your own",
     )
@@ -362,12 +387,6 @@ class Settings(BaseSettings):
             env_settings.env_vars = {name: value for name, value in env_settings.env_vars.items() if name.lower() not in unread}
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
 
-    @model_validator(mode="after")
-    def _erasure_key_fits(self) -> Self:
-        if not 1 <= len(self.step.erasure_key.get_secret_value().encode()) <= 64:
-            raise ValueError("step.erasure_key must have 1 to 64 bytes")
-        return self
-
 
 def config_file() -> Path:
     return Path(os.environ.get("ISTHMUS_CONFIG", "isthmus.toml"))
@@ -395,14 +414,39 @@ def load(**sections: Any) -> Settings:
     try:
         return Settings(**sections)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            path = ".".join(str(part) for part in problem["loc"])
-            variable = "ISTHMUS_" + "__".join(str(part) for part in problem["loc"]).upper()
-            lines.append(f"setting {path} ({variable}, or in {config_file()}): {problem['msg']}")
+        lines = [f"setting {_named(problem['loc'])}: {problem['msg']}" for problem in error.errors()]
         raise IsthmusError("\n".join(lines)) from None
+    except SettingsError as error:
+        raise IsthmusError("\n".join(_not_json()) or str(error)) from None
     except ValueError as error:
         raise IsthmusError(f"{config_file()} is not valid TOML: {error}") from None
+
+
+def _named(location: Sequence[int | str]) -> str:
+    """A setting's dotted name, and where its value can be from. Of a list's element, the list's."""
+    names = [part for part in location if isinstance(part, str)]
+    variable = f"{PREFIX}{'__'.join(names)}".upper()
+    return f"{'.'.join(names)} ({variable}, or in {config_file()})"
+
+
+def _not_json() -> Iterator[str]:
+    """A line for each variable of a section, list or mapping whose value is not JSON."""
+    written_as_json: dict[str, str] = {}
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            written_as_json[name] = _OBJECT
+            kinds = {key: get_origin(inner.annotation) for key, inner in section.model_fields.items()}
+            written_as_json |= {
+                f"{name}.{key}": _LIST if kind is tuple else _OBJECT for key, kind in kinds.items() if kind in {tuple, dict}
+            }
+    for name, example in written_as_json.items():
+        variable = f"{PREFIX}{name.replace('.', '__')}".upper()
+        value = os.environ.get(variable)
+        try:
+            json.loads(value or "null")
+        except ValueError:
+            yield f"setting {name} ({variable}): is not JSON; write it as {example}"
 
 
 def with_changes(settings: Settings, section: str, **changes: object) -> Settings:

@@ -187,6 +187,8 @@ def _needed(fields: Any, event_type: type[msgspec.Struct], unit: TimeUnit) -> An
         for name in event_type.__struct_fields__
         if name in fields and not (name in optional and _is_empty(fields[name]))
     }
+    if event_type is Item:
+        needed |= {name: _whole(needed[name]) for name in ("name", "text") if name in needed}
     if isinstance(tags := needed.get("tags"), list):
         needed["tags"] = [_whole(tag) for tag in tags if not _is_empty(tag)]
     if isinstance(sentences := needed.get("sentences"), list):

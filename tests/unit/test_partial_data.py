@@ -161,6 +161,15 @@ def test_broken_text_is_read_as_far_as_it_goes(raw: bytes, text: str) -> None:
     assert (call.sentences[0].text, call.sentences[0].speaker) == (text, text)
 
 
+@pytest.mark.parametrize(("raw", "text"), [(b"K\xfcndigung", "K\ufffdndigung"), (b"\\ud83d!", "\ufffd!"), (b"a\tb", "a\tb")])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_broken_text_in_a_description_does_not_cost_the_item(raw: bytes, text: str, mapped: bool) -> None:
+    """The name and the text are for people and for the keyword list; only the id must be exact."""
+    mapper = field_mapper("m", {name: name for name in ("item_id", "name", "text")}) if mapped else None
+    assert parse_item(b'{"item_id":"18","name":"%s","text":"%s"}' % (raw, raw), mapper) == Item("18", text, text)
+    assert isinstance(parse_item(b'{"item_id":"%s","name":"n"}' % raw, mapper), Item if raw == b"a\tb" else Rejection)
+
+
 @pytest.mark.parametrize("raw", [b"K\xfcndigung", b"\\ud83d", b"\\udc00x"])
 @pytest.mark.parametrize("mapped", [False, True])
 def test_an_id_of_broken_text_is_a_dead_letter(raw: bytes, mapped: bool) -> None:

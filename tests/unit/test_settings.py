@@ -8,7 +8,7 @@ from stream.core.events import Click, Reason, Rejection, Source
 from stream.core.parsing import parse
 from stream.errors import IsthmusError
 from stream.services.process import field_mapper, step_config
-from stream.settings import Section, Settings, leaves, load
+from stream.settings import Section, Settings, TimeSettings, leaves, load
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,36 @@ def test_secrets_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_erasure_key_of_no_bytes_or_too_many_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 7693 takes 1 to 64."""
     monkeypatch.setenv("ISTHMUS_STEP__ERASURE_KEY", "x" * 65)
-    with pytest.raises(IsthmusError, match="1 to 64 bytes"):
+    with pytest.raises(IsthmusError, match=r"setting step\.erasure_key \(ISTHMUS_STEP__ERASURE_KEY.*1 to 64 bytes"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("ISTHMUS_API__TOKEN_SECRETS", "api.token_secrets"),
+        ("ISTHMUS_API__PLACEMENTS", "api.placements"),
+        ("ISTHMUS_MAPPING__CLICKS", "mapping.clicks"),
+        ("ISTHMUS_API", "api"),
+    ],
+)
+def test_a_variable_that_must_be_json_is_named_and_the_file_is_not_blamed(
+    variable: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The value is not quoted: it may be a secret."""
+    monkeypatch.setenv(variable, "plain text")
+    with pytest.raises(IsthmusError) as refused:
+        load()
+    assert str(refused.value).startswith(f"setting {name} ({variable}): is not JSON; write it as ")
+    assert "isthmus.toml" not in str(refused.value)
+    assert "plain text" not in str(refused.value)
+
+
+@pytest.mark.parametrize("role", [name for name in TimeSettings.model_fields if name.endswith("_earliest")])
+def test_a_day_in_the_future_is_not_the_earliest_plausible_one(role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every event would be a dead letter."""
+    monkeypatch.setenv(f"ISTHMUS_TIMES__{role.upper()}", "9000-01-01")
+    with pytest.raises(IsthmusError, match=rf"setting times\.{role} \(ISTHMUS_TIMES__{role.upper()}.*past"):
         load()
 
 
