@@ -55,6 +55,12 @@ class ItemTable:
     def catalogue(self) -> Catalogue:
         return Catalogue(self.items.values(), is_published=self.is_published)
 
+    def clear(self) -> None:
+        """Forgets everything: the topic was recreated, and its records follow."""
+        self.items.clear()
+        self.unusable.clear()
+        self.is_published = False
+
     def apply(self, records: Iterable[Record]) -> list[RejectedItem]:
         """Applies records in order; returns those that cannot be used."""
         rejected: list[RejectedItem] = []

@@ -118,7 +118,7 @@ def words_on_kafka(settings: Settings, say: Callable[[str], None]) -> set[str]:
     bootstrap, topics = settings.kafka.bootstrap, settings.topics
     table = ItemTable(item_format(settings))
     with closing(CompactedTopic(bootstrap, topics.items)) as catalogue:
-        rejected = table.apply(catalogue.new_records())
+        rejected = table.apply(catalogue.new_records()[0])
     items = table.items.values()
     mapper, unit = step_config(settings).mappers.get(Source.CLICK), settings.times.unit_of("clicks")
     read = [parse(Source.CLICK, value, mapper, unit) for value in newest_values(bootstrap, topics.clicks, RECENT_CLICKS)]

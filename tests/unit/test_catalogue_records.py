@@ -99,8 +99,8 @@ class StoredTopic:
         self.stored = list(records)
         self.values = {one.key: one.value for one in self.stored if one.key is not None and one.value is not None}
 
-    def new_records(self) -> Iterator[PlainRecord]:
-        yield from self.stored
+    def new_records(self) -> tuple[Iterator[PlainRecord], bool]:
+        return iter(self.stored), False
 
     def records(self, topic: str) -> Iterator[PlainRecord]:
         del topic

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from stream.kafka.cluster.compacted_topic import CompactedTopic
+from stream.core.catalogue_records import ItemTable
+from stream.kafka.cluster.compacted_topic import CompactedTopic, read_items
 
 TOPIC = "training-examples"
 
@@ -16,11 +17,14 @@ class Consumer:
     def __init__(self) -> None:
         self.records: list[Any] = []
         self.at = 0
+        self.epoch = 1
 
     def write(self, offset: int, timestamp: int, key: bytes, value: bytes | None) -> None:
         """Loses what the log held from the offset on, and continues with this record."""
         self.records = [record for record in self.records if record.offset < offset]
-        self.records.append(SimpleNamespace(topic=TOPIC, partition=0, offset=offset, timestamp=timestamp, key=key, value=value))
+        self.records.append(
+            SimpleNamespace(topic=TOPIC, partition=0, offset=offset, timestamp=timestamp, key=key, value=value, headers=())
+        )
 
     def end_offsets(self, partitions: list[Any]) -> dict[Any, int]:
         return dict.fromkeys(partitions, self.records[-1].offset + 1 if self.records else 0)
@@ -45,6 +49,7 @@ class Consumer:
 def consumer(monkeypatch: pytest.MonkeyPatch) -> Consumer:
     made = Consumer()
     made.partitions_for_topic = lambda _: {0}  # type: ignore[attr-defined]
+    monkeypatch.setattr("stream.kafka.cluster.compacted_topic.topic_epochs", lambda *_: {TOPIC: made.epoch})
     made.assign = lambda _: None  # type: ignore[attr-defined]
     monkeypatch.setattr("stream.kafka.cluster.compacted_topic.ConsumerClient", lambda **_: made)
     for offset in range(4):
@@ -64,15 +69,15 @@ def test_each_round_counts_what_is_new(consumer: Consumer) -> None:
 def test_a_topic_that_was_cut_is_read_again_from_its_beginning(
     consumer: Consumer, refill: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It ends below, at or beyond its old end: the records after the cut are not missed, and the newest of a key counts."""
+    """It ends below, at or beyond its old end: no record after the cut is missed, and a key that was cut off is forgotten."""
     topic = CompactedTopic("broker", TOPIC)
     topic.read_on()
     for number in range(refill):
         consumer.write(2 + number, 200 + number, b"k%d" % (number % 3), b"new-%d" % number)
     topic.read_on()
     newest = {b"k%d" % (number % 3): b"new-%d" % number for number in range(refill)}
-    assert topic.values == {b"k0": b"old", b"k1": b"old", b"k2": b"old", b"k3": b"old"} | newest
-    assert "partition 0 was cut" in caplog.text
+    assert topic.values == {b"k0": b"old", b"k1": b"old"} | newest
+    assert "was recreated, or its log was cut" in caplog.text
     assert topic.read_on() == 0
 
 
@@ -83,3 +88,27 @@ def test_a_last_record_that_was_compacted_away_is_no_cut(consumer: Consumer, cap
     del consumer.records[3]
     assert topic.read_on() == 1
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("refill", [0, 1, 9])
+def test_a_recreated_topic_replaces_what_its_predecessor_held(consumer: Consumer, refill: int) -> None:
+    """Even if it is empty, or its records have the offsets and timestamps of the old ones."""
+    topic = CompactedTopic("broker", TOPIC)
+    topic.read_on()
+    consumer.records.clear()
+    consumer.epoch = 2
+    for number in range(refill):
+        consumer.write(number, 100 + number, b"n%d" % number, b"new")
+    assert topic.read_on() == refill
+    assert topic.values == {b"n%d" % number: b"new" for number in range(refill)}
+
+
+def test_a_recreated_catalogue_forgets_the_items_of_its_predecessor(consumer: Consumer) -> None:
+    """A trainer would rank items that nobody publishes any more."""
+    consumer.records.clear()
+    consumer.write(0, 1, b"18", b'{"item_id":"18","name":"old"}')
+    topic, table = CompactedTopic("broker", TOPIC), ItemTable()
+    assert [item.item_id for item in read_items(topic, table)] == ["18"]
+    consumer.epoch = 2
+    consumer.write(0, 1, b"19", b'{"item_id":"19","name":"new"}')
+    assert [item.item_id for item in read_items(topic, table)] == ["19"]

@@ -14,10 +14,12 @@ from stream.core.events import Item
 from stream.core.examples import in_time_order
 from stream.core.outputs import TrainingExample, decode_example
 from stream.core.parsing import UNUSABLE
+from stream.errors import IsthmusError
 from stream.kafka.cluster.clients import BOOTSTRAP_MS, ConsumerClient, TopicError
 from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch
 from stream.kafka.cluster.skips import read_skips
 from stream.kafka.cluster.topic_reader import poll_until
+from stream.kafka.cluster.topics import topic_epochs
 
 logger = logging.getLogger(__name__)
 _SILENT_S: Final = 600.0  # longer than an operator's command waits: a trainer outlasts a broker's restart
@@ -33,6 +35,8 @@ class CompactedTopic:
     def __init__(self, bootstrap: str, topic: str) -> None:
         self.values: dict[bytes, bytes] = {}
         self._last: dict[Any, tuple[int, int]] = {}  # offset and timestamp of each partition's last record
+        self._bootstrap, self._topic = bootstrap, topic
+        self._epoch = self._read_epoch()
         self._where = f"{topic} at {bootstrap}"
         try:
             self._consumer: Any = ConsumerClient(
@@ -51,7 +55,10 @@ class CompactedTopic:
     def read_on(self) -> int:
         """Reads up to the topic's present end; returns the number of records read."""
         count = 0
-        for record in self.new_records():
+        records, replace = self.new_records()
+        if replace:
+            self.values.clear()
+        for record in records:
             count += 1
             if record.key is None:
                 continue  # no key to be compacted by; the reader logged a record that does not parse
@@ -61,39 +68,55 @@ class CompactedTopic:
                 self.values[record.key] = record.value
         return count
 
-    def new_records(self) -> Iterator[Any]:
-        """The records up to the topic's present end that were not read before.
+    def new_records(self) -> tuple[Iterator[Any], bool]:
+        """The records up to the topic's present end that were not read before, and whether they replace those that were.
 
-        The last record read before is read again: if it is another one, the partition was cut and is read again from its beginning.
+        They do if the topic was recreated or a partition cut: then they are all that it holds.
         """
         try:
+            epoch = self._read_epoch()
             ends = self._consumer.end_offsets(self._partitions)
-            known = self._seek_last(ends)
+            replace = epoch != self._epoch or not self._is_continued(ends)
+        except KafkaError as error:
+            raise TopicError(f"{self._where} cannot be read ({type(error).__name__})") from error
+        if replace:
+            text = "%s was recreated, or its log was cut: it is read whole again and replaces what was read before"
+            logger.error(text, self._where)
+            self._epoch = epoch
+            self._last.clear()
+            self._consumer.seek_to_beginning(*self._partitions)
+        return self._read(ends), replace
+
+    def _read_epoch(self) -> int:
+        try:
+            return topic_epochs(self._bootstrap, [self._topic])[self._topic]
+        except IsthmusError as error:
+            raise TopicError(str(error)) from error
+
+    def _read(self, ends: Mapping[Any, int]) -> Iterator[Any]:
+        try:
             for record in poll_until(self._consumer, ends, _SILENT_S):
                 tp = TopicPartition(record.topic, record.partition)
                 self._last[tp] = record.offset, record.timestamp
-                offset, timestamp = known.pop(tp, (-1, 0))
-                if record.offset == offset and record.timestamp == timestamp:
-                    continue
-                if record.offset == offset:
-                    self._read_again(tp)
                 yield record
         except KafkaError as error:
             raise TopicError(f"{self._where} cannot be read ({type(error).__name__})") from error
 
-    def _seek_last(self, ends: Mapping[Any, int]) -> dict[Any, tuple[int, int]]:
-        """Seeks the last record of each partition that was read before; returns those that may still be there."""
-        known = {tp: last for tp, last in self._last.items() if last[0] < ends[tp]}
-        for tp in self._last:
-            if tp in known:
-                self._consumer.seek(tp, known[tp][0])
-            else:
-                self._read_again(tp)
-        return known
-
-    def _read_again(self, tp: Any) -> None:
-        logger.error("%s: partition %d was cut; it is read again from its beginning", self._where, tp.partition)
-        self._consumer.seek_to_beginning(tp)
+    def _is_continued(self, ends: Mapping[Any, int]) -> bool:
+        """Whether each partition still holds the last record that was read of it, unless that was compacted away."""
+        if any(offset >= ends[tp] for tp, (offset, _) in self._last.items()):
+            return False
+        positions = {tp: self._consumer.position(tp) for tp in self._last}
+        for tp, (offset, _) in self._last.items():
+            self._consumer.seek(tp, offset)
+        unseen = dict(self._last)
+        for record in poll_until(self._consumer, {tp: offset + 1 for tp, (offset, _) in self._last.items()}, _SILENT_S):
+            offset, timestamp = unseen.pop(TopicPartition(record.topic, record.partition), (-1, 0))
+            if record.offset == offset and record.timestamp != timestamp:
+                return False
+        for tp, position in positions.items():
+            self._consumer.seek(tp, position)
+        return True
 
     def close(self) -> None:
         self._consumer.close()
@@ -116,7 +139,10 @@ def examples_in(topic: CompactedTopic) -> list[TrainingExample]:
 
 def read_items(topic: CompactedTopic, table: ItemTable) -> list[Item]:
     """Reads the catalogue on into `table`; returns its items by id. How many records are no items is logged."""
-    rejected = table.apply(topic.new_records())
+    records, replace = topic.new_records()
+    if replace:
+        table.clear()
+    rejected = table.apply(records)
     if rejected:
         record, rejection = rejected[0]
         text = "%d records of the catalogue cannot be used; the first is at offset %d (%s: %s). Publish these items again"
