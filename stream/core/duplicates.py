@@ -18,7 +18,7 @@ from msgspec import UNSET
 from stream.core import history
 from stream.core.events import Click, Eligibility, EncodedCall, Erasure, Purchase, Source, UserEvent
 from stream.core.kept_interactions import NO_ID, KeptConversation, hash_id
-from stream.core.state import former_event_id_hash
+from stream.core.state import KeptPurchase, former_event_id_hash
 from stream.core.user_state import UserState
 
 _FORMER_ID_BYTES = 8
@@ -87,7 +87,8 @@ def _is_repeated_purchase(user: UserState, purchase: Purchase, at_ms: int, purch
         if (kept.occurred_at, kept.purchase_id, kept.bought) == (at_ms, purchase_id, bought):
             return set(purchase.items) <= set(kept.items)
     if bought and (at_ms, purchase_id) in facts.example_ids:
-        return all(history.last_action_at(facts.owned_before, item) >= at_ms for item in purchase.items)
+        new = KeptPurchase(at_ms, purchase_id, bought, purchase.items)
+        return not any(history.is_newer_action(facts.owned_before, item, new) for item in purchase.items)
     return False
 
 

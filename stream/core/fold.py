@@ -218,13 +218,13 @@ def _is_outdated(facts: Facts, purchase: KeptPurchase) -> bool:
     """Whether it is older than all kept purchases, and purchases that left the state say more of its items."""
     if len(facts.purchases) < limits.PURCHASES or purchase.occurred_at > facts.purchases[0].occurred_at:
         return False
-    return all(history.last_action_at(facts.owned_before, item) >= purchase.occurred_at for item in purchase.items)
+    return not any(history.is_newer_action(facts.owned_before, item, purchase) for item in purchase.items)
 
 
 def _own_before(facts: Facts, purchase: KeptPurchase) -> None:
     """Notes what a purchase that is no longer kept did to its items, unless they know of a newer action."""
     for item in purchase.items:
-        if history.last_action_at(facts.owned_before, item) < purchase.occurred_at:
+        if history.is_newer_action(facts.owned_before, item, purchase):
             facts.owned_before[item] = (purchase.occurred_at, purchase.bought)
 
 
@@ -234,9 +234,7 @@ def _evict_purchases(user: UserState, context: FoldContext) -> None:
     """
     facts = user.load_facts()
     for purchase in facts.purchases[: -limits.PURCHASES]:
-        for item in purchase.items:
-            if history.last_action_at(facts.owned_before, item) <= purchase.occurred_at:
-                facts.owned_before[item] = (purchase.occurred_at, purchase.bought)
+        _own_before(facts, purchase)
         if purchase.bought:
             facts.example_ids = [*facts.example_ids, (purchase.occurred_at, purchase.purchase_id)]
         facts.evicted = msgspec.structs.replace(facts.evicted, purchases=facts.evicted.purchases + 1)

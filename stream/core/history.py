@@ -4,7 +4,7 @@ All lists are in history order (`Interaction.order`; purchases and eligibility l
 result does not depend on the order of arrival.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, TypeVar
 
@@ -21,7 +21,7 @@ from stream.core.kept_interactions import (
 )
 from stream.core.state import EligibilityList, Evicted, KeptPurchase
 
-_NO_ACTION: Final = (-(2**63), False)  # purchases may lie before 1970
+_NO_ACTION: Final = (-(2**63), True)  # purchases may lie before 1970
 AnyInteraction = TypeVar("AnyInteraction", bound=Interaction)
 
 
@@ -119,8 +119,12 @@ def with_purchase(purchases: Sequence[KeptPurchase], purchase: KeptPurchase) -> 
     if same is not None:
         items = tuple(dict.fromkeys((*purchases[same].items, *purchase.items)))
         return [*purchases[:same], msgspec.structs.replace(purchases[same], items=items), *purchases[same + 1 :]]
-    index = bisect_right(purchases, purchase.occurred_at, key=lambda other: other.occurred_at)
-    return [*purchases[:index], purchase, *purchases[index:]]
+    return sorted([*purchases, purchase], key=_purchase_order)
+
+
+def _purchase_order(purchase: KeptPurchase) -> tuple[int, bool, str]:
+    """Sort key of purchases. At one time, a cancellation follows what it cancels."""
+    return (purchase.occurred_at, not purchase.bought, purchase.purchase_id)
 
 
 def purchase_index(purchases: Sequence[KeptPurchase], purchase: KeptPurchase) -> int | None:
@@ -133,11 +137,10 @@ def purchase_index(purchases: Sequence[KeptPurchase], purchase: KeptPurchase) ->
 
 
 def with_eligibility(lists: Sequence[EligibilityList], new: EligibilityList) -> list[EligibilityList]:
-    """The last 4 lists by time; lists with the same time stay in order of arrival."""
-    if len(lists) == limits.ELIGIBILITY_LISTS and new.occurred_at <= lists[0].occurred_at:
-        return list(lists)
-    index = bisect_right(lists, new.occurred_at, key=lambda other: other.occurred_at)
-    return [*lists[:index], new, *lists[index:]][-limits.ELIGIBILITY_LISTS :]
+    """The last 4 lists by time; those of one time in an order that does not depend on their arrival."""
+    return sorted([*lists, new], key=lambda other: (other.occurred_at, other.excluded, other.hashed_id))[
+        -limits.ELIGIBILITY_LISTS :
+    ]
 
 
 def before(interactions: Iterable[Interaction], moment_ms: int) -> list[Interaction]:
@@ -146,9 +149,12 @@ def before(interactions: Iterable[Interaction], moment_ms: int) -> list[Interact
     return in_order(interaction for interaction in cut if interaction is not None)[-limits.WINDOW :]
 
 
-def last_action_at(owned_before: dict[str, tuple[int, bool]], item: str) -> int:
-    """When an item was last bought or cancelled by purchases that left the state, ms; far in the past if it never was."""
-    return owned_before.get(item, _NO_ACTION)[0]
+def is_newer_action(owned_before: dict[str, tuple[int, bool]], item: str, purchase: KeptPurchase) -> bool:
+    """Whether purchases that left the state did nothing to an item that counts more than `purchase`: nothing later, and no
+    cancellation at its time.
+    """
+    at_ms, bought = owned_before.get(item, _NO_ACTION)
+    return (purchase.occurred_at, not purchase.bought) > (at_ms, not bought)
 
 
 def owned_at(
@@ -163,9 +169,12 @@ def owned_at(
 
 
 def excluded_at(lists: Sequence[EligibilityList], moment_ms: int | None = None) -> tuple[str, ...]:
-    """The items of the newest eligibility list before `moment_ms` (None: of all)."""
+    """The items of the newest eligibility list before `moment_ms` (None: of all); lists of one time exclude together."""
     end = len(lists) if moment_ms is None else bisect_left(lists, moment_ms, key=lambda other: other.occurred_at)
-    return lists[end - 1].excluded if end else ()
+    if end < 2 or lists[end - 2].occurred_at != lists[end - 1].occurred_at:
+        return lists[end - 1].excluded if end else ()
+    newest_at = lists[end - 1].occurred_at
+    return tuple(dict.fromkeys(item for other in lists[:end] if other.occurred_at == newest_at for item in other.excluded))
 
 
 def count_growing(interactions: Sequence[Interaction], newest_at: int, gap_ms: int) -> int:

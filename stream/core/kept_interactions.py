@@ -4,13 +4,13 @@ An id is kept with what it names. So an erasure forgets exactly the ids of what 
 for as long as the state holds the original. Training examples and rankers know nothing of ids (`stream.core.interactions`).
 """
 
-from bisect import bisect_right
+from bisect import insort
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final
 
 from stream.core import limits
-from stream.core.interactions import Conversation, Part, Session, Tags, pack_time, session_of, unpack_time
+from stream.core.interactions import Conversation, Part, Session, Tags, pack_time, session_of
 from stream.core.tokens import SEPARATOR
 
 ID_BYTES: Final = 6
@@ -52,11 +52,11 @@ class KeptSession(Session, frozen=True, array_like=True, tag="s", gc=False):
 
     def with_click(self, at_ms: int, tags: Tags, hashed_id: bytes = NO_ID) -> "KeptSession":
         """The session with one more click, at any time. A full session takes of a click before all others the tags only."""
-        if len(self.times) == _ALL_TIMES_BYTES and at_ms <= unpack_time(self.times):
-            return self._with_older(at_ms, tags)
-        if at_ms < self.ended_at:
-            clicks = self.identified_clicks()
-            clicks.insert(bisect_right(clicks, at_ms, key=lambda click: click[0]), (at_ms, tags, hashed_id))
+        if at_ms <= self.ended_at:
+            clicks, click = self.identified_clicks(), (at_ms, tags, hashed_id)
+            if len(self.times) == _ALL_TIMES_BYTES and click <= clicks[0]:
+                return self._with_older(at_ms, tags)
+            insort(clicks, click)
             return kept_session_of(clicks, self.session_id, self.older_tags(), min(self.started_at, at_ms))
         return self.with_newest(at_ms, tags, hashed_id)
 
@@ -93,7 +93,7 @@ class KeptSession(Session, frozen=True, array_like=True, tag="s", gc=False):
 
     def joined(self, other: "KeptSession") -> "KeptSession":
         """Both sessions as one, for a late click that closes the gap between them."""
-        clicks = sorted([*self.identified_clicks(), *other.identified_clicks()], key=lambda click: click[0])
+        clicks = sorted([*self.identified_clicks(), *other.identified_clicks()])
         older = (*self.older_tags(), *other.older_tags())
         return kept_session_of(clicks, self.session_id, older, min(self.started_at, other.started_at))
 
@@ -105,7 +105,7 @@ class KeptSession(Session, frozen=True, array_like=True, tag="s", gc=False):
         return kept_session_of(clicks, self.session_id, (), clicks[0][0]) if clicks else None
 
     def identified_clicks(self) -> list[ClickWithId]:
-        """The kept clicks in time order with their ids."""
+        """The kept clicks by time, those of one time by tags and id."""
         ids = self.ids or self._all_ids()
         starts = range(0, len(ids), ID_BYTES)
         return [(at_ms, tags, ids[start : start + ID_BYTES]) for (at_ms, tags), start in zip(self.clicks(), starts, strict=True)]
@@ -158,10 +158,9 @@ class KeptConversation(Conversation, frozen=True, array_like=True, tag="c", gc=F
             for other, other_id in zip(self.parts, self._split_ids(), strict=True)
             if other_id != hashed_id or hashed_id == NO_ID
         ]
-        if len(identified) == limits.PARTS and part.ended_at <= identified[0][0].ended_at:
+        if len(identified) == limits.PARTS and _part_order((part, hashed_id)) <= _part_order(identified[0]):
             return self
-        index = bisect_right(identified, part.ended_at, key=lambda entry: entry[0].ended_at)
-        identified.insert(index, (part, hashed_id))
+        insort(identified, (part, hashed_id), key=_part_order)
         return kept_conversation_of(identified[-limits.PARTS :], self.conversation_id)
 
     def after(self, moment_ms: int) -> "KeptConversation | None":
@@ -172,6 +171,12 @@ class KeptConversation(Conversation, frozen=True, array_like=True, tag="c", gc=F
     def _split_ids(self) -> list[bytes]:
         ids = self.ids or NO_ID * len(self.parts)
         return [ids[start : start + ID_BYTES] for start in range(0, len(ids), ID_BYTES)]
+
+
+def _part_order(identified: tuple[Part, bytes]) -> tuple[int, int, int, bytes, bytes]:
+    """Sort key in a conversation: by the end; ties by what does not depend on the order of arrival."""
+    part, hashed_id = identified
+    return (part.ended_at, part.started_at, part.sentences, part.vector, hashed_id)
 
 
 def kept_conversation_of(identified: Iterable[tuple[Part, bytes]], conversation_id: str) -> KeptConversation:

@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
+from stream.core.kept_interactions import KeptInteraction, KeptSession, kept_session_of
 from stream.core.outputs import Output
 from stream.core.ranking import Ranker, readable_by
-from stream.core.state import Head, Prefix, decode_head, encode_state
+from stream.core.state import Head, Prefix, decode_facts, decode_head, encode_state
 
 
 def agrees(found: Any, expected: Any, recorded: Any) -> bool:
@@ -39,6 +40,16 @@ def _fields(value: Any) -> Sequence[Any]:
     return [*([] if tag is None else [tag]), *(getattr(value, name) for name in value.__struct_fields__)]
 
 
+def _by_content(interaction: KeptInteraction) -> KeptInteraction:
+    """A session with clicks of one time in order of their content; earlier versions kept them in order of arrival."""
+    if not isinstance(interaction, KeptSession):
+        return interaction
+    clicks = interaction.identified_clicks()
+    if clicks == sorted(clicks):
+        return interaction
+    return kept_session_of(sorted(clicks), interaction.session_id, interaction.older_tags(), interaction.started_at)
+
+
 class Translation:
     """Of the records that were made under these models."""
 
@@ -47,7 +58,11 @@ class Translation:
         self._by_name = {(ranker.name, ranker.version): ranker for ranker in rankers.values()}
 
     def state(self, key: bytes, value: bytes | None) -> bytes | None:
-        """A state record; of a user's head, the counts of the cached prefix and the fallback of the last list."""
+        """A state record: clicks of one time by content; of a head, the cached prefix's counts and the last list's fallback."""
+        if value is not None and key[:1] == b"f":
+            facts = decode_facts(value)
+            facts.interactions = [_by_content(interaction) for interaction in facts.interactions]
+            return encode_state(facts)
         if value is None or key[:1] != b"h":
             return value
         head = decode_head(value)
@@ -56,6 +71,7 @@ class Translation:
         last = head.last_list
         if last is not None and last.fingerprint and not self._is_read(head, last.fingerprint):
             head.last_list = msgspec.structs.replace(last, fallback="popularity")
+        head.tail = [_by_content(interaction) for interaction in head.tail]
         return encode_state(head)
 
     def content(self, output: Output) -> dict[str, Any]:

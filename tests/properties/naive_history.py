@@ -1,7 +1,7 @@
 """What a user's history, examples and list must be: computed from all events at once, without states, caches or order of arrival.
 
 Shares with the code under test only the forms of its results. Times are integer milliseconds. An event's index in its topic decides
-where times are equal.
+only which of several contents of one name counts: the first.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,7 +47,7 @@ def expected(events: Events, ranker: world.OrderRanker) -> Expected:
     lists = lists_of(events[Source.ELIGIBILITY], erased_at)
     interactions = in_order([*sessions_of(clicks), *conversations_of(calls)])
     owned = owned_before(orders, None)
-    excluded = lists[-1][1] if lists else ()
+    excluded = excluded_by(lists)
     history = [*map(view, interactions), [tuple(order) for order in orders], owned, excluded, lists]
     is_known = any(events[source] for source in Source) and (erased_at < 0 or bool(interactions or orders or lists))
     last_list = list_of(interactions, {*owned, *excluded}, ranker) if is_known else ()
@@ -70,7 +70,7 @@ def sessions_of(clicks: Iterable[Click]) -> list[Session]:
             groups.setdefault(click.session_id or "", []).append((time(click), click.tags))
     sessions = []
     for session_id, group in groups.items():
-        group.sort(key=lambda click: click[0])
+        group.sort()
         starts = [
             index
             for index in range(len(group))
@@ -81,8 +81,8 @@ def sessions_of(clicks: Iterable[Click]) -> list[Session]:
 
 
 def conversations_of(calls: Iterable[EncodedCall]) -> list[Interaction]:
-    newest: dict[object, tuple[int, EncodedCall]] = {}
-    for index, call in enumerate(calls):
+    newest: dict[object, EncodedCall] = {}
+    for call in calls:
         if call.has_event_id:
             identity: object = ("event", call.event_id)
         elif isinstance(call.piece, int):
@@ -90,11 +90,13 @@ def conversations_of(calls: Iterable[EncodedCall]) -> list[Interaction]:
         else:
             identity = (call.started_at, call.ended_at, call.sentences)
         key = (call.conversation_id, identity)
-        if key not in newest or (newest[key][1].started_at, newest[key][1].ended_at) < (call.started_at, call.ended_at):
-            newest[key] = (index, call)
+        if key not in newest or (newest[key].started_at, newest[key].ended_at) < (call.started_at, call.ended_at):
+            newest[key] = call
     groups: dict[str, list[Part]] = {}
-    for _, call in sorted(newest.values(), key=lambda entry: (entry[1].ended_at, entry[0])):
+    for call in newest.values():
         groups.setdefault(call.conversation_id, []).append(part_of(call))
+    for parts in groups.values():
+        parts.sort(key=lambda part: (part.ended_at, part.started_at, part.sentences, part.vector))
     return [conversation_of(parts, conversation_id) for conversation_id, parts in groups.items()]
 
 
@@ -112,7 +114,8 @@ def orders_of(purchases: Iterable[UserEvent], erased_at: int) -> list[Order]:
             purchase_id = purchase.event_id or Coordinates(world.TOPICS[Source.PURCHASE], 1, 0, offset).event_id
             items = orders.setdefault((time(purchase), purchase_id, purchase.action == "bought"), [])
             items += [item for item in purchase.items if item not in items]
-    return sorted((Order(*identity, tuple(items)) for identity, items in orders.items()), key=lambda order: order.at)
+    found = (Order(*identity, tuple(items)) for identity, items in orders.items())
+    return sorted(found, key=lambda order: (order.at, not order.bought, order.purchase_id))
 
 
 def lists_of(lists: Iterable[UserEvent], erased_at: int) -> list[tuple[int, tuple[str, ...]]]:
@@ -121,7 +124,12 @@ def lists_of(lists: Iterable[UserEvent], erased_at: int) -> list[tuple[int, tupl
         assert isinstance(event, Eligibility)
         if time(event) > erased_at:
             seen.setdefault((event.event_id or index, time(event)), (time(event), event.excluded))
-    return sorted(seen.values(), key=lambda entry: entry[0])
+    return sorted(seen.values())
+
+
+def excluded_by(lists: Sequence[tuple[int, tuple[str, ...]]]) -> tuple[str, ...]:
+    """What the newest list excludes, and all others of its time."""
+    return tuple(dict.fromkeys(item for at, excluded in lists if at == lists[-1][0] for item in excluded))
 
 
 def owned_before(orders: Iterable[Order], moment: int | None) -> tuple[str, ...]:
@@ -152,7 +160,7 @@ def examples_of(
         if not visible:
             continue
         kinds = {interaction.modality for interaction in visible}
-        lists_before = [excluded for at, excluded in lists if at < order.at]
+        excluded = excluded_by([entry for entry in lists if entry[0] < order.at])
         examples[example_key("u", order.purchase_id)] = TrainingExample(
             user_id="u",
             purchase_id=order.purchase_id,
@@ -160,7 +168,7 @@ def examples_of(
             revision=0,
             type="both" if len(kinds) == 2 else kinds.pop(),
             items=order.items,
-            excluded=tuple(sorted({*owned_before(orders, order.at), *(lists_before[-1] if lists_before else ())})),
+            excluded=tuple(sorted({*owned_before(orders, order.at), *excluded})),
             interactions=tuple(visible),
         )
     return examples

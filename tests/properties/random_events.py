@@ -20,14 +20,17 @@ MOST_REPETITIONS = 3
 EVERYWHERE = (0, 150)
 SPANS = {Source.PURCHASE: (90, 150), Source.ERASURE: (30, 110)}
 """Where most purchases and erasures lie, in minutes: behind clicks and calls, and between them."""
+GRIDS = (1, 1, 20)
+"""Minutes to which all times of a user are rounded: on the coarse grid, most events share their time with others."""
 
 
 def random_events(rng: np.random.Generator, size: float, *, erasures: bool = True) -> Events:
     """Events in any order of time, within the bounds of the state. `size` in [0, 1] scales their number and their span of time."""
     events: Events = {}
+    grid = int(GRIDS[rng.integers(len(GRIDS))])
     for source, count in COUNTS.items():
         most = round(size * count) if erasures or source is not Source.ERASURE else 0
-        topic = [_event(source, rng, size) for _ in range(int(rng.integers(most + 1)))]
+        topic = [_event(source, rng, size, grid) for _ in range(int(rng.integers(most + 1)))]
         for _ in range(int(rng.integers(min(MOST_REPETITIONS, 2 * len(topic)) + 1)) if topic else 0):
             first = int(rng.integers(len(topic)))
             topic.insert(int(rng.integers(first + 1, len(topic) + 1)), topic[first])
@@ -37,9 +40,9 @@ def random_events(rng: np.random.Generator, size: float, *, erasures: bool = Tru
     return events
 
 
-def _event(source: Source, rng: np.random.Generator, size: float) -> UserEvent:
+def _event(source: Source, rng: np.random.Generator, size: float, grid: int) -> UserEvent:
     first, last = SPANS.get(source, EVERYWHERE) if rng.random() < 0.6 else EVERYWHERE
-    minute = round(size * rng.uniform(first, last))
+    minute = grid * round(size * rng.uniform(first, last) / grid)
     at = world.NOW - 200 * world.MINUTE + minute * world.MINUTE
     event_id = IDS[rng.integers(len(IDS))]
     some_items = tuple(world.ITEMS[number] for number in rng.permutation(len(world.ITEMS))[: 1 + rng.integers(2)])
