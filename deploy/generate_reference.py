@@ -18,12 +18,13 @@ from typer.testing import CliRunner
 from stream.api.api_keys import ApiKey
 from stream.api.app import openapi_document
 from stream.cli.main import COMMANDS, app
+from stream.connection_settings import Section
 from stream.core import outputs
 from stream.core.announcements import ModelAnnouncement
 from stream.core.events import INPUTS, JSON, MSGPACK, Item
 from stream.kafka.cluster.topics import TopicSpec, specs
 from stream.metrics import DECLARED
-from stream.settings import Section, Settings, TopicSettings
+from stream.settings import Settings, TopicSettings
 
 ROOT: Final = Path(__file__).parents[1]
 REFERENCE: Final = ROOT / "docs" / "reference"

@@ -11,13 +11,10 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     PastDate,
     SecretStr,
@@ -34,10 +31,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from stream.connection_settings import KafkaSettings, LocalPath, Section
 from stream.core.event_times import TimeUnit
 from stream.core.events import INPUTS, Item
 from stream.errors import IsthmusError
-from stream.variables import PREFIX, unread_variables
+from stream.variables import FROM_FILE, PREFIX, contents_of_files, unread_variables
 
 _FIELDS: Final[dict[str, tuple[str, ...]]] = {
     **{row.role: row.event_type.__struct_encode_fields__ for row in INPUTS},
@@ -46,12 +44,6 @@ _FIELDS: Final[dict[str, tuple[str, ...]]] = {
 """Our fields of each input, which a mapping may name."""
 Guarantee = Literal["at_least_once", "exactly_once"]
 CACHE: Final = Path(os.path.expanduser("~")) / ".cache" / "isthmus"  # noqa: PTH111  (pathlib's twin raises where there is no home)
-
-
-def _local(value: Any) -> Any:
-    if isinstance(value, str) and "://" in value:
-        raise ValueError("this is a path on this machine and cannot be a URL; of all settings only registry.folder takes one")
-    return value
 
 
 _LONGEST_KEY_BYTES: Final = 64  # BLAKE2b, RFC 7693
@@ -63,18 +55,6 @@ def _fits_the_hash(key: SecretStr) -> SecretStr:
     if not 1 <= len(key.get_secret_value().encode(errors="surrogatepass")) <= _LONGEST_KEY_BYTES:
         raise ValueError(f"must have 1 to {_LONGEST_KEY_BYTES} bytes")
     return key
-
-
-LocalPath = Annotated[Path, BeforeValidator(_local)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class KafkaSettings(Section):
-    bootstrap: str = Field("127.0.0.1:9092", description="host:port of one or more brokers, comma-separated")
-    dev: bool = Field(False, description="whether there is only one broker: topics get replication 1")
 
 
 if TYPE_CHECKING:  # mypy cannot see the fields of a created model
@@ -384,7 +364,10 @@ class Settings(BaseSettings):
         del dotenv_settings, file_secret_settings
         unread = {name.lower() for name in unread_variables(os.environ, variables())}
         if isinstance(env_settings, EnvSettingsSource):
-            env_settings.env_vars = {name: value for name, value in env_settings.env_vars.items() if name.lower() not in unread}
+            files = {f"{name}{FROM_FILE}".lower() for name in secret_variables()}
+            read = {name: value for name, value in env_settings.env_vars.items() if name.lower() not in unread | files}
+            secrets = contents_of_files(os.environ, secret_variables())
+            env_settings.env_vars = {**read, **{name.lower(): value for name, value in secrets.items()}}
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
 
 
@@ -400,7 +383,19 @@ def variables() -> list[str]:
         keys = section.model_fields if isinstance(section, type) and issubclass(section, Section) else {}
         fields = [f"{key}__{ours}" for key in keys for ours in _FIELDS[key]] if section is MappingSettings else []
         found += [name, *(f"{name}__{key}" for key in (*keys, *fields))]
-    return [f"{PREFIX}{name}".upper() for name in found]
+    return [*(f"{PREFIX}{name}".upper() for name in found), *(f"{name}{FROM_FILE}" for name in secret_variables())]
+
+
+def secret_variables() -> list[str]:
+    """Returns the variables of the secrets; with `_FILE` after its name, each one names a file with the secret."""
+    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
+    return [
+        f"{PREFIX}{name}__{key}".upper()
+        for name, section in sections.items()
+        if isinstance(section, type) and issubclass(section, Section)
+        for key, field in section.model_fields.items()
+        if SecretStr in (field.annotation, *get_args(field.annotation))
+    ]
 
 
 def load(**sections: Any) -> Settings:
@@ -471,6 +466,7 @@ def leaves(settings: Settings) -> list[tuple[str, str, str]]:
             variable = "ISTHMUS_" + dotted.replace(".", "__").upper()
             section, _, key = dotted.partition(".")
             from_file = section in file and (not key or key in file[section])
+            variable = f"{variable}{FROM_FILE}" if f"{variable}{FROM_FILE}" in environment else variable
             origin = variable if variable in environment else str(config_file()) if from_file else "default"
             rows.append((dotted, str(leaf), origin))
     return rows

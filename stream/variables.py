@@ -6,9 +6,14 @@ They are named and never refused, because others set some, too: Kubernetes does 
 import re
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Final
 
+from stream.errors import IsthmusError
+
 PREFIX: Final = "ISTHMUS_"
+FROM_FILE: Final = "_FILE"
+"""Ending of a variable that names a file with a secret, as Docker and Kubernetes hand secrets over."""
 OTHER_VARIABLES: Final = ("ISTHMUS_CONFIG", "ISTHMUS_KAFKA_JARS")
 """Variables that are read and no settings: the settings file, and the folder of a local broker's jars."""
 
@@ -34,3 +39,24 @@ def warnings_of(unread: Mapping[str, str | None]) -> Iterable[str]:
     for name, nearest in unread.items():
         hint = f"did you mean {nearest}?" if nearest else "`isthmus settings` prints those that exist"
         yield f"nobody reads the variable {name}: {hint}"
+
+
+def contents_of_files(environment: Mapping[str, str], secrets: Iterable[str]) -> dict[str, str]:
+    """Returns the value of each of the variables `secrets` that is given as a file, without a newline at the end.
+
+    Raises:
+        IsthmusError: the file cannot be read, or the variable itself is set too.
+    """
+    given = {name.upper(): value for name, value in environment.items()}
+    found = {}
+    for name in secrets:
+        file = given.get(f"{name}{FROM_FILE}")
+        if not file:
+            continue
+        if given.get(name):
+            raise IsthmusError(f"{name} and {name}{FROM_FILE} are both set: leave one of them out")
+        try:
+            found[name] = Path(file).read_text().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise IsthmusError(f"{name}{FROM_FILE} names {file}, which cannot be read ({type(error).__name__})") from None
+    return found

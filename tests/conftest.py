@@ -5,6 +5,7 @@ with the summary.
 import atexit
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
             limit, "1"
         )  # before numpy and torch are imported: thread pools of two workers would spin against each other
 
+from stream.connection_settings import KafkaSettings
+from stream.kafka.cluster.security import use_security
+
 SYSTEM = Path(__file__).parent / "system"
 _exit_codes: list[int] = []
+
+
+@pytest.fixture(autouse=True)
+def open_broker() -> Iterator[None]:
+    """Each test begins with the default security: commands that tests call in this process set it for the whole process."""
+    yield
+    use_security(KafkaSettings())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

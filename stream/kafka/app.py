@@ -23,6 +23,7 @@ from stream.kafka.delivery.at_least_once import AtLeastOnce
 from stream.kafka.delivery.contracts import Delivery
 from stream.kafka.delivery.exactly_once import ExactlyOnce
 from stream.kafka.faust.batch_transport import BatchTransport, FetchPolicy
+from stream.kafka.faust.credentials import broker_credentials
 from stream.kafka.faust.ownership import Ownership
 from stream.kafka.faust.recovery import SafeTableManager
 from stream.kafka.faust.transport import KafkaTransport
@@ -59,6 +60,7 @@ def make_app(
     app = faust.App(
         name,
         broker=url.replace("kafka://", "aiokafka://"),
+        broker_credentials=None if url.startswith("embedded://") else broker_credentials(),
         store="rocksdb://",
         datadir=data,
         autodiscover=False,

@@ -64,7 +64,9 @@ def named_or_local_broker(bootstrap: str | None, folder: Path) -> Iterator[str]:
     with ExitStack() as stack:
         if bootstrap is None:
             from stream.kafka.cluster.local_broker import LocalKafka
+            from stream.kafka.cluster.security import require_plain_for_local_broker
 
+            require_plain_for_local_broker()
             bootstrap = stack.enter_context(LocalKafka(folder / "kafka")).bootstrap
         yield bootstrap
 

@@ -1,17 +1,56 @@
-"""Our subclasses of kafka-python's clients leave no thread and no socket behind; kafka-python's own clients do."""
+"""Clients of Kafka are made in one place. Our subclasses of kafka-python's leave no thread and no socket behind, as its own do."""
 
+import ast
 import gc
+import inspect
 import logging
 import os
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from aiokafka.conn import AIOKafkaConnection, create_conn
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError
 
 from stream.kafka.cluster.clients import AdminClient, ConsumerClient
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = [path for folder in ("stream", "training", "models") for path in (ROOT / folder).rglob("*.py")]
+MAKERS = {
+    "stream/kafka/cluster/clients.py": "the one place",
+    "stream/kafka/faust/credentials.py": "what Faust makes its own with",
+}
+LIBRARIES = {"AIOKafkaConsumer", "AIOKafkaProducer", "AIOKafkaClient", "AIOKafkaAdminClient", "KafkaAdminClient", "KafkaConsumer"}
+LIBRARIES |= {"KafkaProducer", "KafkaClient", "SASLCredentials", "SSLCredentials", "OAuthCredentials", "Producer", "Consumer"}
+
+
+@pytest.mark.parametrize("path", PROGRAM, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_client_of_kafka_is_made_in_one_place(path: Path) -> None:
+    """Elsewhere it would be made without the security of the settings: take a function of `stream.kafka.cluster.clients`."""
+    if str(path.relative_to(ROOT)) in MAKERS:
+        return
+    tree = ast.parse(path.read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    named = [(call, getattr(call.func, "id", None) or getattr(call.func, "attr", None)) for call in calls]
+    assert [f"{path}:{call.lineno} makes {name}" for call, name in named if name in LIBRARIES] == []
+
+
+def test_aiokafka_itself_lets_a_session_end() -> None:
+    """If this fails, `stream.kafka.cluster.reauthentication` may no longer be needed."""
+    assert "session_lifetime" not in inspect.getsource(AIOKafkaConnection)
+
+
+def test_aiokafka_makes_its_connections_as_reauthentication_expects() -> None:
+    """By the name of the class in its module; through `send` and `_do_sasl_handshake`."""
+    assert "conn = AIOKafkaConnection(" in inspect.getsource(create_conn)
+    assert list(inspect.signature(AIOKafkaConnection.send).parameters) == ["self", "request", "expect_response"]
+    assert list(inspect.signature(AIOKafkaConnection.close).parameters) == ["self", "reason", "exc"]
+    handshake = inspect.getsource(AIOKafkaConnection._do_sasl_handshake)
+    assert "self.send(SaslHandShakeRequest(" in handshake
+    assert "self.send(SaslAuthenticateRequest(" in handshake
 
 
 @pytest.fixture(params=["nobody listens", "nobody answers"])

@@ -20,7 +20,7 @@ from prometheus_client import Counter
 
 from stream.cli.main import COMMANDS
 from stream.metrics import DECLARED
-from stream.settings import Settings
+from stream.settings import Settings, variables
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RUNBOOK = Path(__file__).parents[2] / "docs" / "guides" / "operate.md"
@@ -70,13 +70,14 @@ def test_every_reference_of_the_asyncapi_document_resolves() -> None:
             node = node[name]
 
 
-def test_the_compose_file_fits_its_schema() -> None:
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.secured.yaml"])
+def test_a_compose_file_fits_its_schema(name: str) -> None:
     """The schema comes from check-jsonschema, whose own command needs a version of click that Faust excludes."""
     spec = importlib.util.find_spec("check_jsonschema")
     assert spec is not None
     assert spec.submodule_search_locations is not None
     vendored = Path(spec.submodule_search_locations[0]) / "builtin_schemas" / "vendor" / "compose-spec.json"
-    jsonschema.validate(yaml.safe_load((DEPLOY / "compose.yaml").read_text()), json.loads(vendored.read_text()))
+    jsonschema.validate(yaml.safe_load((DEPLOY / name).read_text()), json.loads(vendored.read_text()))
 
 
 def test_the_compose_file_names_services_and_commands_that_exist() -> None:
@@ -86,6 +87,15 @@ def test_the_compose_file_names_services_and_commands_that_exist() -> None:
         assert set(service.get("depends_on", {})) <= services.keys(), name
         if service["image"] == "isthmus":
             assert service["command"][0] in COMMANDS, name
+
+
+def test_the_secured_compose_file_changes_services_and_settings_that_exist() -> None:
+    """A misspelt variable would be without effect."""
+    secured = yaml.safe_load((DEPLOY / "compose.secured.yaml").read_text())
+    assert secured["services"].keys() <= yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"].keys()
+    for service in secured["services"].values():
+        assert service["environment"].keys() <= set(variables())
+        assert set(service["secrets"]) <= secured["secrets"].keys()
 
 
 def test_the_broker_of_the_compose_file_writes_to_its_volume() -> None:
@@ -134,7 +144,11 @@ def test_the_runbook_has_an_entry_for_each_alert() -> None:
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        ("stream.kafka.cluster.topics", ("no broker answers at", "topics that do not fit", "missing; run `isthmus topics`")),
+        (
+            "stream.kafka.cluster.access",
+            ("no broker answers at", "refuses user", "is not signed by a known authority", "expects TLS"),
+        ),
+        ("stream.kafka.cluster.topics", ("topics that do not fit", "missing; run `isthmus topics`")),
         ("stream.kafka.faust.ownership", ("was assigned without",)),
         ("stream.kafka.faust.changelog", ("was deleted and recreated: it no longer holds what the stores",)),
         ("stream.kafka.agents.watchdog", ("recreated or deleted while running",)),

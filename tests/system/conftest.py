@@ -13,6 +13,7 @@ from stream.kafka.cluster.local_broker import LocalKafka
 from tests.postgres import Database, LocalPostgres
 from tests.system.needs import broker_or_skip, postgres_or_skip
 from tests.system.registries import copy_of, registry_in
+from tests.system.secured_broker import SecuredBroker
 from tests.system.shared_broker import SharedBroker
 
 
@@ -50,6 +51,15 @@ def postgres_server() -> Iterator[LocalPostgres]:
 def database(postgres_server: LocalPostgres) -> Database:
     """An empty database of the test's own."""
     return postgres_server.new_database()
+
+
+@pytest.fixture(scope="session")
+def secured_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]:
+    """A broker with TLS, SASL and an authorizer, started once; `app` may do everything."""
+    broker_or_skip()
+    with SecuredBroker(tmp_path_factory.mktemp("secured")) as broker:
+        broker.add_users(["app"])
+        yield broker
 
 
 @pytest.fixture

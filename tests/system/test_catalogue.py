@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 import msgspec
 from kafka import KafkaProducer
 
+from stream.connection_settings import KafkaSettings
 from stream.core.catalogue_records import ItemFormat
 from stream.kafka.agents.catalogue_dead_letters import report_unusable_items
 from stream.kafka.cluster.topic_reader import open_topic_reader
 from stream.kafka.cluster.topics import create_or_check
 from stream.metrics import Metrics
 from stream.services.text_models import words_on_kafka
-from stream.settings import KafkaSettings, Settings
+from stream.settings import Settings
 
 WAIT_S = 20.0
 

@@ -17,7 +17,7 @@ from stream.core.dead_letters import dead_letter
 from stream.core.events import Click, Reason, Rejection, Source
 from stream.core.partitioner import partition_of
 from stream.core.records import Coordinates, PlainRecord
-from stream.kafka.cluster import dead_letter_replay
+from stream.kafka.cluster import clients, dead_letter_replay
 from stream.kafka.cluster.dead_letter_replay import ORIGIN_HEADER, DeadLetterFilter, read_dead_letters
 from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.topic_reader import open_topic_reader
@@ -191,7 +191,7 @@ def test_an_interrupted_replay_resumes_without_sending_twice(bootstrap: str, mon
             return super().send(topic, *args, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(dead_letter_replay, "KafkaProducer", Dying)
+        patched.setattr(clients, "KafkaProducer", Dying)
         cut = replay(bootstrap, "--all")
         assert cut.exit_code != 0
     assert len(stamps(bootstrap, TOPICS.clicks)) == 5

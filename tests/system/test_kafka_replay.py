@@ -9,11 +9,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from stream.connection_settings import KafkaSettings
 from stream.core.interactions import Conversation, Interaction
 from stream.core.outputs import TrainingExample
 from stream.services.replay import through_kafka
 from stream.services.table_examples import examples_from_tables
-from stream.settings import KafkaSettings, Settings
+from stream.settings import Settings
 from training.datasets.synthetic.write_tables import write_tables
 from training.datasets.tables.reader import read_tables
 

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from stream.connection_settings import Section
 from stream.core.events import Click, Reason, Rejection, Source
 from stream.core.parsing import parse
 from stream.errors import IsthmusError
 from stream.services.process import field_mapper, step_config
-from stream.settings import Section, Settings, TimeSettings, leaves, load
+from stream.settings import Settings, TimeSettings, leaves, load
 
 
 @pytest.fixture(autouse=True)

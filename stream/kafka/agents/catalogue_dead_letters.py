@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from stream.core import limits
@@ -19,7 +18,7 @@ from stream.core.events import Rejection
 from stream.core.records import Record
 from stream.errors import IsthmusError
 from stream.kafka.cluster import batch_reading
-from stream.kafka.cluster.clients import READ_COMMITTED
+from stream.kafka.cluster.clients import READ_COMMITTED, async_consumer, async_producer
 from stream.kafka.cluster.corrupt_batches import SkipCorruptBatches
 from stream.kafka.cluster.topics import CATALOGUE_GROUP, topic_epochs
 from stream.metrics import Metrics
@@ -75,18 +74,16 @@ async def _report(bootstrap: str, producer: Any, dead_letters: str, tp: Any, rej
 @asynccontextmanager
 async def _clients(bootstrap: str, items: str) -> "AsyncIterator[tuple[Any, Any]]":
     batch_reading.install()
-    consumer = AIOKafkaConsumer(
+    consumer = async_consumer(
         items,
-        bootstrap_servers=bootstrap,
+        bootstrap=bootstrap,
         group_id=CATALOGUE_GROUP,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         isolation_level=READ_COMMITTED,
         check_crcs=SkipCorruptBatches(),
     )
-    producer = AIOKafkaProducer(
-        bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, max_request_size=limits.RECORD_BYTES
-    )
+    producer = async_producer(bootstrap, max_request_size=limits.RECORD_BYTES)
     try:
         await consumer.start()
         await producer.start()

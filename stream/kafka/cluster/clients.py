@@ -1,17 +1,21 @@
-"""kafka-python's blocking clients without their leak, and the error for a topic that they cannot use.
+"""Every client of Kafka is made here, with the process's security: aiokafka's, kafka-python's, and what Faust's are made with.
 
-The constructors of kafka-python 3 start a thread and connect; when that fails, thread and sockets live as long as the process. A
-worker asks again every few seconds and a trainer at every run, while a broker may be away for a day.
+tests/contracts/test_clients.py fails for a client that is made elsewhere. kafka-python's blocking clients are without their leak:
+their constructors start a thread and connect; when that fails, thread and sockets live as long as the process. A worker asks again
+every few seconds and a trainer at every run, while a broker may be away for a day.
 """
 
 from typing import Any, Final
 
-from kafka import KafkaAdminClient, KafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError
 
 from stream.core import limits
 from stream.errors import IsthmusError
+from stream.kafka.cluster.access import TIMEOUT_S, door
 from stream.kafka.cluster.batch_reading import read_tolerantly
+from stream.kafka.cluster.client_security import async_security_options, security_options
 from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch
 
 READ_COMMITTED: Final = "read_committed"
@@ -23,13 +27,38 @@ class TopicError(IsthmusError):
     """A topic that cannot be read or written; the message names broker and topic."""
 
 
+def async_consumer(*topics: str, bootstrap: Any, **settings: Any) -> AIOKafkaConsumer:
+    """An aiokafka consumer, not started. `bootstrap` is as aiokafka's `bootstrap_servers`.
+
+    Raises:
+        AccessError: the brokers refuse us, here and below.
+    """
+    door.check(bootstrap)
+    return AIOKafkaConsumer(*topics, bootstrap_servers=bootstrap, **{**settings, **async_security_options()})
+
+
+def async_producer(bootstrap: Any, **settings: Any) -> AIOKafkaProducer:
+    """An aiokafka producer that loses and repeats nothing, not started."""
+    door.check(bootstrap)
+    defaults = {"acks": "all", "enable_idempotence": True}
+    return AIOKafkaProducer(bootstrap_servers=bootstrap, **{**defaults, **settings, **async_security_options()})
+
+
+def producer_client(bootstrap: str, **settings: Any) -> Any:
+    """A kafka-python producer that loses and repeats nothing."""
+    door.check(bootstrap)
+    defaults = {"acks": "all", "enable_idempotence": True}
+    return KafkaProducer(bootstrap_servers=bootstrap, **{**defaults, **settings, **security_options()})
+
+
 class _ClosesOnFailure:
     """Mixed in before a client whose constructor may fail after it has begun to connect."""
 
     def __init__(self, **settings: Any) -> None:
         client: Any = self
+        door.check(settings["bootstrap_servers"], min(TIMEOUT_S, settings.get("bootstrap_timeout_ms", BOOTSTRAP_MS) / 1_000))
         try:
-            super().__init__(**settings)
+            super().__init__(**settings, **security_options())
         except KafkaError:
             client._net.stop()
             client._client.close()

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
-from kafka import KafkaProducer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from stream.core.announcements import ModelAnnouncement, encode_announcement
@@ -15,7 +15,7 @@ from stream.core.examples import in_time_order
 from stream.core.outputs import TrainingExample, decode_example
 from stream.core.parsing import UNUSABLE
 from stream.errors import IsthmusError
-from stream.kafka.cluster.clients import BOOTSTRAP_MS, ConsumerClient, TopicError
+from stream.kafka.cluster.clients import BOOTSTRAP_MS, ConsumerClient, TopicError, producer_client
 from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch
 from stream.kafka.cluster.skips import read_skips
 from stream.kafka.cluster.topic_reader import poll_until
@@ -157,9 +157,7 @@ def announce(bootstrap: str, topic: str, announcement: ModelAnnouncement) -> Non
         TopicError: the broker did not accept it.
     """
     try:
-        producer: Any = KafkaProducer(
-            bootstrap_servers=bootstrap, bootstrap_timeout_ms=BOOTSTRAP_MS, acks="all", enable_idempotence=True
-        )
+        producer = producer_client(bootstrap, bootstrap_timeout_ms=BOOTSTRAP_MS)
         try:
             producer.send(topic, key=announcement.role.encode(), value=encode_announcement(announcement)).get(timeout=30)
         finally:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from stream.core import limits
@@ -20,6 +19,7 @@ from stream.core.parsing import UNUSABLE
 from stream.core.records import Headers, is_older_epoch
 from stream.core.unreadable import UnreadableValue
 from stream.errors import IsthmusError
+from stream.kafka.cluster.clients import producer_client
 from stream.kafka.cluster.topic_reader import TopicReader
 from stream.kafka.cluster.topics import topic_epochs
 from stream.settings import TopicSettings
@@ -160,10 +160,8 @@ class DeadLetterReplay:
             IsthmusError: the broker does not accept them; another run continues where this one stopped.
         """
         try:
-            producer: Any = KafkaProducer(
-                bootstrap_servers=self._bootstrap,
-                acks="all",
-                enable_idempotence=True,
+            producer = producer_client(
+                self._bootstrap,
                 max_request_size=limits.RECORD_BYTES,
                 compression_type="gzip",  # its producer may have compressed it to fit
                 linger_ms=5,

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from stream.core import limits
 from stream.core.events import NATIVE_FORMAT_HEADER
 from stream.core.partitioner import partition_of
 from stream.errors import IsthmusError
+from stream.kafka.cluster.clients import async_producer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -77,9 +77,7 @@ async def open_event_sink(
     Raises:
         IsthmusError: the broker cannot be reached.
     """
-    producer = AIOKafkaProducer(
-        bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, max_request_size=limits.TRANSCRIPT_BYTES
-    )
+    producer = async_producer(bootstrap, max_request_size=limits.TRANSCRIPT_BYTES)
     try:
         await producer.start()
         yield KafkaEventSink(producer, topics, partitions, timeout_s)

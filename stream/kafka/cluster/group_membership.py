@@ -7,10 +7,11 @@ import asyncio
 from collections.abc import Collection
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
+from stream.kafka.cluster.clients import async_consumer
 from stream.kafka.cluster.partition import Partition
 
 _WAIT_S: Final = 30.0
@@ -44,8 +45,8 @@ class GroupMembership:
         return self._listener.assigned
 
     async def _join(self) -> None:
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap,
+        consumer = async_consumer(
+            bootstrap=self._bootstrap,
             group_id=self._group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",

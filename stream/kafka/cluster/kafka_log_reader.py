@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream.core import limits
 from stream.core.unreadable import readable
 from stream.kafka.cluster import batch_reading
-from stream.kafka.cluster.clients import READ_COMMITTED
+from stream.kafka.cluster.clients import READ_COMMITTED, async_consumer
 from stream.kafka.cluster.corrupt_batches import SkipCorruptBatches
 from stream.kafka.cluster.group_membership import GroupMembership
 from stream.kafka.cluster.log_reader import Bounds, Fetched, PartitionsChanged
@@ -43,8 +43,8 @@ class KafkaLogReader:
         await self._stop_consumer()
         self._read_to_end.clear()  # of the former positions
         batch_reading.install()
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap,
+        self._consumer = async_consumer(
+            bootstrap=self._bootstrap,
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level=READ_COMMITTED,

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from stream.core.records import Headers
 from stream.errors import IsthmusError
+from stream.kafka.cluster.clients import async_producer
 
 _MAX_PENDING: Final = 5_000
 
@@ -53,9 +53,7 @@ async def produce(
     Raises:
         IsthmusError: the broker cannot be reached, or does not accept the events.
     """
-    producer = AIOKafkaProducer(
-        bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5, max_request_size=4 << 20
-    )
+    producer = async_producer(bootstrap, linger_ms=5, max_request_size=4 << 20)
     try:
         await producer.start()
         pending: list[Any] = []

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from stream.kafka.cluster import batch_reading
-from stream.kafka.cluster.clients import READ_COMMITTED
+from stream.kafka.cluster.clients import READ_COMMITTED, async_consumer
 from stream.kafka.cluster.corrupt_batches import PassCorruptBatches, SkipCorruptBatches
 from stream.kafka.cluster.fetching import fetch_until
 from stream.kafka.cluster.log_state import MARK_FETCH_BYTES, Mark, read_log_states
@@ -113,9 +113,7 @@ async def _is_continued(
 
 @asynccontextmanager
 async def _consumer(bootstrap: str, *topics: str, **settings: Any) -> AsyncIterator[AIOKafkaConsumer]:
-    consumer = AIOKafkaConsumer(
-        *topics, bootstrap_servers=bootstrap, enable_auto_commit=False, isolation_level=READ_COMMITTED, **settings
-    )
+    consumer = async_consumer(*topics, bootstrap=bootstrap, enable_auto_commit=False, isolation_level=READ_COMMITTED, **settings)
     try:
         await consumer.start()
         yield consumer

@@ -14,6 +14,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from stream.core import limits
 from stream.core.events import INPUTS, STEP_INPUTS, InputTopic, Source
 from stream.errors import IsthmusError
+from stream.kafka.cluster.access import reason_of
 from stream.kafka.cluster.clients import AdminClient
 from stream.settings import TopicSettings
 
@@ -165,16 +166,14 @@ def admin_client(bootstrap: str, answer_ms: int = 30_000) -> Any:
     """Connects an admin client.
 
     Raises:
-        IsthmusError: no broker answers.
+        IsthmusError: no broker answers, or none lets this process in.
     """
     try:
         return AdminClient(
             bootstrap_servers=bootstrap, client_id="isthmus-topics", request_timeout_ms=answer_ms, bootstrap_timeout_ms=answer_ms
         )
     except KafkaError as error:
-        raise IsthmusError(
-            f"no broker answers at {bootstrap} ({type(error).__name__}): check kafka.bootstrap or --bootstrap"
-        ) from error
+        raise IsthmusError(reason_of(bootstrap, error)) from error
 
 
 def _create(admin: Any, spec: TopicSpec, *, dev: bool) -> None:

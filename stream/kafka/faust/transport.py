@@ -26,7 +26,7 @@ from stream.core import limits
 from stream.core.records import Record
 from stream.kafka.cluster import batch_reading
 from stream.kafka.cluster.batch_sender import KafkaSender
-from stream.kafka.cluster.clients import READ_COMMITTED
+from stream.kafka.cluster.clients import READ_COMMITTED, async_consumer, async_producer
 from stream.kafka.cluster.corrupt_batches import (
     CorruptBatch,
     CorruptBatchPolicy,
@@ -301,8 +301,9 @@ class KafkaProducer(driver.Producer):
 
     def transactional(self, transactional_id: str) -> AIOKafkaProducer:
         """A producer for one transactional id, not started."""
-        settings = {**self._settings_default(), **self._settings_auth(), **self._settings_extra(), **_TRANSACTIONAL}
-        return _with_request_timeout(AIOKafkaProducer(**settings, transactional_id=transactional_id))
+        settings = {**self._settings_default(), **self._settings_extra(), **_TRANSACTIONAL}
+        bootstrap = settings.pop("bootstrap_servers")
+        return _with_request_timeout(async_producer(bootstrap, **settings, transactional_id=transactional_id))
 
 
 def _with_request_timeout(producer: Any) -> Any:
@@ -364,17 +365,15 @@ class KafkaTransport(driver.Transport):
         Raises:
             OSError: the broker does not answer, or the client refuses what it answers.
         """
-        conf = self.app.conf
         batch_reading.install()
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=driver.server_list(self.url, self.default_port),
+        consumer = async_consumer(
+            bootstrap=driver.server_list(self.url, self.default_port),
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level=READ_COMMITTED,
             check_crcs=policy,
             max_partition_fetch_bytes=fetch_bytes,
             fetch_max_wait_ms=_READER_WAIT_MS,
-            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
         )
         try:
             await consumer.start()

@@ -8,12 +8,12 @@ import urllib.request
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-
 from stream.core.unreadable import readable
 from stream.kafka.cluster import batch_reading
+from stream.kafka.cluster.clients import async_consumer, async_producer
 from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.local_broker import LocalKafka, free_port
+from stream.kafka.cluster.security import require_plain_for_local_broker
 from stream.kafka.cluster.topics import ENCODER_GROUP, WORKER_GROUP, create_or_check, source_topics
 from stream.services.child_processes import ChildProcess
 from stream.services.demo.catching_up import catch_up, repeated
@@ -42,6 +42,7 @@ async def run_on_kafka(context: DemoContext, bootstrap: str | None) -> None:
     with ExitStack() as stack:
         pids = {"demo": os.getpid()}
         if bootstrap is None:
+            require_plain_for_local_broker()
             context.say("starting a local broker")
             kafka = LocalKafka(context.folder / "kafka")
             stack.callback(kafka.stop)
@@ -121,7 +122,7 @@ async def _run(context: DemoContext, bootstrap: str, ports: Sequence[int], proce
 
 async def _send(context: DemoContext, bootstrap: str) -> None:
     names = context.settings.topics.model_dump()
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5)
+    producer = async_producer(bootstrap, linger_ms=5)
     await producer.start()
 
     async def send(events: Sequence[LiveEvent]) -> None:
@@ -166,7 +167,7 @@ class TopicTail:
 
     def __init__(self, bootstrap: str, topic: str, take: Callable[[list[Any]], None]) -> None:
         batch_reading.install()
-        self._consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="latest")
+        self._consumer = async_consumer(topic, bootstrap=bootstrap, enable_auto_commit=False, auto_offset_reset="latest")
         self._take = take
 
     async def run(self) -> None:
