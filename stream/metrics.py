@@ -38,6 +38,7 @@ class Declared(NamedTuple):
         by_batch: Whether it is a histogram that takes whole batches of observations (`Ages`).
         from_start: Values of its labels that are exported as 0 from the start: Prometheus does not count the first value of a
             series that appears later as an increase.
+        bounded: Whether producers choose its label `model_version`.
     """
 
     kind: type[Counter | Gauge | Histogram]
@@ -46,12 +47,17 @@ class Declared(NamedTuple):
     buckets: tuple[float, ...] = ()
     by_batch: bool = False
     from_start: tuple[tuple[str, ...], ...] = ()
+    bounded: bool = False
 
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _AGES: Final = (*_SECONDS, 3_600, 86_400, 604_800)
 _COUNTS: Final = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000)
 _JUDGED: Final = ("model_version", "type", "fallback")
+_VERSION: Final = "model_version"
+_EXPOSURE: Final = (_VERSION, "placement", "channel", "rank")
+MOST_VERSIONS: Final = 50
+"""Model versions that producers may name in the labels of one process; further ones count as `other`."""
 
 DECLARED: Final[dict[str, Declared]] = {
     "events": Declared(
@@ -78,6 +84,18 @@ DECLARED: Final[dict[str, Declared]] = {
     "hits": Declared(Counter, "purchases with an item among the first three of the list", _JUDGED),
     "popularity_hits": Declared(
         Counter, "purchases with an item among the first three by popularity, with the same post filter", _JUDGED
+    ),
+    "feedback_items": Declared(
+        Counter,
+        "items of feedback, each impression once; an answer counts under what the item's last impression before it says",
+        ("action", *_EXPOSURE),
+        bounded=True,
+    ),
+    "bought_after_shown": Declared(
+        Counter,
+        "items bought within feedback.attribution_days of having been shown, by their last impression before the purchase",
+        _EXPOSURE,
+        bounded=True,
     ),
     "batch_records": Declared(Histogram, "records in a batch", ("source",), _COUNTS),
     "stage_seconds": Declared(
@@ -178,6 +196,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._all: dict[str, Counter | Gauge | Histogram] = {}
         self._ages: dict[str, Ages] = {}
+        self._versions: set[str] = set()
         for name, declared in DECLARED.items():
             if declared.by_batch:
                 self._ages[name] = Ages(f"isthmus_{name}", declared, self.registry)
@@ -197,7 +216,16 @@ class Metrics:
     def count(self, counts: Mapping[AnyCount, int]) -> None:
         """Adds the counts of a step or an encoded batch to their counters."""
         for (name, *labels), by in counts.items():
+            if DECLARED[name].bounded:
+                labels = self._with_bounded_version(name, labels)  # noqa: PLW2901
             self.counter(name, *labels).inc(by)
+
+    def _with_bounded_version(self, name: str, labels: list[str]) -> list[str]:
+        at = DECLARED[name].labels.index(_VERSION)
+        version = labels[at]
+        if len(self._versions) < MOST_VERSIONS:
+            self._versions.add(version)
+        return [*labels[:at], version if version in self._versions else "other", *labels[at + 1 :]]
 
     def counter(self, name: str, *labels: str) -> Counter:
         metric = self._all[name]

@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     PastDate,
     SecretStr,
+    StringConstraints,
     ValidationError,
     create_model,
     model_validator,
@@ -32,6 +33,7 @@ from pydantic_settings import (
 )
 
 from stream.connection_settings import KafkaSettings, LocalPath, Section
+from stream.core import limits
 from stream.core.event_times import TimeUnit
 from stream.core.events import INPUTS, Item
 from stream.errors import IsthmusError
@@ -57,6 +59,9 @@ def _fits_the_hash(key: SecretStr) -> SecretStr:
     return key
 
 
+Declared = Annotated[str, StringConstraints(min_length=1, max_length=limits.TAG_CHARACTERS)]
+
+
 if TYPE_CHECKING:  # mypy cannot see the fields of a created model
 
     class _InputNames(Section):
@@ -67,6 +72,7 @@ if TYPE_CHECKING:  # mypy cannot see the fields of a created model
         encoded_calls: str = ""
         purchases: str = ""
         erasures: str = ""
+        feedback: str = ""
 
     class _InputMappings(Section):
         """Read through `MappingSettings.of`."""
@@ -220,6 +226,22 @@ class EncoderSettings(Section):
     threads: int = Field(1, ge=1, le=64, description="threads that encode one batch")
 
 
+class FeedbackSettings(Section):
+    placements: tuple[Declared, ...] = Field(
+        (),
+        max_length=limits.PLACEMENTS,
+        description="names of `placement` in feedback; others count as `other`. States store positions: new names go to the end",
+    )
+    channels: tuple[Declared, ...] = Field(
+        ("web", "app", "email", "phone", "branch"),
+        max_length=limits.CHANNELS,
+        description="names of `channel` in feedback; others count as `other`. States store positions: new names go to the end",
+    )
+    attribution_days: float = Field(
+        7, gt=0, le=365, description="a purchase counts for what was shown at most so many days before it (metrics only)"
+    )
+
+
 class ApiSettings(Section):
     name: str = Field("api-1", description="stable name of this replica: of its store's folder")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0: all, behind a proxy that ends TLS")
@@ -343,6 +365,7 @@ class Settings(BaseSettings):
     mapping: MappingSettings = MappingSettings()
     times: TimeSettings = TimeSettings()
     delivery: DeliverySettings = DeliverySettings()
+    feedback: FeedbackSettings = FeedbackSettings()
     worker: WorkerSettings = WorkerSettings()
     encoder: EncoderSettings = EncoderSettings()
     api: ApiSettings = ApiSettings()

@@ -6,16 +6,18 @@ Unlike in the synthetic world, users have no tastes.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from stream.core.events import STEP_INPUTS, EncodedCall, Item, Source, UserEvent
+from stream.core.feedback import ACTIONS, FeedbackConfig, hash_item
 from stream.core.interactions import Conversation, Interaction, Session
 from stream.core.outputs import Count, Outcome, TrainingExample, decode_example
 from stream.core.ranking import Catalogue, Ranker, Rows
 from stream.core.records import Batch, PlainRecord
-from stream.core.state import Facts, Head, decode_facts, decode_head, facts_key, head_key
+from stream.core.state import Facts, Head, decode_facts, decode_head, decode_user_feedback, facts_key, feedback_key, head_key
 from stream.core.step import StepConfig, step
 
 ITEMS = tuple(f"item-{number}" for number in range(6))
@@ -107,7 +109,8 @@ class Store:
 
 
 def settings(**changes: object) -> StepConfig:
-    return StepConfig(**{"partitions": 1, **changes})  # type: ignore[arg-type]
+    feedback = FeedbackConfig(placements=("hero",), channels=("web",))
+    return StepConfig(**{"partitions": 1, "feedback": feedback, **changes})  # type: ignore[arg-type]
 
 
 def catalogue(**items: bool) -> Catalogue:
@@ -180,7 +183,7 @@ def deliver(
 
 
 def history_of(store: Store, user: str = "u") -> list[object]:
-    """The user's whole history in a form that does not depend on how it is stored."""
+    """The user's whole history in a form that does not depend on how it is stored; the feedback last, if there is any."""
     stored_head, stored_facts = store.get_many([head_key(user.encode()), facts_key(user.encode())])
     head = Head() if stored_head is None else decode_head(stored_head)
     facts = Facts() if stored_facts is None else decode_facts(stored_facts)
@@ -191,4 +194,28 @@ def history_of(store: Store, user: str = "u") -> list[object]:
         else:
             views.append((interaction.order, interaction.ended_at, interaction.parts))
     purchases = [(kept.occurred_at, kept.purchase_id, kept.bought, kept.items) for kept in facts.purchases]
-    return [*views, purchases, head.owned, head.excluded, [(kept.occurred_at, kept.excluded) for kept in facts.eligibility]]
+    lists = [(kept.occurred_at, kept.excluded) for kept in facts.eligibility]
+    feedback = feedback_of(store, user)
+    return [*views, purchases, head.owned, head.excluded, lists, *([feedback] if feedback else [])]
+
+
+class Marked(NamedTuple):
+    """One item of a feedback event as a test sees it; see `stream.core.feedback.Mark`."""
+
+    at: int
+    item: str
+    action: str
+    rank: int
+    placement: int
+    channel: int
+    model_version: str
+
+
+def feedback_of(store: Store, user: str = "u") -> list[Marked]:
+    """The user's feedback with the test's items by their names, and others by their hashes."""
+    (stored,) = store.get_many([feedback_key(user.encode())])
+    if stored is None:
+        return []
+    names = {hash_item(item): item for item in ITEMS}
+    marks = decode_user_feedback(stored).marks
+    return sorted(Marked(one.at_ms, names.get(one.item, one.item.hex()), ACTIONS[one.action], *one[3:-1]) for one in marks)

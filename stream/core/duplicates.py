@@ -7,6 +7,8 @@ The state knows an event for as long as it holds what the event brought, under a
   newest by start and end replaces the others.
 - purchase, cancellation: event id, action and time. Records of one identity are one purchase, and their items unite.
 - eligibility list: event id and time.
+- feedback: per item the event id, action and time; without an id the recommendation, action, placement and minute. Of one identity
+  the last counts.
 - erasure: it covers nothing that a former one with the same or a later time left.
 
 An identity includes the time, or the newest event replaces the others. So the history is the same in every order of arrival, also
@@ -16,7 +18,8 @@ with erasures in between.
 from msgspec import UNSET
 
 from stream.core import history
-from stream.core.events import Click, Eligibility, EncodedCall, Erasure, Purchase, Source, UserEvent
+from stream.core.events import Click, Eligibility, EncodedCall, Erasure, Feedback, Purchase, Source, UserEvent
+from stream.core.feedback import FeedbackConfig, UserFeedback, marks_of
 from stream.core.kept_interactions import NO_ID, KeptConversation, hash_id
 from stream.core.state import KeptPurchase, former_event_id_hash
 from stream.core.user_state import UserState
@@ -39,8 +42,13 @@ def is_duplicate(user: UserState, source: Source, event: UserEvent, moment_ms: i
             hashed_id = b"" if event.event_id is None else hash_id(event.event_id)
             kept = user.load_facts().eligibility if hashed_id else []
             return any((other.occurred_at, other.hashed_id) == (moment_ms, hashed_id) for other in kept)
-        case Erasure():
+        case Erasure() | Feedback():  # see is_repeated_feedback
             return False
+
+
+def is_repeated_feedback(feedback: UserFeedback, event: Feedback, at_ms: int, declared: FeedbackConfig) -> bool:
+    """Whether a user's feedback holds all items of an event."""
+    return feedback.contains(marks_of(event, at_ms, declared))
 
 
 def click_of(click: Click, at_ms: int) -> history.NewClick:

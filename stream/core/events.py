@@ -32,6 +32,8 @@ UserId = Annotated[str, Meta(min_length=1, max_length=limits.USER_ID_BYTES)]
 Id = Annotated[str, Meta(min_length=1, max_length=limits.ID_CHARACTERS)]
 Tag = Annotated[str, Meta(min_length=1, max_length=limits.TAG_CHARACTERS)]
 Items = Annotated[tuple[Id, ...], Meta(min_length=1, max_length=limits.ITEMS)]
+ShownItems = Annotated[tuple[Id, ...], Meta(min_length=1, max_length=limits.SHOWN_ITEMS)]
+FeedbackAction = Literal["shown", "selected", "accepted", "rejected", "dismissed"]
 
 
 class Source(StrEnum):
@@ -45,6 +47,7 @@ class Source(StrEnum):
     PURCHASE = "purchase"
     ELIGIBILITY = "eligibility"
     ERASURE = "erasure"
+    FEEDBACK = "feedback"
 
 
 class Reason(StrEnum):
@@ -181,6 +184,34 @@ class Erasure(msgspec.Struct, frozen=True, gc=False):
     event_id: Id | None = None
 
 
+class Feedback(msgspec.Struct, frozen=True, gc=False):
+    """What a user was shown, or how he answered.
+
+    Attributes:
+        user_id: The user; also the record's key.
+        occurred_at: When it happened.
+        channel: Where the user was met, such as web or phone; one that `feedback.channels` does not declare counts as `other`.
+        action: `shown`: the items were in sight; `selected`: clicked, or asked about; `accepted`, `rejected`: the user's answer to
+            an offer; `dismissed`: closed, without an answer.
+        items: Item ids; of what was shown, in shown order.
+        event_id: The producer's id. The same id, item, action and time again is a repetition. Without it: the same
+            recommendation, item, action, placement and minute.
+        recommendation_id: The list that was shown.
+        placement: Where on the site; one that `feedback.placements` does not declare counts as `other`.
+        model_version: The model version that made the list.
+    """
+
+    user_id: UserId
+    occurred_at: Timestamp
+    channel: Tag
+    action: FeedbackAction
+    items: ShownItems
+    event_id: Id | None = None
+    recommendation_id: Id | None = None
+    placement: Id | None = None
+    model_version: Id | None = None
+
+
 class Item(msgspec.Struct, frozen=True, gc=False):
     """One item of the catalogue (topic `items`, key = item id; a tombstone withdraws it).
 
@@ -245,7 +276,7 @@ class EncodedCall(msgspec.Struct, frozen=True):
             raise ValueError("a keyword holds the control character U+001F")
 
 
-UserEvent = Click | EncodedCall | Purchase | Eligibility | Erasure
+UserEvent = Click | EncodedCall | Purchase | Eligibility | Erasure | Feedback
 """The events of the step; `stream.core.fold` says what each does to a user."""
 
 FieldMapper = Callable[[Any], Any]
@@ -311,6 +342,7 @@ INPUTS: Final = (
         role="eligibility", default_name="eligibility", event_type=Eligibility, source=Source.ELIGIBILITY, earliest=_CENTURY
     ),
     InputTopic(role="erasures", default_name="erasures", event_type=Erasure, source=Source.ERASURE, earliest=_CENTURY),
+    InputTopic(role="feedback", default_name="feedback", event_type=Feedback, source=Source.FEEDBACK),
 )
 """Every input topic, declared once. Settings, topics, decoders, field mappings, replay and the reference pages follow from it."""
 

@@ -10,7 +10,7 @@ import msgspec
 
 from stream.core import history, limits
 from stream.core.interactions import Conversation, Interaction, Session, conversation_of, session_of
-from stream.core.outputs import EventType, TrainingExample, encode_example
+from stream.core.outputs import EventType, Shown, TrainingExample, encode_example
 from stream.core.ranking import Catalogue
 from stream.core.state import Facts, KeptPurchase
 
@@ -41,6 +41,11 @@ def example_of(
         excluded=post_filter_at(purchase.occurred_at, facts, catalogue),
         interactions=tuple(visible),
     )
+
+
+def with_shown(example: TrainingExample, shown: tuple[Shown, ...]) -> TrainingExample:
+    """The example with what the user was shown before the purchase."""
+    return msgspec.structs.replace(example, shown=shown) if shown else example
 
 
 def post_filter_at(moment_ms: int, facts: Facts, catalogue: Catalogue) -> tuple[str, ...]:

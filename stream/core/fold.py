@@ -1,11 +1,11 @@
-"""What each event does to a user: clicks, parts of calls, purchases, eligibility lists, erasures.
+"""What each event does to a user: clicks, parts of calls, purchases, eligibility lists, erasures, feedback.
 
 An event that extends a growing interaction and precedes no kept purchase changes the head only (the fast path). All others go
 through `history`, over the whole of it. Both give the same result.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import assert_never
 
 import msgspec
@@ -18,16 +18,19 @@ from stream.core.events import (
     Eligibility,
     EncodedCall,
     Erasure,
+    Feedback,
     Purchase,
+    Source,
     UserEvent,
     to_milliseconds,
 )
+from stream.core.feedback import marks_of, shown_before
 from stream.core.interactions import Part
 from stream.core.kept_interactions import KeptConversation, KeptInteraction, KeptSession, hash_id
-from stream.core.live_hit_rate import count_hits
+from stream.core.live_hit_rate import ExposureLabels, count_bought, count_feedback, count_hits
 from stream.core.outputs import Cause, Count, Output, TrainingExample, encode_example, example_key
 from stream.core.ranking import Catalogue, Ranker
-from stream.core.state import NEVER_ERASED, EligibilityList, Evicted, Facts, KeptPurchase, newest_erasure
+from stream.core.state import NEVER_ERASED, SOURCE_NUMBERS, EligibilityList, Evicted, Facts, KeptPurchase, newest_erasure
 from stream.core.tokens import join_tokens
 from stream.core.user_state import UserState
 
@@ -42,6 +45,7 @@ class FoldContext:
         gap_ms: A session ends after this long without a click.
         counts: Counters of the batch's outcome, incremented in place.
         is_redelivery: Whether the batch may be a redelivery, so that the newest example in the topic may not be the state's.
+        labels: What is declared of feedback.
     """
 
     catalogue: Catalogue
@@ -49,6 +53,7 @@ class FoldContext:
     gap_ms: int
     counts: Counter[Count]
     is_redelivery: bool = False
+    labels: ExposureLabels = field(default_factory=ExposureLabels)
 
 
 def fold_event(user: UserState, event: UserEvent, cause: Cause, context: FoldContext) -> None:
@@ -65,6 +70,8 @@ def fold_event(user: UserState, event: UserEvent, cause: Cause, context: FoldCon
             _fold_eligibility(user, event, moment_ms, context)
         case Erasure():
             _fold_erasure(user, moment_ms, context)
+        case Feedback():
+            _fold_feedback(user, event, moment_ms, context)
         case _:
             assert_never(event)
 
@@ -197,9 +204,12 @@ def _fold_purchase(user: UserState, purchase: Purchase, at_ms: int, purchase_id:
 
 def _keep_purchase(user: UserState, new: KeptPurchase, purchase: Purchase, context: FoldContext) -> None:
     facts = user.load_facts()
-    is_first = history.purchase_index(facts.purchases, new) is None
-    if new.bought and is_first:
-        count_hits(user, purchase, new.occurred_at, context.ranker, context.catalogue, context.counts)
+    same = history.purchase_index(facts.purchases, new)
+    if new.bought:
+        known = () if same is None else facts.purchases[same].items
+        count_bought(user.load_feedback(), set(new.items).difference(known), new.occurred_at, context.labels, context.counts)
+        if same is None:
+            count_hits(user, purchase, new.occurred_at, context.ranker, context.catalogue, context.counts)
     facts.purchases = history.with_purchase(facts.purchases, new)
     index = history.purchase_index(facts.purchases, new)
     assert index is not None
@@ -210,7 +220,7 @@ def _keep_purchase(user: UserState, new: KeptPurchase, purchase: Purchase, conte
         facts.purchases[index] = msgspec.structs.replace(kept, items=kept.items[: limits.ITEMS])
     if new.bought:
         _emit_examples(user, [index], context)
-        if is_first and not facts.purchases[index].example:
+        if same is None and not facts.purchases[index].example:
             context.counts["purchases_without_interactions",] += 1
 
 
@@ -275,12 +285,14 @@ def _emit_examples(user: UserState, indices: list[int], context: FoldContext, *,
     The newest example in the topic may be of a state that was lost. So a batch that may be a redelivery, and an erasure, emit also
     what seems unchanged; an erasure erases what the state cannot produce.
     """
-    facts, interactions = user.load_facts(), user.load_interactions()
+    facts, interactions, feedback = user.load_facts(), user.load_interactions(), user.load_feedback()
     for index in indices:
         purchase = facts.purchases[index]
         if not examples.is_newest_of_id(purchase, facts):
             continue
         example = examples.example_of(user.user_id, purchase, interactions, facts, context.catalogue)
+        if example is not None and feedback.marks:
+            example = examples.with_shown(example, shown_before(feedback, purchase.occurred_at, context.labels.config))
         if example is None or not examples.is_complete(example, facts):
             _skip_example(user, index, example, context, is_erasure=is_erasure)
             continue
@@ -313,12 +325,34 @@ def _skip_example(user: UserState, index: int, example: TrainingExample | None, 
         _send_tombstone(user, purchase.purchase_id, context)
 
 
+def _fold_feedback(user: UserState, event: Feedback, at_ms: int, context: FoldContext) -> None:
+    """Feedback changes what the user was shown and answered, and the examples of later purchases, but no list."""
+    feedback = user.load_feedback()
+    changes = feedback.add(marks_of(event, at_ms, context.labels.config))
+    if changes.beyond:
+        context.counts["beyond_bounds", "feedback"] += 1
+    count_feedback(feedback, event, changes.new, context.labels, context.counts)
+    if changes.since_ms is not None:
+        _revise_examples(user, changes.since_ms, context)
+
+
+def _erase_feedback(user: UserState, erased_at: int) -> None:
+    """The head takes over the applied offset, for the case that no feedback is left."""
+    feedback = user.load_feedback()
+    if feedback.applied is None:
+        return
+    user.head.applied[SOURCE_NUMBERS[Source.FEEDBACK]] = feedback.applied
+    feedback.erase(erased_at)
+    feedback.is_changed = True
+
+
 def _fold_erasure(user: UserState, erased_at: int, context: FoldContext) -> None:
     """Forgets everything up to `erased_at`. What came later stays, even if it arrived before the erasure."""
     head, facts = user.head, user.load_facts()
     held = _contents(user)
     head.erased_at = newest_erasure(head.erased_at, erased_at)
     user.erased = user.facts_changed = True
+    _erase_feedback(user, erased_at)
     _erase_purchases(user, erased_at, context)
     facts.eligibility = [kept for kept in facts.eligibility if kept.occurred_at > erased_at]
     started_at, ended_at = facts.evicted.newest_started_at, facts.evicted.newest_ended_at
@@ -339,7 +373,15 @@ def _fold_erasure(user: UserState, erased_at: int, context: FoldContext) -> None
 def _contents(user: UserState) -> tuple[object, ...]:
     """What an erasure may take from a user."""
     facts = user.load_facts()
-    return (user.load_interactions(), list(facts.purchases), dict(facts.owned_before), list(facts.eligibility), facts.example_ids)
+    marks = list(user.load_feedback().marks)
+    return (
+        user.load_interactions(),
+        list(facts.purchases),
+        dict(facts.owned_before),
+        list(facts.eligibility),
+        facts.example_ids,
+        marks,
+    )
 
 
 def _erase_purchases(user: UserState, erased_at: int, context: FoldContext) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from stream.core.events import Reason, Source
+from stream.core.events import FeedbackAction, Reason, Source
 from stream.core.interactions import Interaction, Modality
 
 EventType = Literal["session", "conversation", "both"]
@@ -120,6 +121,28 @@ class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     schema_version: Literal[1] = 1
 
 
+class Shown(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An item that the user was shown before a purchase.
+
+    Attributes:
+        item: Hash of the item id, 8 bytes (`stream.core.feedback.hash_item`).
+        occurred_at: When it was last shown, ms.
+        times: How often it was shown, as far as the state knows.
+        rank: Its place when it was last shown, from 1.
+        placement: Where that was; `other`: not declared.
+        channel: Likewise.
+        model_version: The model version that made that list; "": not known.
+    """
+
+    item: bytes
+    occurred_at: int
+    times: int
+    rank: int
+    placement: str
+    channel: str
+    model_version: str = ""
+
+
 class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):
     """A purchase event with what came before it (msgpack; key = user and purchase id, see `example_key`).
 
@@ -134,6 +157,7 @@ class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):
         excluded: Items that the user could not be offered at that time (post filter).
         interactions: The last 10 in order; of each, only what came before the purchase.
         schema_version: Version of this schema.
+        shown: The items that the user was shown before the purchase, those shown last at the end; absent: none is known.
     """
 
     user_id: str
@@ -145,6 +169,7 @@ class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):
     excluded: tuple[str, ...]
     interactions: tuple[Interaction, ...]
     schema_version: Literal[1] = 1
+    shown: tuple[Shown, ...] | UnsetType = UNSET
 
 
 def example_key(user_id: str, purchase_id: str) -> bytes:
@@ -247,12 +272,14 @@ Count = (
     | tuple[Literal["recommendations"], Literal["sent", "suppressed"]]
     | tuple[Literal["examples"], Literal["first", "revision", "resent", "erased"]]
     | tuple[Literal["purchases_without_interactions"]]
-    | tuple[Literal["beyond_bounds"], Literal["interaction", "example", "item", "eligibility"]]
+    | tuple[Literal["beyond_bounds"], Literal["interaction", "example", "item", "eligibility", "feedback"]]
     | tuple[Literal["erasures_without_effect"]]
     | tuple[Literal["foreign_text_model"]]
     | tuple[Literal["unusable_scores"]]
     | tuple[Literal["epoch_changes"], Source]
     | tuple[Literal["purchases", "hits", "popularity_hits"], str, HitType, HitFallback]
+    | tuple[Literal["feedback_items"], FeedbackAction, str, str, str, str]
+    | tuple[Literal["bought_after_shown"], str, str, str, str]
 )
 """A counter of the step: name and label values, in the order in which `stream.metrics` declares the labels."""
 

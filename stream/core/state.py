@@ -1,8 +1,10 @@
 """A user's state as stored: two records, `Head` and `Facts`, and the `ErasureMarker` that an erasure leaves.
 
+The user's feedback is a third record (`stream.core.feedback`).
+
 An event that extends a growing interaction touches the head only. The facts, which may be 30 kB, are read and written when an
-interaction begins or an event arrives late. All three are bounded by `limits` and carry a version: `decode_*` reads every version
-ever written.
+interaction begins or an event arrives late. All are bounded by `limits` and carry a version: `decode_*` reads every version ever
+written.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +15,7 @@ from zlib import crc32
 import msgspec
 
 from stream.core.events import Source
+from stream.core.feedback import UNREADABLE, UserFeedback, decode_feedback
 from stream.core.kept_interactions import KeptInteraction
 from stream.core.outputs import Fallback
 from stream.core.tokens import SEPARATOR
@@ -30,6 +33,7 @@ NO_EVENT: Final = 0
 HEAD_PREFIX: Final = b"h"
 FACTS_PREFIX: Final = b"f"
 ERASURE_MARKER_PREFIX: Final = b"m"
+FEEDBACK_PREFIX: Final = b"s"  # what was shown
 WATERMARK_PREFIX: Final = b"w"
 
 
@@ -238,6 +242,11 @@ def decode_facts(stored: bytes) -> Facts:
     return _decoded(_decode_facts, stored)
 
 
+def decode_user_feedback(stored: bytes) -> UserFeedback:
+    """Raises StatesUnreadableError."""
+    return _decoded(decode_feedback, stored)
+
+
 def decode_erasure_marker(stored: bytes) -> ErasureMarker:
     """Raises StatesUnreadableError."""
     return _decoded(_decode_erasure_marker, stored)
@@ -246,7 +255,7 @@ def decode_erasure_marker(stored: bytes) -> ErasureMarker:
 def _decoded(decode: Callable[[bytes], Stored], stored: bytes) -> Stored:
     try:
         return decode(stored)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise StatesUnreadableError("a user's state cannot be read: it is damaged, or a later version wrote it") from error
 
 
@@ -262,6 +271,10 @@ def head_key(user: bytes) -> bytes:
 
 def facts_key(user: bytes) -> bytes:
     return FACTS_PREFIX + user
+
+
+def feedback_key(user: bytes) -> bytes:
+    return FEEDBACK_PREFIX + user
 
 
 def erasure_marker_key(user: bytes, erasure_key: bytes) -> bytes:

@@ -5,16 +5,18 @@ no access to a clock (a record's broker timestamp stands in), environment, files
 batches of several partition numbers at once, so that the network runs once over the users of all.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from stream.core import limits
 from stream.core.dead_letters import dead_letter
-from stream.core.duplicates import is_duplicate
+from stream.core.duplicates import is_duplicate, is_repeated_feedback
 from stream.core.event_times import DEFAULT_RULES, TimeRule, TimeUnit
-from stream.core.events import EncodedCall, FieldMapper, Purchase, Reason, Rejection, Source, UserEvent
+from stream.core.events import EncodedCall, Feedback, FieldMapper, Purchase, Reason, Rejection, Source, UserEvent
+from stream.core.feedback import FeedbackConfig, UserFeedback
 from stream.core.fold import FoldContext, erase_example, event_moment, fold_event, is_usable
+from stream.core.live_hit_rate import ExposureLabels
 from stream.core.outputs import Cause, Outcome, Output
 from stream.core.parsing import key_rejection, parse
 from stream.core.partitioner import partition_of
@@ -29,7 +31,9 @@ from stream.core.state import (
     Head,
     decode_erasure_marker,
     decode_head,
+    decode_user_feedback,
     erasure_marker_key,
+    feedback_key,
     head_key,
 )
 from stream.core.user_state import StateStore, UserState
@@ -51,6 +55,7 @@ class StepConfig:
         explain: Adds `because` to each list; encodes every history up to 11 times.
         mappers: Field mappings of producers with other field names than ours.
         times: Unit and plausible times of each source.
+        feedback: Placements, channels and the time of attribution.
     """
 
     partitions: int
@@ -64,6 +69,7 @@ class StepConfig:
     explain: bool = False
     mappers: Mapping[Source, FieldMapper] = field(default_factory=dict)
     times: Mapping[Source, TimeRule] = field(default_factory=lambda: DEFAULT_RULES)
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
 
 
 class StepInput(NamedTuple):
@@ -117,14 +123,16 @@ def _fold_batch(
 ) -> tuple[list[UserState], Outcome]:
     """The users of a batch with its events applied, and the outcome so far: everything but lists and states."""
     batch, outcome = part.batch, Outcome()
-    fold = FoldContext(catalogue, ranker, config.session_gap_ms, outcome.counts, batch.notified_users is not None)
+    may_repeat, labels = batch.notified_users is not None, ExposureLabels(config.feedback, config.list_length)
+    fold = FoldContext(catalogue, ranker, config.session_gap_ms, outcome.counts, may_repeat, labels)
     source = batch.source
     mapper, times = config.mappers.get(source), config.times[source]
     context = _Context(batch, source, SOURCE_NUMBERS[source], config, fold, outcome, mapper, times)
     admitted = [(record, event) for record in batch.records if (event := _admit(record, context)) is not None]
     users = _load(admitted, part.states, context)
+    handle = _handle_feedback if batch.source is Source.FEEDBACK else _handle
     for record, event in admitted:
-        _handle(users[event.user_id], record, event, context)
+        handle(users[event.user_id], record, event, context)
     for user in users.values():
         if user.erased:
             outcome.recommendations.append(Output(user.key, None))
@@ -166,7 +174,16 @@ def _load(admitted: Sequence[tuple[Record, UserEvent]], states: StateStore, cont
             if erased.written_at + config.marker_retention_ms > batch.records[0].timestamp:
                 head.erased_at, head.applied = erased.erased_at, erased.applied
         users[user_id] = UserState(key, user_id, head, states, stored=stored is not None, wrong_partition=wrong_partition)
+    if batch.source is Source.FEEDBACK:
+        _load_feedback(users.values(), states)
     return users
+
+
+def _load_feedback(users: Collection[UserState], states: StateStore) -> None:
+    """Reads the feedback of all users of a batch at once."""
+    found = states.get_many([feedback_key(user.key) for user in users])
+    for user, stored in zip(users, found, strict=True):
+        user.feedback = UserFeedback() if stored is None else decode_user_feedback(stored)
 
 
 def _handle(user: UserState, record: Record, event: UserEvent, context: _Context) -> None:
@@ -202,13 +219,46 @@ def _handle(user: UserState, record: Record, event: UserEvent, context: _Context
     _apply(user, event, user.cause, context)
 
 
-def _apply(user: UserState, event: UserEvent, cause: Cause, context: _Context) -> None:
-    source, moment_ms, newest_at, counts = cause.type, cause.occurred_at, user.head.newest_at, context.outcome.counts
-    counts["events", source, "applied"] += 1
+def _handle_feedback(user: UserState, record: Record, event: UserEvent, context: _Context) -> None:
+    """As `_handle`, but the applied offset is in the feedback, so that the head is not written, and no list is caused."""
+    assert isinstance(event, Feedback)
+    source, head, counts, config = context.batch.source, user.head, context.outcome.counts, context.config
+    origin, feedback = context.batch.coordinates(record), user.load_feedback()
+    epoch, offset = feedback.applied or head.applied.get(SOURCE_NUMBERS[source], (origin.epoch, -1))
+    if origin.offset <= offset if epoch == origin.epoch else is_older_epoch(origin.epoch, epoch):
+        counts["events", source, "duplicate_offset"] += 1
+        return
+    moment_ms = event_moment(event, record.timestamp)
+    rejection = _unusable(user, record, event, origin, moment_ms, context)
+    if rejection is not None:
+        _reject(record, event, rejection, context)
+        return
+    if epoch != origin.epoch:
+        counts["epoch_changes", source] += 1
+    feedback.applied, feedback.is_changed = (origin.epoch, origin.offset), True
+    if moment_ms <= head.erased_at != NEVER_ERASED:
+        counts["events", source, "erased"] += 1
+    elif is_repeated_feedback(feedback, event, moment_ms, config.feedback):
+        counts["events", source, "duplicate_event"] += 1
+    else:
+        counts["events", source, "applied"] += 1
+        _count_late(moment_ms, head.newest_at, source, context)
+        fold_event(user, event, Cause(event.event_id or origin.event_id, source, moment_ms), context.fold)
+
+
+def _count_late(moment_ms: int, newest_at: int, source: Source, context: _Context) -> None:
+    """Counts an event if it is older than the newest of its user."""
     if moment_ms < newest_at and newest_at != NO_EVENT:
         is_beyond = moment_ms < newest_at - context.config.allowed_lateness_ms
-        counts["late", source, "beyond" if is_beyond else "within"] += 1
-    else:
+        context.outcome.counts["late", source, "beyond" if is_beyond else "within"] += 1
+
+
+def _apply(user: UserState, event: UserEvent, cause: Cause, context: _Context) -> None:
+    source, moment_ms, newest_at = cause.type, cause.occurred_at, user.head.newest_at
+    context.outcome.counts["events", source, "applied"] += 1
+    if moment_ms < newest_at:
+        _count_late(moment_ms, newest_at, source, context)
+    if moment_ms >= newest_at or newest_at == NO_EVENT:
         user.head.newest_at = moment_ms
     fold_event(user, event, cause, context.fold)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from stream.core import history, limits
+from stream.core.feedback import UserFeedback, encode_feedback
 from stream.core.interactions import Session
 from stream.core.kept_interactions import KeptInteraction
 from stream.core.outputs import Cause, Output
@@ -18,9 +19,11 @@ from stream.core.state import (
     Facts,
     Head,
     decode_facts,
+    decode_user_feedback,
     encode_state,
     erasure_marker_key,
     facts_key,
+    feedback_key,
     head_key,
     holds_history,
 )
@@ -53,6 +56,7 @@ class UserState:
         cause: The last event applied; it causes the next list.
         broker_ms: Broker time of that event, ms.
         examples: Purchase id -> training example or tombstone to send.
+        feedback: Working copy of the feedback; None until `load_feedback`.
     """
 
     key: bytes
@@ -69,6 +73,7 @@ class UserState:
     cause: Cause | None = None
     broker_ms: int = 0
     examples: dict[str, Output] = field(default_factory=dict)
+    feedback: UserFeedback | None = None
 
     def load_facts(self) -> Facts:
         """The facts, read from the store at the first call.
@@ -81,6 +86,17 @@ class UserState:
             self.facts = Facts() if stored is None else decode_facts(stored)
             self.cached_interactions = self.load_window_prefix()
         return self.facts
+
+    def load_feedback(self) -> UserFeedback:
+        """What the user was shown and answered, read from the store at the first call.
+
+        Raises:
+            StatesUnreadableError: the stored feedback cannot be decoded.
+        """
+        if self.feedback is None:
+            stored = self.states.get_many([feedback_key(self.key)])[0]
+            self.feedback = UserFeedback() if stored is None else decode_user_feedback(stored)
+        return self.feedback
 
     def load_interactions(self) -> list[KeptInteraction]:
         """The whole history, in order."""
@@ -118,6 +134,8 @@ class UserState:
         if self.erased:
             marker = ErasureMarker(version, head.erased_at, now_ms, head.applied)
             writes[erasure_marker_key(self.key, erasure_key)] = encode_state(marker)
+        if self.feedback is not None and self.feedback.is_changed:
+            writes.update(self._feedback_write(self.feedback))
         if head.erased_at != NEVER_ERASED and not self.has_history():
             if self.stored:
                 writes[head_key(self.key)] = writes[facts_key(self.key)] = None
@@ -127,6 +145,12 @@ class UserState:
         if self.facts_changed:
             writes[facts_key(self.key)] = encode_state(self.load_facts())
         return self.head_changed and not self.stored
+
+    def _feedback_write(self, feedback: UserFeedback) -> dict[bytes, bytes | None]:
+        """Nothing for a user without a mark: such an event is recognised again by what made it leave none."""
+        if feedback.marks:
+            return {feedback_key(self.key): encode_feedback(feedback)}
+        return {feedback_key(self.key): None} if feedback.is_stored else {}
 
 
 def _with_evicted(before: Evicted, interactions: Sequence[KeptInteraction]) -> Evicted:

@@ -13,10 +13,12 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from stream.core import limits
 from stream.core.catalogue_records import ItemFormat
 from stream.core.dead_letters import DeadLetterLimit
 from stream.core.event_times import TimeRule, TimeUnit, rule_of
 from stream.core.events import INPUTS, STEP_INPUTS, MappingError
+from stream.core.feedback import FeedbackConfig
 from stream.core.step import StepConfig
 from stream.errors import IsthmusError
 from stream.health import NOT_ASSIGNED, Beat, Health
@@ -60,6 +62,15 @@ def step_config(settings: Settings) -> StepConfig:
         explain=step.explain,
         mappers={row.source: field_mapper(f"mapping.{row.role}", fields) for row, fields in mappings.items() if fields},
         times={row.source: step_rule(settings, row) for row in INPUTS if not row.is_derived},
+        feedback=feedback_config(settings),
+    )
+
+
+def feedback_config(settings: Settings) -> FeedbackConfig:
+    """Returns what is declared of feedback."""
+    own = settings.feedback
+    return FeedbackConfig(
+        placements=own.placements, channels=own.channels, attribution_ms=round(own.attribution_days * limits.DAY_MS)
     )
 
 

@@ -7,11 +7,13 @@ only which of several contents of one name counts: the first.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
-from stream.core.events import Click, Eligibility, EncodedCall, Purchase, Source, UserEvent
+from stream.core.events import Click, Eligibility, EncodedCall, Feedback, Purchase, Source, UserEvent
+from stream.core.feedback import hash_item
 from stream.core.interactions import Interaction, Part, Session, conversation_of, session_of
-from stream.core.outputs import TrainingExample, example_key
+from stream.core.outputs import Shown, TrainingExample, example_key
 from stream.core.ranking import Catalogue, PostFilter
 from stream.core.records import Coordinates
 from tests import world
@@ -48,10 +50,22 @@ def expected(events: Events, ranker: world.OrderRanker) -> Expected:
     interactions = in_order([*sessions_of(clicks), *conversations_of(calls)])
     owned = owned_before(orders, None)
     excluded = excluded_by(lists)
-    history = [*map(view, interactions), [tuple(order) for order in orders], owned, excluded, lists]
-    is_known = any(events[source] for source in Source) and (erased_at < 0 or bool(interactions or orders or lists))
+    feedback = feedback_of(events[Source.FEEDBACK], erased_at)
+    history = [
+        *map(view, interactions),
+        [tuple(order) for order in orders],
+        owned,
+        excluded,
+        lists,
+        *([feedback] if feedback else []),
+    ]
+    is_known = any(events[source] for source in Source if source is not Source.FEEDBACK) and (
+        erased_at < 0 or bool(interactions or orders or lists)
+    )
     last_list = list_of(interactions, {*owned, *excluded}, ranker) if is_known else ()
-    return Expected(history, examples_of(clicks, calls, orders, lists), last_list)
+    examples = examples_of(clicks, calls, orders, lists)
+    examples = {key: with_shown(example, feedback) for key, example in examples.items()}
+    return Expected(history, examples, last_list)
 
 
 def time(event: UserEvent) -> int:
@@ -130,6 +144,45 @@ def lists_of(lists: Iterable[UserEvent], erased_at: int) -> list[tuple[int, tupl
 def excluded_by(lists: Sequence[tuple[int, tuple[str, ...]]]) -> tuple[str, ...]:
     """What the newest list excludes, and all others of its time."""
     return tuple(dict.fromkeys(item for at, excluded in lists if at == lists[-1][0] for item in excluded))
+
+
+def feedback_of(events: Iterable[UserEvent], erased_at: int) -> list[world.Marked]:
+    """One entry per item, action and identity; the last counts, and at the same time the one whose labels are greater."""
+    found: dict[object, world.Marked] = {}
+    for event in events:
+        assert isinstance(event, Feedback)
+        at = time(event)
+        if at <= erased_at:
+            continue
+        labels = (int(event.placement == "hero"), int(event.channel == "web"), event.model_version or "")
+        for rank, item in enumerate(dict.fromkeys(event.items), start=1):
+            named = (event.event_id, at) if event.event_id else (None, event.recommendation_id, event.placement, at // world.MINUTE)
+            mark = world.Marked(at, item, event.action, rank if event.action == "shown" else 0, *labels)
+            key = (item, event.action, named)
+            found[key] = max(found.get(key, mark), mark)
+    return sorted(found.values())
+
+
+def with_shown(example: TrainingExample, feedback: Iterable[world.Marked]) -> TrainingExample:
+    """The example with each item's last impression before the purchase."""
+    before = [mark for mark in feedback if mark.action == "shown" and mark.at < example.occurred_at]
+    shown = []
+    for item in {mark.item for mark in before}:
+        own = [mark for mark in before if mark.item == item]
+        last = max(own)
+        shown.append(
+            Shown(
+                item=hash_item(item),
+                occurred_at=last.at,
+                times=len(own),
+                rank=last.rank,
+                placement="hero" if last.placement else "other",
+                channel="web" if last.channel else "other",
+                model_version=last.model_version,
+            )
+        )
+    shown.sort(key=lambda one: (one.occurred_at, one.item))
+    return msgspec.structs.replace(example, shown=tuple(shown)) if shown else example
 
 
 def owned_before(orders: Iterable[Order], moment: int | None) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ Drawn with numpy, because many cases find more than few that shrink well.
 import msgspec
 import numpy as np
 
-from stream.core.events import Click, Eligibility, EncodedCall, Erasure, Purchase, Source, UserEvent
+from stream.core.events import Click, Eligibility, EncodedCall, Erasure, Feedback, Purchase, Source, UserEvent
+from stream.core.feedback import ACTIONS
 from tests import world
 
 Events = dict[Source, list[UserEvent]]
@@ -15,7 +16,7 @@ TAGS = ("home", "car", "price", "claim", "dog")
 IDS = (None, None, "e1", "e2", "e3")
 SESSION_IDS = (None, None, None, "s1", "s2")
 PIECES = (msgspec.UNSET, msgspec.UNSET, 1, 2)
-COUNTS = {Source.CLICK: 10, Source.CALL: 5, Source.PURCHASE: 5, Source.ELIGIBILITY: 2, Source.ERASURE: 2}
+COUNTS = {Source.CLICK: 10, Source.CALL: 5, Source.PURCHASE: 5, Source.ELIGIBILITY: 2, Source.ERASURE: 2, Source.FEEDBACK: 9}
 MOST_REPETITIONS = 3
 EVERYWHERE = (0, 150)
 SPANS = {Source.PURCHASE: (90, 150), Source.ERASURE: (30, 110)}
@@ -58,6 +59,24 @@ def _event(source: Source, rng: np.random.Generator, size: float, grid: int) -> 
             return Eligibility("u", at, some_items, event_id)
         case Source.ERASURE:
             return Erasure("u", at, event_id)
+        case Source.FEEDBACK:
+            return _feedback(rng, at, event_id)
+
+
+def _feedback(rng: np.random.Generator, at: int, event_id: str | None) -> Feedback:
+    """Mostly of what was shown, and at few minutes, so that impressions without an id repeat at other seconds of theirs."""
+    names = ("hero", "hero", "unknown")
+    return Feedback(
+        "u",
+        at - at % (20 * world.MINUTE) + int(rng.integers(60)) * 1_000,
+        ("web", "shop")[rng.integers(2)],
+        ACTIONS[int(rng.integers(5)) if rng.random() < 0.5 else 0],
+        tuple(world.ITEMS[number] for number in rng.integers(3, size=1 + rng.integers(3))),
+        event_id,
+        (None, None, "r1")[rng.integers(3)],
+        names[rng.integers(3)],
+        (None, "1", "2")[rng.integers(3)],
+    )
 
 
 def _call(rng: np.random.Generator, at: int, event_id: str | None) -> EncodedCall:
