@@ -51,6 +51,7 @@ def problems(*statuses: int) -> dict[int, ResponseSpec]:
         408: "The body came too slowly.",
         410: "The visitor was erased.",
         413: "The body is too large.",
+        422: "An item is not known here, or the list that is named.",
         429: "Too many requests.",
         501: "A setting turns it off here.",
         503: "The store or Kafka is not ready.",

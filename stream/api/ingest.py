@@ -4,6 +4,7 @@ An event without an id gets one that a retry of the same request repeats, so tha
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from hashlib import blake2b
 from typing import Annotated, Final, Literal, NamedTuple
 from uuid import uuid4
@@ -98,32 +99,32 @@ def outgoing(body: EventsBody, idempotency_key: str | None, clock: Clock) -> lis
     Raises:
         ApiError: an event cannot be used as it is; the message names it.
     """
-    _check_sent_at(body)
+    check_sent_at(body.sent_at)
     request = idempotency_key or uuid4().hex
-    ahead_ms = _ahead_ms(body, clock)
+    ahead_ms = ahead_ms_of(body.sent_at, clock)
     return [_outgoing(event, index, request, ahead_ms, clock) for index, event in enumerate(body.events)]
 
 
-def _check_sent_at(body: EventsBody) -> None:
+def check_sent_at(sent_at: datetime | int | None) -> None:
     """Refuses a `sent_at` in another unit: times would be corrected by centuries, or never."""
-    unit = None if body.sent_at is None else likely_unit(to_milliseconds(body.sent_at), TimeUnit.MILLISECONDS)
+    unit = None if sent_at is None else likely_unit(to_milliseconds(sent_at), TimeUnit.MILLISECONDS)
     if unit is not None:
         raise ApiError(400, f"sent_at: it looks like {unit}, and milliseconds are expected")
 
 
-def _ahead_ms(body: EventsBody, clock: Clock) -> int:
+def ahead_ms_of(sent_at: datetime | int | None, clock: Clock) -> int:
     """How far ahead the sender's clock is certain to be wrong, ms; 0 if it may be right.
 
     A clock that is behind cannot be told from a right one whose request comes late, such as a retry. Correcting it would give each
     retry another time, and the step recognises an event by its id and time.
     """
-    ahead_ms = 0 if body.sent_at is None else to_milliseconds(body.sent_at) - clock.now_ms
+    ahead_ms = 0 if sent_at is None else to_milliseconds(sent_at) - clock.now_ms
     return ahead_ms if ahead_ms > clock.max_ahead_ms else 0
 
 
 def results_of(body: EventsBody, clock: Clock, sent: Sequence[OutgoingEvent], taken: Sequence[bool]) -> tuple[EventResult, ...]:
     """Returns what became of each event. `sent` and `clock` are those of `outgoing`."""
-    ahead_ms = _ahead_ms(body, clock)
+    ahead_ms = ahead_ms_of(body.sent_at, clock)
     return tuple(
         EventResult(record.event_id, "accepted" if took else "failed", _corrected_at(event, ahead_ms) if ahead_ms else None)
         for event, record, took in zip(body.events, sent, taken, strict=True)

@@ -39,6 +39,8 @@ from stream.api.context import (
 )
 from stream.api.credential_routes import token, visitor
 from stream.api.door import SCOPE, USER, USER_TOKEN_HEADER
+from stream.api.feedback import FeedbackAnswer, FeedbackBody
+from stream.api.feedback_route import feedback
 from stream.api.guests import GuestBody
 from stream.api.ingest import Clock, EventsAnswer, EventsBody, check_user_id, erasure_event, outgoing
 from stream.api.problems import ApiError, Problem
@@ -110,7 +112,7 @@ async def guest(api: UsesApi, data: JSONBody[GuestBody]) -> ListAnswer:
 
 @get("/v1/users/{user_id:str}/profile", opt={SCOPE: Scope.READ}, responses=problems(*READING, 404), summary="A user's numbers")
 async def profile(api: UsesApi, user_id: UserPath) -> Profile:
-    """Counts of interactions, purchases and owned items; no text and no tags."""
+    """Counts of interactions, purchases, owned items and feedback; no text and no tags."""
     check_user_id(user_id, "user_id")
     found = await api.service.profile(user_id)
     if found is None:
@@ -336,6 +338,7 @@ ROUTES: Final = (
     erase_batch,
     erasure,
     events,
+    feedback,
     stream,
     livez,
     readyz,
@@ -355,5 +358,7 @@ BODIES: Final = (
     Receipt,
     ErasureStatus,
     EventsAnswer,
+    FeedbackBody,
+    FeedbackAnswer,
     Problem,
 )

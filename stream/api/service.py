@@ -1,18 +1,25 @@
 """What the routes ask: lists, profiles and erasures of users, from the store. Nothing here knows HTTP."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from stream.api.answers import ListAnswer, Profile, Question, answer, decode_list, profile
 from stream.api.catalogue import CurrentCatalogue
-from stream.api.profiles import FactsSummary, HeadSummary, decode_erased_at, decode_facts_summary, decode_head_summary
+from stream.api.profiles import (
+    FactsSummary,
+    HeadSummary,
+    decode_erased_at,
+    decode_facts_summary,
+    decode_feedback_summary,
+    decode_head_summary,
+)
 from stream.api.served_lists import ServedLists
 from stream.api.store import Store, Table
 from stream.core.outputs import Recommendation
 from stream.core.partitioner import partition_of
-from stream.core.state import erasure_marker_key, facts_key, head_key
+from stream.core.state import erasure_marker_key, facts_key, feedback_key, head_key
 
 Key = tuple[int, bytes]
 
@@ -82,14 +89,22 @@ class ReadService:
         heads = await self._store.read(Table.STATES, [(number, head_key(key)) for number, key in keys])
         return [_list(value) for value in lists], [None if value is None else decode_head_summary(value) for value in heads]
 
+    async def last_lists(self, users: Iterable[str]) -> dict[str, Recommendation]:
+        """Returns the last list of each user that has one."""
+        asked = list(users)
+        values = await self._store.read(Table.LISTS, [self._key(user) for user in asked])
+        return {user: kept for user, value in zip(asked, values, strict=True) if (kept := _list(value)) is not None}
+
     async def profile(self, user: str) -> Profile | None:
         """Returns a user's numbers; None where nothing is known."""
         number, key = self._key(user)
-        head, facts = await self._store.read(Table.STATES, [(number, head_key(key)), (number, facts_key(key))])
-        if head is None:
+        keys = [(number, state_key(key)) for state_key in (head_key, facts_key, feedback_key)]
+        head, facts, feedback = await self._store.read(Table.STATES, keys)
+        if head is None and feedback is None:
             return None
+        summary = HeadSummary() if head is None else decode_head_summary(head)
         counts = FactsSummary() if facts is None else decode_facts_summary(facts)
-        return profile(user, decode_head_summary(head), counts, self.age_s())
+        return profile(user, summary, counts, self.age_s(), None if feedback is None else decode_feedback_summary(feedback))
 
     async def trace(self, user: str) -> Trace:
         """Returns whether the user is known and up to when the user was erased, in two reads."""
@@ -101,7 +116,11 @@ class ReadService:
     async def is_erased(self, user: str, until_ms: int) -> bool:
         """Whether the store holds nothing of the user from before an erasure."""
         (kept,), (head,) = await self._lists_and_heads([user])
+        number, key = self._key(user)
+        (feedback,) = await self._store.read(Table.STATES, [(number, feedback_key(key))])
         if head is not None and head.erased_at < until_ms:
+            return False
+        if feedback is not None and decode_feedback_summary(feedback).oldest_at <= until_ms:
             return False
         return kept is None or kept.occurred_at >= until_ms
 

@@ -30,6 +30,7 @@ ADMITTED: Final[dict[tuple[str, str], frozenset[str]]] = {
     ("POST", "/v1/recommendations"): frozenset({"read", "admin"}),
     ("GET", "/v1/items"): frozenset({"read", "admin"}),
     ("POST", "/v1/events"): frozenset({"write", "admin", "public and own token"}),
+    ("POST", "/v1/feedback"): frozenset({"write", "feedback", "admin", "public and own token", "own token"}),
     ("POST", "/v1/tokens"): frozenset({"tokens", "admin"}),
     ("POST", "/v1/visitors"): frozenset({"public", "tokens", "admin"}) | WITH_TOKEN,
     ("DELETE", "/v1/users/{user_id}"): frozenset({"erase", "admin"}),
@@ -46,6 +47,7 @@ BODIES: Final[dict[str, Any]] = {
     "/v1/visitors": {},
     "/v1/events": {"events": [{"type": "click", "user_id": "u", "occurred_at": NOW, "tags": ["home"]}]},
     "/v1/recommendations": {},
+    "/v1/feedback": {"events": [{"user_id": "u", "occurred_at": NOW, "channel": "web", "action": "shown", "items": ["item-01"]}]},
 }
 
 
@@ -110,9 +112,9 @@ def expected(path: str, kind: str, admitted: frozenset[str]) -> int:
         return 401
     if "/me/" in path:  # keys open no route of tokens, whatever is sent along
         return 401
-    if kind in TOKENS:
-        return 401
-    if kind == "public and dead token" and "public" in admitted | ({"public"} if path == "/v1/events" else set()):
+    if kind in TOKENS:  # another user's token is known where users' tokens open
+        return 403 if TOKENS & admitted else 401
+    if kind == "public and dead token" and "public" in admitted | ({"public"} if path in {"/v1/events", "/v1/feedback"} else set()):
         return 401
     return 403
 

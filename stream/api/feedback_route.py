@@ -1,0 +1,64 @@
+"""The route that takes feedback."""
+
+from typing import Annotated, Any
+
+from litestar import Request, Response, post
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import HeaderParameter, JSONBody
+
+from stream.api.api_keys import Scope
+from stream.api.callers import Caller
+from stream.api.context import WRITING, UsesApi, problems
+from stream.api.door import SCOPE, USER, USER_TOKEN_HEADER
+from stream.api.feedback import FeedbackAnswer, FeedbackBody, Known, feedback_results, outgoing_feedback, refuse_actions
+from stream.api.ingest import Clock
+from stream.api.problems import ApiError
+from stream.api.user_tokens import UserToken
+from stream.api.visitors import refuse_foreign_users
+from stream.core import limits
+
+
+@post(
+    "/v1/feedback",
+    status_code=202,
+    opt={SCOPE: (Scope.FEEDBACK, Scope.WRITE, Scope.PUBLIC), USER: True},
+    responses={207: ResponseSpec(FeedbackAnswer, generate_examples=False, description="Some failed."), **problems(*WRITING, 422)},
+    summary="Say what was shown and answered",
+)
+async def feedback(
+    api: UsesApi,
+    request: Request[Any, Caller | UserToken, Any],
+    data: JSONBody[FeedbackBody],
+    idempotency_key: Annotated[
+        str | None,
+        HeaderParameter(
+            name="Idempotency-Key",
+            description="Names the request: sent again with it, events without an id get the same ids.",
+            min_length=1,
+            max_length=limits.ID_CHARACTERS,
+        ),
+    ] = None,
+    user_token: Annotated[
+        str | None,
+        HeaderParameter(name=USER_TOKEN_HEADER, description="With a public key: the token of the user who was shown it."),
+    ] = None,
+) -> Response[FeedbackAnswer]:
+    """What users were shown and how they answered. 202: Kafka has all; 207: some failed, send those again as they were.
+
+    `accepted` and `rejected` need a secret key with the scope `feedback`. `dismissed` needs it or the user's own token. `shown` and
+    `selected` come also with the scope `write`, or with a public key for ids of `POST /v1/visitors`.
+    """
+    del user_token  # the door has read it
+    caller = request.auth
+    if isinstance(caller, Caller):
+        await refuse_foreign_users(caller, (event.user_id for event in data.events), api.signer, api.service)
+    refuse_actions(caller, data.events)
+    clock = Clock(api.service.clock_ms(), api.max_ahead_ms, api.times)
+    lists = await api.service.last_lists({event.user_id for event in data.events})
+    known = Known(lists, api.service.served, api.service.current.catalogue)
+    is_trusted = isinstance(caller, Caller) and not caller.is_public
+    sent = outgoing_feedback(data, idempotency_key, clock, known, is_trusted=is_trusted)
+    took = [at_ms is not None for at_ms in await api.sink.send(sent)]
+    if not any(took):
+        raise ApiError(503, "Kafka took none of the events: send the request again", {"Retry-After": "1"})
+    return Response(FeedbackAnswer(feedback_results(data, clock, sent, took)), status_code=202 if all(took) else 207)
