@@ -156,13 +156,16 @@ DECLARED: Final[dict[str, Declared]] = {
     "api_unreadable": Declared(Counter, "state records that could not be read, and count as absent"),
     "sink_records": Declared(
         Counter,
-        "records that a sink brought out: written, deleted (tombstones), superseded by a later one of the batch, or refused, "
-        "because the system on the other side cannot hold them",
+        "records that a sink brought out: written, deleted (tombstones), superseded by a later one of the batch, refused, "
+        "because the system on the other side cannot hold them, or undelivered: given up, and now dead letters",
         ("sink", "outcome"),
-        from_start=(("postgres", "refused"),),
+        from_start=(("postgres", "refused"), ("webhook", "undelivered")),
     ),
     "sink_seconds": Declared(Histogram, "time to bring out a batch", ("sink",), _SECONDS),
     "sink_reconciled": Declared(Counter, "partitions that a sink read from their beginning", ("sink",)),
+    "webhook_attempts": Declared(
+        Counter, "attempts to post a message: accepted, refused (another status than 2xx), or unreachable", ("outcome",)
+    ),
     "sink_age_seconds": Declared(Gauge, "time since the sink was last known to have brought out everything", ("sink",)),
 }
 

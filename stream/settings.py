@@ -314,6 +314,29 @@ class PostgresSettings(Section):
     )
 
 
+class WebhookSettings(Section):
+    url: SecretStr = Field(SecretStr(""), description="where messages are posted; may hold a token, and is hidden like one")
+    secrets: tuple[SecretStr, ...] = Field(
+        (),
+        description="signing secrets as Standard Webhooks writes them, whsec_ and the base64 of 24 to 64 bytes; each signs, "
+        "so that one can be replaced",
+    )
+    group: str = Field("isthmus-sink-webhook", description="consumer group; it keeps the position, so each endpoint has its own")
+    metrics_port: int = Field(9105, ge=0, le=65_535, description="port of metrics and health; 0 chooses a free one")
+    batch_lists: int = Field(100, ge=1, le=1_000, description="largest number of lists in a message")
+    timeout_s: float = Field(15, gt=0, le=45, description="for the endpoint to answer an attempt")
+    first_pause_s: float = Field(1, gt=0, description="pause after the first failed attempt; it doubles each time")
+    longest_pause_s: float = Field(60, gt=0, description="longest pause between attempts")
+    give_up_s: float = Field(
+        900, gt=0, description="lists that were not taken after this long become dead letters; an erasure is never given up"
+    )
+    reconcile_after_s: int = Field(
+        518_400,
+        ge=0,
+        description="a sink that was away for longer sends all lists again; less than `delete.retention.ms` of the topic",
+    )
+
+
 class DeadLetterSettings(Section):
     stop_share: float = Field(
         0.5,
@@ -370,6 +393,7 @@ class Settings(BaseSettings):
     encoder: EncoderSettings = EncoderSettings()
     api: ApiSettings = ApiSettings()
     postgres: PostgresSettings = PostgresSettings()
+    webhook: WebhookSettings = WebhookSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     health: HealthSettings = HealthSettings()
     registry: RegistrySettings = RegistrySettings()

@@ -169,7 +169,9 @@ class Follower:
         self._followed[topic, partition] = Followed(followed.table, position, self._clock_ms())
 
     def _list_rows(self, fetched: Fetched) -> list[Row]:
-        return [Row(record.key, record.value, record.offset) for record in fetched.records if record.key is not None]
+        return [
+            Row(record.key, record.value, record.offset, record.timestamp) for record in fetched.records if record.key is not None
+        ]
 
     def _state_rows(self, fetched: Fetched, position: Position) -> tuple[list[Row], Position]:
         """Rows of users' state records, without those that an earlier owner wrote late (`UserTable.restore`)."""

@@ -59,7 +59,7 @@ class RocksDBStore:
         prefix = _PREFIX.pack(_TABLES[table], partition)
         stamp = _GENERATION.pack(position.generation)
         batch = WriteBatch(raw_mode=True)
-        for key, value, offset in rows:
+        for key, value, offset, _ in rows:
             if offset < kept.next_offset:
                 continue
             if value is None:

@@ -53,11 +53,13 @@ class Row(NamedTuple):
         key: Key of the row.
         value: What replaces it; None deletes it.
         offset: Offset of the record.
+        timestamp: Its Kafka timestamp, ms; 0 where nobody needs it.
     """
 
     key: bytes
     value: bytes | None
     offset: int
+    timestamp: int = 0
 
 
 class FollowedStore(Protocol):

@@ -16,10 +16,7 @@ def sink() -> None:
 
 
 @app.command()
-def postgres(
-    bootstrap: Bootstrap = None,
-    metrics_port: MetricsPort = None,
-) -> None:
+def postgres(bootstrap: Bootstrap = None, metrics_port: MetricsPort = None) -> None:
     """Keep each user's latest list in a PostgreSQL database: at each moment, what the topic said a moment ago.
 
     The tables are made by itself. Erased users are deleted. Processes with the same settings share the partitions.
@@ -27,6 +24,22 @@ def postgres(
 
     Example: isthmus sink postgres --bootstrap localhost:9092
     """
+    _run("postgres", bootstrap, metrics_port)
+
+
+@app.command()
+def webhook(bootstrap: Bootstrap = None, metrics_port: MetricsPort = None) -> None:
+    """Post each user's new list to an endpoint, in signed batches (Standard Webhooks), until the endpoint takes them.
+
+    Lists that are not taken for webhook.give_up_s become dead letters; erasures never do. Processes with the same settings share
+    the partitions. The endpoint and the secrets are settings webhook.url and webhook.secrets, best given as variables.
+
+    Example: isthmus sink webhook --bootstrap localhost:9092
+    """
+    _run("webhook", bootstrap, metrics_port)
+
+
+def _run(name: str, bootstrap: str | None, metrics_port: int | None) -> None:
     import logging
 
     from stream.services.startup import log_to_stderr, starting
@@ -34,7 +47,8 @@ def postgres(
     log_to_stderr()
     with starting(logging.getLogger("isthmus").info, "loading libraries") as startup:
         from stream.cli.settings_overrides import settings_with
-        from stream.services.sinks import run_postgres_sink
+        from stream.services.sinks import run_postgres_sink, run_webhook_sink
         from stream.settings import with_changes
 
-        run_postgres_sink(with_changes(settings_with(bootstrap), "postgres", metrics_port=metrics_port), startup)
+        run = run_postgres_sink if name == "postgres" else run_webhook_sink
+        run(with_changes(settings_with(bootstrap), name, metrics_port=metrics_port), startup)

@@ -64,6 +64,7 @@ class Reason(StrEnum):
     MAPPING = "mapping"
     POISON = "poison"
     UNREADABLE = "unreadable"
+    UNDELIVERED = "undelivered"
 
 
 class Rejection(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ import time
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+from stream.errors import IsthmusError
 from stream.health import Beat, Health
 from stream.services.process import background
 
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
     from stream.kafka.cluster.log_reader import LogReader
     from stream.metrics import Metrics
     from stream.services.startup import Startup
-    from stream.settings import Settings
+    from stream.settings import Settings, WebhookSettings
+    from stream.sinks.undelivered import Letters, Requests, Scan
+    from stream.sinks.webhook_messages import Signer
+    from stream.sinks.webhook_sender import Endpoint, Sender
+    from stream.sinks.webhook_store import Group, WebhookStore
 
 logger = logging.getLogger("isthmus")
 _PROGRESS_S: Final = 5.0
@@ -57,6 +62,124 @@ async def _postgres_sink(settings: Settings, startup: Startup) -> None:
     finally:
         await reader.close()
         await store.close()
+
+
+def run_webhook_sink(settings: Settings, startup: Startup) -> None:
+    """Posts to an endpoint until SIGTERM or SIGINT; `startup` reports the steps until it has caught up."""
+    import uvloop
+
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs the URL of each request
+    uvloop.run(_webhook_sink(settings, startup))
+
+
+async def _webhook_sink(settings: Settings, startup: Startup) -> None:
+    from stream.kafka.app import stop_on_signals
+    from stream.kafka.cluster.group_membership import GroupMembership
+    from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
+    from stream.kafka.cluster.topics import create_or_check
+    from stream.metrics import Metrics
+    from stream.services.process import followed
+    from stream.sinks.undelivered import Requests
+    from stream.sinks.webhook_sender import Sender
+    from stream.sinks.webhook_store import SINK
+
+    bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.webhook
+    endpoint, signer = endpoint_of(own), signer_of(own)
+    startup.step(f"checking topics at {bootstrap}")
+    await asyncio.to_thread(create_or_check, bootstrap, topics, create=False)
+    stop, metrics, health = stop_on_signals(), Metrics(), Health()
+    membership = GroupMembership(bootstrap, own.group, topics.recommendations)
+    reader, requests = KafkaLogReader(bootstrap, membership), Requests(topics.recommendations)
+
+    @asynccontextmanager
+    async def guard() -> AsyncIterator[None]:
+        async with membership.in_use:
+            reader.check_partitions()
+            yield
+
+    sender = Sender(endpoint, signer, guard, metrics)
+    health.ready["endpoint"] = sender.problem
+    async with _letters(settings) as letters:
+        store = make_webhook_store(settings, membership, sender, letters, requests, metrics)
+        follower = make_follower(settings, SINK, store, reader, metrics, own.reconcile_after_s)
+        try:
+            async with (
+                followed(bootstrap, {topics.replayed: requests.on_records}, health, stop, startup),
+                following(follower, health, stop),
+                served(SINK, own.metrics_port, metrics, health),
+                background(say_progress(follower)),
+            ):
+                startup.watch(lambda: None if follower.missing() is None else "sending lists")
+                await stop.wait()
+        finally:
+            await reader.close()
+            await store.close()
+
+
+def endpoint_of(own: WebhookSettings) -> Endpoint:
+    """Where messages go.
+
+    Raises:
+        IsthmusError: the URL is none of HTTP.
+    """
+    import httpx
+
+    from stream.sinks.webhook_sender import Endpoint
+
+    try:
+        url = httpx.URL(own.url.get_secret_value())
+    except httpx.InvalidURL:
+        url = httpx.URL("")
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise IsthmusError("setting webhook.url (ISTHMUS_WEBHOOK__URL) must be the endpoint's https:// URL")
+    if url.scheme == "http" and url.host not in {"localhost", "127.0.0.1", "::1"}:
+        logger.warning("lists of users cross the network in the clear: give webhook.url an https:// URL")
+    return Endpoint(str(url), own.timeout_s, own.first_pause_s, own.longest_pause_s, own.give_up_s)
+
+
+def signer_of(own: WebhookSettings) -> Signer:
+    from stream.sinks.webhook_messages import Signer
+
+    return Signer([secret.get_secret_value() for secret in own.secrets])
+
+
+def make_webhook_store(
+    settings: Settings,
+    group: Group,
+    sender: Sender,
+    letters: Letters,
+    requests: Requests,
+    metrics: Metrics,
+    scan: Scan | None = None,
+) -> WebhookStore:
+    """Puts the store of an endpoint together."""
+    from stream.services.api import now_ms
+    from stream.sinks.undelivered import kafka_scan
+    from stream.sinks.webhook_store import WebhookStore
+
+    topic = settings.topics.recommendations
+    reads = scan or kafka_scan(settings.kafka.bootstrap, topic)
+    return WebhookStore(topic, group, sender, letters, requests, reads, metrics, now_ms, settings.webhook.batch_lists)
+
+
+@asynccontextmanager
+async def _letters(settings: Settings) -> AsyncIterator[Letters]:
+    from aiokafka.errors import KafkaError
+
+    from stream.kafka.cluster.clients import async_producer
+    from stream.sinks.undelivered import KafkaLetters
+
+    topics = settings.topics
+    producer = async_producer(settings.kafka.bootstrap)
+    try:
+        await producer.start()
+        yield KafkaLetters(producer, topics.recommendations, topics.dead_letters, topics.replayed)
+    except KafkaError as error:
+        raise IsthmusError(
+            f"the broker at {settings.kafka.bootstrap} does not take dead letters ({type(error).__name__})"
+        ) from error
+    finally:
+        await producer.stop()
 
 
 def make_follower(

@@ -1,7 +1,10 @@
-"""The sink of a PostgreSQL database as processes on real Kafka: killed, two of them in a rebalance, from an empty database on."""
+"""Sinks as processes on real Kafka: killed, two of them in a rebalance, from an empty database on; lists given up and replayed."""
 
+import os
 import random
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from stream.settings import TopicSettings
 from tests.postgres import Database, sink_variables
 from tests.system.exact import newest, read_all
 from tests.system.readiness import readiness
+from tests.webhooks import ERASED, SECRET, Endpoint
 
 TOPICS = TopicSettings(partitions=4)
 
@@ -65,10 +69,11 @@ def broker(empty_kafka: str) -> str:
 
 
 class Sinks:
-    """Processes that fill one database."""
+    """Processes of one group."""
 
-    def __init__(self, bootstrap: str, database: Database, folder: Path) -> None:
-        self._environment = {**sink_variables(bootstrap, database, TOPICS.partitions), "ISTHMUS_POSTGRES__BATCH_RECORDS": "50"}
+    def __init__(self, kind: str, environment: Mapping[str, str], folder: Path) -> None:
+        self._kind = kind
+        self._environment = environment
         self._folder = folder
         self.running: list[ChildProcess] = []
         self._ports: list[int] = []
@@ -76,7 +81,7 @@ class Sinks:
     def start(self) -> ChildProcess:
         port = free_port()
         log = self._folder / f"sink-{port}.log"
-        child = ChildProcess(["sink", "postgres", "--metrics-port", str(port)], self._environment, log)
+        child = ChildProcess(["sink", self._kind, "--metrics-port", str(port)], self._environment, log)
         self.running.append(child)
         self._ports.append(port)
         return child
@@ -95,7 +100,8 @@ class Sinks:
 
 @pytest.fixture
 def sinks(broker: str, database: Database, tmp_path: Path) -> Iterator[Sinks]:
-    made_here = Sinks(broker, database, tmp_path)
+    environment = {**sink_variables(broker, database, TOPICS.partitions), "ISTHMUS_POSTGRES__BATCH_RECORDS": "50"}
+    made_here = Sinks("postgres", environment, tmp_path)
     yield made_here
     made_here.stop()
 
@@ -116,3 +122,91 @@ def test_sinks_that_are_killed_and_join_leave_what_the_topic_says(broker: str, d
     sinks.kill()
     publish(broker, rng, 500)
     wait_for(lambda: database.lists() == said(broker), sinks.running, 90, "the survivor to take over")
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    opened = Endpoint()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def webhooks(broker: str, endpoint: Endpoint, tmp_path: Path) -> Iterator[Sinks]:
+    environment = {
+        "ISTHMUS_KAFKA__BOOTSTRAP": broker,
+        "ISTHMUS_TOPICS__PARTITIONS": str(TOPICS.partitions),
+        "ISTHMUS_WEBHOOK__URL": endpoint.url,
+        "ISTHMUS_WEBHOOK__SECRETS": f'["{SECRET}"]',
+        "ISTHMUS_WEBHOOK__FIRST_PAUSE_S": "0.05",
+        "ISTHMUS_WEBHOOK__GIVE_UP_S": "0.5",
+        "ISTHMUS_WEBHOOK__BATCH_LISTS": "20",
+    }
+    made_here = Sinks("webhook", environment, tmp_path)
+    yield made_here
+    made_here.stop()
+
+
+def is_in_order(messages: list[dict[str, Any]]) -> bool:
+    """Whether each user's offsets rise, once what was sent again after a crash is left out."""
+    newest: dict[tuple[int, str], int] = {}
+    seen: set[tuple[int, str, int]] = set()
+    for message in messages:
+        data = message["data"]
+        said = [(data["user_id"], data["offset"])] if message["type"] == ERASED else []
+        said += [(one["list"]["user_id"], one["offset"]) for one in data.get("lists", ())]
+        for user, offset in said:
+            one = (data["partition"], user)
+            if (*one, offset) in seen:
+                continue
+            seen.add((*one, offset))
+            if offset < newest.get(one, -1):
+                return False
+            newest[one] = offset
+    return True
+
+
+def test_a_receiver_of_sinks_that_are_killed_and_join_knows_what_the_topic_says(
+    broker: str, endpoint: Endpoint, webhooks: Sinks
+) -> None:
+    """No list of a user overtakes another, an endpoint that fails now and then included."""
+    rng = random.Random(20)
+    endpoint.decide = lambda _: 500 if rng.random() < 0.1 else 204
+    publish(broker, random.Random(21), 2_000)
+    webhooks.start()
+    wait_for(lambda: len(endpoint.taken) > 5, webhooks.running, 60, "the first messages")
+    webhooks.kill()
+    webhooks.start()
+    webhooks.start()
+    publish(broker, random.Random(22), 500)
+    wait_for(webhooks.are_ready, webhooks.running, 90, "both sinks to be ready")
+    publish(broker, random.Random(23), 500)
+    wait_for(lambda: endpoint.lists() == said(broker), webhooks.running, 90, "the receiver to know what the topic says")
+    assert is_in_order(list(endpoint.taken))
+
+
+def dead_letters(bootstrap: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", "stream.cli.main", "dead-letters", *arguments, "--bootstrap", bootstrap]
+    environment = {**os.environ, "ISTHMUS_TOPICS__PARTITIONS": str(TOPICS.partitions)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def letters_of(bootstrap: str) -> dict[bytes, bytes]:
+    return newest(read_all(bootstrap, TOPICS.dead_letters))
+
+
+def test_lists_that_were_given_up_are_sent_after_a_replay(broker: str, endpoint: Endpoint, webhooks: Sinks) -> None:
+    """As the topic says them then. The dead letters hold neither user nor list."""
+    endpoint.decide = lambda message: 204 if message["type"] == ERASED else 400
+    publish(broker, random.Random(24), 60, users=20)
+    webhooks.start()
+    wait_for(lambda: len(letters_of(broker)) >= len(said(broker)), webhooks.running, 90, "the sink to have given up")
+    letters = letters_of(broker).values()
+    assert not any(b"u1" in value or b"item" in value for value in letters)
+    assert "undelivered" in dead_letters(broker, "list")
+    endpoint.decide = lambda _: 204
+    assert "requested" in dead_letters(broker, "replay", "--reason", "undelivered")
+    publish(broker, random.Random(25), 30, users=20)  # of every partition
+    wait_for(lambda: endpoint.lists() == said(broker), webhooks.running, 90, "the receiver to know what the topic says")
+    assert "already replayed" in dead_letters(broker, "replay", "--reason", "undelivered")

@@ -191,6 +191,7 @@ class DeadLetterReplay:
 
     def _replay(self, producer: Any, letters: Sequence[DeadLetter], now_ms: int, *, dry: bool) -> dict[str, int]:
         counts = {"replayed": 0, "already replayed": 0, "refused": 0}
+        letters = self._request_lists(producer, letters, now_ms, counts, dry=dry)
         originals: list[tuple[DeadLetter, Original]] = []
         for letter in letters:
             if coordinates_text(letter).encode() in self._replayed:
@@ -207,6 +208,22 @@ class DeadLetterReplay:
         if originals:
             self._send_all(producer, originals, now_ms, counts)
         return counts
+
+    def _request_lists(
+        self, producer: Any, letters: Sequence[DeadLetter], now_ms: int, counts: dict[str, int], *, dry: bool
+    ) -> list[DeadLetter]:
+        """Asks the sinks to send again what they gave up, as the topic says it now; returns the other dead letters."""
+        others = []
+        for letter in letters:
+            name = coordinates_text(letter)
+            if letter.reason != Reason.UNDELIVERED or name.encode() in self._replayed:
+                others.append(letter)
+                continue
+            if not dry:
+                self._record(producer, name.encode(), Replayed(now_ms)).get(_ACK_S)
+            counts["replayed"] += 1
+            self._report(name, "would be requested" if dry else "requested: the sink sends what the topic says now")
+        return others
 
     def _refuse(self, letter: DeadLetter, why: str, counts: dict[str, int]) -> None:
         counts["refused"] += 1

@@ -16,6 +16,7 @@ from stream.kafka.cluster.partition import Partition
 
 _WAIT_S: Final = 30.0
 _IDLE_MS: Final = 86_400_000  # a member that fetches nothing looks idle to aiokafka
+_REBALANCE_MS: Final = 60_000
 
 
 class GroupMembership:
@@ -27,6 +28,11 @@ class GroupMembership:
         self._topic = topic
         self._consumer: Any = None
         self._listener = _Listener()
+
+    @property
+    def in_use(self) -> asyncio.Lock:
+        """Held while something is done that the next owner of a partition must not overtake: partitions are given up after it."""
+        return self._listener.in_use
 
     @property
     def version(self) -> int:
@@ -51,6 +57,7 @@ class GroupMembership:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             max_poll_interval_ms=_IDLE_MS,
+            rebalance_timeout_ms=_REBALANCE_MS,
         )
         self._listener.consumer = consumer
         consumer.subscribe([self._topic], listener=self._listener)
@@ -96,11 +103,14 @@ class _Listener(ConsumerRebalanceListener):
         self.version = 0
         self.assigned: frozenset[Partition] = frozenset()
         self.is_assigned = asyncio.Event()
+        self.in_use = asyncio.Lock()
 
-    def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         del revoked
         self.version += 1
         self.is_assigned.clear()
+        async with self.in_use:
+            pass
 
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         self.consumer.pause(*assigned)

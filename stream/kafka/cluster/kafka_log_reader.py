@@ -79,8 +79,7 @@ class KafkaLogReader:
         self._consumer.seek(TopicPartition(topic, partition), offset)
 
     async def fetch(self) -> list[Fetched]:
-        if self._membership is not None and self._membership.version != self._version:
-            raise PartitionsChanged("the group assigns partitions anew")
+        self.check_partitions()
         if not self._consumer.assignment():
             await asyncio.sleep(_WAIT_MS / 1_000)
             return []
@@ -94,6 +93,11 @@ class KafkaLogReader:
         except KafkaError as error:
             raise self._silent(error) from error
         return batches
+
+    def check_partitions(self) -> None:
+        """Raises PartitionsChanged where the partitions are no longer those that `open` returned."""
+        if self._membership is not None and self._membership.version != self._version:
+            raise PartitionsChanged("the group assigns partitions anew")
 
     def read_to_end_at(self, topic: str, partition: int) -> int | None:
         return self._read_to_end.get((topic, partition))

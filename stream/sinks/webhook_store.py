@@ -1,0 +1,186 @@
+"""An endpoint as a store: a batch is written by posting it, and the position is kept in the consumer group.
+
+What the group keeps of a partition is its offset and, as its note, the position in full. Messages of a partition are posted one
+after the other, lists and erasures in the order of the topic. An erasure is a message of its own and is never given up.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from stream.api.store import Position, Row, Table
+from stream.metrics import Metrics
+from stream.sinks.undelivered import Letters, Requests, Scan, latest_of
+from stream.sinks.webhook_messages import Erased, Kind, Message, Reconciled, SentList, Updated, encode_message, time_text
+from stream.sinks.webhook_sender import NotTaken, Sender
+
+logger = logging.getLogger("isthmus")
+SINK: Final = "webhook"
+
+
+class Note(msgspec.Struct, frozen=True, array_like=True):
+    """What the group keeps of a partition.
+
+    Attributes:
+        position: How far it was followed.
+        began_at: When its present pass began, ms.
+        replayed: Number of the last request for a list that was answered; -1: none.
+    """
+
+    position: Position
+    began_at: int
+    replayed: int = -1
+
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(Note).decode
+
+
+class Group(Protocol):
+    """What the sink needs of its membership in a consumer group."""
+
+    @property
+    def version(self) -> int: ...
+
+    async def note(self, partition: tuple[str, int]) -> str | None: ...
+
+    async def commit(self, partition: tuple[str, int], offset: int, note: str) -> None: ...
+
+
+class WebhookStore:
+    """`stream.api.store.FollowedStore` on an endpoint, of the table of lists alone."""
+
+    def __init__(
+        self,
+        topic: str,
+        group: Group,
+        sender: Sender,
+        letters: Letters,
+        requests: Requests,
+        scan: Scan,
+        metrics: Metrics,
+        clock_ms: Callable[[], int],
+        batch_lists: int,
+    ) -> None:
+        self._topic = topic
+        self._group = group
+        self._sender = sender
+        self._letters = letters
+        self._requests = requests
+        self._scan = scan
+        self._metrics = metrics
+        self._clock_ms = clock_ms
+        self._batch_lists = batch_lists
+        self._notes: dict[int, Note] = {}
+
+    async def position(self, table: Table, partition: int) -> Position | None:
+        del table
+        kept = await self._group.note((self._topic, partition))
+        try:
+            self._notes[partition] = _decode(kept or "")
+        except msgspec.MsgspecError:
+            self._notes.pop(partition, None)
+            return None
+        return self._notes[partition].position
+
+    async def begin(self, table: Table, partition: int, epoch: int, now_ms: int) -> Position:
+        del table
+        kept = self._notes.get(partition)
+        generation = 1 if kept is None else kept.position.generation + 1
+        replayed = -1 if kept is None else kept.replayed
+        await self._keep(partition, Note(Position(epoch, generation, as_of_ms=now_ms), now_ms, replayed))
+        return self._notes[partition].position
+
+    async def write(self, table: Table, partition: int, rows: Sequence[Row], position: Position) -> bool:
+        del table
+        with self._metrics.histogram("sink_seconds", SINK).time():
+            await self._replay(partition)
+            for part in self._parts(rows):
+                await self._send(partition, part)
+                moved = msgspec.structs.replace(self._notes[partition].position, next_offset=part[-1].offset + 1)
+                await self._keep(partition, msgspec.structs.replace(self._notes[partition], position=moved))
+        await self._keep(partition, msgspec.structs.replace(self._notes[partition], position=position))
+        return True
+
+    async def complete(self, table: Table, partition: int) -> int:
+        """Says that the partition was sent whole, where an earlier pass may have left more at the receiver."""
+        del table
+        note = self._notes[partition]
+        position = note.position
+        if position.generation > 1 and not position.complete:
+            name = f"reconciled-{position.epoch}-{partition}-{position.generation}"
+            said = Reconciled(position.epoch, partition, time_text(note.began_at))
+            await self._sender.post(name, self._body("recommendations.reconciled", said), for_ever=True)
+        done = msgspec.structs.replace(position, complete=True)
+        await self._keep(partition, msgspec.structs.replace(note, position=done))
+        return 0
+
+    async def close(self) -> None:
+        await self._sender.close()
+
+    def _parts(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """The rows of each message, in order: an erasure alone, lists together without those that a later record supersedes."""
+        newest = {row.key: row.offset for row in rows}
+        parts: list[list[Row]] = []
+        for row in rows:
+            if row.value is None:
+                parts.append([row])
+            elif newest[row.key] != row.offset:
+                self._count("superseded")
+            elif parts and parts[-1][0].value is not None and len(parts[-1]) < self._batch_lists:
+                parts[-1].append(row)
+            else:
+                parts.append([row])
+        return parts
+
+    async def _send(self, partition: int, part: Sequence[Row], prefix: str = "lists") -> None:
+        """Posts one message; lists that are not taken become dead letters."""
+        position = self._notes[partition].position
+        name = f"{prefix}-{position.epoch}-{partition}-{position.generation}-{part[0].offset}-{part[-1].offset}"
+        if part[0].value is None:
+            said = Erased(position.epoch, partition, part[0].offset, part[0].key.decode(errors="replace"))
+            await self._sender.post(name, self._body("user.erased", said), for_ever=True)
+            self._count("deleted")
+            return
+        lists = tuple(SentList(row.offset, msgspec.Raw(row.value or b"")) for row in part)
+        try:
+            await self._sender.post(
+                name, self._body("recommendations.updated", Updated(position.epoch, partition, lists)), for_ever=False
+            )
+        except NotTaken as error:
+            await self._give_up(partition, part, str(error))
+        else:
+            self._count("written", len(part))
+
+    async def _give_up(self, partition: int, part: Sequence[Row], why: str) -> None:
+        await self._letters.send(part, self._notes[partition].position.epoch, partition, why)
+        self._count("undelivered", len(part))
+        text = "%d lists of partition %d, offsets %d to %d, were given up (%s): when the endpoint takes messages again, run "
+        text += "`isthmus dead-letters replay --reason undelivered`"
+        logger.error(text, len(part), partition, part[0].offset, part[-1].offset, why)
+
+    async def _replay(self, partition: int) -> None:
+        """Sends what was asked for, as the topic says it now, up to the position; what follows that comes by itself."""
+        note = self._notes[partition]
+        requests = self._requests.of(partition, note.position.epoch, note.replayed)
+        due = [one for one in requests if one.offset < note.position.next_offset]
+        if not requests:
+            return
+        last = max(one.number for one in requests)
+        if due:
+            rows = await latest_of(self._scan, partition, {one.offset for one in due}, note.position.next_offset)
+            for part in self._parts(rows):
+                await self._send(partition, part, f"again-{last}")
+        await self._keep(partition, msgspec.structs.replace(note, replayed=last))
+
+    async def _keep(self, partition: int, note: Note) -> None:
+        await self._group.commit((self._topic, partition), note.position.next_offset, _encode(note).decode())
+        self._notes[partition] = note
+
+    def _body(self, kind: Kind, data: Updated | Erased | Reconciled) -> bytes:
+        return encode_message(Message(kind, time_text(self._clock_ms()), data))
+
+    def _count(self, outcome: str, by: int = 1) -> None:
+        self._metrics.counter("sink_records", SINK, outcome).inc(by)

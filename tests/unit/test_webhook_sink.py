@@ -1,0 +1,280 @@
+"""The webhook sink on an embedded log, against a server of its own: signatures, order, retries, dead letters, replays, erasures."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from stream.api.follower import Follower
+from stream.api.store import Row
+from stream.core.outputs import Output
+from stream.core.records import PlainRecord, Record
+from stream.errors import IsthmusError
+from stream.kafka.embedded.log import Log
+from stream.kafka.embedded.log_reader import EmbeddedLogReader
+from stream.metrics import Metrics
+from stream.services.sinks import endpoint_of, make_follower, make_webhook_store, signer_of
+from stream.settings import WebhookSettings
+from stream.sinks.undelivered import Requests
+from stream.sinks.webhook_messages import Signer
+from stream.sinks.webhook_sender import Sender
+from tests import api
+from tests.api import ITEMS, PARTITIONS, TOPICS
+from tests.webhooks import ERASED, LISTS, RECONCILED, SECRET, Endpoint
+
+OTHER = "whsec_" + base64.b64encode(bytes(range(32, 64))).decode()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    opened = Endpoint()
+    yield opened
+    opened.close()
+
+
+class FakeGroup:
+    """The notes that a consumer group keeps."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.notes: dict[tuple[str, int], str] = {}
+
+    async def note(self, partition: tuple[str, int]) -> str | None:
+        return self.notes.get(partition)
+
+    async def commit(self, partition: tuple[str, int], offset: int, note: str) -> None:
+        del offset
+        self.notes[partition] = note
+
+
+class FakeLetters:
+    """Dead letters in memory."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, int, int]] = []
+
+    async def send(self, rows: Sequence[Row], epoch: int, partition: int, why: str) -> None:
+        assert "user" not in why
+        self.sent += [(epoch, partition, row.offset) for row in rows]
+
+
+class Sink:
+    """A sink that runs on a log."""
+
+    def __init__(self, log: Log, follower: Follower, metrics: Metrics, sender: Sender) -> None:
+        self._log = log
+        self.sender = sender
+        self.follower = follower
+        self.metrics = metrics
+
+    async def settled(self) -> None:
+        await self.until(lambda: self.follower.ready.is_set() and self._is_at_end())
+
+    def _is_at_end(self) -> bool:
+        partitions = enumerate(self._log.topics[TOPICS.recommendations].partitions)
+        return all(self.follower.positions().get((TOPICS.recommendations, number), -1) >= one.end for number, one in partitions)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not holds():
+                await asyncio.sleep(0.01)
+
+
+def settings(endpoint: Endpoint, **more: Any) -> Any:
+    webhook = {"url": endpoint.url, "secrets": (SECRET,), "first_pause_s": 0.01, "longest_pause_s": 0.02, "give_up_s": 0.3, **more}
+    return api.settings().model_copy(update={"webhook": WebhookSettings(**webhook)})
+
+
+@asynccontextmanager
+async def sink(
+    log: Log,
+    endpoint: Endpoint,
+    group: FakeGroup,
+    letters: FakeLetters | None = None,
+    requests: Requests | None = None,
+    reconcile_after_s: int = 518_400,
+    **more: Any,
+) -> AsyncIterator[Sink]:
+    chosen, metrics = settings(endpoint, **more), Metrics()
+    sender = Sender(endpoint_of(chosen.webhook), signer_of(chosen.webhook), nullcontext, metrics)
+
+    async def scan(partition: int, start: int, end: int) -> AsyncIterator[Sequence[Record]]:
+        records = log.topics[TOPICS.recommendations].partitions[partition].records
+        yield [record for record in records if start <= record.offset < end]
+
+    store = make_webhook_store(
+        chosen, group, sender, letters or FakeLetters(), requests or Requests(TOPICS.recommendations), metrics, scan
+    )
+    follower = make_follower(chosen, "webhook", store, EmbeddedLogReader(log), metrics, reconcile_after_s)
+    running = asyncio.create_task(follower.run())
+    try:
+        yield Sink(log, follower, metrics, sender)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await store.close()
+
+
+def forget(log: Log, user: str) -> None:
+    api.append(log, TOPICS.recommendations, user, Output(user.encode(), None))
+
+
+async def test_lists_and_erasures_arrive_signed_and_in_order(endpoint: Endpoint) -> None:
+    """Lists in batches, an erasure as a message of its own, and what follows it after it."""
+    log, group = api.new_log(), FakeGroup()
+    for user in ("a", "b", "erased"):
+        api.put_list(log, user)
+    async with sink(log, endpoint, group) as running:
+        await running.settled()
+        assert endpoint.lists() == {user: list(ITEMS[:5]) for user in ("a", "b", "erased")}
+        forget(log, "erased")
+        forget(log, "a")
+        api.put_list(log, "a", ITEMS[7:9])
+        await running.settled()
+    assert endpoint.lists() == {"a": list(ITEMS[7:9]), "b": list(ITEMS[:5])}
+    assert endpoint.kinds().count(ERASED) == 2
+    assert endpoint.taken[0]["data"]["lists"][0]["list"]["recommendation_id"].startswith("id-")
+
+
+async def test_a_list_that_a_later_record_supersedes_is_not_sent(endpoint: Endpoint) -> None:
+    """Nor counted as sent."""
+    log = api.new_log()
+    for number in range(5):
+        api.put_list(log, "a", ITEMS[number : number + 3])
+    async with sink(log, endpoint, FakeGroup()) as running:
+        await running.settled()
+        assert running.metrics.total("sink_records", "webhook", "superseded") == 4
+    assert [len(message["data"]["lists"]) for message in endpoint.taken] == [1]
+    assert endpoint.lists() == {"a": list(ITEMS[4:7])}
+
+
+async def test_a_message_that_is_refused_is_sent_again_under_its_id(endpoint: Endpoint) -> None:
+    """Each attempt is signed anew; health says what is wrong meanwhile; nothing is given up too early."""
+    log, answers = api.new_log(), iter([500, 302, 429])
+    endpoint.decide = lambda _: next(answers, 204)
+    api.put_list(log, "a")
+    async with sink(log, endpoint, FakeGroup(), give_up_s=60) as running:
+        await running.settled()
+        assert running.sender.problem() is None
+        assert running.metrics.total("webhook_attempts", "refused") == 3
+    assert list(endpoint.attempts.values()) == [4]
+    assert endpoint.lists() == {"a": list(ITEMS[:5])}
+
+
+async def test_lists_that_are_never_taken_become_dead_letters_and_the_others_go_on(endpoint: Endpoint) -> None:
+    """With their coordinates; the position moves on."""
+    log, letters = api.new_log(), FakeLetters()
+    endpoint.decide = lambda message: 400 if "poison" in json.dumps(message) else 204
+    api.put_list(log, "a", ("poison",))
+    api.put_list(log, "b")
+    async with sink(log, endpoint, FakeGroup(), letters, batch_lists=1) as running:
+        await running.settled()
+        assert running.metrics.total("sink_records", "webhook", "undelivered") == 1
+    assert endpoint.lists() == {"b": list(ITEMS[:5])}
+    assert len(letters.sent) == 1
+
+
+async def test_an_erasure_is_never_given_up(endpoint: Endpoint) -> None:
+    """Long after lists would have been; health says so until it is taken."""
+    log, letters = api.new_log(), FakeLetters()
+    endpoint.decide = lambda message: 500 if message["type"] == ERASED else 204
+    forget(log, "a")
+    api.put_list(log, "a")
+    async with sink(log, endpoint, FakeGroup(), letters, give_up_s=0.01) as running:
+        await running.until(lambda: max(endpoint.attempts.values(), default=0) > 20)
+        assert running.sender.problem() == "the endpoint answered 500"
+        endpoint.decide = lambda _: 204
+        await running.settled()
+    assert endpoint.kinds() == [ERASED, LISTS]
+    assert letters.sent == []
+
+
+async def test_a_sink_that_starts_again_continues(endpoint: Endpoint) -> None:
+    """From the position that its group keeps."""
+    log, group = api.new_log(), FakeGroup()
+    api.put_list(log, "a")
+    async with sink(log, endpoint, group) as first:
+        await first.settled()
+    api.put_list(log, "b")
+    async with sink(log, endpoint, group) as again:
+        await again.settled()
+    assert [one["list"]["user_id"] for message in endpoint.taken for one in message["data"]["lists"]] == ["a", "b"]
+
+
+async def test_a_receiver_forgets_whom_a_sink_missed(endpoint: Endpoint) -> None:
+    """Away for longer than tombstones are kept: everything is sent again, and the receiver is told that the rest is gone."""
+    log, group = api.new_log(), FakeGroup()
+    for user in ("erased", "other"):
+        api.put_list(log, user)
+    async with sink(log, endpoint, group) as first:
+        await first.settled()
+    for partition in log.topics[TOPICS.recommendations].partitions:
+        partition.records = [record for record in partition.records if record.key != b"erased"]
+    for number in range(8):  # of every partition
+        api.put_list(log, f"new-{number}")
+    await asyncio.sleep(0.01)  # a later millisecond than the first lists'
+    async with sink(log, endpoint, group, reconcile_after_s=0) as late:
+        await late.settled()
+        assert late.metrics.total("sink_reconciled") == PARTITIONS
+    assert endpoint.kinds().count(RECONCILED) == PARTITIONS
+    assert set(endpoint.lists()) == {"other", *(f"new-{number}" for number in range(8))}
+
+
+async def test_a_replay_sends_what_the_topic_says_now(endpoint: Endpoint) -> None:
+    """Once, also after a restart; not the list that was given up, if a newer one came."""
+    log, group, letters, requests = api.new_log(), FakeGroup(), FakeLetters(), Requests(TOPICS.recommendations)
+    endpoint.decide = lambda _: 400
+    for user in ("a", "b"):
+        api.put_list(log, user, ("old",))
+    async with sink(log, endpoint, group, letters, requests, give_up_s=0.05) as running:
+        await running.settled()
+        assert len(letters.sent) == 2
+        endpoint.decide = lambda _: 204
+        api.put_list(log, "a", ("new",))
+        await running.settled()
+        assert endpoint.lists() == {"a": ["new"]}
+        names = [f"{TOPICS.recommendations}/{epoch}/{partition}/{offset}" for epoch, partition, offset in letters.sent]
+        asked = [PlainRecord(number, 0, name.encode(), b'{"replayed_at": 1}') for number, name in enumerate(names)]
+        await requests.on_records([*asked, PlainRecord(9, 0, b"web-clicks/1/2/3", b"{}"), PlainRecord(10, 0, b"run", b"{}")])
+        for user in ("c", "d", "e", "f"):
+            api.put_list(log, user)
+        await running.settled()
+        assert endpoint.lists()["a"] == ["new"]
+        assert endpoint.lists()["b"] == ["old"]
+    sent = len(endpoint.taken)
+    async with sink(log, endpoint, group, letters, requests) as again:
+        await again.settled()
+    assert len(endpoint.taken) == sent
+
+
+def test_each_secret_signs() -> None:
+    """A receiver that knows either of them accepts; one that knows another does not, nor a changed body."""
+    body = b'{"a": "\xc3\xa4"}'
+    headers = Signer([SECRET, OTHER]).headers("id", body, datetime.now(UTC))
+    for secret in (SECRET, OTHER):
+        assert Webhook(secret).verify(body, headers) == {"a": "\u00e4"}
+    with pytest.raises(WebhookVerificationError):
+        Webhook("whsec_" + base64.b64encode(bytes(40)).decode()).verify(body, headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(SECRET).verify(b"{}", headers)
+
+
+@pytest.mark.parametrize("secrets", [(), ("hunter22hunter22",), ("whsec_c2hvcnQ=",), ("whsec_!!!!",)])
+def test_a_secret_that_is_none_is_refused_without_being_shown(secrets: tuple[str, ...]) -> None:
+    """The message says how to make one."""
+    with pytest.raises(IsthmusError, match=r"webhook\.secrets") as refused:
+        Signer(secrets)
+    assert not any(secret in str(refused.value) for secret in secrets)
+
+
+@pytest.mark.parametrize("url", ["", "ftp://host/x", "host:80/x", "https://", "http://[::1"])
+def test_a_url_that_is_none_is_refused(url: str) -> None:
+    """Before the sink joins its group."""
+    with pytest.raises(IsthmusError, match=r"webhook\.url"):
+        endpoint_of(WebhookSettings(url=url))
