@@ -134,7 +134,7 @@ DECLARED: Final[dict[str, Declared]] = {
     "live": Declared(Gauge, "1 while /livez returns 200: the event loop is not blocked and no partition is stalled"),
     "ready": Declared(Gauge, "1 while /readyz returns 200: partitions are assigned, tables restored, catalogue and models read"),
     "stalled_partitions": Declared(Gauge, "partitions that have work and whose committed offset does not move"),
-    "stopped_partitions": Declared(Gauge, "partitions that stopped at a batch whose checksum fails"),
+    "stopped_partitions": Declared(Gauge, "partitions that stopped at a damaged batch"),
     "unusable_items": Declared(Gauge, "items of the catalogue whose newest record cannot be used; all workers report the same"),
     "unreadable_records": Declared(
         Counter,

@@ -45,6 +45,11 @@ def with_count(batch: bytes, count: int) -> bytes:
     return seal(changed)
 
 
+def with_length(batch: bytes, length: int) -> bytes:
+    """The batch with another length in its header, which no checksum covers."""
+    return batch[:8] + struct.pack(">i", length) + batch[12:]
+
+
 def damage(batch: bytes) -> bytes:
     """The batch with a last byte that its checksum does not fit."""
     return with_byte(batch, len(batch) - 1, batch[-1] ^ 0xFF)

@@ -38,10 +38,11 @@ def skip(
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     bootstrap: Bootstrap = None,
 ) -> None:
-    """Give up a batch whose checksum fails: every process and command that stops at it passes over it.
+    """Give up a damaged batch: every process and command that stops at it passes over it.
 
-    What it held is lost; a worker or encoder writes one dead letter in its place. First make sure that no other replica holds the
-    batch whole. In a changelog, a record that does not parse is given up in the same way. A whole batch is refused.
+    What it held is lost; a worker or encoder writes one dead letter in its place. Where the header of a batch is damaged, this
+    includes what the broker cannot find behind it, and finding out takes up to a minute. First make sure that no other replica
+    holds the batch whole. In a changelog, a record that does not parse is given up in the same way. A whole batch is refused.
 
     Example: isthmus topics skip web-clicks 3 1700
     """

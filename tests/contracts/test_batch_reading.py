@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.consumer import consumer as aiokafka_consumer
 from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.consumer.fetcher import Fetcher as AiokafkaFetcher
 from aiokafka.record.memory_records import MemoryRecords
@@ -25,6 +26,8 @@ def test_aiokafkas_fetcher_takes_both_classes_from_its_module() -> None:
     assert "partition_records = PartitionRecords(" in source
     assert "self._check_crcs," in source
     assert "check_crcs=self._check_crcs" in inspect.getsource(AIOKafkaConsumer.start)
+    assert "self._fetcher = Fetcher(\n            self._client," in inspect.getsource(AIOKafkaConsumer.start)
+    assert "response = await self._client.send(node_id, request)" in source
     assert list(inspect.signature(_OWN.__init__).parameters)[1:] == [
         "tp",
         "records",
@@ -43,13 +46,15 @@ def test_installing_is_seen_by_new_fetches() -> None:
     batch_reading.install()
     assert aiokafka_fetcher.MemoryRecords is batch_reading.FetchedBatches
     assert aiokafka_fetcher.PartitionRecords is batch_reading.TolerantPartitionRecords
+    assert aiokafka_consumer.Fetcher is batch_reading.TolerantFetcher
 
 
 def test_kafka_pythons_fetcher_takes_the_class_from_itself() -> None:
-    """`read_tolerantly` sets it on the instance; its records show the bytes of the next batch."""
+    """`read_tolerantly` sets it on the instance; its records show the bytes of the fetch."""
     assert "self.PartitionRecords(fetch_offset, tp, records," in inspect.getsource(Fetcher._parse_fetched_data)
     assert "check_crcs=self.config['check_crcs']" in inspect.getsource(Fetcher._parse_fetched_data)
-    assert bytes(KafkaPythonRecords(NOT_UTF8)._next_slice) == NOT_UTF8
+    assert bytes(KafkaPythonRecords(NOT_UTF8)._buffer) == NOT_UTF8
+    assert "self._parse_fetched_data(completion)" in inspect.getsource(Fetcher)
 
 
 def _aiokafkas_own() -> list[Any]:

@@ -1,5 +1,7 @@
 """Records that do not parse and batches whose checksum fails, on a broker's disk, and a worker that goes on past them."""
 
+import re
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -7,6 +9,7 @@ import pytest
 from kafka import KafkaProducer
 
 from stream.core.events import Click
+from stream.core.unreadable import readable
 from stream.errors import IsthmusError
 from stream.kafka.cluster.compacted_topic import CompactedTopic
 from stream.kafka.cluster.corrupt_batches import CorruptBatchError
@@ -16,7 +19,7 @@ from stream.kafka.cluster.topic_reader import open_topic_reader
 from stream.kafka.cluster.topics import create_or_check, source_topics
 from stream.services.child_processes import ChildProcess, wait_for
 from stream.settings import TopicSettings
-from tests.batches import RECORDS_BEGIN, NotUtf8, edit_segment, seal, with_byte
+from tests.batches import RECORDS_BEGIN, NotUtf8, edit_segment, seal, with_byte, with_length
 from tests.system.exact import newest, read_all
 from tests.system.needs import broker_or_skip
 from tests.system.readiness import readiness
@@ -101,6 +104,46 @@ def test_a_damaged_record_stops_nothing_and_a_damaged_batch_its_partition_until_
             assert len(list(reader.records(TOPICS.clicks))) == 18
 
 
+@pytest.mark.timeout(240)
+def test_a_damaged_header_stops_its_partition_until_what_it_hides_is_given_up(tmp_path: Path) -> None:
+    """A length below zero, at which the broker refuses, and one beyond the file, at which it says nothing. Told with partition and
+    offset; `isthmus topics skip` finds where the broker can read again; all before and after it is folded.
+    """
+    broker_or_skip()
+    port, damaged, records = free_port(), 30, 60
+    with LocalKafka(tmp_path / "kafka") as broker:
+        create_or_check(broker.bootstrap, TOPICS, dev=True)
+        producer = KafkaProducer(bootstrap_servers=broker.bootstrap, acks="all")
+        for number in range(records):  # the broker's index has a place every 4 kB: some batches lie between two of them
+            value = click(f"event-{number}") + b" " * 1_500
+            for partition, user in enumerate((b"a", b"d")):
+                producer.send(TOPICS.clicks, key=user, value=value, partition=partition).get(10)
+        producer.close()
+        broker.stop()
+        for partition, length in enumerate((-5, 1 << 30)):
+            edit_segment(partition_folder(broker, partition), b"event-%d" % damaged, partial(with_length, length=length))
+        broker.start()
+        variables = {"ISTHMUS_WORKER__STATE_DIR": str(tmp_path / "state"), "ISTHMUS_TOPICS__PARTITIONS": "2"}
+        arguments = ["worker", "--bootstrap", broker.bootstrap, "--metrics-port", str(port)]
+        worker = ChildProcess(arguments, variables, tmp_path / "worker.log")
+        try:
+            places = [f"web-clicks-{partition}: " for partition in range(2)]
+            wait_for(lambda: all(place in readiness(port) for place in places), [worker], 60, "the word of two partitions")
+            assert all(f"isthmus topics skip web-clicks {partition} " in readiness(port) for partition in range(2))
+            for partition, first in enumerate(re.findall(r"topics skip web-clicks \d (\d+)", readiness(port))):
+                assert int(first) <= damaged
+                answer = skip(broker.bootstrap, int(first), partition)
+                assert "will be skipped" in answer, answer
+            wait_for(lambda: folded(broker.bootstrap, 2 * records), [worker], 60, "the folding of all events")
+            wait_for(lambda: readiness(port) == "ok\n", [worker], 30, "readiness")
+        finally:
+            worker.stop()
+        assert {place.split("/")[0] for place in dead_letters(broker.bootstrap)} == {"0", "1"}
+        with open_topic_reader(broker.bootstrap) as reader:
+            offsets = {(record.partition, record.offset) for record in readable(reader.records(TOPICS.clicks))}
+        assert {(partition, number) for partition in range(2) for number in (0, damaged - 5, damaged + 5, 59)} <= offsets
+
+
 def reasons(bootstrap: str) -> dict[str, str]:
     return {place: reason for place, (reason, _) in dead_letters(bootstrap).items()}
 
@@ -110,11 +153,11 @@ def folded(bootstrap: str, records: int) -> bool:
     return progress.end >= records and progress.lag == 0
 
 
-def skip(bootstrap: str, offset: int) -> str:
+def skip(bootstrap: str, offset: int, partition: int = 1) -> str:
     """What the command says."""
     from typer.testing import CliRunner
 
     from stream.cli.topics import app
 
-    result = CliRunner().invoke(app, ["skip", TOPICS.clicks, "1", str(offset), "--yes", "--bootstrap", bootstrap])
+    result = CliRunner().invoke(app, ["skip", TOPICS.clicks, str(partition), str(offset), "--yes", "--bootstrap", bootstrap])
     return str(result.exception) if isinstance(result.exception, IsthmusError) else result.output

@@ -17,6 +17,7 @@ from stream.core.records import Coordinates, PlainRecord
 from stream.core.unreadable import UnreadableValue
 from stream.errors import IsthmusError
 from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch, Skip, SkipCorruptBatches, StoppedPartitions
+from stream.kafka.cluster.damaged_headers import REFUSED, SILENT, SILENT_S, Answers
 from tests.batches import (
     ATTRIBUTES,
     RECORDS_BEGIN,
@@ -27,6 +28,7 @@ from tests.batches import (
     seal,
     with_byte,
     with_count,
+    with_length,
 )
 
 Reader = Callable[..., tuple[list[Any], int]]
@@ -146,6 +148,68 @@ def test_a_corrupt_batch_stops_its_partition_until_it_may_be_skipped() -> None:
     assert "offsets 3 to 4" in records[0].value.error
     assert position == 6
     assert policy.check() is None
+
+
+WRONG_LENGTHS = (-(2**31), -13, -1, 0, 13, 14, 48, 49, 60, 2**31 - 1)
+
+
+@READERS
+@pytest.mark.parametrize("length", WRONG_LENGTHS)
+def test_a_wrong_length_in_a_header_ends_a_command_with_the_offset_and_what_to_do(read: Reader, length: int) -> None:
+    """As the first batch of a fetch, where the broker has to send it whole; nothing after it is read as if it were a batch."""
+    damaged = with_length(build(base_offset=3), length)
+    with pytest.raises(IsthmusError, match=r"clicks-0.*offset 3.*isthmus topics skip clicks 0 3"):
+        read(damaged + build([b"6"], base_offset=6), position=3)
+    policy = RaiseAtCorruptBatch(lambda _: {("clicks", 0): Skip(1, 3, 5)})
+    records, position = read(damaged + build([b"6"], base_offset=6), policy, position=3)
+    assert [(record.offset, isinstance(record.value, UnreadableValue)) for record in records] == [(3, True)]
+    assert "offsets 3 to 5" in records[0].value.error
+    assert position == 6
+
+
+@READERS
+@pytest.mark.parametrize("length", [length for length in WRONG_LENGTHS if length < 2**30])
+def test_what_precedes_a_wrong_length_is_read(read: Reader, length: int) -> None:
+    """Then the reader stands at the damage, and never asks for what follows."""
+    policy = StoppedPartitions()
+    records, position = read(build() + with_length(build(base_offset=3), length) + build(base_offset=6), policy)
+    assert [record.offset for record in records] == [0, 1, 2]
+    assert position == 3
+    assert [batch.offset for batch in policy.batches()] == [3]
+
+
+@READERS
+def test_a_batch_that_is_cut_off_at_the_end_of_a_fetch_is_no_damage(read: Reader) -> None:
+    """The next fetch begins with it."""
+    records, position = read(build() + build(base_offset=3)[:-1])
+    assert ([record.offset for record in records], position) == ([0, 1, 2], 3)
+    records, position = read(build() + build(base_offset=3)[:5])
+    assert ([record.offset for record in records], position) == ([0, 1, 2], 3)
+
+
+def test_an_answer_that_names_damage_stops_the_partition_at_once_and_silence_after_a_while() -> None:
+    """Other errors, records, and an end that is reached say nothing; a partition that was paused is not silent."""
+    now = [100.0]
+    answers = Answers(lambda: now[0])
+    assert answers.check("tp", 5, 2, 9, None) == (0, REFUSED)
+    assert answers.check("tp", 5, 6, 9, None) == (6, None)
+    assert [answers.check("tp", 5, 0, 9, b"") for _ in range(2)] == [(0, b"")] * 2
+    now[0] += SILENT_S
+    assert answers.check("tp", 6, 0, 9, b"") == (0, b"")
+    assert answers.check("other", 5, 0, 5, b"") == (0, b"")
+    now[0] += SILENT_S
+    assert answers.check("tp", 6, 0, 9, b"") == (0, SILENT)
+    assert answers.check("other", 5, 0, 5, b"") == (0, b"")
+    now[0] += 10 * SILENT_S
+    assert answers.check("tp", 6, 0, 9, b"") == (0, b"")
+
+
+def test_a_follower_waits_where_a_broker_is_silent_and_steps_over_a_damaged_header(caplog: pytest.LogCaptureFixture) -> None:
+    """Silence may end, so nothing is skipped for it; either is logged once."""
+    policy = SkipCorruptBatches()
+    assert [read_as_aiokafka(SILENT, policy, position=4) for _ in range(2)] == [([], 4)] * 2
+    assert [read_as_aiokafka(REFUSED, policy, position=offset)[1] for offset in (7, 8, 9)] == [8, 9, 10]
+    assert [record.message.count("clicks-0") for record in caplog.records] == [1, 1]
 
 
 def test_a_follower_goes_on_after_a_corrupt_batch() -> None:

@@ -127,7 +127,7 @@ async def test_a_partition_that_stopped_is_told_retried_and_not_taken_for_stalle
     )
     supervision = Supervision(health=health, stalled_s=0, stopped=stopped)
     watchdog = Watchdog(app, view, {"clicks": 1}, Metrics(), WATERMARKS, supervision)  # type: ignore[arg-type]
-    assert not stopped.may_skip(CorruptBatch("clicks", 1, 3, 5))
+    assert stopped.skip_to(CorruptBatch("clicks", 1, 3, 5)) is None
     await watchdog._observe()
     await watchdog._observe()
     assert retried == [{("clicks", 1)}] * 2
@@ -138,7 +138,7 @@ async def test_a_partition_that_stopped_is_told_retried_and_not_taken_for_stalle
     assert "damaged: clicks-1: the checksum of the batch at offset 3 fails" in not_ready
     view.allowed = {("clicks", 1): Skip(1, 3, 4)}
     await watchdog._observe()
-    assert stopped.may_skip(CorruptBatch("clicks", 1, 3, 5))
+    assert stopped.skip_to(CorruptBatch("clicks", 1, 3, 5)) == 5
     assert Health.wrong(health.ready) == []
 
 

@@ -37,7 +37,7 @@ class Supervision:
         recreated: Input topics whose committed offsets belong to a deleted topic of the same name.
         changelog: The changelog's epoch, by its name; empty: not watched.
         stalled_s: A partition is stalled if it has work and its committed offset has not moved for this long.
-        stopped: Partitions that stopped at a batch whose checksum fails.
+        stopped: Partitions that stopped at a damaged batch.
     """
 
     view: ClusterView | None = None

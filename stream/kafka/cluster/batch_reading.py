@@ -1,7 +1,7 @@
 """Makes both Kafka clients read past records that they cannot parse: aiokafka in processes, kafka-python in commands.
 
 Either client raises at such a record, and again at the next attempt, so its partition would never be read on. Here the record
-is returned with an `UnreadableValue`, and the consumer's `CorruptBatchPolicy` decides about a batch whose checksum fails. All
+is returned with an `UnreadableValue`, and the consumer's `CorruptBatchPolicy` decides about a batch that is damaged. All
 other batches are read by the clients' own code, in aiokafka's case compiled. tests/contracts/test_batch_reading.py fails when that
 code changes.
 """
@@ -12,16 +12,19 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
+from aiokafka.consumer import consumer as aiokafka_consumer
 from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.record.memory_records import MemoryRecords as AiokafkaRecords
 from kafka.consumer.fetcher import ConsumerRecord, Fetcher, IsolationLevel
+from kafka.record.memory_records import MemoryRecords as KafkaPythonRecords
 
 from stream.core.unreadable import UnreadableValue
-from stream.kafka.cluster.corrupt_batches import CorruptBatch, CorruptBatchPolicy, RaiseAtCorruptBatch
+from stream.kafka.cluster.corrupt_batches import CorruptBatch, CorruptBatchPolicy, Fault, RaiseAtCorruptBatch
+from stream.kafka.cluster.damaged_headers import LENGTH_ENDS, SILENT, AnswersOfAiokafka, batch_end, check_answers
 from stream.kafka.cluster.record_batches import BatchRecord, header_of, read_batch
 
 logger = logging.getLogger("isthmus")
-_LENGTH_ENDS: Final = 12
+_MAGIC_ENDS: Final = 17
 _READ_COMMITTED: Final = 1
 _MAX_RECORDS: Final = 1_000_000
 """No batch holds more: a damaged header must not make a consumer pass over other batches."""
@@ -32,30 +35,61 @@ class _OffsetsOutOfOrderError(Exception):
 
 
 class FetchedBatches:
-    """The batches of one fetch: aiokafka's `MemoryRecords`, and the bytes of the current batch."""
+    """The batches of one fetch, instead of a library's `MemoryRecords`, which trusts the lengths; `parser` is that class.
 
-    def __init__(self, data: bytes) -> None:
+    Attributes:
+        current: The bytes of the current batch; of one whose header is damaged, all that is left.
+    """
+
+    def __init__(self, data: bytes, parser: Any = AiokafkaRecords) -> None:
         self.current = b""
         self._data = data
-        self._records = AiokafkaRecords(data)
+        self._parser = parser
         self._position = 0
 
     def size_in_bytes(self) -> int:
         return len(self._data)
 
     def has_next(self) -> bool:
-        has_next: bool = self._records.has_next()
-        return has_next
+        """Whether a batch is left. The last may be cut off, but not the first (KIP-74), unless its length is wrong."""
+        if not self._position:
+            return bool(self._data)
+        left = len(self._data) - self._position
+        end = batch_end(self._data, self._position)
+        return left >= LENGTH_ENDS and (end is None or end <= len(self._data))
 
     def next_batch(self) -> Any:
-        (length,) = struct.unpack_from(">i", self._data, self._position + 8)
-        end = self._position + _LENGTH_ENDS + length
+        """The next batch as the library parses it; None, and it is the last, if its header is damaged."""
+        end = batch_end(self._data, self._position)
+        if end is None or end > len(self._data):
+            self.current, self._position = self._data[self._position :], len(self._data)
+            return None
         self.current, self._position = self._data[self._position : end], end
-        return self._records.next_batch()
+        return self._parser(self.current).next_batch()
 
-    def following(self) -> bytes:
-        """The first bytes after the current batch."""
-        return self._data[self._position : self._position + _LENGTH_ENDS]
+    def damage(self, tp: Any, position: int) -> CorruptBatch:
+        """The current batch, which is damaged. If the next one was fetched too, that says where it begins."""
+        if batch_end(self.current, 0) != len(self.current):
+            fault = Fault.SILENCE if self.current == SILENT else Fault.HEADER
+            return CorruptBatch(tp.topic, tp.partition, position, position + 1, fault)
+        (offset,) = struct.unpack_from(">q", self.current)
+        header = header_of(self.current)
+        after = self._offset_of_following()
+        if after is None or not offset < after <= offset + _MAX_RECORDS:
+            after = header.next_offset if header is not None and 0 <= header.last_offset_delta < _MAX_RECORDS else 0
+        return CorruptBatch(tp.topic, tp.partition, offset, max(after, offset + 1))
+
+    def resume_at(self, offset: int) -> None:
+        """Leaves out the rest of the fetch unless it continues at an offset: after a wrong length it is no batch."""
+        if self._offset_of_following() != offset:
+            self._position = len(self._data)
+
+    def _offset_of_following(self) -> int | None:
+        following = self._data[self._position : self._position + _MAGIC_ENDS]
+        if len(following) < _MAGIC_ENDS or batch_end(self._data, self._position) is None or following[-1] > 2:
+            return None
+        (offset,) = struct.unpack_from(">q", following)
+        return int(offset)
 
 
 class TolerantPartitionRecords(aiokafka_fetcher.PartitionRecords):
@@ -66,16 +100,15 @@ class TolerantPartitionRecords(aiokafka_fetcher.PartitionRecords):
     def _unpack_records(self) -> Iterator[Any]:
         """As aiokafka's own, but for records and batches that do not parse."""
         records, tp = self._records, self._tp
-        policy: CorruptBatchPolicy = self._check_crcs if hasattr(self._check_crcs, "may_skip") else RaiseAtCorruptBatch()
+        policy: CorruptBatchPolicy = self._check_crcs if hasattr(self._check_crcs, "skip_to") else RaiseAtCorruptBatch()
         while records.has_next():
             batch = records.next_batch()
-            if not batch.validate_crc():
-                corrupt = _corrupt(tp, records.current, records.following())
-                if not policy.may_skip(corrupt):
+            if batch is None or not batch.validate_crc():
+                skipped = _skipped(records, tp, policy, self.next_fetch_offset)
+                if skipped is None:
                     return
-                skipped = _skipped(corrupt, self.next_fetch_offset)
-                self.next_fetch_offset = max(corrupt.next_offset, skipped.offset + 1)
-                yield self._consumer_record(tp, skipped)
+                record, self.next_fetch_offset = skipped
+                yield self._consumer_record(tp, record)
             elif self._is_passed(batch):
                 self.next_fetch_offset = batch.next_offset
             else:
@@ -108,6 +141,13 @@ class TolerantPartitionRecords(aiokafka_fetcher.PartitionRecords):
         return bool(batch.is_control_batch)
 
 
+class TolerantFetcher(aiokafka_fetcher.Fetcher):
+    """aiokafka's, told about damaged headers."""
+
+    def __init__(self, client: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(AnswersOfAiokafka(client), *args, **kwargs)
+
+
 class TolerantKafkaPythonRecords(Fetcher.PartitionRecords):
     """kafka-python's, reading past what does not parse. `check_crcs` is the consumer's `CorruptBatchPolicy`."""
 
@@ -115,21 +155,19 @@ class TolerantKafkaPythonRecords(Fetcher.PartitionRecords):
 
     def _unpack_records(self, tp: Any, records: Any, *_: Any) -> Iterator[Any]:
         """As kafka-python's own, but for records and batches that do not parse; values are not deserialized."""
-        while records.has_next():
-            current = bytes(records._next_slice)
-            batch = records.next_batch()
-            if not batch.validate_crc():
-                following = records._next_slice
-                corrupt = _corrupt(tp, current, b"" if following is None else bytes(following[:_LENGTH_ENDS]))
-                if not self.check_crcs.may_skip(corrupt):
+        batches = FetchedBatches(bytes(records._buffer), KafkaPythonRecords)
+        while batches.has_next():
+            batch = batches.next_batch()
+            if batch is None or not batch.validate_crc():
+                skipped = _skipped(batches, tp, self.check_crcs, self.next_fetch_offset)
+                if skipped is None:
                     return
-                skipped = _skipped(corrupt, self.next_fetch_offset)
-                self.next_fetch_offset = max(corrupt.next_offset, skipped.offset + 1)
-                yield self._record(tp, skipped)
+                record, self.next_fetch_offset = skipped
+                yield self._record(tp, record)
             elif batch.magic == 2 and self._is_passed(batch):
                 self.next_fetch_offset = batch.next_offset
             else:
-                yield from self._batch_records(tp, batch, current)
+                yield from self._batch_records(tp, batch, batches.current)
         self.drain()
 
     def _batch_records(self, tp: Any, batch: Any, current: bytes) -> Iterator[Any]:
@@ -172,11 +210,13 @@ def install() -> None:
     """Makes this process's aiokafka consumers read tolerantly: their fetcher takes both classes from its module."""
     aiokafka_fetcher.MemoryRecords = FetchedBatches
     aiokafka_fetcher.PartitionRecords = TolerantPartitionRecords
+    aiokafka_consumer.Fetcher = TolerantFetcher
 
 
 def read_tolerantly(consumer: Any) -> None:
     """Makes one kafka-python consumer read tolerantly."""
     consumer._fetcher.PartitionRecords = TolerantKafkaPythonRecords
+    check_answers(consumer._fetcher)
 
 
 def _check_passed(offset: int, position: int) -> None:
@@ -195,20 +235,20 @@ def _is_abort(records: Any, batch: Any, tp: Any) -> bool:
     return is_abort
 
 
-def _corrupt(tp: Any, batch: bytes, following: bytes) -> CorruptBatch:
-    """A batch whose checksum fails. If the next one was fetched too, that says where it begins."""
-    (offset,) = struct.unpack_from(">q", batch)
-    (after,) = struct.unpack_from(">q", following) if len(following) == _LENGTH_ENDS else (0,)
-    header = header_of(batch)
-    if after <= offset and header is not None and 0 <= header.last_offset_delta < _MAX_RECORDS:
-        after = header.next_offset
-    return CorruptBatch(tp.topic, tp.partition, offset, max(after, offset + 1))
+def _skipped(batches: FetchedBatches, tp: Any, policy: CorruptBatchPolicy, position: int) -> tuple[BatchRecord, int] | None:
+    """The stand-in for a damaged batch that is given up, and the offset to go on at; None where the reading ends.
 
-
-def _skipped(corrupt: CorruptBatch, position: int) -> BatchRecord:
-    """Returns the stand-in for a batch that is given up, with the current time: its own timestamps may be wrong."""
-    error = f"the checksum of its batch fails; skipped on purpose (offsets {corrupt.offset} to {corrupt.next_offset - 1})"
-    return BatchRecord(max(position, corrupt.offset), time.time_ns() // 1_000_000, None, UnreadableValue.of(error), ())
+    The stand-in has the current time: the batch's own timestamps may be wrong.
+    """
+    corrupt = batches.damage(tp, position)
+    after = policy.skip_to(corrupt)
+    if after is None:
+        return None
+    offset = max(position, corrupt.offset)
+    after = max(after, offset + 1)
+    batches.resume_at(after)
+    error = f"{corrupt.what()}; skipped on purpose (offsets {corrupt.offset} to {after - 1})"
+    return BatchRecord(offset, time.time_ns() // 1_000_000, None, UnreadableValue.of(error), ()), after
 
 
 def _read_slowly(tp: Any, batch: bytes, position: int) -> Iterator[BatchRecord]:

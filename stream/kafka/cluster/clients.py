@@ -72,7 +72,7 @@ class AdminClient(_ClosesOnFailure, KafkaAdminClient):
 class ConsumerClient(_ClosesOnFailure, KafkaConsumer):
     """`kafka.KafkaConsumer` with the defaults of a reader without a group: committed records, from the beginning.
 
-    A record that does not parse has an `UnreadableValue`. A batch whose checksum fails raises CorruptBatchError.
+    A record that does not parse has an `UnreadableValue`. A batch that is damaged raises CorruptBatchError.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -83,6 +83,7 @@ class ConsumerClient(_ClosesOnFailure, KafkaConsumer):
             "isolation_level": READ_COMMITTED,
             "max_partition_fetch_bytes": limits.RECORD_BYTES,
             "check_crcs": RaiseAtCorruptBatch(),
+            "enable_incremental_fetch_sessions": False,  # in a session, a partition without an answer is not mentioned
         }
         super().__init__(**{**defaults, **settings})
         read_tolerantly(self)

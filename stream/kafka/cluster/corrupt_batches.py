@@ -1,9 +1,10 @@
-"""Batches whose checksum fails: which partitions stopped at one, and which of them an operator allowed to skip.
+"""Batches that are damaged on a broker's disk: which partitions stopped at one, and which of them an operator allowed to skip.
 
 Such a batch is not read: any of its bytes may be wrong. An operator's permission is kept on the broker as the committed offset of a
 group without members, whose metadata says which offsets may be skipped; nothing else reads that group.
 """
 
+import enum
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -43,38 +44,52 @@ class Skip(msgspec.Struct, frozen=True):
             return None
 
 
+class Fault(enum.Enum):
+    """What shows that a batch is damaged."""
+
+    CHECKSUM = "the checksum of the batch at offset {offset} fails"
+    HEADER = "the header of the batch at offset {offset} is damaged"
+    SILENCE = "the broker has more and returns nothing from offset {offset} on, as where the header of a batch is damaged"
+
+
 class CorruptBatch(NamedTuple):
-    """A batch whose checksum fails.
+    """A damaged batch.
 
     Attributes:
         topic: Name of the topic.
         partition: Partition number.
-        offset: First offset of the batch.
-        next_offset: Where the next batch begins, as far as this one can be trusted.
+        offset: First offset of the batch; where its header is damaged, the first that cannot be read.
+        next_offset: Where the next batch begins, as far as this one can be trusted; behind a damaged header one after `offset`.
+        fault: What shows the damage.
     """
 
     topic: str
     partition: int
     offset: int
     next_offset: int
+    fault: Fault = Fault.CHECKSUM
 
     def to_text(self) -> str:
+        last = f"to {self.next_offset - 1}" if self.fault is Fault.CHECKSUM else "and perhaps more"
         return (
-            f"{self.topic}-{self.partition}: the checksum of the batch at offset {self.offset} fails (offsets {self.offset} to "
-            f"{self.next_offset - 1}), so its records on the broker's disk are damaged. If another replica holds them whole, move "
-            f"the leadership to it; otherwise `isthmus topics skip {self.topic} {self.partition} {self.offset}` gives the batch up"
+            f"{self.topic}-{self.partition}: {self.what()} (offsets {self.offset} {last}), so its records on the broker's disk are "
+            f"damaged. If another replica holds them whole, move the leadership to it; otherwise `isthmus topics skip {self.topic} "
+            f"{self.partition} {self.offset}` gives them up"
         )
+
+    def what(self) -> str:
+        return self.fault.value.format(offset=self.offset)
 
 
 class CorruptBatchPolicy(Protocol):
-    """What a reader does about a batch whose checksum fails."""
+    """What a reader does about a damaged batch."""
 
-    def may_skip(self, batch: CorruptBatch) -> bool:
-        """True: the batch is passed over. False: the partition's reading ends before it, without an error. May raise."""
+    def skip_to(self, batch: CorruptBatch) -> int | None:
+        """The offset from which on the partition is read. None: its reading ends before the batch, without an error. May raise."""
 
 
 class CorruptBatchError(IsthmusError):
-    """A batch whose checksum fails, and that may not be skipped."""
+    """A damaged batch that may not be skipped."""
 
     def __init__(self, batch: CorruptBatch) -> None:
         super().__init__(batch.to_text())
@@ -91,28 +106,38 @@ class RaiseAtCorruptBatch:
     def __init__(self, read_skips: Callable[[Partition], Mapping[Partition, Skip]] = _none) -> None:
         self._read_skips = read_skips
 
-    def may_skip(self, batch: CorruptBatch) -> bool:
+    def skip_to(self, batch: CorruptBatch) -> int | None:
         place = (batch.topic, batch.partition)
-        if _covers(self._read_skips(place).get(place), batch):
-            logger.warning("%s-%d: skips the batch at offset %d on purpose", *place, batch.offset)
-            return True
-        raise CorruptBatchError(batch)
+        after = _end_of_skip(self._read_skips(place).get(place), batch)
+        if after is None:
+            raise CorruptBatchError(batch)
+        logger.warning("%s-%d: skips the damage at offset %d on purpose", *place, batch.offset)
+        return after
 
 
 class SkipCorruptBatches:
-    """For followers of compacted topics, which go on with what is readable: publishing the records again mends it."""
+    """For followers of compacted topics, which go on with what is readable: publishing the records again mends it.
 
-    def may_skip(self, batch: CorruptBatch) -> bool:
-        logger.error("%s. Skipped here: publish the records again", batch.to_text())
-        return True
+    Behind a damaged header they try one offset after the other. A broker that returns nothing is asked again, and told about once.
+    """
+
+    def __init__(self) -> None:
+        self._next_offset: dict[Partition, int] = {}
+
+    def skip_to(self, batch: CorruptBatch) -> int | None:
+        place = (batch.topic, batch.partition)
+        is_silent = batch.fault is Fault.SILENCE
+        if self._next_offset.get(place) != batch.offset:
+            logger.error("%s. %s", batch.to_text(), "Tried again" if is_silent else "Skipped here: publish the records again")
+        self._next_offset[place] = batch.offset if is_silent else batch.next_offset
+        return None if is_silent else batch.next_offset
 
 
 class PassCorruptBatches:
     """For readers that only compare positions: the process that reads the partition says what it makes of the batch."""
 
-    def may_skip(self, batch: CorruptBatch) -> bool:
-        del batch
-        return True
+    def skip_to(self, batch: CorruptBatch) -> int | None:
+        return batch.next_offset
 
 
 class StoppedPartitions:
@@ -123,18 +148,19 @@ class StoppedPartitions:
         self._skips: dict[Partition, Skip] = {}
         self._lock = threading.Lock()
 
-    def may_skip(self, batch: CorruptBatch) -> bool:
+    def skip_to(self, batch: CorruptBatch) -> int | None:
         place = (batch.topic, batch.partition)
         with self._lock:
-            if _covers(self._skips.get(place), batch):
+            after = _end_of_skip(self._skips.get(place), batch)
+            if after is not None:
                 self._stopped.pop(place, None)
-                logger.warning("%s-%d: skips the batch at offset %d on purpose", *place, batch.offset)
-                return True
+                logger.warning("%s-%d: skips the damage at offset %d on purpose", *place, batch.offset)
+                return after
             known = self._stopped.get(place)
             self._stopped[place] = batch
         if known is None or known.offset != batch.offset:
             logger.error("%s. This partition stops; the others go on", batch.to_text())
-        return False
+        return None
 
     def allow(self, skips: Mapping[Partition, Skip]) -> None:
         """Takes over what operators allow now."""
@@ -161,5 +187,8 @@ class StoppedPartitions:
         return "; ".join(batch.to_text() for batch in self.batches()) or None
 
 
-def _covers(skip: Skip | None, batch: CorruptBatch) -> bool:
-    return skip is not None and skip.first <= batch.offset <= skip.last
+def _end_of_skip(skip: Skip | None, batch: CorruptBatch) -> int | None:
+    """Where a batch that may be skipped is given up to; None if it may not."""
+    if skip is None or not skip.first <= batch.offset <= skip.last:
+        return None
+    return max(batch.next_offset, skip.last + 1)

@@ -14,7 +14,7 @@ from kafka.errors import KafkaError
 
 from stream.core.unreadable import UnreadableValue, readable
 from stream.kafka.cluster.clients import ConsumerClient, TopicError
-from stream.kafka.cluster.corrupt_batches import CorruptBatch, CorruptBatchError, RaiseAtCorruptBatch
+from stream.kafka.cluster.corrupt_batches import CorruptBatch, CorruptBatchError, Fault, RaiseAtCorruptBatch
 from stream.kafka.cluster.skips import read_skips
 
 _POLL_MS: Final = 500
@@ -76,7 +76,7 @@ class TopicReader:
         return record if record is not None and record.offset == offset else None
 
     def damage_at(self, topic: str, partition: int, offset: int) -> CorruptBatch | None:
-        """Returns the corrupt batch or the record that does not parse at an offset; None if the record there can be read.
+        """Returns the damage at an offset, up to the next record that can be read; None if the one at the offset can.
 
         Raises:
             TopicError: the partition holds no such offset.
@@ -89,10 +89,32 @@ class TopicReader:
             record = next(self.records(topic, {partition: offset}), None)
         except CorruptBatchError as error:
             batch = error.batch
-            return batch if batch.offset <= offset < batch.next_offset else None
+            if not batch.offset <= offset < batch.next_offset:
+                return None
+            return batch._replace(next_offset=self._readable_from(topic, partition, batch.next_offset, end))
         if record is None or record.offset != offset or not isinstance(record.value, UnreadableValue):
             return None
         return CorruptBatch(topic, partition, offset, offset + 1)
+
+    def _readable_from(self, topic: str, partition: int, offset: int, end: int) -> int:
+        """The first offset, from a given one on, that the broker can find: its index holds the places of some batches only."""
+        unreadable, found, step = offset - 1, offset, 1
+        while found < end and not self._is_readable(topic, partition, found):
+            unreadable, found, step = found, min(end, found + step), 2 * step
+        while found - unreadable > 1:
+            middle = (unreadable + found) // 2
+            if self._is_readable(topic, partition, middle):
+                found = middle
+            else:
+                unreadable = middle
+        return found
+
+    def _is_readable(self, topic: str, partition: int, offset: int) -> bool:
+        try:
+            next(self.records(topic, {partition: offset}), None)
+        except CorruptBatchError as error:
+            return error.batch.fault is Fault.CHECKSUM  # a damage of its own
+        return True
 
     def _partitions(self, topic: str) -> list[Any]:
         return [TopicPartition(topic, number) for number in sorted(self._consumer.partitions_for_topic(topic) or ())]
@@ -104,7 +126,7 @@ def open_topic_reader(bootstrap: str, *, skips: bool = True) -> Iterator[TopicRe
 
     Raises:
         TopicError: the broker cannot be reached, or has stopped answering.
-        CorruptBatchError: a batch's checksum fails.
+        CorruptBatchError: a batch is damaged.
     """
     policy = RaiseAtCorruptBatch(partial(read_skips, bootstrap)) if skips else RaiseAtCorruptBatch()
     try:

@@ -23,7 +23,7 @@ class FetchPolicy:
         in_flight: Unacknowledged batches per partition number, at most. A bound instead of a batch size gives natural batching: a
             quiet stream gets small batches at once, a busy one large ones.
         recreated: Topics whose committed offsets belong to a deleted topic of the same name; they are read from their beginning.
-        stopped: Partitions that stopped at a batch whose checksum fails.
+        stopped: Partitions that stopped at a damaged batch.
     """
 
     in_flight: int = 6

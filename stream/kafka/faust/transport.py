@@ -215,11 +215,11 @@ class _PausesPartition:
         self._consumer = consumer
         self._stopped = stopped
 
-    def may_skip(self, batch: CorruptBatch) -> bool:
-        may_skip = self._stopped.may_skip(batch)
-        if not may_skip:
+    def skip_to(self, batch: CorruptBatch) -> int | None:
+        after = self._stopped.skip_to(batch)
+        if after is None:
             self._consumer.pause(TopicPartition(batch.topic, batch.partition))
-        return may_skip
+        return after
 
 
 class KafkaConsumer(BatchConsumer, driver.Consumer):
