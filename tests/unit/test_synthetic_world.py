@@ -30,7 +30,13 @@ from training.datasets.tables.to_events import user_events
 from training.datasets.tables.writer import COLUMNS
 
 START_MS = 1_700_000_000_000
-SOURCES = {"clicks": Source.CLICK, "purchases": Source.PURCHASE, "eligibility": Source.ELIGIBILITY, "erasures": Source.ERASURE}
+SOURCES = {
+    "clicks": Source.CLICK,
+    "purchases": Source.PURCHASE,
+    "eligibility": Source.ELIGIBILITY,
+    "erasures": Source.ERASURE,
+    "feedback": Source.FEEDBACK,
+}
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Final, NamedTuple
+from zlib import crc32
 
 import msgspec
 
-from stream.core.events import Click, Eligibility, Erasure, Purchase, Sentence, Transcript
+from stream.core.events import Click, Eligibility, Erasure, Feedback, FeedbackAction, Purchase, Sentence, Transcript
 from stream.core.limits import HOUR_MS, MINUTE_MS, SECOND_MS
 from training.datasets.synthetic.calls import Line, write_short_call
+from training.datasets.synthetic.catalogue import CATALOGUE
 from training.datasets.synthetic.random_draws import RandomDraws
 from training.datasets.synthetic.sessions import SHORT, write_session
 from training.datasets.synthetic.world import Life, PlannedInteraction, World
@@ -69,6 +71,8 @@ class Pace:
 
 _json: Final = msgspec.json.Encoder().encode
 _SENTENCE_MS: Final = 6 * SECOND_MS
+_FEEDBACK_OF: Final = 8
+_ITEMS: Final = len(CATALOGUE)
 _MOST_LATE_H: Final = 20.0  # within the 24 hours that the step allows
 
 
@@ -106,10 +110,30 @@ def events_of(world: World, draws: RandomDraws, life: Life, user: str, start_ms:
             continue
         yield from _interact(world, draws, last, clock, with_session_id=with_session_id)
         clock.now_ms += 30 * MINUTE_MS + _hours(draws, pace.decision_h)
+        if not number:
+            yield from _feedback(clock, purchase.basket)
         yield _purchase(draws, clock, purchase.basket, pace)
     if draws.happens(pace.erased):
         at_ms = clock.now_ms + 24 * HOUR_MS
         yield LiveEvent("erasures", user, _json(Erasure(user, at_ms, clock.name("x"))), at_ms, at_ms + SECOND_MS)
+
+
+def _feedback(clock: _Clock, basket: Sequence[int]) -> Iterator[LiveEvent]:
+    """One user in eight says what was in sight ten minutes before the purchase, and every second of these opens an item.
+
+    By a hash of the name, not by chance: the other events are the same with and without it. What is shown is no list that was sent.
+    """
+    number = crc32(clock.user.encode())
+    if number % _FEEDBACK_OF:
+        return
+    others = [number // _FEEDBACK_OF % _ITEMS + 1, number // (_FEEDBACK_OF * _ITEMS) % _ITEMS + 1]
+    items = tuple(map(str, dict.fromkeys((*others, *basket))))
+    shown_ms = clock.now_ms - 10 * MINUTE_MS
+    answers: list[tuple[FeedbackAction, tuple[str, ...]]] = [("shown", items), ("selected", items[-1:])]
+    for order, (action, meant) in enumerate(answers if number // _FEEDBACK_OF % 2 else answers[:1]):
+        at_ms = shown_ms + order * 30 * SECOND_MS
+        event = Feedback(clock.user, at_ms, "web", action, meant, f"{clock.user}-f{order}", placement="home")
+        yield LiveEvent("feedback", clock.user, _json(event), at_ms, at_ms + SECOND_MS)
 
 
 def _hours(draws: RandomDraws, mean: float) -> int:

@@ -30,7 +30,7 @@ from training.datasets.synthetic.world import World, draw_life
 
 __all__ = ["LiveEvent", "Pace", "Rates", "planted", "start_for", "stream_events", "wall_s", "write_events"]
 
-ROLES: Final = ("items", "clicks", "transcripts", "purchases", "eligibility", "erasures")
+ROLES: Final = ("items", "clicks", "transcripts", "purchases", "eligibility", "erasures", "feedback")
 _json: Final = msgspec.json.Encoder().encode
 _USERS_PER_PURCHASE: Final = 1 / 1.2029  # calibration: purchase events per user
 # Broken events: role, key (None: no key), value, and the reason of the dead letter that each must become.
