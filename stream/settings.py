@@ -283,7 +283,9 @@ class ApiSettings(Section):
     max_streams: int = Field(2_000, ge=0, description="open event streams of this replica; else 503")
     heartbeat_s: float = Field(15, gt=0, description="between comments on an event stream")
     send_timeout_s: float = Field(10, gt=0, description="for Kafka to acknowledge events; else they count as failed")
-    placements: tuple[str, ...] = Field((), description="names that `placement` may have; others count as `other`")
+    placements: tuple[str, ...] = Field(
+        (), description="further names that `placement` may have in the API, beside feedback.placements; others count as `other`"
+    )
 
 
 class PostgresSettings(Section):

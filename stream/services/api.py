@@ -114,7 +114,7 @@ def make_parts(settings: Settings, store: Store, reader: LogReader, sink: EventS
         changes=changes,
         sink=sink,
         metrics=metrics,
-        settings=own,
+        settings=own.model_copy(update={"placements": placements_of(settings)}),
         list_length=settings.step.list_length,
         max_ahead_ms=settings.step.max_ahead_s * 1_000,
         times={row.role: rule_of(row, earliest=settings.times.earliest_of(row.role)) for row in INPUTS if not row.is_derived},
@@ -149,6 +149,11 @@ def _guests(settings: Settings, current: CurrentCatalogue) -> Guests:
 
     text_model = TextModel(folder_of(settings), cached_sentences=settings.encoder.cached_sentences)
     return Guests(current, text_model, settings.step.session_gap_s * 1_000, settings.api.max_guests)
+
+
+def placements_of(settings: Settings) -> tuple[str, ...]:
+    """Returns the names that `placement` may have in the API: those of feedback, so that lists and feedback agree, and its own."""
+    return tuple(dict.fromkeys((*settings.feedback.placements, *settings.api.placements)))
 
 
 def _signer(own: ApiSettings) -> Signer:

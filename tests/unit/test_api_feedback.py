@@ -17,7 +17,8 @@ from stream.core.partitioner import partition_of
 from stream.core.records import Batch
 from stream.core.state import feedback_key
 from stream.kafka.faust.changelog import term_headers as stamp
-from stream.services.api import now_ms
+from stream.services.api import now_ms, placements_of
+from stream.settings import ApiSettings, FeedbackSettings, Settings
 from tests import api, world
 from tests.api import CHANGELOG, NOW, PARTITIONS, TOPICS, Replica, replica
 
@@ -167,6 +168,12 @@ async def test_implausible_times_are_refused(running: Replica) -> None:
     answer = await running.client.post("/v1/feedback", json=body)
     assert answer.status_code == 202
     assert abs(answer.json()["results"][0]["occurred_at"] - now_ms()) < 60_000
+
+
+def test_a_placement_of_feedback_is_one_of_lists() -> None:
+    """Declared once for both; the API may have more."""
+    settings = Settings(feedback=FeedbackSettings(placements=("home",)), api=ApiSettings(placements=("home", "mail")))
+    assert placements_of(settings) == ("home", "mail")
 
 
 async def test_the_profile_shows_feedback(running: Replica) -> None:
