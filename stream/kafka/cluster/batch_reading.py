@@ -21,7 +21,7 @@ from kafka.record.memory_records import MemoryRecords as KafkaPythonRecords
 from stream.core.unreadable import UnreadableValue
 from stream.kafka.cluster.corrupt_batches import CorruptBatch, CorruptBatchPolicy, Fault, RaiseAtCorruptBatch
 from stream.kafka.cluster.damaged_headers import LENGTH_ENDS, SILENT, AnswersOfAiokafka, batch_end, check_answers
-from stream.kafka.cluster.record_batches import BatchRecord, header_of, read_batch
+from stream.kafka.cluster.record_batches import BatchRecord, bounded, header_of, read_batch
 
 logger = logging.getLogger("isthmus")
 _MAGIC_ENDS: Final = 17
@@ -66,6 +66,15 @@ class FetchedBatches:
             return None
         self.current, self._position = self._data[self._position : end], end
         return self._parser(self.current).next_batch()
+
+    def bounded(self, batch: Any) -> Any:
+        """The current batch, decompressed here if it is too large for the library.
+
+        Raises:
+            ValueError: It would be too large for any process.
+        """
+        data = bounded(self.current)
+        return batch if data is self.current else self._parser(data).next_batch()
 
     def damage(self, tp: Any, position: int) -> CorruptBatch:
         """The current batch, which is damaged. If the next one was fetched too, that says where it begins."""
@@ -117,7 +126,7 @@ class TolerantPartitionRecords(aiokafka_fetcher.PartitionRecords):
     def _batch_records(self, batch: Any) -> Iterator[Any]:
         position, end = self.next_fetch_offset, batch.next_offset
         try:
-            for record in batch:
+            for record in self._records.bounded(batch):
                 if self.next_fetch_offset <= record.offset < end:
                     consumer_record = self._consumer_record(self._tp, record)
                     self.next_fetch_offset = record.offset + 1
@@ -167,21 +176,21 @@ class TolerantKafkaPythonRecords(Fetcher.PartitionRecords):
             elif batch.magic == 2 and self._is_passed(batch):
                 self.next_fetch_offset = batch.next_offset
             else:
-                yield from self._batch_records(tp, batch, batches.current)
+                yield from self._batch_records(tp, batch, batches)
         self.drain()
 
-    def _batch_records(self, tp: Any, batch: Any, current: bytes) -> Iterator[Any]:
+    def _batch_records(self, tp: Any, batch: Any, batches: FetchedBatches) -> Iterator[Any]:
         position = self.next_fetch_offset
         end = batch.next_offset if batch.magic == 2 else None
         try:
-            for record in batch:
+            for record in batches.bounded(batch):
                 if self.next_fetch_offset <= record.offset and (end is None or record.offset < end):
                     self.next_fetch_offset = record.offset + 1
                     yield self._record(tp, record)
                 else:
                     _check_passed(record.offset, position)
         except Exception:  # noqa: BLE001  (whatever its parser raises)
-            for found in _read_slowly(tp, current, self.next_fetch_offset):
+            for found in _read_slowly(tp, batches.current, self.next_fetch_offset):
                 self.next_fetch_offset = found.offset + 1
                 yield self._record(tp, found)
         self.next_fetch_offset = max(self.next_fetch_offset, end or 0)
@@ -226,9 +235,9 @@ def _check_passed(offset: int, position: int) -> None:
 
 
 def _is_abort(records: Any, batch: Any, tp: Any) -> bool:
-    """Whether a batch is the marker of an aborted transaction; a marker that does not parse is logged."""
+    """Whether a batch is the marker of an aborted transaction; a marker that does not parse is logged. None is compressed."""
     try:
-        is_abort: bool = records._contains_abort_marker(batch)
+        is_abort: bool = not batch.compression_type and records._contains_abort_marker(batch)
     except Exception as error:  # noqa: BLE001  (whatever its parser raises)
         logger.warning("%s-%d: the transaction marker at offset %d does not parse (%s)", *tp, batch.base_offset, error)
         return False

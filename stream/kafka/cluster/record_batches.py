@@ -5,14 +5,12 @@ Source: https://kafka.apache.org/documentation/#recordbatch
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
-
-import cramjam
-from kafka.codec import gzip_decode, snappy_decode, zstd_decode
 
 from stream.core.records import Headers
 from stream.core.unreadable import UnreadableValue
+from stream.kafka.cluster.decompression import decompress, may_be_too_large
 
 _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 _LENGTH_ENDS: Final = 12  # base offset and length, which the length does not count
@@ -21,12 +19,8 @@ _LOG_APPEND_TIME: Final = 0x08
 _CODEC: Final = 0x07
 _MOST_NAMED: Final = 100_000
 """More missing records than this are named by one: a broken count must not make a million dead letters."""
-_DECOMPRESS: Final[dict[int, tuple[str, Callable[[bytes], bytes]]]] = {
-    1: ("gzip", gzip_decode),
-    2: ("snappy", snappy_decode),
-    3: ("lz4", lambda data: bytes(cramjam.lz4.decompress(data))),
-    4: ("zstd", zstd_decode),
-}
+_LEGACY_FIELDS_END: Final = (18, 26)
+"""Of a message in format v0 and v1; key and value follow, each after its length."""
 
 
 class BatchRecord(NamedTuple):
@@ -92,6 +86,34 @@ def header_of(batch: bytes) -> BatchHeader | None:
     return header if header.magic == 2 else None
 
 
+def bounded(batch: bytes) -> bytes:
+    """Returns a batch that a client library can decompress without harm: the same, or one that is decompressed already.
+
+    Raises:
+        ValueError: It would be too large, or may be and does not decompress.
+    """
+    header = header_of(batch)
+    if header is None:
+        _check_legacy(batch)
+        return batch
+    codec = header.attributes & _CODEC
+    if not codec or not may_be_too_large(codec, batch[_HEADER.size :]):
+        return batch
+    payload = _payload(batch, header)
+    length = _HEADER.size - _LENGTH_ENDS + len(payload)
+    return _HEADER.pack(*header._replace(length=length, attributes=header.attributes & ~_CODEC)) + payload
+
+
+def _check_legacy(batch: bytes) -> None:
+    magic, attributes = batch[16], batch[17]
+    if codec := attributes & _CODEC:
+        position = _LEGACY_FIELDS_END[min(magic, 1)]
+        (key_bytes,) = struct.unpack_from(">i", batch, position)
+        payload = batch[position + max(0, key_bytes) + 8 :]
+        if may_be_too_large(codec, payload):
+            decompress(codec, payload)
+
+
 def read_batch(batch: bytes) -> list[BatchRecord]:
     """All records of a batch that holds something unreadable, in order of their offsets.
 
@@ -111,16 +133,8 @@ def read_batch(batch: bytes) -> list[BatchRecord]:
 
 def _payload(batch: bytes, header: BatchHeader) -> bytes:
     data = bytes(batch[_HEADER.size : _LENGTH_ENDS + header.length])
-    number = header.attributes & _CODEC
-    if not number:
-        return data
-    if number not in _DECOMPRESS:
-        raise ValueError(f"compression codec {number} is unknown")
-    name, decompress = _DECOMPRESS[number]
-    try:
-        return decompress(data)
-    except Exception as error:
-        raise ValueError(f"{name}: {type(error).__name__}") from error
+    codec = header.attributes & _CODEC
+    return decompress(codec, data) if codec else data
 
 
 def _records(payload: bytes, header: BatchHeader) -> list[BatchRecord]:
