@@ -44,6 +44,7 @@ command -v mvn >/dev/null || wanted="$wanted maven"
 command -v npm >/dev/null || wanted="$wanted nodejs npm"
 command -v promtool >/dev/null || wanted="$wanted prometheus"
 { command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || wanted="$wanted postgresql"
+command -v redis-server >/dev/null || wanted="$wanted redis-server"
 if [ -n "$wanted" ]; then
   say "installing $wanted from Debian's packages"
   # shellcheck disable=SC2086  # words are packages

@@ -250,6 +250,12 @@ class ApiSettings(Section):
     state_dir: LocalPath = Field(
         CACHE / "api", description="folder of the RocksDB stores; they are filled from the topics where they are missing"
     )
+    redis_url: SecretStr | None = Field(
+        None, description="Redis server or cluster that all replicas share instead, such as rediss://user:password@host:6379/0"
+    )
+    redis_prefix: str = Field(
+        "isthmus-api", min_length=1, description="begins the names of the keys in Redis; also the replicas' consumer group"
+    )
     tls_certificate: LocalPath | None = Field(None, description="PEM file with the certificate chain; none: plain HTTP")
     tls_key: LocalPath | None = Field(None, description="PEM file with the certificate's key")
     reconcile_after_s: int = Field(

@@ -5,21 +5,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
+from httpx import ASGITransport, AsyncClient
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
 
 from stream.api.api_keys import ApiKey, Scope, encode_api_key, make_api_key
 from stream.api.app import make_app
-from stream.api.rocksdb_store import RocksDBStore
+from stream.api.store import Store
 from stream.core.events import Item
 from stream.core.kept_interactions import KeptSession
 from stream.core.outputs import Cause, Modalities, ModelName, Output, RankedItem, Recommendation
 from stream.core.partitioner import partition_of
 from stream.core.state import ErasureMarker, Facts, Head, KeptPurchase, encode_state, erasure_marker_key
 from stream.kafka.cluster.event_sink import EventSink
+from stream.kafka.cluster.log_reader import LogReader
 from stream.kafka.cluster.topics import changelog_name, specs
 from stream.kafka.embedded.event_sink import EmbeddedEventSink
 from stream.kafka.embedded.log import Log
@@ -27,7 +29,7 @@ from stream.kafka.embedded.log_follower import follow_log
 from stream.kafka.embedded.log_reader import EmbeddedLogReader
 from stream.kafka.faust.changelog import term_headers as stamp
 from stream.metrics import Metrics
-from stream.services.api import ApiParts, following, make_parts, now_ms
+from stream.services.api import ApiParts, following, make_parts, now_ms, open_store
 from stream.settings import ApiSettings, Settings, StepSettings, TopicSettings
 
 PARTITIONS = 2
@@ -69,7 +71,7 @@ def put_list(log: Log, user: str, items: Sequence[str] = ITEMS[:5], reserve: Seq
         for rank, item in enumerate([*items, *reserve], start=1)
     ]
     made = Recommendation(
-        recommendation_id=f"id-{user}-{'-'.join(items)}",
+        recommendation_id=fields.pop("recommendation_id", f"id-{user}-{'-'.join(items)}"),
         user_id=user,
         occurred_at=fields.pop("occurred_at", NOW),
         caused_by=Cause("e", "click", NOW),  # type: ignore[arg-type]
@@ -121,8 +123,8 @@ class Replica:
     log: Log
     parts: ApiParts
     app: Litestar
-    client: AsyncTestClient[Litestar]
-    store: RocksDBStore
+    client: AsyncClient
+    store: Store
 
     async def get(self, path: str, **more: Any) -> Any:
         return await self.client.get(path, **more)
@@ -146,12 +148,35 @@ class Replica:
         return all(self.parts.follower.positions()[one] >= end for one, end in ends.items())
 
 
+def _client(app: Litestar, own: ApiSettings) -> AsyncClient:
+    """A client of the application. Litestar's own runs it in another event loop, where a connection to Redis cannot be used."""
+    if own.redis_url is None:
+        return AsyncTestClient(app, raise_server_exceptions=False)
+    return AsyncClient(transport=ASGITransport(cast("Any", app), raise_app_exceptions=False), base_url="http://testserver.local")
+
+
 @asynccontextmanager
-async def replica(log: Log, folder: Path, ready: bool = True, sink: EventSink | None = None, **api: Any) -> AsyncIterator[Replica]:
-    """Runs a replica on a log; by default until it is ready."""
-    chosen, store, metrics = settings(**api), RocksDBStore(folder), Metrics()
+async def replica(
+    log: Log,
+    folder: Path,
+    ready: bool = True,
+    sink: EventSink | None = None,
+    reader: LogReader | None = None,
+    ahead_ms: int = 0,
+    **api: Any,
+) -> AsyncIterator[Replica]:
+    """Runs a replica on a log; by default until it is ready. Its wall clock is `ahead_ms` ahead.
+
+    Its store is in `folder`, or, with `redis_url`, in Redis under the folder's name.
+    """
+    chosen = settings(**api, state_dir=folder.parent, name=folder.name, redis_prefix=folder.name)
+    store, metrics = await open_store(chosen.api), Metrics()
+
+    def clock_ms() -> int:
+        return now_ms() + ahead_ms
+
     events = sink or EmbeddedEventSink(log, TOPICS.model_dump())
-    parts = make_parts(chosen, store, EmbeddedLogReader(log), events, metrics)
+    parts = make_parts(chosen, store, reader or EmbeddedLogReader(log, clock_ms), events, metrics, clock_ms)
     follows = {
         TOPICS.api_keys: parts.api.keys.on_records,
         TOPICS.items: parts.current.on_items,
@@ -161,11 +186,12 @@ async def replica(log: Log, folder: Path, ready: bool = True, sink: EventSink | 
     tasks = [asyncio.create_task(follow_log(log, topic, apply, asyncio.Event())) for topic, apply in follows.items()]
     app = make_app(parts.api, metrics)
     try:
-        async with following(parts, asyncio.Event()), AsyncTestClient(app, raise_server_exceptions=False) as client:
+        async with following(parts, asyncio.Event()), _client(app, chosen.api) as client:
             client.headers["Authorization"] = f"Bearer {secret}"
             if ready:
-                async with asyncio.timeout(5):
-                    await parts.follower.ready.wait()
+                async with asyncio.timeout(10):
+                    while parts.missing() is not None:
+                        await asyncio.sleep(0.01)
             yield Replica(log, parts, app, client, store)
     finally:
         for task in tasks:

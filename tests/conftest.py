@@ -7,8 +7,12 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.redis_server import RedisServer
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     for limit in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -50,3 +54,13 @@ def _end_without_static_destructors() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(_exit_codes[-1])
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[RedisServer]":
+    """One Redis server for each worker process of the suite: each test has its own prefix."""
+    from tests.redis_server import RedisServer, redis_or_skip
+
+    redis_or_skip()
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server

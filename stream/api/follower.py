@@ -2,6 +2,9 @@
 
 It answers for three things: late changelog records are left out as recovery leaves them out, a store that missed tombstones is
 reconciled, and its process is not ready before each partition was read to its end once. The sinks follow with it too.
+
+An embedded store is followed by its replica alone. A shared one is followed by all replicas, each in the partitions that the
+consumer group assigns to it: how far all of them are, `stream.api.shared_age` reads from the store.
 """
 
 import asyncio
@@ -23,6 +26,7 @@ AGAIN_S: Final = 1.0
 EPOCHS_EVERY_MS: Final = 30_000
 SAY_EVERY_MS: Final = 30_000
 TOUCH_EVERY_MS: Final = 60_000
+MINUTE_MS: Final = 60_000
 
 
 class Followed(NamedTuple):
@@ -46,9 +50,11 @@ class Follower:
         clock_ms: Callable[[], int],
         reconcile_after_ms: int = RECONCILE_AFTER_MS,
         reconciled: tuple[str, ...] = ("api_reconciled",),
+        touch_every_ms: int = TOUCH_EVERY_MS,
     ) -> None:
         """`tables` by topic; `changed` gets the users whose lists changed; `clock_ms` is the wall clock; `reconciled` names the
-        counter of partitions that are read from their beginning, and its labels.
+        counter of partitions that are read from their beginning, and its labels; `touch_every_ms` is how often the store learns
+        that nothing new came.
         """
         self._store = store
         self._reader = reader
@@ -58,6 +64,7 @@ class Follower:
         self._clock_ms = clock_ms
         self._reconcile_after_ms = reconcile_after_ms
         self._reconciled = reconciled
+        self._touch_every_ms = touch_every_ms
         self._followed: dict[TopicPartition, Followed] = {}
         self._bounds: Mapping[TopicPartition, Bounds] = {}
         self._reached: set[TopicPartition] = set()
@@ -122,7 +129,9 @@ class Follower:
             if position is None or reason is not None:
                 logger.info("%s-%d is read from its beginning: %s", topic, number, reason)
                 self._metrics.counter(*self._reconciled).inc()
-                position = await self._store.begin(table, number, self._epochs[topic], self._clock_ms())
+                position = await self._store.begin(table, number, self._epochs[topic], self._clock_ms(), position)
+                if position is None:
+                    raise ConnectionError(f"another process has begun to fill the store of {topic}-{number}")
                 self.ready.clear()
                 self._reached.discard((topic, number))
             self._followed[topic, number] = Followed(table, position, self._clock_ms())
@@ -145,8 +154,15 @@ class Follower:
         if self._reached >= self._followed.keys():
             self.ready.set()
         for fetched in await self._reader.fetch():
+            self._refuse_after_absence(fetched)
             await self._apply(fetched)
             await asyncio.sleep(0)
+
+    def _refuse_after_absence(self, fetched: Fetched) -> None:
+        """Raises ConnectionError where the process was paused, or the broker away, for so long that tombstones may be missing."""
+        position = self._followed[fetched.topic, fetched.partition].position
+        if self._clock_ms() - position.as_of_ms > max(self._reconcile_after_ms, MINUTE_MS):
+            raise ConnectionError(f"nothing was heard of {fetched.topic}-{fetched.partition} for longer than tombstones are kept")
 
     async def _apply(self, fetched: Fetched) -> None:
         followed = self._followed[fetched.topic, fetched.partition]
@@ -164,8 +180,8 @@ class Follower:
 
     async def _write(self, topic: str, partition: int, rows: list[Row], position: Position) -> None:
         followed = self._followed[topic, partition]
-        if not await self._store.write(followed.table, partition, rows, position):
-            raise ConnectionError(f"another process has begun to fill the store of {topic}-{partition}")
+        if not await self._store.write(followed.table, partition, rows, position, after=followed.position.next_offset):
+            raise ConnectionError(f"the store of {topic}-{partition} was begun anew, or lost what was written")
         self._followed[topic, partition] = Followed(followed.table, position, self._clock_ms())
 
     def _list_rows(self, fetched: Fetched) -> list[Row]:
@@ -206,10 +222,12 @@ class Follower:
         table, position, touched_ms = self._followed[partition]
         position = msgspec.structs.replace(position, as_of_ms=max(position.as_of_ms, at_ms))
         self._followed[partition] = Followed(table, position, touched_ms)
-        if not position.complete or self._clock_ms() - touched_ms > TOUCH_EVERY_MS:
+        if not position.complete or self._clock_ms() - touched_ms > self._touch_every_ms:
             await self._write(topic, number, [], position)
         if not position.complete:
-            deleted = await self._store.complete(table, number)
+            deleted = await self._store.complete(table, number, position)
+            if deleted is None:
+                raise ConnectionError(f"the store of {topic}-{number} was begun anew, or lost what was written")
             position = msgspec.structs.replace(position, complete=True)
             self._followed[partition] = Followed(table, position, self._clock_ms())
             if deleted:

@@ -9,6 +9,8 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
+from stream.api.store import StoreAwayError
+
 AMBIGUOUS: Final = (
     "a path segment is empty, or holds a slash, dots alone, a control character or no UTF-8: send such an id in a body"
 )
@@ -54,6 +56,8 @@ def problem_response(request: Request[Any, Any, Any], error: Exception) -> Respo
         status, detail, headers = error.status_code, _detail(error), error.headers
     elif isinstance(error, RecursionError):
         status, detail, headers = HTTPStatus.BAD_REQUEST, "the body is nested too deeply", None
+    elif isinstance(error, StoreAwayError):
+        status, detail, headers = HTTPStatus.SERVICE_UNAVAILABLE, "the store does not answer: try again", {"Retry-After": "1"}
     else:
         logger.error("a request could not be answered", exc_info=error)
         status, detail, headers = HTTPStatus.INTERNAL_SERVER_ERROR, None, None

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from rocksdict import BottommostLevelCompaction, CompactOptions, Options, Rdict, WriteBatch
 
-from stream.api.store import Position, Row, Table
+from stream.api.store import Position, Row, Table, continues, merged
 from stream.errors import IsthmusError
 
 _PREFIX: Final = Struct(">cH")
@@ -46,15 +46,17 @@ class RocksDBStore:
         stored = self._db.get(_position_key(table, partition))
         return None if stored is None else _decode(stored)
 
-    async def begin(self, table: Table, partition: int, epoch: int, now_ms: int) -> Position:
+    async def begin(self, table: Table, partition: int, epoch: int, now_ms: int, former: Position | None) -> Position | None:
         kept = self._position(table, partition)
+        if kept is not None and (former is None or not kept.same_pass(former)):
+            return None
         position = Position(epoch, 1 if kept is None else kept.generation + 1, as_of_ms=now_ms)
         self._db.put(_position_key(table, partition), _encode(position))
         return position
 
-    async def write(self, table: Table, partition: int, rows: Sequence[Row], position: Position) -> bool:
+    async def write(self, table: Table, partition: int, rows: Sequence[Row], position: Position, after: int) -> bool:
         kept = self._position(table, partition)
-        if kept is None or (kept.epoch, kept.generation) != (position.epoch, position.generation):
+        if kept is None or not continues(kept, position, after):
             return False
         prefix = _PREFIX.pack(_TABLES[table], partition)
         stamp = _GENERATION.pack(position.generation)
@@ -66,15 +68,14 @@ class RocksDBStore:
                 batch.delete(prefix + key)
             else:
                 batch.put(prefix + key, stamp + value)
-        if position.next_offset >= kept.next_offset:
-            batch.put(_position_key(table, partition), _encode(position))
+        batch.put(_position_key(table, partition), _encode(merged(kept, position)))
         self._db.write(batch)
         return True
 
-    async def complete(self, table: Table, partition: int) -> int:
+    async def complete(self, table: Table, partition: int, position: Position) -> int | None:
         kept = self._position(table, partition)
-        if kept is None or kept.complete:
-            return 0
+        if kept is None or not continues(kept, position, position.next_offset):
+            return None
         prefix = _PREFIX.pack(_TABLES[table], partition)
         deleted = 0
         if kept.generation > 1:
@@ -84,8 +85,7 @@ class RocksDBStore:
                     deleted += 1
                 if number % _SWEPT == _SWEPT - 1:
                     await asyncio.sleep(0)
-        position = msgspec.structs.replace(kept, complete=True)
-        self._db.put(_position_key(table, partition), _encode(position))
+        self._db.put(_position_key(table, partition), _encode(msgspec.structs.replace(kept, complete=True)))
         return deleted
 
     def _stamps(self, prefix: bytes) -> Iterator[tuple[bytes, int]]:

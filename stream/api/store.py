@@ -4,6 +4,9 @@ A store follows each partition of two topics and writes records together with it
 the topic. It knows how old its position is: tombstones disappear from a compacted topic after `delete.retention.ms`, and a store
 that was away for longer would keep what they deleted. Such a store is reconciled: the partition is read from its beginning under a
 new *generation*, and rows that were not written again are deleted.
+
+A store that replicas share has one writer for each partition, but one that was paused wakes up beside its successor. So every write
+names the position that it continues, and is compared with the kept one in the same atomic step.
 """
 
 from collections.abc import Sequence
@@ -45,6 +48,10 @@ class Position(msgspec.Struct, frozen=True, array_like=True):
     complete: bool = False
     term: int = 0
 
+    def same_pass(self, other: "Position") -> bool:
+        """Whether both are of one epoch and generation."""
+        return (self.epoch, self.generation) == (other.epoch, other.generation)
+
 
 class Row(NamedTuple):
     """One record to apply.
@@ -69,20 +76,27 @@ class FollowedStore(Protocol):
         """Returns how far the partition was followed; None: never."""
         ...
 
-    async def begin(self, table: Table, partition: int, epoch: int, now_ms: int) -> Position:
-        """Begins a new generation at offset 0, as of now. Rows of earlier ones stay until `complete`."""
-        ...
+    async def begin(self, table: Table, partition: int, epoch: int, now_ms: int, former: Position | None) -> Position | None:
+        """Begins a new generation at offset 0, as of now, and returns its position. Rows of earlier ones stay until `complete`.
 
-    async def write(self, table: Table, partition: int, rows: Sequence[Row], position: Position) -> bool:
-        """Applies rows and moves the position, in one atomic step.
-
-        Rows that the kept position already covers are left out, deletions too. Returns False, and changes nothing, where the
-        position is of another epoch or generation than the kept one: the writer is outdated.
+        Returns None, and changes nothing, where another writer began one since `former` was read.
         """
         ...
 
-    async def complete(self, table: Table, partition: int) -> int:
-        """Deletes the rows of earlier generations, marks the position complete, and returns how many rows went."""
+    async def write(self, table: Table, partition: int, rows: Sequence[Row], position: Position, after: int) -> bool:
+        """Applies rows that follow the offset `after` and moves the position, in one atomic step.
+
+        Rows that the kept position already covers are left out, deletions too, and no part of the position goes back. Returns
+        False, and changes nothing, where the position is of another epoch or generation than the kept one (the writer is
+        outdated), or the kept one ends before `after` (the store lost what was written).
+        """
+        ...
+
+    async def complete(self, table: Table, partition: int, position: Position) -> int | None:
+        """Deletes the rows of earlier generations, marks the kept position complete, and returns how many rows went.
+
+        Returns None where the kept position is of another epoch or generation than `position`, or ends before it.
+        """
         ...
 
     async def close(self) -> None: ...
@@ -94,6 +108,24 @@ class Store(FollowedStore, Protocol):
     async def read(self, table: Table, keys: Sequence[tuple[int, bytes]]) -> list[bytes | None]:
         """Returns the values of (partition, key) pairs."""
         ...
+
+
+class StoreAwayError(ConnectionError):
+    """The store does not answer. The message names no secret."""
+
+
+def continues(kept: Position | None, position: Position, after: int) -> bool:
+    """Whether a writer's position belongs to the kept one's pass, and nothing lies between the kept one and `after`."""
+    return kept is not None and kept.same_pass(position) and kept.next_offset >= after
+
+
+def merged(kept: Position, position: Position) -> Position:
+    """The further of two positions of one pass; of two at one offset, what either knows."""
+    if position.next_offset < kept.next_offset:
+        return kept
+    return msgspec.structs.replace(
+        position, as_of_ms=max(kept.as_of_ms, position.as_of_ms), complete=kept.complete or position.complete
+    )
 
 
 def must_reconcile(

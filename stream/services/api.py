@@ -10,7 +10,7 @@ import socket
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stream.core.event_times import rule_of
 from stream.core.events import INPUTS
@@ -18,14 +18,15 @@ from stream.errors import IsthmusError
 from stream.health import Beat, Health
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 
     from stream.api.catalogue import CurrentCatalogue, ModelReader
     from stream.api.context import Api
     from stream.api.follower import Follower
     from stream.api.guests import Guests
     from stream.api.signing import Signer
-    from stream.api.store import Store
+    from stream.api.store import Store, Table
+    from stream.api.streams import Changes
     from stream.core.ranking import Ranker, Rows
     from stream.kafka.cluster.event_sink import EventSink
     from stream.kafka.cluster.log_reader import LogReader
@@ -39,12 +40,19 @@ GRACE_S: Final = 2  # for answers in flight when the process ends
 
 @dataclass(frozen=True)
 class ApiParts:
-    """What one replica consists of, beside its store."""
+    """What one replica consists of, beside its store.
+
+    Attributes:
+        missing: Why the store must not be answered from; None where it may.
+        work: What runs for as long as the replica does.
+    """
 
     api: Api
     current: CurrentCatalogue
     follower: Follower
     reader: LogReader
+    missing: Callable[[], str | None]
+    work: tuple[Callable[[], Coroutine[Any, Any, None]], ...]
 
 
 def run_api(settings: Settings, startup: Startup) -> None:
@@ -59,10 +67,8 @@ def run_api(settings: Settings, startup: Startup) -> None:
 
 
 async def _api(settings: Settings, startup: Startup) -> None:
-    from stream.api.rocksdb_store import RocksDBStore
     from stream.kafka.app import stop_on_signals
     from stream.kafka.cluster.event_sink import open_event_sink
-    from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
     from stream.kafka.cluster.topics import create_or_check
     from stream.metrics import Metrics
     from stream.services.process import followed
@@ -70,45 +76,77 @@ async def _api(settings: Settings, startup: Startup) -> None:
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.api
     startup.step(f"checking topics at {bootstrap}")
     await asyncio.to_thread(create_or_check, bootstrap, topics, create=False)
-    stop, metrics, store = stop_on_signals(), Metrics(), RocksDBStore(own.state_dir / own.name)
+    stop, metrics, store = stop_on_signals(), Metrics(), await open_store(own)
     try:
         async with open_event_sink(bootstrap, topics.model_dump(), topics.partitions, own.send_timeout_s) as sink:
-            parts = make_parts(settings, store, KafkaLogReader(bootstrap), sink, metrics)
+            parts = make_parts(settings, store, _reader(settings), sink, metrics)
             follows = {
                 topics.api_keys: parts.api.keys.on_records,
                 topics.items: parts.current.on_items,
                 topics.models: parts.current.on_models,
             }
             async with followed(bootstrap, follows, parts.api.health, stop, startup), following(parts, stop):
-                startup.watch(lambda: None if parts.follower.missing() is None else "reading lists and states of users")
+                startup.watch(lambda: None if parts.missing() is None else "reading lists and states of users")
                 await serve(parts.api, metrics, stop)
     finally:
         await store.close()
 
 
-def make_parts(settings: Settings, store: Store, reader: LogReader, sink: EventSink, metrics: Metrics) -> ApiParts:
-    """Puts a replica together."""
+async def open_store(own: ApiSettings) -> Store:
+    """The store that the settings name: shared, or this replica's own."""
+    if own.redis_url is not None:
+        from stream.api.redis_store import open_redis_store
+
+        return await open_redis_store(own.redis_url.get_secret_value(), own.redis_prefix)
+    from stream.api.rocksdb_store import RocksDBStore
+
+    return RocksDBStore(own.state_dir / own.name)
+
+
+def _reader(settings: Settings) -> LogReader:
+    """Reads all partitions, or, for a shared store, those that the group of the replicas assigns."""
+    from stream.kafka.cluster.group_membership import GroupMembership
+    from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
+
+    bootstrap, own = settings.kafka.bootstrap, settings.api
+    if own.redis_url is None:
+        return KafkaLogReader(bootstrap)
+    return KafkaLogReader(bootstrap, GroupMembership(bootstrap, own.redis_prefix, *_tables(settings)))
+
+
+def _tables(settings: Settings) -> dict[str, Table]:
+    from stream.api.store import Table
+    from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name
+
+    return {settings.topics.recommendations: Table.LISTS, changelog_name(WORKER_GROUP): Table.STATES}
+
+
+def make_parts(
+    settings: Settings,
+    store: Store,
+    reader: LogReader,
+    sink: EventSink,
+    metrics: Metrics,
+    clock_ms: Callable[[], int] | None = None,
+) -> ApiParts:
+    """Puts a replica together. `clock_ms` is the wall clock."""
     from stream.api.api_keys import ApiKeys
     from stream.api.catalogue import CurrentCatalogue
     from stream.api.context import Api
-    from stream.api.follower import Follower
     from stream.api.served_lists import ServedLists
     from stream.api.service import ReadService
-    from stream.api.store import Table
     from stream.api.streams import Changes
-    from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name
     from stream.services.process import item_format
 
-    own, topics = settings.api, settings.topics
+    own, topics, clock_ms = settings.api, settings.topics, clock_ms or now_ms
     current, changes, health = CurrentCatalogue(_model_reader(own), metrics, item_format(settings)), Changes(), Health()
-    tables = {topics.recommendations: Table.LISTS, changelog_name(WORKER_GROUP): Table.STATES}
-    follower = Follower(store, reader, tables, changes.notify, metrics, now_ms, own.reconcile_after_s * 1_000)
-    health.ready["store"] = follower.missing
-    metrics.gauge("api_store_age_seconds").set_function(lambda: follower.age_ms() / 1_000)
+    filling = _filling(settings, store, reader, changes, metrics, clock_ms)
+    health.ready["store"] = filling.missing
+    metrics.gauge("api_store_age_seconds").set_function(lambda: filling.age_ms() / 1_000)
     metrics.gauge("api_streams").set_function(lambda: changes.open)
     signer, erasure_key = _signer(own), settings.step.erasure_key.get_secret_value().encode()
     api = Api(
-        service=ReadService(store, current, topics.partitions, erasure_key, follower.age_ms, now_ms, ServedLists(signer)),
+        service=ReadService(store, current, topics.partitions, erasure_key, filling.age_ms, clock_ms, ServedLists(signer)),
         keys=ApiKeys(),
         signer=signer,
         changes=changes,
@@ -121,7 +159,40 @@ def make_parts(settings: Settings, store: Store, reader: LogReader, sink: EventS
         health=health,
         guests=_guests(settings, current) if own.guests else None,
     )
-    return ApiParts(api, current, follower, reader)
+    return ApiParts(api, current, filling.follower, reader, filling.missing, (*filling.work, current.keep_trying))
+
+
+class _Filling(NamedTuple):
+    """Who fills the store, what runs for it, and how old the store is."""
+
+    follower: Follower
+    work: tuple[Callable[[], Coroutine[Any, Any, None]], ...]
+    age_ms: Callable[[], int]
+    missing: Callable[[], str | None]
+
+
+def _filling(
+    settings: Settings, store: Store, reader: LogReader, changes: Changes, metrics: Metrics, clock_ms: Callable[[], int]
+) -> _Filling:
+    """An embedded store is this replica's alone. Of a shared one it fills its part, and learns of the others' from the store."""
+    from stream.api.follower import TOUCH_EVERY_MS, Follower
+
+    own = settings.api
+
+    def follower(changed: Callable[[Iterable[str]], None], touch_every_ms: int) -> Follower:
+        after_ms = own.reconcile_after_s * 1_000
+        return Follower(store, reader, _tables(settings), changed, metrics, clock_ms, after_ms, touch_every_ms=touch_every_ms)
+
+    if own.redis_url is None:
+        alone = follower(changes.notify, TOUCH_EVERY_MS)
+        return _Filling(alone, (alone.run,), alone.age_ms, alone.missing)
+    from stream.api.redis_store import RedisStore
+    from stream.api.shared_age import EVERY_S, SharedAge
+
+    assert isinstance(store, RedisStore)
+    age, part = SharedAge(store, settings.topics.partitions, clock_ms), follower(lambda _: None, int(EVERY_S * 1_000))
+    work = (part.run, age.run, lambda: store.keep_listening(changes.notify))
+    return _Filling(part, work, age.age_ms, age.missing)
 
 
 def _model_reader(own: ApiSettings) -> ModelReader:
@@ -175,7 +246,7 @@ async def following(parts: ApiParts, stop: asyncio.Event) -> AsyncIterator[None]
     """Fills the store inside the context. A follower that ends sets `stop`, and its error is raised on leaving."""
     beat = Beat(30, time.monotonic)
     parts.api.health.live["event loop"] = beat.check
-    tasks = [asyncio.create_task(work) for work in (parts.follower.run(), parts.current.keep_trying(), beat.keep_beating())]
+    tasks = [asyncio.create_task(work()) for work in (*parts.work, beat.keep_beating)]
     for task in tasks:
         task.add_done_callback(lambda _: stop.set())
     try:

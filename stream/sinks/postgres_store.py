@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from stream.api.answers import decode_list
-from stream.api.store import Position, Table
+from stream.api.store import Position, Table, continues
 from stream.api.store import Row as Entry
 from stream.errors import IsthmusError
 from stream.metrics import Metrics
@@ -79,19 +79,20 @@ class PostgresStore:
             row = await (await connection.execute(self._sql.position, [partition])).fetchone()
         return None if row is None else self._noted(partition, _position(row))
 
-    async def begin(self, table: Table, partition: int, epoch: int, now_ms: int) -> Position:
-        del table
+    async def begin(self, table: Table, partition: int, epoch: int, now_ms: int, former: Position | None = None) -> Position:
+        """Begins a new generation whoever else did: of two that begin at once, the later one's holds."""
+        del table, former
         async with self._transaction(self._target.timeout_s) as connection:
             row = await (await connection.execute(self._sql.begin, [partition, epoch, now_ms])).fetchone()
         return self._noted(partition, _position(row))
 
-    async def write(self, table: Table, partition: int, rows: Sequence[Entry], position: Position) -> bool:
+    async def write(self, table: Table, partition: int, rows: Sequence[Entry], position: Position, after: int = 0) -> bool:
         del table
         with self._metrics.histogram("sink_seconds", SINK).time():
             async with self._transaction(self._target.timeout_s) as connection:
                 row = await (await connection.execute(self._sql.lock, [partition])).fetchone()
                 kept = None if row is None else _position(row)
-                if kept is None or not self._continues(kept, partition, position):
+                if kept is None or kept.next_offset < after or not self._continues(kept, partition, position):
                     return False
                 change = self._change(partition, [one for one in rows if one.offset >= kept.next_offset], position.generation)
                 await self._apply(connection, change)
@@ -101,12 +102,12 @@ class PostgresStore:
         self._noted(partition, max(kept, position, key=lambda one: one.next_offset))
         return True
 
-    async def complete(self, table: Table, partition: int) -> int:
+    async def complete(self, table: Table, partition: int, position: Position) -> int | None:
         del table
         async with self._transaction(None) as connection:  # a sweep reads the whole table
             row = await (await connection.execute(self._sql.lock, [partition])).fetchone()
-            if row is None or _position(row).complete:
-                return 0
+            if row is None or not continues(_position(row), position, position.next_offset):
+                return None
             deleted = 0
             if _position(row).generation > 1:
                 deleted = (await connection.execute(self._sql.sweep, [partition, _position(row).generation])).rowcount

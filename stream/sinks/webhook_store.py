@@ -85,16 +85,16 @@ class WebhookStore:
             return None
         return self._notes[partition].position
 
-    async def begin(self, table: Table, partition: int, epoch: int, now_ms: int) -> Position:
-        del table
+    async def begin(self, table: Table, partition: int, epoch: int, now_ms: int, former: Position | None) -> Position:
+        del table, former
         kept = self._notes.get(partition)
         generation = 1 if kept is None else kept.position.generation + 1
         replayed = -1 if kept is None else kept.replayed
         await self._keep(partition, Note(Position(epoch, generation, as_of_ms=now_ms), now_ms, replayed))
         return self._notes[partition].position
 
-    async def write(self, table: Table, partition: int, rows: Sequence[Row], position: Position) -> bool:
-        del table
+    async def write(self, table: Table, partition: int, rows: Sequence[Row], position: Position, after: int) -> bool:
+        del table, after
         with self._metrics.histogram("sink_seconds", SINK).time():
             await self._replay(partition)
             for part in self._parts(rows):
@@ -104,7 +104,7 @@ class WebhookStore:
         await self._keep(partition, msgspec.structs.replace(self._notes[partition], position=position))
         return True
 
-    async def complete(self, table: Table, partition: int) -> int:
+    async def complete(self, table: Table, partition: int, position: Position) -> int | None:
         """Says that the partition was sent whole, where an earlier pass may have left more at the receiver."""
         del table
         note = self._notes[partition]

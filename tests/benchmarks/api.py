@@ -31,7 +31,7 @@ async def fill(folder: Path, users: int) -> None:
     """A store as a follower leaves it: list, head and facts of every user."""
     from stream.api.profiles import summary_of
     from stream.api.rocksdb_store import RocksDBStore
-    from stream.api.store import Row, Table
+    from stream.api.store import Position, Row, Table
     from stream.core.outputs import Cause, Modalities, ModelName, RankedItem, Recommendation
     from stream.core.partitioner import partition_of
     from stream.core.state import Facts, Head, encode_state
@@ -39,13 +39,19 @@ async def fill(folder: Path, users: int) -> None:
     store = RocksDBStore(folder)
     encode = msgspec.json.Encoder().encode
     head, facts = summary_of(b"h", encode_state(Head(owned=("item-3",)))), summary_of(b"f", encode_state(Facts()))
-    positions = {(table, number): await store.begin(table, number, 1, 0) for table in Table for number in range(PARTITIONS)}
+    positions: dict[tuple[Table, int], Position] = {}
+    for table in Table:
+        for number in range(PARTITIONS):
+            began = await store.begin(table, number, 1, 0, None)
+            assert began is not None
+            positions[table, number] = began
     rows: dict[tuple[Table, int], list[Row]] = {one: [] for one in positions}
 
     async def write(one: tuple[Table, int]) -> None:
         table, number = one
-        positions[one] = msgspec.structs.replace(positions[one], next_offset=positions[one].next_offset + len(rows[one]))
-        await store.write(table, number, rows[one], positions[one])
+        after = positions[one].next_offset
+        positions[one] = msgspec.structs.replace(positions[one], next_offset=after + len(rows[one]))
+        await store.write(table, number, rows[one], positions[one], after)
         rows[one] = []
 
     for index in range(users):
@@ -71,9 +77,9 @@ async def fill(folder: Path, users: int) -> None:
             held.append(Row(key, value, positions[table, number].next_offset + len(held)))
             if len(held) == 2_000:
                 await write((table, number))
-    for one in positions:
+    for one in list(positions):
         await write(one)
-        await store.complete(*one)
+        await store.complete(*one, positions[one])
     store.compact()  # or the first server would compact while it is measured
     await store.close()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,8 @@ from stream.kafka.cluster.producer import InputRecord, produce
 from stream.kafka.cluster.topics import create_or_check
 from stream.services.child_processes import ChildProcess, wait_for
 from stream.settings import TopicSettings
+from tests import api
+from tests.redis_server import RedisServer, redis_or_skip
 from tests.system.needs import broker_or_skip
 
 TOPICS = TopicSettings(partitions=2)
@@ -38,6 +41,7 @@ class Site:
     """A site's backend: calls the API with a key."""
 
     def __init__(self, port: int, key: str) -> None:
+        self.port = port
         self._url = f"http://127.0.0.1:{port}"
         self.key = key
 
@@ -135,3 +139,77 @@ async def test_a_click_by_http_becomes_a_list_by_http(broker: LocalKafka, tmp_pa
     finally:
         worker.stop()
         api.stop()
+
+
+async def test_a_shared_store_says_what_the_topics_say_in_the_end(broker: LocalKafka, tmp_path: Path) -> None:
+    """Two replicas fill a Redis. One is paused past its session, one is killed, and Redis is killed and comes back empty.
+    In the end every replica serves the last list of every user, and meanwhile `readyz` says where it does not.
+    """
+    redis_or_skip()
+    server = RedisServer(tmp_path / "redis").start()
+    environment = {
+        **variables(broker.bootstrap, tmp_path),
+        "ISTHMUS_API__REDIS_URL": server.url,
+        "ISTHMUS_API__FAILURES_PER_MINUTE": "0",
+    }
+    await put_lists(broker.bootstrap, "1")
+    key = keys(environment, "make", "site", "--scope", "read")
+    sites = {name: Site(free_port(), key) for name in ("api-1", "api-2")}
+
+    def replica(name: str) -> ChildProcess:
+        arguments = ["api", "--name", name, "--port", str(sites[name].port), "--metrics-port", "0"]
+        return ChildProcess(arguments, environment, tmp_path / f"{name}.log")
+
+    def all_serve(version: str, *names: str) -> bool:
+        return all(served(sites[name]) == {user: f"{user}-{version}" for user in USERS} for name in names)
+
+    running = {name: replica(name) for name in sites}
+    try:
+        for name, site in sites.items():
+            wait_for(site.is_ready, [running[name]], 90, f"{name} did not become ready")
+        assert all_serve("1", "api-1", "api-2")
+
+        running["api-1"].process.send_signal(signal.SIGSTOP)
+        await put_lists(broker.bootstrap, "2")
+        wait_for(lambda: all_serve("2", "api-2"), [running["api-2"]], 90, "the other replica did not take over")
+        await put_lists(broker.bootstrap, "3")
+        running["api-1"].process.send_signal(signal.SIGCONT)
+        wait_for(lambda: all_serve("3", "api-1", "api-2"), list(running.values()), 90, "the paused replica did not come back")
+
+        running["api-2"].kill()
+        await put_lists(broker.bootstrap, "4")
+        wait_for(lambda: all_serve("4", "api-1"), [running["api-1"]], 90, "the partitions of a dead replica were not followed")
+        running["api-2"] = replica("api-2")
+        wait_for(sites["api-2"].is_ready, [running["api-2"]], 90, "a restarted replica did not become ready")
+
+        server.kill()
+        wait_for(lambda: not any(site.is_ready() for site in sites.values()), list(running.values()), 30, "ready without a store")
+        assert sites["api-1"].ask("GET", "/v1/users/user-0/recommendations")[0] == 503
+        await put_lists(broker.bootstrap, "5")
+        server.start()
+        wait_for(lambda: all_serve("5", *sites), list(running.values()), 90, "an emptied Redis was not filled again")
+        wait_for(lambda: all(site.is_ready() for site in sites.values()), list(running.values()), 30, "they are not ready again")
+    finally:
+        for child in running.values():
+            child.process.send_signal(signal.SIGCONT)
+            child.stop()
+        server.stop()
+
+
+USERS = tuple(f"user-{number}" for number in range(20))
+
+
+async def put_lists(bootstrap: str, version: str) -> None:
+    """A list of each user, as a worker sends it."""
+    log = api.new_log()
+    for user in USERS:
+        api.put_list(log, user, recommendation_id=f"{user}-{version}")
+    records = [record for partition in log.topics[TOPICS.recommendations].partitions for record in partition.records]
+    outputs = [InputRecord("recommendations", (record.key or b"").decode(), record.value) for record in records]
+    await produce(bootstrap, outputs, {"recommendations": TOPICS.recommendations}, lambda _: None)
+
+
+def served(site: Site) -> dict[str, str]:
+    """The ids of the lists that are served; none where the replica does not answer."""
+    status, answer = site.ask("POST", "/v1/users/batch", {"users": list(USERS)})
+    return {one["user_id"]: one.get("recommendation_id", "") for one in answer["lists"]} if status == 200 else {}

@@ -22,10 +22,10 @@ _REBALANCE_MS: Final = 60_000
 class GroupMembership:
     """One member of a group. Every method raises OSError where the broker does not answer."""
 
-    def __init__(self, bootstrap: str, group: str, topic: str) -> None:
+    def __init__(self, bootstrap: str, group: str, *topics: str) -> None:
         self._bootstrap = bootstrap
         self._group = group
-        self._topic = topic
+        self._topics = topics
         self._consumer: Any = None
         self._listener = _Listener()
 
@@ -60,7 +60,7 @@ class GroupMembership:
             rebalance_timeout_ms=_REBALANCE_MS,
         )
         self._listener.consumer = consumer
-        consumer.subscribe([self._topic], listener=self._listener)
+        consumer.subscribe(list(self._topics), listener=self._listener)
         try:
             await consumer.start()
         except KafkaError as error:

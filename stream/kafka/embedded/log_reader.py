@@ -1,7 +1,7 @@
 """`stream.kafka.cluster.log_reader.LogReader` on the embedded log."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from stream.kafka.cluster.log_reader import Bounds, Fetched
@@ -14,8 +14,9 @@ _RECORDS: Final = 2_000
 class EmbeddedLogReader:
     """Reads all partitions of topics from given positions."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
         self._log = log
+        self._clock_ms = clock_ms
         self._positions: dict[tuple[str, int], int] = {}
 
     async def open(self, topics: Iterable[str]) -> Mapping[tuple[str, int], Bounds]:
@@ -52,7 +53,7 @@ class EmbeddedLogReader:
 
     def read_to_end_at(self, topic: str, partition: int) -> int | None:
         at_end = self._positions[topic, partition] >= self._log.topics[topic].partitions[partition].end
-        return time.time_ns() // 1_000_000 if at_end else None
+        return self._clock_ms() if at_end else None
 
     async def close(self) -> None:
         """Nothing is held."""

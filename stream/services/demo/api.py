@@ -64,7 +64,7 @@ async def _say_how_to_ask(say: Callable[[str], None], parts: ApiParts, url: str,
     """Prints two requests, once there is a catalogue: the first shows a list, the second changes it."""
     from stream.services.api import now_ms
 
-    while not parts.current.catalogue.items or parts.follower.missing() is not None:  # noqa: ASYNC110  (two states at once)
+    while not parts.current.catalogue.items or parts.missing() is not None:  # noqa: ASYNC110  (two states at once)
         await asyncio.sleep(_POLL_S)
     (answer,) = await parts.api.service.lists([USER], _LISTED)
     first = next(entry for entry in answer.items if not parts.current.catalogue.is_repeatable(entry.item))

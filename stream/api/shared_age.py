@@ -1,0 +1,58 @@
+"""How old a store is that several replicas fill: read from the store itself, because each of them follows a part of it only."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from stream.api.store import Position, Store, StoreAwayError, Table
+
+EVERY_S: Final = 1.0
+"""How often positions are read, and written by those who follow: an answer's age is up to twice as much."""
+
+
+class SharedAge:
+    """The positions of all partitions, as of the last look."""
+
+    def __init__(self, store: Store, partitions: int, clock_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._partitions = [(table, number) for table in Table for number in range(partitions)]
+        self._clock_ms = clock_ms
+        self._began_ms = clock_ms()
+        self._positions: list[Position | None] = []
+        self._caught_up = False
+        self._wrong: str | None = "the store was not asked yet"
+
+    def age_ms(self) -> int:
+        """How old the answers may be."""
+        oldest = min((0 if position is None else position.as_of_ms for position in self._positions), default=0)
+        return max(0, self._clock_ms() - oldest)
+
+    def missing(self) -> str | None:
+        """Why the store must not be answered from; None where it may."""
+        return self._wrong
+
+    async def run(self) -> None:
+        """Looks for ever."""
+        while True:
+            await self.look()
+            await asyncio.sleep(EVERY_S)
+
+    async def look(self) -> None:
+        try:
+            self._positions = [await self._store.position(*partition) for partition in self._partitions]
+        except StoreAwayError as error:
+            self._wrong = str(error)
+            return
+        self._wrong = self._problem()
+
+    def _problem(self) -> str | None:
+        """What is wrong with the positions. At first all of them must be of this replica's time: a store that nobody has filled for
+        weeks looks complete.
+        """
+        count = len(self._positions)
+        unread = sum(position is None or not position.complete for position in self._positions)
+        if unread:
+            return f"{unread} of {count} partitions are not read to their end yet"
+        old = sum(position.as_of_ms < self._began_ms for position in self._positions if position is not None)
+        self._caught_up = self._caught_up or not old
+        return None if self._caught_up else f"{old} of {count} partitions were not read to their end since this process began"
