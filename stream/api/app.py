@@ -17,6 +17,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream.api.context import Api
 from stream.api.door import Buckets, Door
+from stream.api.page_routes import DEMO_PAGES
 from stream.api.problems import ApiError, ApiRequest, problem_response
 from stream.api.routes import BODIES, ROUTES
 from stream.metrics import Metrics
@@ -90,7 +91,7 @@ def make_app(api: Api, metrics: Metrics) -> Litestar:
         Buckets(settings.failures_per_minute / 60, settings.failures_per_minute),
     )
     return Litestar(
-        list(ROUTES),
+        [*ROUTES, *(DEMO_PAGES if api.page_key else ())],
         dependencies={"api": Provide(lambda: api, sync_to_thread=False)},
         guards=[door.admit],
         request_class=ApiRequest,

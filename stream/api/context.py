@@ -71,7 +71,10 @@ WRITING: Final = (400, 401, 403, 408, 413, 429, 503)
 
 
 class Api(msgspec.Struct, frozen=True):
-    """What the routes work with."""
+    """What the routes work with.
+
+    `page_key` is the public key of the demo's shop; "" where there is no shop.
+    """
 
     service: ReadService
     keys: ApiKeys
@@ -85,6 +88,7 @@ class Api(msgspec.Struct, frozen=True):
     times: Mapping[str, TimeRule]
     health: Health
     guests: Guests | None = None
+    page_key: str = ""
 
     def placement(self, asked: str | None) -> str | None:
         """The placement as metrics and answers name it."""

@@ -43,6 +43,7 @@ from stream.api.feedback import FeedbackAnswer, FeedbackBody
 from stream.api.feedback_route import feedback
 from stream.api.guests import GuestBody
 from stream.api.ingest import Clock, EventsAnswer, EventsBody, check_user_id, erasure_event, outgoing
+from stream.api.page_routes import snippet
 from stream.api.problems import ApiError, Problem
 from stream.api.streams import Stream, stream_lists
 from stream.api.visitors import refuse_foreign_users
@@ -342,6 +343,7 @@ ROUTES: Final = (
     stream,
     livez,
     readyz,
+    snippet,
 )
 BODIES: Final = (
     UsersBody,

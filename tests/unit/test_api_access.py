@@ -40,6 +40,7 @@ ADMITTED: Final[dict[tuple[str, str], frozenset[str]]] = {
     ("GET", "/v1/me/events"): TOKENS,
     ("GET", "/livez"): OPEN,
     ("GET", "/readyz"): OPEN,
+    ("GET", "/snippet.js"): OPEN,
 }
 BODIES: Final[dict[str, Any]] = {
     "/v1/users/batch": {"users": ["u"]},

@@ -190,7 +190,7 @@ async def test_a_transcript_that_no_encoder_takes_is_refused(running: Replica, f
     assert records(running, TOPICS.clicks, "u") == []
 
 
-@pytest.mark.parametrize(("sent_at", "unit"), [(NOW // 1_000, "seconds"), (NOW * 1_000, "microseconds")])
+@pytest.mark.parametrize(("sent_at", "unit"), [(NOW // 1_000, "seconds"), (NOW * 1_000, "microseconds")], ids=["s", "us"])
 async def test_sent_at_in_another_unit_is_refused_by_its_name(running: Replica, sent_at: int, unit: str) -> None:
     """Seconds would never correct anything, microseconds would correct times by centuries."""
     answer = await send(running, CLICK, sent_at=sent_at)

@@ -1,9 +1,11 @@
-"""The API in the demo without Kafka: on the loopback address, with a key that is made at each start and printed."""
+"""The API and the shop in the demo without Kafka: on the loopback address, with keys that are made at each start."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib
+import secrets
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ async def serve_demo_api(context: DemoContext, log: Log, metrics: Metrics) -> No
     while context.stats.first_recommendation_s is None:  # noqa: ASYNC110  (a statistic, not an event)
         await asyncio.sleep(_POLL_S)
     await asyncio.to_thread(importlib.import_module, "stream.api.app")
+    import msgspec
+    from pydantic import SecretStr
+
     from stream.api.api_keys import Scope, encode_api_key, make_api_key
     from stream.api.rocksdb_store import RocksDBStore
     from stream.kafka.cluster.local_broker import free_port
@@ -36,12 +41,17 @@ async def serve_demo_api(context: DemoContext, log: Log, metrics: Metrics) -> No
     from stream.services.api import following, make_parts, now_ms, serve
     from stream.settings import with_changes
 
-    settings = with_changes(context.settings, "api", host="127.0.0.1", port=free_port(), metrics_port=0)
+    secrets_of_tokens = (SecretStr(secrets.token_hex(32)),)
+    own = {"host": "127.0.0.1", "port": free_port(), "metrics_port": 0, "token_secrets": secrets_of_tokens}
+    settings = with_changes(context.settings, "api", **own)
     topics = settings.topics
     secret, key = make_api_key("demo", [Scope.READ, Scope.WRITE], now_ms())
-    log.append(topics.api_keys, key.key_id, encode_api_key(key))
+    page_secret, page_key = make_api_key("demo-shop", [Scope.PUBLIC], now_ms())
+    for made in (key, page_key):
+        log.append(topics.api_keys, made.key_id, encode_api_key(made))
     store, stop = RocksDBStore(context.folder / "api"), asyncio.Event()
     parts = make_parts(settings, store, EmbeddedLogReader(log), EmbeddedEventSink(log, topics.model_dump()), metrics)
+    parts = dataclasses.replace(parts, api=msgspec.structs.replace(parts.api, page_key=page_secret))
     follows = {
         topics.api_keys: parts.api.keys.on_records,
         topics.items: parts.current.on_items,
@@ -70,5 +80,6 @@ async def _say_how_to_ask(say: Callable[[str], None], parts: ApiParts, url: str,
     first = next(entry for entry in answer.items if not parts.current.catalogue.is_repeatable(entry.item))
     event = f'{{"type": "purchase", "user_id": "{USER}", "occurred_at": {now_ms()}, "items": ["{first.item}"]}}'
     curl = f"curl -sH 'Authorization: Bearer {key}'"
+    say(f"open the shop:   {url}/shop")
     say(f"ask for a list:  {curl} {url}/v1/users/{USER}/recommendations")
     say(f"then change it:  {curl} -H 'Content-Type: application/json' {url}/v1/events -d '{{\"events\": [{event}]}}'")

@@ -1,0 +1,60 @@
+"""The files for browsers: the snippet, which any site may load, and the demo's shop."""
+
+import gzip
+from hashlib import blake2b
+from importlib.resources import files
+from typing import Annotated, Final
+
+from litestar import Response, get
+from litestar.params import HeaderParameter
+
+from stream.api.context import UsesApi, problems
+
+_KEY: Final = b"{public_key}"
+_TYPES: Final = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+}
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Final = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"}
+AcceptEncoding = Annotated[str, HeaderParameter(name="Accept-Encoding", description="`gzip` gets it compressed.", max_length=256)]
+
+
+def _read(name: str) -> bytes:
+    return (files("stream.api") / "pages" / name).read_bytes()
+
+
+def _file(name: str, content: bytes, accept_encoding: str = "") -> Response[bytes]:
+    headers = {**_HEADERS, "ETag": f'"{blake2b(content, digest_size=12).hexdigest()}"'}
+    if "gzip" in accept_encoding:
+        content, headers["Content-Encoding"] = gzip.compress(content, mtime=0), "gzip"
+    return Response(content, media_type=_TYPES[name.rsplit(".", 1)[1]], headers=headers)
+
+
+@get("/snippet.js", media_type=_TYPES["js"], responses=problems(), summary="The snippet for web pages")
+async def snippet(accept_encoding: AcceptEncoding = "") -> Response[bytes]:
+    """Sends a visitor's clicks and follows the visitor's list: see the guide for web pages."""
+    return _file("snippet.js", _read("snippet.js"), accept_encoding)
+
+
+@get("/shop", include_in_schema=False)
+async def shop(api: UsesApi) -> Response[bytes]:
+    """The demo's shop. Its public key stands in the page, as in any page with the snippet."""
+    return _file("shop.html", _read("shop.html").replace(_KEY, api.page_key.encode()))
+
+
+@get("/pages/shop.css", include_in_schema=False)
+async def shop_style() -> Response[bytes]:
+    return _file("shop.css", _read("shop.css"))
+
+
+@get("/pages/shop.js", include_in_schema=False)
+async def shop_script() -> Response[bytes]:
+    return _file("shop.js", _read("shop.js"))
+
+
+DEMO_PAGES: Final = (shop, shop_style, shop_script)

@@ -1,0 +1,246 @@
+/* Isthmus for web pages: sends what a visitor does, and keeps the visitor's recommendations up to date.
+ *
+ *   <script src="https://isthmus.example/snippet.js" data-key="isk_..." defer></script>
+ *
+ * `data-key` is a key with the scope `public`. `data-api` is the API's address, if it is not the script's own.
+ * Nothing is stored or sent before `isthmus.consent(true)`, or if the browser asks not to be tracked.
+ */
+"use strict";
+(() => {
+  const script = document.currentScript;
+  const api = new URL(script.dataset.api || script.src, location.href).origin;
+  const KEY = script.dataset.key;
+  const EVENT = "isthmus.event.", VISITOR = "isthmus.visitor", CONSENT = "isthmus.consent";
+  const BATCH = 50, SOON_MS = 50, FIRST_PAUSE_MS = 500, LONGEST_PAUSE_MS = 60000, EARLY_MS = 30000;
+
+  const objects = navigator.globalPrivacyControl === true || navigator.doNotTrack === "1";
+  const streams = new Set();
+  let named = null; // {id, token()}: the user whom the site named
+  let token = null; // {of, value, ends}: the newest user token, in memory only
+  let asking = null; // the request for a token, while it runs
+  let pause = 0, timer = null, sending = false;
+
+  // Storage that may be missing or full: then events live as long as the page.
+  const memory = new Map();
+  const store = {
+    get: (name) => { try { return localStorage.getItem(name) ?? memory.get(name) ?? null; } catch { return memory.get(name) ?? null; } },
+    set: (name, value) => { try { localStorage.setItem(name, value); } catch { memory.set(name, value); } },
+    drop: (name) => { memory.delete(name); try { localStorage.removeItem(name); } catch { /* nothing was stored */ } },
+    names: () => { try { return [...Object.keys(localStorage), ...memory.keys()]; } catch { return [...memory.keys()]; } },
+  };
+
+  const allowed = () => !objects && store.get(CONSENT) === "yes";
+  const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+  const grown = (ms) => Math.min(LONGEST_PAUSE_MS, ms ? ms * 2 : FIRST_PAUSE_MS) * (0.75 + Math.random() / 2);
+
+  async function request(path, options, bearer) {
+    const headers = { Authorization: `Bearer ${bearer}`, ...options.headers };
+    if (options.body) headers["Content-Type"] = "application/json";
+    return fetch(api + path, { credentials: "omit", ...options, headers });
+  }
+
+  // The user of this page and a live token: the named user, or an anonymous visitor, who gets an id from the API.
+  async function identity() {
+    const of = named ? named.id : store.get(VISITOR);
+    if (token && token.of === of && token.ends - EARLY_MS > Date.now()) return token;
+    asking ??= (named ? namedToken(named) : visitorToken(of)).finally(() => { asking = null; });
+    token = await asking;
+    return token;
+  }
+
+  async function namedToken(user) {
+    const issued = await user.token();
+    return { of: user.id, value: issued.token, ends: issued.expires_at };
+  }
+
+  async function visitorToken(id) {
+    const answer = await request("/v1/visitors", { method: "POST", body: JSON.stringify(id ? { user_id: id } : {}) }, KEY);
+    if (id && (answer.status === 403 || answer.status === 410)) { // unknown by now, or erased: begin anew
+      store.drop(VISITOR);
+      for (const name of eventNames()) if (read(name)?.user_id === id) store.drop(name);
+      return visitorToken(null);
+    }
+    if (!answer.ok) throw failure(answer);
+    const visitor = await answer.json();
+    if (allowed()) store.set(VISITOR, visitor.user_id);
+    return { of: visitor.user_id, value: visitor.token, ends: visitor.expires_at };
+  }
+
+  function failure(answer) {
+    const error = new Error(`${answer.status} from ${new URL(answer.url).pathname}`);
+    error.status = answer.status;
+    error.after = 1000 * Number(answer.headers.get("Retry-After") || 0);
+    return error;
+  }
+
+  const eventNames = () => store.names().filter((name) => name.startsWith(EVENT));
+
+  function read(name) {
+    try { return JSON.parse(store.get(name)); } catch { store.drop(name); return null; }
+  }
+
+  // Keeps an event until the API has it: a closed page, a lost network and a broken tab lose none.
+  function keep(path, event) {
+    if (!allowed()) return;
+    const id = crypto.randomUUID ? crypto.randomUUID() : [...crypto.getRandomValues(new Uint32Array(4))].join("-");
+    const user = named ? named.id : store.get(VISITOR) || "";
+    store.set(EVENT + id, JSON.stringify({ path, ...event, event_id: id, user_id: user, occurred_at: Date.now() }));
+    plan(SOON_MS);
+  }
+
+  function plan(ms) {
+    if (timer === null) timer = setTimeout(() => { timer = null; flush(); }, ms);
+  }
+
+  // Sends what is kept, also by other tabs. Two tabs may send an event at once: its id makes it count once.
+  async function flush() {
+    if (sending || !allowed()) return;
+    sending = true;
+    try {
+      for (let batch; allowed() && (batch = await nextBatch()).length;) await send(batch);
+      pause = 0;
+    } catch (error) {
+      pause = Math.max(grown(pause), error.after || 0);
+      plan(pause);
+    } finally {
+      sending = false;
+    }
+  }
+
+  // The oldest kept events of this page's user. Those of a named user wait until the site names the user again.
+  async function nextBatch() {
+    if (!eventNames().length) return [];
+    return keptOf((await identity()).of);
+  }
+
+  // Up to BATCH kept events of a user that go to the same route.
+  function keptOf(user) {
+    const events = eventNames().map(read).filter((event) => event && (event.user_id || user) === user);
+    events.sort((one, other) => one.occurred_at - other.occurred_at);
+    return events.filter(({ path }) => path === events[0].path).slice(0, BATCH).map((event) => ({ ...event, user_id: user }));
+  }
+
+  async function send(batch, keepalive = false) {
+    const path = batch[0].path, events = batch.map(({ path: _, ...event }) => event);
+    const headers = named ? { "Isthmus-User-Token": token.value } : {};
+    const body = JSON.stringify({ events, sent_at: Date.now() });
+    const answer = await request(path, { method: "POST", body, headers, keepalive }, KEY);
+    if (answer.status === 202 || answer.status === 207) {
+      const { results } = await answer.json();
+      results.forEach((result, index) => { if (result.status === "accepted") forget(events[index]); });
+      if (answer.status === 207) throw failure(answer);
+    } else if ([400, 403, 413, 422].includes(answer.status)) {
+      if (events.length > 1) for (const event of batch) await send([event]); // one of them is refused: the others are not
+      else { forget(events[0]); console.warn("isthmus: an event was refused", await answer.text()); }
+    } else {
+      if (answer.status === 401) token = null;
+      throw failure(answer);
+    }
+  }
+
+  const forget = (event) => store.drop(EVENT + event.event_id);
+
+  // The page may end here: what is kept is sent once more without waiting. Whatever fails is sent by the next page.
+  function hidden() {
+    if (document.visibilityState !== "hidden" || !allowed() || !token) return;
+    const events = keptOf(token.of);
+    if (events.length) send(events, true).catch(() => {});
+  }
+  addEventListener("visibilitychange", hidden);
+  addEventListener("pagehide", hidden);
+  addEventListener("online", () => { pause = 0; flush(); });
+  addEventListener("pageshow", () => plan(SOON_MS)); // with what former pages left
+
+  function answered(action, items, list = {}) {
+    const { placement, served_id, recommendation_id } = list;
+    keep("/v1/feedback", { action, channel: "web", items, placement, ...(served_id ? { served_id } : { recommendation_id }) });
+  }
+
+  // Follows a stream of server-sent events by fetch, for EventSource sends no headers.
+  async function follow(stream) {
+    let last = "", pauses = 0;
+    while (!stream.stopped) {
+      try {
+        const mine = await identity();
+        if (stream.stopped) return;
+        const headers = last ? { "Last-Event-ID": last } : {};
+        const answer = await request("/v1/me/events", { headers, signal: stream.abort.signal }, mine.value);
+        if (answer.status === 401) token = null;
+        if (!answer.ok) throw failure(answer);
+        for await (const { event, id, data } of events(answer.body)) {
+          pauses = 0;
+          if (event === "erased") { token = null; last = ""; break; }
+          last = id;
+          if (!stream.stopped) stream.onChange({ ...JSON.parse(data), placement: stream.placement });
+        }
+      } catch (error) {
+        if (stream.stopped) return;
+        pauses = Math.max(grown(pauses), error.after || 0);
+      }
+      await wait(pauses || FIRST_PAUSE_MS);
+    }
+  }
+
+  async function* events(body) {
+    const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let text = ""; ;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const parts = (text + value).split("\n\n");
+      text = parts.pop();
+      for (const part of parts) {
+        const fields = Object.fromEntries(part.split("\n").map((line) => /^(\w+): ?(.*)$/.exec(line)).filter(Boolean).map(([, name, field]) => [name, field]));
+        if (fields.event) yield fields;
+      }
+    }
+  }
+
+  function begin(stream) {
+    stream.stopped = false;
+    stream.abort = new AbortController();
+    follow(stream);
+  }
+
+  function end(stream) {
+    stream.stopped = true;
+    stream.abort?.abort();
+  }
+
+  window.isthmus = Object.freeze({
+    /** Allows storing and sending (true), or forbids it and forgets what is stored (false). */
+    consent(given) {
+      if (given && !objects) {
+        store.set(CONSENT, "yes");
+        streams.forEach((stream) => stream.stopped !== false && begin(stream));
+        flush();
+      } else {
+        streams.forEach(end);
+        token = null;
+        for (const name of store.names()) if (name.startsWith("isthmus.")) store.drop(name);
+      }
+      return allowed();
+    },
+    /** Whether events are stored and sent. */
+    allowed,
+    /** Names the user: an id, and a function that asks the site's backend for `{token, expires_at}`. Without them: anonymous. */
+    user(id, getToken) {
+      named = id ? { id, token: getToken } : null;
+      token = null;
+      streams.forEach((stream) => { if (stream.stopped === false) { end(stream); begin(stream); } });
+      plan(SOON_MS);
+    },
+    /** A click, by its tags. */
+    click(tags) { keep("/v1/events", { type: "click", tags }); },
+    /** A list that came in sight, as `recommendations` gave it. */
+    shown(list) { answered("shown", list.items.map((entry) => entry.item), list); },
+    /** An item that the visitor chose from a list. */
+    selected(item, list) { answered("selected", [item], list); },
+    /** Calls `onChange` with the list now and whenever it changes; returns a function that ends this. */
+    recommendations(placement, onChange) {
+      const stream = { placement, onChange, stopped: true };
+      streams.add(stream);
+      if (allowed()) begin(stream);
+      return () => { end(stream); streams.delete(stream); };
+    },
+  });
+})();

@@ -1,0 +1,222 @@
+"""The snippet and the shop in a real browser, served by a replica of the API: what is sent, when, and what is shown."""
+
+import asyncio
+import json
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import uvicorn
+from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped]
+from playwright.async_api import Browser, BrowserContext, Page, expect
+
+from stream.api.api_keys import Scope
+from stream.api.app import make_app
+from stream.metrics import Metrics
+from tests import api
+from tests.api import TOPICS, Replica, replica
+from tests.browser import browser
+
+MARKUP = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
+WITHIN_S = 20
+BUTTON = "Car: Look at the cover"
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@dataclass
+class Site:
+    """A shop, the log behind it, and a browser without a past."""
+
+    running: Replica
+    url: str
+    context: BrowserContext
+    browser: Browser
+
+    async def open(self, context: BrowserContext | None = None) -> Page:
+        page = await (context or self.context).new_page()
+        await page.goto(f"{self.url}/shop")
+        return page
+
+    async def consenting(self) -> Page:
+        page = await self.open()
+        await page.check("#consent")
+        await expect(page.locator("#list li").first).to_be_visible(timeout=WITHIN_S * 1_000)
+        return page
+
+    def sent(self) -> list[dict[str, Any]]:
+        records = [record for part in self.running.log.topics[TOPICS.clicks].partitions for record in part.records]
+        return [json.loads(record.value) for record in records if record.value]
+
+    def tags(self) -> Counter[str]:
+        """How often each first tag counts: events of one id are one."""
+        return Counter({event["event_id"]: event["tags"][0] for event in self.sent()}.values())
+
+    def feedback(self) -> set[tuple[str, str, tuple[str, ...]]]:
+        records = [record for part in self.running.log.topics[TOPICS.feedback].partitions for record in part.records]
+        events = [json.loads(record.value) for record in records if record.value]
+        return {(event["action"], event["placement"], tuple(event["items"])) for event in events}
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(WITHIN_S):
+            while not holds():
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def served(running: Replica) -> AsyncIterator[str]:
+    """The replica with its shop, on a port."""
+    secret, key = api.put_key(running.log, Scope.PUBLIC)
+    async with asyncio.timeout(WITHIN_S):
+        while key.key_id not in {other.key_id for other in running.parts.api.keys.all()}:
+            await asyncio.sleep(0.01)
+    listening = socket.create_server(("127.0.0.1", 0))
+    app = make_app(msgspec.structs.replace(running.parts.api, page_key=secret), Metrics())
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        running.parts.api.changes.end()
+        server.should_exit = True
+        await serving
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    log = api.new_log()
+    api.put_items(log)
+    async with (
+        replica(log, tmp_path, requests_per_s_of_an_address=0, requests_per_s_of_a_user=0) as running,
+        served(running) as url,
+        browser() as chromium,
+    ):
+        yield Site(running, url, await chromium.new_context(), chromium)
+
+
+async def click(page: Page, tags: str) -> None:
+    await page.evaluate(f"isthmus.click([{tags!r}])")
+
+
+def eventually(site: Site, **counts: int) -> Awaitable[None]:
+    return site.until(lambda: site.tags() == Counter(counts))
+
+
+async def test_nothing_is_stored_or_sent_without_consent_or_after_it(site: Site) -> None:
+    """Clicks before consent and after its withdrawal are lost; withdrawing forgets the visitor too."""
+    page = await site.open()
+    await click(page, "before")
+    assert await page.evaluate("localStorage.length") == 0
+    await page.check("#consent")
+    await click(page, "given")
+    await eventually(site, given=1)
+    await page.uncheck("#consent")
+    await click(page, "withdrawn")
+    assert await page.evaluate("localStorage.length") == 0
+    await page.check("#consent")
+    await click(page, "again")
+    await eventually(site, given=1, again=1)
+    assert len({event["user_id"] for event in site.sent()}) == 2
+
+
+async def test_a_browser_that_asks_not_to_be_tracked_sends_nothing(site: Site) -> None:
+    """Global Privacy Control and Do Not Track outweigh a consent."""
+    for signal in ("globalPrivacyControl: {get: () => true}", "doNotTrack: {get: () => '1'}"):
+        context = await site.browser.new_context()
+        await context.add_init_script(f"Object.defineProperties(Navigator.prototype, {{{signal}}})")
+        page = await site.open(context)
+        assert await page.evaluate("isthmus.consent(true)") is False
+        await click(page, "tracked")
+        assert await page.evaluate("localStorage.length") == 0
+    assert site.sent() == []
+
+
+async def test_clicks_survive_closed_pages_and_a_lost_network_and_count_once(site: Site) -> None:
+    """A page that closes right after a click, one that was offline, and two tabs that send at once."""
+    page = await site.consenting()
+    await click(page, "closing")
+    await page.close()
+    page = await site.open()
+    await eventually(site, closing=1)
+    await site.context.set_offline(True)
+    for _ in range(3):
+        await click(page, "offline")
+    await page.close()
+    await site.context.set_offline(False)
+    page, other = await site.open(), await site.open()
+    await eventually(site, closing=1, offline=3)
+    await asyncio.gather(*(click(tab, "tab") for tab in (page, other) for _ in range(5)))
+    await eventually(site, closing=1, offline=3, tab=10)
+    assert len({event["user_id"] for event in site.sent()}) == 1
+    async with asyncio.timeout(WITHIN_S):
+        while await page.evaluate("Object.keys(localStorage).some(name => name.startsWith('isthmus.event.'))"):
+            await asyncio.sleep(0.02)
+
+
+async def test_an_api_that_fails_gets_the_clicks_later(site: Site) -> None:
+    """Errors of the server and cut answers are retried with growing pauses; an event that the API refuses keeps no other back."""
+    page = await site.consenting()
+    failures = iter(["503", "cut", "500"])
+
+    async def fail(route: Any) -> None:
+        match next(failures, None):
+            case None:
+                await route.continue_()
+            case "cut":
+                await route.fetch()
+                await route.abort()
+            case status:
+                await route.fulfill(status=int(status), body="{}")
+
+    await page.route("**/v1/events", fail)
+    await click(page, "kept")
+    await page.evaluate("isthmus.click([''.padEnd(5000, 'x')])")
+    await click(page, "after")
+    await eventually(site, kept=1, after=1)
+
+
+async def test_the_list_follows_its_user_alone_and_no_markup_runs(site: Site) -> None:
+    """The page shows the new list of its visitor, names as text, and axe finds nothing."""
+    site.running.log.append(TOPICS.items, "item-07", json.dumps({"item_id": "item-07", "name": MARKUP}).encode())
+    page = await site.consenting()
+    await page.get_by_role("button", name=BUTTON).click()
+    await site.until(lambda: len(site.sent()) == 1)
+    (user,) = {event["user_id"] for event in site.sent()}
+    api.put_list(site.running.log, "somebody-else", items=api.ITEMS[10:15])
+    api.put_list(site.running.log, user, items=["item-07", *api.ITEMS[:4]])
+    await expect(page.locator("#list .name").first).to_have_text(MARKUP, timeout=WITHIN_S * 1_000)
+    assert await page.locator("#list li").count() == 5
+    assert await page.evaluate("window.hacked === undefined")
+    await page.locator("#list .name").nth(1).click()
+    await site.until(lambda: ("selected", "shop", ("item-00",)) in site.feedback())
+    assert ("shown", "shop", ("item-07", *api.ITEMS[:4])) in site.feedback()
+    assert user not in page.url
+    found = await Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+async def test_a_named_user_writes_and_reads_with_the_sites_token_alone(site: Site) -> None:
+    """After `isthmus.user`, clicks are the user's; an expired token is asked for again."""
+    issued = await site.running.client.post("/v1/tokens", json={"user_id": "c-17"})
+    page = await site.consenting()
+    await page.expose_function("backend", issued.json)
+    await page.evaluate("isthmus.user('c-17', () => backend())")
+    await click(page, "named")
+    await eventually(site, named=1)
+    assert [event["user_id"] for event in site.sent()] == ["c-17"]
+    api.put_list(site.running.log, "c-17", items=api.ITEMS[3:8])
+    await expect(page.locator("#list .name").first).to_have_text("Item-03", timeout=WITHIN_S * 1_000)
+
+
+async def test_the_snippet_is_small_and_needs_no_key(site: Site) -> None:
+    """Under 6 kB as sent."""
+    answer = await site.running.client.get("/snippet.js", headers={"Authorization": "", "Accept-Encoding": "gzip"})
+    assert answer.status_code == 200
+    assert answer.headers["content-encoding"] == "gzip"
+    assert answer.num_bytes_downloaded < 6_000
