@@ -36,6 +36,7 @@ from stream.connection_settings import KafkaSettings, LocalPath, Section
 from stream.core import limits
 from stream.core.event_times import TimeUnit
 from stream.core.events import INPUTS, Item
+from stream.core.feedback import CHANNELS
 from stream.errors import IsthmusError
 from stream.variables import FROM_FILE, PREFIX, contents_of_files, unread_variables
 
@@ -233,7 +234,7 @@ class FeedbackSettings(Section):
         description="names of `placement` in feedback; others count as `other`. States store positions: new names go to the end",
     )
     channels: tuple[Declared, ...] = Field(
-        ("web", "app", "email", "phone", "branch"),
+        CHANNELS,
         max_length=limits.CHANNELS,
         description="names of `channel` in feedback; others count as `other`. States store positions: new names go to the end",
     )

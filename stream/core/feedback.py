@@ -24,6 +24,8 @@ SHOWN, SELECTED, ACCEPTED, REJECTED, DISMISSED = range(len(ACTIONS))
 """Numbers of the actions in a stored state: they never change."""
 OTHER: Final = "other"
 """Label of placements and channels that no setting declares."""
+CHANNELS: Final = ("web", "app", "email", "phone", "branch")
+"""Declared unless a setting declares others."""
 _PROTECTED: Final = frozenset({SHOWN, ACCEPTED, REJECTED})
 """Actions whose last mark is kept for as long as its item."""
 _ITEM_BYTES: Final = 8
@@ -47,7 +49,7 @@ class FeedbackConfig:
     """
 
     placements: tuple[str, ...] = ()
-    channels: tuple[str, ...] = ()
+    channels: tuple[str, ...] = CHANNELS
     attribution_ms: int = 7 * limits.DAY_MS
 
 
