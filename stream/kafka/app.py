@@ -13,16 +13,17 @@ import mode
 
 from stream.core import limits
 from stream.core.events import Source
-from stream.core.watermarks import Watermark
+from stream.core.watermarks import Watermark, decode_mark, furthest
 from stream.kafka.agents.profile_agent import ProfileAgent, ProfileContext
 from stream.kafka.agents.stateless_agent import StatelessAgent, StatelessContext
 from stream.kafka.agents.watchdog import Supervision, Watchdog, until_all_exist
 from stream.kafka.cluster.partition import Partition
 from stream.kafka.cluster.view import ClusterView
 from stream.kafka.delivery.at_least_once import AtLeastOnce
+from stream.kafka.delivery.committed_marks import CommittedMarks
 from stream.kafka.delivery.contracts import Delivery
 from stream.kafka.delivery.exactly_once import ExactlyOnce
-from stream.kafka.faust.batch_transport import BatchTransport, FetchPolicy
+from stream.kafka.faust.batch_transport import BatchTransport, FetchPolicy, no_metadata
 from stream.kafka.faust.credentials import broker_credentials
 from stream.kafka.faust.ownership import Ownership
 from stream.kafka.faust.recovery import SafeTableManager
@@ -91,15 +92,17 @@ def make_app(
     return app
 
 
-def make_delivery(app: Any, guarantee: Guarantee, metrics: Metrics) -> Delivery:
-    """Returns the delivery that makes an app's batches durable.
+def make_delivery(
+    app: Any, guarantee: Guarantee, metrics: Metrics, metadata: Callable[[Partition, int], str] = no_metadata
+) -> Delivery:
+    """Returns the delivery that makes an app's batches durable; `metadata` as in `FetchPolicy`.
 
     Raises:
         IsthmusError: exactly once needs Kafka.
     """
     transport: BatchTransport = app.transport
     if guarantee == "exactly_once":
-        return ExactlyOnce(app, transport.use_transactions(), metrics)
+        return ExactlyOnce(app, transport.use_transactions(), metrics, metadata)
     return AtLeastOnce(app, transport.sender(), metrics)
 
 
@@ -136,16 +139,23 @@ def add_stateless_agent(
     supervision = supervision or Supervision()
     transport: BatchTransport = app.transport
 
-    async def stored_watermarks(partitions: Collection[Partition]) -> Mapping[Partition, Watermark]:
+    marks = CommittedMarks(context.in_flight)
+
+    async def stored(partitions: Collection[Partition]) -> Mapping[Partition, Watermark]:
         last = await transport.read_last_records(context.output, {number for _, number in partitions})
-        found = {(context.topic, number): context.watermark_of(record) for number, record in last.items()}
+        said = {(context.topic, number): context.watermark_of(record) for number, record in last.items()}
+        outputs = {partition: watermark for partition, watermark in said.items() if watermark is not None}
+        marks.begin(outputs)
+        committed, epoch = await app.consumer.committed_metadata(partitions), context.epochs[context.topic]
+        found = {one: furthest(decode_mark(committed.get(one, "")), outputs.get(one), epoch) for one in partitions}
         return {partition: watermark for partition, watermark in found.items() if watermark is not None}
 
-    watermarks = Watermarks(app, context.epochs, context.metrics, stored_watermarks, keeps_state=False)
+    watermarks = Watermarks(app, context.epochs, context.metrics, stored, keeps_state=False, on_compared=marks.read_from)
     watchdog = _make_watchdog(app, context.epochs, context.metrics, supervision, watermarks)
-    delivery = make_delivery(app, guarantee, context.metrics)
-    _connect(app, FetchPolicy(context.in_flight, supervision.recreated, supervision.stopped), delivery, watermarks)
-    _add_agent(app, [context.topic], StatelessAgent(app, context, watchdog, watermarks, delivery).run, "processor")
+    delivery = make_delivery(app, guarantee, context.metrics, marks.metadata)
+    policy = FetchPolicy(context.in_flight, supervision.recreated, supervision.stopped, marks.metadata)
+    _connect(app, policy, delivery, watermarks)
+    _add_agent(app, [context.topic], StatelessAgent(app, context, watchdog, watermarks, delivery, marks).run, "processor")
 
     async def on_assigned(*_: Any, **__: Any) -> None:
         await watchdog.after_assignment()

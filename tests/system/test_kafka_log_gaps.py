@@ -1,25 +1,26 @@
 """A real broker that loses the end of a partition, while the worker runs and while it is down, and a group's offset that is moved
-forward. The encoder's side and the other gaps are tested on the embedded log.
+forward. The other gaps are tested on the embedded log.
 """
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from kafka import KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
-from stream.core.events import Click
+from stream.core.events import Click, EncodedCall
 from stream.core.records import Batch
 from stream.core.step import StepConfig, step
 from stream.kafka.agents.profile_agent import ProfileContext
 from stream.kafka.agents.served_model import ServedModel
 from stream.kafka.agents.watchdog import Supervision
-from stream.kafka.app import add_profile_agent, make_app, run_with_renewal
+from stream.kafka.app import add_profile_agent, add_stateless_agent, make_app, run_with_renewal
 from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.local_broker import LocalKafka
 from stream.kafka.cluster.topics import admin_client, changelog_name, create_or_check, source_topics, topic_epochs
@@ -31,6 +32,7 @@ from tests.broken_logs import cut_partition
 from tests.system.exact import newest, read_all
 from tests.system.needs import broker_or_skip
 from tests.system.shared_broker import remove_members
+from tests.system.test_log_gaps import encoder_context
 
 TOPICS = TopicSettings(partitions=1)
 SOURCES = source_topics(TOPICS)
@@ -183,3 +185,61 @@ async def test_a_group_that_was_moved_forward_skips_nothing_in_either_guarantee(
             await until(lambda metrics=metrics: handled(metrics) == 60 and is_settled(broker))
             assert metrics.total("log_gaps", TOPICS.clicks, "moved") == metrics.total("log_gaps") == 1
     assert_exact(broker, [[*before, *clicks(broker)]])
+
+
+@asynccontextmanager
+async def encoder(broker: LocalKafka, folder: Path, guarantee: Guarantee) -> Any:
+    """Runs an encoder until the context is left."""
+    metrics, stop, view = Metrics(), asyncio.Event(), KafkaClusterView(broker.bootstrap, "isthmus-encoder")
+
+    def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> Any:
+        app = make_app("isthmus-encoder", f"kafka://{broker.bootstrap}", data=folder, partitions=1, instance="one")
+        supervision = Supervision(view=view, recreated=recreated)
+        return app, add_stateless_agent(app, encoder_context(epochs, metrics), guarantee=guarantee, supervision=supervision)
+
+    epochs = topic_epochs(broker.bootstrap, [TOPICS.transcripts])
+    running = asyncio.create_task(run_with_renewal(build, view, epochs, stop))
+    try:
+        yield metrics
+    finally:
+        stop.set()
+        await running
+        await view.close()
+
+
+def send_transcripts(broker: LocalKafka, values: Sequence[bytes]) -> None:
+    producer: Any = KafkaProducer(bootstrap_servers=broker.bootstrap, acks="all")
+    for value in values:  # one batch each, so that the log can be cut between any two
+        producer.send(TOPICS.transcripts, key=b"u", value=value, partition=0).get(10)
+    producer.close()
+
+
+@pytest.mark.timeout(180)
+async def test_an_encoder_finds_a_cut_among_dead_letters_in_either_guarantee(broker: LocalKafka, tmp_path: Path) -> None:
+    """What it commits with an offset names the last transcript, whatever became of it. The log is refilled beyond its old end."""
+
+    def is_read() -> bool:
+        lag = group_lag(broker.bootstrap, "isthmus-encoder", [TOPICS.transcripts])
+        return lag.committed > 0 and lag.lag == 0
+
+    guarantees: list[Guarantee] = ["at_least_once", "exactly_once"]
+    for cuts, guarantee in enumerate(guarantees):
+        await asyncio.to_thread(send_transcripts, broker, [b"1", b"broken", b"broken", b"broken"])
+        for _ in range(2):
+            async with encoder(broker, tmp_path, guarantee) as metrics:
+                await until(is_read)
+                assert metrics.total("log_gaps") == 0
+        end = group_lag(broker.bootstrap, "isthmus-encoder", [TOPICS.transcripts]).end
+        await asyncio.to_thread(broker.stop)
+        assert await asyncio.to_thread(cut_partition, broker, TOPICS.transcripts, 0, end - 2) == end - 2
+        await asyncio.to_thread(broker.start)
+        await asyncio.to_thread(send_transcripts, broker, [b"2"] * 5)
+        async with encoder(broker, tmp_path, guarantee) as metrics:
+            await until(is_read)
+            await until(lambda metrics=metrics: metrics.total("log_gaps", TOPICS.transcripts, "cut") == 1)
+        calls = [
+            msgspec.msgpack.decode(record.value or b"", type=EncodedCall)
+            for record in read_all(broker.bootstrap, TOPICS.encoded_calls)[0]
+        ]
+        assert [call.origin_offset for call in calls[-5:]] == list(range(end - 2, end + 3))
+        assert {call.origin_epoch for call in calls[-5:]} == {calls[0].origin_epoch + cuts + 1}

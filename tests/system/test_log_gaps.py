@@ -4,7 +4,7 @@ New records are applied although their offsets were applied before, nothing is a
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -245,35 +245,39 @@ async def test_a_cut_under_a_running_worker_renews_the_app_before_anything_is_ap
     assert_exact(log, of_the_cut(log, before, 10))
 
 
-async def encode(name: str, log: Log, folder: Path, made: Sequence[bytes]) -> Metrics:
-    """Runs an encoder without a text model until everything is committed."""
-    metrics, stop, epochs = Metrics(), asyncio.Event(), log.epochs([TOPICS.transcripts])
+def call_numbers(batch: Batch) -> list[Emission]:
+    """An encoder without a text model. Values that are no number give no call."""
+    calls, usable = [], [record for record in batch.records if (record.value or b"").isdigit()]
+    for record in usable:
+        origin = batch.coordinates(record)
+        call = world.call(str(msgspec.json.decode(record.value or b"")), 1_750_000_000_000, 1_750_000_001_000)
+        fields = {
+            "origin_topic": origin.topic,
+            "origin_epoch": origin.epoch,
+            "origin_partition": origin.partition,
+            "origin_offset": origin.offset,
+        }
+        calls.append(Output(record.key or b"", world.encode(msgspec.structs.replace(call, user_id="u", **fields))))
+    return [Emission(TOPICS.encoded_calls, calls, [record.timestamp for record in usable])]
 
-    def process(batch: Batch) -> list[Emission]:
-        calls = []
-        for record in batch.records:
-            origin = batch.coordinates(record)
-            call = world.call(str(msgspec.json.decode(record.value or b"")), 1_750_000_000_000, 1_750_000_001_000)
-            fields = {
-                "origin_topic": origin.topic,
-                "origin_epoch": origin.epoch,
-                "origin_partition": origin.partition,
-                "origin_offset": origin.offset,
-            }
-            calls.append(Output(record.key or b"", world.encode(msgspec.structs.replace(call, user_id="u", **fields))))
-        return [Emission(TOPICS.encoded_calls, calls, [record.timestamp for record in batch.records])]
 
-    app = make_app("isthmus-encoder", f"embedded://{name}", data=folder, partitions=4)
-    context = StatelessContext(
+def encoder_context(epochs: Mapping[str, int], metrics: Metrics) -> StatelessContext:
+    return StatelessContext(
         topic=TOPICS.transcripts,
         source=Source.CALL,
         epochs=epochs,
-        process=process,
+        process=call_numbers,
         metrics=metrics,
         output=TOPICS.encoded_calls,
         watermark_of=lambda record: watermark_of_call(record, TOPICS.transcripts, epochs[TOPICS.transcripts]),
     )
-    add_stateless_agent(app, context)
+
+
+async def encode(name: str, log: Log, folder: Path, made: Sequence[bytes]) -> Metrics:
+    """Runs an encoder until everything is committed."""
+    metrics, stop = Metrics(), asyncio.Event()
+    app = make_app("isthmus-encoder", f"embedded://{name}", data=folder, partitions=4)
+    add_stateless_agent(app, encoder_context(log.epochs([TOPICS.transcripts]), metrics))
     running = asyncio.create_task(run_until_stopped(app, stop))
     await asyncio.gather(*(log.append(TOPICS.transcripts, "u", value) for value in made))
     await until(lambda: app.tables.actives_ready and log.lag("isthmus-encoder", [TOPICS.transcripts]) == 0)
@@ -306,6 +310,55 @@ async def test_transcripts_after_a_cut_reach_the_states_through_an_encoder_witho
     assert epochs == [0] * 6 + [1] * 10
     assert await encode(name, log, tmp_path / "encoder", [b"300"])
     assert calls_in(log)[-1].origin_epoch == calls_in(log)[-2].origin_epoch
+
+
+@pytest.mark.parametrize("refill", [1, 9])
+async def test_a_cut_among_transcripts_that_became_dead_letters_is_found(name: str, tmp_path: Path, refill: int) -> None:
+    """They leave no encoded call, so only the mark of the committed offset knows them. Below the old end, and beyond it."""
+    log = open_log(name)
+    log.create_topics(specs(TOPICS))
+    await encode(name, log, tmp_path, [b"1", b"2", *[b"broken"] * 4])
+    quiet = await encode(name, log, tmp_path, [])
+    assert quiet.total("log_gaps") == 0
+    transcripts = next(each for each in log.topics[TOPICS.transcripts].partitions if each.records)
+    transcripts.records, transcripts.next = transcripts.records[:3], 3
+    await asyncio.sleep(0.005)  # later by the log's clock
+    await asyncio.gather(*(log.append(TOPICS.transcripts, "u", b"%d" % (100 + index)) for index in range(refill)))
+    metrics = await encode(name, log, tmp_path, [])
+    assert metrics.total("log_gaps", TOPICS.transcripts, "cut") == metrics.total("log_gaps") == 1
+    epoch = log.topics[TOPICS.transcripts].epoch
+    assert [(call.origin_offset, call.origin_epoch - epoch) for call in calls_in(log)] == [
+        (0, 0),
+        (1, 0),
+        *((3 + index, 1) for index in range(refill)),
+    ]
+    assert (await encode(name, log, tmp_path, [b"broken"])).total("log_gaps") == 0
+    assert (await encode(name, log, tmp_path, [b"200"])).total("log_gaps") == 0
+    assert calls_in(log)[-1].origin_epoch - epoch == 1
+
+
+async def test_a_cut_that_left_nothing_new_is_told_once(name: str, tmp_path: Path) -> None:
+    """What the cut left is committed with its mark before the next transcript comes."""
+    log = open_log(name)
+    log.create_topics(specs(TOPICS))
+    await encode(name, log, tmp_path, [b"1", b"2", *[b"broken"] * 4])
+    transcripts = next(each for each in log.topics[TOPICS.transcripts].partitions if each.records)
+    transcripts.records, transcripts.next = transcripts.records[:1], 1
+    assert (await encode(name, log, tmp_path, [])).total("log_gaps", TOPICS.transcripts, "cut") == 1
+    assert (await encode(name, log, tmp_path, [])).total("log_gaps") == 0
+    await encode(name, log, tmp_path, [b"3"])
+    assert [call.origin_offset for call in calls_in(log)] == [0, 1, 1]
+
+
+async def test_an_output_that_lost_the_calls_of_committed_transcripts_is_told(name: str, tmp_path: Path) -> None:
+    """The mark says which transcript gave the last call."""
+    log = open_log(name)
+    log.create_topics(specs(TOPICS))
+    await encode(name, log, tmp_path, [b"%d" % number for number in range(6)])
+    await encode(name, log, tmp_path, [b"broken"])
+    calls = next(each for each in log.topics[TOPICS.encoded_calls].partitions if each.records)
+    calls.records, calls.next = calls.records[:2], 2
+    assert (await encode(name, log, tmp_path, [])).total("log_gaps", TOPICS.transcripts, "unconfirmed") == 1
 
 
 async def test_encoded_calls_that_were_cut_are_read_again_and_applied_once(name: str, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_log_that_can_be_read_again_is_read_from_its_start() -> None:
 
 
 def test_committed_records_without_an_output_are_no_proof_of_a_reset_where_outputs_are_the_only_trace() -> None:
-    """They may have become dead letters."""
+    """They may have become dead letters before marks were committed."""
     assert kind_of(LogState(0, 150, 5_000, skipped=True), 130, keeps_state=False) == (GapKind.UNCONFIRMED, None)
 
 

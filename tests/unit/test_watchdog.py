@@ -14,6 +14,7 @@ from stream.kafka.agents.stateless_agent import StatelessAgent, StatelessContext
 from stream.kafka.agents.watchdog import Supervision, Watchdog
 from stream.kafka.cluster.corrupt_batches import CorruptBatch, Skip, StoppedPartitions
 from stream.kafka.cluster.view import Offsets
+from stream.kafka.delivery.committed_marks import CommittedMarks
 from stream.metrics import Metrics
 
 
@@ -82,7 +83,7 @@ async def test_a_batch_of_a_recreated_topic_is_abandoned(agent: str) -> None:
             output="out",
             watermark_of=lambda _: None,
         )
-        stateless = StatelessAgent(app, context, watchdog, WATERMARKS, delivery)
+        stateless = StatelessAgent(app, context, watchdog, WATERMARKS, delivery, CommittedMarks(1))
         await stateless.run(Stream([SimpleNamespace(message=message)]))
     assert app.messages == []
     assert watchdog.renew.is_set()

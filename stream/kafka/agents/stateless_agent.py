@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from stream.core.events import Source
-from stream.core.records import Batch, Record
+from stream.core.records import Batch, PlainRecord, Record
 from stream.core.watermarks import Watermark
 from stream.kafka.agents.watchdog import Watchdog
+from stream.kafka.delivery.committed_marks import CommittedMarks
 from stream.kafka.delivery.contracts import Delivery, Emission, ProcessedBatch
 from stream.kafka.faust.watermarks import Watermarks
 from stream.metrics import Metrics
@@ -46,12 +47,21 @@ class StatelessAgent:
     Processing runs in a thread, so that the event loop keeps sending heartbeats.
     """
 
-    def __init__(self, app: Any, context: StatelessContext, watchdog: Watchdog, watermarks: Watermarks, delivery: Delivery) -> None:
+    def __init__(
+        self,
+        app: Any,
+        context: StatelessContext,
+        watchdog: Watchdog,
+        watermarks: Watermarks,
+        delivery: Delivery,
+        marks: CommittedMarks,
+    ) -> None:
         self._app = app
         self._context = context
         self._watermarks = watermarks
         self._watchdog = watchdog
         self._delivery = delivery
+        self._marks = marks
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stateless-agent")
         app.on_partitions_revoked.connect(self._on_revoked)
 
@@ -66,10 +76,17 @@ class StatelessAgent:
             partition = (message.topic, message.partition)
             boundaries = self._watermarks.boundaries(partition)
             batch = Batch(self._context.source, message.topic, epoch, message.partition, message.value, boundaries=boundaries)
-            self._watermarks.advance(partition, message.value)
+            watermark = self._watermarks.advance(partition, message.value)
             emissions = await loop.run_in_executor(self._executor, self._context.process, batch)
+            if watermark is not None:
+                self._marks.add(partition, watermark, self._last_output(emissions))
             if self._delivery.is_current(message):
                 await self._delivery.deliver(ProcessedBatch(event, emissions))
+
+    def _last_output(self, emissions: Sequence[Emission]) -> Watermark | None:
+        """What the last output of a batch will say when it is read again; None without one."""
+        outputs = [output for emission in emissions if emission.topic == self._context.output for output in emission.outputs]
+        return self._context.watermark_of(PlainRecord(0, -1, outputs[-1].key, outputs[-1].value)) if outputs else None
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         self._delivery.drop_in_flight()

@@ -103,9 +103,9 @@ def _moved(first: int, committed: int) -> Gap:
 
 def _unconfirmed(first: int, committed: int) -> Gap:
     text = (
-        f"offsets {first} to {committed - 1} are committed, but the output holds nothing of them: they are dead letters, the "
-        f"group's offset was moved, or the output was cut. They are not read. If the group's offset is reset to {first}, their "
-        "output counts only for users of whom nothing later is applied"
+        f"offsets {first} to {committed - 1} are committed, but the output holds nothing of them: the output was cut, the group's "
+        f"offset was moved, or they are dead letters of an earlier version. They are not read. If the group's offset is reset to "
+        f"{first}, their output counts only for users of whom nothing later is applied"
     )
     return Gap(GapKind.UNCONFIRMED, text)
 

@@ -23,6 +23,7 @@ from aiokafka.errors import (
 
 from stream.errors import IsthmusError
 from stream.kafka.cluster.batch_sender import KafkaSender
+from stream.kafka.cluster.partition import Partition
 from stream.kafka.delivery.contracts import App, Emission, Message, ProcessedBatch
 from stream.kafka.delivery.membership import is_current
 from stream.metrics import Metrics
@@ -53,12 +54,26 @@ class TransactionQueue:
 
 
 class ExactlyOnce:
-    """`Delivery` by transactions. `new_producer` returns a producer, not started, for a transactional id."""
+    """`Delivery` by transactions.
+
+    Args:
+        app: The Faust app.
+        new_producer: Returns a producer, not started, for a transactional id.
+        metrics: Where fenced batches are counted.
+        metadata: Returns what to commit beside an offset of a partition.
+    """
 
     repeats = False
 
-    def __init__(self, app: App, new_producer: Callable[[str], AIOKafkaProducer], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: App,
+        new_producer: Callable[[str], AIOKafkaProducer],
+        metrics: Metrics,
+        metadata: Callable[[Partition, int], str] = lambda *_: "",
+    ) -> None:
         self._app = app
+        self._metadata = metadata
         self._new_producer = new_producer
         self._metrics = metrics
         self._queues: dict[int, TransactionQueue] = {}
@@ -142,7 +157,7 @@ class ExactlyOnce:
         await producer.begin_transaction()
         # Offsets first: while the broker still writes the markers of the previous transaction, aiokafka waits 10 ms here
         # (retry_backoff_ms) instead of 20 ms at the first output.
-        await producer.send_offsets_to_transaction(_next_offsets(batches), self._app.conf.id)
+        await producer.send_offsets_to_transaction(self._next_offsets(batches), self._app.conf.id)
         outputs = [await _send(sender, emission, batch) for batch in batches for emission in batch.outputs if emission.outputs]
         changelogs = [await _send(sender, batch.changelog, batch) if batch.changelog else _no_offset() for batch in batches]
         await asyncio.gather(*outputs)
@@ -153,6 +168,12 @@ class ExactlyOnce:
                 if batch.persist is not None:
                     batch.persist(offset)
                 batch.event.ack()
+
+    def _next_offsets(self, batches: Sequence[ProcessedBatch]) -> dict[TopicPartition, tuple[int, str]]:
+        """The offset and metadata to commit for each source partition."""
+        messages = [batch.event.message for batch in batches]
+        offsets = {(message.topic, message.partition): message.offset + 1 for message in messages}
+        return {TopicPartition(*partition): (offset, self._metadata(partition, offset)) for partition, offset in offsets.items()}
 
     async def _rejoin(self, batches: Sequence[ProcessedBatch]) -> None:
         """After being fenced: asks the group for an assignment; what is still ours is fetched again from its committed offset."""
@@ -172,12 +193,6 @@ class ExactlyOnce:
         )
         if self.is_current(batches[0].event.message):
             await self._app.consumer.rejoin()
-
-
-def _next_offsets(batches: Sequence[ProcessedBatch]) -> dict[TopicPartition, int]:
-    """The offset to commit for each source partition."""
-    messages = [batch.event.message for batch in batches]
-    return {TopicPartition(message.topic, message.partition): message.offset + 1 for message in messages}
 
 
 async def _send(sender: KafkaSender, emission: Emission, batch: ProcessedBatch) -> Awaitable[int]:

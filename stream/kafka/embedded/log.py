@@ -70,6 +70,7 @@ class Log:
     def __init__(self, storage: Storage | None = None) -> None:
         self.topics: dict[str, LogTopic] = {}
         self.committed: dict[str, dict[tuple[str, int], int]] = {}
+        self.committed_metadata: dict[str, dict[tuple[str, int], str]] = {}  # in memory only: nothing cuts the file of a closed log
         self._waiters: list[asyncio.Future[None]] = []
         self._storage = storage
         self._pending: list[tuple[str, int, PlainRecord, asyncio.Future[int]]] = []

@@ -136,6 +136,7 @@ class EmbeddedConsumer(BatchConsumer, Consumer):
         for tp in self._assigned:
             if (tp.topic, tp.partition) in self.resume_at:
                 self._positions[tp] = committed[tp.topic, tp.partition] = self.resume_at[tp.topic, tp.partition]
+                self._mark({(tp.topic, tp.partition): self._positions[tp]})
             elif tuple(tp) in committed:
                 self._positions[tp] = committed[tp.topic, tp.partition]
             elif not self._is_changelog_tp(tp):
@@ -146,11 +147,20 @@ class EmbeddedConsumer(BatchConsumer, Consumer):
         committed = self._log.committed.get(self.app.conf.id, {})
         return {partition: committed.get(partition, 0) for partition in partitions}
 
+    async def committed_metadata(self, partitions: Iterable[Partition]) -> Mapping[Partition, str]:
+        metadata = self._log.committed_metadata.get(self.app.conf.id, {})
+        return {partition: metadata.get(partition, "") for partition in partitions}
+
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        self._log.commit(
-            self.app.conf.id, {(tp.topic, tp.partition): offset for tp, offset in offsets.items() if tp in self._assigned}
-        )
+        committed = {(tp.topic, tp.partition): offset for tp, offset in offsets.items() if tp in self._assigned}
+        self._log.commit(self.app.conf.id, committed)
+        self._mark(committed)
         return True
+
+    def _mark(self, committed: Mapping[Partition, int]) -> None:
+        metadata = self.transport.fetch_policy.metadata
+        known = self._log.committed_metadata.setdefault(self.app.conf.id, {})
+        known.update({partition: metadata(partition, offset) for partition, offset in committed.items()})
 
     async def _seek(self, partition: TP, offset: int) -> None:
         self._positions[partition] = offset

@@ -111,6 +111,10 @@ class BatchConsumer:
         """The group's committed offsets; 0: none."""
         raise NotImplementedError
 
+    async def committed_metadata(self, partitions: Iterable[Partition]) -> Mapping[Partition, str]:
+        """What the group committed beside its offsets; empty: nothing."""
+        raise NotImplementedError
+
     def reconnections(self, partition: Partition) -> int:
         """How often the connection to the partition's leader was replaced; its log may be another one since."""
         del partition

@@ -15,20 +15,28 @@ from stream.kafka.delivery.contracts import Sender
 from stream.kafka.faust.changelog import Fetched
 
 
+def no_metadata(partition: Partition, committed: int) -> str:
+    """What an app with states commits beside an offset: its states say how far it came."""
+    del partition, committed
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class FetchPolicy:
-    """How an app's consumer fetches.
+    """How an app's consumer fetches and commits.
 
     Attributes:
         in_flight: Unacknowledged batches per partition number, at most. A bound instead of a batch size gives natural batching: a
             quiet stream gets small batches at once, a busy one large ones.
         recreated: Topics whose committed offsets belong to a deleted topic of the same name; they are read from their beginning.
         stopped: Partitions that stopped at a damaged batch.
+        metadata: Returns what to commit beside an offset of a partition.
     """
 
     in_flight: int = 6
     recreated: frozenset[str] = frozenset()
     stopped: StoppedPartitions = field(default_factory=StoppedPartitions, compare=False)
+    metadata: Callable[[Partition, int], str] = field(default=no_metadata, compare=False)
 
 
 class BatchTransport(Protocol):

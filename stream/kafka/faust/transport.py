@@ -19,6 +19,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import ConnectionGroup
 from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -93,6 +94,13 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = READ_COMMITTED
         consumer._check_crcs = _PausesPartition(consumer, transport.fetch_policy.stopped)
+        commit = consumer.commit
+
+        async def commit_with_metadata(offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+            metadata = transport.fetch_policy.metadata
+            await commit({tp: (offset, metadata((tp.topic, tp.partition), offset)) for tp, (offset, _) in offsets.items()})
+
+        consumer.commit = commit_with_metadata  # Faust commits without metadata
         return consumer
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
@@ -109,11 +117,11 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
     async def _request_rejoin(self) -> None:
         self._ensure_consumer()._coordinator.request_rejoin()
 
-    async def committed_offsets(self, partitions: Iterable[Partition]) -> Mapping[Partition, int]:
-        """The group's committed offsets; 0: none."""
+    async def committed(self, partitions: Iterable[Partition]) -> dict[Partition, OffsetAndMetadata]:
+        """What the group committed, of partitions of which it did."""
         tps = [TopicPartition(*partition) for partition in partitions]
         found = await self.call_thread(self._ensure_consumer()._coordinator.fetch_committed_offsets, tps)
-        return {(tp.topic, tp.partition): max(0, found[tp].offset) if tp in found else 0 for tp in tps}
+        return {(tp.topic, tp.partition): committed for tp, committed in found.items() if committed.offset >= 0}
 
     @property
     def generation(self) -> int:
@@ -270,7 +278,12 @@ class KafkaConsumer(BatchConsumer, driver.Consumer):
         return True if self.transport.commits_in_transactions else await super()._commit(offsets)
 
     async def committed_offsets(self, partitions: Iterable[Partition]) -> Mapping[Partition, int]:
-        return await self._thread.committed_offsets(partitions)
+        found = await self._thread.committed(partitions)
+        return {partition: found[partition].offset if partition in found else 0 for partition in partitions}
+
+    async def committed_metadata(self, partitions: Iterable[Partition]) -> Mapping[Partition, str]:
+        found = await self._thread.committed(partitions)
+        return {partition: committed.metadata or "" for partition, committed in found.items()}
 
     def reconnections(self, partition: Partition) -> int:
         found: int = self._thread.reconnections.get(partition, 0)

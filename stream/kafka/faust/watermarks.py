@@ -35,6 +35,7 @@ class Watermarks:
         replayable: Topics whose records carry the offsets of another topic.
         keeps_state: As in `continuation`.
         has_states: Whether there are states of a partition number. If they have no watermark, a version without them wrote them.
+        on_compared: Called after each assignment with where its partitions are read on.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Watermarks:
         replayable: Collection[str] = (),
         keeps_state: bool = True,
         has_states: Callable[[int], bool] = lambda _: False,
+        on_compared: Callable[[Mapping[Partition, Watermark]], None] = lambda _: None,
     ) -> None:
         self._app = app
         self._epochs = epochs
@@ -55,6 +57,7 @@ class Watermarks:
         self._replayable = frozenset(replayable)
         self._keeps_state = keeps_state
         self._has_states = has_states
+        self._on_compared = on_compared
         self._unstored: set[Partition] = set()
         self._predating: set[int] = set()
         self._current: dict[Partition, Watermark] = {}
@@ -87,6 +90,7 @@ class Watermarks:
         for partition, (_, _, gap) in continued.items():
             self._report(partition, gap)
         self._current = {partition: watermark for partition, (watermark, _, _) in continued.items()}
+        self._on_compared(self._current)
         self._unstored = {
             partition
             for partition, (_, _, gap) in continued.items()
