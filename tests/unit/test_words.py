@@ -106,6 +106,35 @@ def test_the_quick_rule_for_latin_greek_and_cyrillic_is_unicodes(text: str) -> N
     assert candidates(quick, nothing) == candidates(full, nothing)
 
 
+ANY_SCRIPT = st.text(
+    st.characters()
+    | st.sampled_from("  \n\t'’´.:·\"-_1५क़क़ािं्\u200dदஅ\u0bbeกאבג\u05b7،ع\u064b한ᄒ犬か゛ﾞﾊ\u0301aéİﬁ\u2e3c\u200b\xad🇩🇪।"),
+    max_size=24,
+)
+
+
+@given(st.lists(ANY_SCRIPT, min_size=1, max_size=4))
+@example(["\u0301", "का \u093e", "a \u0301b"])
+@example(["ab'cd \u2e3c l'été", "l'été l'été"])
+def test_words_that_are_looked_up_are_those_of_the_full_rules(texts: list[str]) -> None:
+    """Whatever came before: chunks between spaces are kept, new ones are read together."""
+    text_words._KNOWN.clear()
+    for text in (*texts, " ".join(texts), *texts):
+        beyond = f"{text} ก"
+        folded = unicodedata.normalize("NFKC", text_words.normalize(beyond).casefold().replace("i\u0307", "i"))
+        full = text_words._pairs_for_han(text_words._FULL.findall(text_words._ELISION.sub("' ", folded)))
+        assert words(beyond) == full
+
+
+def test_what_is_kept_of_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their number and their length, so that no call fills a process."""
+    monkeypatch.setattr(text_words, "_MOST_KNOWN", 10)
+    for number in range(100):
+        assert words(f"नमस्ते{number} {'क' * 100}")[-1] == "क" * 100
+    assert len(text_words._KNOWN) <= 12
+    assert max(map(len, text_words._KNOWN)) < 100
+
+
 @given(st.text(max_size=20))
 def test_folding_is_stable(text: str) -> None:
     """The words of a text's words are the same words: a list's keyword is found in the keyword itself."""
