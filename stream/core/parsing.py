@@ -41,6 +41,11 @@ _decode_transcript: Final = msgspec.json.Decoder(Transcript).decode
 _decode_item: Final = msgspec.json.Decoder(Item).decode
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_UTF_16_BEGINS: Final = (b"\xff\xfe", b"\xfe\xff")
+_UTF_32_BEGINS: Final = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
+_ASCII: Final = bytes(range(128))
+_MOST_ACCENTED: Final = 0.3
+"""Share of letters with accents in JSON of a European language; more is a binary format, or compressed."""
 _QUOTED: Final = re.compile(r"""['"].*['"]""", re.DOTALL)  # from the first quote to the last: a value may contain quotes
 UNUSABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
 """What a decoder raises for bytes that it cannot use."""
@@ -48,6 +53,8 @@ _OPTIONAL: Final = {
     event_type: frozenset(field.name for field in msgspec.structs.fields(event_type) if not field.required)
     for event_type in (*_TYPES.values(), Transcript, Item)
 }
+_LABELS: Final = frozenset({"session_id", "recommendation_id", "placement", "model_version"})
+"""Optional texts that decide nothing about an event's identity: one that is broken Unicode is left out."""
 _LARGEST_TIME: Final = 1e19  # of any unit: 64 bits
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -120,11 +127,29 @@ def _read(
         return Rejection(Reason.UNREADABLE, value.error)
     plain = value.removeprefix(_BYTE_ORDER_MARK)
     if mapper is not None:
-        return _read_mapped(plain, event_type, mapper, unit)
+        event = _read_mapped(plain, event_type, mapper, unit)
+    else:
+        try:
+            return in_milliseconds(decode(plain), unit)
+        except UNUSABLE as error:
+            event = _read_again(plain, event_type, unit, rejection_of(error))
+    if isinstance(event, Rejection) and event.reason is Reason.NOT_JSON and (encoding := _other_encoding(plain)):
+        return Rejection(event.reason, f"{event.error}; the bytes look like {encoding}: JSON is written in UTF-8")
+    return event
+
+
+def _other_encoding(plain: bytes) -> str | None:
+    """The encoding that bytes look like; None where nothing speaks against UTF-8."""
+    if plain.startswith(_UTF_32_BEGINS) or plain[:3] == bytes(3) or plain[1:4] == bytes(3):
+        return "UTF-32"
+    if plain.startswith(_UTF_16_BEGINS) or (len(plain) > 1 and 0 in plain[:2]):
+        return "UTF-16"
     try:
-        return in_milliseconds(decode(plain), unit)
-    except UNUSABLE as error:
-        return _read_again(plain, event_type, unit, rejection_of(error))
+        plain.decode()
+    except UnicodeDecodeError:
+        letters = len(plain.translate(None, _ASCII))
+        return "Latin-1 or Windows-1252" if letters <= len(plain) * _MOST_ACCENTED else None
+    return None
 
 
 def _read_again(plain: bytes, event_type: type[AnyStruct], unit: TimeUnit, first: Rejection) -> AnyStruct | Rejection:
@@ -185,7 +210,7 @@ def _needed(fields: Any, event_type: type[msgspec.Struct], unit: TimeUnit) -> An
     needed = {
         name: _time(fields[name], unit) if name in TIME_FIELDS else fields[name]
         for name in event_type.__struct_fields__
-        if name in fields and not (name in optional and _is_empty(fields[name]))
+        if name in fields and not (name in optional and _is_absent(name, fields[name]))
     }
     if event_type is Item:
         needed |= {name: _whole(needed[name]) for name in ("name", "text") if name in needed}
@@ -206,6 +231,10 @@ def _sentence(raw: Any, unit: TimeUnit, *, is_timed: bool) -> Any:
     speaker, at = raw.get("speaker"), raw.get("at")
     sentence = {"text": _whole(raw["text"]), "speaker": _whole(speaker) if isinstance(speaker, str) else None}
     return sentence if _is_empty(at) or not is_timed else sentence | {"at": _time(at, unit)}
+
+
+def _is_absent(name: str, value: Any) -> bool:
+    return _is_empty(value) or (name in _LABELS and _whole(value) != value)
 
 
 def _is_empty(value: Any) -> bool:

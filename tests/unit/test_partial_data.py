@@ -35,6 +35,63 @@ def transcript(*sentences: object, **changes: object) -> Transcript | Rejection:
     return parse_transcript(msgspec.json.encode(CALL | {"sentences": sentences} | changes))
 
 
+FEEDBACK = {"user_id": "u", "occurred_at": NOW, "channel": "web", "action": "shown", "items": ["18"]}
+
+
+@pytest.mark.parametrize("broken", [b"s\\ud800", b"\\udfff", b"caf\xe9", b"\xff"])
+@pytest.mark.parametrize(
+    ("source", "fields", "name"),
+    [
+        (Source.CLICK, CLICK, "session_id"),
+        (Source.FEEDBACK, FEEDBACK, "recommendation_id"),
+        (Source.FEEDBACK, FEEDBACK, "placement"),
+        (Source.FEEDBACK, FEEDBACK, "model_version"),
+    ],
+)
+def test_broken_unicode_in_a_label_costs_the_label_alone(
+    source: Source, fields: dict[str, object], name: str, broken: bytes
+) -> None:
+    """Nothing needs it. Also in a mapped event."""
+    plain = parse(source, msgspec.json.encode(fields))
+    assert not isinstance(plain, Rejection)
+    value = msgspec.json.encode(fields | {name: "BROKEN"}).replace(b"BROKEN", broken)
+    assert parse(source, value) == plain
+    assert parse(source, value, field_mapper("m", {key: key for key in [*fields, name]})) == plain
+
+
+@pytest.mark.parametrize("broken", [b"s\\ud800", b"caf\xe9"])
+@pytest.mark.parametrize("name", ["user_id", "event_id"])
+def test_broken_unicode_in_an_id_is_a_dead_letter(name: str, broken: bytes) -> None:
+    """Two ids could become one: a user's, or an event's that is sent again."""
+    value = msgspec.json.encode(CLICK | {name: "BROKEN"}).replace(b"BROKEN", broken)
+    assert isinstance(rejected := parse(Source.CLICK, value), Rejection)
+    assert ("Latin-1" in rejected.error) == (b"\xe9" in broken)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (json.dumps(CLICK).encode("utf-16"), "UTF-16"),
+        (json.dumps(CLICK).encode("utf-16-le"), "UTF-16"),
+        (json.dumps(CLICK).encode("utf-16-be"), "UTF-16"),
+        (json.dumps(CLICK).encode("utf-32"), "UTF-32"),
+        (json.dumps(CLICK).encode("utf-32-be"), "UTF-32"),
+        (json.dumps(CLICK | {"user_id": "Zoë"}, ensure_ascii=False).encode("latin-1"), "Latin-1"),
+        ('{"user_id": "Zoë'.encode("latin-1"), "Latin-1"),
+        ('{"user_id": "Zoë'.encode(), None),
+        (b"{", None),
+        (b"\x1f\x8b\x08\xff\xfe\xd0\xe9\x81", None),
+    ],
+)
+def test_a_dead_letter_says_which_encoding_its_bytes_look_like(value: bytes, named: str | None, mapped: bool) -> None:
+    """The producer's mistake is found at once; where nothing tells, nothing is said."""
+    rejected = parse(Source.CLICK, value, field_mapper("m", {key: key for key in CLICK}) if mapped else None)
+    assert isinstance(rejected, Rejection)
+    assert rejected.reason is Reason.NOT_JSON
+    assert (f"look like {named}" in rejected.error) if named else "look like" not in rejected.error
+
+
 @pytest.mark.parametrize("empty", [None, ""])
 @pytest.mark.parametrize(
     ("source", "fields", "name"),
