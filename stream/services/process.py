@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("isthmus")
 _CLAIM_S: Final = 30.0
+_FAILS_PAUSES: Final = 3
+"""A background task counts as failing for this many pauses after its last error."""
 _WHOLE_LISTS: Final = frozenset({"items", "excluded"})
 """Fields whose lists must not become shorter: an item that is left out would be offered."""
 
@@ -149,19 +151,37 @@ def dead_letter_limit(settings: Settings) -> DeadLetterLimit:
 
 
 @asynccontextmanager
-async def background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Runs `work` as a task inside the context; an error that ends it is logged."""
-    task = asyncio.create_task(work)
-    task.add_done_callback(_log_error)
+async def background(
+    name: str, work: Callable[[], Coroutine[Any, Any, None]], health: Health, again_s: float = 5.0
+) -> AsyncIterator[None]:
+    """Runs `work` as a task inside the context. An error that ends it is logged, and it begins again after a pause.
+
+    It does not end the process: what it is for (reports, retries, progress) must not stop events. While it fails, the process is
+    not ready, with the reason.
+    """
+    failed: tuple[str, float] | None = None
+
+    async def keep_working() -> None:
+        nonlocal failed
+        while True:
+            try:
+                return await work()
+            except Exception as error:  # whatever a bug raises
+                logger.exception("%s ended with an error; it begins again in %g s", name, again_s)
+                failed = type(error).__name__, time.monotonic()
+            await asyncio.sleep(again_s)
+
+    def check() -> str | None:
+        if failed is None or time.monotonic() - failed[1] > _FAILS_PAUSES * again_s:
+            return None
+        return f"ended with {failed[0]}: see the log"
+
+    health.ready[name] = check
+    task = asyncio.create_task(keep_working())
     try:
         yield
     finally:
         task.cancel()
-
-
-def _log_error(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("%s ended, and is not done until the next start", task.get_coro(), exc_info=error)
 
 
 @asynccontextmanager

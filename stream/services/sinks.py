@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from stream.errors import IsthmusError
@@ -57,7 +58,7 @@ async def _postgres_sink(settings: Settings, startup: Startup) -> None:
     try:
         async with following(follower, health, stop), served(SINK, own.metrics_port, metrics, health):
             startup.watch(lambda: None if follower.missing() is None else "reading lists")
-            async with background(say_progress(follower)):
+            async with background("progress", partial(say_progress, follower), health):
                 await stop.wait()
     finally:
         await reader.close()
@@ -107,7 +108,7 @@ async def _webhook_sink(settings: Settings, startup: Startup) -> None:
                 followed(bootstrap, {topics.replayed: requests.on_records}, health, stop, startup),
                 following(follower, health, stop),
                 served(SINK, own.metrics_port, metrics, health),
-                background(say_progress(follower)),
+                background("progress", partial(say_progress, follower), health),
             ):
                 startup.watch(lambda: None if follower.missing() is None else "sending lists")
                 await stop.wait()

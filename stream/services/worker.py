@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stream.services.instance_name import take_name
@@ -62,6 +63,7 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     stop, metrics, served = stop_on_signals(), Metrics(), ServedModel()
     items = item_format(settings)
     follower = ServedModelFollower(served, metrics, items=items)
+    report_items = partial(report_unusable_items, bootstrap, topics.items, topics.dead_letters, items, metrics)
 
     async with observed(settings, name, own.metrics_port, metrics) as (health, view):
         follows = {topics.items: follower.on_items, topics.models: follower.on_models}
@@ -70,8 +72,8 @@ async def _worker(settings: Settings, startup: Startup) -> None:
         async with (
             claimed if own.static_membership else nullcontext() as settled,
             followed(bootstrap, follows, health, stop, startup),
-            background(follower.keep_retrying()),
-            background(report_unusable_items(bootstrap, topics.items, topics.dead_letters, items, metrics)),
+            background("model retries", follower.keep_retrying, health),
+            background("catalogue reports", report_items, health),
         ):
 
             def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watchdog]:
