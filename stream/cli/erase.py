@@ -24,7 +24,10 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="do not ask for confirmation")] = False,
     bootstrap: Bootstrap = None,
 ) -> None:
-    """Erase users: a worker removes state, list and training examples, and ignores events up to that time from then on.
+    """Erase users: a worker removes state and list, and ignores events up to that time from then on.
+
+    This command removes all training examples of the users first, also those that no state knows. A worker makes those of later
+    purchases again, as far as its state knows these.
 
     It cannot be undone. The raw events remain in the input topics, and those that could not be used in the dead letters, until
     their retention ends: `isthmus topics` sets it.
@@ -38,6 +41,7 @@ def erase(
     from stream.core import limits
     from stream.core.events import NATIVE_FORMAT_HEADER, Erasure
     from stream.errors import IsthmusError
+    from stream.kafka.cluster.example_erasure import erase_examples
     from stream.kafka.cluster.producer import InputRecord, produce
 
     settings = settings_with(bootstrap)
@@ -50,8 +54,9 @@ def erase(
             raise IsthmusError(f"a user id has 1 to {limits.USER_ID_BYTES} bytes")
     if not yes:
         typer.confirm(f"erase {len(users)} users for good?", abort=True)
+    removed = erase_examples(settings.kafka.bootstrap, settings.topics.training_examples, set(users), typer.echo)
     made = [InputRecord("erasures", user, msgspec.json.encode(Erasure(user, until_ms, str(uuid4())))) for user in users]
     sent = asyncio.run(
         produce(settings.kafka.bootstrap, made, settings.topics.model_dump(), lambda _: None, ((NATIVE_FORMAT_HEADER, b"1"),))
     )
-    typer.echo(f"{sent} erasures sent")
+    typer.echo(f"{sent} erasures sent, {removed} training examples removed")

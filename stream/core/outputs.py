@@ -178,6 +178,7 @@ def example_key(user_id: str, purchase_id: str) -> bytes:
 
 
 _encode_key: Final = msgspec.msgpack.Encoder().encode
+decode_example_key: Final = msgspec.msgpack.Decoder(tuple[str, str]).decode
 encode_example: Final = msgspec.msgpack.Encoder().encode
 decode_example: Final = msgspec.msgpack.Decoder(TrainingExample).decode
 

@@ -15,6 +15,7 @@ from stream.cli.main import app
 from stream.core import limits
 from stream.core.dead_letters import dead_letter
 from stream.core.events import Click, Reason, Rejection, Source
+from stream.core.outputs import example_key
 from stream.core.partitioner import partition_of
 from stream.core.records import Coordinates, PlainRecord
 from stream.kafka.cluster import clients, dead_letter_replay
@@ -230,3 +231,19 @@ def test_an_erased_user_is_forgotten(bootstrap: str, tmp_path: Path) -> None:
         child.stop()
     assert newest(read_all(bootstrap, TOPICS.recommendations)).keys() == {b"v"}
     assert assert_exact(bootstrap, TOPICS, None) == 1
+
+
+def test_an_erasure_by_command_reaches_examples_that_no_state_knows(bootstrap: str) -> None:
+    """As after states were rebuilt from inputs that no longer hold the purchases. Other users' examples and foreign keys stay."""
+    sent = {user: [example_key(user, f"{user}-{number}") for number in range(3)] for user in ("u", "v", "w")}
+    producer = KafkaProducer(bootstrap_servers=bootstrap)
+    for user, keys in sent.items():
+        for key in [*keys, b"no example"]:
+            number = partition_of(user.encode(), TOPICS.partitions)
+            producer.send(TOPICS.training_examples, key=key, value=b"an example", partition=number).get(10)
+    producer.close()
+    result = isthmus(bootstrap, "erase", "u", "w", "nobody", "--yes")
+    assert result.exit_code == 0, result.output
+    assert "3 erasures sent, 6 training examples removed" in result.output
+    assert newest(read_all(bootstrap, TOPICS.training_examples)).keys() == {*sent["v"], b"no example"}
+    assert "1 erasures sent, 0 training examples removed" in isthmus(bootstrap, "erase", "u", "--yes").output
