@@ -76,6 +76,8 @@ class TimeRule:
             seconds = max_ahead_ms // limits.SECOND_MS
             problem = f"{name} is more than {seconds} s ahead of the broker's"
             return Rejection(Reason.TOO_FAR_AHEAD, problem + self._guess(moment_ms))
+        if moment_ms > limits.LAST_TIME_MS:  # its record's timestamp is in the same wrong unit
+            return Rejection(Reason.IMPLAUSIBLE_TIME, f"{name} is after the year 9999" + self._guess(moment_ms))
         if self.is_too_early(moment_ms):
             bound = "in January 1970" if moment_ms >= self.earliest_ms else f"before {_day(self.earliest_ms)}"
             return Rejection(Reason.IMPLAUSIBLE_TIME, f"{name} is {bound}" + self._guess(moment_ms))

@@ -13,7 +13,7 @@ from stream.core import limits
 from stream.core.dead_letters import dead_letter
 from stream.core.duplicates import is_duplicate, is_repeated_feedback
 from stream.core.event_times import DEFAULT_RULES, TimeRule, TimeUnit
-from stream.core.events import EncodedCall, Feedback, FieldMapper, Purchase, Reason, Rejection, Source, UserEvent
+from stream.core.events import EncodedCall, Erasure, Feedback, FieldMapper, Purchase, Reason, Rejection, Source, UserEvent
 from stream.core.feedback import FeedbackConfig, UserFeedback
 from stream.core.fold import FoldContext, erase_example, event_moment, fold_event, is_usable
 from stream.core.live_hit_rate import ExposureLabels
@@ -277,14 +277,22 @@ def _unusable(
         error = "the key belongs to another partition: produce with Kafka's default partitioner, murmur2"
         return Rejection(Reason.WRONG_PARTITION, error)
     times, max_ahead_ms = context.times, context.config.max_ahead_ms
-    if moment_ms > record.timestamp + max_ahead_ms or moment_ms < times.certain_from_ms:
-        rejection = times.rejection(moment_ms, record.timestamp, max_ahead_ms)
+    latest_ms = min(record.timestamp + max_ahead_ms, limits.LAST_TIME_MS)
+    if moment_ms > latest_ms or moment_ms < times.certain_from_ms:
+        rejection = times.rejection(moment_ms, record.timestamp, max_ahead_ms) or _without_time(event, record)
         if rejection is not None:
             return rejection
     if isinstance(event, EncodedCall):
         if not is_usable(event):
             return Rejection(Reason.INVALID, "the encoded call holds no usable vector, or ends before it begins")
         return times.rejection(event.started_at, record.timestamp, max_ahead_ms, "its beginning")
+    return None
+
+
+def _without_time(event: UserEvent, record: Record) -> Rejection | None:
+    """An erasure takes its record's Kafka timestamp, but not -1, which means that there is none."""
+    if isinstance(event, Erasure) and event.occurred_at is None and record.timestamp < 0:
+        return Rejection(Reason.IMPLAUSIBLE_TIME, "it has no time, and its record has no Kafka timestamp after 1970 either")
     return None
 
 
