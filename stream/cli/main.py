@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "text-model": ("stream.cli.text_model", "Import a sentence encoder; build a keyword list."),
     "api": ("stream.cli.api", "Run one replica of the API: lists, profiles and events over HTTP."),
     "sink": ("stream.cli.sink", "Bring lists into other systems: a PostgreSQL database, a webhook."),
+    "audience": ("stream.cli.audience", "Score all users for an item; list the best."),
     "keys": ("stream.cli.keys", "API keys: make, list, rotate, revoke."),
     "worker": ("stream.cli.worker", "Run one profile worker: events in, recommendations out."),
 }

@@ -1,0 +1,172 @@
+"""`isthmus audience` in parts: states from the changelog into a temporary store, the champion, the scores, the file."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final
+
+from stream.core.state import FACTS_PREFIX, HEAD_PREFIX
+from stream.errors import IsthmusError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from stream.core.ranking import Catalogue, Ranker
+    from stream.kafka.cluster.log_reader import LogReader
+    from stream.settings import Settings
+    from stream.sinks.audience import Member
+
+_SAY_S: Final = 3.0
+_KEPT: Final = (HEAD_PREFIX, FACTS_PREFIX)
+COLUMNS: Final = ("user_id", "score", "fallback")
+
+
+class TemporaryStates:
+    """Users' states on disk: a million of them need not fit into memory."""
+
+    def __init__(self, folder: str) -> None:
+        from rocksdict import Options, Rdict
+
+        self._db: Any = Rdict(folder, Options(raw_mode=True))
+
+    def put(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self._db.delete(key)
+        else:
+            self._db.put(key, value)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        found: list[bytes | None] = self._db.get(list(keys))
+        return found
+
+    def heads(self) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in self._db.items(from_key=HEAD_PREFIX):
+            if not key.startswith(HEAD_PREFIX):
+                return
+            yield key, value
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def find_audience(settings: Settings, item: str, top: int, min_score: float, say: Callable[[str], None]) -> list[Member]:
+    """The best users for an item, best first."""
+    from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
+    from stream.services.api import now_ms
+    from stream.sinks.audience import Audience, best, chunks
+
+    ranker, catalogue = _champion(settings), _catalogue(settings)
+    audience = Audience(item, ranker, catalogue, now_ms())
+    with TemporaryDirectory(prefix="isthmus-audience-") as folder:
+        states = TemporaryStates(folder)
+        try:
+            asyncio.run(restore(KafkaLogReader(settings.kafka.bootstrap), _changelog(), states, say))
+
+            def members() -> Iterator[Member]:
+                done, said_s = 0, time.monotonic()
+                for chunk in chunks(states.heads()):
+                    yield from audience.members(chunk, states)
+                    done += len(chunk)
+                    if time.monotonic() - said_s >= _SAY_S:
+                        said_s = time.monotonic()
+                        say(f"{done} users are scored")
+
+            found = best(members(), top, min_score)
+        finally:
+            states.close()
+    if audience.unreadable:
+        say(f"{audience.unreadable} states cannot be read and are left out: a later version wrote them, or they are damaged")
+    return found
+
+
+async def restore(reader: LogReader, changelog: str, states: TemporaryStates, say: Callable[[str], None]) -> None:
+    """Reads the changelog to its end, without what an earlier owner of a partition wrote late (`UserTable.restore`)."""
+    from stream.kafka.faust.changelog import term_of
+
+    terms: dict[int, int] = {}
+    records, said_s = 0, time.monotonic()
+    try:
+        bounds = await reader.open([changelog])
+        for (topic, number), held in bounds.items():
+            reader.seek(topic, number, held.begin)
+        while not all(reader.read_to_end_at(*one) is not None or held.begin == held.end for one, held in bounds.items()):
+            for fetched in await reader.fetch():
+                for record in fetched.records:
+                    term = term_of(record.headers)
+                    if record.key is None or term < terms.get(fetched.partition, 0):
+                        continue
+                    terms[fetched.partition] = term
+                    if record.key.startswith(_KEPT):
+                        states.put(record.key, record.value)
+                records += len(fetched.records)
+            if time.monotonic() - said_s >= _SAY_S:
+                said_s = time.monotonic()
+                say(f"{records} records of the changelog are read")
+    finally:
+        await reader.close()
+
+
+def write_audience(members: Sequence[Member], form: str, out: Path | None) -> None:
+    """Writes a file whole or not at all; CSV without `out` goes to standard output."""
+    if out is None:
+        _write_csv(members, sys.stdout)
+        return
+    partial = out.with_name(f".{out.name}.partial")
+    if form == "csv":
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            _write_csv(members, file)
+    else:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        columns = [[one.user_id for one in members], [one.score for one in members], [one.fallback for one in members]]
+        types = (pa.string(), pa.float64(), pa.string())
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
+        parquet.write_table(pa.Table.from_arrays(arrays, names=list(COLUMNS)), partial)
+    partial.replace(out)
+
+
+def _write_csv(members: Sequence[Member], file: Any) -> None:
+    writer = csv.writer(file)
+    writer.writerow(COLUMNS)
+    writer.writerows((one.user_id, f"{one.score:.4f}", one.fallback or "") for one in members)
+
+
+def _changelog() -> str:
+    from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name
+
+    return changelog_name(WORKER_GROUP)
+
+
+def _champion(settings: Settings) -> Ranker:
+    from models.artifact import load_ranker
+    from stream.core.announcements import decode_announcement
+    from stream.kafka.cluster.compacted_topic import CompactedTopic
+
+    topic = CompactedTopic(settings.kafka.bootstrap, settings.topics.models)
+    try:
+        topic.read_on()
+    finally:
+        topic.close()
+    if b"champion" not in topic.values:
+        raise IsthmusError("no champion is announced yet: `isthmus train` makes one")
+    announced = decode_announcement(topic.values[b"champion"])
+    return load_ranker(announced.uri, announced.sha256)
+
+
+def _catalogue(settings: Settings) -> Catalogue:
+    from stream.core.catalogue_records import ItemTable
+    from stream.kafka.cluster.compacted_topic import CompactedTopic, read_items
+    from stream.services.process import item_format
+
+    topic, table = CompactedTopic(settings.kafka.bootstrap, settings.topics.items), ItemTable(item_format(settings))
+    try:
+        read_items(topic, table)
+    finally:
+        topic.close()
+    return table.catalogue()
