@@ -83,7 +83,7 @@ def _unused(kafka: KafkaSettings) -> str | None:
         ("username", "password"): (is_sasl and not is_token, "SASL with sasl_mechanism PLAIN or SCRAM"),
         ("token_url", "client_id", "client_secret", "scope"): (is_sasl and is_token, "SASL with sasl_mechanism OAUTHBEARER"),
     }
-    now = f"{protocol} with {mechanism}" if is_sasl else protocol
+    now = f"security_protocol {protocol}" + (f" and sasl_mechanism {mechanism}" if is_sasl else "")
     for names, (is_used, wanted) in uses.items():
         unused = [name for name in names if getattr(kafka, name) is not None and not is_used]
         if unused:

@@ -7,8 +7,7 @@ is an error; an unknown variable has no effect and is named (`stream.variables`)
 
 import json
 import os
-import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_args, get_origin
@@ -38,6 +37,7 @@ from stream.core.event_times import TimeUnit
 from stream.core.events import INPUTS, Item
 from stream.core.feedback import CHANNELS
 from stream.errors import IsthmusError
+from stream.setting_errors import lines_of, read_file
 from stream.variables import FROM_FILE, PREFIX, contents_of_files, unread_variables
 
 _FIELDS: Final[dict[str, tuple[str, ...]]] = {
@@ -462,22 +462,23 @@ def load(**sections: Any) -> Settings:
     """
     if "ISTHMUS_CONFIG" in os.environ and not config_file().is_file():
         raise IsthmusError(f"ISTHMUS_CONFIG names {config_file()}, which is no file: correct or unset it")
+    read_file(config_file())
     try:
         return Settings(**sections)
     except ValidationError as error:
-        lines = [f"setting {_named(problem['loc'])}: {problem['msg']}" for problem in error.errors()]
-        raise IsthmusError("\n".join(lines)) from None
+        raise IsthmusError("\n".join(lines_of(error, config_file(), _names(), {}))) from None
     except SettingsError as error:
         raise IsthmusError("\n".join(_not_json()) or str(error)) from None
-    except ValueError as error:
-        raise IsthmusError(f"{config_file()} is not valid TOML: {error}") from None
 
 
-def _named(location: Sequence[int | str]) -> str:
-    """A setting's dotted name, and where its value can be from. Of a list's element, the list's."""
-    names = [part for part in location if isinstance(part, str)]
-    variable = f"{PREFIX}{'__'.join(names)}".upper()
-    return f"{'.'.join(names)} ({variable}, or in {config_file()})"
+def _names() -> list[str]:
+    """The dotted names of all settings."""
+    found = []
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        keys = section.model_fields if isinstance(section, type) and issubclass(section, Section) else {}
+        found += [f"{name}.{key}" for key in keys] or [name]
+    return found
 
 
 def _not_json() -> Iterator[str]:
@@ -501,15 +502,27 @@ def _not_json() -> Iterator[str]:
 
 
 def with_changes(settings: Settings, section: str, **changes: object) -> Settings:
-    """Returns the settings with some values of a section replaced; None leaves a value as it is."""
+    """Returns the settings with some values of a section replaced; None leaves a value as it is.
+
+    Raises:
+        IsthmusError: a value is invalid; the message names the setting, and the command line option of the same name.
+    """
     given = {name: value for name, value in changes.items() if value is not None}
-    return settings.model_copy(update={section: getattr(settings, section).model_copy(update=given)})
+    if not given:
+        return settings
+    old = getattr(settings, section)
+    try:
+        changed = type(old)(**{**{name: getattr(old, name) for name in type(old).model_fields}, **given})
+    except ValidationError as error:
+        options = {f"{section}.{name}": f"--{name.replace('_', '-')}" for name in given}
+        raise IsthmusError("\n".join(lines_of(error, config_file(), _names(), options, section))) from None
+    return settings.model_copy(update={section: changed})
 
 
 def leaves(settings: Settings) -> list[tuple[str, str, str]]:
     """Returns (dotted name, value as text, origin) of every setting, with secrets hidden."""
     environment = {name.upper() for name in os.environ}
-    file = tomllib.loads(config_file().read_text()) if config_file().exists() else {}
+    file = read_file(config_file())
     rows = []
     for name in type(settings).model_fields:
         value = getattr(settings, name)

@@ -47,10 +47,19 @@ def test_what_goes_together_is_taken(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"password": "x"}, "password would not be used with PLAINTEXT: set SASL with sasl_mechanism PLAIN or SCRAM"),
-        ({"ca_file": "ca.pem"}, "ca_file would not be used with PLAINTEXT: set security_protocol SSL or SASL_SSL"),
-        ({"sasl_mechanism": "PLAIN"}, "sasl_mechanism would not be used with PLAINTEXT: set security_protocol SASL_SSL"),
-        ({"security_protocol": "SSL", **USER}, "username and password would not be used with SSL"),
+        (
+            {"password": "x"},
+            "password would not be used with security_protocol PLAINTEXT: set SASL with sasl_mechanism PLAIN or SCRAM",
+        ),
+        (
+            {"ca_file": "ca.pem"},
+            "ca_file would not be used with security_protocol PLAINTEXT: set security_protocol SSL or SASL_SSL",
+        ),
+        (
+            {"sasl_mechanism": "PLAIN"},
+            "sasl_mechanism would not be used with security_protocol PLAINTEXT: set security_protocol SASL_SSL",
+        ),
+        ({"security_protocol": "SSL", **USER}, "username and password would not be used with security_protocol SSL"),
         ({"security_protocol": "SASL_SSL"}, "SASL_SSL needs sasl_mechanism: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER"),
         (
             {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN", "username": "app"},
@@ -62,7 +71,7 @@ def test_what_goes_together_is_taken(given: dict[str, Any]) -> None:
         ),
         (
             {"security_protocol": "SASL_SSL", "sasl_mechanism": "OAUTHBEARER", **TOKEN, **USER},
-            "username and password would not be used with SASL_SSL with OAUTHBEARER",
+            "username and password would not be used with security_protocol SASL_SSL and sasl_mechanism OAUTHBEARER",
         ),
         (
             {"security_protocol": "SASL_SSL", "sasl_mechanism": "OAUTHBEARER", **TOKEN, "token_url": "login.example"},
@@ -71,7 +80,7 @@ def test_what_goes_together_is_taken(given: dict[str, Any]) -> None:
         ({"security_protocol": "SSL", "key_file": "own.key"}, "need certificate_file"),
         (
             {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", **USER, "ca_file": "ca.pem"},
-            "ca_file would not be used with SASL_PLAINTEXT with PLAIN: set security_protocol SSL or SASL_SSL",
+            "ca_file would not be used with security_protocol SASL_PLAINTEXT and sasl_mechanism PLAIN: set security_protocol SSL",
         ),
     ],
 )
@@ -129,7 +138,7 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(IsthmusError, match=r"certificate_file own\.pem") as raised:
         _ = security.ssl_context
     texts = [str(refused.exception), refused.output, shown.output, repr(security.settings), repr(security.tokens)]
-    assert "would not be used with PLAINTEXT" in texts[0]
+    assert "would not be used with security_protocol PLAINTEXT" in texts[0]
     assert "kafka.client_secret" in shown.output
     assert secret not in "".join([*texts, *traceback.format_exception(raised.value)])
 

@@ -1,6 +1,7 @@
 """Settings: from file and environment, with errors that name what is wrong and where; mappings that adapt a producer's fields."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from stream.core.events import Click, Reason, Rejection, Source
 from stream.core.parsing import parse
 from stream.errors import IsthmusError
 from stream.services.process import field_mapper, step_config
-from stream.settings import Settings, TimeSettings, leaves, load
+from stream.settings import Settings, TimeSettings, leaves, load, with_changes
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +52,92 @@ def test_a_file_that_is_no_toml_is_an_error(here: Path) -> None:
     """It names the file."""
     (here / "isthmus.toml").write_text("[worker\n")
     with pytest.raises(IsthmusError, match=r"isthmus.toml is not valid TOML"):
+        load()
+
+
+def test_a_file_that_is_not_utf8_is_named(here: Path) -> None:
+    """It may be perfect TOML in another encoding."""
+    (here / "isthmus.toml").write_bytes("host = 'Zürich'".encode("latin-1"))
+    with pytest.raises(IsthmusError, match=r"isthmus\.toml is not UTF-8 \(byte 9\): save it in UTF-8"):
+        load()
+
+
+ALL_SETTINGS = [
+    (name, key)
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    for key in field.annotation.model_fields
+]
+
+
+@pytest.mark.parametrize(("section", "key"), ALL_SETTINGS)
+def test_a_wrong_value_of_any_setting_is_named_with_the_file_or_the_option_that_it_is_from(
+    section: str, key: str, here: Path
+) -> None:
+    """A value of a type that nothing takes; the message says what is expected, and names no other place."""
+    (here / "isthmus.toml").write_text(f"[{section}]\n{key} = [{{ x = 1 }}]\n")
+    with pytest.raises(IsthmusError) as refused:
+        load()
+    line = str(refused.value).splitlines()[0]
+    assert line.startswith(f"setting {section}.{key}")
+    assert "(isthmus.toml): " in line
+    assert line.split("): ")[1]
+    (here / "isthmus.toml").unlink()
+    with pytest.raises(IsthmusError) as refused:
+        with_changes(load(), section, **{key: [{"x": 1}]})
+    line = str(refused.value).splitlines()[0]
+    assert line.startswith(f"setting {section}.{key}")
+    assert f"(--{key.replace('_', '-')}" in line
+    assert "isthmus.toml" not in line
+
+
+def takes_any_text(section: str, key: str) -> bool:
+    annotation: Any = Settings.model_fields[section].annotation
+    schema = annotation.model_json_schema()["properties"][key]
+    texts = [one for one in schema.get("anyOf", [schema]) if one.get("type") == "string"]
+    return any(one.get("format") not in {"path", "date"} and not one.keys() & {"pattern", "enum"} for one in texts)
+
+
+@pytest.mark.parametrize(("section", "key"), [place for place in ALL_SETTINGS if not takes_any_text(*place)])
+def test_a_wrong_variable_of_any_setting_is_named_and_the_file_is_not_blamed(
+    section: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No number, word, list or path of this machine."""
+    variable = f"ISTHMUS_{section}__{key}".upper()
+    monkeypatch.setenv(variable, "wrong://x")
+    with pytest.raises(IsthmusError) as refused:
+        load()
+    assert str(refused.value).startswith(f"setting {section}.{key} ({variable}): ")
+    assert "isthmus.toml" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "said"),
+    [
+        ("worker", {"metrics_port": 99_999}, r"worker\.metrics_port \(--metrics-port\): must be less than or equal to 65535"),
+        ("api", {"port": -1}, r"api\.port \(--port\): must be greater than or equal to 0"),
+        ("training", {"min_judged": 0}, r"training\.min_judged \(--min-judged\): must be greater than or equal to 1"),
+    ],
+)
+def test_an_option_is_checked_like_a_setting(section: str, changes: dict[str, object], said: str) -> None:
+    """An invalid port would end in a traceback."""
+    with pytest.raises(IsthmusError, match=said):
+        with_changes(load(), section, **changes)
+
+
+def test_settings_that_do_not_go_together_are_both_named_with_their_origins(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in the file, the other a variable."""
+    (here / "isthmus.toml").write_text("[kafka]\nusername = 'u'\n")
+    monkeypatch.setenv("ISTHMUS_KAFKA__SECURITY_PROTOCOL", "SSL")
+    with pytest.raises(
+        IsthmusError, match=r"kafka \(ISTHMUS_KAFKA__SECURITY_PROTOCOL, isthmus\.toml\): username .*security_protocol"
+    ):
+        load()
+
+
+def test_a_misspelt_setting_in_the_file_is_told_the_nearest(here: Path) -> None:
+    (here / "isthmus.toml").write_text("[worker]\nmetric_port = 1\n")
+    with pytest.raises(IsthmusError, match=r"worker\.metric_port \(isthmus\.toml\): .*did you mean worker\.metrics_port"):
         load()
 
 
