@@ -1,5 +1,5 @@
 # Everything that is done with Isthmus. `make demo` and `make test` set up what they need, once.
-.PHONY: setup setup-kafka demo test lint docs docs-serve bench bench-api bench-recovery chaos soak results
+.PHONY: setup setup-kafka demo test lint docs docs-serve bench bench-api bench-streams bench-replica bench-recovery chaos soak results
 SECONDS ?=
 KAFKA ?=
 PYTEST ?=
@@ -45,6 +45,12 @@ bench: setup-kafka ## the table against the field; writes build/bench.json (PART
 
 bench-api: setup ## reads of the API from a store of a million users, beside a bare route; writes build/api.json
 	.venv/bin/python -m tests.benchmarks.api
+
+bench-streams: setup-kafka ## from a purchase by HTTP to the new list on its user's stream, 200 a second, 300 and 1,000 open streams; writes build/streams.json
+	.venv/bin/python -m tests.benchmarks.streams $(if $(SECONDS),--seconds $(SECONDS))
+
+bench-replica: setup-kafka ## memory and start of a replica of the API with a million users, from an empty and a kept store; writes build/replica.json
+	.venv/bin/python -m tests.benchmarks.replica
 
 bench-recovery: setup-kafka ## a million users restored from the changelog, beside a bare reader; writes build/recovery.json
 	.venv/bin/python -m tests.benchmarks.recovery
