@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator
 from datetime import date
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_args, get_origin
 
@@ -61,6 +62,11 @@ def _fits_the_hash(key: SecretStr) -> SecretStr:
 
 
 Declared = Annotated[str, StringConstraints(min_length=1, max_length=limits.TAG_CHARACTERS)]
+
+
+def _network(value: str) -> str:
+    ip_network(value)
+    return value
 
 
 if TYPE_CHECKING:  # mypy cannot see the fields of a created model
@@ -258,7 +264,15 @@ class ApiSettings(Section):
         "isthmus-api", min_length=1, description="begins the names of the keys in Redis; also the replicas' consumer group"
     )
     tls_certificate: LocalPath | None = Field(None, description="PEM file with the certificate chain; none: plain HTTP")
-    tls_key: LocalPath | None = Field(None, description="PEM file with the certificate's key")
+    tls_key: LocalPath | None = Field(
+        None, description="PEM file with the certificate's key; none: it is in the certificate's file"
+    )
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+        (), description="addresses and networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed"
+    )
+    cors_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/*\s]+$")], ...] = Field(
+        (), description="origins whose pages may read answers, such as https://shop.example; none: CORS is closed"
+    )
     reconcile_after_s: int = Field(
         518_400,
         ge=0,

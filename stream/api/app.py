@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 from litestar import Litestar
+from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
@@ -15,16 +16,17 @@ from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from stream.api.context import Api
-from stream.api.door import Buckets, Door
+from stream.api.context import AGE_HEADER, Api
+from stream.api.door import USER_TOKEN_HEADER, Buckets, Door, OwnPages
 from stream.api.page_routes import DEMO_PAGES
 from stream.api.problems import ApiError, ApiRequest, problem_response
 from stream.api.routes import BODIES, ROUTES
 from stream.metrics import Metrics
+from stream.settings import ApiSettings
 
 PRIVATE: Final = (
     (b"cache-control", b"private, no-cache"),
-    (b"vary", b"Authorization"),
+    (b"vary", b"Authorization, Origin"),
     (b"x-content-type-options", b"nosniff"),
 )
 """Headers of every answer, errors included: no cache may keep it for somebody else."""
@@ -32,7 +34,7 @@ METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "D
 
 
 class Observed(ASGIMiddleware):
-    """Adds the headers of every answer, counts and times answers by route, never by path, and bounds how long a body may take."""
+    """Counts and times answers by route, never by path, and bounds how long a body may take."""
 
     scopes = (ScopeType.HTTP,)
 
@@ -46,7 +48,6 @@ class Observed(ASGIMiddleware):
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 status[0] = HTTPStatus(message["status"])
-                message["headers"] = [*message["headers"], *PRIVATE]
                 method = scope.get("method")
                 route = f"{method if method in METHODS else 'other'} {scope.get('path_template', 'unknown')}"
                 self._metrics.counter("api_requests", route, str(int(status[0]))).inc()
@@ -76,6 +77,24 @@ def _timely(receive: Receive, timeout_s: float) -> Receive:
     return timely
 
 
+async def add_private_headers(message: Message, _: Scope) -> None:
+    """Adds the headers of every answer, also of preflights and unknown paths. They replace the `Vary` that CORS sets."""
+    if message["type"] == "http.response.start":
+        message["headers"] = [*((name, value) for name, value in message["headers"] if name.lower() != b"vary"), *PRIVATE]
+
+
+def _cors(settings: ApiSettings) -> CORSConfig | None:
+    """What browsers are told; None: no page of another origin may read an answer. Credentials are headers, never cookies."""
+    if not settings.cors_origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(settings.cors_origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", USER_TOKEN_HEADER],
+        expose_headers=["ETag", AGE_HEADER, "Retry-After"],
+    )
+
+
 def make_app(api: Api, metrics: Metrics) -> Litestar:
     """Returns the application."""
     settings = api.settings
@@ -89,12 +108,15 @@ def make_app(api: Api, metrics: Metrics) -> Litestar:
         Buckets(settings.requests_per_s_of_a_user, 4 * settings.requests_per_s_of_a_user),
         Buckets(settings.requests_per_s_of_an_address, 4 * settings.requests_per_s_of_an_address),
         Buckets(settings.failures_per_minute / 60, settings.failures_per_minute),
+        OwnPages(settings.host, settings.cors_origins) if api.insecure else None,
     )
     return Litestar(
         [*ROUTES, *(DEMO_PAGES if api.page_key else ())],
         dependencies={"api": Provide(lambda: api, sync_to_thread=False)},
         guards=[door.admit],
         request_class=ApiRequest,
+        before_send=[add_private_headers],
+        cors_config=_cors(settings),
         middleware=[Observed(metrics, settings.body_timeout_s)],
         exception_handlers={Exception: problem_response},
         request_max_body_size=settings.max_body_bytes,

@@ -89,6 +89,7 @@ class Api(msgspec.Struct, frozen=True):
     health: Health
     guests: Guests | None = None
     page_key: str = ""
+    insecure: bool = False
 
     def placement(self, asked: str | None) -> str | None:
         """The placement as metrics and answers name it."""

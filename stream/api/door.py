@@ -5,7 +5,7 @@ Every route names the scope that it needs; one without a scope is open and holds
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -13,7 +13,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from stream.api.api_keys import ApiKeys, Scope
-from stream.api.callers import Caller
+from stream.api.callers import EVERYBODY, Caller
 from stream.api.problems import AMBIGUOUS, ApiError, is_ambiguous
 from stream.api.service import ReadService
 from stream.api.signing import Signer
@@ -27,6 +27,7 @@ USER: Final = "user"
 USER_TOKEN_HEADER: Final = "Isthmus-User-Token"  # noqa: S105  (the name of a header)
 _REMEMBERED: Final = 10_000
 _UNAUTHORISED: Final = {"WWW-Authenticate": 'Bearer realm="isthmus"'}
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 Connection = ASGIConnection[Any, Any, Any, Any]
 
 
@@ -53,6 +54,22 @@ class Buckets:
         return 0.0 if short <= 0 else short / self._rate
 
 
+class OwnPages:
+    """Keeps pages of other sites away from an API that asks for no key: a browser on its machine reaches it for any of them."""
+
+    def __init__(self, host: str, origins: Sequence[str]) -> None:
+        self._is_local = host in _LOOPBACK
+        self._origins = frozenset(origins)
+
+    def refuse_others(self, connection: Connection) -> None:
+        """Raises ApiError for a page of another origin, and for a name that foreign DNS may have pointed here."""
+        origin = connection.headers.get("origin")
+        if origin is not None and origin not in self._origins:
+            raise ApiError(403, "without credentials no page may ask: set api.cors_origins, or start the API with keys")
+        if self._is_local and connection.url.hostname not in _LOOPBACK:
+            raise ApiError(403, "without credentials this API is asked by the name localhost, 127.0.0.1 or ::1")
+
+
 class Door:
     """Admits requests: a guard of the whole application."""
 
@@ -67,9 +84,10 @@ class Door:
         users: Buckets,
         addresses: Buckets,
         failures: Buckets,
+        insecure: "OwnPages | None" = None,
     ) -> None:
         """`missing` says why the store must not be answered from yet. `requests` bounds secret keys, `users` the users of tokens,
-        `addresses` clients with a public key, and `failures` clients without a valid credential.
+        `addresses` clients with a public key, and `failures` clients without a valid credential. With `insecure` nobody needs one.
         """
         self._keys = keys
         self._signer = signer
@@ -80,6 +98,7 @@ class Door:
         self._users = users
         self._addresses = addresses
         self._failures = failures
+        self._insecure = insecure
 
     async def admit(self, connection: Connection, handler: BaseRouteHandler) -> None:
         """Raises ApiError where the request is not admitted; otherwise the connection's `auth` is its key."""
@@ -128,6 +147,9 @@ class Door:
         return address
 
     async def _known(self, connection: Connection, presented: str, needed: tuple[Scope, ...]) -> Caller:
+        if self._insecure is not None:
+            self._insecure.refuse_others(connection)
+            return EVERYBODY
         address = self._checked_address(connection)
         key = self._keys.find(presented, self._clock_ms())
         if key is None:

@@ -22,6 +22,9 @@ def api(
         bool | None,
         typer.Option("--guests", help="make lists for guests too: loads model and text model; default: setting api.guests"),
     ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="ask for no key: whoever reaches the port may do everything")
+    ] = False,
 ) -> None:
     """Serve lists, profiles and events over HTTP, from a store that follows the topics.
 
@@ -40,4 +43,4 @@ def api(
         from stream.settings import with_changes
 
         changes = {"name": name, "host": host, "port": port, "metrics_port": metrics_port, "guests": guests}
-        run_api(with_changes(settings_with(bootstrap), "api", **changes), startup)
+        run_api(with_changes(settings_with(bootstrap), "api", **changes), startup, insecure=insecure)

@@ -55,18 +55,20 @@ class ApiParts:
     work: tuple[Callable[[], Coroutine[Any, Any, None]], ...]
 
 
-def run_api(settings: Settings, startup: Startup) -> None:
-    """Runs one replica on Kafka until SIGTERM or SIGINT; `startup` reports the steps until it serves."""
+def run_api(settings: Settings, startup: Startup, *, insecure: bool = False) -> None:
+    """Runs one replica on Kafka until SIGTERM or SIGINT; `startup` reports the steps until it serves. With `insecure` it asks
+    for no key.
+    """
     import uvloop
 
     from stream.services.threads import limit_threads
 
     if settings.api.guests:
         limit_threads()
-    uvloop.run(_api(settings, startup))
+    uvloop.run(_api(settings, startup, insecure=insecure))
 
 
-async def _api(settings: Settings, startup: Startup) -> None:
+async def _api(settings: Settings, startup: Startup, *, insecure: bool) -> None:
     from stream.kafka.app import stop_on_signals
     from stream.kafka.cluster.event_sink import open_event_sink
     from stream.kafka.cluster.topics import create_or_check
@@ -79,7 +81,7 @@ async def _api(settings: Settings, startup: Startup) -> None:
     stop, metrics, store = stop_on_signals(), Metrics(), await open_store(own)
     try:
         async with open_event_sink(bootstrap, topics.model_dump(), topics.partitions, own.send_timeout_s) as sink:
-            parts = make_parts(settings, store, _reader(settings), sink, metrics)
+            parts = make_parts(settings, store, _reader(settings), sink, metrics, insecure=insecure)
             follows = {
                 topics.api_keys: parts.api.keys.on_records,
                 topics.items: parts.current.on_items,
@@ -128,6 +130,8 @@ def make_parts(
     sink: EventSink,
     metrics: Metrics,
     clock_ms: Callable[[], int] | None = None,
+    *,
+    insecure: bool = False,
 ) -> ApiParts:
     """Puts a replica together. `clock_ms` is the wall clock."""
     from stream.api.api_keys import ApiKeys
@@ -158,6 +162,7 @@ def make_parts(
         times={row.role: rule_of(row, earliest=settings.times.earliest_of(row.role)) for row in INPUTS if not row.is_derived},
         health=health,
         guests=_guests(settings, current) if own.guests else None,
+        insecure=insecure,
     )
     return ApiParts(api, current, filling.follower, reader, filling.missing, (*filling.work, current.keep_trying))
 
@@ -274,12 +279,17 @@ async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, say: Callable[[
     from stream.api.app import make_app
 
     own = api.settings
+    _check_tls(own)
+    if api.insecure:
+        logger.warning("--insecure: whoever reaches %s:%d reads, writes and erases every user", own.host, own.port)
     config = uvicorn.Config(
         make_app(api, metrics),
         access_log=False,  # paths hold user ids
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,
+        proxy_headers=bool(own.trusted_proxies),
+        forwarded_allow_ips=list(own.trusted_proxies),
         ssl_certfile=own.tls_certificate,
         ssl_keyfile=own.tls_key,
     )
@@ -299,6 +309,20 @@ async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, say: Callable[[
         await serving
         metrics_server.shutdown()
         metrics_server.server_close()
+
+
+def _check_tls(own: ApiSettings) -> None:
+    """Raises IsthmusError where certificate and key cannot be used."""
+    import ssl
+
+    if own.tls_certificate is None:
+        if own.tls_key is not None:
+            raise IsthmusError("api.tls_key is set without api.tls_certificate: plain HTTP would be served")
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(own.tls_certificate, own.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise IsthmusError(f"api.tls_certificate and api.tls_key cannot be used: {error}") from None
 
 
 def _listen(own: ApiSettings) -> socket.socket:
