@@ -30,14 +30,14 @@ def new_visitor_id(signer: Signer) -> str:
 
 
 def is_visitor_id(user_id: str, signer: Signer) -> bool:
-    """Whether the API issued an id. Another spelling of the same bytes is no such id: the text is signed."""
+    """Whether the API issued an id. Another spelling of the same bytes (`+` for `-`) is another user's id, and was not issued."""
     if len(user_id) != _LENGTH or not user_id.startswith(PREFIX) or not user_id.isascii():
         return False
     try:
         mac = base64.b64decode(user_id[_MAC_AT:], altchars=b"-_", validate=True)
     except binascii.Error:
         return False
-    return len(mac) == _MAC_BYTES and signer.has_mac(user_id[:_MAC_AT], mac)
+    return to_base64(mac) == user_id[_MAC_AT:] and signer.has_mac(user_id[:_MAC_AT], mac)
 
 
 async def refuse_foreign_users(caller: Caller, users: Iterable[str], signer: Signer, service: ReadService) -> None:

@@ -147,3 +147,12 @@ def test_an_id_survives_the_replacement_of_a_secret() -> None:
     assert is_visitor_id(held, Signer([b"n" * 32, api.TOKEN_SECRET.encode()]))
     assert not is_visitor_id(held, Signer([b"n" * 32]))
     assert not is_visitor_id(held, Signer([]))
+
+
+def test_another_spelling_of_an_issued_id_was_not_issued() -> None:
+    """Standard base64 of the same bytes would be another user, whom nobody erases with the issued one."""
+    made = (new_visitor_id(SIGNER) for _ in range(200))
+    held = next(one for one in made if set(one[-16:]) & {"-", "_"})
+    other = held[:-16] + held[-16:].replace("-", "+").replace("_", "/")
+    assert is_visitor_id(held, SIGNER)
+    assert not is_visitor_id(other, SIGNER)
