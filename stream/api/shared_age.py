@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from itertools import starmap
 from typing import Final
 
 from stream.api.store import Position, Store, StoreAwayError, Table
@@ -39,15 +40,18 @@ class SharedAge:
 
     async def look(self) -> None:
         try:
-            self._positions = [await self._store.position(*partition) for partition in self._partitions]
+            positions = [await self._store.position(*partition) for partition in self._partitions]
         except StoreAwayError as error:
             self._wrong = str(error)
             return
+        if any(starmap(_went_back, zip(self._positions, positions, strict=False))):
+            self._caught_up, self._began_ms = False, self._clock_ms()
+        self._positions = positions
         self._wrong = self._problem()
 
     def _problem(self) -> str | None:
         """What is wrong with the positions. At first all of them must be of this replica's time: a store that nobody has filled for
-        weeks looks complete.
+        weeks looks complete, and so does one that came back with old contents.
         """
         count = len(self._positions)
         unread = sum(position is None or not position.complete for position in self._positions)
@@ -55,4 +59,15 @@ class SharedAge:
             return f"{unread} of {count} partitions are not read to their end yet"
         old = sum(position.as_of_ms < self._began_ms for position in self._positions if position is not None)
         self._caught_up = self._caught_up or not old
-        return None if self._caught_up else f"{old} of {count} partitions were not read to their end since this process began"
+        return (
+            None
+            if self._caught_up
+            else f"{old} of {count} partitions were not read to their end since this process began, or since the store lost what was written"
+        )
+
+
+def _went_back(former: Position | None, position: Position | None) -> bool:
+    """Whether a store lost what was written: it came back empty, or from an older copy. Its writers never move a position back."""
+    if former is None or position is None:
+        return former is not None
+    return position.as_of_ms < former.as_of_ms or (position.same_pass(former) and position.next_offset < former.next_offset)
