@@ -59,11 +59,9 @@ class SharedAge:
             return f"{unread} of {count} partitions are not read to their end yet"
         old = sum(position.as_of_ms < self._began_ms for position in self._positions if position is not None)
         self._caught_up = self._caught_up or not old
-        return (
-            None
-            if self._caught_up
-            else f"{old} of {count} partitions were not read to their end since this process began, or since the store lost what was written"
-        )
+        if self._caught_up:
+            return None
+        return f"{old} of {count} partitions were not read to their end since this process began or the store lost what was written"
 
 
 def _went_back(former: Position | None, position: Position | None) -> bool:
