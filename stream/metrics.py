@@ -153,6 +153,9 @@ DECLARED: Final[dict[str, Declared]] = {
     "api_streams": Declared(Gauge, "open event streams"),
     "api_store_age_seconds": Declared(Gauge, "time since the store was last known to be complete"),
     "api_reconciled": Declared(Counter, "partitions that were read from their beginning"),
+    "api_jwks_reads": Declared(
+        Counter, "readings of the identity provider's keys; after a failed one the former keys stay", ("outcome",)
+    ),
     "api_unreadable": Declared(Counter, "state records that could not be read, and count as absent"),
     "sink_records": Declared(
         Counter,

@@ -62,6 +62,8 @@ def _fits_the_hash(key: SecretStr) -> SecretStr:
 
 
 Declared = Annotated[str, StringConstraints(min_length=1, max_length=limits.TAG_CHARACTERS)]
+SignatureAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+_JWKS: Final = r"^(https://.+|http://(localhost|127\.0\.0\.1)[:/].*|[^:]+)$"
 
 
 def _network(value: str) -> str:
@@ -293,6 +295,16 @@ class ApiSettings(Section):
         (),
         description="secrets of user tokens, visitor and served ids, at least 32 bytes each: the first signs, all verify",
     )
+    oidc_jwks: Annotated[str, Field(pattern=_JWKS)] | None = Field(
+        None, description="URL (https) or file of an identity provider's keys (JWKS); none: no OpenID Connect tokens"
+    )
+    oidc_issuer: str | None = Field(None, description="the claim iss of the provider's tokens")
+    oidc_audience: str | None = Field(None, description="what the claim aud of the provider's tokens must hold")
+    oidc_algorithms: tuple[SignatureAlgorithm, ...] = Field(
+        ("RS256", "ES256"), min_length=1, description="signature algorithms of the provider's tokens"
+    )
+    oidc_scope_claim: str = Field("scope", description="claim with the scopes; realm_access.roles leads into an object")
+    oidc_scope_prefix: str = Field("", description="what stands before a scope of this API in the claim, such as isthmus:")
     token_lifetime_s: int = Field(900, ge=10, le=86_400, description="longest life of a user token")
     failures_per_minute: float = Field(
         60, ge=0, description="requests without a valid key, per client address; else 429; 0: no bound"
@@ -307,6 +319,12 @@ class ApiSettings(Section):
     placements: tuple[str, ...] = Field(
         (), description="further names that `placement` may have in the API, beside feedback.placements; others count as `other`"
     )
+
+    @model_validator(mode="after")
+    def _knows_whose_tokens(self) -> Self:
+        if self.oidc_jwks is not None and not (self.oidc_issuer and self.oidc_audience):
+            raise ValueError("oidc_jwks needs oidc_issuer and oidc_audience: else any token of the provider would do")
+        return self
 
 
 class PostgresSettings(Section):

@@ -109,6 +109,7 @@ def make_app(api: Api, metrics: Metrics) -> Litestar:
         Buckets(settings.requests_per_s_of_an_address, 4 * settings.requests_per_s_of_an_address),
         Buckets(settings.failures_per_minute / 60, settings.failures_per_minute),
         OwnPages(settings.host, settings.cors_origins) if api.insecure else None,
+        api.oidc,
     )
     return Litestar(
         [*ROUTES, *(DEMO_PAGES if api.page_key else ())],

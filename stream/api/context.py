@@ -16,6 +16,7 @@ from stream.api.bodies import (
 )
 from stream.api.callers import Caller
 from stream.api.guests import Guests
+from stream.api.oidc import Oidc
 from stream.api.problems import MEDIA_TYPE, Problem
 from stream.api.service import ReadService
 from stream.api.signing import Signer
@@ -90,6 +91,7 @@ class Api(msgspec.Struct, frozen=True):
     guests: Guests | None = None
     page_key: str = ""
     insecure: bool = False
+    oidc: Oidc | None = None
 
     def placement(self, asked: str | None) -> str | None:
         """The placement as metrics and answers name it."""

@@ -14,6 +14,7 @@ from litestar.handlers import BaseRouteHandler
 
 from stream.api.api_keys import ApiKeys, Scope
 from stream.api.callers import EVERYBODY, Caller
+from stream.api.oidc import Oidc
 from stream.api.problems import AMBIGUOUS, ApiError, is_ambiguous
 from stream.api.service import ReadService
 from stream.api.signing import Signer
@@ -25,6 +26,7 @@ SCOPE: Final = "scope"
 USER: Final = "user"
 """Option of a route that a user token opens; without scopes, nothing else does."""
 USER_TOKEN_HEADER: Final = "Isthmus-User-Token"  # noqa: S105  (the name of a header)
+_JWT: Final = "ey"  # a JSON object in base64
 _REMEMBERED: Final = 10_000
 _UNAUTHORISED: Final = {"WWW-Authenticate": 'Bearer realm="isthmus"'}
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -85,6 +87,7 @@ class Door:
         addresses: Buckets,
         failures: Buckets,
         insecure: "OwnPages | None" = None,
+        oidc: Oidc | None = None,
     ) -> None:
         """`missing` says why the store must not be answered from yet. `requests` bounds secret keys, `users` the users of tokens,
         `addresses` clients with a public key, and `failures` clients without a valid credential. With `insecure` nobody needs one.
@@ -99,6 +102,7 @@ class Door:
         self._addresses = addresses
         self._failures = failures
         self._insecure = insecure
+        self._oidc = oidc
 
     async def admit(self, connection: Connection, handler: BaseRouteHandler) -> None:
         """Raises ApiError where the request is not admitted; otherwise the connection's `auth` is its key."""
@@ -151,17 +155,24 @@ class Door:
             self._insecure.refuse_others(connection)
             return EVERYBODY
         address = self._checked_address(connection)
-        key = self._keys.find(presented, self._clock_ms())
-        if key is None:
+        caller = await self._caller(presented)
+        if caller is None:
             self._failures.wait_s(address)
             raise ApiError(401, "present a live API key: `Authorization: Bearer isk_...`", dict(_UNAUTHORISED))
-        caller = Caller(key.key_id, key.scopes, key)
         wait_s = self._addresses.wait_s(address) if caller.is_public else self._requests.wait_s(caller.name)
         if wait_s:
             raise _too_many("requests came from this address" if caller.is_public else "requests came with this key", wait_s)
         if not any(caller.allows(scope) for scope in needed):
-            raise ApiError(403, f"this key lacks the scope `{'` or `'.join(needed)}`")
+            raise ApiError(403, f"this credential lacks the scope `{'` or `'.join(needed)}`")
         return caller
+
+    async def _caller(self, presented: str) -> Caller | None:
+        key = self._keys.find(presented, self._clock_ms())
+        if key is not None:
+            return Caller(key.key_id, key.scopes, key)
+        if self._oidc is not None and presented.startswith(_JWT):
+            return await self._oidc.caller_of(presented)
+        return None
 
 
 def _presented(connection: Connection) -> str:

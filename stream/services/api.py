@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stream.api.context import Api
     from stream.api.follower import Follower
     from stream.api.guests import Guests
+    from stream.api.oidc import Oidc
     from stream.api.signing import Signer
     from stream.api.store import Store, Table
     from stream.api.streams import Changes
@@ -163,6 +164,7 @@ def make_parts(
         health=health,
         guests=_guests(settings, current) if own.guests else None,
         insecure=insecure,
+        oidc=_oidc(own, metrics),
     )
     return ApiParts(api, current, filling.follower, reader, filling.missing, (*filling.work, current.keep_trying))
 
@@ -232,6 +234,22 @@ def placements_of(settings: Settings) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*settings.feedback.placements, *settings.api.placements)))
 
 
+def _oidc(own: ApiSettings, metrics: Metrics) -> Oidc | None:
+    if own.oidc_jwks is None:
+        return None
+    from stream.api.oidc import Oidc, Provider
+
+    provider = Provider(
+        own.oidc_jwks,
+        own.oidc_issuer or "",
+        own.oidc_audience or "",
+        own.oidc_algorithms,
+        own.oidc_scope_claim,
+        own.oidc_scope_prefix,
+    )
+    return Oidc(provider, metrics, now_ms)
+
+
 def _signer(own: ApiSettings) -> Signer:
     from stream.api.signing import Signer
 
@@ -251,7 +269,8 @@ async def following(parts: ApiParts, stop: asyncio.Event) -> AsyncIterator[None]
     """Fills the store inside the context. A follower that ends sets `stop`, and its error is raised on leaving."""
     beat = Beat(30, time.monotonic)
     parts.api.health.live["event loop"] = beat.check
-    tasks = [asyncio.create_task(work()) for work in (*parts.work, beat.keep_beating)]
+    work = [*parts.work, beat.keep_beating, *(() if parts.api.oidc is None else (parts.api.oidc.keep_reading,))]
+    tasks = [asyncio.create_task(one()) for one in work]
     for task in tasks:
         task.add_done_callback(lambda _: stop.set())
     try:
