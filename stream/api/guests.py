@@ -20,7 +20,8 @@ from stream.api.ingest import Clock
 from stream.api.problems import ApiError
 from stream.core import limits
 from stream.core.events import Click, EncodedCall, Id, Sentence, Source, Tag, Timestamp, Transcript, to_milliseconds
-from stream.core.fold import FoldContext, fold_event, is_usable
+from stream.core.fold import fold_event, is_usable
+from stream.core.fold_context import FoldContext
 from stream.core.outputs import Cause, Outcome, Recommendation
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.recommend import PendingUsers, recommend

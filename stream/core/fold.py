@@ -4,14 +4,12 @@ An event that extends a growing interaction and precedes no kept purchase change
 through `history`, over the whole of it. Both give the same result.
 """
 
-from collections import Counter
-from dataclasses import dataclass, field
 from typing import assert_never
 
 import msgspec
 import numpy as np
 
-from stream.core import examples, history, limits
+from stream.core import history, limits
 from stream.core.duplicates import click_of, find_conversation, part_identity
 from stream.core.events import (
     Click,
@@ -24,36 +22,16 @@ from stream.core.events import (
     UserEvent,
     to_milliseconds,
 )
-from stream.core.feedback import marks_of, shown_before
+from stream.core.feedback import marks_of
+from stream.core.fold_context import FoldContext
 from stream.core.interactions import Part
 from stream.core.kept_interactions import KeptConversation, KeptInteraction, KeptSession, hash_id
-from stream.core.live_hit_rate import ExposureLabels, count_bought, count_feedback, count_hits
-from stream.core.outputs import Cause, Count, Output, TrainingExample, encode_example, example_key
-from stream.core.ranking import Catalogue, Ranker
-from stream.core.state import NEVER_ERASED, SOURCE_NUMBERS, EligibilityList, Evicted, Facts, KeptPurchase, newest_erasure
+from stream.core.live_hit_rate import count_bought, count_feedback, count_hits
+from stream.core.outputs import Cause
+from stream.core.revisions import emit_examples, erase_example, revise_examples, send_tombstone
+from stream.core.state import SOURCE_NUMBERS, EligibilityList, Evicted, Facts, KeptPurchase, newest_erasure
 from stream.core.tokens import join_tokens
 from stream.core.user_state import UserState
-
-
-@dataclass(frozen=True, slots=True)
-class FoldContext:
-    """What folding needs beside the user.
-
-    Attributes:
-        catalogue: The items that exist.
-        ranker: The served model; None before the first.
-        gap_ms: A session ends after this long without a click.
-        counts: Counters of the batch's outcome, incremented in place.
-        is_redelivery: Whether the batch may be a redelivery, so that the newest example in the topic may not be the state's.
-        labels: What is declared of feedback.
-    """
-
-    catalogue: Catalogue
-    ranker: Ranker | None
-    gap_ms: int
-    counts: Counter[Count]
-    is_redelivery: bool = False
-    labels: ExposureLabels = field(default_factory=ExposureLabels)
 
 
 def fold_event(user: UserState, event: UserEvent, cause: Cause, context: FoldContext) -> None:
@@ -91,21 +69,6 @@ def is_usable(call: EncodedCall) -> bool:
     return bool(size < np.finfo(np.float16).max)
 
 
-def erase_example(user: UserState, purchase_id: str, context: FoldContext) -> None:
-    """Sends a tombstone for a training example, whether or not there was one; or the example of a kept purchase of the same id."""
-    facts = user.load_facts()
-    same_id = [index for index, kept in enumerate(facts.purchases) if kept.bought and kept.purchase_id == purchase_id]
-    if same_id:
-        _emit_examples(user, same_id, context, is_erasure=True)
-    else:
-        _send_tombstone(user, purchase_id, context)
-
-
-def _send_tombstone(user: UserState, purchase_id: str, context: FoldContext) -> None:
-    context.counts["examples", "erased"] += 1
-    user.examples[purchase_id] = Output(example_key(user.user_id, purchase_id), None)
-
-
 def _fold_click(user: UserState, event: Click, at_ms: int, context: FoldContext) -> None:
     click = click_of(event, at_ms)
     if at_ms >= user.head.newest_purchase_at and _extends_session(user, click, context.gap_ms):
@@ -113,7 +76,7 @@ def _fold_click(user: UserState, event: Click, at_ms: int, context: FoldContext)
     evicted = user.load_facts().evicted
     interactions = history.with_click(user.load_interactions(), click, context.gap_ms, evicted)
     if _settle(user, interactions, context):
-        _revise_examples(user, at_ms, context)
+        revise_examples(user, at_ms, context)
 
 
 def _settle(user: UserState, interactions: list[KeptInteraction] | None, context: FoldContext) -> bool:
@@ -148,7 +111,7 @@ def _fold_call(user: UserState, call: EncodedCall, context: FoldContext) -> None
         return
     evicted = user.load_facts().evicted
     if _settle(user, history.with_part(user.load_interactions(), new, evicted), context):
-        _revise_examples(user, moment_ms, context)
+        revise_examples(user, moment_ms, context)
 
 
 def _end_of_replaced(user: UserState, new: history.NewPart) -> int:
@@ -196,7 +159,7 @@ def _fold_purchase(user: UserState, purchase: Purchase, at_ms: int, purchase_id:
         _own_before(facts, kept)
     else:
         _keep_purchase(user, kept, purchase, context)
-    _revise_examples(user, at_ms, context)
+    revise_examples(user, at_ms, context)
     _evict_purchases(user, context)
     user.head.owned = history.owned_at(facts.owned_before, facts.purchases)
     user.head.newest_purchase_at = max((other.occurred_at for other in facts.purchases if other.bought), default=0)
@@ -219,7 +182,7 @@ def _keep_purchase(user: UserState, new: KeptPurchase, purchase: Purchase, conte
         _own_before(facts, msgspec.structs.replace(kept, items=kept.items[limits.ITEMS :]))
         facts.purchases[index] = msgspec.structs.replace(kept, items=kept.items[: limits.ITEMS])
     if new.bought:
-        _emit_examples(user, [index], context)
+        emit_examples(user, [index], context)
         if same is None and not facts.purchases[index].example:
             context.counts["purchases_without_interactions",] += 1
 
@@ -267,62 +230,7 @@ def _fold_eligibility(user: UserState, eligibility: Eligibility, at_ms: int, con
     facts.eligibility = lists
     user.facts_changed = True
     user.head.excluded = history.excluded_at(facts.eligibility)
-    _revise_examples(user, at_ms, context)
-
-
-def _revise_examples(user: UserState, moment_ms: int, context: FoldContext) -> None:
-    """Emits the examples of kept purchases after `moment_ms` again, where their content has changed."""
-    if moment_ms >= user.head.newest_purchase_at:
-        return
-    purchases = user.load_facts().purchases
-    later = [index for index, purchase in enumerate(purchases) if purchase.bought and purchase.occurred_at > moment_ms]
-    _emit_examples(user, later, context)
-
-
-def _emit_examples(user: UserState, indices: list[int], context: FoldContext, *, is_erasure: bool = False) -> None:
-    """Emits the examples of the kept purchases at `indices`, unless the same content was emitted before.
-
-    The newest example in the topic may be of a state that was lost. So a batch that may be a redelivery, and an erasure, emit also
-    what seems unchanged; an erasure erases what the state cannot produce.
-    """
-    facts, interactions, feedback = user.load_facts(), user.load_interactions(), user.load_feedback()
-    for index in indices:
-        purchase = facts.purchases[index]
-        if not examples.is_newest_of_id(purchase, facts):
-            continue
-        example = examples.example_of(user.user_id, purchase, interactions, facts, context.catalogue)
-        if example is not None and feedback.marks:
-            example = examples.with_shown(example, shown_before(feedback, purchase.occurred_at, context.labels.config))
-        if example is None or not examples.is_complete(example, facts):
-            _skip_example(user, index, example, context, is_erasure=is_erasure)
-            continue
-        fingerprint = examples.fingerprint(example)
-        is_known = fingerprint == purchase.example
-        if is_known and not (is_erasure or context.is_redelivery):
-            continue
-        context.counts["examples", "resent" if is_known else "revision" if purchase.example else "first"] += 1
-        facts.purchases[index] = msgspec.structs.replace(purchase, revision=example.revision, example=fingerprint)
-        user.facts_changed = True
-        user.examples[purchase.purchase_id] = Output(example_key(user.user_id, purchase.purchase_id), encode_example(example))
-
-
-def _skip_example(user: UserState, index: int, example: TrainingExample | None, context: FoldContext, *, is_erasure: bool) -> None:
-    """What becomes of an example that the state cannot produce in full: the topic may hold one that a lost state sent.
-
-    If no interaction precedes the purchase, it is wrong. If the state no longer keeps all that the example shows, it may be right,
-    unless the user was erased.
-    """
-    facts = user.load_facts()
-    purchase = facts.purchases[index]
-    is_wrong = is_erasure or (user.head.erased_at != NEVER_ERASED and not purchase.example)
-    if example is None:
-        is_wrong = is_wrong or bool(purchase.example) or context.is_redelivery
-    else:
-        context.counts["beyond_bounds", "example"] += 1
-    if is_wrong:
-        facts.purchases[index] = msgspec.structs.replace(purchase, example=b"")
-        user.facts_changed = True
-        _send_tombstone(user, purchase.purchase_id, context)
+    revise_examples(user, at_ms, context)
 
 
 def _fold_feedback(user: UserState, event: Feedback, at_ms: int, context: FoldContext) -> None:
@@ -333,7 +241,7 @@ def _fold_feedback(user: UserState, event: Feedback, at_ms: int, context: FoldCo
         context.counts["beyond_bounds", "feedback"] += 1
     count_feedback(feedback, event, changes.new, context.labels, context.counts)
     if changes.since_ms is not None:
-        _revise_examples(user, changes.since_ms, context)
+        revise_examples(user, changes.since_ms, context)
 
 
 def _erase_feedback(user: UserState, erased_at: int) -> None:
@@ -367,7 +275,7 @@ def _fold_erasure(user: UserState, erased_at: int, context: FoldContext) -> None
     user.settle(history.in_order(remaining), context.gap_ms)
     if any(held) and held == _contents(user):
         context.counts["erasures_without_effect",] += 1
-    _emit_examples(user, [index for index, kept in enumerate(facts.purchases) if kept.bought], context, is_erasure=True)
+    emit_examples(user, [index for index, kept in enumerate(facts.purchases) if kept.bought], context, is_erasure=True)
 
 
 def _contents(user: UserState) -> tuple[object, ...]:
@@ -392,7 +300,7 @@ def _erase_purchases(user: UserState, erased_at: int, context: FoldContext) -> N
     facts = user.load_facts()
     covered = [kept.purchase_id for kept in facts.purchases if kept.bought and kept.occurred_at <= erased_at]
     for purchase_id in [*covered, *(purchase_id for _, purchase_id in facts.example_ids)]:
-        _send_tombstone(user, purchase_id, context)
+        send_tombstone(user, purchase_id, context)
     facts.example_ids = []
     facts.purchases = [kept for kept in facts.purchases if kept.occurred_at > erased_at]
     facts.owned_before = {item: action for item, action in facts.owned_before.items() if action[0] > erased_at}

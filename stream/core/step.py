@@ -15,7 +15,8 @@ from stream.core.duplicates import is_duplicate, is_repeated_feedback
 from stream.core.event_times import DEFAULT_RULES, TimeRule, TimeUnit
 from stream.core.events import EncodedCall, Erasure, Feedback, FieldMapper, Purchase, Reason, Rejection, Source, UserEvent
 from stream.core.feedback import FeedbackConfig, UserFeedback
-from stream.core.fold import FoldContext, erase_example, event_moment, fold_event, is_usable
+from stream.core.fold import event_moment, fold_event, is_usable
+from stream.core.fold_context import FoldContext
 from stream.core.live_hit_rate import ExposureLabels
 from stream.core.outputs import Cause, Outcome, Output
 from stream.core.parsing import key_rejection, parse
@@ -23,6 +24,7 @@ from stream.core.partitioner import partition_of
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.recommend import PendingUsers, recommend
 from stream.core.records import Batch, Coordinates, Record, is_native, is_older_epoch
+from stream.core.revisions import erase_example
 from stream.core.state import (
     NEVER_ERASED,
     NO_EVENT,
