@@ -1,5 +1,5 @@
 # Everything that is done with Isthmus. `make demo` and `make test` set up what they need, once.
-.PHONY: setup setup-kafka demo test lint docs docs-serve bench bench-api bench-streams bench-replica bench-recovery chaos soak results
+.PHONY: setup setup-kafka demo test secured lint docs docs-serve bench bench-api bench-streams bench-replica bench-recovery chaos soak results
 SECONDS ?=
 KAFKA ?=
 PYTEST ?=
@@ -25,6 +25,9 @@ lint: setup
 
 test: setup-kafka lint ## everything that CI runs, in WORKERS processes (0: in one, for a debugger); PYTEST="tests/unit -k gate" selects tests
 	.venv/bin/python -m pytest --numprocesses $(WORKERS) --maxschedchunk 1 $(PYTEST)
+
+secured: setup-kafka ## renews tokens and sessions under load for three minutes
+	SECURED=full .venv/bin/python -m pytest tests/system/test_reauthentication.py $(PYTEST)
 
 docs: setup ## writes the generated reference pages and the AsyncAPI document, then builds the site into build/site
 	.venv/bin/python -m deploy.generate_reference
