@@ -26,8 +26,8 @@ lint: setup
 test: setup-kafka lint ## everything that CI runs, in WORKERS processes (0: in one, for a debugger); PYTEST="tests/unit -k gate" selects tests
 	.venv/bin/python -m pytest --numprocesses $(WORKERS) --maxschedchunk 1 $(PYTEST)
 
-secured: setup-kafka ## renews tokens and sessions under load for three minutes
-	SECURED=full .venv/bin/python -m pytest tests/system/test_reauthentication.py $(PYTEST)
+secured: setup-kafka ## takes away each ACL of each process alone, and renews tokens and sessions under load for three minutes
+	SECURED=full .venv/bin/python -m pytest tests/system/test_rights.py tests/system/test_reauthentication.py $(PYTEST)
 
 docs: setup ## writes the generated reference pages and the AsyncAPI document, then builds the site into build/site
 	.venv/bin/python -m deploy.generate_reference

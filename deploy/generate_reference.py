@@ -22,9 +22,18 @@ from stream.connection_settings import Section
 from stream.core import outputs
 from stream.core.announcements import ModelAnnouncement
 from stream.core.events import INPUTS, JSON, MSGPACK, Item
+from stream.kafka.cluster.rights import Process, rights_of
 from stream.kafka.cluster.topics import TopicSpec, specs
 from stream.metrics import DECLARED
-from stream.settings import Settings, TopicSettings
+from stream.settings import (
+    ApiSettings,
+    DeliverySettings,
+    PostgresSettings,
+    Settings,
+    TopicSettings,
+    WebhookSettings,
+    WorkerSettings,
+)
 
 ROOT: Final = Path(__file__).parents[1]
 REFERENCE: Final = ROOT / "docs" / "reference"
@@ -83,6 +92,31 @@ def topics_page() -> str:
         rows.append(f"| `{spec.name}` | {spec.keyed_by} | {spec.partitions} | {settings} | {named} |")
     text = "Replication 3 with `min.insync.replicas` 2; 1 with `--dev`. Names and the partition count are settings (`[topics]`)."
     return f"# Topics\n\n{_WRITTEN}{text}\n\n" + "\n".join(rows) + "\n"
+
+
+def acls_page() -> str:
+    text = """What each process and command needs where brokers have an authorizer: these ACLs, all of them literal names, and no
+others. Give each process a user of its own. A process that lacks one says at its start which, and the command that gives it. Names
+follow the settings; `NAME` is the process's own (`worker.name`, `encoder.name`). The rows with a transactional id are for
+`delivery.guarantee = "exactly_once"`, one for each partition number; the group of the API is for replicas that share a store
+(`api.redis_url`). Nothing needs a right on the cluster: since Kafka 3.0, whoever
+may write to a topic may write idempotently. [Connect to a secured Kafka](../guides/secured_kafka.md) says how to connect.
+
+`isthmus demo --kafka` and `isthmus replay` start or use all parts and need what all of them need."""
+    exactly_once = Settings.model_construct(
+        topics=TopicSettings(),
+        worker=WorkerSettings(),
+        api=ApiSettings(redis_url="redis://shared"),
+        postgres=PostgresSettings(),
+        webhook=WebhookSettings(),
+        delivery=DeliverySettings(guarantee="exactly_once"),
+    )
+    parts = [f"# ACLs\n\n{_WRITTEN}{text}\n"]
+    for process in Process:
+        rows = ["| operation | resource | name |", "| --- | --- | --- |"]
+        rows += [f"| {right.operation} | {right.kind} | `{right.name}` |" for right in rights_of(process, exactly_once)]
+        parts.append(f"## isthmus {process}\n\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
 
 
 def commands_page() -> str:
@@ -228,6 +262,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "settings.md": settings_page(),
         REFERENCE / "metrics.md": metrics_page(),
         REFERENCE / "topics.md": topics_page(),
+        REFERENCE / "acls.md": acls_page(),
         REFERENCE / "commands.md": commands_page(),
         REFERENCE / "messages.md": messages_page(),
         ROOT / "deploy" / "asyncapi.json": asyncapi(),

@@ -116,9 +116,11 @@ def _announce_version(settings: Settings, bootstrap: str | None, version: ModelV
     from stream.errors import IsthmusError
     from stream.kafka.cluster.clients import TopicError
     from stream.kafka.cluster.compacted_topic import announce
+    from stream.kafka.cluster.rights import Process, require_rights
     from stream.services.trainer import not_announced
     from training.training_run import announcement_of
 
+    require_rights(Process.MODELS, settings)
     try:
         announce(bootstrap or settings.kafka.bootstrap, settings.topics.models, announcement_of(version, role.value))
     except TopicError as error:

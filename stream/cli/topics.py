@@ -21,11 +21,13 @@ def topics(
     Example: isthmus topics --bootstrap localhost:9092 --dev
     """
     from stream.cli.settings_overrides import settings_with
+    from stream.kafka.cluster.rights import Process, require_rights
     from stream.kafka.cluster.topics import create_or_check
 
     if context.invoked_subcommand is not None:
         return
     settings = settings_with(bootstrap, dev=dev)
+    require_rights(Process.TOPICS, settings)
     for line in create_or_check(settings.kafka.bootstrap, settings.topics, dev=settings.kafka.dev, create=not check):
         typer.echo(line)
 
@@ -48,10 +50,12 @@ def skip(
     """
     from stream.cli.settings_overrides import settings_with
     from stream.errors import IsthmusError
+    from stream.kafka.cluster.rights import Process, require_rights
     from stream.kafka.cluster.skips import allow_skip
     from stream.kafka.cluster.topic_reader import open_topic_reader
 
     settings = settings_with(bootstrap)
+    require_rights(Process.SKIP, settings)
     with open_topic_reader(settings.kafka.bootstrap, skips=False) as reader:
         batch = reader.damage_at(topic, partition, offset)
     if batch is None:

@@ -72,13 +72,13 @@ def run_api(settings: Settings, startup: Startup, *, insecure: bool = False) -> 
 async def _api(settings: Settings, startup: Startup, *, insecure: bool) -> None:
     from stream.kafka.app import stop_on_signals
     from stream.kafka.cluster.event_sink import open_event_sink
-    from stream.kafka.cluster.topics import create_or_check
+    from stream.kafka.cluster.rights import Process
     from stream.metrics import Metrics
-    from stream.services.process import followed
+    from stream.services.process import check_topics, followed
 
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.api
     startup.step(f"checking topics at {bootstrap}")
-    await asyncio.to_thread(create_or_check, bootstrap, topics, create=False)
+    await asyncio.to_thread(check_topics, Process.API, settings)
     stop, metrics, store = stop_on_signals(), Metrics(), await open_store(own)
     try:
         async with open_event_sink(bootstrap, topics.model_dump(), topics.partitions, own.send_timeout_s) as sink:

@@ -57,9 +57,11 @@ class TemporaryStates:
 def find_audience(settings: Settings, item: str, top: int, min_score: float, say: Callable[[str], None]) -> list[Member]:
     """The best users for an item, best first."""
     from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
+    from stream.kafka.cluster.rights import Process, require_rights
     from stream.services.api import now_ms
     from stream.sinks.audience import Audience, best, chunks
 
+    require_rights(Process.AUDIENCE, settings)
     ranker, catalogue = _champion(settings), _catalogue(settings)
     audience = Audience(item, ranker, catalogue, now_ms())
     with TemporaryDirectory(prefix="isthmus-audience-") as folder:

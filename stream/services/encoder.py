@@ -11,7 +11,7 @@ from stream.core.events import Source
 from stream.core.watermarks import watermark_of_call
 from stream.errors import IsthmusError
 from stream.services.instance_name import take_name
-from stream.services.process import dead_letter_limit, named, observed, starting_step, transcript_format
+from stream.services.process import check_topics, dead_letter_limit, named, observed, starting_step, transcript_format
 from stream.services.text_models import folder_of
 
 if TYPE_CHECKING:
@@ -42,13 +42,14 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
     from stream.kafka.agents.stateless_agent import StatelessContext
     from stream.kafka.agents.watchdog import Supervision
     from stream.kafka.app import add_stateless_agent, make_app, run_with_renewal, stop_on_signals
-    from stream.kafka.cluster.topics import ENCODER_GROUP, create_or_check, topic_epochs
+    from stream.kafka.cluster.rights import Process
+    from stream.kafka.cluster.topics import ENCODER_GROUP, topic_epochs
     from stream.metrics import Metrics
 
     bootstrap, topics, own, name = settings.kafka.bootstrap, settings.topics, settings.encoder, ENCODER_GROUP
     startup.step(f"checking topics at {bootstrap}")
-    create_or_check(bootstrap, topics, create=False)
     instance = take_name(settings.worker.state_dir / "encoders", own.name, settings.host)
+    check_topics(Process.ENCODER, settings, instance.name)
     stop, metrics = stop_on_signals(), Metrics()
     startup.step(f"loading text model {folder_of(settings)}")
     process = batch_encoder(settings, metrics)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from stream.core.events import InputTopic
     from stream.kafka.cluster.names import NameClaim
+    from stream.kafka.cluster.rights import Process
     from stream.kafka.cluster.topic_follower import Apply
     from stream.kafka.cluster.view import ClusterView
     from stream.metrics import Metrics
@@ -148,6 +149,20 @@ def field_mapper(section: str, fields: Mapping[str, str]) -> Callable[[Any], Any
 def dead_letter_limit(settings: Settings) -> DeadLetterLimit:
     own = settings.dead_letters
     return DeadLetterLimit(own.stop_share, own.window_records, own.rare_records, own.rare_s * 1_000)
+
+
+def check_topics(process: Process, settings: Settings, name: str = "NAME") -> None:
+    """Checks that a process may do what it does, and its topics.
+
+    Raises:
+        IsthmusError: the broker cannot be reached, an ACL or a topic is missing, or a topic does not match its specification.
+    """
+    from stream.kafka.cluster.rights import require_rights, rights_of, topics_of
+    from stream.kafka.cluster.topics import create_or_check
+
+    require_rights(process, settings, name)
+    names = topics_of(rights_of(process, settings, name))
+    create_or_check(settings.kafka.bootstrap, settings.topics, create=False, only=names)
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from stream.errors import IsthmusError
 from stream.health import Beat, Health
-from stream.services.process import background
+from stream.services.process import background, check_topics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,13 +42,13 @@ async def _postgres_sink(settings: Settings, startup: Startup) -> None:
     from stream.kafka.app import stop_on_signals
     from stream.kafka.cluster.group_membership import GroupMembership
     from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
-    from stream.kafka.cluster.topics import create_or_check
+    from stream.kafka.cluster.rights import Process
     from stream.metrics import Metrics
     from stream.sinks.postgres_store import SINK, PostgresStore, Target
 
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.postgres
     startup.step(f"checking topics at {bootstrap}")
-    await asyncio.to_thread(create_or_check, bootstrap, topics, create=False)
+    await asyncio.to_thread(check_topics, Process.POSTGRES, settings)
     stop, metrics, health = stop_on_signals(), Metrics(), Health()
     target = Target(own.dsn.get_secret_value(), own.db_schema, own.rows, topics.partitions, own.timeout_s)
     store = PostgresStore(target, metrics)
@@ -77,7 +77,7 @@ async def _webhook_sink(settings: Settings, startup: Startup) -> None:
     from stream.kafka.app import stop_on_signals
     from stream.kafka.cluster.group_membership import GroupMembership
     from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
-    from stream.kafka.cluster.topics import create_or_check
+    from stream.kafka.cluster.rights import Process
     from stream.metrics import Metrics
     from stream.services.process import followed
     from stream.sinks.undelivered import Requests
@@ -87,7 +87,7 @@ async def _webhook_sink(settings: Settings, startup: Startup) -> None:
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.webhook
     endpoint, signer = endpoint_of(own), signer_of(own)
     startup.step(f"checking topics at {bootstrap}")
-    await asyncio.to_thread(create_or_check, bootstrap, topics, create=False)
+    await asyncio.to_thread(check_topics, Process.WEBHOOK, settings)
     stop, metrics, health = stop_on_signals(), Metrics(), Health()
     membership = GroupMembership(bootstrap, own.group, topics.recommendations)
     reader, requests = KafkaLogReader(bootstrap, membership), Requests(topics.recommendations)

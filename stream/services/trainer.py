@@ -12,6 +12,7 @@ from stream.core.catalogue_records import ItemTable
 from stream.errors import IsthmusError
 from stream.kafka.cluster.clients import TopicError
 from stream.kafka.cluster.compacted_topic import CompactedTopic, announce, examples_in, read_items
+from stream.kafka.cluster.rights import Process, require_rights
 from stream.services.process import item_format
 
 if TYPE_CHECKING:
@@ -234,6 +235,7 @@ def _source_of_file(file: Path, items: list[str] | None) -> ExampleSource:
 
 
 def _source_of_topics(settings: Settings) -> ExampleSource:
+    require_rights(Process.TRAINER, settings)
     examples = CompactedTopic(settings.kafka.bootstrap, settings.topics.training_examples)
     catalogue, table = CompactedTopic(settings.kafka.bootstrap, settings.topics.items), ItemTable(item_format(settings))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stream.services.instance_name import take_name
 from stream.services.process import (
     background,
+    check_topics,
     dead_letter_limit,
     followed,
     item_format,
@@ -49,14 +50,15 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     from stream.kafka.agents.served_model import ServedModel
     from stream.kafka.agents.watchdog import Supervision
     from stream.kafka.app import add_profile_agent, run_with_renewal, stop_on_signals
-    from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name, create_or_check, source_topics, topic_epochs
+    from stream.kafka.cluster.rights import Process
+    from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name, source_topics, topic_epochs
     from stream.kafka.faust.user_table import check_changelog
     from stream.metrics import Metrics
 
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.worker
     startup.step(f"checking topics at {bootstrap}")
-    create_or_check(bootstrap, topics, create=False)
     instance = take_name(own.state_dir, own.name, settings.host)
+    check_topics(Process.WORKER, settings, instance.name)
     sources, name, folder = source_topics(topics), WORKER_GROUP, instance.folder
     changelog = topic_epochs(bootstrap, [changelog_name(name)])
     check_changelog(folder, changelog)

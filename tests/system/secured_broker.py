@@ -3,15 +3,29 @@
 The plain listener is the tests' own: whoever comes through it may do everything.
 """
 
-from collections.abc import Sequence
-from contextlib import closing
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
-from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
+from kafka.admin import (
+    ACL,
+    ACLFilter,
+    ACLOperation,
+    ACLPermissionType,
+    ACLResourcePatternType,
+    ResourcePattern,
+    ResourcePatternFilter,
+    ResourceType,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 
 from stream.connection_settings import KafkaSettings
 from stream.kafka.cluster.local_broker import LocalKafka, free_ports
+from stream.kafka.cluster.rights import Kind, Right
+from stream.kafka.cluster.security import current_security, use_security
 from stream.kafka.cluster.topics import admin_client
 from tests.system.certificates import Authority
 
@@ -37,6 +51,7 @@ class SecuredBroker:
     def __init__(self, folder: Path) -> None:
         self.authority = Authority(folder / "certificates")
         self.stranger = Authority(folder / "stranger", "another authority")
+        self._changes = 0
         self._kafka = LocalKafka(folder / "kafka")
         self.ports = dict(zip(_LISTENERS, free_ports(len(_LISTENERS)), strict=True))
         self._kafka.properties = self._properties()
@@ -56,12 +71,51 @@ class SecuredBroker:
     def address(self, listener: str) -> str:
         return f"localhost:{self.ports[listener]}"
 
+    @contextmanager
+    def _admin(self) -> Iterator[Any]:
+        """Somebody who may do everything, whoever this process is meanwhile."""
+        now = current_security().settings
+        use_security(KafkaSettings())
+        try:
+            with closing(admin_client(self.plain)) as admin:
+                yield admin
+        finally:
+            use_security(now)
+
     def add_users(self, names: Sequence[str]) -> None:
         """Makes SCRAM users with the password of all."""
-        with closing(admin_client(self.plain)) as admin:
+        with self._admin() as admin:
             for kind in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):  # a request must not name a user twice
                 answers = admin.alter_user_scram_credentials([UserScramCredentialUpsertion(name, kind, PASSWORD) for name in names])
                 assert not any(answers.values()), answers
+
+    def allow(self, user: str, rights: Iterable[Right]) -> None:
+        """Gives a user rights, and waits until it has them."""
+        with self._admin() as admin:
+            assert not admin.create_acls([_acl(user, right) for right in rights])["failed"]
+        self._wait_for_acls()
+
+    def deny(self, user: str, right: Right) -> None:
+        """Takes a right from a user, for good once this returns."""
+        acl = _acl(user, right)
+        pattern = ACLResourcePatternType.LITERAL
+        wanted = ResourcePatternFilter(acl.resource_pattern.resource_type, right.name, pattern)
+        with self._admin() as admin:
+            admin.delete_acls([ACLFilter(acl.principal, "*", acl.operation, acl.permission_type, wanted)])
+        self._wait_for_acls()
+
+    def _wait_for_acls(self) -> None:
+        """The broker applies changes in their order: once it obeys a new one, it obeys those before."""
+        self._changes += 1
+        name = f"change-{self._changes}"
+        mark = _acl("app", Right("READ", Kind.GROUP, name))
+        wanted = ResourcePatternFilter(ResourceType.GROUP, name, ACLResourcePatternType.LITERAL)
+        with self._admin() as admin:
+            admin.create_acls([mark])
+            deadline = time.monotonic() + 30
+            while not admin.describe_acls(ACLFilter(None, None, ACLOperation.ANY, ACLPermissionType.ANY, wanted))[0]:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
 
     def settings(self, listener: str = "SCRAM", **changes: Any) -> KafkaSettings:
         """Right settings for a listener and the user `app`, and changes of them."""
@@ -103,6 +157,11 @@ class SecuredBroker:
             if kind.startswith("SASL"):
                 properties |= _sasl(listener)
         return properties
+
+
+def _acl(user: str, right: Right) -> ACL:
+    resource = ResourcePattern(ResourceType[right.kind.name], right.name)
+    return ACL(f"User:{user}", "*", ACLOperation[right.operation], ACLPermissionType.ALLOW, resource)
 
 
 def _tls(listener: str, keys: Path, ca_file: Path) -> dict[str, str]:

@@ -171,12 +171,17 @@ class NameClaim:
         self._claim = claim
 
 
+def claim_group(group: str, name: str) -> str:
+    """The group without members that keeps the claim to a name in a consumer group."""
+    return f"{group}-name-{name}"
+
+
 class KafkaClaimStore:
     """The claim to one name in its own group, as the metadata of an offset of `partition`, which only has to exist."""
 
     def __init__(self, bootstrap: str, group: str, name: str, partition: Partition) -> None:
         self._requests = AdminRequests(bootstrap)
-        self._group = f"{group}-name-{name}"
+        self._group = claim_group(group, name)
         self._tp = TopicPartition(*partition)
 
     async def read(self) -> Claim | None:

@@ -3,13 +3,13 @@
 `isthmus topics` and the workers' start use it, over kafka-python's admin client, because aiokafka does not return topic ids.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError
 
 from stream.core import limits
 from stream.core.events import INPUTS, STEP_INPUTS, InputTopic, Source
@@ -71,6 +71,11 @@ def application_of(changelog: str) -> str:
     return changelog.removesuffix(f"-{TABLE}-changelog")
 
 
+def transactional_id(application: str, number: int) -> str:
+    """The transactional id of a partition number, with exactly once."""
+    return f"{application}-{number}"
+
+
 def specs(topics: TopicSettings, application: str = WORKER_GROUP) -> list[TopicSpec]:
     """All topics. Raw text lives in `transcripts` alone, for 7 days."""
     keyed = topics.partitions
@@ -109,8 +114,10 @@ def _input_settings(row: InputTopic) -> dict[str, str]:
     return settings if row.record_bytes is None else {**settings, "max.message.bytes": str(row.record_bytes)}
 
 
-def create_or_check(bootstrap: str, topics: TopicSettings, *, dev: bool = False, create: bool = True) -> list[str]:
-    """Creates missing topics and checks the others; returns one line per topic.
+def create_or_check(
+    bootstrap: str, topics: TopicSettings, *, dev: bool = False, create: bool = True, only: Collection[str] | None = None
+) -> list[str]:
+    """Creates missing topics and checks the others; returns one line per topic. `only` limits it to some names.
 
     Raises:
         IsthmusError: the broker cannot be reached, a topic is missing (`create` off), or one does not match its specification.
@@ -119,9 +126,10 @@ def create_or_check(bootstrap: str, topics: TopicSettings, *, dev: bool = False,
     lines: list[str] = []
     problems: list[str] = []
     try:
-        described = admin.describe_topics([spec.name for spec in specs(topics)])
+        wanted = [spec for spec in specs(topics) if only is None or spec.name in only]
+        described = admin.describe_topics([spec.name for spec in wanted])
         partitions = {topic["name"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
-        for spec in specs(topics):
+        for spec in wanted:
             if spec.name not in partitions and create:
                 _create(admin, spec, dev=dev)
                 lines.append(f"{spec.name}: created, {spec.partitions} partitions")
@@ -183,6 +191,8 @@ def _create(admin: Any, spec: TopicSpec, *, dev: bool) -> None:
         admin.create_topics([new])
     except TopicAlreadyExistsError:
         return
+    except TopicAuthorizationFailedError:
+        raise IsthmusError(f"{spec.name} could not be created: this user lacks the ACL CREATE on topic {spec.name}") from None
     except KafkaError as error:
         hint = "" if dev else " (one broker only? use --dev)"
         raise IsthmusError(f"{spec.name} could not be created: {error}{hint}") from error

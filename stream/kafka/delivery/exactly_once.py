@@ -24,6 +24,7 @@ from aiokafka.errors import (
 from stream.errors import IsthmusError
 from stream.kafka.cluster.batch_sender import KafkaSender
 from stream.kafka.cluster.partition import Partition
+from stream.kafka.cluster.topics import transactional_id
 from stream.kafka.delivery.contracts import App, Emission, Message, ProcessedBatch
 from stream.kafka.delivery.membership import is_current
 from stream.metrics import Metrics
@@ -86,7 +87,7 @@ class ExactlyOnce:
         await asyncio.gather(*(self._open(number) for number in sorted(numbers)))
 
     async def _open(self, number: int) -> None:
-        producer = self._new_producer(f"{self._app.conf.id}-{number}")
+        producer = self._new_producer(transactional_id(self._app.conf.id, number))
         try:
             await producer.start()
         except BaseException:  # cancelled by another rebalance, for one

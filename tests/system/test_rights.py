@@ -1,0 +1,202 @@
+"""Least rights: the declared ACLs are enough for the main job, and each of them is needed and named where it is missing.
+
+`make secured` walks over all of them, and over all commands; here one ACL of each process is taken away.
+"""
+
+import os
+import subprocess
+import sys
+import urllib.request
+from base64 import b64encode
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pytest
+from kafka import KafkaProducer
+
+from stream.core.events import Click, Purchase
+from stream.errors import IsthmusError
+from stream.kafka.cluster.clients import AdminClient
+from stream.kafka.cluster.lag import group_lag
+from stream.kafka.cluster.local_broker import free_port
+from stream.kafka.cluster.rights import Kind, Process, Right, require_rights, rights_of
+from stream.kafka.cluster.security import use_security
+from stream.kafka.cluster.topics import create_or_check, source_topics
+from stream.services.child_processes import ChildProcess, wait_for
+from stream.settings import DeliverySettings, Settings, TopicSettings
+from tests.system.exact import newest, read_all
+from tests.system.readiness import readiness
+from tests.system.secured_broker import PASSWORD, SecuredBroker
+from tests.system.shared_broker import is_emptied
+
+TOPICS: Final = TopicSettings(partitions=2)
+EVERY_ACL: Final = os.environ.get("SECURED") == "full"
+START_MS: Final = 1_750_000_000_000
+TRANSCRIPT: Final = {
+    "user_id": "u0",
+    "conversation_id": "call-0",
+    "started_at": START_MS,
+    "sentences": [{"text": "I want to insure my dog.", "speaker": "user"}],
+}
+COMMANDS: Final = {
+    Process.WORKER: ["worker", "--name", "one", "--metrics-port", "0"],
+    Process.ENCODER: ["encoder", "--name", "one", "--metrics-port", "0"],
+    Process.AUDIENCE: ["audience", "item-1"],
+    Process.TRAINER: ["train", "--system", "popular"],
+    Process.API: ["api", "--port", "0", "--metrics-port", "0"],
+    Process.POSTGRES: ["sink", "postgres", "--metrics-port", "0"],
+    Process.WEBHOOK: ["sink", "webhook", "--metrics-port", "0"],
+    Process.TOPICS: ["topics", "--check"],
+    Process.SKIP: ["topics", "skip", "web-clicks", "0", "0", "--yes"],
+    Process.ERASE: ["erase", "u0", "--yes"],
+    Process.KEYS: ["keys", "list"],
+    Process.DEAD_LETTERS: ["dead-letters", "list"],
+}
+
+
+def user_of(process: Process) -> str:
+    return process.value.replace(" ", "-")
+
+
+def settings_of(broker: SecuredBroker, process: Process) -> Settings:
+    kafka = broker.settings(username=user_of(process))
+    return Settings(kafka=kafka, topics=TOPICS, delivery=DeliverySettings(guarantee="exactly_once"))
+
+
+@pytest.fixture(scope="module")
+def broker(secured_broker: SecuredBroker) -> SecuredBroker:
+    """Topics, and a user for each process with exactly its rights; who takes one gives it back."""
+    with closing(AdminClient(bootstrap_servers=secured_broker.plain)) as admin:
+        wait_for(lambda: is_emptied(admin), [], 30, "the deletion of topics and groups")
+    create_or_check(secured_broker.plain, TOPICS, dev=True)
+    secured_broker.add_users([user_of(process) for process in Process])
+    for process in Process:
+        secured_broker.allow(user_of(process), rights_of(process, settings_of(secured_broker, process), "one"))
+    return secured_broker
+
+
+def variables(broker: SecuredBroker, process: Process, folder: Path) -> dict[str, str]:
+    (folder / "password").write_text(f"{PASSWORD}\n")
+    kafka = broker.settings(username=user_of(process))
+    return {
+        "ISTHMUS_KAFKA__BOOTSTRAP": kafka.bootstrap,
+        "ISTHMUS_KAFKA__DEV": "true",
+        "ISTHMUS_KAFKA__SECURITY_PROTOCOL": kafka.security_protocol,
+        "ISTHMUS_KAFKA__SASL_MECHANISM": str(kafka.sasl_mechanism),
+        "ISTHMUS_KAFKA__USERNAME": user_of(process),
+        "ISTHMUS_KAFKA__PASSWORD_FILE": str(folder / "password"),
+        "ISTHMUS_KAFKA__CA_FILE": str(kafka.ca_file),
+        "ISTHMUS_TOPICS__PARTITIONS": "2",
+        "ISTHMUS_DELIVERY__GUARANTEE": "exactly_once",
+        "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
+        "ISTHMUS_API__STATE_DIR": str(folder / "api"),
+        "ISTHMUS_WEBHOOK__URL": "http://localhost:1",
+        "ISTHMUS_WEBHOOK__SECRETS": f'["whsec_{b64encode(bytes(24)).decode()}"]',
+        "ISTHMUS_REGISTRY__URI": f"sqlite:///{folder / 'registry' / 'mlflow.db'}",
+        "ISTHMUS_REGISTRY__FOLDER": str(folder / "registry" / "models"),
+    }
+
+
+def start(broker: SecuredBroker, process: Process, folder: Path, *more: str) -> ChildProcess:
+    return ChildProcess([*COMMANDS[process], *more], variables(broker, process, folder), folder / f"{process.name}.log")
+
+
+def command(broker: SecuredBroker, process: Process, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "stream.cli.main", *(words or COMMANDS[process])],
+        env={**os.environ, **variables(broker, process, folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def send_events(bootstrap: str, users: int) -> None:
+    producer: Any = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
+    for number in range(users):
+        user = f"u{number}"
+        click = msgspec.json.encode(Click(user, START_MS + number, ("home",), event_id=f"c{number}"))
+        producer.send(TOPICS.clicks, key=user.encode(), value=click)
+        bought = msgspec.json.encode(Purchase(user, START_MS + 10_000, (f"item-{number % 3}",), event_id=f"p{number}"))
+        producer.send(TOPICS.purchases, key=user.encode(), value=bought)
+    producer.send(TOPICS.transcripts, key=b"u0", value=msgspec.json.encode(TRANSCRIPT))
+    producer.close()
+
+
+def test_the_main_job_runs_with_the_least_rights(broker: SecuredBroker, tmp_path: Path, registry_folder: Path) -> None:
+    """Events become lists, calls are encoded, a model is announced and served, a user is erased, the API answers; exactly once, so
+    that transactional ids are needed too. No log shows the password.
+    """
+    registry_folder.rename(tmp_path / "registry")
+    send_events(broker.plain, 30)
+    port, metrics_port = free_port(), free_port()
+    children = [start(broker, process, tmp_path) for process in (Process.WORKER, Process.ENCODER)]
+    try:
+        wait_for(lambda: lists(broker).keys() >= {b"u%d" % one for one in range(30)}, children, 90, "the lists of all users")
+        wait_for(lambda: len(newest(read_all(broker.plain, TOPICS.encoded_calls))) == 1, children, 90, "the encoding of the call")
+        trained = command(broker, Process.TRAINER, tmp_path)
+        assert newest(read_all(broker.plain, TOPICS.models)).keys() == {b"champion"}, trained.stderr
+        key = command(broker, Process.KEYS, tmp_path, "keys", "make", "shop", "--scope", "read")
+        assert key.returncode == 0, key.stderr
+        children.append(start(broker, Process.API, tmp_path, "--port", str(port), "--metrics-port", str(metrics_port)))
+        wait_for(lambda: readiness(metrics_port) == "ok\n", children, 90, "the API's readiness")
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/users/u1/recommendations", headers={"Authorization": f"Bearer {key.stdout.strip()}"}
+        )
+        assert b'"items"' in urllib.request.urlopen(request, timeout=30).read()
+        erased = command(broker, Process.ERASE, tmp_path)
+        assert erased.returncode == 0, erased.stderr
+        wait_for(lambda: b"u0" not in lists(broker), children, 60, "the erasure")
+        assert group_lag(broker.plain, "isthmus-profiles", source_topics(TOPICS)).lag == 0
+    finally:
+        for child in children:
+            child.stop()
+    said = [child.log.read_text() for child in children] + [trained.stdout, trained.stderr, erased.stderr, key.stderr]
+    assert PASSWORD not in "".join(said)
+    assert "AuthorizationFailed" not in "".join(said)
+
+
+def lists(broker: SecuredBroker) -> dict[Any, Any]:
+    return newest(read_all(broker.plain, TOPICS.recommendations))
+
+
+@pytest.mark.parametrize("process", COMMANDS if EVERY_ACL else [Process.WORKER, Process.ERASE])
+def test_a_command_without_a_right_names_it_and_ends(broker: SecuredBroker, tmp_path: Path, process: Process) -> None:
+    """By the process or command, with the command that gives it, within seconds; exit code 2."""
+    right = rights_of(process, settings_of(broker, process), "one")[-1]
+    broker.deny(user_of(process), right)
+    try:
+        ended = command(broker, process, tmp_path)
+    finally:
+        broker.allow(user_of(process), [right])
+    assert f"User:{user_of(process)} lacks 1 of the ACLs that `isthmus {process}` needs" in ended.stderr
+    assert f"{right}: kafka-acls.sh --add --allow-principal User:{user_of(process)}" in ended.stderr
+    assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
+
+
+@pytest.mark.timeout(1_200 if EVERY_ACL else 120)
+@pytest.mark.parametrize("process", Process)
+def test_each_right_is_needed_and_named(broker: SecuredBroker, process: Process) -> None:
+    """Every one of a process, taken away alone; in the short form the last."""
+    settings = settings_of(broker, process)
+    use_security(settings.kafka)
+    judged = [right for right in rights_of(process, settings, "one") if right.operation != "CREATE"]  # below
+    for right in judged if EVERY_ACL else judged[-1:]:
+        broker.deny(user_of(process), right)
+        with pytest.raises(IsthmusError, match=rf"lacks 1 of the ACLs .*\n  {right}: kafka-acls.sh"):
+            require_rights(process, settings, "one")
+        broker.allow(user_of(process), [right])
+    require_rights(process, settings, "one")
+
+
+def test_a_topic_that_may_not_be_created_is_named(broker: SecuredBroker, unique: str) -> None:
+    """The broker says nothing of a topic that does not exist, so only the attempt tells."""
+    topics = TopicSettings(partitions=1, clicks=unique)
+    settings = settings_of(broker, Process.TOPICS)
+    use_security(settings.kafka)
+    broker.allow(user_of(Process.TOPICS), [Right("DESCRIBE", Kind.TOPIC, unique), Right("DESCRIBE_CONFIGS", Kind.TOPIC, unique)])
+    with pytest.raises(IsthmusError, match=f"lacks the ACL CREATE on topic {unique}"):
+        create_or_check(settings.kafka.bootstrap, topics, dev=True, only=[unique])
