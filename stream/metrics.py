@@ -75,7 +75,7 @@ DECLARED: Final[dict[str, Declared]] = {
     "recommendations": Declared(Counter, "lists that were sent, or suppressed because nothing had changed", ("outcome",)),
     "examples": Declared(Counter, "training examples: first, revised, sent again unchanged (resent), erased", ("kind",)),
     "purchases_without_interactions": Declared(Counter, "purchases without an example, because no interaction came before them"),
-    "beyond_bounds": Declared(Counter, "late events whose position in the history was no longer kept", ("kind",)),
+    "beyond_bounds": Declared(Counter, "late events whose place is no longer kept, and what newer events push out", ("kind",)),
     "erasures_without_effect": Declared(Counter, "erasures of users of whom nothing is as old as the erasure's time"),
     "unusable_scores": Declared(Counter, "lists ranked by popularity because the served model's scores were not finite"),
     "foreign_text_model": Declared(Counter, "calls encoded with another text model than the served model needs"),

@@ -6,7 +6,7 @@ The state knows an event for as long as it holds what the event brought, under a
 - part of a call: the event id, else the number of the piece, else times and number of sentences, within one conversation. The
   newest by start and end replaces the others.
 - purchase, cancellation: event id, action and time. Records of one identity are one purchase, and their items unite.
-- eligibility list: event id and time.
+- eligibility list: its time. Lists of one time are one list, and their items unite.
 - feedback: per item the event id, action and time; without an id the recommendation, action, placement and minute. Of one identity
   the last counts.
 - erasure: it covers nothing that a former one with the same or a later time left.
@@ -39,9 +39,7 @@ def is_duplicate(user: UserState, source: Source, event: UserEvent, moment_ms: i
         case Purchase():
             return event.event_id is not None and _is_repeated_purchase(user, event, moment_ms, event.event_id)
         case Eligibility():
-            hashed_id = b"" if event.event_id is None else hash_id(event.event_id)
-            kept = user.load_facts().eligibility if hashed_id else []
-            return any((other.occurred_at, other.hashed_id) == (moment_ms, hashed_id) for other in kept)
+            return history.holds_eligibility(user.load_facts().eligibility, moment_ms, event.excluded)
         case Erasure() | Feedback():  # see is_repeated_feedback
             return False
 

@@ -156,13 +156,14 @@ class Purchase(msgspec.Struct, frozen=True, gc=False):
 
 
 class Eligibility(msgspec.Struct, frozen=True, gc=False):
-    """Items that the user may not be offered. The list that is newest by `occurred_at` replaces all others.
+    """Items that the user may not be offered. The list that is newest by `occurred_at` replaces all others. Lists of
+    one time are one list, whose items unite.
 
     Attributes:
         user_id: The user; also the record's key.
         occurred_at: When the list became valid.
         excluded: Item ids.
-        event_id: The producer's id. The same id and time again is a duplicate. Without it: a hash of the record's coordinates.
+        event_id: The producer's id. Without it: a hash of the record's coordinates. The time alone names the list.
     """
 
     user_id: UserId

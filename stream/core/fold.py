@@ -25,11 +25,11 @@ from stream.core.events import (
 from stream.core.feedback import marks_of
 from stream.core.fold_context import FoldContext
 from stream.core.interactions import Part
-from stream.core.kept_interactions import KeptConversation, KeptInteraction, KeptSession, hash_id
+from stream.core.kept_interactions import KeptConversation, KeptInteraction, KeptSession
 from stream.core.live_hit_rate import count_bought, count_feedback, count_hits
 from stream.core.outputs import Cause
 from stream.core.revisions import emit_examples, erase_example, revise_examples, send_tombstone
-from stream.core.state import SOURCE_NUMBERS, EligibilityList, Evicted, Facts, KeptPurchase, newest_erasure
+from stream.core.state import SOURCE_NUMBERS, Evicted, Facts, KeptPurchase, newest_erasure
 from stream.core.tokens import join_tokens
 from stream.core.user_state import UserState
 
@@ -222,12 +222,14 @@ def _evict_purchases(user: UserState, context: FoldContext) -> None:
 
 def _fold_eligibility(user: UserState, eligibility: Eligibility, at_ms: int, context: FoldContext) -> None:
     facts = user.load_facts()
-    hashed_id = b"" if eligibility.event_id is None else hash_id(eligibility.event_id)
-    lists = history.with_eligibility(facts.eligibility, EligibilityList(at_ms, eligibility.excluded, hashed_id))
-    if lists == facts.eligibility:
-        context.counts["beyond_bounds", "eligibility"] += 1
+    lists = history.with_eligibility(facts.eligibility, at_ms, eligibility.excluded)
+    if lists.evicted:
+        context.counts["beyond_bounds", "eligibility"] += len(lists.evicted)
+    if lists.are_items_lost:
+        context.counts["beyond_bounds", "item"] += 1
+    if lists.kept == facts.eligibility:
         return
-    facts.eligibility = lists
+    facts.eligibility = lists.kept
     user.facts_changed = True
     user.head.excluded = history.excluded_at(facts.eligibility)
     revise_examples(user, at_ms, context)

@@ -6,6 +6,7 @@ result does not depend on the order of arrival.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
@@ -53,6 +54,20 @@ class NewPart(NamedTuple):
     part: Part
     conversation_id: str
     hashed_id: bytes
+
+
+class EligibilityLists(NamedTuple):
+    """Eligibility lists, one for each time.
+
+    Attributes:
+        kept: Those of the last 4 times.
+        evicted: Those before them.
+        are_items_lost: Whether one had more items than are kept.
+    """
+
+    kept: list[EligibilityList]
+    evicted: list[EligibilityList]
+    are_items_lost: bool
 
 
 def in_order(interactions: Iterable[AnyInteraction]) -> list[AnyInteraction]:
@@ -136,11 +151,23 @@ def purchase_index(purchases: Sequence[KeptPurchase], purchase: KeptPurchase) ->
     return None
 
 
-def with_eligibility(lists: Sequence[EligibilityList], new: EligibilityList) -> list[EligibilityList]:
-    """The last 4 lists by time; those of one time in an order that does not depend on their arrival."""
-    return sorted([*lists, new], key=lambda other: (other.occurred_at, other.excluded, other.hashed_id))[
-        -limits.ELIGIBILITY_LISTS :
-    ]
+def with_eligibility(lists: Iterable[EligibilityList], at_ms: int, excluded: Iterable[str]) -> EligibilityLists:
+    """The lists with one more. Lists of one time unite, also those that an earlier version kept apart.
+
+    Of more than 1,000 items, the first by name stay, whatever the order of arrival.
+    """
+    by_time = {at_ms: set(excluded)}
+    for other in lists:
+        by_time.setdefault(other.occurred_at, set()).update(other.excluded)
+    united = [EligibilityList(at, tuple(sorted(items)[: limits.ITEMS])) for at, items in sorted(by_time.items())]
+    are_items_lost = any(len(items) > limits.ITEMS for items in by_time.values())
+    return EligibilityLists(united[-limits.ELIGIBILITY_LISTS :], united[: -limits.ELIGIBILITY_LISTS], are_items_lost)
+
+
+def holds_eligibility(lists: Iterable[EligibilityList], at_ms: int, excluded: Iterable[str]) -> bool:
+    """Whether the lists of that time exclude all these items already."""
+    same = [kept.excluded for kept in lists if kept.occurred_at == at_ms]
+    return bool(same) and set(excluded).issubset(chain(*same))
 
 
 def before(interactions: Iterable[Interaction], moment_ms: int) -> list[Interaction]:
@@ -169,7 +196,7 @@ def owned_at(
 
 
 def excluded_at(lists: Sequence[EligibilityList], moment_ms: int | None = None) -> tuple[str, ...]:
-    """The items of the newest eligibility list before `moment_ms` (None: of all); lists of one time exclude together."""
+    """The items of the newest eligibility list before `moment_ms` (None: of all). Of one time, earlier versions kept several."""
     end = len(lists) if moment_ms is None else bisect_left(lists, moment_ms, key=lambda other: other.occurred_at)
     if end < 2 or lists[end - 2].occurred_at != lists[end - 1].occurred_at:
         return lists[end - 1].excluded if end else ()

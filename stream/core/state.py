@@ -135,9 +135,9 @@ class EligibilityList(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Items that the user may not be offered.
 
     Attributes:
-        occurred_at: When the list became valid, ms.
+        occurred_at: When the list became valid, ms. It identifies the list; earlier versions kept several of one time.
         excluded: Item ids.
-        hashed_id: Hash of its event id, 6 bytes; b"" without one.
+        hashed_id: Hash of an event id, as earlier versions kept it; b"" now.
     """
 
     occurred_at: int
@@ -171,7 +171,7 @@ class Facts(msgspec.Struct, array_like=True):
         interactions: The history before the tail.
         purchases: The last 8 purchases and cancellations.
         owned_before: Item -> (time, bought) of its newest action among the evicted purchases.
-        eligibility: The last 4 eligibility lists.
+        eligibility: The eligibility lists of the last 4 times.
         evicted: What has left the state.
         example_ids: (time, purchase id) of evicted purchases whose examples an erasure must still reach. If this state sent none, a
             state that was lost may have sent one.

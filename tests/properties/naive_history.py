@@ -133,17 +133,18 @@ def orders_of(purchases: Iterable[UserEvent], erased_at: int) -> list[Order]:
 
 
 def lists_of(lists: Iterable[UserEvent], erased_at: int) -> list[tuple[int, tuple[str, ...]]]:
-    seen: dict[object, tuple[int, tuple[str, ...]]] = {}
-    for index, event in enumerate(lists):
+    """The lists of one time are one list."""
+    united: dict[int, set[str]] = {}
+    for event in lists:
         assert isinstance(event, Eligibility)
         if time(event) > erased_at:
-            seen.setdefault((event.event_id or index, time(event)), (time(event), event.excluded))
-    return sorted(seen.values())
+            united.setdefault(time(event), set()).update(event.excluded)
+    return [(at, tuple(sorted(items))) for at, items in sorted(united.items())]
 
 
 def excluded_by(lists: Sequence[tuple[int, tuple[str, ...]]]) -> tuple[str, ...]:
-    """What the newest list excludes, and all others of its time."""
-    return tuple(dict.fromkeys(item for at, excluded in lists if at == lists[-1][0] for item in excluded))
+    """What the newest list excludes."""
+    return lists[-1][1] if lists else ()
 
 
 def feedback_of(events: Iterable[UserEvent], erased_at: int) -> list[world.Marked]:

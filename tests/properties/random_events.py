@@ -16,7 +16,7 @@ TAGS = ("home", "car", "price", "claim", "dog")
 IDS = (None, None, "e1", "e2", "e3")
 SESSION_IDS = (None, None, None, "s1", "s2")
 PIECES = (msgspec.UNSET, msgspec.UNSET, 1, 2)
-COUNTS = {Source.CLICK: 10, Source.CALL: 5, Source.PURCHASE: 5, Source.ELIGIBILITY: 2, Source.ERASURE: 2, Source.FEEDBACK: 9}
+COUNTS = {Source.CLICK: 10, Source.CALL: 5, Source.PURCHASE: 5, Source.ELIGIBILITY: 6, Source.ERASURE: 2, Source.FEEDBACK: 9}
 MOST_REPETITIONS = 3
 EVERYWHERE = (0, 150)
 SPANS = {Source.PURCHASE: (90, 150), Source.ERASURE: (30, 110)}
@@ -36,7 +36,9 @@ def random_events(rng: np.random.Generator, size: float, *, erasures: bool = Tru
             first = int(rng.integers(len(topic)))
             topic.insert(int(rng.integers(first + 1, len(topic) + 1)), topic[first])
         events[source] = topic
-    events[Source.ELIGIBILITY] = events[Source.ELIGIBILITY][:4]
+    lists = [event for event in events[Source.ELIGIBILITY] if isinstance(event, Eligibility)]
+    times = list(dict.fromkeys(event.occurred_at for event in lists))[:4]
+    events[Source.ELIGIBILITY] = [event for event in lists if event.occurred_at in times]
     events[Source.CALL] = [msgspec.structs.replace(call, origin_offset=offset) for offset, call in enumerate(events[Source.CALL])]
     return events
 

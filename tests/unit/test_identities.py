@@ -8,9 +8,19 @@ import pytest
 
 from stream.core import limits
 from stream.core.events import Click, Eligibility, EncodedCall, Erasure, Purchase, Source, UserEvent
+from stream.core.history import excluded_at
 from stream.core.kept_interactions import ID_BYTES
 from stream.core.outputs import decode_example, example_key
-from stream.core.state import Facts, decode_facts, decode_head, encode_state, facts_key, former_event_id_hash, head_key
+from stream.core.state import (
+    EligibilityList,
+    Facts,
+    decode_facts,
+    decode_head,
+    encode_state,
+    facts_key,
+    former_event_id_hash,
+    head_key,
+)
 from tests import world
 from tests.world import MINUTE, NOW, OrderRanker, Store, batch_of, deliver, run
 
@@ -260,6 +270,87 @@ def test_a_whole_export_that_is_sent_again_changes_nothing_of_what_the_state_hol
     assert store.newest_examples() == examples
     if not surplus:
         assert not any(count for labels, count in counts.items() if labels[0] == "events" and labels[2] == "applied")
+
+
+def excluding(minute: int, *items: str, event_id: str | None = None) -> tuple[Source, UserEvent]:
+    return Source.ELIGIBILITY, Eligibility("u", at(minute), items, event_id)
+
+
+@pytest.mark.parametrize("rows", [4, 5, 40])
+@pytest.mark.parametrize("with_ids", [False, True])
+def test_what_a_file_excludes_row_by_row_under_one_time_is_never_offered(rows: int, with_ids: bool) -> None:
+    """A nightly file may hold one row for each excluded item: its rows are one list, however many and in whatever order."""
+    sent = [excluding(60, f"item-{row}", event_id=f"row-{row}" if with_ids else None) for row in range(rows)]
+    store = Store()
+    counts = deliver(store, [(Source.CLICK, Click("u", at(50), ("home",))), *sent], OrderRanker())
+    assert not set(store.last_list()) & {f"item-{row}" for row in range(rows)}
+    assert world.history_of(store) == world.history_of(after((Source.CLICK, Click("u", at(50), ("home",))), *reversed(sent)))
+    assert not any(labels[0] == "beyond_bounds" for labels in counts)
+
+
+@pytest.mark.parametrize("event_id", [None, "e"])
+def test_a_list_sent_again_changes_nothing_with_or_without_an_id(event_id: str | None) -> None:
+    """Its time names it. What it excludes is known, also if other lists of its time came between; an empty list too."""
+    for items in (("item-1", "item-2"), ()):
+        sent = excluding(60, *items, event_id=event_id)
+        store = Store()
+        counts = deliver(store, [sent, excluding(60, "item-3"), sent], OrderRanker())
+        assert counts["events", Source.ELIGIBILITY, "duplicate_event"] == 1
+        assert world.history_of(store) == world.history_of(after(excluding(60, "item-3", *items)))
+
+
+def test_the_newest_time_replaces_the_lists_of_all_others() -> None:
+    """Also where several lists make up the newest one, and in the examples of purchases between them."""
+    lists = [excluding(20, "item-1"), excluding(60, "item-2"), excluding(60, "item-3")]
+    bought = [(Source.PURCHASE, Purchase("u", at(minute), ("item-5",), f"p{minute}")) for minute in (40, 80)]
+    events = [(Source.CLICK, Click("u", at(10), ("home",))), *lists, *bought]
+    for order in (events, events[::-1]):
+        store = after(*order)
+        examples = [decode_example(store.examples[example_key("u", f"p{minute}")] or b"") for minute in (40, 80)]
+        assert "item-1" in examples[0].excluded
+        assert {"item-2", "item-3"} <= set(examples[1].excluded)
+        assert "item-1" not in examples[1].excluded
+        assert decode_head(store.records[head_key(b"u")]).excluded == ("item-2", "item-3")
+
+
+def test_lists_of_one_time_that_an_earlier_version_kept_apart_unite_with_the_next_one() -> None:
+    """They exclude together before that too, and count as one of the four times."""
+    store = after((Source.CLICK, Click("u", at(5), ("home",))), *(excluding(minute, "item-0") for minute in (10, 20, 30)))
+    facts = kept_facts(store)
+    facts.eligibility = [*facts.eligibility, *(EligibilityList(at(60), (f"item-{row}",), b"former") for row in (3, 2))]
+    store.records[facts_key(b"u")] = encode_state(facts)
+    assert excluded_at(facts.eligibility) == ("item-3", "item-2")
+    counts = run(store, batch_of(Source.ELIGIBILITY, [(9, excluding(60, "item-1")[1])]), OrderRanker()).counts
+    kept = kept_facts(store).eligibility
+    assert [(one.occurred_at, one.excluded) for one in kept[2:]] == [
+        (at(30), ("item-0",)),
+        (at(60), ("item-1", "item-2", "item-3")),
+    ]
+    assert not counts["beyond_bounds", "eligibility"]
+
+
+def test_each_list_that_leaves_the_state_is_counted() -> None:
+    """A list that is older than the last four, and one that a newer one pushes out."""
+    store = after(*(excluding(minute, "item-0") for minute in (10, 20, 30, 40)))
+    for number, minute in enumerate((50, 5)):
+        counts = run(store, batch_of(Source.ELIGIBILITY, [(4 + number, excluding(minute, "item-1")[1])]), OrderRanker()).counts
+        assert counts["beyond_bounds", "eligibility"] == 1
+    kept = kept_facts(store).eligibility
+    assert [one.occurred_at for one in kept] == [at(minute) for minute in (20, 30, 40, 50)]
+
+
+def test_of_more_items_than_a_list_keeps_the_same_stay_in_every_order_and_each_event_is_counted() -> None:
+    """Two files of 1,000 items each: the first 1,000 by name."""
+    halves = [excluding(60, *(f"{half}-{number:03}" for number in range(limits.ITEMS))) for half in "ab"]
+    stores = []
+    for order in (halves, halves[::-1]):
+        stores.append(Store())
+        counts = deliver(stores[-1], order, OrderRanker())
+        assert counts["beyond_bounds", "item"] == 1
+    kept, other = (kept_facts(store).eligibility for store in stores)
+    assert kept == other
+    assert [len(one.excluded) for one in kept] == [limits.ITEMS]
+    assert kept[0].excluded[0] == "a-000"
 
 
 def test_an_id_costs_a_few_bytes_and_none_where_the_producer_gives_none() -> None:
