@@ -10,17 +10,22 @@ from stream.api.api_keys import Scope
 from stream.api.door import USER_TOKEN_HEADER
 from stream.api.routes import ROUTES
 from stream.api.user_tokens import UserToken, sign_token
-from tests import api
+from tests import api, oidc
 from tests.api import NOW, TOPICS, Replica, replica
 
 KEYS: Final = frozenset(scope.value for scope in Scope)
 UNKNOWN: Final = frozenset(
-    {"nothing", "no bearer", "half a key", "basic", "foreign key", "expired key", "revoked key", "public in two"}
+    {
+        *("nothing", "no bearer", "half a key", "basic", "foreign key", "expired key", "revoked key", "public in two"),
+        "ended token of a person",
+    }
 )
 DEAD_TOKENS: Final = frozenset({"expired token", "token from before the erasure"})
 WITH_TOKEN: Final = frozenset({"public and own token", "public and another's token"})
 TOKENS: Final = frozenset({"own token", "another's token"})
-OPEN: Final[frozenset[str]] = KEYS | UNKNOWN | DEAD_TOKENS | WITH_TOKEN | TOKENS | {"public and dead token"}
+PERSON: Final = "person with "
+PEOPLE: Final = frozenset(PERSON + scope for scope in KEYS)
+OPEN: Final[frozenset[str]] = KEYS | PEOPLE | UNKNOWN | DEAD_TOKENS | WITH_TOKEN | TOKENS | {"public and dead token"}
 
 ADMITTED: Final[dict[tuple[str, str], frozenset[str]]] = {
     ("GET", "/v1/users/{user_id}/recommendations"): frozenset({"read", "admin"}),
@@ -61,7 +66,14 @@ async def running(tmp_path: Path) -> AsyncIterator[Replica]:
         api.put_state(log, user)
     api.mark_erased(log, "w", NOW)
     async with replica(
-        log, tmp_path, failures_per_minute=0, requests_per_s_of_a_user=0, requests_per_s_of_an_address=0, guests=True
+        log,
+        tmp_path / "store",
+        failures_per_minute=0,
+        requests_per_s_of_a_user=0,
+        requests_per_s_of_an_address=0,
+        guests=True,
+        oidc_jwks=str(oidc.write_keys(tmp_path / "jwks.json", rsa=oidc.RSA)),
+        **oidc.OIDC,
     ) as started:
         yield started
 
@@ -85,6 +97,8 @@ async def every_credential(running: Replica) -> dict[str, dict[str, str]]:
         for user, age, lives in (("u", 0, 600_000), ("v", 0, 600_000), ("u", 600_000, -1), ("w", 1, 600_000))
     )
     made |= {"own token": own, "another's token": others, "expired token": dead, "token from before the erasure": early}
+    made |= {PERSON + scope: oidc.token(scope=scope) for scope in KEYS}
+    made["ended token of a person"] = oidc.token(exp=NOW // 1_000 - 60)
     headers = {kind: {"Authorization": f"Bearer {credential}"} for kind, credential in made.items()}
     headers |= {"nothing": {"Authorization": ""}, "no bearer": {"Authorization": "Bearer"}}
     headers["basic"] = {"Authorization": f"Basic {made['admin']}"}
@@ -106,8 +120,9 @@ async def answer_of(running: Replica, method: str, path: str, headers: dict[str,
 
 
 def expected(path: str, kind: str, admitted: frozenset[str]) -> int:
-    """200 stands for any success."""
-    if kind in admitted:
+    """200 stands for any success. A person has the rights of a key with the same scope, but never those of a page's key."""
+    as_key = kind.removeprefix(PERSON) if kind in PEOPLE - {PERSON + "public"} else kind
+    if admitted & {kind, as_key}:
         return 200
     if kind in UNKNOWN | DEAD_TOKENS:
         return 401

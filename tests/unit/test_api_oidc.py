@@ -1,7 +1,6 @@
 """Tokens of an identity provider: what opens the API, what does not, and how its keys are replaced."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +10,6 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from pydantic import ValidationError
 
 from stream.api.api_keys import Scope
@@ -21,29 +19,7 @@ from stream.services.api import now_ms
 from stream.settings import ApiSettings
 from tests import api
 from tests.api import Replica, replica
-
-ISSUER, AUDIENCE = "https://id.example", "isthmus"
-RSA, OTHER_RSA = (rsa.generate_private_key(65_537, 2_048) for _ in range(2))
-EC = ec.generate_private_key(ec.SECP256R1())
-OIDC: dict[str, Any] = {"oidc_issuer": ISSUER, "oidc_audience": AUDIENCE}
-
-
-def jwk(key: Any, kid: str) -> dict[str, Any]:
-    maker = jwt.algorithms.ECAlgorithm if isinstance(key, ec.EllipticCurvePrivateKey) else jwt.algorithms.RSAAlgorithm
-    return {**json.loads(maker.to_jwk(key.public_key())), "kid": kid, "use": "sig"}
-
-
-def write_keys(path: Path, **keys: Any) -> Path:
-    path.write_text(json.dumps({"keys": [jwk(key, kid) for kid, key in keys.items()]}))
-    return path
-
-
-def token(key: Any = RSA, kid: str | None = "rsa", algorithm: str = "RS256", headers: Any = None, **changes: Any) -> str:
-    """A token of an agent with the scope `read`; a claim of None is left out."""
-    now = int(time.time())
-    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "agent-7", "iat": now, "exp": now + 300, "scope": "openid read", **changes}
-    named = {**(headers or {}), **({} if kid is None else {"kid": kid})}
-    return jwt.encode({name: value for name, value in claims.items() if value is not None}, key, algorithm, named)
+from tests.oidc import AUDIENCE, EC, ISSUER, OIDC, OTHER_RSA, RSA, jwk, token, write_keys
 
 
 def verifier(jwks: Path | str, claim: str = "scope", prefix: str = "", **more: Any) -> Oidc:
