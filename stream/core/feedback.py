@@ -63,7 +63,7 @@ class Mark(NamedTuple):
         rank: Its place among the items shown, from 1; 0: none.
         placement: From 1 in the order of the settings; 0: another, or none.
         channel: Likewise.
-        model_version: "": not given, or too long to be kept.
+        model_version: "": not given, too long to be kept, or no longer kept.
         hashed_id: Hash of the rest of its identity.
     """
 
@@ -92,6 +92,7 @@ class StoredFeedback(msgspec.Struct, frozen=True, array_like=True, gc=False):
         older: Of each item, how many impressions have left, a byte.
         marks: In order, 14 bytes each: time, hash of the id, index of the item and action, rank, placement, channel and version.
         versions: The model versions that the marks name by their position, from 1.
+        unversioned_to: As in `UserFeedback`; states written before it existed lack it.
     """
 
     version: int
@@ -101,6 +102,7 @@ class StoredFeedback(msgspec.Struct, frozen=True, array_like=True, gc=False):
     older: bytes = b""
     marks: bytes = b""
     versions: tuple[str, ...] = ()
+    unversioned_to: int = _NONE
 
 
 class Changes(NamedTuple):
@@ -126,6 +128,7 @@ class UserFeedback:
         marks: In order.
         older: Item -> how many of its impressions have left.
         evicted_at: As in `StoredFeedback`.
+        unversioned_to: Marks up to this time, ms, name no model version: there is room for the newest versions only.
         is_stored: Whether there is a record.
         is_changed: Whether it must be written.
     """
@@ -134,21 +137,25 @@ class UserFeedback:
     marks: list[Mark] = field(default_factory=list)
     older: dict[bytes, int] = field(default_factory=dict)
     evicted_at: int = _NONE
+    unversioned_to: int = _NONE
     is_stored: bool = False
     is_changed: bool = False
 
     def contains(self, marks: Iterable[Mark]) -> bool:
         """Whether all marks are repetitions that change nothing."""
         known = {mark.identity: mark for mark in self.marks}
-        return all(mark.identity in known and known[mark.identity] >= mark for mark in marks)
+        return all(mark.identity in known and known[mark.identity] >= self._as_kept(mark) for mark in marks)
 
-    def add(self, marks: Iterable[Mark]) -> Changes:
-        """Adds marks and bounds what is kept. Of several marks of one identity, the greatest counts."""
+    def add(self, marks: Iterable[Mark], earliest_ms: int | None = None) -> Changes:
+        """Adds marks and bounds what is kept. Of several marks of one identity, the greatest counts.
+
+        `earliest_ms` is the earliest time that another mark of the same identity may have; None: the mark's own.
+        """
         known = {mark.identity: mark for mark in self.marks}
         new, moments, beyond = list[Mark](), list[int](), 0
-        for mark in marks:
+        for mark in map(self._as_kept, marks):
             before = known.get(mark.identity)
-            if before is None and mark.at_ms <= self.evicted_at:
+            if before is None and self._may_have_left(mark if earliest_ms is None else mark._replace(at_ms=earliest_ms)):
                 beyond += 1
             elif before is None or before < mark:
                 moments.append(mark.at_ms if before is None else before.at_ms)
@@ -165,12 +172,32 @@ class UserFeedback:
         self.older = {}
         if self.evicted_at <= erased_at:
             self.evicted_at = _NONE
+        if self.unversioned_to <= erased_at:
+            self.unversioned_to = _NONE
 
     def last_shown(self, item: bytes, before_ms: int) -> Mark | None:
         """The newest impression of an item before a time."""
         return next(
             (mark for mark in reversed(self.marks) if (mark.item, mark.action) == (item, SHOWN) and mark.at_ms < before_ms), None
         )
+
+    def _as_kept(self, mark: Mark) -> Mark:
+        return mark._replace(model_version="") if mark.at_ms <= self.unversioned_to else mark
+
+    def _may_have_left(self, mark: Mark) -> bool:
+        """Whether an unknown mark may be a repetition of one that has left.
+
+        Not all that is older than `evicted_at` may: each item's last marks leave with the item, and items leave in the order of
+        their newest marks. What would be such a mark was never here.
+        """
+        if mark.at_ms > self.evicted_at:
+            return False
+        if mark.action not in _PROTECTED or not self.marks:
+            return True
+        own = [kept for kept in self.marks if kept.item == mark.item]
+        if not own:
+            return mark < min({kept.item: kept for kept in self.marks}.values())
+        return mark < own[0] or any(kept.action == mark.action and kept > mark for kept in own)
 
     def _bound(self) -> None:
         newest = {mark.item: mark for mark in self.marks}
@@ -184,6 +211,14 @@ class UserFeedback:
         while len(self.marks) > limits.FEEDBACK_MARKS:
             oldest = min({mark.item: mark for mark in self.marks}.values())
             self._evict([mark for mark in self.marks if mark.item == oldest.item])
+        self._bound_versions()
+
+    def _bound_versions(self) -> None:
+        """Keeps the newest versions. Up to the last mark of a further one, all are forgotten, in any order of arrival."""
+        newest = {mark.model_version: mark.at_ms for mark in self.marks if mark.model_version}
+        if len(newest) > limits.FEEDBACK_VERSIONS:
+            self.unversioned_to = sorted(newest.values(), reverse=True)[limits.FEEDBACK_VERSIONS]
+            self.marks = sorted(map(self._as_kept, self.marks))
 
     def _evict(self, evicted: Sequence[Mark]) -> None:
         gone = set(evicted)
@@ -225,6 +260,11 @@ def marks_of(event: Feedback, at_ms: int, config: FeedbackConfig) -> list[Mark]:
     return [Mark(at_ms, hash_item(item), action, rank, *labels, hashed_id) for item, rank in zip(items, ranks, strict=True)]
 
 
+def earliest_repetition(event: Feedback, at_ms: int) -> int:
+    """The earliest time that a repetition of an event may have, ms: without an id, the start of its minute."""
+    return at_ms if event.event_id is not None else at_ms - at_ms % limits.MINUTE_MS
+
+
 def _hashed_id(event: Feedback, at_ms: int) -> bytes:
     """Of the event's id and time. Without an id: of list, placement and minute, so that an impression counts once a minute."""
     if event.event_id is not None:
@@ -258,8 +298,7 @@ def encode_feedback(feedback: UserFeedback) -> bytes:
         raise ValueError("feedback without an applied offset")
     items = sorted({mark.item for mark in feedback.marks})
     index = {item: number for number, item in enumerate(items)}
-    newest_first = dict.fromkeys(mark.model_version for mark in reversed(feedback.marks) if mark.model_version)
-    versions = tuple(sorted(list(newest_first)[: limits.FEEDBACK_VERSIONS]))
+    versions = tuple(sorted({mark.model_version for mark in feedback.marks} - {""}))
     return _encode(
         StoredFeedback(
             VERSION,
@@ -269,6 +308,7 @@ def encode_feedback(feedback: UserFeedback) -> bytes:
             bytes(feedback.older.get(item, 0) for item in items) if feedback.older else b"",
             b"".join([_pack(mark, index[mark.item], versions) for mark in feedback.marks]),
             versions,
+            feedback.unversioned_to,
         )
     )
 
@@ -297,7 +337,7 @@ def decode_feedback(stored: bytes) -> UserFeedback:
     if any(later <= earlier for earlier, later in pairwise(marks)):
         marks.sort()
     older = {item: count for item, count in zip(items, kept.older, strict=False) if count}
-    return UserFeedback(kept.applied, marks, older, kept.evicted_at, is_stored=True)
+    return UserFeedback(kept.applied, marks, older, kept.evicted_at, kept.unversioned_to, is_stored=True)
 
 
 def _unpack(kept: StoredFeedback, items: Sequence[bytes]) -> Iterator[Mark]:

@@ -22,7 +22,7 @@ from stream.core.events import (
     UserEvent,
     to_milliseconds,
 )
-from stream.core.feedback import marks_of
+from stream.core.feedback import earliest_repetition, marks_of
 from stream.core.fold_context import FoldContext
 from stream.core.interactions import Part
 from stream.core.kept_interactions import KeptConversation, KeptInteraction, KeptSession
@@ -238,7 +238,7 @@ def _fold_eligibility(user: UserState, eligibility: Eligibility, at_ms: int, con
 def _fold_feedback(user: UserState, event: Feedback, at_ms: int, context: FoldContext) -> None:
     """Feedback changes what the user was shown and answered, and the examples of later purchases, but no list."""
     feedback = user.load_feedback()
-    changes = feedback.add(marks_of(event, at_ms, context.labels.config))
+    changes = feedback.add(marks_of(event, at_ms, context.labels.config), earliest_repetition(event, at_ms))
     if changes.beyond:
         context.counts["beyond_bounds", "feedback"] += 1
     count_feedback(feedback, event, changes.new, context.labels, context.counts)
