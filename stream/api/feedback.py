@@ -43,7 +43,8 @@ class FeedbackEvent(msgspec.Struct, frozen=True):
         served_id: Of the answer whose list was shown, if it had one.
         recommendation_id: Of the answer whose list was shown.
         placement: Where it was shown; default: that of `served_id`.
-        model_version: The version that made the list, if no list is named that is still known. Taken from secret keys alone.
+        model_version: The version that made the list, if no list is named that is still known and holds all items. Taken from
+            secret keys alone.
         event_id: Names the event when it is sent again, with its time.
     """
 
@@ -171,6 +172,8 @@ def _with_items(event: FeedbackEvent, index: int, clock: Clock, known: Known, *,
     shown = _named_list(event, clock, known)
     if event.items is not None:
         _check_items(event, event.items, index, shown, clock, known)
+        if shown is not None and not set(event.items) <= set(shown.items):
+            shown = None  # it was another list that was shown: no model answers for this one
     version = shown.model_version if shown else event.model_version if is_trusted else None
     placement = event.placement or (shown.placement if shown else None)
     return Feedback(

@@ -56,7 +56,10 @@ class ServedLists:
         return self._signer.sign(PREFIX, _encode(served), user_id)
 
     def verify(self, served_id: str, user_id: str, now_ms: int) -> ServedList | None:
-        """Returns what was served under an id to this user, or to a guest, in the last 24 h at least; None where nothing was."""
+        """Returns what was served under an id to this user, or to a guest, who may be any user, in the last 24 h at least.
+
+        None where nothing was.
+        """
         for bound_to in (user_id, ""):
             content = self._signer.content_of(PREFIX, served_id, bound_to)
             if content is None:

@@ -106,6 +106,24 @@ async def test_items_that_are_left_out_are_those_of_the_list_that_was_served(run
     assert (await send(running, {**by_served_id, "action": "accepted"})).status_code == 400
 
 
+async def test_a_list_answers_for_its_own_items_alone(running: Replica) -> None:
+    """Its version is credited with items of it, and not with others on offer; there a secret key's statement counts."""
+    whole = (await running.get("/v1/users/u/recommendations")).json()
+    short = (await running.get("/v1/users/u/recommendations", params={"limit": 2})).json()
+    own = [one["item"] for one in short["items"]]
+    foreign = next(item for item in api.ITEMS if item not in {one["item"] for one in whole["items"]})
+    for name in ({"served_id": short["served_id"]}, {"recommendation_id": whole["recommendation_id"]}):
+        sent = {**SHOWN, **name}
+        events = [
+            {**sent, "items": own[1:]},
+            {**sent, "items": [*own, foreign]},
+            {**sent, "items": [foreign], "model_version": "x"},
+        ]
+        assert (await send(running, *events)).status_code == 202
+    version = whole["model"]["version"]
+    assert [one.model_version for one in received(running)] == [version, None, "x"] * 2
+
+
 async def test_items_must_be_on_offer_or_in_a_list_of_the_user(running: Replica) -> None:
     """One that was withdrawn since is still of the list; nothing of a request that is refused is sent."""
     assert (await send(running, SHOWN, {**SHOWN, "items": ["made up"]})).status_code == 422
