@@ -99,7 +99,8 @@ class OneStopped:
         return dict.fromkeys(names, 1)
 
     async def offsets(self, partitions: list[tuple[str, int]]) -> Offsets:
-        return Offsets(dict.fromkeys(partitions, 3), dict.fromkeys(partitions, 9))
+        ends = dict.fromkeys(partitions, 9)
+        return Offsets(dict.fromkeys(partitions, 3), ends, ends)
 
     async def skips(self, partitions: Any, epochs: Any) -> dict[tuple[str, int], Skip]:
         del partitions, epochs
@@ -141,6 +142,42 @@ async def test_a_partition_that_stopped_is_told_retried_and_not_taken_for_stalle
     await watchdog._observe()
     assert stopped.skip_to(CorruptBatch("clicks", 1, 3, 5)) == 5
     assert Health.wrong(health.ready) == []
+
+
+class OneOpen(OneStopped):
+    """A view of one partition in which another producer's transaction is open from offset 3 on."""
+
+    stable = 3
+
+    async def offsets(self, partitions: list[tuple[str, int]]) -> Offsets:
+        return Offsets(*(dict.fromkeys(partitions, offset) for offset in (3, 9, self.stable)))
+
+
+async def test_an_open_transaction_of_another_producer_is_told_and_not_taken_for_a_stall(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody can read past it, so a restart would not help. Once it ends, what it held up is work."""
+    app, health, view = App([]), Health(), OneOpen()
+
+    async def position(_: Any) -> int:
+        return 3
+
+    tp = TP("clicks", 0)
+    app.consumer = SimpleNamespace(
+        is_answered=lambda: True, assignment=lambda: [tp], _unacked_messages=[], _committed_offset={tp: 3}, position=position
+    )
+    supervision = Supervision(health=health, stalled_s=0)
+    watchdog = Watchdog(app, view, {"clicks": 1}, Metrics(), WATERMARKS, supervision)  # type: ignore[arg-type]
+    await watchdog._observe()
+    await watchdog._observe()
+    assert Health.wrong(health.live) == []
+    (line,) = [record.getMessage() for record in caplog.records if "transaction" in record.getMessage()]
+    assert line.startswith("clicks-0: a producer's transaction is open at offset 3")
+    view.stable = 9
+    await watchdog._observe()
+    await watchdog._observe()
+    (not_live,) = Health.wrong(health.live)
+    assert "clicks-0" in not_live
 
 
 class Stream:

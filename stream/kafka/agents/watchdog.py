@@ -16,7 +16,7 @@ from stream.errors import IsthmusError
 from stream.health import NOT_ASSIGNED, Health, PartitionProgress, Stalls
 from stream.kafka.cluster.corrupt_batches import StoppedPartitions
 from stream.kafka.cluster.partition import Partition
-from stream.kafka.cluster.view import ClusterView
+from stream.kafka.cluster.view import ClusterView, Offsets
 from stream.kafka.delivery.contracts import Message
 from stream.kafka.faust.changelog import changelog_recreated
 from stream.kafka.faust.watermarks import Watermarks
@@ -74,6 +74,8 @@ class Watchdog:
         self._changelog = dict(supervision.changelog)
         self._next_offsets: dict[Any, int] = {}
         self._stalls = Stalls(supervision.stalled_s, 4 * INTERVAL_S)
+        self._open_transactions = Stalls(supervision.stalled_s, 4 * INTERVAL_S)
+        self._logged_transactions: set[str] = set()
         self._stopped = supervision.stopped
         self._is_reachable = True
         health = supervision.health
@@ -127,6 +129,7 @@ class Watchdog:
         """Forgets what was observed under the last assignment; returns the same as `check_epochs`."""
         self._next_offsets.clear()
         self._stalls.forget()
+        self._open_transactions.forget()
         self._stopped.keep((tp.topic, tp.partition) for tp in self._app.consumer.assignment())
         return await self.check_epochs()
 
@@ -144,12 +147,28 @@ class Watchdog:
         for topic, number in partitions:
             self._metrics.gauge("committed_offset", topic, str(number)).set(offsets.committed[topic, number])
             self._metrics.gauge("end_offset", topic, str(number)).set(offsets.ends[topic, number])
-        behind = await self._behind(offsets.committed, offsets.ends) - stopped  # a restart would not help these
+        behind = await self._behind(offsets.committed, offsets.stable) - stopped  # a restart would not help these
         places = {
             f"{topic}-{number}": PartitionProgress(offsets.committed[topic, number], (topic, number) in behind)
             for topic, number in partitions
         }
         self._stalls.observe(time.monotonic(), places)
+        self._report_open_transactions(offsets)
+
+    def _report_open_transactions(self, offsets: Offsets) -> None:
+        """Logs each partition that a transaction holds up, once: nobody can read past it, and a restart would not help."""
+        stable = {f"{topic}-{number}": (offset, offsets.ends[topic, number]) for (topic, number), offset in offsets.stable.items()}
+        places = {name: PartitionProgress(offset, offset < end) for name, (offset, end) in stable.items()}
+        self._open_transactions.observe(time.monotonic(), places)
+        held = set(self._open_transactions.stalled())
+        for name in sorted(held - self._logged_transactions):
+            logger.warning(
+                "%s: a producer's transaction is open at offset %d, and nothing behind it can be read until it ends: "
+                "end it with `kafka-transactions.sh find-hanging` and `abort`, or wait for the producer's transaction timeout",
+                name,
+                stable[name][0],
+            )
+        self._logged_transactions = held
 
     async def _retry_stopped(self) -> set[Partition]:
         """Fetches partitions again that stopped at a corrupt batch: it may be skipped now, or be whole on another broker."""
@@ -159,8 +178,8 @@ class Watchdog:
             await self._app.consumer.retry(stopped)
         return stopped
 
-    async def _behind(self, committed: Mapping[Partition, int], ends: Mapping[Partition, int]) -> set[Partition]:
-        """Partitions with work left: batches not acknowledged, acknowledged offsets not committed, or records not fetched.
+    async def _behind(self, committed: Mapping[Partition, int], stable: Mapping[Partition, int]) -> set[Partition]:
+        """Partitions with work left: batches not acknowledged, acknowledged offsets not committed, or readable records not fetched.
 
         An end offset beyond the committed one is not enough: transactions leave control records there that are never consumed.
         """
@@ -172,7 +191,7 @@ class Watchdog:
             if partition not in committed:
                 continue
             acknowledged = consumer._committed_offset[tp] or 0
-            if partition in unacked or acknowledged > committed[partition] or await self._position(tp) < ends[partition]:
+            if partition in unacked or acknowledged > committed[partition] or await self._position(tp) < stable[partition]:
                 behind.add(partition)
         return behind
 

@@ -12,6 +12,7 @@ from kafka.errors import (
     KafkaError,
     NotCoordinatorError,
 )
+from kafka.protocol.consumer import IsolationLevel
 
 from stream.errors import IsthmusError
 from stream.kafka.cluster.topics import admin_client
@@ -65,3 +66,10 @@ def committed_and_end_offsets(admin: Any, group: str, partitions: list[Any]) -> 
         return {}, ends
     committed = groups.get(group, groups)
     return {tp: max(0, offset.offset) for tp, offset in committed.items()}, ends
+
+
+def last_stable_offsets(admin: Any, partitions: list[Any]) -> dict[Any, int]:
+    """By topic partition, the offset of the first record of an open transaction, or the end where none is open."""
+    specs = dict.fromkeys(partitions, OffsetSpec.LATEST)
+    found = admin.list_partition_offsets(specs, isolation_level=IsolationLevel.READ_COMMITTED)
+    return {tp: stable.offset for tp, stable in found.items()}

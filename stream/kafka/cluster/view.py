@@ -10,17 +10,24 @@ from kafka import TopicPartition
 
 from stream.kafka.cluster.admin_requests import AdminRequests
 from stream.kafka.cluster.corrupt_batches import Skip
-from stream.kafka.cluster.lag import committed_and_end_offsets
+from stream.kafka.cluster.lag import committed_and_end_offsets, last_stable_offsets
 from stream.kafka.cluster.partition import Partition
 from stream.kafka.cluster.skips import skips_in
 from stream.kafka.cluster.topics import epochs_of
 
 
 class Offsets(NamedTuple):
-    """Committed and end offsets by (topic, partition number)."""
+    """Offsets by (topic, partition number).
+
+    Attributes:
+        committed: By the group.
+        ends: Of all that was written.
+        stable: Last stable offsets: up to there no transaction is open, and a consumer of committed records can read.
+    """
 
     committed: Mapping[Partition, int]
     ends: Mapping[Partition, int]
+    stable: Mapping[Partition, int]
 
 
 class ClusterView(Protocol):
@@ -53,9 +60,11 @@ class KafkaClusterView:
     async def offsets(self, partitions: Iterable[Partition]) -> Offsets:
         tps = [TopicPartition(*partition) for partition in partitions]
         committed, ends = await self._requests.request(committed_and_end_offsets, self._group, tps)
+        stable = await self._requests.request(last_stable_offsets, tps)
         return Offsets(
             {(tp.topic, tp.partition): committed.get(tp, 0) for tp in tps},
             {(tp.topic, tp.partition): end for tp, end in ends.items()},
+            {(tp.topic, tp.partition): offset for tp, offset in stable.items()},
         )
 
     async def skips(self, partitions: Iterable[Partition], epochs: Mapping[str, int]) -> Mapping[Partition, Skip]:

@@ -21,7 +21,7 @@ class EmbeddedClusterView:
     async def offsets(self, partitions: Iterable[Partition]) -> Offsets:
         committed = self._log.committed.get(self._group, {})
         ends = {(topic, number): self._log.topics[topic].partitions[number].end for topic, number in partitions}
-        return Offsets({partition: committed.get(partition, 0) for partition in ends}, ends)
+        return Offsets({partition: committed.get(partition, 0) for partition in ends}, ends, ends)
 
     async def skips(self, partitions: Iterable[Partition], epochs: Mapping[str, int]) -> Mapping[Partition, Skip]:
         del partitions, epochs
