@@ -17,9 +17,9 @@ from stream.core.events import EncodedCall, Reason, Rejection, Source
 from stream.core.interactions import Session
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, Coordinates, PlainRecord, Record
-from stream.core.state import Facts, Head, decode_facts, decode_head, facts_key, head_key
+from stream.core.state import FEEDBACK_PREFIX, Facts, Head, decode_facts, decode_head, facts_key, head_key
 from stream.core.step import StepConfig, step
-from tests.world import Store, history_of
+from tests.world import Store, feedback_of, history_of
 
 SCORE_TOLERANCE: Final = 1e-3
 _AT_ONCE: Final = 500
@@ -181,11 +181,11 @@ def found_in(observed: Observed) -> Store:
 
 
 def users_of(store: Store) -> set[str]:
-    return {key[1:].decode() for key in store.records if key[:1] == b"h"}
+    return {key[1:].decode() for key in store.records if key[:1] in {b"h", FEEDBACK_PREFIX}}
 
 
 def facts_of(store: Store, user: str) -> Counter[bytes]:
-    """Returns the contents of a user's state, one entry per click, call part, purchase and eligibility list."""
+    """Returns the contents of a user's state, one entry per click, call part, purchase, eligibility list and item of feedback."""
     stored_head, stored_facts = store.get_many([head_key(user.encode()), facts_key(user.encode())])
     head = Head() if stored_head is None else decode_head(stored_head)
     facts = Facts() if stored_facts is None else decode_facts(stored_facts)
@@ -194,6 +194,7 @@ def facts_of(store: Store, user: str) -> Counter[bytes]:
         held += interaction.clicks() if isinstance(interaction, Session) else interaction.parts
     held += [(kept.occurred_at, kept.purchase_id, kept.items) for kept in facts.purchases]
     held += [(kept.occurred_at, kept.excluded) for kept in facts.eligibility]
+    held += feedback_of(store, user)
     return Counter(map(msgspec.msgpack.encode, held))
 
 

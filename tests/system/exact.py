@@ -11,6 +11,7 @@ from stream.core.events import Item
 from stream.core.outputs import decode_example
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Batch, PlainRecord
+from stream.core.state import FEEDBACK_PREFIX
 from stream.core.step import StepConfig, step
 from stream.kafka.cluster.clients import ConsumerClient
 from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch
@@ -71,7 +72,7 @@ def actual(bootstrap: str, topics: TopicSettings) -> Store:
 
 
 def users_of(store: Store) -> set[str]:
-    return {key[1:].decode() for key in store.records if key[:1] == b"h"}
+    return {key[1:].decode() for key in store.records if key[:1] in {b"h", FEEDBACK_PREFIX}}
 
 
 def assert_exact(bootstrap: str, topics: TopicSettings, ranker: Ranker | None) -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from stream.core.events import Click, Purchase, Source, UserEvent
+from stream.core.events import Click, Feedback, Purchase, Source, UserEvent
 from stream.core.records import Batch, PlainRecord
 from stream.core.step import StepConfig, step
 from tests import world
@@ -70,6 +70,20 @@ def verdict(applied: list[Batch], **changes: object) -> Verdict:
 
 def without(batch: Batch, place: int) -> Batch:
     return batch._replace(records=[record for number, record in enumerate(batch.records) if number != place])
+
+
+def test_lost_and_doubled_feedback_is_seen() -> None:
+    """Also of a user of whom nothing else is known."""
+    shown = Feedback("eve", NOW, "web", "shown", ("item-1", "item-2"), "f")
+    once, twice = (
+        batch_of(Source.FEEDBACK, [(n, msgspec.structs.replace(shown, event_id=f"f{n}")) for n in range(m)]) for m in (1, 2)
+    )
+    inputs = [*batches(), once]
+    assert verdict(inputs, batches=inputs).is_exact
+    lost = verdict(batches(), batches=inputs)
+    assert (lost.lost, lost.wrong_history) == (2, 1)
+    doubled = verdict([*batches(), twice], batches=inputs)
+    assert (doubled.applied_twice, doubled.wrong_history) == (2, 1)
 
 
 def test_a_run_in_another_order_is_exact() -> None:
