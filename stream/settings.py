@@ -314,7 +314,15 @@ class ApiSettings(Section):
     )
     max_guests: int = Field(16, ge=1, description="guests that may wait for their lists; else 503")
     max_streams: int = Field(2_000, ge=0, description="open event streams of this replica; else 503")
-    heartbeat_s: float = Field(15, gt=0, description="between comments on an event stream")
+    max_streams_of_a_user: int = Field(
+        20, ge=0, description="open event streams with tokens of one user, in this replica; else 429; 0: no bound"
+    )
+    max_streams_of_an_address: int = Field(
+        100, ge=0, description="open event streams of anonymous visitors from one address, in this replica; else 429; 0: no bound"
+    )
+    heartbeat_s: float = Field(
+        15, gt=0, description="between comments on an event stream; a client that reads nothing for two of them is disconnected"
+    )
     send_timeout_s: float = Field(10, gt=0, description="for Kafka to acknowledge events; else they count as failed")
     placements: tuple[str, ...] = Field(
         (), description="further names that `placement` may have in the API, beside feedback.placements; others count as `other`"

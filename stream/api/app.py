@@ -21,6 +21,8 @@ from stream.api.door import USER_TOKEN_HEADER, Buckets, Door, OwnPages
 from stream.api.page_routes import DEMO_PAGES
 from stream.api.problems import ApiError, ApiRequest, problem_response
 from stream.api.routes import BODIES, ROUTES
+from stream.api.stream_places import KeepsPlaces
+from stream.api.streams import LOOK_S
 from stream.metrics import Metrics
 from stream.settings import ApiSettings
 
@@ -118,7 +120,10 @@ def make_app(api: Api, metrics: Metrics) -> Litestar:
         request_class=ApiRequest,
         before_send=[add_private_headers],
         cors_config=_cors(settings),
-        middleware=[Observed(metrics, settings.body_timeout_s)],
+        middleware=[
+            Observed(metrics, settings.body_timeout_s),
+            KeepsPlaces(api.places, min(LOOK_S, settings.heartbeat_s)),
+        ],
         exception_handlers={Exception: problem_response},
         request_max_body_size=settings.max_body_bytes,
         openapi_config=None,

@@ -20,6 +20,7 @@ from stream.api.oidc import Oidc
 from stream.api.problems import MEDIA_TYPE, Problem
 from stream.api.service import ReadService
 from stream.api.signing import Signer
+from stream.api.stream_places import Places
 from stream.api.streams import Changes
 from stream.api.user_tokens import UserToken
 from stream.core import limits
@@ -81,6 +82,7 @@ class Api(msgspec.Struct, frozen=True):
     keys: ApiKeys
     signer: Signer
     changes: Changes
+    places: Places
     sink: EventSink
     metrics: Metrics
     settings: ApiSettings

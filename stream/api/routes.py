@@ -1,9 +1,10 @@
 """The routes: parameters in, answers out. What they do is in `service`, `ingest` and `streams`; who may, in `door`."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Annotated, Any, Final
 
-from litestar import MediaType, Response, delete, get, post
+from litestar import MediaType, Request, Response, delete, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, JSONBody, PathParameter, QueryParameter
 from litestar.response import Stream as StreamResponse
@@ -46,7 +47,7 @@ from stream.api.ingest import Clock, EventsAnswer, EventsBody, check_user_id, er
 from stream.api.page_routes import snippet
 from stream.api.problems import ApiError, Problem
 from stream.api.streams import Stream, stream_lists
-from stream.api.visitors import refuse_foreign_users
+from stream.api.visitors import is_visitor_id, refuse_foreign_users
 from stream.core import limits
 from stream.core.events import Click, Item, to_milliseconds
 from stream.health import Health
@@ -189,7 +190,8 @@ async def own_stream(
     """As `/v1/users/{user_id}/events`, for the user whom the token names; it ends with the token."""
     own = request.auth
     asked = _stream(api, own.user_id, limit, last_event_id, lambda: api.service.clock_ms() < own.expires_at)
-    return _streamed(api, asked._replace(issued_at=own.issued_at))
+    address = request.client.host if request.client and is_visitor_id(own.user_id, api.signer) else None
+    return _streamed(api, request, asked._replace(issued_at=own.issued_at), own.user_id, address)
 
 
 @delete("/v1/users/{user_id:str}", status_code=202, opt={SCOPE: Scope.ERASE}, responses=problems(*READING), summary="Forget a user")
@@ -287,24 +289,28 @@ async def stream(
     check_user_id(user_id, "user_id")
     caller = request.auth
     is_allowed = lambda: caller.is_live(api.keys, api.service.clock_ms())  # noqa: E731
-    return _streamed(api, _stream(api, user_id, limit, last_event_id, is_allowed))
+    return _streamed(api, request, _stream(api, user_id, limit, last_event_id, is_allowed))
 
 
 def _stream(api: Api, user_id: str, limit: int | None, last_event_id: str, is_allowed: Callable[[], bool]) -> Stream:
     return Stream(user_id, limit or api.list_length, last_event_id, api.settings.heartbeat_s, is_allowed)
 
 
-def _streamed(api: Api, asked: Stream) -> StreamResponse:
-    if api.changes.open >= api.settings.max_streams:
-        raise ApiError(503, "too many streams are open here", {"Retry-After": "5"})
-    return StreamResponse(_begun(stream_lists(api.service, api.changes, asked)), headers={"X-Accel-Buffering": "no"})
+def _streamed(
+    api: Api, request: Request[Any, Any, Any], asked: Stream, user: str | None = None, address: str | None = None
+) -> StreamResponse:
+    """The stream, in a place that counts for the user of a token and for a visitor's address."""
+    events = _begun(stream_lists(api.service, api.changes, asked))
+    api.places.take(request.scope, events, asked.is_allowed, user, address)
+    return StreamResponse(events, headers={"X-Accel-Buffering": "no"})
 
 
-async def _begun(lists: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _begun(lists: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     """A comment first, so that a client sees the stream begin."""
-    yield b": follows\n\n"
-    async for event in lists:
-        yield event
+    async with aclosing(lists):
+        yield b": follows\n\n"
+        async for event in lists:
+            yield event
 
 
 @get("/livez", media_type=MediaType.TEXT, summary="Whether the process works", responses=problems(503))

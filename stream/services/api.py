@@ -20,6 +20,8 @@ from stream.health import Beat, Health
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 
+    from litestar.types import ASGIApp
+
     from stream.api.catalogue import CurrentCatalogue, ModelReader
     from stream.api.context import Api
     from stream.api.follower import Follower
@@ -140,6 +142,7 @@ def make_parts(
     from stream.api.context import Api
     from stream.api.served_lists import ServedLists
     from stream.api.service import ReadService
+    from stream.api.stream_places import Places
     from stream.api.streams import Changes
     from stream.services.process import item_format
 
@@ -155,6 +158,7 @@ def make_parts(
         keys=ApiKeys(),
         signer=signer,
         changes=changes,
+        places=Places(own.max_streams, own.max_streams_of_a_user, own.max_streams_of_an_address, own.heartbeat_s),
         sink=sink,
         metrics=metrics,
         settings=own.model_copy(update={"placements": placements_of(settings)}),
@@ -302,7 +306,7 @@ async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, say: Callable[[
     if api.insecure:
         logger.warning("--insecure: whoever reaches %s:%d reads, writes and erases every user", own.host, own.port)
     config = uvicorn.Config(
-        make_app(api, metrics),
+        _aborting(make_app(api, metrics)),
         access_log=False,  # paths hold user ids
         log_config=None,
         server_header=False,
@@ -328,6 +332,21 @@ async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, say: Callable[[
         await serving
         metrics_server.shutdown()
         metrics_server.server_close()
+
+
+def _aborting(app: ASGIApp) -> Any:
+    """Tells the application how to close a connection whose client reads nothing: ASGI has no message for it, and a mere close
+    waits for the client. The server's `send` is a method of what holds the connection; tests notice where it no longer is.
+    """
+    from stream.api.stream_places import ABORT
+
+    async def aborting(scope: Any, receive: Any, send: Any) -> None:
+        transport = getattr(getattr(send, "__self__", None), "transport", None)
+        if transport is not None:
+            scope["state"][ABORT] = transport.abort
+        await app(scope, receive, send)
+
+    return aborting
 
 
 def _check_tls(own: ApiSettings) -> None:

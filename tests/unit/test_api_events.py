@@ -1,6 +1,7 @@
 """Events by HTTP, erasure, and lists pushed as they change."""
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -11,6 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from stream.api import streams
+from stream.api.store import StoreAwayError
+from stream.api.stream_places import Place
 from stream.api.streams import Stream, stream_lists
 from stream.core.events import NATIVE_FORMAT_HEADER, Click, Erasure, Purchase, Source, Transcript
 from stream.core.partitioner import partition_of
@@ -238,7 +242,7 @@ class Client:
         return dict(line.split(": ", 1) for line in text.strip().splitlines())
 
     async def close(self) -> None:
-        await self._lines.aclose()  # type: ignore[attr-defined]
+        await self._lines.aclose()
 
 
 async def test_a_stream_brings_each_new_list_to_its_user_alone(running: Replica) -> None:
@@ -280,10 +284,56 @@ async def test_a_stream_ends_when_its_user_is_erased(running: Replica) -> None:
     await client.next()
     waiting = asyncio.create_task(client.next())
     await asyncio.sleep(0)
-    api.erase(running.log, "u")
+    api.mark_erased(running.log, "u", now_ms())
     assert (await waiting)["event"] == "erased"
     with pytest.raises(StopAsyncIteration):
         await client.next()
+
+
+async def test_a_stream_waits_for_the_marker_of_an_erasure(running: Replica) -> None:
+    """List and state may go before it comes; no list is given meanwhile."""
+    api.put_list(running.log, "u")
+    await running.settled()
+    client = Client(running, "u", heartbeat_s=0.05)
+    await client.next()
+    waiting = asyncio.create_task(client.next(5))
+    api.erase(running.log, "u")
+    await running.settled()
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    api.mark_erased(running.log, "u", now_ms())
+    assert (await waiting)["event"] == "erased"
+
+
+async def test_a_stream_ends_without_a_word_where_the_store_lost_its_user(
+    running: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that comes back empty erased nobody: the client asks again, and learns whether the store is filled."""
+    monkeypatch.setattr(streams, "MARKER_S", 0.2)
+    api.put_list(running.log, "u")
+    await running.settled()
+    client = Client(running, "u", heartbeat_s=0.05)
+    await client.next()
+    api.erase(running.log, "u")
+    await running.settled()
+    with pytest.raises(StopAsyncIteration):
+        await client.next()
+
+
+async def test_a_stream_ends_without_a_word_when_the_store_goes_away(running: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its next request is answered with 503; this answer has begun already."""
+    api.put_list(running.log, "u")
+    await running.settled()
+    client = Client(running, "u", heartbeat_s=0.05)
+    await client.next()
+
+    async def away(_: str) -> None:
+        raise StoreAwayError("the store does not answer")
+
+    monkeypatch.setattr(running.parts.api.service, "trace", away)
+    with pytest.raises(StopAsyncIteration):
+        await client.next()
+    assert running.parts.api.changes.open == 0
 
 
 async def test_a_stream_ends_although_its_user_returns_at_once(running: Replica) -> None:
@@ -362,6 +412,19 @@ async def test_a_client_that_goes_away_ends_its_stream(running: Replica) -> None
         assert changes.open == 1
         writer.close()
         await running.until(lambda: asyncio.sleep(0, not changes.open))
+
+
+async def test_a_client_that_lost_its_place_is_disconnected(
+    running: Replica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server closes the connection at once, whatever waits to be read, and logs no error."""
+    async with served(running) as open_stream:
+        reader, _ = await open_stream()
+        monkeypatch.setattr(Place, "is_lost", lambda _: True)
+        with contextlib.suppress(ConnectionError):
+            assert not (await asyncio.wait_for(reader.read(), 5)).endswith(b"0\r\n\r\n")
+        await running.until(lambda: asyncio.sleep(0, not running.parts.api.places.taken))
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_a_process_that_stops_ends_its_streams_in_order(running: Replica, caplog: pytest.LogCaptureFixture) -> None:
