@@ -57,12 +57,12 @@ async def test_every_client_gets_in(
     """kafka-python's and aiokafka's clients, and Faust's."""
     settings = WAYS[way](secured_broker, token_server.url)
     use_security(settings)
-    topics = TopicSettings(partitions=1, clicks=f"{unique}-clicks")
+    topics = TopicSettings(partitions=2, clicks=f"{unique}-clicks")
     await asyncio.to_thread(create_or_check, settings.bootstrap, topics, dev=True)
     sent = await produce(settings.bootstrap, [InputRecord("clicks", "c-1", b"{}")], topics.model_dump(), lambda _: None)
     with closing(CompactedTopic(settings.bootstrap, topics.clicks)) as topic:
         assert (sent, topic.read_on()) == (1, 1)
-    assert await first_value(make_app(unique, f"kafka://{settings.bootstrap}", data=tmp_path, partitions=1), topics.clicks) == b"{}"
+    assert await first_value(make_app(unique, f"kafka://{settings.bootstrap}", data=tmp_path, partitions=2), topics.clicks) == b"{}"
 
 
 async def first_value(app: Any, topic: str) -> Any:

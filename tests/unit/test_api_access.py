@@ -94,7 +94,7 @@ async def every_credential(running: Replica) -> dict[str, dict[str, str]]:
     signer = running.parts.api.signer
     own, others, dead, early = (
         sign_token(signer, UserToken(user, NOW - age, NOW + lives))
-        for user, age, lives in (("u", 0, 600_000), ("v", 0, 600_000), ("u", 600_000, -1), ("w", 1, 600_000))
+        for user, age, lives in (("u", 0, 3_600_000), ("v", 0, 3_600_000), ("u", 3_600_000, -1), ("w", 1, 3_600_000))
     )
     made |= {"own token": own, "another's token": others, "expired token": dead, "token from before the erasure": early}
     made |= {PERSON + scope: oidc.token(scope=scope) for scope in KEYS}

@@ -153,7 +153,7 @@ async def test_items_must_be_on_offer_or_in_a_list_of_the_user(running: Replica)
 async def test_each_credential_sends_what_it_may(running: Replica, credential: str, allowed: set[str]) -> None:
     """Answers of users come from keys that nobody else has."""
     user = "v" if "another" in credential else "u"
-    token = sign_token(running.parts.api.signer, UserToken(user, NOW, NOW + 600_000))
+    token = sign_token(running.parts.api.signer, UserToken(user, NOW, NOW + 3_600_000))
     public = await key_headers(running, Scope.PUBLIC)
     headers = {
         "write": await key_headers(running, Scope.WRITE),
@@ -180,9 +180,9 @@ async def test_a_visitor_is_shown_lists_with_the_public_key_alone(running: Repli
 
 async def test_implausible_times_are_refused(running: Replica) -> None:
     """A wrong clock is corrected by `sent_at`."""
-    late = {**SHOWN, "occurred_at": now_ms() + 3_600_000}
+    late = {**SHOWN, "occurred_at": now_ms() + 3_3_600_000}
     assert (await send(running, late)).status_code == 400
-    body = {"events": [late], "sent_at": now_ms() + 3_600_000}
+    body = {"events": [late], "sent_at": now_ms() + 3_3_600_000}
     answer = await running.client.post("/v1/feedback", json=body)
     assert answer.status_code == 202
     assert abs(answer.json()["results"][0]["occurred_at"] - now_ms()) < 60_000

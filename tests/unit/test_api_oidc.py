@@ -81,7 +81,7 @@ BROKEN = {
     "no audience": token(aud=None),
     "no end": token(exp=None),
     "ended": token(exp=NOW_S - 60),
-    "not yet": token(nbf=NOW_S + 600),
+    "not yet": token(nbf=NOW_S + 86_400),
     "no subject": token(sub=None),
     "an endless number": token(exp=10**400),
     "its own key set": token(OTHER_RSA, headers={"jku": "https://evil.example/jwks", "jwk": jwk(OTHER_RSA, "rsa")}),
@@ -103,9 +103,9 @@ async def test_a_token_that_has_ended_opens_nothing_although_it_was_verified(tmp
     now = [time.time()]
     provider = Provider(str(write_keys(tmp_path / "jwks.json", rsa=RSA)), ISSUER, AUDIENCE, ("RS256",), "scope", "")
     oidc = Oidc(provider, Metrics(), lambda: int(now[0] * 1_000))
-    presented = token(exp=NOW_S + 100)
+    presented = token(exp=int(now[0]) + 100)
     assert await oidc.caller_of(presented) is not None
-    now[0] = NOW_S + 200
+    now[0] += 200
     assert await oidc.caller_of(presented) is None
 
 

@@ -14,7 +14,7 @@ from tests import api
 from tests.api import NOW, Replica, replica
 
 
-def token(running: Replica, user: str, lifetime_ms: int = 900_000) -> str:
+def token(running: Replica, user: str, lifetime_ms: int = 3_600_000) -> str:
     return sign_token(running.parts.api.signer, UserToken(user, NOW, NOW + lifetime_ms))
 
 
