@@ -191,20 +191,11 @@ def _load_feedback(users: Collection[UserState], states: StateStore) -> None:
 def _handle(user: UserState, record: Record, event: UserEvent, context: _Context) -> None:
     """Decides what becomes of one event: unusable, a duplicate, erased, or applied to its user."""
     source, head, counts = context.source, user.head, context.outcome.counts
-    origin = coordinates_of(record, event, context.batch)
-    number, origin_epoch, origin_offset = context.source_number, origin.epoch, origin.offset
-    epoch, offset = head.applied.get(number, (origin_epoch, -1))
-    if origin_offset <= offset if epoch == origin_epoch else is_older_epoch(origin_epoch, epoch):
-        counts["events", source, "duplicate_offset"] += 1
+    origin, number = coordinates_of(record, event, context.batch), context.source_number
+    moment_ms = _admitted_moment(user, record, event, origin, head.applied.get(number), context)
+    if moment_ms is None:
         return
-    moment_ms = event_moment(event, record.timestamp)
-    rejection = _unusable(user, record, event, origin, moment_ms, context)
-    if rejection is not None:
-        _reject(record, event, rejection, context)
-        return
-    if epoch != origin_epoch:
-        counts["epoch_changes", source] += 1
-    head.applied[number] = (origin_epoch, origin_offset)
+    head.applied[number] = (origin.epoch, origin.offset)
     user.head_changed = True
     event_id = event.event_id or origin.event_id
     erased_at = head.erased_at
@@ -224,19 +215,12 @@ def _handle(user: UserState, record: Record, event: UserEvent, context: _Context
 def _handle_feedback(user: UserState, record: Record, event: UserEvent, context: _Context) -> None:
     """As `_handle`, but the applied offset is in the feedback, so that the head is not written, and no list is caused."""
     assert isinstance(event, Feedback)
-    source, head, counts, config = context.batch.source, user.head, context.outcome.counts, context.config
+    source, head, counts, config = context.source, user.head, context.outcome.counts, context.config
     origin, feedback = context.batch.coordinates(record), user.load_feedback()
-    epoch, offset = feedback.applied or head.applied.get(SOURCE_NUMBERS[source], (origin.epoch, -1))
-    if origin.offset <= offset if epoch == origin.epoch else is_older_epoch(origin.epoch, epoch):
-        counts["events", source, "duplicate_offset"] += 1
+    applied = feedback.applied or head.applied.get(context.source_number)
+    moment_ms = _admitted_moment(user, record, event, origin, applied, context)
+    if moment_ms is None:
         return
-    moment_ms = event_moment(event, record.timestamp)
-    rejection = _unusable(user, record, event, origin, moment_ms, context)
-    if rejection is not None:
-        _reject(record, event, rejection, context)
-        return
-    if epoch != origin.epoch:
-        counts["epoch_changes", source] += 1
     feedback.applied, feedback.is_changed = (origin.epoch, origin.offset), True
     if moment_ms <= head.erased_at != NEVER_ERASED:
         counts["events", source, "erased"] += 1
@@ -246,6 +230,28 @@ def _handle_feedback(user: UserState, record: Record, event: UserEvent, context:
         counts["events", source, "applied"] += 1
         _count_late(moment_ms, head.newest_at, source, context)
         fold_event(user, event, Cause(event.event_id or origin.event_id, source, moment_ms), context.fold)
+
+
+def _admitted_moment(
+    user: UserState, record: Record, event: UserEvent, origin: Coordinates, applied: tuple[int, int] | None, context: _Context
+) -> int | None:
+    """The time of an event that is new and usable; None for any other, which was counted or became a dead letter.
+
+    `applied` is the epoch and offset up to which the state contains the topic; None: nothing.
+    """
+    source, counts, origin_epoch = context.source, context.outcome.counts, origin.epoch
+    epoch, offset = applied or (origin_epoch, -1)
+    if origin.offset <= offset if epoch == origin_epoch else is_older_epoch(origin_epoch, epoch):
+        counts["events", source, "duplicate_offset"] += 1
+        return None
+    moment_ms = event_moment(event, record.timestamp)
+    rejection = _unusable(user, record, event, origin, moment_ms, context)
+    if rejection is not None:
+        _reject(record, event, rejection, context)
+        return None
+    if epoch != origin_epoch:
+        counts["epoch_changes", source] += 1
+    return moment_ms
 
 
 def _count_late(moment_ms: int, newest_at: int, source: Source, context: _Context) -> None:
