@@ -2,11 +2,8 @@
 
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
 
 from stream.core import limits
-
-_FIRST_TIME_MS: Final = -62_135_596_800_000  # 0001-01-01: RFC 3339 has no earlier year
 
 
 def cloud_event(event_id: str, kind: str, at_ms: int) -> tuple[tuple[str, bytes], ...]:
@@ -25,5 +22,5 @@ def _rfc3339(at_ms: int) -> bytes:
 
     Cached because the records of one produced batch share their broker time.
     """
-    within_ms = min(max(at_ms, _FIRST_TIME_MS), limits.LAST_TIME_MS)
+    within_ms = min(max(at_ms, limits.FIRST_TIME_MS), limits.LAST_TIME_MS)
     return datetime.fromtimestamp(within_ms / 1000, tz=UTC).isoformat(timespec="milliseconds").encode()

@@ -46,7 +46,6 @@ _RECENT_MS: Final = (631_152_000_000, 7_258_118_400_000)
 """1990 to 2200: a value that lies here in another unit is taken to be in that unit. Units are a factor of 1,000 apart, so that at
 most one fits.
 """
-_FIRST_MS: Final = -62_135_596_800_000  # 0001-01-01
 _LAST_DAY_MS: Final = range(limits.LAST_TIME_MS - limits.DAY_MS, limits.LAST_TIME_MS + 1)
 
 
@@ -171,7 +170,7 @@ def _offer_time_rejection(moment_ms: int, unit: TimeUnit, field: str) -> Rejecti
         return Rejection(
             Reason.IMPLAUSIBLE_TIME, f"`$.{field}` looks like {name}, and {_NAMES[unit]} are expected (settings [times])"
         )
-    if not _FIRST_MS <= moment_ms <= limits.LAST_TIME_MS:
+    if not limits.FIRST_TIME_MS <= moment_ms <= limits.LAST_TIME_MS:
         return Rejection(Reason.IMPLAUSIBLE_TIME, f"`$.{field}` is not between the years 1 and 9999")
     return None
 

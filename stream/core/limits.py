@@ -41,4 +41,5 @@ SECOND_MS: Final = 1_000
 MINUTE_MS: Final = 60 * SECOND_MS
 HOUR_MS: Final = 60 * MINUTE_MS
 DAY_MS: Final = 24 * HOUR_MS
+FIRST_TIME_MS: Final = -62_135_596_800_000  # 0001-01-01: dates, and so RFC 3339, have no earlier year
 LAST_TIME_MS: Final = 253_402_300_799_999  # 9999-12-31

@@ -16,7 +16,6 @@ Form = Literal["user", "rank"]
 Row = tuple[Any, ...]
 VERSION: Final = 1
 _LOCK: Final = 0x1574_6D75_5351  # advisory lock of migrations; any constant that others do not use
-_FIRST_TIME_MS: Final = -62_135_596_800_000  # 0001-01-01
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -96,7 +95,7 @@ def rows_of(made: Recommendation, form: Form, partition: int, generation: int) -
 
 def _time(at_ms: int) -> datetime:
     """The nearest time that a date can write: a producer may give a record any timestamp."""
-    return datetime.fromtimestamp(min(max(at_ms, _FIRST_TIME_MS), limits.LAST_TIME_MS) / 1_000, UTC)
+    return datetime.fromtimestamp(min(max(at_ms, limits.FIRST_TIME_MS), limits.LAST_TIME_MS) / 1_000, UTC)
 
 
 class Statements(NamedTuple):
