@@ -271,24 +271,20 @@ def now_ms() -> int:
 @asynccontextmanager
 async def following(parts: ApiParts, stop: asyncio.Event) -> AsyncIterator[None]:
     """Fills the store inside the context. A follower that ends sets `stop`, and its error is raised on leaving."""
+    from stream.services.process import running
+
     beat = Beat(30, time.monotonic)
     parts.api.health.live["event loop"] = beat.check
     work = [*parts.work, beat.keep_beating, *(() if parts.api.oidc is None else (parts.api.oidc.keep_reading,))]
-    tasks = [asyncio.create_task(one()) for one in work]
-    for task in tasks:
-        task.add_done_callback(lambda _: stop.set())
     try:
-        yield
+        async with running([one() for one in work], stop):
+            try:
+                yield
+            finally:
+                if parts.api.guests is not None:
+                    parts.api.guests.close()
     finally:
-        if parts.api.guests is not None:
-            parts.api.guests.close()
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
         await parts.reader.close()
-    for error in results:
-        if isinstance(error, Exception):
-            raise error
 
 
 async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, say: Callable[[str], None] = logger.info) -> None:

@@ -24,7 +24,7 @@ from stream.errors import IsthmusError
 from stream.health import NOT_ASSIGNED, Beat, Health
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 
     from stream.core.events import InputTopic
     from stream.kafka.cluster.names import NameClaim
@@ -163,6 +163,23 @@ def check_topics(process: Process, settings: Settings, name: str = "NAME") -> No
     require_rights(process, settings, name)
     names = topics_of(rights_of(process, settings, name))
     create_or_check(settings.kafka.bootstrap, settings.topics, create=False, only=names)
+
+
+@asynccontextmanager
+async def running(work: Iterable[Coroutine[Any, Any, None]], stop: asyncio.Event) -> AsyncIterator[None]:
+    """Runs the work inside the context. If any of it ends, `stop` is set, and its error is raised on leaving."""
+    tasks = [asyncio.create_task(one) for one in work]
+    for task in tasks:
+        task.add_done_callback(lambda _: stop.set())
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for error in results:
+        if isinstance(error, Exception):
+            raise error
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from stream.errors import IsthmusError
 from stream.health import Beat, Health
-from stream.services.process import background, check_topics
+from stream.services.process import background, check_topics, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -211,18 +211,8 @@ async def following(follower: Follower, health: Health, stop: asyncio.Event) -> 
     beat = Beat(30, time.monotonic)
     health.live["event loop"] = beat.check
     health.ready["lists"] = follower.missing
-    tasks = [asyncio.create_task(follower.run()), asyncio.create_task(beat.keep_beating())]
-    for task in tasks:
-        task.add_done_callback(lambda _: stop.set())
-    try:
+    async with running([follower.run(), beat.keep_beating()], stop):
         yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    for error in results:
-        if isinstance(error, Exception):
-            raise error
 
 
 @asynccontextmanager
