@@ -1,6 +1,7 @@
 """The files for browsers: the snippet, which any site may load, and the demo's shop."""
 
 import gzip
+from functools import cache
 from hashlib import blake2b
 from importlib.resources import files
 from typing import Annotated, Final
@@ -24,14 +25,20 @@ _HEADERS: Final = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-re
 AcceptEncoding = Annotated[str, HeaderParameter(name="Accept-Encoding", description="`gzip` gets it compressed.", max_length=256)]
 
 
+@cache
 def _read(name: str) -> bytes:
     return (files("stream.api") / "pages" / name).read_bytes()
+
+
+@cache
+def _compressed(content: bytes) -> bytes:
+    return gzip.compress(content, mtime=0)
 
 
 def _file(name: str, content: bytes, accept_encoding: str = "") -> Response[bytes]:
     headers = {**_HEADERS, "ETag": f'"{blake2b(content, digest_size=12).hexdigest()}"'}
     if "gzip" in accept_encoding:
-        content, headers["Content-Encoding"] = gzip.compress(content, mtime=0), "gzip"
+        content, headers["Content-Encoding"] = _compressed(content), "gzip"
     return Response(content, media_type=_TYPES[name.rsplit(".", 1)[1]], headers=headers)
 
 
