@@ -1,13 +1,13 @@
 """What the routes share: what they work with, their parameters, and the problems that they declare."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Request
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import PathParameter, QueryParameter
+from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
 from stream.api.answers import ListAnswer
 from stream.api.api_keys import ApiKeys
@@ -17,7 +17,7 @@ from stream.api.bodies import (
 from stream.api.callers import Caller
 from stream.api.guests import Guests
 from stream.api.oidc import Oidc
-from stream.api.problems import MEDIA_TYPE, Problem
+from stream.api.problems import MEDIA_TYPE, ApiError, Problem
 from stream.api.service import ReadService
 from stream.api.signing import Signer
 from stream.api.stream_places import Places
@@ -26,7 +26,7 @@ from stream.api.user_tokens import UserToken
 from stream.core import limits
 from stream.core.event_times import TimeRule
 from stream.health import Health
-from stream.kafka.cluster.event_sink import EventSink
+from stream.kafka.cluster.event_sink import EventSink, OutgoingEvent
 from stream.metrics import Metrics
 from stream.settings import ApiSettings
 
@@ -38,6 +38,15 @@ UserPath = Annotated[
 ]
 Limit = Annotated[int | None, QueryParameter(description="Items of a list; default: the step's list length.", ge=1, le=LIMIT)]
 Placement = Annotated[str | None, QueryParameter(description="Where the list is shown; echoed.", max_length=limits.ID_CHARACTERS)]
+IdempotencyKey = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Idempotency-Key",
+        description="Names the request: sent again with it, events without an id get the same ids.",
+        min_length=1,
+        max_length=limits.ID_CHARACTERS,
+    ),
+]
 Authenticated = Request[Any, Caller, Any]
 OfUser = Request[Any, UserToken, Any]
 
@@ -94,6 +103,17 @@ class Api(msgspec.Struct, frozen=True):
     page_key: str = ""
     insecure: bool = False
     oidc: Oidc | None = None
+
+    async def send(self, events: Sequence[OutgoingEvent]) -> list[bool]:
+        """Sends events; returns which of them Kafka took.
+
+        Raises:
+            ApiError: it took none.
+        """
+        took = [at_ms is not None for at_ms in await self.sink.send(events)]
+        if not any(took):
+            raise ApiError(503, "Kafka took none of the events: send the request again", {"Retry-After": "1"})
+        return took
 
     def placement(self, asked: str | None) -> str | None:
         """The placement as metrics and answers name it."""

@@ -8,14 +8,12 @@ from litestar.params import HeaderParameter, JSONBody
 
 from stream.api.api_keys import Scope
 from stream.api.callers import Caller
-from stream.api.context import WRITING, UsesApi, problems
+from stream.api.context import WRITING, IdempotencyKey, UsesApi, problems
 from stream.api.door import SCOPE, USER, USER_TOKEN_HEADER
 from stream.api.feedback import FeedbackAnswer, FeedbackBody, Known, feedback_results, outgoing_feedback, refuse_actions
 from stream.api.ingest import Clock
-from stream.api.problems import ApiError
 from stream.api.user_tokens import UserToken
 from stream.api.visitors import refuse_foreign_users
-from stream.core import limits
 
 
 @post(
@@ -29,15 +27,7 @@ async def feedback(
     api: UsesApi,
     request: Request[Any, Caller | UserToken, Any],
     data: JSONBody[FeedbackBody],
-    idempotency_key: Annotated[
-        str | None,
-        HeaderParameter(
-            name="Idempotency-Key",
-            description="Names the request: sent again with it, events without an id get the same ids.",
-            min_length=1,
-            max_length=limits.ID_CHARACTERS,
-        ),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
     user_token: Annotated[
         str | None,
         HeaderParameter(name=USER_TOKEN_HEADER, description="With a public key: the token of the user who was shown it."),
@@ -58,7 +48,5 @@ async def feedback(
     known = Known(lists, api.service.served, api.service.current.catalogue)
     is_trusted = isinstance(caller, Caller) and not caller.is_public
     sent = outgoing_feedback(data, idempotency_key, clock, known, is_trusted=is_trusted)
-    took = [at_ms is not None for at_ms in await api.sink.send(sent)]
-    if not any(took):
-        raise ApiError(503, "Kafka took none of the events: send the request again", {"Retry-After": "1"})
+    took = await api.send(sent)
     return Response(FeedbackAnswer(feedback_results(data, clock, sent, took)), status_code=202 if all(took) else 207)

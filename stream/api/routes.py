@@ -31,6 +31,7 @@ from stream.api.context import (
     WRITING,
     Api,
     Authenticated,
+    IdempotencyKey,
     Limit,
     OfUser,
     Placement,
@@ -240,15 +241,7 @@ async def events(
     api: UsesApi,
     request: Authenticated,
     data: JSONBody[EventsBody],
-    idempotency_key: Annotated[
-        str | None,
-        HeaderParameter(
-            name="Idempotency-Key",
-            description="Names the request: sent again with it, events without an id get the same ids.",
-            min_length=1,
-            max_length=limits.ID_CHARACTERS,
-        ),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
     user_token: Annotated[
         str | None, HeaderParameter(name=USER_TOKEN_HEADER, description="With a public key: the token of the user who clicked.")
     ] = None,
@@ -263,9 +256,7 @@ async def events(
     await refuse_foreign_users(request.auth, (event.user_id for event in data.events), api.signer, api.service)
     clock = Clock(api.service.clock_ms(), api.max_ahead_ms, api.times)
     sent = outgoing(data, idempotency_key, clock)
-    took = [at_ms is not None for at_ms in await api.sink.send(sent)]
-    if not any(took):
-        raise ApiError(503, "Kafka took none of the events: send the request again", {"Retry-After": "1"})
+    took = await api.send(sent)
     return Response(EventsAnswer(ingest.results_of(data, clock, sent, took)), status_code=202 if all(took) else 207)
 
 
