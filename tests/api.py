@@ -1,7 +1,7 @@
 """A replica of the API on an embedded log, without a port: for the API's tests."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,21 @@ from stream.api.api_keys import ApiKey, Scope, encode_api_key, make_api_key
 from stream.api.app import make_app
 from stream.api.store import Store
 from stream.core.events import Item
+from stream.core.feedback import Mark, UserFeedback, encode_feedback
 from stream.core.kept_interactions import KeptSession
 from stream.core.outputs import Cause, Modalities, ModelName, Output, RankedItem, Recommendation
 from stream.core.partitioner import partition_of
-from stream.core.state import ErasureMarker, Facts, Head, KeptPurchase, encode_state, erasure_marker_key
+from stream.core.state import (
+    ErasureMarker,
+    Facts,
+    Head,
+    KeptPurchase,
+    encode_state,
+    erasure_marker_key,
+    facts_key,
+    feedback_key,
+    head_key,
+)
 from stream.kafka.cluster.event_sink import EventSink
 from stream.kafka.cluster.log_reader import LogReader
 from stream.kafka.cluster.topics import changelog_name, specs
@@ -29,9 +40,8 @@ from stream.kafka.embedded.log_follower import follow_log
 from stream.kafka.embedded.log_reader import EmbeddedLogReader
 from stream.kafka.faust.changelog import term_headers as stamp
 from stream.metrics import Metrics
-from stream.process_settings import ApiSettings
 from stream.services.api import ApiParts, following, make_parts, now_ms, open_store
-from stream.settings import Settings, StepSettings, TopicSettings
+from stream.settings import ApiSettings, Settings, StepSettings, TopicSettings
 
 PARTITIONS = 2
 TOKEN_SECRET = "0123456789abcdef0123456789abcdef"  # 32 bytes
@@ -89,14 +99,20 @@ def put_state(log: Log, user: str, owned: Sequence[str] = (), excluded: Sequence
     tail = [KeptSession(NOW, NOW, "", "\x1fsecret-tag", b"\x00" * 8, b"\x01\x00")]
     head = Head(owned=tuple(owned), excluded=tuple(excluded), newest_at=NOW, tail=list(tail))
     facts = Facts(purchases=[KeptPurchase(NOW, "p", True, tuple(owned))] if owned else [])
-    for key, record in ((b"h", head), (b"f", facts)):
-        append(log, CHANGELOG, user, Output(key + user.encode(), encode_state(record), stamp(term)))
+    for state_key, record in ((head_key, head), (facts_key, facts)):
+        append(log, CHANGELOG, user, Output(state_key(user.encode()), encode_state(record), stamp(term)))
+
+
+def put_feedback(log: Log, user: str, marks: Iterable[Mark]) -> None:
+    kept = UserFeedback((1, 0))
+    kept.add(marks)
+    append(log, CHANGELOG, user, Output(feedback_key(user.encode()), encode_feedback(kept), stamp(1)))
 
 
 def erase(log: Log, user: str, term: int = 1) -> None:
     append(log, TOPICS.recommendations, user, Output(user.encode(), None))
-    for key in (b"h", b"f"):
-        append(log, CHANGELOG, user, Output(key + user.encode(), None, stamp(term)))
+    for state_key in (head_key, facts_key, feedback_key):
+        append(log, CHANGELOG, user, Output(state_key(user.encode()), None, stamp(term)))
 
 
 def mark_erased(log: Log, user: str, until_ms: int, term: int = 1) -> None:

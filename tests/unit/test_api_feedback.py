@@ -11,15 +11,14 @@ from stream.api.api_keys import Scope
 from stream.api.door import USER_TOKEN_HEADER
 from stream.api.user_tokens import UserToken, sign_token
 from stream.core.events import NATIVE_FORMAT_HEADER, Feedback, Source
-from stream.core.feedback import Mark, UserFeedback, encode_feedback, hash_item
+from stream.core.feedback import Mark, hash_item
 from stream.core.outputs import Output
 from stream.core.partitioner import partition_of
 from stream.core.records import Batch
 from stream.core.state import feedback_key
 from stream.kafka.faust.changelog import term_headers as stamp
-from stream.process_settings import ApiSettings, FeedbackSettings
 from stream.services.api import now_ms, placements_of
-from stream.settings import Settings
+from stream.settings import ApiSettings, FeedbackSettings, Settings
 from tests import api, world
 from tests.api import CHANGELOG, NOW, PARTITIONS, TOPICS, Replica, replica
 
@@ -198,10 +197,8 @@ def test_a_placement_of_feedback_is_one_of_lists() -> None:
 async def test_the_profile_shows_feedback(running: Replica) -> None:
     """Also of a user of whom nothing else is known; an erasure is not done before it is gone."""
     for user in ("u", "only"):
-        kept = UserFeedback((1, 0))
-        kept.add([Mark(NOW - age, hash_item(f"item-{age}"), age % 3, 1, 0, 0, "1", b"name") for age in range(4)])
-        record = Output(feedback_key(user.encode()), encode_feedback(kept), stamp(1))
-        api.append(running.log, CHANGELOG, user, record)
+        marks = [Mark(NOW - age, hash_item(f"item-{age}"), age % 3, 1, 0, 0, "1", b"name") for age in range(4)]
+        api.put_feedback(running.log, user, marks)
     await running.settled()
     found = [(await running.get(f"/v1/users/{user}/profile")).json()["feedback"] for user in ("u", "only")]
     assert found[0] == found[1]
