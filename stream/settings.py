@@ -309,6 +309,11 @@ class ApiSettings(Section):
     failures_per_minute: float = Field(
         60, ge=0, description="requests without a valid key, per client address; else 429; 0: no bound"
     )
+    keep_clicks: bool = Field(
+        False,
+        description="whether the store keeps the newest clicks of each user's last sessions, with their tags, for profiles; takes "
+        "effect with a user's next event, or in a store that is filled anew",
+    )
     guests: bool = Field(
         False, description="whether guests get lists (POST /v1/recommendations): the process then loads model and text model"
     )

@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from stream.api.profiles import FactsSummary, FeedbackSummary, HeadSummary
+from stream.api.profiles import HeadSummary
 from stream.api.served_lists import ServedLists
 from stream.core.outputs import Fallback, Modalities, ModelName, Reasoning, Recommendation
 from stream.core.ranking import Catalogue, PostFilter, Ranker, Rows
@@ -76,54 +76,6 @@ class ListAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-
-
-class FeedbackCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of what a user was shown and answered, within the bounds of the state.
-
-    Attributes:
-        items: Number of items.
-        shown: Number of impressions.
-        selected: How often an item was selected.
-        accepted: How often an item was accepted.
-        rejected: How often an item was rejected.
-        dismissed: How often an item was dismissed.
-        newest_at: Time of the newest, ms.
-    """
-
-    items: int
-    shown: int
-    selected: int
-    accepted: int
-    rejected: int
-    dismissed: int
-    newest_at: int
-
-
-class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is known of a user, in numbers.
-
-    Attributes:
-        user_id: The user.
-        interactions: Sessions and conversations since the user's first event.
-        modalities: The same by modality.
-        purchases: Purchases since the user's first event.
-        owned: Items that the user owns.
-        newest_at: Time of the newest event, ms.
-        age_s: Seconds since the store was last known to be complete.
-        model_version: Version that made the last list.
-        feedback: What is known of what the user was shown and answered; absent: nothing.
-    """
-
-    user_id: str
-    interactions: int
-    modalities: Modalities
-    purchases: int
-    owned: int
-    newest_at: int
-    age_s: float
-    model_version: str | None = None
-    feedback: FeedbackCounts | None = None
 
 
 class Popularity(NamedTuple):
@@ -242,23 +194,3 @@ def _named(items: Sequence[str], scores: Mapping[str, float], catalogue: Catalog
         OfferedItem(item, rank, known[item].name if item in known else None, scores.get(item))
         for rank, item in enumerate(items, start=1)
     )
-
-
-def profile(user_id: str, head: HeadSummary, facts: FactsSummary, age_s: float, feedback: FeedbackSummary | None = None) -> Profile:
-    """Returns the numbers of one user."""
-    sessions, conversations = head.sessions + facts.sessions, head.conversations + facts.conversations
-    return Profile(
-        user_id=user_id,
-        interactions=sessions + conversations,
-        modalities=Modalities(sessions, conversations),
-        purchases=facts.purchases,
-        owned=len(head.owned),
-        newest_at=head.newest_at,
-        age_s=age_s,
-        model_version=head.model_version or None,
-        feedback=None if feedback is None else _feedback_counts(feedback),
-    )
-
-
-def _feedback_counts(feedback: FeedbackSummary) -> FeedbackCounts:
-    return FeedbackCounts(**{name: getattr(feedback, name) for name in FeedbackCounts.__struct_fields__})

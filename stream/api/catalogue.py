@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from stream.api.answers import Popularity
 from stream.core.announcements import ModelAnnouncement, decode_announcement
 from stream.core.catalogue_records import ItemFormat, ItemTable
-from stream.core.events import Reason
+from stream.core.events import Item, Reason
+from stream.core.feedback import hash_item
 from stream.core.outputs import ModelName
 from stream.core.parsing import UNUSABLE
 from stream.core.poison import INFRASTRUCTURE_ERRORS, failure_location
@@ -35,6 +36,14 @@ class CurrentCatalogue:
         self.catalogue = Catalogue()
         self.popularity: Popularity | None = None
         self._unread: list[ModelAnnouncement] = []
+        self._by_hash: dict[bytes, Item] | None = None
+
+    @property
+    def by_hash(self) -> Mapping[bytes, Item]:
+        """The items by the hash under which feedback keeps them; made when it is first asked for."""
+        if self._by_hash is None:
+            self._by_hash = {hash_item(item): entry for item, entry in self.catalogue.items.items()}
+        return self._by_hash
 
     async def on_items(self, records: Sequence[Record], *, replace: bool = False) -> None:
         """Applies items and tombstones; a worker sends the dead letter of a record that is no item. With `replace` they are all."""
@@ -42,7 +51,7 @@ class CurrentCatalogue:
             self._table = ItemTable(self._form)
         for record, rejection in self._table.apply(records):
             logger.warning("items, offset %d cannot be used (%s: %s)", record.offset, rejection.reason, rejection.error)
-        self.catalogue = self._table.catalogue()
+        self.catalogue, self._by_hash = self._table.catalogue(), None
         self._metrics.gauge("catalogue_items").set(len(self._table.items))
         self._metrics.gauge("unusable_items").set(len(self._table.unusable))
 

@@ -51,10 +51,12 @@ class Follower:
         reconcile_after_ms: int = RECONCILE_AFTER_MS,
         reconciled: tuple[str, ...] = ("api_reconciled",),
         touch_every_ms: int = TOUCH_EVERY_MS,
+        *,
+        keep_clicks: bool = False,
     ) -> None:
         """`tables` by topic; `changed` gets the users whose lists changed; `clock_ms` is the wall clock; `reconciled` names the
         counter of partitions that are read from their beginning, and its labels; `touch_every_ms` is how often the store learns
-        that nothing new came.
+        that nothing new came. With `keep_clicks` the store keeps the newest clicks of sessions.
         """
         self._store = store
         self._reader = reader
@@ -65,6 +67,7 @@ class Follower:
         self._reconcile_after_ms = reconcile_after_ms
         self._reconciled = reconciled
         self._touch_every_ms = touch_every_ms
+        self._keep_clicks = keep_clicks
         self._followed: dict[TopicPartition, Followed] = {}
         self._bounds: Mapping[TopicPartition, Bounds] = {}
         self._reached: set[TopicPartition] = set()
@@ -208,7 +211,7 @@ class Follower:
     def _summary(self, key: bytes, value: bytes | None) -> bytes | None:
         """What is kept of a state record. One that cannot be read is deleted: its predecessor is no longer true."""
         try:
-            return None if value is None else summary_of(key, value)
+            return None if value is None else summary_of(key, value, keep_clicks=self._keep_clicks)
         except StatesUnreadableError:
             self._metrics.counter("api_unreadable").inc()
             return None

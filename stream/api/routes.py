@@ -10,7 +10,7 @@ from litestar.params import HeaderParameter, JSONBody, PathParameter, QueryParam
 from litestar.response import Stream as StreamResponse
 
 from stream.api import ingest
-from stream.api.answers import ListAnswer, Profile
+from stream.api.answers import ListAnswer
 from stream.api.api_keys import Scope
 from stream.api.bodies import (
     CatalogueItem,
@@ -47,6 +47,7 @@ from stream.api.guests import GuestBody
 from stream.api.ingest import Clock, EventsAnswer, EventsBody, check_user_id, erasure_event, outgoing
 from stream.api.page_routes import snippet
 from stream.api.problems import ApiError, Problem
+from stream.api.profile_answer import Profile
 from stream.api.streams import Stream, stream_lists
 from stream.api.visitors import is_visitor_id, refuse_foreign_users
 from stream.core import limits
@@ -113,9 +114,9 @@ async def guest(api: UsesApi, data: JSONBody[GuestBody]) -> ListAnswer:
     return found
 
 
-@get("/v1/users/{user_id:str}/profile", opt={SCOPE: Scope.READ}, responses=problems(*READING, 404), summary="A user's numbers")
+@get("/v1/users/{user_id:str}/profile", opt={SCOPE: Scope.READ}, responses=problems(*READING, 404), summary="Who a user is")
 async def profile(api: UsesApi, user_id: UserPath) -> Profile:
-    """Counts of interactions, purchases, owned items and feedback; no text and no tags."""
+    """Counts of interactions, purchases, owned items and feedback, and the last of each. No text; tags only by a setting."""
     check_user_id(user_id, "user_id")
     found = await api.service.profile(user_id)
     if found is None:

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from stream.api.answers import ListAnswer, Profile, Question, answer, decode_list, profile
+from stream.api.answers import ListAnswer, Question, answer, decode_list
 from stream.api.catalogue import CurrentCatalogue
+from stream.api.profile_answer import Profile, profile_of
 from stream.api.profiles import (
     FactsSummary,
     HeadSummary,
@@ -96,7 +97,7 @@ class ReadService:
         return {user: kept for user, value in zip(asked, values, strict=True) if (kept := _list(value)) is not None}
 
     async def profile(self, user: str) -> Profile | None:
-        """Returns a user's numbers; None where nothing is known."""
+        """Returns what is known of a user; None where nothing is."""
         number, key = self._key(user)
         keys = [(number, state_key(key)) for state_key in (head_key, facts_key, feedback_key)]
         head, facts, feedback = await self._store.read(Table.STATES, keys)
@@ -104,7 +105,8 @@ class ReadService:
             return None
         summary = HeadSummary() if head is None else decode_head_summary(head)
         counts = FactsSummary() if facts is None else decode_facts_summary(facts)
-        return profile(user, summary, counts, self.age_s(), None if feedback is None else decode_feedback_summary(feedback))
+        answers = None if feedback is None else decode_feedback_summary(feedback)
+        return profile_of(user, summary, counts, answers, self.age_s(), self.current.catalogue.items, self.current.by_hash)
 
     async def trace(self, user: str) -> Trace:
         """Returns whether the user is known and up to when the user was erased, in two reads."""

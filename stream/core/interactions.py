@@ -69,6 +69,11 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
         """The distinct tags of all its clicks."""
         return split_tokens(self.tag_text)
 
+    @property
+    def click_count(self) -> int:
+        """How many clicks it keeps; at most 64."""
+        return len(self.times) // _TIME.size
+
     def clicks(self) -> list[TimedTags]:
         """The kept clicks in time order, (ms, tags) each; at most 64."""
         clicks = []

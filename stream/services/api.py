@@ -191,8 +191,17 @@ def _filling(
     own = settings.api
 
     def follower(changed: Callable[[Iterable[str]], None], touch_every_ms: int) -> Follower:
-        after_ms = own.reconcile_after_s * 1_000
-        return Follower(store, reader, _tables(settings), changed, metrics, clock_ms, after_ms, touch_every_ms=touch_every_ms)
+        return Follower(
+            store,
+            reader,
+            _tables(settings),
+            changed,
+            metrics,
+            clock_ms,
+            own.reconcile_after_s * 1_000,
+            touch_every_ms=touch_every_ms,
+            keep_clicks=own.keep_clicks,
+        )
 
     if own.redis_url is None:
         alone = follower(changes.notify, TOUCH_EVERY_MS)
