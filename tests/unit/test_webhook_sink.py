@@ -19,8 +19,8 @@ from stream.errors import IsthmusError
 from stream.kafka.embedded.log import Log
 from stream.kafka.embedded.log_reader import EmbeddedLogReader
 from stream.metrics import Metrics
+from stream.process_settings import WebhookSettings
 from stream.services.sinks import endpoint_of, make_follower, make_webhook_store, signer_of
-from stream.settings import WebhookSettings
 from stream.sinks.undelivered import Requests
 from stream.sinks.webhook_messages import Signer
 from stream.sinks.webhook_sender import Sender
