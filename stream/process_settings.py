@@ -1,4 +1,4 @@
-"""Sections of the settings that a process of its own has, worker, encoder, API and sinks, and what they all know of feedback.
+"""Sections of the settings that know nothing of the inputs: of the step, of delivery, of each kind of process.
 
 `stream.settings` puts them together with the others, and reads them.
 """
@@ -12,14 +12,55 @@ from stream.connection_settings import CACHE, LocalPath, Section
 from stream.core import limits
 from stream.core.feedback import CHANNELS
 
+Guarantee = Literal["at_least_once", "exactly_once"]
 Declared = Annotated[str, StringConstraints(min_length=1, max_length=limits.TAG_CHARACTERS)]
 SignatureAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+_LONGEST_KEY_BYTES: Final = 64  # BLAKE2b, RFC 7693
 _JWKS: Final = r"^(https://.+|http://(localhost|127\.0\.0\.1)[:/].*|[^:]+)$"
 
 
 def _network(value: str) -> str:
     ip_network(value)
     return value
+
+
+def _fits_the_hash(key: SecretStr) -> SecretStr:
+    if not 1 <= len(key.get_secret_value().encode(errors="surrogatepass")) <= _LONGEST_KEY_BYTES:
+        raise ValueError(f"must have 1 to {_LONGEST_KEY_BYTES} bytes")
+    return key
+
+
+class StepSettings(Section):
+    list_length: int = Field(5, ge=1, le=100, description="items in a recommendation")
+    reserve_length: int | None = Field(
+        None, ge=0, le=200, description="items below the list, for readers that must replace a withdrawn one; none: 2 list_length"
+    )
+    session_gap_s: int = Field(1_800, ge=1, description="a session ends after this long without a click")
+    max_ahead_s: int = Field(300, ge=0, description="an event further ahead of its Kafka timestamp is a dead letter")
+    allowed_lateness_s: int = Field(
+        86_400, ge=0, description="later events are counted separately (extent=beyond); none is dropped"
+    )
+    marker_retention_s: int = Field(
+        3_196_800,
+        ge=0,
+        description="how long an erasure keeps old events out: the retention of the inputs and of dead letters together",
+    )
+    explain: bool = Field(False, description="whether recommendations have `because`; costs additional encodings of the history")
+    erasure_key: Annotated[SecretStr, AfterValidator(_fits_the_hash)] = Field(
+        SecretStr("isthmus"),
+        description="secret key of the hash that hides the user of an erasure marker; 1 to 64 bytes; set your own",
+    )
+
+
+class DeliverySettings(Section):
+    guarantee: Guarantee = Field(
+        "at_least_once",
+        description="at_least_once: a list may be sent twice, with the same id; exactly_once: a list is sent in one Kafka "
+        "transaction with its state and offset, for consumers that read committed records only",
+    )
+    session_timeout_s: float = Field(
+        30, ge=1, le=300, description="after this long without a heartbeat, the partitions of a worker or encoder go to others"
+    )
 
 
 class WorkerSettings(Section):
@@ -230,3 +271,20 @@ class HealthSettings(Section):
         300, ge=10, description="/livez fails when a partition has work and its committed offset has not moved for this long"
     )
     silent_s: int = Field(30, ge=5, description="/livez fails when the event loop has been blocked for this many seconds")
+
+
+class RegistrySettings(Section):
+    uri: str = Field(f"sqlite:///{CACHE / 'registry' / 'mlflow.db'}", description="MLflow: a SQLite file, or a server's URL")
+    folder: str = Field(
+        str(CACHE / "registry" / "models"),
+        description="folder of the model versions, which workers must be able to read: a path, or a URL that fsspec opens, such as "
+        "s3://bucket/models",
+    )
+
+
+class TrainingSettings(Section):
+    margin: float = Field(
+        0.01, ge=0, description="how much lower the MAP@3 of the champion's configuration may be after training on fresher data"
+    )
+    min_judged: int = Field(200, ge=1, description="fresh purchase events that the gate needs")
+    seed: int = Field(0, ge=0, description="seed of training")

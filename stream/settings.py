@@ -10,10 +10,9 @@ import os
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, Self, get_args, get_origin
 
 from pydantic import (
-    AfterValidator,
     Field,
     PastDate,
     SecretStr,
@@ -37,10 +36,14 @@ from stream.errors import IsthmusError
 from stream.process_settings import (
     ApiSettings,
     DeadLetterSettings,
+    DeliverySettings,
     EncoderSettings,
     FeedbackSettings,
     HealthSettings,
     PostgresSettings,
+    RegistrySettings,
+    StepSettings,
+    TrainingSettings,
     WebhookSettings,
     WorkerSettings,
 )
@@ -52,17 +55,9 @@ _FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "items": Item.__struct_encode_fields__,
 }
 """Our fields of each input, which a mapping may name."""
-Guarantee = Literal["at_least_once", "exactly_once"]
 
-_LONGEST_KEY_BYTES: Final = 64  # BLAKE2b, RFC 7693
 _LIST: Final = '["one", "two"]'
 _OBJECT: Final = '{"name": "value"}'
-
-
-def _fits_the_hash(key: SecretStr) -> SecretStr:
-    if not 1 <= len(key.get_secret_value().encode(errors="surrogatepass")) <= _LONGEST_KEY_BYTES:
-        raise ValueError(f"must have 1 to {_LONGEST_KEY_BYTES} bytes")
-    return key
 
 
 if TYPE_CHECKING:  # mypy cannot see the fields of a created model
@@ -132,28 +127,6 @@ class TopicSettings(_InputNames):
         return name
 
 
-class StepSettings(Section):
-    list_length: int = Field(5, ge=1, le=100, description="items in a recommendation")
-    reserve_length: int | None = Field(
-        None, ge=0, le=200, description="items below the list, for readers that must replace a withdrawn one; none: 2 list_length"
-    )
-    session_gap_s: int = Field(1_800, ge=1, description="a session ends after this long without a click")
-    max_ahead_s: int = Field(300, ge=0, description="an event further ahead of its Kafka timestamp is a dead letter")
-    allowed_lateness_s: int = Field(
-        86_400, ge=0, description="later events are counted separately (extent=beyond); none is dropped"
-    )
-    marker_retention_s: int = Field(
-        3_196_800,
-        ge=0,
-        description="how long an erasure keeps old events out: the retention of the inputs and of dead letters together",
-    )
-    explain: bool = Field(False, description="whether recommendations have `because`; costs additional encodings of the history")
-    erasure_key: Annotated[SecretStr, AfterValidator(_fits_the_hash)] = Field(
-        SecretStr("isthmus"),
-        description="secret key of the hash that hides the user of an erasure marker; 1 to 64 bytes; set your own",
-    )
-
-
 class MappingSettings(_InputMappings):
     """Field mappings of the inputs that come from other producers, by role."""
 
@@ -183,34 +156,6 @@ class TimeSettings(_InputTimes):
         """Returns the day (UTC) from which on the events of an input topic are plausible."""
         earliest: date = getattr(self, f"{role}_earliest")
         return earliest
-
-
-class DeliverySettings(Section):
-    guarantee: Guarantee = Field(
-        "at_least_once",
-        description="at_least_once: a list may be sent twice, with the same id; exactly_once: a list is sent in one Kafka "
-        "transaction with its state and offset, for consumers that read committed records only",
-    )
-    session_timeout_s: float = Field(
-        30, ge=1, le=300, description="after this long without a heartbeat, the partitions of a worker or encoder go to others"
-    )
-
-
-class RegistrySettings(Section):
-    uri: str = Field(f"sqlite:///{CACHE / 'registry' / 'mlflow.db'}", description="MLflow: a SQLite file, or a server's URL")
-    folder: str = Field(
-        str(CACHE / "registry" / "models"),
-        description="folder of the model versions, which workers must be able to read: a path, or a URL that fsspec opens, such as "
-        "s3://bucket/models",
-    )
-
-
-class TrainingSettings(Section):
-    margin: float = Field(
-        0.01, ge=0, description="how much lower the MAP@3 of the champion's configuration may be after training on fresher data"
-    )
-    min_judged: int = Field(200, ge=1, description="fresh purchase events that the gate needs")
-    seed: int = Field(0, ge=0, description="seed of training")
 
 
 class Settings(BaseSettings):
