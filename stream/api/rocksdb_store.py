@@ -15,6 +15,7 @@ from rocksdict import BottommostLevelCompaction, CompactOptions, Options, Rdict,
 
 from stream.api.store import Position, Row, Table, continues, merged
 from stream.errors import IsthmusError
+from stream.rocksdb import LOOK_S, compact_old_files, list_files_anew, purge_deleted
 
 _PREFIX: Final = Struct(">cH")
 _GENERATION: Final = Struct(">I")
@@ -32,12 +33,14 @@ class RocksDBStore:
         options = Options(raw_mode=True)
         options.set_write_buffer_size(16 << 20)
         options.set_max_open_files(256)
+        list_files_anew(options)
         try:
             self._db: Any = Rdict(str(folder), options)
         except Exception as error:
             raise IsthmusError(
                 f"the store in {folder} cannot be opened ({error}): is another process of the same api.name running?"
             ) from error
+        compact_old_files(self._db)
 
     async def position(self, table: Table, partition: int) -> Position | None:
         return self._position(table, partition)
@@ -100,6 +103,12 @@ class RocksDBStore:
         stored = self._db.get([_PREFIX.pack(letter, partition) + key for partition, key in keys])
         return [None if value is None else value[_GENERATION.size :] for value in stored]
 
+    async def keep_purging(self) -> None:
+        """Lets deleted rows leave the files within a day, for as long as it runs."""
+        while True:
+            purge_deleted(self._db)
+            await asyncio.sleep(LOOK_S)
+
     async def close(self) -> None:
         self._db.flush()
         self._db.close()
@@ -110,6 +119,7 @@ class RocksDBStore:
         options = CompactOptions()
         options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
         self._db.compact_range(None, None, options)
+        purge_deleted(self._db, wait=True)
 
 
 def _position_key(table: Table, partition: int) -> bytes:

@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     from stream.kafka.cluster.event_sink import EventSink
     from stream.kafka.cluster.log_reader import LogReader
     from stream.metrics import Metrics
-    from stream.process_settings import ApiSettings
     from stream.services.startup import Startup
-    from stream.settings import Settings
+    from stream.settings import ApiSettings, Settings
 
 logger = logging.getLogger("isthmus")
 GRACE_S: Final = 2  # for answers in flight when the process ends
@@ -205,8 +204,11 @@ def _filling(
         )
 
     if own.redis_url is None:
+        from stream.api.rocksdb_store import RocksDBStore
+
+        assert isinstance(store, RocksDBStore)
         alone = follower(changes.notify, TOUCH_EVERY_MS)
-        return _Filling(alone, (alone.run,), alone.age_ms, alone.missing)
+        return _Filling(alone, (alone.run, store.keep_purging), alone.age_ms, alone.missing)
     from stream.api.redis_store import RedisStore
     from stream.api.shared_age import EVERY_S, SharedAge
 

@@ -1,11 +1,13 @@
 """The user table on a real RocksDB: writes of batches, and restores from changelog records."""
 
+import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from faust.stores.rocksdb import RocksDBOptions
 
 from stream.core import limits
 from stream.core.records import PlainRecord
@@ -13,7 +15,7 @@ from stream.errors import IsthmusError
 from stream.kafka.cluster.topics import specs
 from stream.kafka.faust import user_table
 from stream.kafka.faust.changelog import Fetched, check_start, term_headers, term_of
-from stream.kafka.faust.user_table import ROCKSDB, UserTable
+from stream.kafka.faust.user_table import UserTable
 from stream.metrics import Metrics
 from stream.settings import TopicSettings
 
@@ -25,28 +27,39 @@ class Tables:
 
     def __init__(self, folder: Path) -> None:
         self.metrics = Metrics()
-        self._folder = folder
-        self._open: dict[int, object] = {}
+        self.folder = folder
+        self.open: dict[int, object] = {}
+        self._options: Any = None
 
     def table(self) -> UserTable:
-        store = SimpleNamespace(offset_key=OFFSET_KEY, _db_for_partition=self._db)
+        store = SimpleNamespace(
+            offset_key=OFFSET_KEY,
+            _db_for_partition=self._db,
+            _dbs=self.open,
+            partition_path=lambda partition: self.folder / str(partition),
+        )
         faust_table = SimpleNamespace(data=store, changelog_topic_name="changelog")
         app = SimpleNamespace(
-            Table=lambda *_, **__: faust_table, conf=SimpleNamespace(topic_partitions=1), tables=SimpleNamespace()
+            Table=lambda *_, **__: faust_table,
+            conf=SimpleNamespace(topic_partitions=2),
+            tables=SimpleNamespace(),
+            timer=lambda _: lambda run: run,
         )
-        return UserTable(app, self.metrics)
+        table = UserTable(app, self.metrics)
+        self._options = store.rocksdb_options
+        return table
 
     def _db(self, partition: int) -> object:
-        if partition not in self._open:
-            self._open[partition] = RocksDBOptions(**ROCKSDB).open(self._folder / str(partition))
-        return self._open[partition]
+        if partition not in self.open:
+            self.open[partition] = self._options.open(self.folder / str(partition))
+        return self.open[partition]
 
 
 @pytest.fixture
 def tables(tmp_path: Path) -> Iterator[Tables]:
     tables = Tables(tmp_path)
     yield tables
-    tables._open.clear()
+    tables.open.clear()
 
 
 def fetched(offset: int, records: Iterable[tuple[bytes, bytes | None, int]], position: int | None = None) -> Fetched:
@@ -134,7 +147,7 @@ def test_a_store_of_unknown_age_is_dropped_and_a_long_restore_goes_on_where_it_w
     """Earlier versions did not write when a store was complete. A restore that a new assignment interrupts loses nothing."""
     table = tables.table()
     restore(table, [fetched(0, [(b"ha", b"1", 1)])])
-    db = tables._open[0]
+    db = tables.open[0]
     del db[user_table._COMPLETE_AT_KEY]  # type: ignore[attr-defined]
     again = tables.table()
     assert again.start_restore(0) == 0
@@ -209,3 +222,20 @@ def test_a_changelog_that_was_cut_under_a_running_worker_stops_it(tables: Tables
         table.write(0, {b"ha": b"4"}, 5, 2, new_users=0)
     assert table.states(0).get_many([b"ha"]) == [b"3"]
     assert tables.table().start_restore(0) == 10
+
+
+async def test_the_store_of_a_partition_that_moved_is_deleted_once_nobody_would_use_it(tables: Tables) -> None:
+    """It is not purged while it is closed, so it would keep erased users for ever. The stores that are open stay."""
+    table = tables.table()
+    for partition in range(2):
+        table.start_restore(partition)
+    gone, kept = tables.folder / "0", tables.folder / "1"
+    tables.open.pop(0)
+    await table._purge()
+    assert gone.is_dir()
+    long_ago_s = time.time() - user_table.MAX_AGE_MS / 1_000 - 60
+    for path in (*gone.iterdir(), *kept.iterdir(), gone, kept):
+        os.utime(path, (long_ago_s, long_ago_s))
+    await table._purge()
+    assert (gone.exists(), kept.is_dir()) == (False, True)
+    assert table.start_restore(0) == 0

@@ -6,11 +6,13 @@ flight are kept in an overlay in memory.
 """
 
 import logging
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from faust.stores.rocksdb import RocksDBOptions
 from rocksdict import WriteBatch
 
 from stream.core import limits
@@ -23,6 +25,7 @@ from stream.kafka.cluster.partition import Partition
 from stream.kafka.cluster.topics import TABLE, TOMBSTONE_RETENTION_MS
 from stream.kafka.faust.changelog import Fetched, changelog_cut, changelog_recreated, term_headers, term_of
 from stream.metrics import Metrics
+from stream.rocksdb import LOOK_S, compact_old_files, list_files_anew, purge_deleted
 
 logger = logging.getLogger(__name__)
 ROCKSDB: Final = {"block_cache_size": 1 << 20, "write_buffer_size": 8 << 20, "max_open_files": 256}
@@ -53,6 +56,20 @@ def check_changelog(folder: Path, changelog: Mapping[str, int]) -> None:
         raise IsthmusError(changelog_recreated(name))
 
 
+class StoreOptions(RocksDBOptions):
+    """Faust's, for stores whose files hold nothing of a deleted user a day later."""
+
+    def open(self, path: Path, *, read_only: bool = False) -> Any:
+        db = super().open(path, read_only=read_only)
+        compact_old_files(db)
+        return db
+
+    def as_options(self) -> Any:
+        options = super().as_options()
+        list_files_anew(options)
+        return options
+
+
 class UserTable:
     """State records of the partitions that this worker owns. Implements `stream.kafka.faust.recovery.Restorable`."""
 
@@ -65,6 +82,9 @@ class UserTable:
             partitions=app.conf.topic_partitions,
             options=dict(ROCKSDB),
         )
+        self._table.data.rocksdb_options = StoreOptions(**ROCKSDB)
+        self._partitions = set(range(app.conf.topic_partitions))
+        app.timer(LOOK_S)(self._purge)
         self._overlay: dict[int, dict[bytes, tuple[bytes | None, int]]] = {}
         self._terms: dict[int, int] = {}
         self._users: dict[int, int] = {}
@@ -249,8 +269,27 @@ class UserTable:
             count += 1
         return count
 
+    async def _purge(self) -> None:
+        """Lets the states of erased users leave the files of all open stores within a day."""
+        for db in list(self._table.data._dbs.values()):
+            purge_deleted(db)
+        self._delete_moved()
+
+    def _delete_moved(self) -> None:
+        """Deletes stores of partitions that other workers own once they would be dropped for their age: nobody purges them."""
+        store = self._table.data
+        for partition in self._partitions - store._dbs.keys():
+            folder: Path = store.partition_path(partition)
+            if folder.is_dir() and _now_ms() - _last_written_ms(folder) > MAX_AGE_MS:
+                logger.info("the local store of %s-%d is deleted: another worker owns the partition", self.changelog, partition)
+                shutil.rmtree(folder)
+
     def _db(self, partition: int) -> Any:
         return self._table.data._db_for_partition(partition)
+
+
+def _last_written_ms(folder: Path) -> int:
+    return max(path.stat().st_mtime_ns for path in (folder, *folder.iterdir())) // 1_000_000
 
 
 def _now_ms() -> int:
