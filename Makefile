@@ -1,5 +1,5 @@
 # Everything that is done with Isthmus. `make demo` and `make test` set up what they need, once.
-.PHONY: setup setup-kafka demo test secured lint docs docs-serve bench bench-api bench-streams bench-replica bench-recovery chaos soak results
+.PHONY: setup setup-kafka demo test secured lint docs docs-serve bench bench-api bench-streams bench-replica bench-recovery bench-sink bench-audience chaos soak results
 SECONDS ?=
 KAFKA ?=
 PYTEST ?=
@@ -7,6 +7,7 @@ WORKERS ?= 2
 CASES ?=
 SEED ?= 1
 PARTS ?=
+USERS ?=
 
 setup:
 	@bash deploy/setup.sh
@@ -57,6 +58,12 @@ bench-replica: setup-kafka ## memory and start of a replica of the API with a mi
 
 bench-recovery: setup-kafka ## a million users restored from the changelog, beside a bare reader; writes build/recovery.json
 	.venv/bin/python -m tests.benchmarks.recovery
+
+bench-sink: setup-kafka ## first load of the PostgreSQL sink with a million users (USERS), then its throughput; writes build/sink.json
+	.venv/bin/python -m tests.benchmarks.sink $(if $(USERS),--users $(USERS))
+
+bench-audience: setup-kafka ## `isthmus audience` over a million users (USERS); writes build/audience.json
+	.venv/bin/python -m tests.benchmarks.audience $(if $(USERS),--users $(USERS))
 
 SGD ?=
 SEEDS ?= 5

@@ -25,15 +25,8 @@ from stream.core.events import INPUTS, JSON, MSGPACK, Item
 from stream.kafka.cluster.rights import Process, rights_of
 from stream.kafka.cluster.topics import TopicSpec, specs
 from stream.metrics import DECLARED
-from stream.settings import (
-    ApiSettings,
-    DeliverySettings,
-    PostgresSettings,
-    Settings,
-    TopicSettings,
-    WebhookSettings,
-    WorkerSettings,
-)
+from stream.process_settings import ApiSettings, DeliverySettings, PostgresSettings, WebhookSettings, WorkerSettings
+from stream.settings import Settings, TopicSettings
 
 ROOT: Final = Path(__file__).parents[1]
 REFERENCE: Final = ROOT / "docs" / "reference"

@@ -40,8 +40,9 @@ from stream.kafka.embedded.log_follower import follow_log
 from stream.kafka.embedded.log_reader import EmbeddedLogReader
 from stream.kafka.faust.changelog import term_headers as stamp
 from stream.metrics import Metrics
+from stream.process_settings import ApiSettings, StepSettings
 from stream.services.api import ApiParts, following, make_parts, now_ms, open_store
-from stream.settings import ApiSettings, Settings, StepSettings, TopicSettings
+from stream.settings import Settings, TopicSettings
 
 PARTITIONS = 2
 TOKEN_SECRET = "0123456789abcdef0123456789abcdef"  # 32 bytes

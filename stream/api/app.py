@@ -24,7 +24,7 @@ from stream.api.routes import BODIES, ROUTES
 from stream.api.stream_places import KeepsPlaces
 from stream.api.streams import LOOK_S
 from stream.metrics import Metrics
-from stream.settings import ApiSettings
+from stream.process_settings import ApiSettings
 
 PRIVATE: Final = (
     (b"cache-control", b"private, no-cache"),

@@ -28,7 +28,7 @@ from stream.core.event_times import TimeRule
 from stream.health import Health
 from stream.kafka.cluster.event_sink import EventSink, OutgoingEvent
 from stream.metrics import Metrics
-from stream.settings import ApiSettings
+from stream.process_settings import ApiSettings
 
 AGE_HEADER: Final = "Isthmus-Age"
 OTHER: Final = "other"

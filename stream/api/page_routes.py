@@ -1,4 +1,4 @@
-"""The files for browsers: the snippet, which any site may load, and the demo's shop."""
+"""The files for browsers: the snippet, which any site may load, the pages, and what these load."""
 
 import gzip
 from functools import cache
@@ -7,9 +7,10 @@ from importlib.resources import files
 from typing import Annotated, Final
 
 from litestar import Response, get
-from litestar.params import HeaderParameter
+from litestar.params import HeaderParameter, PathParameter
 
 from stream.api.context import UsesApi, problems
+from stream.api.problems import ApiError
 
 _KEY: Final = b"{public_key}"
 _TYPES: Final = {
@@ -22,6 +23,7 @@ _POLICY: Final = (
     "form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS: Final = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"}
+FilePath = Annotated[str, PathParameter(max_length=64)]
 AcceptEncoding = Annotated[str, HeaderParameter(name="Accept-Encoding", description="`gzip` gets it compressed.", max_length=256)]
 
 
@@ -33,6 +35,13 @@ def _read(name: str) -> bytes:
 @cache
 def _compressed(content: bytes) -> bytes:
     return gzip.compress(content, mtime=0)
+
+
+@cache
+def _page_files() -> frozenset[str]:
+    """What pages load, beside the snippet."""
+    names = {file.name for file in (files("stream.api") / "pages").iterdir()}
+    return frozenset(name for name in names - {"snippet.js"} if name.endswith((".css", ".js")))
 
 
 def _file(name: str, content: bytes, accept_encoding: str = "") -> Response[bytes]:
@@ -54,14 +63,12 @@ async def shop(api: UsesApi) -> Response[bytes]:
     return _file("shop.html", _read("shop.html").replace(_KEY, api.page_key.encode()))
 
 
-@get("/pages/shop.css", include_in_schema=False)
-async def shop_style() -> Response[bytes]:
-    return _file("shop.css", _read("shop.css"))
+@get("/pages/{name:str}", include_in_schema=False)
+async def page_file(name: FilePath) -> Response[bytes]:
+    """Style sheets and scripts of the pages. They hold no data."""
+    if name not in _page_files():
+        raise ApiError(404, "no page has such a file")
+    return _file(name, _read(name))
 
 
-@get("/pages/shop.js", include_in_schema=False)
-async def shop_script() -> Response[bytes]:
-    return _file("shop.js", _read("shop.js"))
-
-
-DEMO_PAGES: Final = (shop, shop_style, shop_script)
+DEMO_PAGES: Final = (shop,)

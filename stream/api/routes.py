@@ -45,7 +45,7 @@ from stream.api.feedback import FeedbackAnswer, FeedbackBody
 from stream.api.feedback_route import feedback
 from stream.api.guests import GuestBody
 from stream.api.ingest import Clock, EventsAnswer, EventsBody, check_user_id, erasure_event, outgoing
-from stream.api.page_routes import snippet
+from stream.api.page_routes import page_file, snippet
 from stream.api.problems import ApiError, Problem
 from stream.api.profile_answer import Profile
 from stream.api.streams import Stream, stream_lists
@@ -342,6 +342,7 @@ ROUTES: Final = (
     livez,
     readyz,
     snippet,
+    page_file,
 )
 BODIES: Final = (
     UsersBody,

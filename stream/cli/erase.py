@@ -29,6 +29,8 @@ def erase(
     This command removes all training examples of the users first, also those that no state knows. A worker makes those of later
     purchases again, as far as its state knows these.
 
+    Each run is a new request: without --at, it erases also what came since an earlier one.
+
     It cannot be undone. The raw events remain in the input topics, and those that could not be used in the dead letters, until
     their retention ends: `isthmus topics` sets it.
 

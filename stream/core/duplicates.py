@@ -9,7 +9,8 @@ The state knows an event for as long as it holds what the event brought, under a
 - eligibility list: its time. Lists of one time are one list, and their items unite.
 - feedback: per item the event id, action and time; without an id the recommendation, action, placement and minute. Of one identity
   the last counts.
-- erasure: it covers nothing that a former one with the same or a later time left.
+- erasure: without a time, the event id. With one it needs no name: it covers nothing that a former one with the same or a later
+  time left.
 
 An identity includes the time, or the newest event replaces the others. So the history is the same in every order of arrival, also
 with erasures in between.
@@ -40,8 +41,8 @@ def is_duplicate(user: UserState, source: Source, event: UserEvent, moment_ms: i
             return event.event_id is not None and _is_repeated_purchase(user, event, moment_ms, event.event_id)
         case Eligibility():
             return history.holds_eligibility(user.load_facts().eligibility, moment_ms, event.excluded)
-        case Erasure() | Feedback():  # see is_repeated_feedback
-            return False
+        case Erasure() | Feedback():  # of feedback, see is_repeated_feedback
+            return isinstance(event, Erasure) and user.erasures is not None and user.erasures.contains(event)
 
 
 def is_repeated_feedback(feedback: UserFeedback, event: Feedback, at_ms: int, declared: FeedbackConfig) -> bool:

@@ -17,6 +17,8 @@ from stream.core.tokens import SEPARATOR
 
 NATIVE_FORMAT_HEADER: Final = "isthmus_form"
 """Marks a record that has our field names even if its topic has a field mapping, such as an erasure sent by `isthmus erase`."""
+FIRST_RECEIVED_HEADER: Final = "isthmus_first_received_at"
+"""On a replayed record, its original's Kafka timestamp in decimal ms: an erasure without a time reaches no further than that."""
 
 JSON: Final = "application/json"
 MSGPACK: Final = "application/msgpack"
@@ -178,7 +180,8 @@ class Erasure(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         user_id: The user; also the record's key.
         occurred_at: Everything up to this time is forgotten; without it: up to the record's Kafka timestamp.
-        event_id: The producer's id. Without it: a hash of the record's coordinates.
+        event_id: The producer's id. Without one: a hash of the record's coordinates. Without `occurred_at`, the same id again is a
+            duplicate: a new request needs a new id.
     """
 
     user_id: UserId

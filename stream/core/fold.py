@@ -28,6 +28,7 @@ from stream.core.interactions import Part
 from stream.core.kept_interactions import KeptConversation, KeptInteraction, KeptSession
 from stream.core.live_hit_rate import count_bought, count_feedback, count_hits
 from stream.core.outputs import Cause
+from stream.core.records import Record, first_received_ms
 from stream.core.revisions import emit_examples, erase_example, revise_examples, send_tombstone
 from stream.core.state import SOURCE_NUMBERS, Evicted, Facts, KeptPurchase, newest_erasure
 from stream.core.tokens import join_tokens
@@ -48,17 +49,18 @@ def fold_event(user: UserState, event: UserEvent, cause: Cause, context: FoldCon
             _fold_eligibility(user, event, moment_ms, context)
         case Erasure():
             _fold_erasure(user, moment_ms, context)
+            note_erasure(user, event, context)
         case Feedback():
             _fold_feedback(user, event, moment_ms, context)
         case _:
             assert_never(event)
 
 
-def event_moment(event: UserEvent, broker_ms: int) -> int:
-    """When an event happened, ms: a part of a call when it ended, an erasure without a time when the broker received it."""
+def event_moment(event: UserEvent, record: Record) -> int:
+    """When an event happened, ms: a part of a call when it ended, an erasure without a time when the broker first received it."""
     if isinstance(event, EncodedCall):
         return event.ended_at
-    return broker_ms if event.occurred_at is None else to_milliseconds(event.occurred_at)
+    return first_received_ms(record) if event.occurred_at is None else to_milliseconds(event.occurred_at)
 
 
 def is_usable(call: EncodedCall) -> bool:
@@ -278,6 +280,12 @@ def _fold_erasure(user: UserState, erased_at: int, context: FoldContext) -> None
     if any(held) and held == _contents(user):
         context.counts["erasures_without_effect",] += 1
     emit_examples(user, [index for index, kept in enumerate(facts.purchases) if kept.bought], context, is_erasure=True)
+
+
+def note_erasure(user: UserState, erasure: Erasure, context: FoldContext) -> None:
+    """Makes an erasure known by its id. Counts the one that this pushes out."""
+    if user.erasures is not None and user.erasures.add(erasure):
+        context.counts["beyond_bounds", "erasure"] += 1
 
 
 def _contents(user: UserState) -> tuple[object, ...]:

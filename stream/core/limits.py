@@ -14,6 +14,7 @@ PURCHASES: Final = 8
 OWNED: Final = 1_000  # items kept of purchases that left the state, the newest
 ELIGIBILITY_LISTS: Final = 4  # one for each time
 EXAMPLE_IDS: Final = 256  # kept for erasure after their purchase left the state
+ERASURES: Final = 8  # without a time, whose ids are known
 TAIL: Final = 3  # interactions that may grow at the same time
 KEYWORDS: Final = 64  # per encoded call
 FEEDBACK_ITEMS: Final = 32  # an index fits 5 bits

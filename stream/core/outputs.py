@@ -273,7 +273,7 @@ Count = (
     | tuple[Literal["recommendations"], Literal["sent", "suppressed"]]
     | tuple[Literal["examples"], Literal["first", "revision", "resent", "erased"]]
     | tuple[Literal["purchases_without_interactions"]]
-    | tuple[Literal["beyond_bounds"], Literal["interaction", "example", "item", "eligibility", "feedback"]]
+    | tuple[Literal["beyond_bounds"], Literal["interaction", "example", "item", "eligibility", "feedback", "erasure"]]
     | tuple[Literal["erasures_without_effect"]]
     | tuple[Literal["foreign_text_model"]]
     | tuple[Literal["unusable_scores"]]

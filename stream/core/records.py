@@ -8,10 +8,11 @@ from collections.abc import Set as AbstractSet
 from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
 
-from stream.core.events import NATIVE_FORMAT_HEADER, Source
+from stream.core.events import FIRST_RECEIVED_HEADER, NATIVE_FORMAT_HEADER, Source
 
 _EPOCHS: Final = 1 << 63
 _MAX_CUTS: Final = 256
+_TIME_DIGITS: Final = 19  # of a 64-bit integer
 
 Boundaries = Sequence[tuple[int, int]]
 """Where a partition was cut and continued, ascending: (first offset of the continuation, its epoch)."""
@@ -37,6 +38,19 @@ class Record(Protocol):
 def is_native(headers: Headers) -> bool:
     """Whether a record has our field names even if its topic has a field mapping."""
     return any(name == NATIVE_FORMAT_HEADER for name, _ in headers)
+
+
+def first_received_ms(record: Record) -> int:
+    """When the broker first received what a record holds, ms: a replayed one names its original's time.
+
+    A later time than the record's own is not believed. 0, which is never plausible, where the header holds no time.
+    """
+    times = [_time_of(value) for name, value in record.headers if name == FIRST_RECEIVED_HEADER]
+    return min([record.timestamp, *times])
+
+
+def _time_of(header: bytes | None) -> int:
+    return int(header) if header and len(header) <= _TIME_DIGITS and header.isdigit() else 0
 
 
 class PlainRecord(NamedTuple):

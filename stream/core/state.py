@@ -214,12 +214,14 @@ class ErasureMarker(msgspec.Struct, frozen=True, array_like=True):
         erased_at: Events up to this time are dropped, ms.
         written_at: When the marker was written, ms; it expires after `marker_retention_ms`.
         applied: As in `Head`.
+        erasure_ids: As in `KnownErasures`.
     """
 
     version: int
     erased_at: int
     written_at: int
     applied: dict[int, tuple[int, int]]
+    erasure_ids: bytes = b""
 
 
 encode_state: Final = msgspec.msgpack.Encoder().encode

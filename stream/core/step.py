@@ -13,10 +13,22 @@ from stream.core import limits
 from stream.core.dead_letters import dead_letter
 from stream.core.duplicates import is_duplicate, is_repeated_feedback
 from stream.core.event_times import DEFAULT_RULES, TimeRule, TimeUnit
-from stream.core.events import EncodedCall, Erasure, Feedback, FieldMapper, Purchase, Reason, Rejection, Source, UserEvent
+from stream.core.events import (
+    FIRST_RECEIVED_HEADER,
+    EncodedCall,
+    Erasure,
+    Feedback,
+    FieldMapper,
+    Purchase,
+    Reason,
+    Rejection,
+    Source,
+    UserEvent,
+)
 from stream.core.feedback import FeedbackConfig, UserFeedback
-from stream.core.fold import event_moment, fold_event, is_usable
+from stream.core.fold import event_moment, fold_event, is_usable, note_erasure
 from stream.core.fold_context import FoldContext
+from stream.core.known_erasures import KnownErasures
 from stream.core.live_hit_rate import ExposureLabels
 from stream.core.outputs import Cause, Outcome, Output
 from stream.core.parsing import key_rejection, parse
@@ -178,6 +190,8 @@ def _load(admitted: Sequence[tuple[Record, UserEvent]], states: StateStore, cont
         users[user_id] = UserState(key, user_id, head, states, stored=stored is not None, wrong_partition=wrong_partition)
     if batch.source is Source.FEEDBACK:
         _load_feedback(users.values(), states)
+    elif batch.source is Source.ERASURE:
+        _load_known_erasures(users.values(), states, config.erasure_key)
     return users
 
 
@@ -186,6 +200,15 @@ def _load_feedback(users: Collection[UserState], states: StateStore) -> None:
     found = states.get_many([feedback_key(user.key) for user in users])
     for user, stored in zip(users, found, strict=True):
         user.feedback = UserFeedback() if stored is None else decode_user_feedback(stored)
+
+
+def _load_known_erasures(users: Collection[UserState], states: StateStore, erasure_key: bytes) -> None:
+    """Reads which erasures the markers of all users of a batch know. One that has expired knows none."""
+    found = states.get_many([erasure_marker_key(user.key, erasure_key) for user in users])
+    for user, marker in zip(users, found, strict=True):
+        is_expired = user.head.erased_at == NEVER_ERASED
+        ids = b"" if marker is None or is_expired else decode_erasure_marker(marker).erasure_ids
+        user.erasures = KnownErasures(user.key, erasure_key, ids)
 
 
 def _handle(user: UserState, record: Record, event: UserEvent, context: _Context) -> None:
@@ -203,6 +226,8 @@ def _handle(user: UserState, record: Record, event: UserEvent, context: _Context
         counts["events", source, "erased"] += 1
         if isinstance(event, Purchase) and event.action == "bought":  # a state that was lost may have sent its example
             erase_example(user, event_id, context.fold)
+        elif isinstance(event, Erasure):
+            note_erasure(user, event, context.fold)
         return
     if is_duplicate(user, source, event, moment_ms, context.config.session_gap_ms):
         counts["events", source, "duplicate_event"] += 1
@@ -244,7 +269,7 @@ def _admitted_moment(
     if origin.offset <= offset if epoch == origin_epoch else is_older_epoch(origin_epoch, epoch):
         counts["events", source, "duplicate_offset"] += 1
         return None
-    moment_ms = event_moment(event, record.timestamp)
+    moment_ms = event_moment(event, record)
     rejection = _unusable(user, record, event, origin, moment_ms, context)
     if rejection is not None:
         _reject(record, event, rejection, context)
@@ -287,7 +312,7 @@ def _unusable(
     times, max_ahead_ms = context.times, context.config.max_ahead_ms
     latest_ms = min(record.timestamp + max_ahead_ms, limits.LAST_TIME_MS)
     if moment_ms > latest_ms or moment_ms < times.certain_from_ms:
-        rejection = times.rejection(moment_ms, record.timestamp, max_ahead_ms) or _without_time(event, record)
+        rejection = _without_time(event, record, moment_ms) or times.rejection(moment_ms, record.timestamp, max_ahead_ms)
         if rejection is not None:
             return rejection
     if isinstance(event, EncodedCall):
@@ -297,11 +322,15 @@ def _unusable(
     return None
 
 
-def _without_time(event: UserEvent, record: Record) -> Rejection | None:
-    """An erasure takes its record's Kafka timestamp, but not -1, which means that there is none."""
-    if isinstance(event, Erasure) and event.occurred_at is None and record.timestamp < 0:
-        return Rejection(Reason.IMPLAUSIBLE_TIME, "it has no time, and its record has no Kafka timestamp after 1970 either")
-    return None
+def _without_time(event: UserEvent, record: Record, moment_ms: int) -> Rejection | None:
+    """An erasure takes its record's Kafka timestamp or that of its original, but not -1, which means that there is none."""
+    if not isinstance(event, Erasure) or event.occurred_at is not None or moment_ms > 0:
+        return None
+    if moment_ms < record.timestamp:
+        error = f"it has no time, and its header {FIRST_RECEIVED_HEADER} is not one in milliseconds since 1970"
+    else:
+        error = "it has no time, and its record has no Kafka timestamp after 1970 either"
+    return Rejection(Reason.IMPLAUSIBLE_TIME, error)
 
 
 def _reject(record: Record, event: UserEvent | None, rejection: Rejection, context: _Context) -> None:

@@ -11,6 +11,7 @@ from stream.core import history, limits
 from stream.core.feedback import UserFeedback, encode_feedback
 from stream.core.interactions import Session
 from stream.core.kept_interactions import KeptInteraction
+from stream.core.known_erasures import KnownErasures
 from stream.core.outputs import Cause, Output
 from stream.core.state import (
     NEVER_ERASED,
@@ -57,6 +58,7 @@ class UserState:
         broker_ms: Broker time of that event, ms.
         examples: Purchase id -> training example or tombstone to send.
         feedback: Working copy of the feedback; None until `load_feedback`.
+        erasures: Erasures that are known by their ids; None where the batch holds no erasures.
     """
 
     key: bytes
@@ -74,6 +76,7 @@ class UserState:
     broker_ms: int = 0
     examples: dict[str, Output] = field(default_factory=dict)
     feedback: UserFeedback | None = None
+    erasures: KnownErasures | None = None
 
     def load_facts(self) -> Facts:
         """The facts, read from the store at the first call.
@@ -131,8 +134,9 @@ class UserState:
     def write_to(self, writes: dict[bytes, bytes | None], erasure_key: bytes, now_ms: int, version: int) -> int:
         """Adds the state records to write; None deletes. Returns by how much this changes the number of stored users."""
         head = self.head
-        if self.erased:
-            marker = ErasureMarker(version, head.erased_at, now_ms, head.applied)
+        if self.erased or (self.erasures is not None and self.erasures.is_changed):
+            ids = b"" if self.erasures is None else self.erasures.ids
+            marker = ErasureMarker(version, head.erased_at, now_ms, head.applied, ids)
             writes[erasure_marker_key(self.key, erasure_key)] = encode_state(marker)
         if self.feedback is not None and self.feedback.is_changed:
             writes.update(self._feedback_write(self.feedback))

@@ -31,7 +31,7 @@ from stream.kafka.faust.transport import KafkaTransport
 from stream.kafka.faust.user_table import UserTable
 from stream.kafka.faust.watermarks import Watermarks
 from stream.metrics import Metrics
-from stream.settings import Guarantee
+from stream.process_settings import Guarantee
 
 logger = logging.getLogger(__name__)
 

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from stream.kafka.cluster.event_sink import EventSink
     from stream.kafka.cluster.log_reader import LogReader
     from stream.metrics import Metrics
+    from stream.process_settings import ApiSettings
     from stream.services.startup import Startup
-    from stream.settings import ApiSettings, Settings
+    from stream.settings import Settings
 
 logger = logging.getLogger("isthmus")
 GRACE_S: Final = 2  # for answers in flight when the process ends

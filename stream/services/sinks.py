@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from stream.api.store import FollowedStore
     from stream.kafka.cluster.log_reader import LogReader
     from stream.metrics import Metrics
+    from stream.process_settings import WebhookSettings
     from stream.services.startup import Startup
-    from stream.settings import Settings, WebhookSettings
+    from stream.settings import Settings
     from stream.sinks.undelivered import Letters, Requests, Scan
     from stream.sinks.webhook_messages import Signer
     from stream.sinks.webhook_sender import Endpoint, Sender

@@ -95,9 +95,10 @@ async def serve(folder: Path, port: int) -> None:
     from stream.kafka.embedded.log import Log
     from stream.kafka.embedded.log_reader import EmbeddedLogReader
     from stream.metrics import Metrics
+    from stream.process_settings import ApiSettings
     from stream.services.api import following, make_parts
     from stream.services.api import serve as serve_http
-    from stream.settings import ApiSettings, Settings, TopicSettings
+    from stream.settings import Settings, TopicSettings
 
     began = time.perf_counter()
     topics = TopicSettings(partitions=PARTITIONS)

@@ -25,7 +25,8 @@ from stream.kafka.agents.served_model import ServedModel
 from stream.kafka.app import add_profile_agent, make_app, relax_garbage_collector, run_until_stopped
 from stream.kafka.cluster.topics import WORKER_GROUP, source_topics, topic_epochs
 from stream.metrics import Metrics
-from stream.settings import Guarantee, TopicSettings
+from stream.process_settings import Guarantee
+from stream.settings import TopicSettings
 from tests.benchmarks.bare import Bare, decode_click, decode_state, encode_state, encoded
 from tests.benchmarks.job import Clock, Job, read_job
 from tests.benchmarks.lists import list_in

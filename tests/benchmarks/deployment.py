@@ -99,7 +99,7 @@ def raise_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def used(child: ChildProcess) -> dict[str, float]:
+def used(child: ChildProcess | subprocess.Popen[bytes]) -> dict[str, float]:
     """CPU seconds of a child process since its start, and its resident memory, now and at most."""
     process = psutil.Process(child.pid)
     times = process.cpu_times()

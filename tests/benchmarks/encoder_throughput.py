@@ -15,8 +15,8 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from stream.connection_settings import CACHE
 from stream.services.text_models import default_folder
-from stream.settings import CACHE
 from stream.text.export_onnx import PACKAGED, import_encoder, packaged_folder
 from stream.text.keywords import standing_in
 from stream.text.model import TextModel

@@ -29,9 +29,9 @@ def write_network(folder: Path) -> str:
     return write_ranker(folder, ranker, version="1")
 
 
-def write_system(folder: Path, system: str) -> None:
-    """Writes a model folder of a system at its default size."""
-    write_ranker(folder, _ranker(system), version="1")
+def write_system(folder: Path, system: str, version: str = "1") -> str:
+    """Writes a model folder of a system at its default size; returns its hash."""
+    return write_ranker(folder, _ranker(system), version=version)
 
 
 def _ranker(system: str) -> Any:

@@ -4,19 +4,24 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from stream.core.events import EncodedCall, Source, UserEvent
+from stream.core.events import EncodedCall, Erasure, Source, UserEvent
 from stream.core.outputs import Outcome
 from stream.core.records import Batch, PlainRecord
 from stream.core.step import step
 from tests import world
+from tests.properties.naive_history import time
 
 Positions = dict[Source, int]
 
 
-def broker_time(event: UserEvent, rng: np.random.Generator) -> int:
-    """A timestamp up to 4 minutes before the event (the limit is 5) and up to 20 hours after it (allowed lateness: a day)."""
-    moment = event.ended_at if isinstance(event, EncodedCall) else event.occurred_at
-    assert type(moment) is int
+def broker_time(event: UserEvent, rng: np.random.Generator, *, is_repeated: bool = False) -> int:
+    """A timestamp up to 4 minutes before the event (the limit is 5) and up to 20 hours after it (allowed lateness: a day).
+
+    The first record of an erasure without a time has the one that its id says. The others are later.
+    """
+    moment = event.ended_at if isinstance(event, EncodedCall) else time(event)
+    if isinstance(event, Erasure) and event.occurred_at is None:
+        return moment + (int(rng.integers(1_200 * world.MINUTE)) if is_repeated else 0)
     return moment + int(rng.integers(-4 * world.MINUTE, 1_200 * world.MINUTE))
 
 
@@ -35,7 +40,10 @@ class Delivery:
         self.store = world.Store()
         self._rng = rng
         self._records = {
-            source: [PlainRecord(offset, broker_time(event, rng), b"u", world.encode(event)) for offset, event in enumerate(events)]
+            source: [
+                PlainRecord(offset, broker_time(event, rng, is_repeated=event in events[:offset]), b"u", world.encode(event))
+                for offset, event in enumerate(events)
+            ]
             for source, events in topics.items()
         }
         self._positions: Positions = dict.fromkeys(topics, 0)

@@ -69,7 +69,10 @@ def expected(events: Events, ranker: world.OrderRanker) -> Expected:
 
 
 def time(event: UserEvent) -> int:
+    """When it happened, ms. An erasure without a time has the one of its first record, which its id says."""
     assert not isinstance(event, EncodedCall)
+    if event.occurred_at is None:
+        return int(event.event_id or "")
     assert type(event.occurred_at) is int
     return event.occurred_at
 

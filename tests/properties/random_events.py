@@ -21,6 +21,8 @@ MOST_REPETITIONS = 3
 EVERYWHERE = (0, 150)
 SPANS = {Source.PURCHASE: (90, 150), Source.ERASURE: (30, 110)}
 """Where most purchases and erasures lie, in minutes: behind clicks and calls, and between them."""
+UNTIMED = 0.4
+"""Share of the erasures that have no time: their id says when the broker receives the first record (`crashes.broker_time`)."""
 GRIDS = (1, 1, 20)
 """Minutes to which all times of a user are rounded: on the coarse grid, most events share their time with others."""
 
@@ -60,7 +62,7 @@ def _event(source: Source, rng: np.random.Generator, size: float, grid: int) -> 
         case Source.ELIGIBILITY:
             return Eligibility("u", at, some_items, event_id)
         case Source.ERASURE:
-            return Erasure("u", at, event_id)
+            return Erasure("u", None, str(at)) if rng.random() < UNTIMED else Erasure("u", at, event_id)
         case Source.FEEDBACK:
             return _feedback(rng, at, event_id)
 

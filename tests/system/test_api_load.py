@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.replica import measure, small_states
+from tests.benchmarks.replica import measure
 from tests.benchmarks.streams import Plan, turn
+from tests.benchmarks.users import small_states
 from tests.system.needs import broker_or_skip
 
 

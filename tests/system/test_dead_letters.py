@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from stream.cli.main import app
 from stream.core import limits
 from stream.core.dead_letters import dead_letter
-from stream.core.events import Click, Reason, Rejection, Source
+from stream.core.events import FIRST_RECEIVED_HEADER, Click, Reason, Rejection, Source
 from stream.core.outputs import example_key
 from stream.core.partitioner import partition_of
 from stream.core.records import Coordinates, PlainRecord
@@ -178,6 +178,8 @@ def test_unusable_dead_letters_are_refused_and_the_others_can_be_filtered(bootst
         assert any(line.startswith(name) and why in line for line in result.stdout.splitlines())
     (record,) = read_all(bootstrap, TOPICS.clicks)[partition_of(b"u", 2)]
     assert (record.key, record.value) == (b"u", b"{}")
+    received = (FIRST_RECEIVED_HEADER, str(START_MS + 3).encode())
+    assert tuple(record.headers) == (received, ("trace", b"t1"), (ORIGIN_HEADER, plain.encode()))
 
 
 def test_an_interrupted_replay_resumes_without_sending_twice(bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,6 +303,21 @@ async def test_weighty_events_that_cannot_be_used_are_logged_and_counted_apart(
     assert "records of web-clicks could not" not in caplog.text
 
 
+async def test_an_erasure_that_is_sent_again_under_its_id_is_logged(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It erases nothing more, and its producer may have meant a new request. The log says what that needs."""
+    log = open_log(name)
+    log.create_topics(specs(TOPICS))
+    async with worker(name, log, tmp_path) as (_, metrics):
+        for _ in range(2):
+            await send(log, [(TOPICS.erasures, Erasure("user-3", None, "request-1"))])
+        await until(lambda: log.lag("isthmus-profiles", SOURCES) == 0)
+        assert metrics.total("events", "erasure", "duplicate_event") == 1
+    assert "1 erasures of erasures-" in caplog.text
+    assert "a new request needs a new event_id or an occurred_at" in caplog.text
+
+
 async def test_a_stalled_partition_makes_the_worker_unhealthy(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log stops acknowledging state records. An idle worker that has folded everything stays healthy."""
     monkeypatch.setattr(watchdog, "INTERVAL_S", 0.4)

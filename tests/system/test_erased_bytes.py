@@ -20,9 +20,9 @@ from stream.kafka.app import add_profile_agent, make_app, run_until_stopped
 from stream.kafka.cluster.topics import source_topics, specs
 from stream.kafka.embedded.log import Log, compact, forget, open_log
 from stream.metrics import Metrics
+from stream.process_settings import StepSettings
 from stream.rocksdb import purge_deleted
 from stream.services.api import now_ms
-from stream.settings import StepSettings
 from tests import world
 from tests.api import CHANGELOG, PARTITIONS, TOPICS, Replica, replica
 

@@ -26,7 +26,8 @@ from stream.kafka.cluster.local_broker import LocalKafka
 from stream.kafka.cluster.topics import admin_client, changelog_name, create_or_check, source_topics, topic_epochs
 from stream.kafka.cluster.view import KafkaClusterView
 from stream.metrics import Metrics
-from stream.settings import Guarantee, TopicSettings
+from stream.process_settings import Guarantee
+from stream.settings import TopicSettings
 from tests import world
 from tests.broken_logs import cut_partition
 from tests.system.exact import newest, read_all

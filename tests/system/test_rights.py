@@ -24,8 +24,9 @@ from stream.kafka.cluster.local_broker import free_port
 from stream.kafka.cluster.rights import Kind, Process, Right, require_rights, rights_of
 from stream.kafka.cluster.security import use_security
 from stream.kafka.cluster.topics import create_or_check, source_topics
+from stream.process_settings import DeliverySettings
 from stream.services.child_processes import ChildProcess, wait_for
-from stream.settings import DeliverySettings, Settings, TopicSettings
+from stream.settings import Settings, TopicSettings
 from tests.system.exact import newest, read_all
 from tests.system.readiness import readiness
 from tests.system.secured_broker import PASSWORD, SecuredBroker

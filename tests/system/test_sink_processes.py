@@ -18,7 +18,8 @@ from stream.kafka.cluster.local_broker import free_port
 from stream.kafka.cluster.topics import create_or_check
 from stream.services.child_processes import ChildProcess, wait_for
 from stream.settings import TopicSettings
-from tests.postgres import Database, sink_variables
+from tests.benchmarks.sink import Plan, measure
+from tests.postgres import Database, LocalPostgres, sink_variables
 from tests.system.exact import newest, read_all
 from tests.system.readiness import readiness
 from tests.webhooks import ERASED, SECRET, Endpoint
@@ -122,6 +123,15 @@ def test_sinks_that_are_killed_and_join_leave_what_the_topic_says(broker: str, d
     sinks.kill()
     publish(broker, rng, 500)
     wait_for(lambda: database.lists() == said(broker), sinks.running, 90, "the survivor to take over")
+
+
+@pytest.mark.parametrize("form", ["user", "rank"])
+def test_a_first_load_and_lists_that_are_replaced_stand_in_each_row(
+    broker: str, postgres_server: LocalPostgres, tmp_path: Path, form: str
+) -> None:
+    """The short form of `make bench-sink`, which compares every row with the topic; how fast is not judged here."""
+    row = measure(broker, postgres_server, tmp_path, Plan(2_000, 400, form))
+    assert (row["users"], row["updates"]) == (2_000, 400)
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ ADMITTED: Final[dict[tuple[str, str], frozenset[str]]] = {
     ("GET", "/livez"): OPEN,
     ("GET", "/readyz"): OPEN,
     ("GET", "/snippet.js"): OPEN,
+    ("GET", "/pages/{name}"): OPEN,
 }
 BODIES: Final[dict[str, Any]] = {
     "/v1/users/batch": {"users": ["u"]},
@@ -114,7 +115,7 @@ async def is_known(running: Replica, key_id: str) -> bool:
 
 async def answer_of(running: Replica, method: str, path: str, headers: dict[str, str]) -> Any:
     """The answer to a request for `u`. A stream would never end by itself: here it ends as soon as it was let in."""
-    url = path.replace("{user_id}", "u").replace("{until_ms}", "0")
+    url = path.replace("{user_id}", "u").replace("{until_ms}", "0").replace("{name}", "base.css")
     running.parts.api.changes.ended = method == "GET" and path.endswith("/events")
     return await running.client.request(method, url, json=BODIES.get(path) if method == "POST" else None, headers=headers)
 

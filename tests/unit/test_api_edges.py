@@ -22,8 +22,8 @@ from pydantic import ValidationError
 from stream.api.app import make_app
 from stream.errors import IsthmusError
 from stream.metrics import Metrics
+from stream.process_settings import ApiSettings
 from stream.services.api import serve
-from stream.settings import ApiSettings
 from tests import api
 from tests.api import Replica, replica
 

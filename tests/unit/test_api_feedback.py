@@ -17,8 +17,9 @@ from stream.core.partitioner import partition_of
 from stream.core.records import Batch
 from stream.core.state import feedback_key
 from stream.kafka.faust.changelog import term_headers as stamp
+from stream.process_settings import ApiSettings, FeedbackSettings
 from stream.services.api import now_ms, placements_of
-from stream.settings import ApiSettings, FeedbackSettings, Settings
+from stream.settings import Settings
 from tests import api, world
 from tests.api import CHANGELOG, NOW, PARTITIONS, TOPICS, Replica, replica
 

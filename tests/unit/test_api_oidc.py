@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from stream.api.api_keys import Scope
 from stream.api.oidc import Oidc, Provider
 from stream.metrics import Metrics
+from stream.process_settings import ApiSettings
 from stream.services.api import now_ms
-from stream.settings import ApiSettings
 from tests import api
 from tests.api import Replica, replica
 from tests.oidc import AUDIENCE, EC, ISSUER, OIDC, OTHER_RSA, RSA, jwk, token, write_keys

@@ -441,7 +441,7 @@ def test_refused_data_leaves_no_files(tmp_path: Path) -> None:
 
 def cache_of(folder: Path) -> Path:
     """Returns the test's own cache, with the text model that set-up made."""
-    from stream.settings import CACHE
+    from stream.connection_settings import CACHE
 
     cache = folder / "cache"
     cache.mkdir(exist_ok=True)

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
@@ -11,21 +11,19 @@ from typing import Any
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from stream.api.follower import Follower
 from stream.api.store import Row
-from stream.core.outputs import Output
 from stream.core.records import PlainRecord, Record
 from stream.errors import IsthmusError
 from stream.kafka.embedded.log import Log
-from stream.kafka.embedded.log_reader import EmbeddedLogReader
 from stream.metrics import Metrics
-from stream.services.sinks import endpoint_of, make_follower, make_webhook_store, signer_of
-from stream.settings import WebhookSettings
+from stream.process_settings import WebhookSettings
+from stream.services.sinks import endpoint_of, make_webhook_store, signer_of
 from stream.sinks.undelivered import Requests
 from stream.sinks.webhook_messages import Signer
 from stream.sinks.webhook_sender import Sender
 from tests import api
 from tests.api import ITEMS, PARTITIONS, TOPICS
+from tests.sinks import Sink, forget, running_sink
 from tests.webhooks import ERASED, LISTS, RECONCILED, SECRET, Endpoint
 
 OTHER = "whsec_" + base64.b64encode(bytes(range(32, 64))).decode()
@@ -64,28 +62,6 @@ class FakeLetters:
         self.sent += [(epoch, partition, row.offset) for row in rows]
 
 
-class Sink:
-    """A sink that runs on a log."""
-
-    def __init__(self, log: Log, follower: Follower, metrics: Metrics, sender: Sender) -> None:
-        self._log = log
-        self.sender = sender
-        self.follower = follower
-        self.metrics = metrics
-
-    async def settled(self) -> None:
-        await self.until(lambda: self.follower.ready.is_set() and self._is_at_end())
-
-    def _is_at_end(self) -> bool:
-        partitions = enumerate(self._log.topics[TOPICS.recommendations].partitions)
-        return all(self.follower.positions().get((TOPICS.recommendations, number), -1) >= one.end for number, one in partitions)
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(60):
-            while not holds():
-                await asyncio.sleep(0.01)
-
-
 def settings(endpoint: Endpoint, **more: Any) -> Any:
     webhook = {"url": endpoint.url, "secrets": (SECRET,), "first_pause_s": 0.01, "longest_pause_s": 0.02, "give_up_s": 0.3, **more}
     return api.settings().model_copy(update={"webhook": WebhookSettings(**webhook)})
@@ -111,18 +87,8 @@ async def sink(
     store = make_webhook_store(
         chosen, group, sender, letters or FakeLetters(), requests or Requests(TOPICS.recommendations), metrics, scan
     )
-    follower = make_follower(chosen, "webhook", store, EmbeddedLogReader(log), metrics, reconcile_after_s)
-    running = asyncio.create_task(follower.run())
-    try:
-        yield Sink(log, follower, metrics, sender)
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await store.close()
-
-
-def forget(log: Log, user: str) -> None:
-    api.append(log, TOPICS.recommendations, user, Output(user.encode(), None))
+    async with running_sink(log, chosen, store, "webhook", metrics, sender.problem, reconcile_after_s) as running:
+        yield running
 
 
 async def test_lists_and_erasures_arrive_signed_and_in_order(endpoint: Endpoint) -> None:
@@ -161,7 +127,7 @@ async def test_a_message_that_is_refused_is_sent_again_under_its_id(endpoint: En
     api.put_list(log, "a")
     async with sink(log, endpoint, FakeGroup(), give_up_s=60) as running:
         await running.settled()
-        assert running.sender.problem() is None
+        assert running.problem() is None
         assert running.metrics.total("webhook_attempts", "refused") == 3
     assert list(endpoint.attempts.values()) == [4]
     assert endpoint.lists() == {"a": list(ITEMS[:5])}
@@ -188,7 +154,7 @@ async def test_an_erasure_is_never_given_up(endpoint: Endpoint) -> None:
     api.put_list(log, "a")
     async with sink(log, endpoint, FakeGroup(), letters, give_up_s=0.01) as running:
         await running.until(lambda: max(endpoint.attempts.values(), default=0) > 20)
-        assert running.sender.problem() == "the endpoint answered 500"
+        assert running.problem() == "the endpoint answered 500"
         endpoint.decide = lambda _: 204
         await running.settled()
     assert endpoint.kinds() == [ERASED, LISTS]

@@ -27,7 +27,7 @@ function topic([title, page]) {
     button.addEventListener("click", () => click(tags(page)));
     return button;
   });
-  return element("li", {}, element("h2", { textContent: title }), ...buttons);
+  return element("li", { className: "card" }, element("h2", { textContent: title }), ...buttons);
 }
 
 function click(tags) {

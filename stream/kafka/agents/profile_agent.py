@@ -16,7 +16,7 @@ import numpy as np
 
 from stream.core.dead_letters import DeadLetterLimit
 from stream.core.events import Reason, Source
-from stream.core.outputs import Outcome
+from stream.core.outputs import Count, Outcome
 from stream.core.poison import step_many_isolating_poison
 from stream.core.records import Batch, time_span
 from stream.core.step import StepConfig, StepInput
@@ -41,6 +41,16 @@ _CONSEQUENCES: Final = {
 _UNUSABLE: Final = (
     "%d records of %s could not be used: %s. `isthmus dead-letters list --topic %s` says why; fix the cause and replay them"
 )
+_IDLE_ERASURES: Final[Mapping[Count, str]] = {
+    ("erasures_without_effect",): (
+        "are older than all that is known of their users and erased nothing: check the times that their producer sends, then send "
+        "them again"
+    ),
+    ("events", Source.ERASURE, "duplicate_event"): (
+        "repeat earlier ones under their ids, without a time, and erased nothing more: a new request needs a new event_id or an "
+        "occurred_at"
+    ),
+}
 _LOOP_TURNS: Final = 4
 
 
@@ -130,7 +140,8 @@ class ProfileAgent:
         """What is left to do of a batch; its new states become visible to the batches that follow."""
         partition = batch.partition
         self._check_dead_letters(batch, outcome)
-        _warn_of_erasures_without_effect(batch, outcome)
+        if batch.source is Source.ERASURE:
+            _warn_of_idle_erasures(batch, outcome)
         self._track_redelivery(batch, outcome)
         watermark = self._watermarks.advance((batch.topic, partition), batch.records)
         if watermark is not None:
@@ -211,18 +222,12 @@ class ProfileAgent:
         logger.info("serving %d partition numbers", len(numbers))
 
 
-def _warn_of_erasures_without_effect(batch: Batch, outcome: Outcome) -> None:
-    count = outcome.counts["erasures_without_effect",]
-    if count:
-        logger.warning(
-            "%d erasures of %s-%d at offsets %d to %d are older than all that is known of their users and erased nothing: check "
-            "the times that their producer sends, then send them again",
-            count,
-            batch.topic,
-            batch.partition,
-            batch.records[0].offset,
-            batch.records[-1].offset,
-        )
+def _warn_of_idle_erasures(batch: Batch, outcome: Outcome) -> None:
+    first, last = batch.records[0].offset, batch.records[-1].offset
+    for count, why in _IDLE_ERASURES.items():
+        if outcome.counts[count]:
+            place = (batch.topic, batch.partition, first, last)
+            logger.warning("%d erasures of %s-%d at offsets %d to %d %s", outcome.counts[count], *place, why)
 
 
 async def coalesce_ready_batches(events: AsyncIterator[Any], max_records: int) -> AsyncGenerator[list[Any]]:

@@ -13,7 +13,8 @@ import msgspec
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from stream.core import limits
-from stream.core.events import INPUTS, Reason
+from stream.core.event_times import DEFAULT_RULES
+from stream.core.events import FIRST_RECEIVED_HEADER, INPUTS, Reason, Source
 from stream.core.outputs import DeadLetter, Replayed
 from stream.core.parsing import UNUSABLE
 from stream.core.records import Headers, is_older_epoch
@@ -273,10 +274,20 @@ class DeadLetterReplay:
         return producer.send(self._topics.replayed, key=key, value=value, partition=0)
 
 
+def headers_of_replay(letter: DeadLetter, original: Original) -> list[tuple[str, bytes]]:
+    """The original's headers, the dead letter's coordinates, and when the broker received the original: before its first replay, if
+    this is another one. A time that no event may have is left out: it made the dead letter.
+    """
+    headers = [(name, value) for name, value in original.headers if name != ORIGIN_HEADER]
+    is_plausible = letter.occurred_at >= DEFAULT_RULES[Source.ERASURE].certain_from_ms
+    if is_plausible and not any(name == FIRST_RECEIVED_HEADER for name, _ in headers):
+        headers.insert(0, (FIRST_RECEIVED_HEADER, str(letter.occurred_at).encode()))  # a dead letter keeps the first headers only
+    return [*headers, (ORIGIN_HEADER, coordinates_text(letter).encode())]
+
+
 def _send(producer: Any, letter: DeadLetter, original: Original) -> Any:
     """Sends an original with its dead letter's coordinates; returns its future, or None if the client finds it too large."""
-    origin = (ORIGIN_HEADER, coordinates_text(letter).encode())
-    headers = [*((name, value) for name, value in original.headers if name != ORIGIN_HEADER), origin]
+    headers = headers_of_replay(letter, original)
     try:
         return producer.send(letter.origin.topic, key=original.key, value=original.value, headers=headers)
     except MessageSizeTooLargeError:

@@ -1,0 +1,46 @@
+"""Which erasures without a time a user's state has applied, by hashes of their ids.
+
+Such an erasure reaches up to its record's Kafka timestamp. Sent again it has a later one, and would erase what came since. One with
+a time of its own reaches no further the second time, so that its id need not be known.
+"""
+
+from hashlib import blake2b
+
+from stream.core import limits
+from stream.core.events import Erasure
+from stream.core.kept_interactions import ID_BYTES
+
+
+class KnownErasures:
+    """The last 8 of a user.
+
+    Attributes:
+        ids: Their hashes one after the other, as the erasure marker keeps them. Keyed, because an id may name the user.
+        is_changed: Whether the marker must be written.
+    """
+
+    __slots__ = ("_key", "_user", "ids", "is_changed")
+
+    def __init__(self, user: bytes, key: bytes, ids: bytes = b"") -> None:
+        self._user = user
+        self._key = key
+        self.ids = ids
+        self.is_changed = False
+
+    def contains(self, erasure: Erasure) -> bool:
+        hashed = self._hash(erasure)
+        return bool(hashed) and any(hashed == self.ids[start : start + ID_BYTES] for start in range(0, len(self.ids), ID_BYTES))
+
+    def add(self, erasure: Erasure) -> bool:
+        """Notes an erasure, unless it has a time or no id. Returns whether this pushes the oldest one out."""
+        hashed = self._hash(erasure)
+        if not hashed or self.contains(erasure):
+            return False
+        ids = self.ids + hashed
+        self.ids, self.is_changed = ids[-limits.ERASURES * ID_BYTES :], True
+        return len(self.ids) < len(ids)
+
+    def _hash(self, erasure: Erasure) -> bytes:
+        if erasure.occurred_at is not None or erasure.event_id is None:
+            return b""
+        return blake2b(self._user + b"|" + erasure.event_id.encode(), key=self._key, digest_size=ID_BYTES).digest()

@@ -1,0 +1,73 @@
+"""A sink that runs on an embedded log, whatever it brings lists into, and what happens to the log meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from stream.api.follower import Follower
+from stream.api.store import FollowedStore
+from stream.core.outputs import Output
+from stream.kafka.embedded.log import Log, compact
+from stream.kafka.embedded.log_reader import EmbeddedLogReader
+from stream.metrics import Metrics
+from stream.services.sinks import make_follower
+from stream.settings import Settings
+from tests import api
+from tests.api import TOPICS
+
+
+class Sink:
+    """A sink that runs. `problem` is what it says of the system on the other side; None: nothing is wrong."""
+
+    def __init__(self, log: Log, follower: Follower, metrics: Metrics, problem: Callable[[], str | None]) -> None:
+        self._log = log
+        self._follower = follower
+        self.metrics = metrics
+        self.problem = problem
+
+    async def settled(self) -> None:
+        """Everything that is in the log now was brought out."""
+        partitions = enumerate(self._log.topics[TOPICS.recommendations].partitions)
+        ends = {(TOPICS.recommendations, number): partition.end for number, partition in partitions}
+        await self.until(lambda: self._follower.ready.is_set() and self._is_at(ends))
+
+    def _is_at(self, ends: dict[tuple[str, int], int]) -> bool:
+        positions = self._follower.positions()
+        return all(positions.get(one, -1) >= end for one, end in ends.items())
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not holds():
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running_sink(
+    log: Log,
+    settings: Settings,
+    store: FollowedStore,
+    name: str,
+    metrics: Metrics,
+    problem: Callable[[], str | None],
+    reconcile_after_s: int,
+) -> AsyncIterator[Sink]:
+    """Follows the log into the store, and closes the store in the end."""
+    follower = make_follower(settings, name, store, EmbeddedLogReader(log), metrics, reconcile_after_s)
+    running = asyncio.create_task(follower.run())
+    try:
+        yield Sink(log, follower, metrics, problem)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await store.close()
+
+
+def forget(log: Log, *users: str) -> None:
+    for user in users:
+        api.append(log, TOPICS.recommendations, user, Output(user.encode(), None))
+
+
+def drop_tombstones(log: Log) -> None:
+    """As a broker compacts once `delete.retention.ms` has passed."""
+    for partition in log.topics[TOPICS.recommendations].partitions:
+        partition.records = [record for record in compact(partition.records) if record.value is not None]
