@@ -167,19 +167,27 @@ def check_topics(process: Process, settings: Settings, name: str = "NAME") -> No
 
 @asynccontextmanager
 async def running(work: Iterable[Coroutine[Any, Any, None]], stop: asyncio.Event) -> AsyncIterator[None]:
-    """Runs the work inside the context. If any of it ends, `stop` is set, and its error is raised on leaving."""
+    """Runs the work inside the context. If any of it ends, `stop` is set, and its error is raised on leaving.
+
+    Work that ends as cancelled, though nobody here cancelled it, is an error too: a library did, and the process must not end as
+    if it had been asked to.
+    """
     tasks = [asyncio.create_task(one) for one in work]
     for task in tasks:
         task.add_done_callback(lambda _: stop.set())
     try:
         yield
     finally:
+        ended = [task for task in tasks if task.done()]
         for task in tasks:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
     for error in results:
         if isinstance(error, Exception):
             raise error
+    for task in ended:
+        if task.cancelled():
+            raise RuntimeError(f"{task.get_coro()} was cancelled by what it awaited")
 
 
 @asynccontextmanager
@@ -318,12 +326,16 @@ async def followed(
             health.ready[topic] = lambda ready=ready: None if ready.is_set() else "is being read again"  # type: ignore[misc]
         yield
     finally:
+        ended = [task for task in tasks if task.done()]
         for task in tasks:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
     for error in results:
         if isinstance(error, Exception):
             raise error
+    for task in ended:
+        if task.cancelled():
+            raise RuntimeError(f"{task.get_coro()} was cancelled by what it awaited")
 
 
 def starting_step(health: Health, group: str, assigned: str) -> str | None:

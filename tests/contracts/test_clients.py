@@ -1,6 +1,7 @@
 """Clients of Kafka are made in one place. Our subclasses of kafka-python's leave no thread and no socket behind, as its own do."""
 
 import ast
+import asyncio
 import gc
 import inspect
 import logging
@@ -9,13 +10,16 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.conn import AIOKafkaConnection, create_conn
+from aiokafka.consumer.fetcher import Fetcher
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError
 
-from stream.kafka.cluster.clients import AdminClient, ConsumerClient
+from stream.kafka.cluster.clients import AdminClient, ConsumerClient, async_consumer
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = [path for folder in ("stream", "training", "models") for path in (ROOT / folder).rglob("*.py")]
@@ -98,3 +102,48 @@ def test_kafka_pythons_own_keeps_its_thread(client: type[KafkaAdminClient | Kafk
     assert open_resources()[0] == before[0] + 1
     kept[0]._net.stop()
     kept[0]._client.close()
+
+
+def in_retry_pause(consumer: AIOKafkaConsumer) -> None:
+    """Gives a consumer that was not started a fetcher one of whose requests has failed and waits before it is sent again."""
+    fetcher = Fetcher.__new__(Fetcher)
+    fetcher._fetch_task = asyncio.ensure_future(asyncio.sleep(60))
+    fetcher._fetch_waiters, fetcher._pending_tasks = set(), {asyncio.ensure_future(asyncio.sleep(60))}
+    consumer._fetcher, consumer._coordinator, consumer._closed = fetcher, None, False
+
+
+async def test_a_consumer_stops_while_a_request_waits_to_be_sent_again() -> None:
+    """Without the cancellation of that request, which the caller's task would take for its own; its connections are closed."""
+    consumer = async_consumer(bootstrap="127.0.0.1:1")
+    in_retry_pause(consumer)
+    await asyncio.sleep(0)
+    closed = asyncio.Event()
+
+    async def close(reason: object) -> None:
+        del reason
+        closed.set()
+
+    consumer._client._conns = {1: SimpleNamespace(close=close)}
+    await consumer.stop()
+    assert closed.is_set()
+
+
+async def test_a_task_that_is_cancelled_while_its_consumer_stops_ends() -> None:
+    """Its own cancellation is not swallowed."""
+    consumer = async_consumer(bootstrap="127.0.0.1:1")
+    in_retry_pause(consumer)
+    stopping = asyncio.create_task(consumer.stop())
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    await consumer._client.close()
+
+
+async def test_aiokafkas_own_consumer_raises_the_cancellation() -> None:
+    """If this fails, the subclass in `stream.kafka.cluster.clients` is no longer needed."""
+    consumer = AIOKafkaConsumer(bootstrap_servers="127.0.0.1:1")
+    in_retry_pause(consumer)
+    await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await consumer.stop()
+    await consumer._client.close()

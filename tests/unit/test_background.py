@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from stream.health import Health
-from stream.services.process import background
+from stream.services.process import background, running
 
 
 async def test_a_background_task_that_fails_begins_again_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
@@ -46,3 +46,24 @@ async def test_a_background_task_ends_with_its_context() -> None:
         await asyncio.sleep(0)
     async with asyncio.timeout(60):
         await ended.wait()
+
+
+async def test_work_that_a_library_cancels_is_an_error() -> None:
+    """Not an end in order: nobody would start the process again."""
+
+    async def work() -> None:
+        inner = asyncio.create_task(asyncio.sleep(60))
+        await asyncio.sleep(0)
+        inner.cancel()
+        await inner
+
+    stop = asyncio.Event()
+    with pytest.raises(RuntimeError, match="was cancelled by what it awaited"):
+        async with running([work()], stop), asyncio.timeout(60):
+            await stop.wait()
+
+
+async def test_work_ends_with_its_context() -> None:
+    """Cancelled by it, which is no error."""
+    async with running([asyncio.sleep(60)], asyncio.Event()):
+        await asyncio.sleep(0)

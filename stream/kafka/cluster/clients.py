@@ -5,6 +5,7 @@ their constructors start a thread and connect; when that fails, thread and socke
 every few seconds and a trainer at every run, while a broker may be away for a day.
 """
 
+import asyncio
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -27,6 +28,21 @@ class TopicError(IsthmusError):
     """A topic that cannot be read or written; the message names broker and topic."""
 
 
+class _Consumer(AIOKafkaConsumer):
+    """aiokafka's, whose `stop` cancels requests of its own, and raises that as if its caller had been cancelled (aiokafka's issue
+    647): after a broker was away, the caller's task would end without an error.
+    """
+
+    async def stop(self) -> None:
+        try:
+            await super().stop()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            await self._client.close()
+
+
 def async_consumer(*topics: str, bootstrap: Any, **settings: Any) -> AIOKafkaConsumer:
     """An aiokafka consumer, not started. `bootstrap` is as aiokafka's `bootstrap_servers`.
 
@@ -34,7 +50,7 @@ def async_consumer(*topics: str, bootstrap: Any, **settings: Any) -> AIOKafkaCon
         AccessError: the brokers refuse us, here and below.
     """
     door.check(bootstrap)
-    return AIOKafkaConsumer(*topics, bootstrap_servers=bootstrap, **{**settings, **async_security_options()})
+    return _Consumer(*topics, bootstrap_servers=bootstrap, **{**settings, **async_security_options()})
 
 
 def async_producer(bootstrap: Any, **settings: Any) -> AIOKafkaProducer:
