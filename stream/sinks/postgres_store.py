@@ -27,6 +27,7 @@ SINK: Final = "postgres"
 _ENCODING: Final = "UTF8"
 _PATIENCE: Final = {"connect_timeout": "10", "keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
 """Unless the DSN says otherwise: a database that has gone silently is noticed."""
+_BOUNDS: Final = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS bounds (name, value)"
 _TRY_AGAIN: Final = ("08", "25", "40", "53", "55", "57", "58")
 """Classes of SQLSTATE (PostgreSQL's manual, appendix A) that pass: connections, standbys, deadlocks, resources, shutdowns."""
 
@@ -182,6 +183,8 @@ class PostgresStore:
                 async with asyncio.timeout(timeout_s):
                     connection = self._open or await self._connect()
                     async with connection.transaction():
+                        if timeout_s is None:
+                            await connection.execute("SET LOCAL statement_timeout = 0")
                         yield connection
                 self._problem = None
             except psycopg.Error as error:
@@ -204,6 +207,7 @@ class PostgresStore:
             _check_encoding(connection)
             await prepare(connection, target.schema, target.form, target.partitions)
             await connection.execute(self._sql.stage)
+            await connection.execute(_BOUNDS, _server_bounds(target.timeout_s))
         except BaseException:
             await connection.close()
             raise
@@ -229,6 +233,21 @@ class PostgresStore:
 def _position(row: Any) -> Position:
     epoch, generation, next_offset, as_of_ms, complete = row
     return Position(epoch, generation, next_offset, as_of_ms, complete)
+
+
+def _server_bounds(timeout_s: float) -> tuple[list[str], list[str]]:
+    """Names and values of settings with which the server ends the transaction of a sink that was paused or cut off in it: the lock
+    of the partition would hold up its next owner.
+    """
+    timeout_ms = str(max(1, round(timeout_s * 1_000)))
+    bounds = {
+        "idle_in_transaction_session_timeout": timeout_ms,
+        "statement_timeout": timeout_ms,
+        "tcp_keepalives_idle": "30",
+        "tcp_keepalives_interval": "10",
+        "tcp_keepalives_count": "3",
+    }
+    return list(bounds), list(bounds.values())
 
 
 def _check_encoding(connection: AsyncConnection[Any]) -> None:

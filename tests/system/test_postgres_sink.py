@@ -228,6 +228,39 @@ async def test_a_list_that_the_database_cannot_hold_is_counted_and_stops_nothing
         assert running.metrics.total("sink_records", "postgres", "refused") >= 2
 
 
+async def test_a_sink_that_is_paused_in_a_transaction_does_not_hold_up_the_next_owner(database: Database) -> None:
+    """The server ends its transaction, and with it the lock of the partition; the paused sink tries again when it wakes."""
+    paused, successor = store_of(database.dsn, timeout_s=2), store_of(database.dsn)
+    position = await paused.begin(LISTS, 0, 1, api.NOW)
+
+    async def pause_in_a_transaction() -> None:
+        async with paused._transaction(None) as connection:
+            await connection.execute("SELECT 1 FROM isthmus.positions FOR UPDATE")
+            assert await successor.write(LISTS, 0, [Row(b"a", value("a"), 0)], upto(position, 1))
+
+    with pytest.raises(OSError, match="connection"):
+        await pause_in_a_transaction()
+    assert await paused.position(LISTS, 0) == upto(position, 1)
+    assert set(database.lists()) == {"a"}
+    for store in (paused, successor):
+        await store.close()
+
+
+async def test_a_sweep_takes_as_long_as_it_takes(database: Database) -> None:
+    """It reads the whole table: the bound of other transactions does not end it."""
+    store = store_of(database.dsn, timeout_s=2)
+    position = await store.begin(LISTS, 0, 1, api.NOW)
+    assert await store.write(LISTS, 0, [Row(b"a", value("a"), 0)], upto(position, 1))
+    again = await store.begin(LISTS, 0, 1, api.NOW)
+    database.ask(
+        "CREATE FUNCTION isthmus.slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(2.5); RETURN old; END $$"
+    )
+    database.ask("CREATE TRIGGER slow BEFORE DELETE ON isthmus.recommendations FOR EACH ROW EXECUTE FUNCTION isthmus.slow()")
+    assert await store.complete(LISTS, 0, again) == 1
+    assert database.lists() == {}
+    await store.close()
+
+
 async def test_texts_of_producers_stand_there_as_they_are(database: Database) -> None:
     """Quotes, markup, escapes of COPY and other scripts are text, in names and values."""
     log = api.new_log()
