@@ -81,12 +81,13 @@ def test_a_compose_file_fits_its_schema(name: str) -> None:
 
 
 def test_the_compose_file_names_services_and_commands_that_exist() -> None:
-    """Its schema checks neither."""
+    """Its schema checks neither, nor whether a variable is one of ours."""
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     for name, service in services.items():
         assert set(service.get("depends_on", {})) <= services.keys(), name
         if service["image"] == "isthmus":
             assert service["command"][0] in COMMANDS, name
+            assert service["environment"].keys() <= set(variables()), name
 
 
 def test_the_secured_compose_file_changes_services_and_settings_that_exist() -> None:
