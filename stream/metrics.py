@@ -156,6 +156,12 @@ DECLARED: Final[dict[str, Declared]] = {
     "api_jwks_reads": Declared(
         Counter, "readings of the identity provider's keys; after a failed one the former keys stay", ("outcome",)
     ),
+    "api_audit_lines": Declared(
+        Counter,
+        "lines of the audit log; what could not be written was not shown",
+        ("outcome",),
+        from_start=(("written",), ("failed",)),
+    ),
     "api_unreadable": Declared(Counter, "state records that could not be read, and count as absent"),
     "sink_records": Declared(
         Counter,

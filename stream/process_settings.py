@@ -170,6 +170,9 @@ class ApiSettings(Section):
     failures_per_minute: float = Field(
         60, ge=0, description="requests without a valid key, per client address; else 429; 0: no bound"
     )
+    audit_file: LocalPath | None = Field(
+        None, description="file of the audit log, who opened whose profile; none: the log of the process, logger isthmus.audit"
+    )
     keep_clicks: bool = Field(
         False,
         description="whether the store keeps the newest clicks of each user's last sessions, with their tags, for profiles; takes "

@@ -173,6 +173,12 @@ def _client(app: Litestar, own: ApiSettings) -> AsyncClient:
     return AsyncClient(transport=ASGITransport(cast("Any", app), raise_app_exceptions=False), base_url="http://testserver.local")
 
 
+def _has_read_keys(parts: ApiParts) -> bool:
+    """Whether the provider's keys were asked for once. A client in another loop must not meet the lock that this holds."""
+    oidc = parts.api.oidc
+    return oidc is None or (oidc._read_at > -float("inf") and not oidc._lock.locked())
+
+
 @asynccontextmanager
 async def replica(
     log: Log,
@@ -208,7 +214,7 @@ async def replica(
             client.headers["Authorization"] = f"Bearer {secret}"
             if ready:
                 async with asyncio.timeout(10):
-                    while parts.missing() is not None:
+                    while parts.missing() is not None or not _has_read_keys(parts):
                         await asyncio.sleep(0.01)
             yield Replica(log, parts, app, client, store)
     finally:

@@ -16,6 +16,7 @@ class Caller(msgspec.Struct, frozen=True):
         key: The API key; None: another credential.
         expires_at: When that other credential ends, ms; None: never.
         user_id: The user of the token that was sent along with a public key.
+        subject: Whom the identity provider vouches for; None: no person.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Caller(msgspec.Struct, frozen=True):
     key: ApiKey | None = None
     expires_at: int | None = None
     user_id: str | None = None
+    subject: str | None = None
 
     @property
     def is_public(self) -> bool:

@@ -11,6 +11,7 @@ from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
 from stream.api.answers import ListAnswer
 from stream.api.api_keys import ApiKeys
+from stream.api.audit import Audit
 from stream.api.bodies import (
     LIMIT,
 )
@@ -92,6 +93,7 @@ class Api(msgspec.Struct, frozen=True):
     signer: Signer
     changes: Changes
     places: Places
+    audit: Audit
     sink: EventSink
     metrics: Metrics
     settings: ApiSettings

@@ -108,11 +108,9 @@ class Oidc:
             expires_at = 1_000 * (int(claims["exp"]) + _LEEWAY_S)
             if expires_at > limits.LAST_TIME_MS:
                 return None  # a token without an end
-            return Caller(
-                "oidc:" + hashlib.sha256(str(claims["sub"]).encode()).hexdigest()[:16],
-                _scopes(claims, own),
-                expires_at=expires_at,
-            )
+            subject = str(claims["sub"])
+            name = "oidc:" + hashlib.sha256(subject.encode()).hexdigest()[:16]
+            return Caller(name, _scopes(claims, own), expires_at=expires_at, subject=subject)
         except (PyJWTError, ValueError, OverflowError, RecursionError):
             return None
 

@@ -12,6 +12,7 @@ from litestar.response import Stream as StreamResponse
 from stream.api import ingest
 from stream.api.answers import ListAnswer
 from stream.api.api_keys import Scope
+from stream.api.audit import Opened
 from stream.api.bodies import (
     CatalogueItem,
     CataloguePage,
@@ -64,6 +65,7 @@ from stream.health import Health
 async def recommendations(
     api: UsesApi,
     user_id: UserPath,
+    request: Authenticated,
     limit: Limit = None,
     placement: Placement = None,
     explain: Annotated[  # noqa: FBT002  (a query parameter)
@@ -75,9 +77,16 @@ async def recommendations(
 ) -> Response[ListAnswer]:
     """What the user may be offered now. A user nobody knows gets popularity's list, under `fallback`."""
     check_user_id(user_id, "user_id")
+    _note_person(api, request, user_id, "list")
     (found,) = await api.service.lists([user_id], limit or api.list_length, api.placement(placement), explain=explain)
     api.count(found)
     return _unless_held(found, found.etag, found.age_s, if_none_match)
+
+
+def _note_person(api: Api, request: Authenticated, user_id: str, opened: Opened) -> None:
+    """Of lists, only what people open is noted: a site's backend asks for one at each page, on behalf of the user."""
+    if request.auth.subject is not None:
+        api.audit.note(request.auth, user_id, opened)
 
 
 def _unless_held(content: Any, etag: str, age_s: float, if_none_match: str | None) -> Response[Any]:
@@ -90,10 +99,12 @@ def _unless_held(content: Any, etag: str, age_s: float, if_none_match: str | Non
 
 
 @post("/v1/users/batch", status_code=200, opt={SCOPE: Scope.READ}, responses=problems(*WRITING), summary="Lists of many users")
-async def batch(api: UsesApi, data: JSONBody[UsersBody]) -> Lists:
+async def batch(api: UsesApi, request: Authenticated, data: JSONBody[UsersBody]) -> Lists:
     """Lists of up to 1,000 users. Ids that cannot stand in a path can be asked for here."""
     for index, user in enumerate(data.users):
         check_user_id(user, f"users[{index}]")
+    for user in data.users:
+        _note_person(api, request, user, "list")
     return Lists(await api.service.lists(data.users, data.limit or api.list_length))
 
 
@@ -115,9 +126,10 @@ async def guest(api: UsesApi, data: JSONBody[GuestBody]) -> ListAnswer:
 
 
 @get("/v1/users/{user_id:str}/profile", opt={SCOPE: Scope.READ}, responses=problems(*READING, 404), summary="Who a user is")
-async def profile(api: UsesApi, user_id: UserPath) -> Profile:
+async def profile(api: UsesApi, user_id: UserPath, request: Authenticated) -> Profile:
     """Counts of interactions, purchases, owned items and feedback, and the last of each. No text; tags only by a setting."""
     check_user_id(user_id, "user_id")
+    api.audit.note(request.auth, user_id, "profile")
     found = await api.service.profile(user_id)
     if found is None:
         raise ApiError(404, "nothing is known of this user")
@@ -279,6 +291,7 @@ async def stream(
 ) -> StreamResponse:
     """Server-sent events: `list` with the list, and `erased` when the user was erased."""
     check_user_id(user_id, "user_id")
+    _note_person(api, request, user_id, "stream")
     caller = request.auth
     is_allowed = lambda: caller.is_live(api.keys, api.service.clock_ms())  # noqa: E731
     return _streamed(api, request, _stream(api, user_id, limit, last_event_id, is_allowed))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from litestar.types import ASGIApp
 
+    from stream.api.audit import Audit
     from stream.api.catalogue import CurrentCatalogue, ModelReader
     from stream.api.context import Api
     from stream.api.follower import Follower
@@ -160,6 +161,7 @@ def make_parts(
         signer=signer,
         changes=changes,
         places=Places(own.max_streams, own.max_streams_of_a_user, own.max_streams_of_an_address, own.heartbeat_s),
+        audit=_audit(own, erasure_key, metrics, clock_ms),
         sink=sink,
         metrics=metrics,
         settings=own.model_copy(update={"placements": placements_of(settings)}),
@@ -265,6 +267,22 @@ def _oidc(own: ApiSettings, metrics: Metrics) -> Oidc | None:
         own.oidc_scope_prefix,
     )
     return Oidc(provider, metrics, now_ms)
+
+
+def _audit(own: ApiSettings, key: bytes, metrics: Metrics, clock_ms: Callable[[], int]) -> Audit:
+    """The audit log in its file, or in the log of the process.
+
+    Raises:
+        IsthmusError: the file cannot be written.
+    """
+    from stream.api.audit import Audit, AuditFile
+
+    if own.audit_file is None:
+        return Audit(key, metrics, clock_ms)
+    try:
+        return Audit(key, metrics, clock_ms, AuditFile(own.audit_file).append)
+    except OSError as error:
+        raise IsthmusError(f"setting api.audit_file: {own.audit_file} cannot be written ({error.strerror})") from None
 
 
 def _signer(own: ApiSettings) -> Signer:
