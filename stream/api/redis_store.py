@@ -152,9 +152,16 @@ class RedisStore:
             answers: list[list[bytes | None]] = await pipeline.execute()
         return answers
 
-    async def keep_listening(self, changed: Callable[[Iterable[str]], None]) -> None:
+    async def servers(self) -> frozenset[str]:
+        """Returns the ids of the server processes that hold the rows: one that restarts, or takes over, has another."""
+        if isinstance(self._client, RedisCluster):
+            about: dict[str, Any] = await self._answer(self._client.info("server", target_nodes=RedisCluster.PRIMARIES))
+            return frozenset(str(one["run_id"]) for one in about.values())
+        return frozenset({str((await self._answer(self._client.info("server")))["run_id"])})
+
+    async def keep_listening(self, changed: Callable[[Iterable[str]], None], lost: Callable[[], None]) -> None:
         """Tells `changed` which users' lists were written by any replica, for ever. What is published while the server is away
-        is lost: streams look again every few seconds.
+        is lost: streams look again every few seconds. `lost` is called the moment the connection ends.
         """
         while True:
             try:
@@ -167,6 +174,7 @@ class RedisStore:
                             changed(_changed(message["data"]))
             except (RedisError, OSError, msgspec.MsgspecError) as error:
                 _end_if_cancelled()
+                lost()
                 logger.warning("changes of lists at %s are not heard (%s); trying again", self._place, type(error).__name__)
                 await asyncio.sleep(AGAIN_S)
 

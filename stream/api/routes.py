@@ -304,7 +304,11 @@ def _stream(api: Api, user_id: str, limit: int | None, last_event_id: str, is_al
 def _streamed(
     api: Api, request: Request[Any, Any, Any], asked: Stream, user: str | None = None, address: str | None = None
 ) -> StreamResponse:
-    """The stream, in a place that counts for the user of a token and for a visitor's address."""
+    """The stream, in a place that counts for the user of a token and for a visitor's address. It ends where the store must not be
+    answered from.
+    """
+    live, missing = asked.is_allowed, api.health.ready["store"]
+    asked = asked._replace(is_allowed=lambda: live() and missing() is None)
     events = _begun(stream_lists(api.service, api.changes, asked))
     api.places.take(request.scope, events, asked.is_allowed, user, address)
     return StreamResponse(events, headers={"X-Accel-Buffering": "no"})

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from itertools import starmap
-from typing import Final
+from typing import Final, Protocol
 
 from stream.api.store import Position, Store, StoreAwayError, Table
 
@@ -11,15 +11,24 @@ EVERY_S: Final = 1.0
 """How often positions are read, and written by those who follow: an answer's age is up to twice as much."""
 
 
+class SharedStore(Store, Protocol):
+    """A store on servers."""
+
+    async def servers(self) -> frozenset[str]:
+        """Returns the ids of the server processes that hold the rows."""
+        ...
+
+
 class SharedAge:
     """The positions of all partitions, as of the last look."""
 
-    def __init__(self, store: Store, partitions: int, clock_ms: Callable[[], int]) -> None:
+    def __init__(self, store: SharedStore, partitions: int, clock_ms: Callable[[], int]) -> None:
         self._store = store
         self._partitions = [(table, number) for table in Table for number in range(partitions)]
         self._clock_ms = clock_ms
         self._began_ms = clock_ms()
         self._positions: list[Position | None] = []
+        self._servers: frozenset[str] = frozenset()
         self._caught_up = False
         self._wrong: str | None = "the store was not asked yet"
 
@@ -32,6 +41,10 @@ class SharedAge:
         """Why the store must not be answered from; None where it may."""
         return self._wrong
 
+    def distrust(self) -> None:
+        """Keeps everybody from reading until the next look: a server that ended may come back with older contents."""
+        self._wrong = "the connection to the store was lost"
+
     async def run(self) -> None:
         """Looks for ever."""
         while True:
@@ -41,17 +54,19 @@ class SharedAge:
     async def look(self) -> None:
         try:
             positions = [await self._store.position(*partition) for partition in self._partitions]
+            servers = await self._store.servers()  # after the positions: another server may answer in between
         except StoreAwayError as error:
             self._wrong = str(error)
             return
-        if any(starmap(_went_back, zip(self._positions, positions, strict=False))):
+        if servers != self._servers or any(starmap(_went_back, zip(self._positions, positions, strict=False))):
             self._caught_up, self._began_ms = False, self._clock_ms()
-        self._positions = positions
+        self._positions, self._servers = positions, servers
         self._wrong = self._problem()
 
     def _problem(self) -> str | None:
-        """What is wrong with the positions. At first all of them must be of this replica's time: a store that nobody has filled for
-        weeks looks complete, and so does one that came back with old contents.
+        """What is wrong with the positions. At first, and on other servers than before, all of them must be of the present: a store
+        that nobody has filled for weeks looks complete, and so does one that came back with old contents, or took over without the
+        last ones.
         """
         count = len(self._positions)
         unread = sum(position is None or not position.complete for position in self._positions)
@@ -61,7 +76,9 @@ class SharedAge:
         self._caught_up = self._caught_up or not old
         if self._caught_up:
             return None
-        return f"{old} of {count} partitions were not read to their end since this process began or the store lost what was written"
+        return (
+            f"{old} of {count} partitions were not read to their end since this process began, or the store may have lost something"
+        )
 
 
 def _went_back(former: Position | None, position: Position | None) -> bool:
