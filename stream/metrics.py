@@ -168,7 +168,7 @@ DECLARED: Final[dict[str, Declared]] = {
         "records that a sink brought out: written, deleted (tombstones), superseded by a later one of the batch, refused, "
         "because the system on the other side cannot hold them, or undelivered: given up, and now dead letters",
         ("sink", "outcome"),
-        from_start=(("postgres", "refused"), ("webhook", "undelivered")),
+        from_start=(("postgres", "refused"), ("webhook", "refused"), ("webhook", "undelivered")),
     ),
     "sink_seconds": Declared(Histogram, "time to bring out a batch", ("sink",), _SECONDS),
     "sink_reconciled": Declared(Counter, "partitions that a sink read from their beginning", ("sink",)),

@@ -36,6 +36,7 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(Note).decode
+_decode_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Group(Protocol):
@@ -97,7 +98,7 @@ class WebhookStore:
         del table, after
         with self._metrics.histogram("sink_seconds", SINK).time():
             await self._replay(partition)
-            for part in self._parts(rows):
+            for part in self._parts(partition, rows):
                 await self._send(partition, part)
                 moved = msgspec.structs.replace(self._notes[partition].position, next_offset=part[-1].offset + 1)
                 await self._keep(partition, msgspec.structs.replace(self._notes[partition], position=moved))
@@ -120,8 +121,10 @@ class WebhookStore:
     async def close(self) -> None:
         await self._sender.close()
 
-    def _parts(self, rows: Sequence[Row]) -> list[list[Row]]:
-        """The rows of each message, in order: an erasure alone, lists together without those that a later record supersedes."""
+    def _parts(self, partition: int, rows: Sequence[Row]) -> list[list[Row]]:
+        """The rows of each message, in order: an erasure alone, lists together without those that a later record supersedes, and
+        without what is no JSON object, which no message can hold.
+        """
         newest = {row.key: row.offset for row in rows}
         parts: list[list[Row]] = []
         for row in rows:
@@ -129,6 +132,10 @@ class WebhookStore:
                 parts.append([row])
             elif newest[row.key] != row.offset:
                 self._count("superseded")
+            elif not _is_object(row.value):
+                self._count("refused")
+                text = "the record at offset %d of partition %d is no list, and is not sent: its user keeps the former one"
+                logger.error(text, row.offset, partition)
             elif parts and parts[-1][0].value is not None and len(parts[-1]) < self._batch_lists:
                 parts[-1].append(row)
             else:
@@ -171,7 +178,7 @@ class WebhookStore:
         last = max(one.number for one in requests)
         if due:
             rows = await latest_of(self._scan, partition, {one.offset for one in due}, note.position.next_offset)
-            for part in self._parts(rows):
+            for part in self._parts(partition, rows):
                 await self._send(partition, part, f"again-{last}")
         await self._keep(partition, msgspec.structs.replace(note, replayed=last))
 
@@ -184,3 +191,12 @@ class WebhookStore:
 
     def _count(self, outcome: str, by: int = 1) -> None:
         self._metrics.counter("sink_records", SINK, outcome).inc(by)
+
+
+def _is_object(value: bytes) -> bool:
+    try:
+        value.decode()  # what is raw is not checked
+        _decode_object(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return True

@@ -12,6 +12,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from stream.api.store import Row
+from stream.core.outputs import Output
 from stream.core.records import PlainRecord, Record
 from stream.errors import IsthmusError
 from stream.kafka.embedded.log import Log
@@ -118,6 +119,21 @@ async def test_a_list_that_a_later_record_supersedes_is_not_sent(endpoint: Endpo
         assert running.metrics.total("sink_records", "webhook", "superseded") == 4
     assert [len(message["data"]["lists"]) for message in endpoint.taken] == [1]
     assert endpoint.lists() == {"a": list(ITEMS[4:7])}
+
+
+async def test_a_record_that_is_no_list_is_counted_and_stops_nothing(endpoint: Endpoint) -> None:
+    """Neither JSON nor UTF-8: no message can hold it. A former list of the same batch is superseded all the same."""
+    log = api.new_log()
+    for user, value in (("a", b"\xff"), ("b", b'{"items": ["\xff"]}'), ("c", b"{"), ("d", b"[]")):
+        api.put_list(log, user)
+        api.append(log, TOPICS.recommendations, user, Output(user.encode(), value))
+    api.put_list(log, "e")
+    async with sink(log, endpoint, FakeGroup()) as running:
+        await running.settled()
+        assert running.metrics.total("sink_records", "webhook", "refused") == 4
+        api.put_list(log, "a", ITEMS[7:9])
+        await running.settled()
+    assert endpoint.lists() == {"a": list(ITEMS[7:9]), "e": list(ITEMS[:5])}
 
 
 async def test_a_message_that_is_refused_is_sent_again_under_its_id(endpoint: Endpoint) -> None:
