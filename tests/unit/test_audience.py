@@ -1,25 +1,34 @@
 """The audience of an item: scores and filters are those of the step's lists."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from stream.core.events import Click, Eligibility, Item, Purchase, Source
 from stream.core.outputs import Recommendation
-from stream.core.ranking import Catalogue
+from stream.core.ranking import Catalogue, Ranker
 from stream.core.state import HEAD_PREFIX, decode_head
 from stream.errors import IsthmusError
 from stream.kafka.embedded.log_reader import EmbeddedLogReader
 from stream.services.audience import TemporaryStates, restore, write_audience
 from stream.sinks.audience import Audience, Member, best, chunks
 from tests import api
+from tests.rankers import random_ranker
 from tests.world import ITEMS, NOW, OrderRanker, Store, batch_of, catalogue, run, settings
 
 ITEM = ITEMS[2]
 
 
-def world(ranker: OrderRanker) -> Store:
+def network() -> Ranker:
+    """The default system's, with random weights."""
+    tags = [f"tag-{number}" for number in range(7)]
+    return random_ranker("isthmus", ITEMS, np.full(len(ITEMS), 0.1, dtype=np.float32), tags=tags, clicks=tags)
+
+
+def world(ranker: Ranker) -> Store:
     """Users with clicks, one of each who owns the item, may not be offered it, or has no history that the model reads."""
     store, whole = Store(), settings(list_length=len(ITEMS))
     clicks = [
@@ -32,7 +41,7 @@ def world(ranker: OrderRanker) -> Store:
     return store
 
 
-def found(store: Store, ranker: OrderRanker) -> dict[str, Member]:
+def found(store: Store, ranker: Ranker) -> dict[str, Member]:
     audience = Audience(ITEM, ranker, catalogue(), NOW)
     heads = [(key, value) for key, value in store.records.items() if key.startswith(HEAD_PREFIX)]
     return {one.user_id: one for chunk in chunks(heads) for one in audience.members(chunk, store)}
@@ -43,14 +52,16 @@ def listed(store: Store) -> dict[str, float]:
     return {one.user_id: ranked.score for one in lists for ranked in one.items if ranked.item == ITEM}
 
 
-def test_scores_and_filters_are_those_of_the_lists() -> None:
+@pytest.mark.parametrize("make", [OrderRanker, network])
+def test_scores_and_filters_are_those_of_the_lists(make: Callable[[], Ranker]) -> None:
     """Of every user, within 1e-3; who owns the item or is not eligible is not there."""
-    ranker = OrderRanker()
+    ranker = make()
     store = world(ranker)
     members, lists = found(store, ranker), listed(store)
     assert members.keys() == lists.keys()
     assert len(members) > 30
     assert "u1" not in members
+    assert np.ptp([one.score for one in members.values()]) > 0.005
     assert max(abs(members[user].score - lists[user]) for user in lists) < 1e-3
     assert members["none"].fallback == "popularity"
 
