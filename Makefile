@@ -1,5 +1,5 @@
 # Everything that is done with Isthmus. `make demo` and `make test` set up what they need, once.
-.PHONY: setup setup-kafka demo test secured lint docs docs-serve bench bench-api bench-streams bench-replica bench-recovery bench-sink bench-audience chaos soak results
+.PHONY: setup setup-kafka demo test secured lint docs docs-serve screenshots bench bench-api bench-streams bench-replica bench-recovery bench-sink bench-audience chaos soak results
 SECONDS ?=
 KAFKA ?=
 PYTEST ?=
@@ -36,6 +36,9 @@ docs: setup ## writes the generated reference pages and the AsyncAPI document, t
 
 docs-serve: docs ## shows the site at http://127.0.0.1:8000 and rebuilds it when a page changes
 	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs serve --strict
+
+screenshots: setup-kafka ## pictures of the pages while the demo runs: writes docs/img/live.png, and all of them to build/screenshots
+	.venv/bin/python -m deploy.screenshots
 
 chaos: setup-kafka ## faults of every kind on real Kafka, about an hour; CASES="killed,disk" chooses; writes build/chaos.json
 	.venv/bin/python -m tests.chaos --cases "$(CASES)" --seed $(SEED)

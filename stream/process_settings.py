@@ -182,6 +182,16 @@ class ApiSettings(Section):
         False, description="whether guests get lists (POST /v1/recommendations): the process then loads model and text model"
     )
     max_guests: int = Field(16, ge=1, description="guests that may wait for their lists; else 503")
+    live: bool = Field(
+        False,
+        description="whether the live page / is served to keys with the scope live: the process then loads the model, and keeps "
+        "tags and keywords of the users who were active last in memory",
+    )
+    live_metrics: tuple[Annotated[str, Field(pattern=r"^https?://[^\s]+$")], ...] = Field(
+        (),
+        description="URLs of the metrics of workers and encoders, such as http://worker-1:9101/metrics: the live page then shows "
+        "quality, lag, dead letters and swaps",
+    )
     max_streams: int = Field(2_000, ge=0, description="open event streams of this replica; else 503")
     max_streams_of_a_user: int = Field(
         20, ge=0, description="open event streams with tokens of one user, in this replica; else 429; 0: no bound"

@@ -79,12 +79,16 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class Popularity(NamedTuple):
-    """The champion's items with their popularity prior, (items,), and the champion itself where guests are answered."""
+    """The champion's items with their popularity prior, (items,), and the champion itself where the process loads it.
+
+    `published_at` is when it was announced, ms.
+    """
 
     model: ModelName
     items: tuple[str, ...]
     prior: Rows
     ranker: Ranker | None = None
+    published_at: int = 0
 
 
 class Question(NamedTuple):

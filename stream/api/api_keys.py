@@ -30,6 +30,7 @@ class Scope(StrEnum):
     FEEDBACK = "feedback"
     ERASE = "erase"
     TOKENS = "tokens"
+    LIVE = "live"
     ADMIN = "admin"
     PUBLIC = "public"
 

@@ -90,7 +90,7 @@ class CurrentCatalogue:
                 self._metrics.counter("model_refusals", Reason.POISON).inc()
                 logger.error("popularity of %s is not taken over (%s)", announced.uri, failure_location(error))  # noqa: TRY400
                 continue
-            self.popularity = Popularity(ModelName(announced.name, announced.version), items, prior, ranker)
+            self.popularity = Popularity(ModelName(announced.name, announced.version), items, prior, ranker, announced.published_at)
             return
 
     async def keep_trying(self) -> None:

@@ -17,6 +17,7 @@ from stream.api.bodies import (
 )
 from stream.api.callers import Caller
 from stream.api.guests import Guests
+from stream.api.live_view import LiveView
 from stream.api.oidc import Oidc
 from stream.api.problems import MEDIA_TYPE, ApiError, Problem
 from stream.api.service import ReadService
@@ -85,7 +86,7 @@ WRITING: Final = (400, 401, 403, 408, 413, 429, 503)
 class Api(msgspec.Struct, frozen=True):
     """What the routes work with.
 
-    `page_key` is the public key of the demo's shop; "" where there is no shop.
+    `page_key` is the public key of the demo's shop, `live_key` the key of its live page; "" outside the demo.
     """
 
     service: ReadService
@@ -103,6 +104,8 @@ class Api(msgspec.Struct, frozen=True):
     health: Health
     guests: Guests | None = None
     page_key: str = ""
+    live_key: str = ""
+    live: LiveView | None = None
     insecure: bool = False
     oidc: Oidc | None = None
 

@@ -16,6 +16,7 @@ import msgspec
 
 from stream.api.profiles import is_kept, summary_of
 from stream.api.store import RECONCILE_AFTER_MS, FollowedStore, Position, Row, Table, must_reconcile
+from stream.core.records import Record
 from stream.core.state import StatesUnreadableError
 from stream.kafka.cluster.log_reader import Bounds, Fetched, LogReader, PartitionsChanged, TopicPartition
 from stream.kafka.faust.changelog import term_of
@@ -53,10 +54,12 @@ class Follower:
         touch_every_ms: int = TOUCH_EVERY_MS,
         *,
         keep_clicks: bool = False,
+        seen: Callable[[Table, int, Record], None] | None = None,
     ) -> None:
         """`tables` by topic; `changed` gets the users whose lists changed; `clock_ms` is the wall clock; `reconciled` names the
         counter of partitions that are read from their beginning, and its labels; `touch_every_ms` is how often the store learns
-        that nothing new came. With `keep_clicks` the store keeps the newest clicks of sessions.
+        that nothing new came. With `keep_clicks` the store keeps the newest clicks of sessions. `seen` gets each record, with its
+        table and partition, but not those that an earlier owner wrote late.
         """
         self._store = store
         self._reader = reader
@@ -68,6 +71,7 @@ class Follower:
         self._reconciled = reconciled
         self._touch_every_ms = touch_every_ms
         self._keep_clicks = keep_clicks
+        self._seen = seen
         self._followed: dict[TopicPartition, Followed] = {}
         self._bounds: Mapping[TopicPartition, Bounds] = {}
         self._reached: set[TopicPartition] = set()
@@ -188,6 +192,8 @@ class Follower:
         self._followed[topic, partition] = Followed(followed.table, position, self._clock_ms())
 
     def _list_rows(self, fetched: Fetched) -> list[Row]:
+        for record in fetched.records:
+            self._see(Table.LISTS, fetched.partition, record)
         return [
             Row(record.key, record.value, record.offset, record.timestamp) for record in fetched.records if record.key is not None
         ]
@@ -202,11 +208,16 @@ class Follower:
                 late += 1
                 continue
             term = stamped
+            self._see(Table.STATES, fetched.partition, record)
             if is_kept(record.key):
                 rows.append(Row(record.key, self._summary(record.key, record.value), record.offset))
         if late:
             self._metrics.counter("late_records").inc(late)
         return rows, msgspec.structs.replace(position, term=term)
+
+    def _see(self, table: Table, partition: int, record: Record) -> None:
+        if self._seen is not None:
+            self._seen(table, partition, record)
 
     def _summary(self, key: bytes, value: bytes | None) -> bytes | None:
         """What is kept of a state record. One that cannot be read is deleted: its predecessor is no longer true."""

@@ -12,7 +12,7 @@ from litestar.params import HeaderParameter, PathParameter
 from stream.api.context import UsesApi, problems
 from stream.api.problems import ApiError
 
-_KEY: Final = b"{public_key}"
+_KEY: Final = b"{key}"
 _TYPES: Final = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
@@ -51,6 +51,11 @@ def _file(name: str, content: bytes, accept_encoding: str = "") -> Response[byte
     return Response(content, media_type=_TYPES[name.rsplit(".", 1)[1]], headers=headers)
 
 
+def page(name: str, key: str = "") -> Response[bytes]:
+    """A page, with the key that it holds."""
+    return _file(name, _read(name).replace(_KEY, key.encode()))
+
+
 @get("/snippet.js", media_type=_TYPES["js"], responses=problems(), summary="The snippet for web pages")
 async def snippet(accept_encoding: AcceptEncoding = "") -> Response[bytes]:
     """Sends a visitor's clicks and follows the visitor's list: see the guide for web pages."""
@@ -60,7 +65,7 @@ async def snippet(accept_encoding: AcceptEncoding = "") -> Response[bytes]:
 @get("/shop", include_in_schema=False)
 async def shop(api: UsesApi) -> Response[bytes]:
     """The demo's shop. Its public key stands in the page, as in any page with the snippet."""
-    return _file("shop.html", _read("shop.html").replace(_KEY, api.page_key.encode()))
+    return page("shop.html", key=api.page_key)
 
 
 @get("/pages/{name:str}", include_in_schema=False)

@@ -46,6 +46,7 @@ from stream.api.feedback import FeedbackAnswer, FeedbackBody
 from stream.api.feedback_route import feedback
 from stream.api.guests import GuestBody
 from stream.api.ingest import Clock, EventsAnswer, EventsBody, check_user_id, erasure_event, outgoing
+from stream.api.live_routes import live_page, live_stream
 from stream.api.page_routes import page_file, snippet
 from stream.api.problems import ApiError, Problem
 from stream.api.profile_answer import Profile
@@ -360,6 +361,8 @@ ROUTES: Final = (
     readyz,
     snippet,
     page_file,
+    live_page,
+    live_stream,
 )
 BODIES: Final = (
     UsersBody,

@@ -1,16 +1,13 @@
-"""The API as a process: the followers, the store, the HTTP server, health and metrics, until a signal stops it."""
+"""The API as a process: the followers and the store behind the HTTP server, health and metrics, until a signal stops it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
 import logging
-import socket
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stream.core.event_times import rule_of
 from stream.core.events import INPUTS
@@ -18,29 +15,29 @@ from stream.errors import IsthmusError
 from stream.health import Beat, Health
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-
-    from litestar.types import ASGIApp
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 
     from stream.api.audit import Audit
     from stream.api.catalogue import CurrentCatalogue, ModelReader
     from stream.api.context import Api
     from stream.api.follower import Follower
     from stream.api.guests import Guests
+    from stream.api.live_bodies import Kind
+    from stream.api.live_view import ReadMetrics
     from stream.api.oidc import Oidc
     from stream.api.signing import Signer
     from stream.api.store import Store, Table
     from stream.api.streams import Changes
     from stream.core.ranking import Ranker, Rows
+    from stream.core.records import Record
     from stream.kafka.cluster.event_sink import EventSink
     from stream.kafka.cluster.log_reader import LogReader
     from stream.metrics import Metrics
     from stream.process_settings import ApiSettings
     from stream.services.startup import Startup
-    from stream.settings import Settings
+    from stream.settings import Settings, TopicSettings
 
 logger = logging.getLogger("isthmus")
-GRACE_S: Final = 2  # for answers in flight when the process ends
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def run_api(settings: Settings, startup: Startup, *, insecure: bool = False) -> 
 
     from stream.services.threads import limit_threads
 
-    if settings.api.guests:
+    if settings.api.guests or settings.api.live:
         limit_threads()
     uvloop.run(_api(settings, startup, insecure=insecure))
 
@@ -78,6 +75,7 @@ async def _api(settings: Settings, startup: Startup, *, insecure: bool) -> None:
     from stream.kafka.cluster.event_sink import open_event_sink
     from stream.kafka.cluster.rights import Process
     from stream.metrics import Metrics
+    from stream.services.http_server import serve
     from stream.services.process import check_topics, followed
 
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.api
@@ -135,28 +133,34 @@ def make_parts(
     sink: EventSink,
     metrics: Metrics,
     clock_ms: Callable[[], int] | None = None,
+    read_metrics: ReadMetrics | None = None,
     *,
     insecure: bool = False,
 ) -> ApiParts:
-    """Puts a replica together. `clock_ms` is the wall clock."""
+    """Puts a replica together. `clock_ms` is the wall clock; `read_metrics` reads those of the workers, for the live page."""
     from stream.api.api_keys import ApiKeys
     from stream.api.catalogue import CurrentCatalogue
     from stream.api.context import Api
+    from stream.api.live_feed import LiveFeed
+    from stream.api.live_view import LiveView
     from stream.api.served_lists import ServedLists
     from stream.api.service import ReadService
     from stream.api.stream_places import Places
     from stream.api.streams import Changes
+    from stream.services.metrics_reader import reader_of_metrics
     from stream.services.process import item_format
 
     own, topics, clock_ms = settings.api, settings.topics, clock_ms or now_ms
     current, changes, health = CurrentCatalogue(_model_reader(own), metrics, item_format(settings)), Changes(), Health()
-    filling = _filling(settings, store, reader, changes, metrics, clock_ms)
+    feed = LiveFeed(clock_ms) if own.live else None
+    filling = _filling(settings, store, reader, changes, metrics, clock_ms, None if feed is None else feed.saw)
     health.ready["store"] = filling.missing
     metrics.gauge("api_store_age_seconds").set_function(lambda: filling.age_ms() / 1_000)
     metrics.gauge("api_streams").set_function(lambda: changes.open)
     signer, erasure_key = _signer(own), settings.step.erasure_key.get_secret_value().encode()
+    service = ReadService(store, current, topics.partitions, erasure_key, filling.age_ms, clock_ms, ServedLists(signer))
     api = Api(
-        service=ReadService(store, current, topics.partitions, erasure_key, filling.age_ms, clock_ms, ServedLists(signer)),
+        service=service,
         keys=ApiKeys(),
         signer=signer,
         changes=changes,
@@ -172,8 +176,15 @@ def make_parts(
         guests=_guests(settings, current) if own.guests else None,
         insecure=insecure,
         oidc=_oidc(own, metrics),
+        live=None if feed is None else LiveView(feed, service, _kinds(topics), read_metrics or reader_of_metrics(own.live_metrics)),
     )
-    return ApiParts(api, current, filling.follower, reader, filling.missing, (*filling.work, current.keep_trying))
+    work = (*filling.work, current.keep_trying, *(() if api.live is None else (api.live.run,)))
+    return ApiParts(api, current, filling.follower, reader, filling.missing, work)
+
+
+def _kinds(topics: TopicSettings) -> dict[str, Kind]:
+    """What the live page calls the events of the inputs that it counts."""
+    return {topics.clicks: "click", topics.encoded_calls: "call", topics.purchases: "purchase"}
 
 
 class _Filling(NamedTuple):
@@ -186,7 +197,13 @@ class _Filling(NamedTuple):
 
 
 def _filling(
-    settings: Settings, store: Store, reader: LogReader, changes: Changes, metrics: Metrics, clock_ms: Callable[[], int]
+    settings: Settings,
+    store: Store,
+    reader: LogReader,
+    changes: Changes,
+    metrics: Metrics,
+    clock_ms: Callable[[], int],
+    seen: Callable[[Table, int, Record], None] | None,
 ) -> _Filling:
     """An embedded store is this replica's alone. Of a shared one it fills its part, and learns of the others' from the store."""
     from stream.api.follower import TOUCH_EVERY_MS, Follower
@@ -204,6 +221,7 @@ def _filling(
             own.reconcile_after_s * 1_000,
             touch_every_ms=touch_every_ms,
             keep_clicks=own.keep_clicks,
+            seen=seen,
         )
 
     if own.redis_url is None:
@@ -222,11 +240,11 @@ def _filling(
 
 
 def _model_reader(own: ApiSettings) -> ModelReader:
-    """Reads the whole champion where guests are answered, and otherwise its popularity prior, without weights and torch."""
+    """Reads the whole champion for guests and the live page, and otherwise its popularity prior, without weights and torch."""
     from models.artifact import load_ranker, read_prior
 
     def read(uri: str, sha256: str) -> tuple[tuple[str, ...], Rows, Ranker | None]:
-        if not own.guests:
+        if not own.guests and not own.live:
             return (*read_prior(uri, sha256), None)
         ranker = load_ranker(uri, sha256)
         return ranker.items, ranker.prior, ranker
@@ -316,99 +334,3 @@ async def following(parts: ApiParts, stop: asyncio.Event) -> AsyncIterator[None]
                     parts.api.guests.close()
     finally:
         await parts.reader.close()
-
-
-async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, say: Callable[[str], None] = logger.info) -> None:
-    """Serves HTTP, and metrics on a separate port, until `stop`.
-
-    Raises:
-        IsthmusError: a port is taken, or TLS files cannot be used.
-    """
-    import uvicorn
-
-    from stream.api.app import make_app
-
-    own = api.settings
-    _check_tls(own)
-    if api.insecure:
-        logger.warning("--insecure: whoever reaches %s:%d reads, writes and erases every user", own.host, own.port)
-    config = uvicorn.Config(
-        _aborting(make_app(api, metrics)),
-        access_log=False,  # paths hold user ids
-        log_config=None,
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_S,
-        proxy_headers=bool(own.trusted_proxies),
-        forwarded_allow_ips=list(own.trusted_proxies),
-        ssl_certfile=own.tls_certificate,
-        ssl_keyfile=own.tls_key,
-    )
-    listening, server = _listen(own), _server(config)
-    metrics_server, _ = metrics.serve(own.metrics_port, api.health)
-    scheme, port = "https" if own.tls_certificate else "http", listening.getsockname()[1]
-    say(f"API at {scheme}://{own.host}:{port}")
-    say(f"metrics and health at http://127.0.0.1:{metrics_server.server_port}/metrics, /livez, /readyz")
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    stopped = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopped.cancel()
-        api.changes.end()
-        server.should_exit = True
-        await serving
-        metrics_server.shutdown()
-        metrics_server.server_close()
-
-
-def _aborting(app: ASGIApp) -> Any:
-    """Tells the application how to close a connection whose client reads nothing: ASGI has no message for it, and a mere close
-    waits for the client. The server's `send` is a method of what holds the connection; tests notice where it no longer is.
-    """
-    from stream.api.stream_places import ABORT
-
-    async def aborting(scope: Any, receive: Any, send: Any) -> None:
-        transport = getattr(getattr(send, "__self__", None), "transport", None)
-        if transport is not None:
-            scope["state"][ABORT] = transport.abort
-        await app(scope, receive, send)
-
-    return aborting
-
-
-def _check_tls(own: ApiSettings) -> None:
-    """Raises IsthmusError where certificate and key cannot be used."""
-    import ssl
-
-    if own.tls_certificate is None:
-        if own.tls_key is not None:
-            raise IsthmusError("api.tls_key is set without api.tls_certificate: plain HTTP would be served")
-        return
-    try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(own.tls_certificate, own.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise IsthmusError(f"api.tls_certificate and api.tls_key cannot be used: {error}") from None
-
-
-def _listen(own: ApiSettings) -> socket.socket:
-    """The bound port; uvicorn would end the process where it is taken."""
-    if own.tls_certificate is None and not ipaddress.ip_address(socket.gethostbyname(own.host)).is_loopback:
-        logger.warning("API keys cross the network in the clear: set api.tls_certificate, or let a proxy end TLS")
-    try:
-        return socket.create_server((own.host, own.port))
-    except OSError as error:
-        raise IsthmusError(
-            f"{own.host}:{own.port} cannot be listened on ({error.strerror}): choose another with --host and --port"
-        ) from error
-
-
-def _server(config: Any) -> Any:
-    """A uvicorn server that leaves signals to the process."""
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-    return Server(config)

@@ -97,7 +97,7 @@ async def serve(folder: Path, port: int) -> None:
     from stream.metrics import Metrics
     from stream.process_settings import ApiSettings
     from stream.services.api import following, make_parts
-    from stream.services.api import serve as serve_http
+    from stream.services.http_server import serve as serve_http
     from stream.settings import Settings, TopicSettings
 
     began = time.perf_counter()

@@ -47,6 +47,8 @@ ADMITTED: Final[dict[tuple[str, str], frozenset[str]]] = {
     ("GET", "/readyz"): OPEN,
     ("GET", "/snippet.js"): OPEN,
     ("GET", "/pages/{name}"): OPEN,
+    ("GET", "/"): OPEN,
+    ("GET", "/v1/live/events"): frozenset({"live", "admin"}),
 }
 BODIES: Final[dict[str, Any]] = {
     "/v1/users/batch": {"users": ["u"]},
@@ -73,6 +75,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Replica]:
         requests_per_s_of_a_user=0,
         requests_per_s_of_an_address=0,
         guests=True,
+        live=True,
         oidc_jwks=str(oidc.write_keys(tmp_path / "jwks.json", rsa=oidc.RSA)),
         **oidc.OIDC,
     ) as started:

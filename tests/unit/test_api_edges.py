@@ -23,7 +23,7 @@ from stream.api.app import make_app
 from stream.errors import IsthmusError
 from stream.metrics import Metrics
 from stream.process_settings import ApiSettings
-from stream.services.api import serve
+from stream.services.http_server import serve
 from tests import api
 from tests.api import Replica, replica
 

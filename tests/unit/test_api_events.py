@@ -22,7 +22,8 @@ from stream.core.records import Batch, PlainRecord
 from stream.errors import IsthmusError
 from stream.kafka.cluster.event_sink import OutgoingEvent
 from stream.metrics import Metrics
-from stream.services.api import now_ms, serve
+from stream.services.api import now_ms
+from stream.services.http_server import serve
 from tests import api, world
 from tests.api import ITEMS, NOW, PARTITIONS, TOPICS, Replica, replica
 

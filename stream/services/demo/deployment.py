@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import urllib.request
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,12 +18,11 @@ from stream.services.child_processes import ChildProcess
 from stream.services.demo.catching_up import catch_up, repeated
 from stream.services.demo.context import MIN_JUDGED
 from stream.services.demo.live_users import send_live
+from stream.services.metrics_reader import scrape
 from stream.services.text_models import folder_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from prometheus_client.metrics_core import Metric
+    from collections.abc import Callable, Sequence
 
     from stream.services.demo.context import DemoContext
     from stream.services.demo.stats import DemoStats
@@ -53,11 +51,12 @@ async def run_on_kafka(context: DemoContext, bootstrap: str | None) -> None:
         context.say(f"starting {WORKERS} workers and an encoder")
         processes = DemoProcesses(context, bootstrap, pids, stack)
         ports = [free_port() for _ in range(WORKERS)]
-        context.stats.metrics_at = ", ".join(f"http://127.0.0.1:{port}/metrics" for port in ports)
+        urls = [f"http://127.0.0.1:{port}/metrics" for port in ports]
+        context.stats.metrics_at = ", ".join(urls)
         for number, port in enumerate(ports, start=1):
             processes.start(f"worker-{number}", ["worker", "--name", f"worker-{number}", "--metrics-port", str(port)])
         processes.start("encoder", ["encoder", "--metrics-port", "0"])
-        await _run(context, bootstrap, ports, processes)
+        await _run(context, bootstrap, urls, processes)
         with repeated("stopping the processes and the broker", context.say):
             stack.close()
 
@@ -93,12 +92,12 @@ class DemoProcesses:
             child.check()
 
 
-async def _run(context: DemoContext, bootstrap: str, ports: Sequence[int], processes: DemoProcesses) -> None:
+async def _run(context: DemoContext, bootstrap: str, urls: Sequence[str], processes: DemoProcesses) -> None:
     topics, stats = context.settings.topics, context.stats
     lists = TopicTail(bootstrap, topics.recommendations, lambda records: stats.saw_recommendations(row.value for row in records))
     dead_letters = TopicTail(bootstrap, topics.dead_letters, lambda records: _add_dead_letters(stats, len(records)))
     sending = asyncio.create_task(_send(context, bootstrap))
-    tasks = [sending, *(asyncio.create_task(task) for task in (_watch(context, ports, processes), lists.run(), dead_letters.run()))]
+    tasks = [sending, *(asyncio.create_task(task) for task in (_watch(context, urls, processes), lists.run(), dead_letters.run()))]
     try:
         await asyncio.wait([asyncio.create_task(context.stop.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED)
         if context.stop.is_set():
@@ -109,7 +108,7 @@ async def _run(context: DemoContext, bootstrap: str, ports: Sequence[int], proce
                 return unread + await asyncio.to_thread(_records_on_their_way, bootstrap, topics)
 
             await catch_up(behind, context.say)
-        stats.read(await asyncio.to_thread(_scrape, ports))
+        stats.read(await asyncio.to_thread(scrape, urls))
         stats.weigh(processes.pids)
     finally:
         for task in tasks:
@@ -137,11 +136,11 @@ async def _send(context: DemoContext, bootstrap: str) -> None:
         await producer.stop()
 
 
-async def _watch(context: DemoContext, ports: Sequence[int], processes: DemoProcesses) -> None:
+async def _watch(context: DemoContext, urls: Sequence[str], processes: DemoProcesses) -> None:
     trains = False
     while True:
         processes.check()
-        context.stats.read(await asyncio.to_thread(_scrape, ports))
+        context.stats.read(await asyncio.to_thread(scrape, urls))
         context.stats.weigh(processes.pids)
         context.show()
         if not trains and context.stats.recommendations:  # its start takes a core for seconds: the workers come first
@@ -186,17 +185,3 @@ class TopicTail:
         ends = await self._consumer.end_offsets(self._consumer.assignment())
         positions = [await self._consumer.position(tp) for tp in ends]
         return int(sum(ends.values()) - sum(positions))
-
-
-def _scrape(ports: Sequence[int]) -> list[Iterable[Metric]]:
-    """The metrics of those workers that answer."""
-    from prometheus_client.parser import text_string_to_metric_families
-
-    metrics: list[Iterable[Metric]] = []
-    for port in ports:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
-                metrics.append(list(text_string_to_metric_families(answer.read().decode())))
-        except OSError:
-            continue
-    return metrics

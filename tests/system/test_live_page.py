@@ -1,0 +1,233 @@
+"""The live page in a real browser, with a real worker and a replica of the API on one embedded log."""
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+import pytest
+import uvicorn
+from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped]
+from playwright.async_api import Browser, Page, expect
+
+from stream.api.answers import Popularity
+from stream.api.api_keys import Scope
+from stream.api.app import make_app
+from stream.core.dead_letters import DeadLetterLimit
+from stream.core.events import Click, Purchase
+from stream.core.outputs import ModelName
+from stream.core.partitioner import partition_of
+from stream.core.step import StepConfig
+from stream.kafka.agents.profile_agent import ProfileContext
+from stream.kafka.agents.served_model import ServedModel
+from stream.kafka.app import add_profile_agent, run_until_stopped
+from stream.kafka.app import make_app as make_worker
+from stream.kafka.cluster.topics import WORKER_GROUP, source_topics, specs
+from stream.kafka.embedded.log import Log, forget, open_log
+from stream.metrics import Metrics
+from stream.services.api import now_ms
+from tests import api, world
+from tests.api import PARTITIONS, TOPICS, Replica, replica
+from tests.browser import browser
+
+MARKUP = "<img src=x onerror=window.hacked=1>"
+WITHIN_MS = 30_000
+SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 860}}
+RANKER = world.OrderRanker()
+
+pytestmark = pytest.mark.timeout(150)
+
+
+@dataclass
+class Site:
+    """A page that is served, the log behind it, and a browser."""
+
+    log: Log
+    running: Replica
+    url: str
+    browser: Browser
+
+    async def open(self, size: str = "desktop", scheme: str = "light") -> Page:
+        context = await self.browser.new_context(viewport=SIZES[size], color_scheme=scheme)  # type: ignore[arg-type]
+        page = await context.new_page()
+        await page.goto(self.url)
+        return page
+
+    def click(self, user: str, *tags: str, event_id: str | None = None, session_id: str | None = None) -> None:
+        event = Click(user, now_ms(), tags, event_id=event_id, session_id=session_id)
+        self.log.append(TOPICS.clicks, user, msgspec.json.encode(event))
+
+    def call(self, user: str, number: int, keyword: str) -> None:
+        at, partition = now_ms(), partition_of(user.encode(), PARTITIONS)
+        made = world.call(f"k{number}", at - 1_000, at, user=user, offset=number)
+        encoded = msgspec.structs.replace(made, keywords=(keyword,), origin_partition=partition)
+        self.log.append(TOPICS.encoded_calls, user, msgspec.msgpack.encode(encoded))
+
+    def buy(self, user: str, item: str) -> None:
+        self.log.append(TOPICS.purchases, user, msgspec.json.encode(Purchase(user, now_ms(), (item,))))
+
+    @asynccontextmanager
+    async def busy(self) -> AsyncIterator[None]:
+        """Twenty users, who click, call and buy."""
+
+        async def send() -> None:
+            for number in itertools.count():
+                user = f"c-{number % 20}"
+                self.click(user, "home", f"page-{number % 7}")
+                if number % 5 == 0:
+                    self.call(user, number, "dog")
+                if number % 9 == 0:
+                    self.buy(user, world.ITEMS[number % 6])
+                await asyncio.sleep(0.03)
+
+        sending = asyncio.create_task(send())
+        try:
+            yield
+        finally:
+            sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sending
+
+
+@asynccontextmanager
+async def working(name: str, log: Log, folder: Path, metrics: Metrics) -> AsyncIterator[None]:
+    """A worker with a model of the test."""
+    sources, stop = source_topics(TOPICS), asyncio.Event()
+    app = make_worker(WORKER_GROUP, f"embedded://{name}", data=folder, partitions=PARTITIONS)
+    context = ProfileContext(
+        sources=sources,
+        epochs=log.epochs(sources),
+        served=ServedModel(RANKER, world.catalogue()),
+        step=StepConfig(partitions=PARTITIONS),
+        topics=TOPICS,
+        metrics=metrics,
+        limit=DeadLetterLimit(),
+    )
+    add_profile_agent(app, context)
+    running = asyncio.create_task(run_until_stopped(app, stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await running
+
+
+@asynccontextmanager
+async def served(running: Replica, *, with_key: bool) -> AsyncIterator[str]:
+    """The replica on a port, with the key in its page or without."""
+    secret, key = api.put_key(running.log, Scope.LIVE)
+    async with asyncio.timeout(WITHIN_MS / 1_000):
+        while key.key_id not in {other.key_id for other in running.parts.api.keys.all()}:
+            await asyncio.sleep(0.01)
+    listening = socket.create_server(("127.0.0.1", 0))
+    own = msgspec.structs.replace(running.parts.api, live_key=secret if with_key else "")
+    server = uvicorn.Server(uvicorn.Config(make_app(own, Metrics()), log_config=None, timeout_graceful_shutdown=1))
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    finally:
+        running.parts.api.changes.end()
+        server.should_exit = True
+        await serving
+
+
+@pytest.fixture
+async def site(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    """`with_key` is the fixture's parameter; default: the key stands in the page, as in the demo."""
+    name = uuid4().hex[:8]
+    log, metrics = open_log(name), Metrics()
+    log.create_topics(specs(TOPICS))
+    for item in world.ITEMS:
+        log.append(TOPICS.items, item, msgspec.json.encode({"item_id": item, "name": f"{item} {MARKUP}"}))
+    server, _ = metrics.serve(0)
+    address = f"http://127.0.0.1:{server.server_port}/metrics"
+    try:
+        async with (
+            working(name, log, tmp_path / "worker", metrics),
+            replica(log, tmp_path / "store", live=True, live_metrics=(address,)) as running,
+            served(running, with_key=getattr(request, "param", True)) as url,
+            browser() as chromium,
+        ):
+            running.parts.current.popularity = Popularity(ModelName("order", "1"), RANKER.items, RANKER.prior, RANKER)
+            yield Site(log, running, url, chromium)
+    finally:
+        server.shutdown()
+        forget(name)
+
+
+async def test_the_page_shows_what_happens_and_a_picked_users_list_follows_a_click(site: Site) -> None:
+    """Events, dots, rates, quality and lag move; the list and the way of the picked user change after the user's own click."""
+    async with site.busy():
+        page = await site.open()
+        await expect(page.locator("#state")).to_have_text("Live", timeout=WITHIN_MS)
+        await expect(page.locator("#happened li.call").first).to_contain_text("dog", timeout=WITHIN_MS)
+        await expect(page.locator("#happened li.purchase").first).to_contain_text("item-", timeout=WITHIN_MS)
+        await expect(page.locator("#dots")).to_have_attribute("aria-label", "Map of the shared space: 20 customers among 6 items")
+        await expect(page.locator("#rate-click")).not_to_have_text("0", timeout=WITHIN_MS)
+        await expect(page.locator("#quality li")).to_have_count(2, timeout=WITHIN_MS)
+        await expect(page.locator("#model")).to_have_text("order 1")
+        await expect(page.locator("#lag-note")).not_to_be_empty(timeout=WITHIN_MS)
+        await expect(page.locator("#freshness")).to_contain_text("s")
+    site.click("alone", "home")
+    await page.locator("#happened button", has_text="alone").first.dispatch_event("click")
+    await expect(page.locator("#who")).to_have_text("alone", timeout=WITHIN_MS)
+    await expect(page.locator("#list li")).to_have_count(5, timeout=WITHIN_MS)
+    before, ways = await page.locator("#list").inner_text(), await page.locator("#marks .way").count()
+    deadline = time.monotonic() + WITHIN_MS / 1_000
+    while await page.locator("#list").inner_text() == before:
+        assert time.monotonic() < deadline
+        site.click("alone", f"tag-{uuid4().hex}", session_id=uuid4().hex)
+        await asyncio.sleep(0.1)
+    await expect(page.locator("#list .moved").first).to_be_visible(timeout=WITHIN_MS)
+    await expect(page.locator("#steps .effect").first).to_contain_text("rose from", timeout=WITHIN_MS)
+    assert ways == 1
+    assert "alone" not in page.url
+
+
+async def test_nothing_that_a_producer_writes_runs_and_axe_finds_nothing(site: Site) -> None:
+    """Markup in user, event and session ids, tags, keywords and names is text; on phone and desktop, light and dark."""
+    site.click(MARKUP, MARKUP, event_id=MARKUP, session_id=MARKUP)
+    site.call(MARKUP, 1, MARKUP)
+    site.click("other", "home")
+    for size, scheme in itertools.product(SIZES, ("light", "dark")):
+        page = await site.open(size, scheme)
+        await expect(page.locator("#state")).to_have_text("Live", timeout=WITHIN_MS)
+        site.buy(MARKUP, world.ITEMS[0])
+        await expect(page.locator("#happened button").first).to_have_text(MARKUP, timeout=WITHIN_MS)
+        await page.locator("#happened button").first.dispatch_event("click")
+        await expect(page.locator("#who")).to_have_text(MARKUP)
+        await expect(page.locator("#list .name").first).to_contain_text(MARKUP, timeout=WITHIN_MS)
+        await expect(page.locator("#steps .words").last).to_contain_text(MARKUP, timeout=WITHIN_MS)
+        await expect(page.locator("#marks text.listed").first).to_contain_text("item-")
+        assert await page.evaluate("window.hacked === undefined && document.querySelectorAll('img').length === 0")
+        found = await Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        await page.context.close()
+
+
+@pytest.mark.parametrize("site", [False], indirect=True)
+async def test_outside_the_demo_the_page_asks_for_a_key_and_keeps_it_in_memory(site: Site) -> None:
+    """A wrong one is asked for again; nothing of it is stored or stands in the address."""
+    page = await site.open()
+    await expect(page.get_by_label("API key")).to_be_visible(timeout=WITHIN_MS)
+    right, _ = api.put_key(site.log, Scope.LIVE)
+    for presented, said in (
+        ("isk_wrong", "A key is needed"),
+        (api.put_key(site.log, Scope.READ)[0], "lacks the scope"),
+        (right, "Live"),
+    ):
+        await page.get_by_label("API key").fill(presented)
+        await page.get_by_role("button", name="Watch").click()
+        await expect(page.locator("#state")).to_contain_text(said, timeout=WITHIN_MS)
+    assert await page.get_by_label("API key").is_hidden()
+    assert await page.evaluate("localStorage.length + sessionStorage.length") == 0
+    assert page.url == site.url
+    found = await Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
