@@ -20,7 +20,7 @@ from stream.api.callers import Caller
 from stream.api.problems import ApiError
 from stream.metrics import Metrics
 
-Opened = Literal["profile", "list", "stream"]
+Opened = Literal["profile", "list", "stream", "live"]
 logger: Final = logging.getLogger("isthmus.audit")
 _encode: Final = msgspec.json.Encoder().encode
 

@@ -1,7 +1,5 @@
 """The live page and its stream. The page holds no data; whoever opens the stream needs a key with the scope `live`."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Annotated
 
 from litestar import Response, get
@@ -14,6 +12,7 @@ from stream.api.door import SCOPE
 from stream.api.ingest import check_user_id
 from stream.api.page_routes import page
 from stream.api.problems import ApiError
+from stream.api.streams import begun
 from stream.core import limits
 
 _OFF = "the live page is off here: set api.live (ISTHMUS_API__LIVE=true)"
@@ -46,21 +45,14 @@ async def live_stream(
     """
     if api.live is None:
         raise ApiError(501, _OFF)
+    caller = request.auth
     if user is not None:
         check_user_id(user, "user")
-    caller = request.auth
+        api.audit.note(caller, user, "live")
 
     def goes_on() -> bool:
         return not api.changes.ended and caller.is_live(api.keys, api.service.clock_ms())
 
-    events = _begun(api.live.messages(user, goes_on))
+    events = begun(api.live.messages(user, goes_on))
     api.places.take(request.scope, events, goes_on)
     return StreamResponse(events, headers={"X-Accel-Buffering": "no"})
-
-
-async def _begun(messages: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """A comment first, so that a page sees the stream begin."""
-    async with aclosing(messages):
-        yield b": follows\n\n"
-        async for message in messages:
-            yield message

@@ -1,7 +1,6 @@
 """The routes: parameters in, answers out. What they do is in `service`, `ingest` and `streams`; who may, in `door`."""
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 from litestar import MediaType, Request, Response, delete, get, post
@@ -50,7 +49,7 @@ from stream.api.live_routes import live_page, live_stream
 from stream.api.page_routes import page_file, snippet
 from stream.api.problems import ApiError, Problem
 from stream.api.profile_answer import Profile
-from stream.api.streams import Stream, stream_lists
+from stream.api.streams import Stream, begun, stream_lists
 from stream.api.visitors import is_visitor_id, refuse_foreign_users
 from stream.core import limits
 from stream.core.events import Click, Item, to_milliseconds
@@ -310,17 +309,9 @@ def _streamed(
     """
     live, missing = asked.is_allowed, api.health.ready["store"]
     asked = asked._replace(is_allowed=lambda: live() and missing() is None)
-    events = _begun(stream_lists(api.service, api.changes, asked))
+    events = begun(stream_lists(api.service, api.changes, asked))
     api.places.take(request.scope, events, asked.is_allowed, user, address)
     return StreamResponse(events, headers={"X-Accel-Buffering": "no"})
-
-
-async def _begun(lists: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """A comment first, so that a client sees the stream begin."""
-    async with aclosing(lists):
-        yield b": follows\n\n"
-        async for event in lists:
-            yield event
 
 
 @get("/livez", media_type=MediaType.TEXT, summary="Whether the process works", responses=problems(503))

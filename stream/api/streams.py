@@ -144,3 +144,11 @@ async def _wait(changed: asyncio.Event, timeout_s: float) -> None:
             await changed.wait()
     except TimeoutError:
         return
+
+
+async def begun(events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """A comment first, so that a client sees the stream begin."""
+    async with aclosing(events):
+        yield b": follows\n\n"
+        async for event in events:
+            yield event

@@ -112,6 +112,17 @@ async def test_a_user_who_is_not_known_has_popularitys_list_and_no_way(running: 
     assert found["followed"]["steps"] == []
 
 
+async def test_each_user_who_is_followed_is_noted(running: Replica, caplog: pytest.LogCaptureFixture) -> None:
+    """A way through the map says as much as a profile. What is shown of everybody is not noted."""
+    running.parts.api.changes.ended = True
+    with caplog.at_level("INFO", "isthmus.audit"):
+        assert (await running.get("/v1/live/events")).status_code == 200
+        assert not caplog.messages
+        assert (await running.get("/v1/live/events", params={"user": "u"})).status_code == 200
+    (line,) = [json.loads(message) for message in caplog.messages]
+    assert (line["opened"], line["user"]) == ("live", running.parts.api.audit.hash_user("u"))
+
+
 async def test_nothing_is_made_while_nobody_watches(running: Replica) -> None:
     """Frames cost the network's time: they begin with the first page and end with the last."""
     assert not view(running)._someone.is_set()
