@@ -152,6 +152,7 @@ DECLARED: Final[dict[str, Declared]] = {
     "api_lists": Declared(Counter, "lists served: as they were sent, filtered, filled, or the fallback's", ("placement", "kind")),
     "api_streams": Declared(Gauge, "open event streams"),
     "api_store_age_seconds": Declared(Gauge, "time since the store was last known to be complete"),
+    "api_store_away": Declared(Gauge, "whether the shared store does not answer, so that no list can be read (1) or does (0)"),
     "api_reconciled": Declared(Counter, "partitions that were read from their beginning"),
     "api_jwks_reads": Declared(
         Counter, "readings of the identity provider's keys; after a failed one the former keys stay", ("outcome",)

@@ -20,7 +20,11 @@ class SharedStore(Store, Protocol):
 
 
 class SharedAge:
-    """The positions of all partitions, as of the last look."""
+    """The positions of all partitions, as of the last look.
+
+    Attributes:
+        is_away: Whether the store did not answer then.
+    """
 
     def __init__(self, store: SharedStore, partitions: int, clock_ms: Callable[[], int]) -> None:
         self._store = store
@@ -31,6 +35,7 @@ class SharedAge:
         self._servers: frozenset[str] = frozenset()
         self._caught_up = False
         self._wrong: str | None = "the store was not asked yet"
+        self.is_away = False
 
     def age_ms(self) -> int:
         """How old the answers may be."""
@@ -56,12 +61,12 @@ class SharedAge:
             positions = [await self._store.position(*partition) for partition in self._partitions]
             servers = await self._store.servers()  # after the positions: another server may answer in between
         except StoreAwayError as error:
-            self._wrong = str(error)
+            self._wrong, self.is_away = str(error), True
             return
         if servers != self._servers or any(starmap(_went_back, zip(self._positions, positions, strict=False))):
             self._caught_up, self._began_ms = False, self._clock_ms()
         self._positions, self._servers = positions, servers
-        self._wrong = self._problem()
+        self._wrong, self.is_away = self._problem(), False
 
     def _problem(self) -> str | None:
         """What is wrong with the positions. At first, and on other servers than before, all of them must be of the present: a store

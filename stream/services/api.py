@@ -235,6 +235,7 @@ def _filling(
 
     assert isinstance(store, RedisStore)
     age, part = SharedAge(store, settings.topics.partitions, clock_ms), follower(lambda _: None, int(EVERY_S * 1_000))
+    metrics.gauge("api_store_away").set_function(lambda: age.is_away)
     work = (part.run, age.run, lambda: store.keep_listening(changes.notify, age.distrust))
     return _Filling(part, work, age.age_ms, age.missing)
 

@@ -177,7 +177,7 @@ def test_the_health_checks_ask_the_ports_of_the_settings() -> None:
         "api": Settings().api.metrics_port,
     }
     looked_after = {name: service for name, service in services.items() if service.get("command", [""])[0] in ports}
-    assert len(looked_after) == 4
+    assert len(looked_after) == 6
     for service in looked_after.values():
         code = service["healthcheck"]["test"][-1]
         assert f":{ports[service['command'][0]]}/readyz" in code

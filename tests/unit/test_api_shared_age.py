@@ -5,7 +5,7 @@ from typing import cast
 import msgspec
 
 from stream.api.shared_age import SharedAge, SharedStore
-from stream.api.store import Position, Table
+from stream.api.store import Position, StoreAwayError, Table
 
 NOW = 1_790_000_000_000
 CURRENT = Position(epoch=1, next_offset=50, as_of_ms=NOW, complete=True)
@@ -15,9 +15,12 @@ class Positions:
     """A store of which only the positions are read: the same for every partition."""
 
     position_of_all: Position | None = CURRENT
+    away = False
 
     async def position(self, table: Table, partition: int) -> Position | None:
         del table, partition
+        if self.away:
+            raise StoreAwayError("away")
         return self.position_of_all
 
     async def servers(self) -> frozenset[str]:
@@ -48,3 +51,15 @@ async def test_a_broker_that_is_away_leaves_the_store_ready() -> None:
     await age.look()
     assert age.missing() is None
     assert age.age_ms() == 3_600_000
+
+
+async def test_a_store_that_does_not_answer_is_away_until_it_does() -> None:
+    """The alert's gauge; nothing may be read meanwhile."""
+    store = Positions()
+    age = SharedAge(cast("SharedStore", store), 2, lambda: NOW)
+    store.away = True
+    await age.look()
+    assert (age.is_away, age.missing()) == (True, "away")
+    store.away = False
+    await age.look()
+    assert (age.is_away, age.missing()) == (False, None)
