@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from stamina.instrumentation import set_on_retry_hooks
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from stream.api.store import Row
@@ -147,6 +148,20 @@ async def test_a_message_that_is_refused_is_sent_again_under_its_id(endpoint: En
         assert running.metrics.total("webhook_attempts", "refused") == 3
     assert list(endpoint.attempts.values()) == [4]
     assert endpoint.lists() == {"a": list(ITEMS[:5])}
+
+
+async def test_pauses_between_attempts_grow_up_to_a_bound(endpoint: Endpoint) -> None:
+    """And stay there, however long an erasure has to wait."""
+    log, pauses = api.new_log(), list[float]()
+    endpoint.decide = lambda _: 500 if len(pauses) < 12 else 204
+    forget(log, "a")
+    async with sink(log, endpoint, FakeGroup(), first_pause_s=0.001, longest_pause_s=0.05) as running:
+        set_on_retry_hooks([lambda details: pauses.append(round(details.wait_for, 6))])
+        await running.settled()
+    set_on_retry_hooks([])
+    assert pauses == sorted(pauses)
+    assert pauses[0] < 0.005
+    assert pauses[-4:] == [0.05] * 4
 
 
 async def test_lists_that_are_never_taken_become_dead_letters_and_the_others_go_on(endpoint: Endpoint) -> None:
