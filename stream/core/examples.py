@@ -4,12 +4,15 @@ The step emits one at each purchase and a revision when something older arrives.
 """
 
 from collections.abc import Iterable, Sequence
+from enum import IntEnum
 from hashlib import blake2b
 
 import msgspec
 
 from stream.core import history, limits
+from stream.core.feedback import UserFeedback
 from stream.core.interactions import Conversation, Interaction, Session, conversation_of, session_of
+from stream.core.kept_interactions import KeptInteraction
 from stream.core.outputs import EventType, Shown, TrainingExample, encode_example
 from stream.core.ranking import Catalogue
 from stream.core.state import Facts, KeptPurchase
@@ -66,9 +69,40 @@ def is_newest_of_id(purchase: KeptPurchase, facts: Facts) -> bool:
     )
 
 
-def is_complete(example: TrainingExample, facts: Facts) -> bool:
-    """Whether the state still contains all that the example must show: nothing evicted belonged to the last 10 interactions."""
-    return facts.evicted.newest_started_at < 0 or len(example.interactions) == limits.WINDOW
+class Lack(IntEnum):
+    """What the state no longer keeps of an example, because newer events have taken its place; the worst counts."""
+
+    NOTHING = 0
+    SHOWN = 1
+    """Of what was shown, the state may know a part only."""
+    CONTENT = 2
+    """The first clicks of a session, the first parts of a call, or the eligibility list."""
+    INTERACTION = 3
+    """An interaction, and with it perhaps the type."""
+
+
+def lack_of(
+    example: TrainingExample | None, moment_ms: int, interactions: Sequence[KeptInteraction], facts: Facts, feedback: UserFeedback
+) -> Lack:
+    """What the example of a purchase at `moment_ms` lacks; None: none can be made. `interactions` is the whole history."""
+    is_full = example is not None and len(example.interactions) == limits.WINDOW
+    first = example.interactions[0].order if example is not None and is_full else None
+    incomplete = [other for other in interactions if other.lacks_before(moment_ms) and (first is None or other.order >= first)]
+    is_evicted = not is_full and facts.evicted.newest_started_at >= 0
+    if is_evicted or any(other.before(moment_ms) is None for other in incomplete):
+        return Lack.INTERACTION
+    if example is None:
+        return Lack.NOTHING
+    if incomplete or not keeps_eligibility(moment_ms, facts):
+        return Lack.CONTENT
+    return Lack.SHOWN if feedback.lacks_before(moment_ms) else Lack.NOTHING
+
+
+def keeps_eligibility(moment_ms: int, facts: Facts) -> bool:
+    """Whether the state still contains the eligibility list that held just before `moment_ms`, if there was one."""
+    evicted_at = facts.evicted_eligibility_at
+    is_kept = bool(facts.eligibility) and facts.eligibility[0].occurred_at < moment_ms
+    return is_kept or evicted_at is None or evicted_at >= moment_ms
 
 
 def fingerprint(example: TrainingExample) -> bytes:

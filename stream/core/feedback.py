@@ -175,6 +175,11 @@ class UserFeedback:
         if self.unversioned_to <= erased_at:
             self.unversioned_to = _NONE
 
+    def lacks_before(self, moment_ms: int) -> bool:
+        """Whether marks at or after `moment_ms` may have displaced some before it, or their model versions."""
+        has_lost = self.evicted_at != _NONE or self.unversioned_to != _NONE
+        return has_lost and max((self.evicted_at, *(mark.at_ms for mark in self.marks))) >= moment_ms
+
     def last_shown(self, item: bytes, before_ms: int) -> Mark | None:
         """The newest impression of an item before a time."""
         return next(

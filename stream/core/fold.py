@@ -29,7 +29,7 @@ from stream.core.kept_interactions import KeptConversation, KeptInteraction, Kep
 from stream.core.live_hit_rate import count_bought, count_feedback, count_hits
 from stream.core.outputs import Cause
 from stream.core.records import Record, first_received_ms
-from stream.core.revisions import emit_examples, erase_example, revise_examples, send_tombstone
+from stream.core.revisions import Occasion, emit_examples, erase_example, revise_examples, send_tombstone
 from stream.core.state import SOURCE_NUMBERS, Evicted, Facts, KeptPurchase, newest_erasure
 from stream.core.tokens import join_tokens
 from stream.core.user_state import UserState
@@ -184,7 +184,7 @@ def _keep_purchase(user: UserState, new: KeptPurchase, purchase: Purchase, conte
         _own_before(facts, msgspec.structs.replace(kept, items=kept.items[limits.ITEMS :]))
         facts.purchases[index] = msgspec.structs.replace(kept, items=kept.items[: limits.ITEMS])
     if new.bought:
-        emit_examples(user, [index], context)
+        emit_examples(user, [index], context, Occasion.PURCHASE)
         if same is None and not facts.purchases[index].example:
             context.counts["purchases_without_interactions",] += 1
 
@@ -227,6 +227,7 @@ def _fold_eligibility(user: UserState, eligibility: Eligibility, at_ms: int, con
     lists = history.with_eligibility(facts.eligibility, at_ms, eligibility.excluded)
     if lists.evicted:
         context.counts["beyond_bounds", "eligibility"] += len(lists.evicted)
+        _note_evicted_eligibility(user, lists.evicted[0].occurred_at)
     if lists.are_items_lost:
         context.counts["beyond_bounds", "item"] += 1
     if lists.kept == facts.eligibility:
@@ -235,6 +236,14 @@ def _fold_eligibility(user: UserState, eligibility: Eligibility, at_ms: int, con
     user.facts_changed = True
     user.head.excluded = history.excluded_at(facts.eligibility)
     revise_examples(user, at_ms, context)
+
+
+def _note_evicted_eligibility(user: UserState, at_ms: int) -> None:
+    """A list that is older than all kept ones leaves at once, and each time that it is sent."""
+    facts = user.load_facts()
+    if facts.evicted_eligibility_at is None or at_ms < facts.evicted_eligibility_at:
+        facts.evicted_eligibility_at = at_ms
+        user.facts_changed = True
 
 
 def _fold_feedback(user: UserState, event: Feedback, at_ms: int, context: FoldContext) -> None:
@@ -266,7 +275,7 @@ def _fold_erasure(user: UserState, erased_at: int, context: FoldContext) -> None
     user.erased = user.facts_changed = True
     _erase_feedback(user, erased_at)
     _erase_purchases(user, erased_at, context)
-    facts.eligibility = [kept for kept in facts.eligibility if kept.occurred_at > erased_at]
+    _erase_eligibility(facts, erased_at)
     started_at, ended_at = facts.evicted.newest_started_at, facts.evicted.newest_ended_at
     facts.evicted = Evicted(
         newest_started_at=started_at if started_at > erased_at else -1, newest_ended_at=ended_at if ended_at > erased_at else -1
@@ -279,7 +288,7 @@ def _fold_erasure(user: UserState, erased_at: int, context: FoldContext) -> None
     user.settle(history.in_order(remaining), context.gap_ms)
     if any(held) and held == _contents(user):
         context.counts["erasures_without_effect",] += 1
-    emit_examples(user, [index for index, kept in enumerate(facts.purchases) if kept.bought], context, is_erasure=True)
+    emit_examples(user, [index for index, kept in enumerate(facts.purchases) if kept.bought], context, Occasion.ERASURE)
 
 
 def note_erasure(user: UserState, erasure: Erasure, context: FoldContext) -> None:
@@ -300,6 +309,16 @@ def _contents(user: UserState) -> tuple[object, ...]:
         facts.example_ids,
         marks,
     )
+
+
+def _erase_eligibility(facts: Facts, erased_at: int) -> None:
+    """If it covers a kept list, it covers all that have left."""
+    kept = [other for other in facts.eligibility if other.occurred_at > erased_at]
+    if len(kept) < len(facts.eligibility):
+        facts.evicted_eligibility_at = None
+    elif facts.evicted_eligibility_at is not None:
+        facts.evicted_eligibility_at = max(facts.evicted_eligibility_at, erased_at + 1)
+    facts.eligibility = kept
 
 
 def _erase_purchases(user: UserState, erased_at: int, context: FoldContext) -> None:

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import Final
 
 from stream.core import limits
-from stream.core.interactions import Conversation, Part, Session, Tags, pack_time, session_of
+from stream.core.interactions import Conversation, Part, Session, Tags, pack_time, session_of, unpack_time
 from stream.core.tokens import SEPARATOR
 
 ID_BYTES: Final = 6
@@ -97,12 +97,23 @@ class KeptSession(Session, frozen=True, array_like=True, tag="s", gc=False):
         older = (*self.older_tags(), *other.older_tags())
         return kept_session_of(clicks, self.session_id, older, min(self.started_at, other.started_at))
 
+    def lacks_before(self, moment_ms: int) -> bool:
+        """Whether later clicks displaced some before `moment_ms`, so that it cannot be given as it stood then."""
+        reaches_over = self.started_at < moment_ms <= self.ended_at
+        return reaches_over and (bool(self.older) or self.started_at < unpack_time(self.times))
+
     def after(self, moment_ms: int) -> "KeptSession | None":
-        """The part of it after `moment_ms` (erasure), without the tags of clicks that are no longer kept: they may be older."""
+        """The part of it after `moment_ms` (erasure), without the tags of clicks that are no longer kept: they may be older.
+
+        If the erasure covers no kept click, such clicks may be later too, so the session begins right after `moment_ms`.
+        """
         if self.started_at > moment_ms:
             return self
         clicks = [click for click in self.identified_clicks() if click[0] > moment_ms]
-        return kept_session_of(clicks, self.session_id, (), clicks[0][0]) if clicks else None
+        if not clicks:
+            return None
+        is_covered = moment_ms >= unpack_time(self.times)
+        return kept_session_of(clicks, self.session_id, (), clicks[0][0] if is_covered else moment_ms + 1)
 
     def identified_clicks(self) -> list[ClickWithId]:
         """The kept clicks by time, those of one time by tags and id."""
@@ -143,9 +154,11 @@ class KeptConversation(Conversation, frozen=True, array_like=True, tag="c", gc=F
 
     Attributes:
         ids: Of each part, the hash of its identity (`stream.core.duplicates`), 6 bytes, or zeros; empty in states of 0.1.0.
+        displaced_at: The earliest end of a part that later ones displaced, ms; None: none, or not known in earlier states.
     """
 
     ids: bytes = b""
+    displaced_at: int | None = None
 
     def part_of(self, hashed_id: bytes) -> Part | None:
         """The part of this identity."""
@@ -161,12 +174,25 @@ class KeptConversation(Conversation, frozen=True, array_like=True, tag="c", gc=F
         if len(identified) == limits.PARTS and _part_order((part, hashed_id)) <= _part_order(identified[0]):
             return self
         insort(identified, (part, hashed_id), key=_part_order)
-        return kept_conversation_of(identified[-limits.PARTS :], self.conversation_id)
+        displaced_at = self.displaced_at
+        if len(identified) > limits.PARTS:
+            end = identified.pop(0)[0].ended_at
+            displaced_at = end if displaced_at is None else min(displaced_at, end)
+        return kept_conversation_of(identified, self.conversation_id, displaced_at)
+
+    def lacks_before(self, moment_ms: int) -> bool:
+        """Whether later parts displaced some that ended before `moment_ms`, so that it cannot be given as it stood then."""
+        return self.displaced_at is not None and self.displaced_at < moment_ms <= self.ended_at
 
     def after(self, moment_ms: int) -> "KeptConversation | None":
-        """The parts that began after `moment_ms` (erasure)."""
+        """The parts that began after `moment_ms` (erasure). The displaced ones ended before all kept ones."""
         identified = [entry for entry in zip(self.parts, self._split_ids(), strict=True) if entry[0].started_at > moment_ms]
-        return kept_conversation_of(identified, self.conversation_id) if identified else None
+        if not identified:
+            return None
+        displaced_at = None
+        if self.displaced_at is not None and moment_ms < self.parts[0].ended_at:
+            displaced_at = max(self.displaced_at, moment_ms + 1)
+        return kept_conversation_of(identified, self.conversation_id, displaced_at)
 
     def _split_ids(self) -> list[bytes]:
         ids = self.ids or NO_ID * len(self.parts)
@@ -179,11 +205,13 @@ def _part_order(identified: tuple[Part, bytes]) -> tuple[int, int, int, bytes, b
     return (part.ended_at, part.started_at, part.sentences, part.vector, hashed_id)
 
 
-def kept_conversation_of(identified: Iterable[tuple[Part, bytes]], conversation_id: str) -> KeptConversation:
+def kept_conversation_of(
+    identified: Iterable[tuple[Part, bytes]], conversation_id: str, displaced_at: int | None = None
+) -> KeptConversation:
     """A conversation of parts with the hashes of their identities, ordered by their ends."""
     parts, ids = zip(*identified, strict=True)
     started_at = min(part.started_at for part in parts)
-    return KeptConversation(started_at, parts[-1].ended_at, conversation_id, parts, b"".join(ids))
+    return KeptConversation(started_at, parts[-1].ended_at, conversation_id, parts, b"".join(ids), displaced_at)
 
 
 KeptInteraction = KeptSession | KeptConversation

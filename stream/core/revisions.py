@@ -1,13 +1,26 @@
 """When training examples are sent: at a purchase, again when something older arrives, and as tombstones."""
 
+from enum import Enum, auto
+
 import msgspec
 
 from stream.core import examples
+from stream.core.examples import Lack
 from stream.core.feedback import shown_before
 from stream.core.fold_context import FoldContext
 from stream.core.outputs import Output, TrainingExample, encode_example, example_key
-from stream.core.state import NEVER_ERASED
+from stream.core.state import NEVER_ERASED, KeptPurchase
 from stream.core.user_state import UserState
+
+
+class Occasion(Enum):
+    """Why an example is emitted."""
+
+    PURCHASE = auto()
+    """A record of the purchase itself."""
+    LATE_EVENT = auto()
+    """Something older than the purchase."""
+    ERASURE = auto()
 
 
 def erase_example(user: UserState, purchase_id: str, context: FoldContext) -> None:
@@ -15,7 +28,7 @@ def erase_example(user: UserState, purchase_id: str, context: FoldContext) -> No
     facts = user.load_facts()
     same_id = [index for index, kept in enumerate(facts.purchases) if kept.bought and kept.purchase_id == purchase_id]
     if same_id:
-        emit_examples(user, same_id, context, is_erasure=True)
+        emit_examples(user, same_id, context, Occasion.ERASURE)
     else:
         send_tombstone(user, purchase_id, context)
 
@@ -31,46 +44,76 @@ def revise_examples(user: UserState, moment_ms: int, context: FoldContext) -> No
         return
     purchases = user.load_facts().purchases
     later = [index for index, purchase in enumerate(purchases) if purchase.bought and purchase.occurred_at > moment_ms]
-    emit_examples(user, later, context)
+    emit_examples(user, later, context, Occasion.LATE_EVENT)
 
 
-def emit_examples(user: UserState, indices: list[int], context: FoldContext, *, is_erasure: bool = False) -> None:
+def emit_examples(user: UserState, indices: list[int], context: FoldContext, occasion: Occasion) -> None:
     """Emits the examples of the kept purchases at `indices`, unless the same content was emitted before.
 
     The newest example in the topic may be of a state that was lost. So a batch that may be a redelivery, and an erasure, emit also
     what seems unchanged; an erasure erases what the state cannot produce.
     """
-    facts, interactions, feedback = user.load_facts(), user.load_interactions(), user.load_feedback()
     for index in indices:
-        purchase = facts.purchases[index]
-        if not examples.is_newest_of_id(purchase, facts):
-            continue
-        example = examples.example_of(user.user_id, purchase, interactions, facts, context.catalogue)
-        if example is not None and feedback.marks:
-            example = examples.with_shown(example, shown_before(feedback, purchase.occurred_at, context.labels.config))
-        if example is None or not examples.is_complete(example, facts):
-            _skip_example(user, index, example, context, is_erasure=is_erasure)
-            continue
-        fingerprint = examples.fingerprint(example)
-        is_known = fingerprint == purchase.example
-        if is_known and not (is_erasure or context.is_redelivery):
-            continue
-        context.counts["examples", "resent" if is_known else "revision" if purchase.example else "first"] += 1
-        facts.purchases[index] = msgspec.structs.replace(purchase, revision=example.revision, example=fingerprint)
-        user.facts_changed = True
-        user.examples[purchase.purchase_id] = Output(example_key(user.user_id, purchase.purchase_id), encode_example(example))
+        _emit_example(user, index, context, occasion)
 
 
-def _skip_example(user: UserState, index: int, example: TrainingExample | None, context: FoldContext, *, is_erasure: bool) -> None:
-    """What becomes of an example that the state cannot produce in full: the topic may hold one that a lost state sent.
+def _emit_example(user: UserState, index: int, context: FoldContext, occasion: Occasion) -> None:
+    facts = user.load_facts()
+    purchase = facts.purchases[index]
+    if not examples.is_newest_of_id(purchase, facts):
+        return
+    example = _example_of(user, purchase, context)
+    fingerprint = b"" if example is None else examples.fingerprint(example)
+    is_known = example is not None and fingerprint == purchase.example
+    if is_known and not (occasion is Occasion.ERASURE or context.is_redelivery):
+        return
+    lack = Lack.NOTHING if is_known else _lack_of(user, purchase, example)
+    if example is None or not _may_emit(purchase, lack, occasion):
+        _skip_example(user, index, context, lack, occasion)
+        return
+    if lack is Lack.CONTENT:
+        context.counts["beyond_bounds", "example"] += 1
+    context.counts["examples", "resent" if is_known else "revision" if purchase.example else "first"] += 1
+    facts.purchases[index] = msgspec.structs.replace(purchase, revision=example.revision, example=fingerprint)
+    user.facts_changed = True
+    user.examples[purchase.purchase_id] = Output(example_key(user.user_id, purchase.purchase_id), encode_example(example))
+
+
+def _example_of(user: UserState, purchase: KeptPurchase, context: FoldContext) -> TrainingExample | None:
+    """As the state shows it; None if it shows no interaction before the purchase."""
+    feedback = user.load_feedback()
+    example = examples.example_of(user.user_id, purchase, user.load_interactions(), user.load_facts(), context.catalogue)
+    if example is None or not feedback.marks:
+        return example
+    return examples.with_shown(example, shown_before(feedback, purchase.occurred_at, context.labels.config))
+
+
+def _lack_of(user: UserState, purchase: KeptPurchase, example: TrainingExample | None) -> Lack:
+    return examples.lack_of(example, purchase.occurred_at, user.load_interactions(), user.load_facts(), user.load_feedback())
+
+
+def _may_emit(purchase: KeptPurchase, lack: Lack, occasion: Occasion) -> bool:
+    """Whether an example that lacks something is better than what the topic holds.
+
+    What was bought counts more than what preceded it, so a record of the purchase itself, such as a further line of an order, is
+    never left out for a few clicks. Most users with feedback have more of it than is kept, so that an erasure must not erase all
+    their examples for it.
+    """
+    if lack is Lack.SHOWN:
+        return occasion is not Occasion.LATE_EVENT or not purchase.example
+    return lack is Lack.NOTHING or (lack is Lack.CONTENT and occasion is Occasion.PURCHASE)
+
+
+def _skip_example(user: UserState, index: int, context: FoldContext, lack: Lack, occasion: Occasion) -> None:
+    """What becomes of an example that is not emitted: the topic may hold one, also one that a lost state sent.
 
     If no interaction precedes the purchase, it is wrong. If the state no longer keeps all that the example shows, it may be right,
     unless the user was erased.
     """
     facts = user.load_facts()
     purchase = facts.purchases[index]
-    is_wrong = is_erasure or (user.head.erased_at != NEVER_ERASED and not purchase.example)
-    if example is None:
+    is_wrong = occasion is Occasion.ERASURE or (user.head.erased_at != NEVER_ERASED and not purchase.example)
+    if lack is Lack.NOTHING:
         is_wrong = is_wrong or bool(purchase.example) or context.is_redelivery
     else:
         context.counts["beyond_bounds", "example"] += 1

@@ -175,6 +175,7 @@ class Facts(msgspec.Struct, array_like=True):
         evicted: What has left the state.
         example_ids: (time, purchase id) of evicted purchases whose examples an erasure must still reach. If this state sent none, a
             state that was lost may have sent one.
+        evicted_eligibility_at: Time of the oldest eligibility list that has left, ms; None: none, or not known in earlier states.
     """
 
     version: int = VERSION
@@ -184,12 +185,13 @@ class Facts(msgspec.Struct, array_like=True):
     eligibility: list[EligibilityList] = []
     evicted: Evicted = Evicted()
     example_ids: list[tuple[int, str]] = []
+    evicted_eligibility_at: int | None = None
 
 
 _NOT_HISTORY: Final = frozenset(
     {
         *("version", "applied", "event_ids", "prefix", "newest_at", "newest_purchase_at", "owned", "excluded", "erased_at"),
-        *("last_list", "evicted", "example_ids"),
+        *("last_list", "evicted", "example_ids", "evicted_eligibility_at"),
     }
 )
 """Fields of head and facts that alone are no reason to keep an erased user: bookkeeping, and what follows from other fields."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from stream.core.events import Click, Eligibility, EncodedCall, Feedback, Purchase, Source, UserEvent
 from stream.core.feedback import hash_item
-from stream.core.interactions import Interaction, Part, Session, conversation_of, session_of
+from stream.core.interactions import Conversation, Interaction, Part, Session, TimedTags, conversation_of, session_of
 from stream.core.outputs import Shown, TrainingExample, example_key
 from stream.core.ranking import Catalogue, PostFilter
 from stream.core.records import Coordinates
@@ -20,6 +20,8 @@ from tests import world
 
 GAP_MS = 30 * world.MINUTE
 WINDOW = 10
+CLICKS = 64
+PARTS = 8
 LIST = 5
 Events = Mapping[Source, Sequence[UserEvent]]
 
@@ -68,6 +70,15 @@ def expected(events: Events, ranker: world.OrderRanker) -> Expected:
     return Expected(history, examples, last_list)
 
 
+def expected_examples(events: Events) -> dict[bytes, TrainingExample]:
+    """The examples without erasures. Sessions and calls may be longer than a state keeps them."""
+    clicks = [event for event in events[Source.CLICK] if isinstance(event, Click)]
+    calls = [event for event in events[Source.CALL] if isinstance(event, EncodedCall)]
+    examples = examples_of(clicks, calls, orders_of(events[Source.PURCHASE], -1), lists_of(events[Source.ELIGIBILITY], -1))
+    feedback = feedback_of(events[Source.FEEDBACK], -1)
+    return {key: with_shown(example, feedback) for key, example in examples.items()}
+
+
 def time(event: UserEvent) -> int:
     """When it happened, ms. An erasure without a time has the one of its first record, which its id says."""
     assert not isinstance(event, EncodedCall)
@@ -78,8 +89,13 @@ def time(event: UserEvent) -> int:
 
 
 def sessions_of(clicks: Iterable[Click]) -> list[Session]:
+    return [session_of(group, session_id) for session_id, group in grouped(clicks)]
+
+
+def grouped(clicks: Iterable[Click]) -> list[tuple[str, list[TimedTags]]]:
+    """Session id and clicks of each session."""
     seen: set[object] = set()
-    groups: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
+    groups: dict[str, list[TimedTags]] = {}
     for click in clicks:
         identity = (click.event_id, time(click), click.session_id)
         if click.event_id is None or identity not in seen:
@@ -93,11 +109,11 @@ def sessions_of(clicks: Iterable[Click]) -> list[Session]:
             for index in range(len(group))
             if not index or (not session_id and group[index][0] - group[index - 1][0] >= GAP_MS)
         ]
-        sessions += [session_of(group[start:end], session_id) for start, end in zip(starts, [*starts[1:], len(group)], strict=True)]
+        sessions += [(session_id, group[start:end]) for start, end in zip(starts, [*starts[1:], len(group)], strict=True)]
     return sessions
 
 
-def conversations_of(calls: Iterable[EncodedCall]) -> list[Interaction]:
+def conversations_of(calls: Iterable[EncodedCall]) -> list[Conversation]:
     newest: dict[object, EncodedCall] = {}
     for call in calls:
         if call.has_event_id:
@@ -205,7 +221,7 @@ def examples_of(
 ) -> dict[bytes, TrainingExample]:
     """Of several purchases of one id, the newest has the example."""
     examples = {}
-    whole = [*sessions_of(clicks), *conversations_of(calls)]
+    whole: list[tuple[str, list[TimedTags]] | Conversation] = [*grouped(clicks), *conversations_of(calls)]
     for order in orders:
         if not order.bought or any(
             other.bought and other.purchase_id == order.purchase_id and other.at > order.at for other in orders
@@ -231,12 +247,15 @@ def examples_of(
     return examples
 
 
-def interaction_before(interaction: Interaction, moment: int) -> Interaction | None:
-    if isinstance(interaction, Session):
-        clicks = [click for click in interaction.clicks() if click[0] < moment]
-        return session_of(clicks, interaction.session_id) if clicks else None
-    parts = [part for part in interaction.parts if part.ended_at < moment]
-    return conversation_of(parts, interaction.conversation_id) if parts else None
+def interaction_before(interaction: tuple[str, list[TimedTags]] | Conversation, moment: int) -> Interaction | None:
+    """The last clicks or parts before a time that a state would have kept; of earlier clicks, the tags."""
+    if isinstance(interaction, Conversation):
+        parts = [part for part in interaction.parts if part.ended_at < moment]
+        return conversation_of(parts[-PARTS:], interaction.conversation_id) if parts else None
+    session_id, group = interaction
+    clicks = [click for click in group if click[0] < moment]
+    older = sorted({tag for _, tags in clicks[:-CLICKS] for tag in tags})
+    return session_of(clicks[-CLICKS:], session_id, tuple(older), clicks[0][0]) if clicks else None
 
 
 def in_order(interactions: Iterable[Interaction]) -> list[Interaction]:

@@ -3,6 +3,8 @@
 Drawn with numpy, because many cases find more than few that shrink well.
 """
 
+from collections.abc import Callable, Mapping
+
 import msgspec
 import numpy as np
 
@@ -43,6 +45,57 @@ def random_events(rng: np.random.Generator, size: float, *, erasures: bool = Tru
     events[Source.ELIGIBILITY] = [event for event in lists if event.occurred_at in times]
     events[Source.CALL] = [msgspec.structs.replace(call, origin_offset=offset) for offset, call in enumerate(events[Source.CALL])]
     return events
+
+
+def outgrowing_events(rng: np.random.Generator) -> Events:
+    """Events without erasures, with one session, one call or eligibility lists that are more than a state keeps, or all of these.
+
+    Clicks and lists come in any order, parts of calls in theirs: a call forgets a part that is older than all that it keeps.
+    """
+    events = random_events(rng, 0.7, erasures=False)
+    is_in_order = rng.random() < 0.7
+    for source, draw in OUTGROWING.items():
+        if rng.random() < 0.6:
+            more = [draw(rng, number) for number in range(int(rng.integers(*MOST[source])))]
+            topic = [*events[source], *more]
+            rng.shuffle(topic)
+            events[source] = topic
+        if is_in_order or source is Source.CALL:
+            events[source].sort(key=_moment)
+    events[Source.CALL] = [msgspec.structs.replace(call, origin_offset=offset) for offset, call in enumerate(events[Source.CALL])]
+    return events
+
+
+def _click_of_one_session(rng: np.random.Generator, number: int) -> Click:
+    return Click("u", _any_time(rng), (TAGS[rng.integers(len(TAGS))],), f"long-{number}", "long")
+
+
+def _part_of_one_call(rng: np.random.Generator, number: int) -> EncodedCall:
+    at = _any_time(rng)
+    call = world.call("long", at, at + int(rng.integers(4)) * world.MINUTE, number)
+    return msgspec.structs.replace(call, event_id=f"long-{number}", has_event_id=True)
+
+
+def _list_of_its_own_time(rng: np.random.Generator, number: int) -> Eligibility:
+    return Eligibility("u", _any_time(rng) + number, (world.ITEMS[rng.integers(len(world.ITEMS))],))
+
+
+def _any_time(rng: np.random.Generator) -> int:
+    return world.NOW - 200 * world.MINUTE + int(rng.integers(EVERYWHERE[1])) * world.MINUTE
+
+
+def _moment(event: UserEvent) -> int:
+    moment = event.ended_at if isinstance(event, EncodedCall) else event.occurred_at
+    assert type(moment) is int
+    return moment
+
+
+OUTGROWING: Mapping[Source, Callable[[np.random.Generator, int], UserEvent]] = {
+    Source.CLICK: _click_of_one_session,
+    Source.CALL: _part_of_one_call,
+    Source.ELIGIBILITY: _list_of_its_own_time,
+}
+MOST = {Source.CLICK: (40, 100), Source.CALL: (6, 16), Source.ELIGIBILITY: (2, 9)}
 
 
 def _event(source: Source, rng: np.random.Generator, size: float, grid: int) -> UserEvent:
