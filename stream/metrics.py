@@ -151,6 +151,13 @@ DECLARED: Final[dict[str, Declared]] = {
     "api_request_seconds": Declared(Histogram, "time to the first byte of an answer", ("route",), _SECONDS),
     "api_lists": Declared(Counter, "lists served: as they were sent, filtered, filled, or the fallback's", ("placement", "kind")),
     "api_streams": Declared(Gauge, "open event streams"),
+    "api_connections": Declared(Gauge, "open connections of clients"),
+    "api_refused_connections": Declared(
+        Counter,
+        "connections of clients that were closed because of a bound or a malformed request",
+        ("reason",),
+        from_start=(("too_many_connections",), ("too_many_of_an_address",)),
+    ),
     "api_store_age_seconds": Declared(Gauge, "time since the store was last known to be complete"),
     "api_store_away": Declared(Gauge, "whether the shared store does not answer, so that no list can be read (1) or does (0)"),
     "api_reconciled": Declared(Counter, "partitions that were read from their beginning"),

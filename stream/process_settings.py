@@ -141,6 +141,22 @@ class ApiSettings(Section):
         ge=0,
         description="a store that was away for longer is filled again; less than `delete.retention.ms` of the topics",
     )
+    max_connections: int = Field(4_000, ge=1, description="open connections of this replica; else 503, and they are closed")
+    max_connections_of_an_address: int = Field(
+        1_000,
+        ge=0,
+        description="open connections of one address (of IPv6: of one /64 network) that is no trusted proxy; else 429; 0: no bound",
+    )
+    max_header_bytes: int = Field(32_768, ge=1_024, description="largest request line with its headers; else 431, or 414 for a URL")
+    max_headers: int = Field(100, ge=10, description="headers of a request; else 431")
+    header_timeout_s: float = Field(10, gt=0, description="request line and headers must have come within this time; else 408")
+    max_pipelined: int = Field(
+        100, ge=1, description="requests that a connection may send before the first is answered; else it is closed"
+    )
+    keep_alive_s: int = Field(5, ge=0, description="a connection without requests is closed after this time")
+    answer_timeout_s: float = Field(
+        60, gt=0, description="an answer must have been read within this time; else the connection is closed"
+    )
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body; else 413")
     body_timeout_s: float = Field(10, gt=0, description="a body must have come within this time; else 408")
     requests_per_s: float = Field(0, ge=0, description="per key, twice as many at once; else 429; 0: no bound")

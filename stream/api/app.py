@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -19,19 +18,13 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from stream.api.context import AGE_HEADER, Api
 from stream.api.door import USER_TOKEN_HEADER, Buckets, Door, OwnPages
 from stream.api.page_routes import DEMO_PAGES
-from stream.api.problems import ApiError, ApiRequest, problem_response
+from stream.api.problems import PRIVATE, ApiError, ApiRequest, problem_response
 from stream.api.routes import BODIES, ROUTES
 from stream.api.stream_places import KeepsPlaces
 from stream.api.streams import LOOK_S
 from stream.metrics import Metrics
 from stream.process_settings import ApiSettings
 
-PRIVATE: Final = (
-    (b"cache-control", b"private, no-cache"),
-    (b"vary", b"Authorization, Origin"),
-    (b"x-content-type-options", b"nosniff"),
-)
-"""Headers of every answer, errors included: no cache may keep it for somebody else."""
 METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -45,38 +38,47 @@ class Observed(ASGIMiddleware):
         self._body_timeout_s = body_timeout_s
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        began, status = time.perf_counter(), [HTTPStatus.INTERNAL_SERVER_ERROR]
+        began = time.perf_counter()
+        body = _Body(receive, self._body_timeout_s)
 
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
-                status[0] = HTTPStatus(message["status"])
+                body.is_answered = True
                 method = scope.get("method")
                 route = f"{method if method in METHODS else 'other'} {scope.get('path_template', 'unknown')}"
-                self._metrics.counter("api_requests", route, str(int(status[0]))).inc()
+                self._metrics.counter("api_requests", route, str(int(message["status"]))).inc()
                 self._metrics.histogram("api_request_seconds", route).observe(time.perf_counter() - began)
             await send(message)
 
-        await next_app(scope, _timely(receive, self._body_timeout_s), noting)
+        await next_app(scope, body.receive, noting)
 
 
-def _timely(receive: Receive, timeout_s: float) -> Receive:
-    """Receives the body within a time; what comes after it is the client going away, for which there is no bound."""
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    whole = False
+class _Body:
+    """Receives a body within a time. What comes after it, or after the answer began, is the client going away: that has no bound.
 
-    async def timely() -> Any:
-        nonlocal whole
-        if whole:
-            return await receive()
+    Attributes:
+        is_answered: Whether the answer began.
+    """
+
+    def __init__(self, receive: Receive, timeout_s: float) -> None:
+        self.is_answered = False
+        self._receive = receive
+        self._timeout_s = timeout_s
+        self._deadline = asyncio.get_running_loop().time() + timeout_s
+        self._is_whole = False
+
+    async def receive(self) -> Any:
+        if self._is_whole or self.is_answered:
+            return await self._receive()
         try:
-            async with asyncio.timeout_at(deadline):
-                message = await receive()
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
         except TimeoutError:
-            raise ApiError(408, f"the body did not come within {timeout_s:g} s") from None
-        whole = not message.get("more_body", False)
+            raise ApiError(408, f"the body did not come within {self._timeout_s:g} s") from None
+        if message["type"] == "http.disconnect":  # nobody reads this, and it is no error of ours
+            raise ApiError(400, "the client went away before its body was whole")
+        self._is_whole = not message.get("more_body", False)
         return message
-
-    return timely
 
 
 async def add_private_headers(message: Message, _: Scope) -> None:

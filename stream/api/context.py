@@ -64,6 +64,7 @@ def problems(*statuses: int) -> dict[int, ResponseSpec]:
         408: "The body came too slowly.",
         410: "The visitor was erased.",
         413: "The body is too large.",
+        415: "The body is compressed.",
         422: "An item is not known here, or the list that is named.",
         429: "Too many requests.",
         501: "A setting turns it off here.",
@@ -80,7 +81,7 @@ def problems(*statuses: int) -> dict[int, ResponseSpec]:
 
 READING: Final = (400, 401, 403, 429, 503)
 OWN: Final = (400, 401, 429, 503)
-WRITING: Final = (400, 401, 403, 408, 413, 429, 503)
+WRITING: Final = (400, 401, 403, 408, 413, 415, 429, 503)
 
 
 class Api(msgspec.Struct, frozen=True):

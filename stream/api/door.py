@@ -12,6 +12,7 @@ import msgspec
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
+from stream.api.addresses import counted_as
 from stream.api.api_keys import ApiKeys, Scope
 from stream.api.callers import EVERYBODY, Caller
 from stream.api.oidc import Oidc
@@ -144,7 +145,7 @@ class Door:
             raise ApiError(401, "this token was made before its user was erased", dict(_UNAUTHORISED))
 
     def _checked_address(self, connection: Connection) -> str:
-        address = connection.client.host if connection.client else ""
+        address = counted_as(connection.client.host) if connection.client else ""
         wait_s = self._failures.wait_s(address, take=0)
         if wait_s:
             raise _too_many("requests without a valid credential came from this address", wait_s)

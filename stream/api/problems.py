@@ -1,5 +1,6 @@
 """Errors as problem details (RFC 9457): every answer that is no success has this form."""
 
+import json
 import logging
 from http import HTTPStatus
 from typing import Any, Final
@@ -8,6 +9,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 from stream.api.store import StoreAwayError
 
@@ -17,6 +19,12 @@ AMBIGUOUS: Final = (
 _UNROUTED: Final = {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
 logger = logging.getLogger("isthmus")
 MEDIA_TYPE: Final = "application/problem+json"
+PRIVATE: Final = (
+    (b"cache-control", b"private, no-cache"),
+    (b"vary", b"Authorization, Origin"),
+    (b"x-content-type-options", b"nosniff"),
+)
+"""Headers of every answer, errors included: no cache may keep it for somebody else."""
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -34,13 +42,29 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ApiRequest(Request[Any, Any, Any]):
-    """A request whose body must be JSON in UTF-8."""
+    """A request whose body must be JSON in UTF-8 that each reader reads alike (RFC 7493), and not compressed."""
+
+    async def body(self) -> bytes:
+        """Refuses a compressed body unread: what it unpacks to has no bound."""
+        if self.headers.get("content-encoding", "identity").lower() != "identity":
+            raise ApiError(415, "compressed bodies are not read: send it without Content-Encoding", {"Accept-Encoding": "identity"})
+        return await super().body()
 
     async def json(self) -> Any:
         try:
-            return await super().json()
+            decoded = await super().json()
+            json.loads(await self.body() or b"null", object_pairs_hook=_once)
         except UnicodeDecodeError:
             raise ApiError(400, "the body is not UTF-8") from None
+        return decoded
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names are unique: of two equal ones a gateway may have judged the first, while the last would count here."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ApiError(400, "an object of the body has two fields of the same name")
+    return found
 
 
 class ApiError(HTTPException):
@@ -53,7 +77,7 @@ class ApiError(HTTPException):
 def problem_response(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
     """Turns any exception of a handler into a problem. What was not foreseen is logged without the request's path or body."""
     if isinstance(error, HTTPException):
-        status, detail, headers = error.status_code, _detail(error), error.headers
+        status, detail, headers = error.status_code, _detail(request, error), error.headers
     elif isinstance(error, RecursionError):
         status, detail, headers = HTTPStatus.BAD_REQUEST, "the body is nested too deeply", None
     elif isinstance(error, StoreAwayError):
@@ -67,8 +91,10 @@ def problem_response(request: Request[Any, Any, Any], error: Exception) -> Respo
     return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
-def _detail(error: HTTPException) -> str:
+def _detail(request: Request[Any, Any, Any], error: HTTPException) -> str:
     """The text, and which fields did not fit."""
+    if isinstance(error, RequestEntityTooLarge):
+        return f"the body has more than {request.route_handler.resolve_request_max_body_size()} bytes"
     extra = error.extra if isinstance(error.extra, list) else []
     fields = [f"{one.get('key', 'body')}: {one.get('message')}" for one in extra if isinstance(one, dict)]
     return "; ".join(fields) or error.detail

@@ -9,6 +9,7 @@ from litestar.params import HeaderParameter, JSONBody, PathParameter, QueryParam
 from litestar.response import Stream as StreamResponse
 
 from stream.api import ingest
+from stream.api.addresses import counted_as
 from stream.api.answers import ListAnswer
 from stream.api.api_keys import Scope
 from stream.api.audit import Opened
@@ -204,7 +205,7 @@ async def own_stream(
     """As `/v1/users/{user_id}/events`, for the user whom the token names; it ends with the token."""
     own = request.auth
     asked = _stream(api, own.user_id, limit, last_event_id, lambda: api.service.clock_ms() < own.expires_at)
-    address = request.client.host if request.client and is_visitor_id(own.user_id, api.signer) else None
+    address = counted_as(request.client.host) if request.client and is_visitor_id(own.user_id, api.signer) else None
     return _streamed(api, request, asked._replace(issued_at=own.issued_at), own.user_id, address)
 
 

@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import resource
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from stream.errors import IsthmusError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from litestar.types import ASGIApp
 
     from stream.api.context import Api
     from stream.metrics import Metrics
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("isthmus")
 GRACE_S: Final = 2  # for answers in flight when the process ends
+OTHER_FILES: Final = 1_024
+"""Open files beside clients' connections: of the store, above all."""
+SENDING_BYTES: Final = 262_144
+"""What the kernel keeps for a client that does not read. By default it is up to 4 MB, which a stream takes hours to fill."""
 
 
 async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, say: Callable[[str], None] = logger.info) -> None:
@@ -33,13 +37,17 @@ async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, say: Callable[[
     import uvicorn
 
     from stream.api.app import make_app
+    from stream.api.connections import BoundedProtocol, Connections
 
     own = api.settings
     _check_tls(own)
     if api.insecure:
         logger.warning("--insecure: whoever reaches %s:%d reads, writes and erases every user", own.host, own.port)
     config = uvicorn.Config(
-        _aborting(make_app(api, metrics)),
+        make_app(api, metrics),
+        http=cast("Any", partial(BoundedProtocol, Connections(own, metrics))),
+        ws="none",
+        timeout_keep_alive=own.keep_alive_s,
         access_log=False,  # paths hold user ids
         log_config=None,
         server_header=False,
@@ -49,6 +57,7 @@ async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, say: Callable[[
         ssl_certfile=own.tls_certificate,
         ssl_keyfile=own.tls_key,
     )
+    _raise_file_limit(own.max_connections)
     listening, server = _listen(own), _server(config)
     metrics_server, _ = metrics.serve(own.metrics_port, api.health)
     scheme, port = "https" if own.tls_certificate else "http", listening.getsockname()[1]
@@ -67,19 +76,15 @@ async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, say: Callable[[
         metrics_server.server_close()
 
 
-def _aborting(app: ASGIApp) -> Any:
-    """Tells the application how to close a connection whose client reads nothing: ASGI has no message for it, and a mere close
-    waits for the client. The server's `send` is a method of what holds the connection; tests notice where it no longer is.
-    """
-    from stream.api.stream_places import ABORT
-
-    async def aborting(scope: Any, receive: Any, send: Any) -> None:
-        transport = getattr(getattr(send, "__self__", None), "transport", None)
-        if transport is not None:
-            scope["state"][ABORT] = transport.abort
-        await app(scope, receive, send)
-
-    return aborting
+def _raise_file_limit(connections: int) -> None:
+    """Lets the process have a file for each connection; warns where it may not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < needed:
+            logger.warning("%d open files are allowed, and api.max_connections needs %d: raise `ulimit -Hn`", allowed, needed)
 
 
 def _check_tls(own: ApiSettings) -> None:
@@ -101,11 +106,15 @@ def _listen(own: ApiSettings) -> socket.socket:
     if own.tls_certificate is None and not ipaddress.ip_address(socket.gethostbyname(own.host)).is_loopback:
         logger.warning("API keys cross the network in the clear: set api.tls_certificate, or let a proxy end TLS")
     try:
-        return socket.create_server((own.host, own.port))
+        listening = socket.create_server((own.host, own.port))
     except OSError as error:
         raise IsthmusError(
             f"{own.host}:{own.port} cannot be listened on ({error.strerror}): choose another with --host and --port"
         ) from error
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENDING_BYTES)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # of Linux: a client that vanished is noticed in this time, not in a quarter of an hour
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2_000 * own.answer_timeout_s))
+    return listening
 
 
 def _server(config: Any) -> Any:

@@ -233,10 +233,12 @@ async def test_a_hostile_body_is_refused_with_the_right_status(running: Replica,
     assert await running.items_of("u") == list(ITEMS[:5])
 
 
-async def test_a_body_that_drips_is_given_up(tmp_path: Path) -> None:
-    """408 after the set time, through the application as a server calls it."""
+@pytest.mark.parametrize(("goes", "status"), [(False, 408), (True, 400)])
+async def test_a_body_that_drips_is_given_up(tmp_path: Path, goes: bool, status: int) -> None:
+    """408 after the set time, through the application as a server calls it. A client that goes is no error of the server."""
     sent: list[Any] = []
-    parts = iter([{"type": "http.request", "body": b'{"users": [', "more_body": True}])
+    last = [{"type": "http.disconnect"}] if goes else []
+    parts = iter([{"type": "http.request", "body": b'{"users": [', "more_body": True}, *last])
 
     async def receive() -> Any:
         return next(parts, None) or await asyncio.Event().wait()
@@ -257,7 +259,7 @@ async def test_a_body_that_drips_is_given_up(tmp_path: Path) -> None:
             "app": started.app,
         }
         await started.app({**scope, **server, "state": {}, "extensions": {}, "asgi": {"version": "3.0"}}, receive, send)  # type: ignore[arg-type]
-    assert [one["status"] for one in sent if "status" in one] == [408]
+    assert [one["status"] for one in sent if "status" in one] == [status]
 
 
 async def test_requests_of_a_key_are_bounded(tmp_path: Path) -> None:
