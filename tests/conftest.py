@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 from stream.connection_settings import KafkaSettings
 from stream.kafka.cluster.security import use_security
+
+hypothesis.settings.register_profile("busy machine", deadline=None)
+hypothesis.settings.load_profile("busy machine")
 
 SYSTEM = Path(__file__).parent / "system"
 _exit_codes: list[int] = []

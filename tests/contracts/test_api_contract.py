@@ -86,7 +86,7 @@ def test_no_request_finds_an_answer_that_the_document_does_not_allow(served: Any
 
     schema, headers = served
 
-    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(case=schema[path][method].as_strategy())
     def check(case: Any) -> None:
         case.call_and_validate(headers=headers["/me/" in path], excluded_checks=[positive_data_acceptance])

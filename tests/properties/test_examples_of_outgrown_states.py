@@ -16,7 +16,7 @@ from tests.properties.random_events import Events, outgrowing_events
 from tests.properties.test_history_is_a_function_of_the_set import interleaved
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 2**32))
 def test_each_event_makes_examples_right_or_leaves_them_as_they_are(seed: int) -> None:
     """Whatever has left the state. Only a record of the purchase itself may emit an example that shows a part of what is right."""

@@ -41,7 +41,7 @@ def assert_as_expected(store: world.Store, events: Events) -> None:
     assert store.last_list() == wanted.last_list
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=1_000)
 @given(seeds, sizes)
 def test_every_interleaving_gives_what_the_set_of_events_must_give(seed: int, size: float) -> None:
     """With duplicates of every source, erasures among them, and a different broker timestamp for each record."""
@@ -50,7 +50,7 @@ def test_every_interleaving_gives_what_the_set_of_events_must_give(seed: int, si
     assert_as_expected(Delivery(events, rng).run(crashes=0), events)
 
 
-@settings(max_examples=2_500, deadline=None)
+@settings(max_examples=2_500)
 @given(seeds, sizes, st.integers(1, 4), st.sampled_from([None, Source.ERASURE, Source.ERASURE, *Source]))
 def test_workers_that_die_between_outputs_and_states_leave_nothing_wrong(
     seed: int, size: float, crashes: int, withheld: Source | None
@@ -61,7 +61,7 @@ def test_workers_that_die_between_outputs_and_states_leave_nothing_wrong(
     assert_as_expected(Delivery(events, rng, withheld).run(crashes), events)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seeds, sizes, st.integers(1, 5))
 def test_redelivery_and_other_cuts_of_batches_change_nothing(seed: int, size: float, records: int) -> None:
     """Redelivering the records in other batches leaves the state unchanged."""

@@ -73,7 +73,7 @@ def from_offset(batch: Batch, start: int) -> Batch:
     return batch._replace(records=[record._replace(offset=record.offset + start) for record in batch.records])  # type: ignore[attr-defined]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(batches(), st.booleans())
 def test_the_rest_of_a_batch_is_handled_as_if_the_poison_had_not_been_there(batch: Batch, in_the_mapping: bool) -> None:
     """Histories, last lists, newest examples and counts agree; each poisoned event is one dead letter, whichever part it breaks."""
@@ -100,7 +100,7 @@ def test_the_rest_of_a_batch_is_handled_as_if_the_poison_had_not_been_there(batc
     assert outcome.counts["events", batch.source, "dead_letter"] == len(letters)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(batches(), min_size=1, max_size=4), st.booleans())
 def test_batches_handled_together_are_as_each_handled_alone(some: list[Batch], touchy: bool) -> None:
     """Each batch has its own states; poison in one is a dead letter of that one only."""
@@ -202,7 +202,7 @@ def test_a_transient_failure_costs_no_event() -> None:
     assert (len(outcome.dead_letters), len(outcome.recommendations)) == (0, 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 300), st.data())
 def test_every_record_is_tried_a_bounded_number_of_times(count: int, data: st.DataObject) -> None:
     """Once per halving and twice alone, in order."""

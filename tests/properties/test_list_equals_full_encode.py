@@ -35,7 +35,7 @@ def random_event(rng: np.random.Generator, now: int, number: int) -> tuple[Sourc
     return Source.CLICK, Click("u", now - late, tags)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 2**32))
 def test_two_hundred_interactions_with_swaps_at_random(seed: int) -> None:
     """After each event, the last list sent is the one that the present model gives for the whole window."""

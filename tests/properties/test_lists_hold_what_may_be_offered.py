@@ -3,7 +3,7 @@
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.core.events import Click, Eligibility, Item, Purchase, Source
@@ -38,7 +38,6 @@ def may_be_offered(catalogue: list[Item], ranker: Ranker | None, owned: tuple[st
     return offered - set(excluded) - (set(owned) - repeatable)
 
 
-@settings(deadline=None)
 @given(catalogues, rankers, subsets, subsets, st.lists(st.sampled_from("sc"), max_size=3), st.integers(1, 9), st.integers(0, 5))
 def test_a_list_is_as_long_as_what_may_be_offered_allows(
     catalogue: list[Item],

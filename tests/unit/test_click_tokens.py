@@ -1,7 +1,7 @@
 """Clicks as tokens: a batch tokenized at once equals its sessions tokenized one by one."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.features import TOKENS, fit_featurizer
@@ -20,7 +20,6 @@ sessions = st.lists(tags, min_size=1, max_size=70).map(
 histories = st.lists(st.one_of(sessions, st.just(CALL)), max_size=6)
 
 
-@settings(deadline=None)
 @given(learned=histories, read=histories)
 def test_a_batch_is_tokenized_like_each_session_by_itself(learned: list[Interaction], read: list[Interaction]) -> None:
     """Each click and step of the vocabulary occurs once per session, whatever other sessions are in the batch."""

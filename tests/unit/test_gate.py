@@ -109,7 +109,7 @@ def test_the_same_events_and_seed_give_the_same_verdict() -> None:
 grids = st.lists(st.sampled_from([0.0, 1 / 3, 0.5, 1.0]), min_size=60, max_size=60).map(np.array)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(grids, grids, grids, st.booleans(), st.sampled_from([0.05, 0.2, 1.0]))
 def test_a_better_candidate_is_never_judged_worse(
     candidate: Precisions, champion: Precisions, popular: Precisions, same: bool, more: float
@@ -120,7 +120,7 @@ def test_a_better_candidate_is_never_judged_worse(
     assert after.promoted or not before.promoted
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(grids, grids)
 def test_swapping_candidate_and_champion_negates_the_difference(one: Precisions, other: Precisions) -> None:
     there = bootstrap(one, other, np.random.default_rng(0))
@@ -128,7 +128,7 @@ def test_swapping_candidate_and_champion_negates_the_difference(one: Precisions,
     assert np.allclose([back.mean, back.low, back.high], [-there.mean, -there.high, -there.low])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(grids, grids, st.booleans())
 def test_every_promoted_candidate_beats_popular_on_average(candidate: Precisions, popular: Precisions, same: bool) -> None:
     if verdict(candidate, None, popular, same=same, min_judged=60).promoted:

@@ -144,7 +144,7 @@ nearly_events = st.fixed_dictionaries(
 ).map(msgspec.json.encode)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(list(Source)), st.none() | st.binary(max_size=200) | nearly_events, st.none() | st.just(b"u") | st.binary())
 def test_any_bytes_are_an_event_or_a_dead_letter(source: Source, value: bytes | None, key: bytes | None) -> None:
     """Every record is accounted for, exactly once."""

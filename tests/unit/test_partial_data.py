@@ -364,7 +364,7 @@ nearly = st.fixed_dictionaries(
 ).map(lambda fields: json.dumps(fields).encode())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     value=nearly.flatmap(lambda whole: st.sampled_from([whole, b"\xef\xbb\xbf" + whole, whole.replace(b"u", b"\xff")])),
     unit=st.sampled_from(list(TimeUnit)),

@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.popular import Popular, prior_of
@@ -32,7 +32,6 @@ def test_one_list_has_the_metrics_computed_by_hand(ranked: list[str], bought: se
     assert result[1] == pytest.approx(precision)
 
 
-@settings(deadline=None)
 @given(st.permutations(["a", "b", "c"]), st.sets(st.sampled_from(["a", "b", "c"]), min_size=1))
 def test_with_all_items_ranked_it_is_scikit_learns_average_precision(ranked: list[str], bought: set[str]) -> None:
     """There are three items, so nothing is cut off."""

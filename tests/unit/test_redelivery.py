@@ -1,7 +1,7 @@
 """A worker that dies leaves lists in the topic that no state knows of; its successor still gets each user's last list right."""
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.core.events import Source
@@ -69,7 +69,6 @@ def last_lists(tags: list[str], deaths: list[tuple[list[int], int]], max_in_flig
     return [*(entry.item for entry in last.items), str(sent_reserve)], [*known.items, str(known.reserve)]
 
 
-@settings(deadline=None)
 @given(clicks, lives)
 def test_the_last_list_sent_is_the_last_one_that_the_state_knows(tags: list[str], deaths: list[tuple[list[int], int]]) -> None:
     """However often workers die between sending a list and storing its state, and whatever batches their successors process."""

@@ -133,7 +133,7 @@ nearly_transcripts = st.fixed_dictionaries(
 ).map(msgspec.json.encode)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(value=st.none() | st.binary(max_size=99) | nearly_transcripts)
 def test_any_bytes_are_an_encoded_call_or_a_dead_letter(model: TextModel, value: bytes | None) -> None:
     """Each record exactly one of them."""
