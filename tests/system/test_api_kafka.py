@@ -58,6 +58,14 @@ class Site:
         except OSError:
             return 0, None
 
+    def followed(self, user: str) -> Any:
+        """What the live page's stream first says of a user."""
+        request = urllib.request.Request(f"{self._url}/v1/live/events?user={user}", headers={"Authorization": f"Bearer {self.key}"})
+        with urllib.request.urlopen(request, timeout=20) as stream:
+            while stream.readline() != b"event: followed\n":
+                pass
+            return json.loads(stream.readline().removeprefix(b"data: "))
+
     def is_ready(self) -> bool:
         try:
             return bool(urllib.request.urlopen(self._url + "/readyz", timeout=5).status == 200)
@@ -89,9 +97,9 @@ def keys(environment: Mapping[str, str], *arguments: str) -> str:
 
 async def test_a_click_by_http_becomes_a_list_by_http(broker: LocalKafka, tmp_path: Path) -> None:
     """A replica that was killed says what the topics say, one whose broker is away says how old it is, an erasure ends the list,
-    and a revoked key opens nothing.
+    and a revoked key opens nothing. The live page shows what the user did.
     """
-    environment, port = variables(broker.bootstrap, tmp_path), free_port()
+    environment, port = {**variables(broker.bootstrap, tmp_path), "ISTHMUS_API__LIVE": "true"}, free_port()
     records = [InputRecord("items", item, msgspec.json.encode(Item(item, item.title()))) for item in ITEMS]
     await produce(broker.bootstrap, records, TOPICS.model_dump(), lambda _: None)
     site = Site(port, keys(environment, "make", "site", "--scope", "admin"))
@@ -112,6 +120,7 @@ async def test_a_click_by_http_becomes_a_list_by_http(broker: LocalKafka, tmp_pa
             "the API did not get there",
         )
         assert [one["item"] for one in site.ask("GET", "/v1/users/u/recommendations")[1]["items"]] == list(ITEMS[:5])
+        assert [(step["kind"], step["what"]) for step in site.followed("u")["steps"]] == [("click", ["home"])]
 
         api.kill()
         api = ChildProcess(arguments, environment, tmp_path / "api-again.log")

@@ -4,6 +4,7 @@ The long run, until a trained model serves, is for hand and eye.
 """
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -57,6 +58,17 @@ def run_printed(line: str) -> dict[str, Any]:
     return answer
 
 
+def watch(printed: list[str]) -> None:
+    """Opens the live page with the key that stands in it, and reads how its stream begins."""
+    (address,) = (line.split(":", 1)[1].strip() for line in printed if "watch it live" in line)
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        found = re.search(r'name="isthmus-key" content="(isk_[^"]+)"', answer.read().decode())
+    assert found is not None
+    asked = urllib.request.Request(f"{address}v1/live/events", headers={"Authorization": f"Bearer {found[1]}"})
+    with urllib.request.urlopen(asked, timeout=20) as stream:
+        assert b"event: picture\n" in (stream.readline() for _ in range(4))
+
+
 def change_a_list(printed: list[str]) -> None:
     """Asks for the list, buys one of its items, and asks until the list is another."""
     ask, change = (next(line for line in printed if text in line) for text in ("ask for a list", "then change it"))
@@ -70,7 +82,7 @@ def change_a_list(printed: list[str]) -> None:
 
 @pytest.mark.timeout(90)
 def test_ctrl_c_ends_with_the_summary_while_metrics_and_api_are_served(tmp_path: Path) -> None:
-    """The two requests that it prints show a list that changes; exit code 0, and nothing is left running."""
+    """The requests that it prints show a list that changes, the live page is served; exit code 0, and nothing is left running."""
     log = tmp_path / "out.log"
     with log.open("wb") as output:
         process = subprocess.Popen(demo("--metrics-port", "0"), stdout=output, stderr=output)
@@ -84,6 +96,7 @@ def test_ctrl_c_ends_with_the_summary_while_metrics_and_api_are_served(tmp_path:
             assert time.monotonic() < deadline + 20, log.read_text()
             time.sleep(0.2)
         change_a_list(log.read_text().splitlines())
+        watch(log.read_text().splitlines())
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0, log.read_text()
     finally:

@@ -1,9 +1,12 @@
 """The map of the shared space: stable, readable, and the same for all modalities."""
 
+import itertools
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from stream.api.live_map import MOST_ITEMS, SpaceMap
+from stream.api.live_map import MOST_ITEMS, SpaceMap, _order
 from stream.core.ranking import Rows
 from tests import world
 
@@ -50,6 +53,21 @@ def test_items_that_the_model_responds_to_alike_are_neighbours() -> None:
     ranker._head[:, 4] = ranker._head[:, 1]
     items = SpaceMap(ranker).items
     assert (items.index("item-1") - items.index("item-4")) % len(items) in {1, len(items) - 1}
+
+
+def test_no_stretch_of_the_circle_is_better_the_other_way_round() -> None:
+    """Neighbours are as alike as reversing any stretch can make them."""
+    for seed in range(5):
+        similarity = np.random.default_rng(seed).normal(size=(9, 9))
+        similarity += similarity.T
+        order = _order(similarity)
+
+        def alike(circle: list[int], similarity: NDArray[np.float64] = similarity) -> float:
+            return float(sum(similarity[one, other] for one, other in zip(circle, [*circle[1:], circle[0]], strict=True)))
+
+        assert sorted(order) == list(range(9))
+        for first, last in itertools.combinations(range(1, 10), 2):
+            assert alike([*order[:first], *reversed(order[first:last]), *order[last:]]) <= alike(order) + 1e-6
 
 
 def test_of_a_large_catalogue_the_most_popular_items_are_shown() -> None:

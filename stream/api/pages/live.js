@@ -6,6 +6,8 @@ const KINDS = { click: "Click", call: "Call", purchase: "Bought" };
 const $ = (id) => document.getElementById(id);
 const locale = (value, digits = 0) => Number(value).toLocaleString("en", { maximumFractionDigits: digits });
 
+const SOON = "The first model that is trained on what customers did draws them here, each close to what it expects the customer to buy.";
+
 let key = document.querySelector('meta[name="isthmus-key"]').content;
 const isDemo = key !== "";
 let picked = { user: "", byHand: false, changedAt: 0 };
@@ -97,8 +99,8 @@ function showPicture(picture) {
   map.show(picture);
   $("no-map").hidden = picture.items.length > 0;
   $("no-map").textContent = picture.model === ""
-    ? "No model is trained yet, so there is no space. Lists follow the catalogue’s order."
-    : `${picture.model} ranks by popularity alone and knows no space. The first trained model draws this map, usually within a minute.`;
+    ? `No model is trained yet, so lists follow the catalogue’s order. ${SOON}`
+    : `${picture.model} ranks by popularity alone and knows no space. ${SOON}`;
   showModel();
 }
 
