@@ -22,6 +22,7 @@ from stream.connection_settings import Section
 from stream.core import outputs
 from stream.core.announcements import ModelAnnouncement
 from stream.core.events import INPUTS, JSON, MSGPACK, Item
+from stream.kafka.cluster.owners import Owner
 from stream.kafka.cluster.rights import Process, rights_of
 from stream.kafka.cluster.topics import TopicSpec, specs
 from stream.metrics import DECLARED
@@ -39,6 +40,7 @@ PAYLOADS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
     "dead_letters": (outputs.DeadLetter, JSON),
     "api_keys": (ApiKey, JSON),
     "replayed": (outputs.Replayed, JSON),
+    "applications": (Owner, JSON),
 }
 CLOUD_EVENTS: Final = {"recommendations", "dead_letters"}
 _BY_US: Final = PAYLOADS.keys() - {"items"} - {row.role for row in INPUTS if not row.is_derived}

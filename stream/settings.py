@@ -10,9 +10,10 @@ import os
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     Field,
     PastDate,
     SecretStr,
@@ -29,6 +30,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from stream.application import DEFAULT as DEFAULT_APPLICATION
+from stream.application import checked_name, own_folder, own_names, own_url
 from stream.connection_settings import CACHE, KafkaSettings, LocalPath, Section
 from stream.core.event_times import TimeUnit
 from stream.core.events import INPUTS, Item
@@ -119,12 +122,23 @@ class TopicSettings(_InputNames):
         "replayed-dead-letters", description="topic of the dead letters that `isthmus dead-letters replay` has sent"
     )
     api_keys: str = Field("api-keys", description="topic of the API's keys: hashes only")
+    applications: str = Field(
+        "isthmus-applications",
+        description="topic that says which application owns what: one for the cluster, the same for all its applications",
+    )
     partitions: int = Field(8, ge=1, le=1024, description="partitions of every topic keyed by user; cannot be changed later")
 
     def name_of(self, role: str) -> str:
         """The topic that plays a role, by the name of its setting."""
         name: str = getattr(self, role)
         return name
+
+
+_SHARED: Final = {"items", "applications", *(row.role for row in INPUTS if not row.is_derived)}
+OWN_TOPICS: Final = tuple(
+    (role, field.default) for role, field in TopicSettings.model_fields.items() if field.annotation is str and role not in _SHARED
+)
+"""The topics that Isthmus itself writes: role and default name. The others are inputs, which applications may share."""
 
 
 class MappingSettings(_InputMappings):
@@ -163,6 +177,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="ISTHMUS_", env_nested_delimiter="__")
 
+    application: Annotated[str, AfterValidator(checked_name)] = Field(
+        DEFAULT_APPLICATION,
+        description="name of the application: begins the names of all that it owns on the cluster, and of its folders; each of "
+        "several applications on one cluster has its own",
+    )
     host: str | None = Field(None, description="this machine's name, in default names and messages; unset: its host name")
     cache_dir: LocalPath = Field(CACHE, description="folder of text models and other files that can be rebuilt")
     kafka: KafkaSettings = KafkaSettings()
@@ -182,6 +201,33 @@ class Settings(BaseSettings):
     registry: RegistrySettings = RegistrySettings()
     training: TrainingSettings = TrainingSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_after_application(cls, given: Any) -> Any:
+        """Fills in the names that are not set; a named topic, group or schema keeps its name."""
+        try:
+            name = checked_name(given.get("application", DEFAULT_APPLICATION))
+        except (TypeError, ValueError):
+            return given  # the field itself is refused
+        if name == DEFAULT_APPLICATION:
+            return given
+        return {**given, **{section: _filled(given.get(section), names) for section, names in names_after(name).items()}}
+
+    @property
+    def worker_state_dir(self) -> Path:
+        """`worker.state_dir`, of this application."""
+        return own_folder(self.worker.state_dir, self.application)
+
+    @property
+    def api_state_dir(self) -> Path:
+        """`api.state_dir`, of this application."""
+        return own_folder(self.api.state_dir, self.application)
+
+    @property
+    def registry_folder(self) -> str:
+        """`registry.folder`, of this application."""
+        return own_url(self.registry.folder, self.application)
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -199,6 +245,18 @@ class Settings(BaseSettings):
             secrets = contents_of_files(os.environ, secret_variables())
             env_settings.env_vars = {**read, **{name.lower(): value for name, value in secrets.items()}}
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+
+def names_after(name: str) -> dict[str, dict[str, str]]:
+    """What is named after the application `name` unless it is set, by section and key."""
+    return own_names(name, OWN_TOPICS)
+
+
+def _filled(given: Any, names: dict[str, str]) -> Any:
+    """A section with names in the places that are not set; what is no section stays, to be refused."""
+    if isinstance(given, Section):
+        return given.model_copy(update={key: name for key, name in names.items() if key not in given.model_fields_set})
+    return {**names, **(given or {})} if isinstance(given, dict | None) else given
 
 
 def config_file() -> Path:
@@ -297,6 +355,7 @@ def leaves(settings: Settings) -> list[tuple[str, str, str]]:
     """Returns (dotted name, value as text, origin) of every setting, with secrets hidden."""
     environment = {name.upper() for name in os.environ}
     file = read_file(config_file())
+    named = {} if settings.application == DEFAULT_APPLICATION else names_after(settings.application)
     rows = []
     for name in type(settings).model_fields:
         value = getattr(settings, name)
@@ -310,6 +369,7 @@ def leaves(settings: Settings) -> list[tuple[str, str, str]]:
             section, _, key = dotted.partition(".")
             from_file = section in file and (not key or key in file[section])
             variable = f"{variable}{FROM_FILE}" if f"{variable}{FROM_FILE}" in environment else variable
-            origin = variable if variable in environment else str(config_file()) if from_file else "default"
+            unset = "application" if key in named.get(section, {}) else "default"
+            origin = variable if variable in environment else str(config_file()) if from_file else unset
             rows.append((dotted, str(leaf), origin))
     return rows

@@ -194,7 +194,7 @@ async def replica(
     Its store is in `folder`, or, with `redis_url`, in Redis under the folder's name.
     """
     chosen = settings(**api, state_dir=folder.parent, name=folder.name, redis_prefix=folder.name)
-    store, metrics = await open_store(chosen.api), Metrics()
+    store, metrics = await open_store(chosen), Metrics()
 
     def clock_ms() -> int:
         return now_ms() + ahead_ms

@@ -21,7 +21,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
             limit, "1"
         )  # before numpy and torch are imported: thread pools of two workers would spin against each other
 
+from stream.application import DEFAULT
 from stream.connection_settings import KafkaSettings
+from stream.kafka.cluster.corrupt_batches import use_skips_of
 from stream.kafka.cluster.security import use_security
 
 hypothesis.settings.register_profile("busy machine", deadline=None)
@@ -36,6 +38,7 @@ def open_broker() -> Iterator[None]:
     """Each test begins with the default security: commands that tests call in this process set it for the whole process."""
     yield
     use_security(KafkaSettings())
+    use_skips_of(DEFAULT)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,7 +15,6 @@ from models import folders
 from stream.core.outputs import Role
 from stream.errors import IsthmusError
 
-MODEL: Final = "isthmus"
 PREVIOUS: Final = "previous"
 """The alias of the former champion, to which a rollback returns."""
 
@@ -59,9 +58,9 @@ class RegistryError(IsthmusError):
 
 
 class Registry:
-    """Model versions under the name "isthmus"."""
+    """The model versions of one application, registered under its name."""
 
-    def __init__(self, uri: str, folder: Path | str) -> None:
+    def __init__(self, uri: str, folder: Path | str, name: str = "isthmus") -> None:
         """Opens the registry, and creates it if it does not exist (3 s). `folder` is where its versions' folders are written.
 
         Raises:
@@ -70,25 +69,25 @@ class Registry:
         """
         self.folder = folders.absolute(str(folder))
         folders.check_opens(self.folder)
-        for name, value in _QUIET.items():
-            os.environ.setdefault(name, value)
+        for variable, value in _QUIET.items():
+            os.environ.setdefault(variable, value)
         import mlflow  # noqa: PLC0415  (4 s: only where a registry is used)
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
         for noisy in ("mlflow", "alembic"):  # after the import, which sets its own levels
             logging.getLogger(noisy).setLevel(logging.ERROR)
         self._error = MlflowException
-        self._uri = uri
+        self._uri, self._name = uri, name
         with self._translated_errors():
             if uri.startswith("sqlite:///"):
                 Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
             if not folders.is_url(self.folder):
                 Path(self.folder).mkdir(parents=True, exist_ok=True)
             self._client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-            experiment = self._client.get_experiment_by_name(MODEL)
-            self._experiment: str = experiment.experiment_id if experiment else self._client.create_experiment(MODEL)
-            if not self._client.search_registered_models(f"name='{MODEL}'"):
-                self._client.create_registered_model(MODEL)
+            experiment = self._client.get_experiment_by_name(self._name)
+            self._experiment: str = experiment.experiment_id if experiment else self._client.create_experiment(self._name)
+            if not self._client.search_registered_models(f"name='{self._name}'"):
+                self._client.create_registered_model(self._name)
 
     def next_version(self) -> str:
         """Returns the number of the next registered version.
@@ -96,8 +95,8 @@ class Registry:
         Only one trainer may run at a time; `register` notices a second one, and a version deleted elsewhere.
         """
         with self._translated_errors():
-            versions = [int(listed.version) for listed in self._client.search_model_versions(f"name='{MODEL}'")]
-            last = self._client.get_registered_model(MODEL).tags.get(
+            versions = [int(listed.version) for listed in self._client.search_model_versions(f"name='{self._name}'")]
+            last = self._client.get_registered_model(self._name).tags.get(
                 _LAST, "0"
             )  # may have been deleted since; its number is not reused
         return str(max([*versions, int(last)]) + 1)
@@ -132,12 +131,12 @@ class Registry:
             self._client.set_terminated(run.info.run_id)
             tags = {"kind": kind, "sha256": sha256}
             created = self._client.create_model_version(
-                MODEL, source=folders.absolute(str(folder)), run_id=run.info.run_id, tags=tags
+                self._name, source=folders.absolute(str(folder)), run_id=run.info.run_id, tags=tags
             )
-            self._client.set_registered_model_tag(MODEL, _LAST, str(created.version))
+            self._client.set_registered_model_tag(self._name, _LAST, str(created.version))
             if str(created.version) == version:
                 return
-            self._client.delete_model_version(MODEL, created.version)
+            self._client.delete_model_version(self._name, created.version)
         raise RegistryError(
             f"version {version} was taken meanwhile: run one trainer per registry, then train again (under another number)"
         )
@@ -145,7 +144,7 @@ class Registry:
     def set_reason(self, version: str, reason: str) -> None:
         """Records why the gate promoted or refused the version."""
         with self._translated_errors():
-            self._client.set_model_version_tag(MODEL, version, "reason", reason)
+            self._client.set_model_version_tag(self._name, version, "reason", reason)
 
     def promote(self, version: str, role: Role = "champion") -> ModelVersion:
         """Gives the version a role and returns it; the former champion gets the alias `previous`."""
@@ -153,8 +152,8 @@ class Registry:
         champion = self.version_in_role("champion") if role == "champion" else None
         with self._translated_errors():
             if champion is not None and champion.version != version:
-                self._client.set_registered_model_alias(MODEL, PREVIOUS, champion.version)
-            self._client.set_registered_model_alias(MODEL, role, version)
+                self._client.set_registered_model_alias(self._name, PREVIOUS, champion.version)
+            self._client.set_registered_model_alias(self._name, role, version)
         return self.get(version)
 
     def rollback(self) -> ModelVersion:
@@ -176,7 +175,7 @@ class Registry:
         """
         with self._translated_errors():
             try:
-                version = self._client.get_model_version_by_alias(MODEL, role)
+                version = self._client.get_model_version_by_alias(self._name, role)
             except self._error as error:
                 if error.error_code in _MISSING:
                     return None
@@ -186,7 +185,7 @@ class Registry:
     def get(self, version: str) -> ModelVersion:
         with self._translated_errors():
             try:
-                return self._version(self._client.get_model_version(MODEL, version))
+                return self._version(self._client.get_model_version(self._name, version))
             except self._error as error:
                 if error.error_code not in _MISSING:
                     raise
@@ -195,7 +194,7 @@ class Registry:
     def versions(self) -> list[ModelVersion]:
         """Returns all versions, newest first."""
         with self._translated_errors():
-            versions = self._client.search_model_versions(f"name='{MODEL}'")
+            versions = self._client.search_model_versions(f"name='{self._name}'")
             return [self._version(version) for version in sorted(versions, key=lambda version: -int(version.version))]
 
     @contextmanager
@@ -212,7 +211,7 @@ class Registry:
             ) from error
 
     def _version(self, recorded: Any) -> ModelVersion:
-        aliases = self._client.get_registered_model(MODEL).aliases
+        aliases = self._client.get_registered_model(self._name).aliases
         roles = tuple(sorted(alias for alias, version in aliases.items() if str(version) == str(recorded.version)))
         metrics = dict(self._client.get_run(recorded.run_id).data.metrics) if recorded.run_id else {}
         return ModelVersion(

@@ -41,11 +41,12 @@ def list_(
 
     from stream.cli.settings_overrides import settings_with
     from stream.kafka.cluster.dead_letter_replay import coordinates_text, read_dead_letters, read_replayed
-    from stream.kafka.cluster.rights import Process, require_rights
+    from stream.kafka.cluster.owners import require_access
+    from stream.kafka.cluster.rights import Process
     from stream.kafka.cluster.topic_reader import open_topic_reader
 
     settings = settings_with(bootstrap)
-    require_rights(Process.DEAD_LETTERS, settings)
+    require_access(Process.DEAD_LETTERS, settings)
     counts = Counter[str]()
     with open_topic_reader(settings.kafka.bootstrap) as found:
         replayed = read_replayed(found, settings.topics.replayed)
@@ -78,11 +79,12 @@ def show(
     from stream.cli.settings_overrides import settings_with
     from stream.errors import IsthmusError
     from stream.kafka.cluster.dead_letter_replay import original_of, read_dead_letters
-    from stream.kafka.cluster.rights import Process, require_rights
+    from stream.kafka.cluster.owners import require_access
+    from stream.kafka.cluster.rights import Process
     from stream.kafka.cluster.topic_reader import open_topic_reader
 
     settings = settings_with(bootstrap)
-    require_rights(Process.DEAD_LETTERS, settings)
+    require_access(Process.DEAD_LETTERS, settings)
     with open_topic_reader(settings.kafka.bootstrap) as found:
         letter = next(iter(list(read_dead_letters(found, settings.topics.dead_letters, _wanted(coordinates=[coordinates])))), None)
         if letter is None:
@@ -124,13 +126,14 @@ def replay(
     from stream.cli.settings_overrides import settings_with
     from stream.errors import IsthmusError
     from stream.kafka.cluster.dead_letter_replay import DeadLetterReplay, read_dead_letters
-    from stream.kafka.cluster.rights import Process, require_rights
+    from stream.kafka.cluster.owners import require_access
+    from stream.kafka.cluster.rights import Process
     from stream.kafka.cluster.topic_reader import open_topic_reader
 
     if not (every or coordinates or reason or topic or since or until):
         raise IsthmusError("choose dead letters by coordinates, --reason, --topic, --since, --until, or --all")
     settings = settings_with(bootstrap)
-    require_rights(Process.DEAD_LETTERS, settings)
+    require_access(Process.DEAD_LETTERS, settings)
     with open_topic_reader(settings.kafka.bootstrap) as found:
         letters = list(read_dead_letters(found, settings.topics.dead_letters, _wanted(reason, topic, since, until, coordinates)))
         typer.echo(f"{len(letters)} dead letters match", err=True)

@@ -44,8 +44,9 @@ def erase(
     from stream.core.events import NATIVE_FORMAT_HEADER, Erasure
     from stream.errors import IsthmusError
     from stream.kafka.cluster.example_erasure import erase_examples
+    from stream.kafka.cluster.owners import require_access
     from stream.kafka.cluster.producer import InputRecord, produce
-    from stream.kafka.cluster.rights import Process, require_rights
+    from stream.kafka.cluster.rights import Process
 
     settings = settings_with(bootstrap)
     now_ms = time.time_ns() // 1_000_000
@@ -57,7 +58,7 @@ def erase(
             raise IsthmusError(f"a user id has 1 to {limits.USER_ID_BYTES} bytes")
     if not yes:
         typer.confirm(f"erase {len(users)} users for good?", abort=True)
-    require_rights(Process.ERASE, settings)
+    require_access(Process.ERASE, settings)
     removed = erase_examples(settings.kafka.bootstrap, settings.topics.training_examples, set(users), typer.echo)
     made = [InputRecord("erasures", user, msgspec.json.encode(Erasure(user, until_ms, str(uuid4())))) for user in users]
     sent = asyncio.run(

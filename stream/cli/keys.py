@@ -111,9 +111,10 @@ def _known(settings: Settings) -> list[ApiKey]:
 
     from stream.api.api_keys import decode_api_key
     from stream.kafka.cluster.compacted_topic import CompactedTopic
-    from stream.kafka.cluster.rights import Process, require_rights
+    from stream.kafka.cluster.owners import require_access
+    from stream.kafka.cluster.rights import Process
 
-    require_rights(Process.KEYS, settings)
+    require_access(Process.KEYS, settings)
     topic = CompactedTopic(settings.kafka.bootstrap, settings.topics.api_keys)
     keys = []
     try:
@@ -139,10 +140,11 @@ def _found(settings: Settings, key_id: str) -> ApiKey:
 
 def _send(settings: Settings, key_id: str, key: ApiKey | None) -> None:
     from stream.api.api_keys import encode_api_key
+    from stream.kafka.cluster.owners import require_access
     from stream.kafka.cluster.producer import InputRecord, produce
-    from stream.kafka.cluster.rights import Process, require_rights
+    from stream.kafka.cluster.rights import Process
 
-    require_rights(Process.KEYS, settings)
+    require_access(Process.KEYS, settings)
     event = InputRecord("api_keys", key_id, None if key is None else encode_api_key(key))
     asyncio.run(produce(settings.kafka.bootstrap, [event], settings.topics.model_dump(), lambda _: None))
 

@@ -32,7 +32,7 @@ def _registry() -> tuple[Settings, Registry]:
     from training.registry import Registry
 
     settings = settings_with()
-    return settings, Registry(settings.registry.uri, settings.registry.folder)
+    return settings, Registry(settings.registry.uri, settings.registry_folder, settings.application)
 
 
 @app.command("list")
@@ -114,14 +114,16 @@ def announce(bootstrap: Bootstrap = None) -> None:
 
 def _announce_version(settings: Settings, bootstrap: str | None, version: ModelVersion, role: RoleName = RoleName.champion) -> None:
     from stream.errors import IsthmusError
-    from stream.kafka.cluster.clients import TopicError
     from stream.kafka.cluster.compacted_topic import announce
-    from stream.kafka.cluster.rights import Process, require_rights
+    from stream.kafka.cluster.owners import require_access
+    from stream.kafka.cluster.rights import Process
     from stream.services.trainer import not_announced
+    from stream.settings import with_changes
     from training.training_run import announcement_of
 
-    require_rights(Process.MODELS, settings)
+    settings = with_changes(settings, "kafka", bootstrap=bootstrap)
     try:
-        announce(bootstrap or settings.kafka.bootstrap, settings.topics.models, announcement_of(version, role.value))
-    except TopicError as error:
+        require_access(Process.MODELS, settings)
+        announce(settings.kafka.bootstrap, settings.topics.models, announcement_of(version, role.value))
+    except IsthmusError as error:
         raise IsthmusError(not_announced(error)) from None

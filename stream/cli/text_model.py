@@ -91,14 +91,15 @@ def stand_in(
     """
     from stream.cli.settings_overrides import settings_with
     from stream.errors import IsthmusError
-    from stream.kafka.cluster.rights import Process, require_rights
+    from stream.kafka.cluster.owners import require_access
+    from stream.kafka.cluster.rights import Process
     from stream.services.text_models import default_folder, words_of_tables, words_on_kafka, write_stand_in
 
     settings = settings_with(bootstrap)
     if (data is None) == (bootstrap is None):
         raise IsthmusError("name a broker with --bootstrap HOST:PORT, or tables with --data DIR")
     if data is None:
-        require_rights(Process.TEXT_MODEL, settings)
+        require_access(Process.TEXT_MODEL, settings)
         texts = words_on_kafka(settings, typer.echo)
     else:
         from training.datasets.tables.reader import read_tables

@@ -15,21 +15,34 @@ def topics(
     bootstrap: Bootstrap = None,
     check: Annotated[bool, typer.Option(help="only check, create nothing")] = False,
     dev: Annotated[bool, typer.Option(help="one broker: replication 1")] = False,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="take over topics and groups that are noted as another application's")
+    ] = False,
 ) -> None:
-    """Create missing topics and check the others; exit code 2 if one does not fit.
+    """Create missing topics and check the others; exit code 2 if one does not fit, or is another application's.
+
+    Topics and groups are noted as this application's, so that no other one uses them by mistake.
 
     Example: isthmus topics --bootstrap localhost:9092 --dev
     """
     from stream.cli.settings_overrides import settings_with
-    from stream.kafka.cluster.rights import Process, require_rights
+    from stream.kafka.cluster.owners import note_owned, require_access, require_ours
+    from stream.kafka.cluster.rights import Process
     from stream.kafka.cluster.topics import create_or_check
 
     if context.invoked_subcommand is not None:
         return
     settings = settings_with(bootstrap, dev=dev)
-    require_rights(Process.TOPICS, settings)
-    for line in create_or_check(settings.kafka.bootstrap, settings.topics, dev=settings.kafka.dev, create=not check):
+    require_access(Process.TOPICS, settings)
+    if not adopt:
+        require_ours(settings)
+    for line in create_or_check(
+        settings.kafka.bootstrap, settings.topics, settings.application, dev=settings.kafka.dev, create=not check
+    ):
         typer.echo(line)
+    noted = 0 if check else note_owned(settings, adopt=adopt)
+    if noted:
+        typer.echo(f"{noted} topics and groups are now noted as those of the application {settings.application}")
 
 
 @app.command()
@@ -50,12 +63,13 @@ def skip(
     """
     from stream.cli.settings_overrides import settings_with
     from stream.errors import IsthmusError
-    from stream.kafka.cluster.rights import Process, require_rights
+    from stream.kafka.cluster.owners import require_access
+    from stream.kafka.cluster.rights import Process
     from stream.kafka.cluster.skips import allow_skip
     from stream.kafka.cluster.topic_reader import open_topic_reader
 
     settings = settings_with(bootstrap)
-    require_rights(Process.SKIP, settings)
+    require_access(Process.SKIP, settings)
     with open_topic_reader(settings.kafka.bootstrap, skips=False) as reader:
         batch = reader.damage_at(topic, partition, offset)
     if batch is None:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from stream.application import worker_group
 from stream.core.event_times import rule_of
 from stream.core.events import INPUTS
 from stream.errors import IsthmusError
@@ -81,7 +82,7 @@ async def _api(settings: Settings, startup: Startup, *, insecure: bool) -> None:
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.api
     startup.step(f"checking topics at {bootstrap}")
     await asyncio.to_thread(check_topics, Process.API, settings)
-    stop, metrics, store = stop_on_signals(), Metrics(), await open_store(own)
+    stop, metrics, store = stop_on_signals(), Metrics(), await open_store(settings)
     try:
         async with open_event_sink(bootstrap, topics.model_dump(), topics.partitions, own.send_timeout_s) as sink:
             parts = make_parts(settings, store, _reader(settings), sink, metrics, insecure=insecure)
@@ -97,15 +98,16 @@ async def _api(settings: Settings, startup: Startup, *, insecure: bool) -> None:
         await store.close()
 
 
-async def open_store(own: ApiSettings) -> Store:
+async def open_store(settings: Settings) -> Store:
     """The store that the settings name: shared, or this replica's own."""
+    own = settings.api
     if own.redis_url is not None:
         from stream.api.redis_store import open_redis_store
 
         return await open_redis_store(own.redis_url.get_secret_value(), own.redis_prefix)
     from stream.api.rocksdb_store import RocksDBStore
 
-    return RocksDBStore(own.state_dir / own.name)
+    return RocksDBStore(settings.api_state_dir / own.name)
 
 
 def _reader(settings: Settings) -> LogReader:
@@ -121,9 +123,10 @@ def _reader(settings: Settings) -> LogReader:
 
 def _tables(settings: Settings) -> dict[str, Table]:
     from stream.api.store import Table
-    from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name
+    from stream.kafka.cluster.topics import changelog_name
 
-    return {settings.topics.recommendations: Table.LISTS, changelog_name(WORKER_GROUP): Table.STATES}
+    changelog = changelog_name(worker_group(settings.application))
+    return {settings.topics.recommendations: Table.LISTS, changelog: Table.STATES}
 
 
 def make_parts(

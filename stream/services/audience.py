@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
+from stream.application import worker_group
 from stream.core.state import FACTS_PREFIX, HEAD_PREFIX
 from stream.errors import IsthmusError
 
@@ -57,17 +58,18 @@ class TemporaryStates:
 def find_audience(settings: Settings, item: str, top: int, min_score: float, say: Callable[[str], None]) -> list[Member]:
     """The best users for an item, best first."""
     from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
-    from stream.kafka.cluster.rights import Process, require_rights
+    from stream.kafka.cluster.owners import require_access
+    from stream.kafka.cluster.rights import Process
     from stream.services.api import now_ms
     from stream.sinks.audience import Audience, best, chunks
 
-    require_rights(Process.AUDIENCE, settings)
+    require_access(Process.AUDIENCE, settings)
     ranker, catalogue = _champion(settings), _catalogue(settings)
     audience = Audience(item, ranker, catalogue, now_ms())
     with TemporaryDirectory(prefix="isthmus-audience-") as folder:
         states = TemporaryStates(folder)
         try:
-            asyncio.run(restore(KafkaLogReader(settings.kafka.bootstrap), _changelog(), states, say))
+            asyncio.run(restore(KafkaLogReader(settings.kafka.bootstrap), _changelog(settings), states, say))
 
             def members() -> Iterator[Member]:
                 done, said_s = 0, time.monotonic()
@@ -139,10 +141,10 @@ def _write_csv(members: Sequence[Member], file: Any) -> None:
     writer.writerows((one.user_id, f"{one.score:.4f}", one.fallback or "") for one in members)
 
 
-def _changelog() -> str:
-    from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name
+def _changelog(settings: Settings) -> str:
+    from stream.kafka.cluster.topics import changelog_name
 
-    return changelog_name(WORKER_GROUP)
+    return changelog_name(worker_group(settings.application))
 
 
 def _champion(settings: Settings) -> Ranker:

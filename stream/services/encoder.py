@@ -7,6 +7,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from stream.application import encoder_group
 from stream.core.events import Source
 from stream.core.watermarks import watermark_of_call
 from stream.errors import IsthmusError
@@ -43,12 +44,12 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
     from stream.kafka.agents.watchdog import Supervision
     from stream.kafka.app import add_stateless_agent, make_app, run_with_renewal, stop_on_signals
     from stream.kafka.cluster.rights import Process
-    from stream.kafka.cluster.topics import ENCODER_GROUP, topic_epochs
+    from stream.kafka.cluster.topics import topic_epochs
     from stream.metrics import Metrics
 
-    bootstrap, topics, own, name = settings.kafka.bootstrap, settings.topics, settings.encoder, ENCODER_GROUP
+    bootstrap, topics, own, name = settings.kafka.bootstrap, settings.topics, settings.encoder, encoder_group(settings.application)
     startup.step(f"checking topics at {bootstrap}")
-    instance = take_name(settings.worker.state_dir / "encoders", own.name, settings.host)
+    instance = take_name(settings.worker_state_dir / "encoders", own.name, settings.host)
     check_topics(Process.ENCODER, settings, instance.name)
     stop, metrics = stop_on_signals(), Metrics()
     startup.step(f"loading text model {folder_of(settings)}")

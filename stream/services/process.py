@@ -157,12 +157,13 @@ def check_topics(process: Process, settings: Settings, name: str = "NAME") -> No
     Raises:
         IsthmusError: the broker cannot be reached, an ACL or a topic is missing, or a topic does not match its specification.
     """
-    from stream.kafka.cluster.rights import require_rights, rights_of, topics_of
+    from stream.kafka.cluster.owners import require_access
+    from stream.kafka.cluster.rights import rights_of, topics_of
     from stream.kafka.cluster.topics import create_or_check
 
-    require_rights(process, settings, name)
+    require_access(process, settings, name)
     names = topics_of(rights_of(process, settings, name))
-    create_or_check(settings.kafka.bootstrap, settings.topics, create=False, only=names)
+    create_or_check(settings.kafka.bootstrap, settings.topics, settings.application, create=False, only=names)
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from stream.application import encoder_group, worker_group
 from stream.errors import IsthmusError
 from stream.services.child_processes import ChildProcess, named_or_local_broker, wait_for
 from stream.services.text_models import folder_of, with_stand_in, words_of_tables
@@ -56,11 +57,11 @@ def through_kafka(
     from stream.kafka.cluster.compacted_topic import CompactedTopic, examples_in
     from stream.kafka.cluster.lag import group_lag
     from stream.kafka.cluster.producer import produce
-    from stream.kafka.cluster.topics import ENCODER_GROUP, WORKER_GROUP, create_or_check, source_topics
+    from stream.kafka.cluster.topics import create_or_check, source_topics
     from training.datasets.tables.to_events import item_events, user_events
 
     address, topics = settings.kafka.bootstrap, settings.topics
-    create_or_check(address, topics, dev=settings.kafka.dev)
+    create_or_check(address, topics, settings.application, dev=settings.kafka.dev)
     children = [] if folder is None else _children(settings, folder)
     try:
         started = time.monotonic()
@@ -68,8 +69,9 @@ def through_kafka(
         asyncio.run(produce(address, item_events(tables), names, lambda _: None))
         sent = asyncio.run(produce(address, user_events(tables, limit), names, lambda sent: say(f"sent {sent} events")))
         say(f"sent {sent} events in {time.monotonic() - started:.1f} s; waiting for encoder and worker")
-        encoded = lambda: group_lag(address, ENCODER_GROUP, [topics.transcripts]).lag == 0  # noqa: E731
-        folded = lambda: group_lag(address, WORKER_GROUP, source_topics(topics)).lag == 0  # noqa: E731
+        encoders, workers = encoder_group(settings.application), worker_group(settings.application)
+        encoded = lambda: group_lag(address, encoders, [topics.transcripts]).lag == 0  # noqa: E731
+        folded = lambda: group_lag(address, workers, source_topics(topics)).lag == 0  # noqa: E731
         wait_for(encoded, children, SETTLE_S, "the encoding of all calls")
         wait_for(folded, children, SETTLE_S, "the folding of all events")
         say(f"all of it encoded, folded and acknowledged after {time.monotonic() - started:.1f} s")

@@ -12,7 +12,8 @@ from stream.core.catalogue_records import ItemTable
 from stream.errors import IsthmusError
 from stream.kafka.cluster.clients import TopicError
 from stream.kafka.cluster.compacted_topic import CompactedTopic, announce, examples_in, read_items
-from stream.kafka.cluster.rights import Process, require_rights
+from stream.kafka.cluster.owners import require_access
+from stream.kafka.cluster.rights import Process
 from stream.services.process import item_format
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _open_registry(settings: Settings, startup: Startup) -> Registry:
     startup.step(f"opening registry {settings.registry.uri}")
     from training.registry import Registry
 
-    return Registry(settings.registry.uri, settings.registry.folder)
+    return Registry(settings.registry.uri, settings.registry_folder, settings.application)
 
 
 def _train(
@@ -199,7 +200,7 @@ def _announce(result: RunResult, send: Callable[[ModelAnnouncement], None]) -> N
         send(result.announcement)
 
 
-def not_announced(error: TopicError) -> str:
+def not_announced(error: IsthmusError) -> str:
     """What to say when the registry was changed and the announcement failed."""
     return f"{error}; the registry is changed, the workers are not told: `isthmus models announce` tells them of the champion"
 
@@ -235,7 +236,7 @@ def _source_of_file(file: Path, items: list[str] | None) -> ExampleSource:
 
 
 def _source_of_topics(settings: Settings) -> ExampleSource:
-    require_rights(Process.TRAINER, settings)
+    require_access(Process.TRAINER, settings)
     examples = CompactedTopic(settings.kafka.bootstrap, settings.topics.training_examples)
     catalogue, table = CompactedTopic(settings.kafka.bootstrap, settings.topics.items), ItemTable(item_format(settings))
 

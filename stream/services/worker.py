@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from stream.application import catalogue_group, worker_group
 from stream.services.instance_name import take_name
 from stream.services.process import (
     background,
@@ -51,21 +52,22 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     from stream.kafka.agents.watchdog import Supervision
     from stream.kafka.app import add_profile_agent, run_with_renewal, stop_on_signals
     from stream.kafka.cluster.rights import Process
-    from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name, source_topics, topic_epochs
+    from stream.kafka.cluster.topics import changelog_name, source_topics, topic_epochs
     from stream.kafka.faust.user_table import check_changelog
     from stream.metrics import Metrics
 
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.worker
     startup.step(f"checking topics at {bootstrap}")
-    instance = take_name(own.state_dir, own.name, settings.host)
+    instance = take_name(settings.worker_state_dir, own.name, settings.host)
     check_topics(Process.WORKER, settings, instance.name)
-    sources, name, folder = source_topics(topics), WORKER_GROUP, instance.folder
+    sources, name, folder = source_topics(topics), worker_group(settings.application), instance.folder
     changelog = topic_epochs(bootstrap, [changelog_name(name)])
     check_changelog(folder, changelog)
     stop, metrics, served = stop_on_signals(), Metrics(), ServedModel()
     items = item_format(settings)
     follower = ServedModelFollower(served, metrics, items=items)
-    report_items = partial(report_unusable_items, bootstrap, topics.items, topics.dead_letters, items, metrics)
+    reporters = catalogue_group(settings.application)
+    report_items = partial(report_unusable_items, bootstrap, reporters, topics.items, topics.dead_letters, items, metrics)
 
     async with observed(settings, name, own.metrics_port, metrics) as (health, view):
         follows = {topics.items: follower.on_items, topics.models: follower.on_models}
@@ -105,11 +107,10 @@ async def _worker(settings: Settings, startup: Startup) -> None:
 
 def _make_app(settings: Settings, instance: Instance) -> Any:
     from stream.kafka.app import make_app
-    from stream.kafka.cluster.topics import WORKER_GROUP
 
     own = settings.worker
     return make_app(
-        WORKER_GROUP,
+        worker_group(settings.application),
         f"kafka://{settings.kafka.bootstrap}",
         data=instance.folder,
         partitions=settings.topics.partitions,

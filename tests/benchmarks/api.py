@@ -127,10 +127,10 @@ async def _opened(store: Any, reader: Any, settings: Any) -> Any:
     """Bounds that end where the store does: nothing is left to read."""
     from stream.api.store import Table
     from stream.kafka.cluster.log_reader import Bounds
-    from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name
+    from stream.kafka.cluster.topics import changelog_name
 
     bounds = {}
-    for topic, table in ((settings.topics.recommendations, Table.LISTS), (changelog_name(WORKER_GROUP), Table.STATES)):
+    for topic, table in ((settings.topics.recommendations, Table.LISTS), (changelog_name("isthmus-profiles"), Table.STATES)):
         for number in range(PARTITIONS):
             position = await store.position(table, number)
             bounds[topic, number] = Bounds(0, position.next_offset)

@@ -23,7 +23,7 @@ from stream.core.step import StepConfig, step
 from stream.kafka.agents.profile_agent import ProfileContext
 from stream.kafka.agents.served_model import ServedModel
 from stream.kafka.app import add_profile_agent, make_app, relax_garbage_collector, run_until_stopped
-from stream.kafka.cluster.topics import WORKER_GROUP, source_topics, topic_epochs
+from stream.kafka.cluster.topics import source_topics, topic_epochs
 from stream.metrics import Metrics
 from stream.process_settings import Guarantee
 from stream.settings import TopicSettings
@@ -46,7 +46,7 @@ async def ours(job: Job, guarantee: Guarantee = "at_least_once") -> Clock:
     """Runs the worker's app."""
     topics = TopicSettings(partitions=job.partitions)
     sources, metrics = source_topics(topics), Metrics()
-    app = make_app(WORKER_GROUP, f"kafka://{job.bootstrap}", data=Path(job.folder), partitions=job.partitions)
+    app = make_app("isthmus-profiles", f"kafka://{job.bootstrap}", data=Path(job.folder), partitions=job.partitions)
     context = ProfileContext(
         sources=sources,
         epochs=topic_epochs(job.bootstrap, sources),

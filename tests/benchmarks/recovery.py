@@ -35,7 +35,7 @@ from stream.kafka.agents.served_model import ServedModel
 from stream.kafka.app import add_profile_agent, make_app, run_until_stopped
 from stream.kafka.cluster.local_broker import LocalKafka
 from stream.kafka.cluster.producer import produce
-from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name, create_or_check, source_topics, topic_epochs
+from stream.kafka.cluster.topics import changelog_name, create_or_check, source_topics, topic_epochs
 from stream.kafka.faust.changelog import term_headers
 from stream.kafka.faust.user_table import ROCKSDB
 from stream.metrics import Metrics
@@ -54,7 +54,7 @@ ROUNDS = int(os.environ.get("RECOVERY_ROUNDS", "2"))
 CLICKS = min(50_000, USERS)
 TEMPLATES = min(400, USERS)
 TOPICS = TopicSettings(partitions=4)
-CHANGELOG = changelog_name(WORKER_GROUP)
+CHANGELOG = changelog_name("isthmus-profiles")
 OUT = Path("build/recovery.json")
 SESSION_CLICKS, KEYWORDS, WIDTH = 4, 8, 384
 
@@ -187,7 +187,7 @@ async def ours(job: dict[str, Any]) -> dict[str, float]:
     serving = ServedModel(load_ranker(job["model"]), CATALOGUE)
     epochs = topic_epochs(job["bootstrap"], sources)
     began, began_cpu = time.perf_counter(), time.process_time()
-    app = make_app(WORKER_GROUP, f"kafka://{job['bootstrap']}", data=Path(job["folder"]), partitions=TOPICS.partitions)
+    app = make_app("isthmus-profiles", f"kafka://{job['bootstrap']}", data=Path(job["folder"]), partitions=TOPICS.partitions)
     step = StepConfig(partitions=TOPICS.partitions)
     context = ProfileContext(sources=sources, epochs=epochs, served=serving, step=step, topics=TOPICS, metrics=metrics)
     add_profile_agent(app, context)

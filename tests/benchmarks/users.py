@@ -13,7 +13,7 @@ from stream.core.partitioner import partition_of
 from stream.core.state import FACTS_PREFIX, HEAD_PREFIX, Facts, Head, encode_state
 from stream.kafka.cluster.clients import async_producer
 from stream.kafka.cluster.producer import InputRecord, produce
-from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name
+from stream.kafka.cluster.topics import changelog_name
 from stream.kafka.faust.changelog import term_headers
 from tests.benchmarks.deployment import TOPICS
 
@@ -91,7 +91,7 @@ async def fill(bootstrap: str, users: int, progress: Callable[[int], None], *, l
     producer = async_producer(bootstrap, max_batch_size=1 << 18)
     await producer.start()
     listed = Filler(producer, TOPICS.recommendations)
-    changelog = Filler(producer, changelog_name(WORKER_GROUP), term_headers(1))
+    changelog = Filler(producer, changelog_name("isthmus-profiles"), term_headers(1))
     try:
         for user in range(users):
             key = name_of(user).encode()

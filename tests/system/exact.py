@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from kafka import TopicPartition
 
+from stream.application import DEFAULT, worker_group
 from stream.core.events import Item
 from stream.core.outputs import decode_example
 from stream.core.ranking import Catalogue, Ranker
@@ -62,10 +63,10 @@ def expected(bootstrap: str, topics: TopicSettings, ranker: Ranker | None, store
     return store
 
 
-def actual(bootstrap: str, topics: TopicSettings) -> Store:
+def actual(bootstrap: str, topics: TopicSettings, application: str = DEFAULT) -> Store:
     """Returns what the workers wrote to changelog, recommendations and training examples."""
     store = Store()
-    store.records = newest(read_all(bootstrap, changelog_name("isthmus-profiles")))
+    store.records = newest(read_all(bootstrap, changelog_name(worker_group(application))))
     store.recommendations.update(newest(read_all(bootstrap, topics.recommendations)))
     store.examples.update(newest(read_all(bootstrap, topics.training_examples)))
     return store
@@ -75,9 +76,9 @@ def users_of(store: Store) -> set[str]:
     return {key[1:].decode() for key in store.records if key[:1] in {b"h", FEEDBACK_PREFIX}}
 
 
-def assert_exact(bootstrap: str, topics: TopicSettings, ranker: Ranker | None) -> int:
+def assert_exact(bootstrap: str, topics: TopicSettings, ranker: Ranker | None, application: str = DEFAULT) -> int:
     """Asserts that histories, newest examples and last lists are exactly those of the step; returns the number of users."""
-    wanted, found = expected(bootstrap, topics, ranker), actual(bootstrap, topics)
+    wanted, found = expected(bootstrap, topics, ranker), actual(bootstrap, topics, application)
     assert users_of(found) == users_of(wanted)
     wrong = [user for user in users_of(wanted) if history_of(found, user) != history_of(wanted, user)]
     assert not wrong, f"{len(wrong)} users with another history, among them {wrong[:3]}"

@@ -17,7 +17,7 @@ from stream.core.events import Item
 from stream.core.state import Head, encode_state
 from stream.kafka.cluster.compacted_topic import announce
 from stream.kafka.cluster.producer import InputRecord, produce
-from stream.kafka.cluster.topics import WORKER_GROUP, changelog_name, create_or_check
+from stream.kafka.cluster.topics import changelog_name, create_or_check
 from stream.kafka.faust.changelog import term_headers
 from stream.settings import TopicSettings
 
@@ -37,7 +37,7 @@ def test_the_audience_is_read_from_the_topics(empty_kafka: str, tmp_path: Path) 
     producer: Any = KafkaProducer(bootstrap_servers=empty_kafka, acks="all")
     for number, (user, owned) in enumerate((("a", ()), ("owner", ("car",)), ("b", ()))):
         state = encode_state(Head(owned=owned))
-        stamp, changelog = list(term_headers(1)), changelog_name(WORKER_GROUP)
+        stamp, changelog = list(term_headers(1)), changelog_name("isthmus-profiles")
         for prefix, value in ((b"h", state), (b"s", b"what was shown")):
             producer.send(changelog, key=prefix + user.encode(), value=value, partition=number % 2, headers=stamp)
     producer.flush()

@@ -29,7 +29,7 @@ from stream.kafka.agents.profile_agent import ProfileContext
 from stream.kafka.agents.served_model import ServedModel
 from stream.kafka.app import add_profile_agent, run_until_stopped
 from stream.kafka.app import make_app as make_worker
-from stream.kafka.cluster.topics import WORKER_GROUP, source_topics, specs
+from stream.kafka.cluster.topics import source_topics, specs
 from stream.kafka.embedded.log import Log, forget, open_log
 from stream.metrics import Metrics
 from stream.services.api import now_ms
@@ -100,7 +100,7 @@ class Site:
 async def working(name: str, log: Log, folder: Path, metrics: Metrics) -> AsyncIterator[None]:
     """A worker with a model of the test."""
     sources, stop = source_topics(TOPICS), asyncio.Event()
-    app = make_worker(WORKER_GROUP, f"embedded://{name}", data=folder, partitions=PARTITIONS)
+    app = make_worker("isthmus-profiles", f"embedded://{name}", data=folder, partitions=PARTITIONS)
     context = ProfileContext(
         sources=sources,
         epochs=log.epochs(sources),

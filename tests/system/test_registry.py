@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.registries import DATABASE, registry_in
-from training.registry import MODEL, Registry, RegistryError
+from tests.system.registries import DATABASE, registry_in, uri_of
+from training.registry import Registry, RegistryError
 
 
 def add(registry: Registry, **metrics: float) -> str:
@@ -32,6 +32,19 @@ def test_another_process_sees_the_same(registry_folder: Path) -> None:
     again = registry_in(registry_folder).version_in_role("champion")
     assert again is not None
     assert again.version == "1"
+
+
+def test_two_applications_in_one_registry_have_versions_and_champions_of_their_own(registry_folder: Path) -> None:
+    """Each counts from 1, in a folder of its own."""
+    one, other = registry_in(registry_folder), Registry(uri_of(registry_folder), registry_folder / "models" / "shop", "shop")
+    one.promote(add(one))
+    add(one)
+    assert other.versions() == []
+    assert other.version_in_role("champion") is None
+    other.promote(add(other))
+    assert (other.next_version(), one.next_version()) == ("2", "3")
+    assert [version.uri for version in other.versions()] == [str((registry_folder / "models" / "shop" / "1").resolve())]
+    assert [version.roles for version in one.versions()] == [(), ("champion",)]
 
 
 def test_a_role_without_a_version_is_none(registry_folder: Path) -> None:
@@ -121,7 +134,7 @@ def test_a_deleted_version_does_not_block_the_next(registry_folder: Path) -> Non
     """MLflow does not list deleted versions, but does not reuse their numbers either."""
     registry = registry_in(registry_folder)
     add(registry), add(registry)
-    registry._client.delete_model_version(MODEL, "2")
+    registry._client.delete_model_version("isthmus", "2")
     assert add(registry) == "3"
 
 

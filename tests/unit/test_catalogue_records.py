@@ -136,6 +136,7 @@ def test_a_trainer_does_not_train_for_withdrawn_items(monkeypatch: pytest.Monkey
     """Only before the first record of the catalogue are the items those that were bought."""
     topic = StoredTopic([])
     monkeypatch.setattr("stream.services.trainer.CompactedTopic", lambda *_: topic)
+    monkeypatch.setattr("stream.services.trainer.require_access", lambda *_: None)
     bought = TrainingExample(
         user_id="u", purchase_id="p", occurred_at=NOW, revision=1, type="session", items=("18",), excluded=(), interactions=()
     )

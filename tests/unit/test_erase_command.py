@@ -12,7 +12,7 @@ from stream.cli.erase import app
 from stream.core.events import Click, Erasure, Source
 from stream.core.records import Batch, PlainRecord
 from stream.errors import IsthmusError
-from stream.kafka.cluster import example_erasure, producer
+from stream.kafka.cluster import example_erasure, owners, producer
 from stream.kafka.cluster.producer import InputEvent
 from tests.world import MINUTE, NOW, OrderRanker, Store, batch_of, run
 
@@ -29,6 +29,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[InputEvent]:
         events.extend(made)
         return len(events)
 
+    monkeypatch.setattr(owners, "read_owners", lambda _: {})
     monkeypatch.setattr(producer, "produce", keep)
     monkeypatch.setattr(example_erasure, "erase_examples", lambda *_: 0)
     return events

@@ -20,7 +20,7 @@ from stream.errors import IsthmusError
 from stream.kafka.cluster import batch_reading
 from stream.kafka.cluster.clients import READ_COMMITTED, async_consumer, async_producer
 from stream.kafka.cluster.corrupt_batches import SkipCorruptBatches
-from stream.kafka.cluster.topics import CATALOGUE_GROUP, topic_epochs
+from stream.kafka.cluster.topics import topic_epochs
 from stream.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -45,11 +45,15 @@ def count_items(records: int, rejected: Sequence[RejectedItem], metrics: Metrics
         metrics.counter("dead_letters", rejection.reason).inc()
 
 
-async def report_unusable_items(bootstrap: str, items: str, dead_letters: str, form: ItemFormat, metrics: Metrics) -> None:
-    """Sends the dead letters of the topic `items` to `dead_letters` for ever; begins again after a failure of the broker."""
+async def report_unusable_items(
+    bootstrap: str, group: str, items: str, dead_letters: str, form: ItemFormat, metrics: Metrics
+) -> None:
+    """Sends the dead letters of the topic `items` to `dead_letters` for ever, as a member of `group`; begins again after a failure
+    of the broker.
+    """
     while True:
         try:
-            async with _clients(bootstrap, items) as (consumer, producer):
+            async with _clients(bootstrap, group, items) as (consumer, producer):
                 while True:
                     for tp, records in (await consumer.getmany(timeout_ms=_FETCH_MS)).items():
                         rejected = rejected_items(records, form)
@@ -72,12 +76,12 @@ async def _report(bootstrap: str, producer: Any, dead_letters: str, tp: Any, rej
 
 
 @asynccontextmanager
-async def _clients(bootstrap: str, items: str) -> "AsyncIterator[tuple[Any, Any]]":
+async def _clients(bootstrap: str, group: str, items: str) -> "AsyncIterator[tuple[Any, Any]]":
     batch_reading.install()
     consumer = async_consumer(
         items,
         bootstrap=bootstrap,
-        group_id=CATALOGUE_GROUP,
+        group_id=group,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         isolation_level=READ_COMMITTED,

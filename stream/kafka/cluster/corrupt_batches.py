@@ -8,15 +8,27 @@ import enum
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
+from stream.application import DEFAULT, skips_group
 from stream.errors import IsthmusError
 from stream.kafka.cluster.partition import Partition
 
 logger = logging.getLogger("isthmus")
-SKIPS_GROUP: Final = "isthmus-skips"
+_application = DEFAULT
+
+
+def use_skips_of(application: str) -> None:
+    """Passes over what the operators of an application gave up, from now on: a process belongs to one."""
+    global _application  # noqa: PLW0603  (as in `stream.kafka.cluster.security`)
+    _application = application
+
+
+def current_skips_group() -> str:
+    """The group in which this process's operators note what may be skipped."""
+    return skips_group(_application)
 
 
 class Skip(msgspec.Struct, frozen=True):

@@ -36,7 +36,7 @@ class KafkaLogReader:
         self._version = 0
         self._records = records
         self._consumer: Any = None
-        self._view = KafkaClusterView(bootstrap, "isthmus-api")
+        self._view = KafkaClusterView(bootstrap, "")
         self._read_to_end: dict[tuple[str, int], int] = {}
 
     async def open(self, topics: Iterable[str]) -> Mapping[tuple[str, int], Bounds]:

@@ -12,22 +12,19 @@ from typing import Any, Final, NamedTuple
 
 from kafka.errors import GroupAuthorizationFailedError, KafkaError, TransactionalIdAuthorizationFailedError
 
+from stream.application import catalogue_group, encoder_group, skips_group, worker_group
 from stream.core.events import INPUTS, STEP_INPUTS
 from stream.kafka.cluster.access import AccessError
-from stream.kafka.cluster.corrupt_batches import SKIPS_GROUP
 from stream.kafka.cluster.lag import NO_GROUP_YET
 from stream.kafka.cluster.names import claim_group
 from stream.kafka.cluster.security import current_security
 from stream.kafka.cluster.topics import (
-    CATALOGUE_GROUP,
-    ENCODER_GROUP,
-    WORKER_GROUP,
     admin_client,
     changelog_name,
     specs,
     transactional_id,
 )
-from stream.settings import Settings, TopicSettings
+from stream.settings import Settings
 
 _COORDINATOR_S: Final = 10.0
 """A new broker needs some seconds until it keeps groups and transactions."""
@@ -74,20 +71,20 @@ class Right(NamedTuple):
 
 def rights_of(process: Process, settings: Settings, name: str = "NAME") -> list[Right]:
     """The rights of a process. `name` is that of the instance, for worker and encoder."""
-    reads, writes = _topics(process, settings.topics)
+    reads, writes = _topics(process, settings)
     rights = [Right("READ", Kind.TOPIC, topic) for topic in reads] + [Right("WRITE", Kind.TOPIC, topic) for topic in writes]
     if process in _CHECKING:
         rights += [Right("DESCRIBE_CONFIGS", Kind.TOPIC, topic) for topic in dict.fromkeys((*reads, *writes))]
     if process is Process.TOPICS:
         rights += [
             Right(operation, Kind.TOPIC, spec.name)
-            for spec in specs(settings.topics)
+            for spec in specs(settings.topics, settings.application)
             for operation in ("CREATE", "DESCRIBE_CONFIGS")
         ]
-        rights += [Right("DESCRIBE", Kind.TOPIC, spec.name) for spec in specs(settings.topics)]
+        rights += [Right("DESCRIBE", Kind.TOPIC, spec.name) for spec in specs(settings.topics, settings.application)]
     rights += [Right("READ", Kind.GROUP, group) for group in _groups(process, settings, name)]
     if process in _READING_BATCHES:
-        rights.append(Right("DESCRIBE", Kind.GROUP, SKIPS_GROUP))
+        rights.append(Right("DESCRIBE", Kind.GROUP, skips_group(settings.application)))
     return rights + [Right("WRITE", Kind.TRANSACTIONAL_ID, one) for one in _transactions(process, settings)]
 
 
@@ -106,49 +103,52 @@ _READING_BATCHES: Final = {
 """Those that ask what may be skipped where they meet a corrupt batch."""
 
 
-def _topics(process: Process, topics: TopicSettings) -> tuple[list[str], list[str]]:
+def _topics(process: Process, settings: Settings) -> tuple[list[str], list[str]]:
     """The topics that a process reads, and those that it writes."""
+    topics, application = settings.topics, settings.application
     inputs = [topics.name_of(row.role) for row in INPUTS]
     produced = [topics.name_of(row.role) for row in INPUTS if not row.is_derived]
     folded = [topics.name_of(row.role) for row in STEP_INPUTS]
-    changelog = changelog_name(WORKER_GROUP)
+    changelog = changelog_name(worker_group(application))
     outputs = [topics.recommendations, topics.training_examples, topics.dead_letters]
+    owners = topics.applications
     return {
-        Process.WORKER: ([*folded, topics.items, topics.models, changelog], [*outputs, changelog]),
-        Process.ENCODER: ([topics.transcripts, topics.encoded_calls], [topics.encoded_calls, topics.dead_letters]),
-        Process.TRAINER: ([topics.training_examples, topics.items], [topics.models]),
-        Process.API: ([topics.recommendations, changelog, topics.items, topics.models, topics.api_keys], produced),
-        Process.POSTGRES: ([topics.recommendations], []),
-        Process.WEBHOOK: ([topics.recommendations, topics.replayed], [topics.dead_letters, topics.replayed]),
-        Process.TOPICS: ([], []),
-        Process.SKIP: ([spec.name for spec in specs(topics)], []),
-        Process.MODELS: ([], [topics.models]),
-        Process.AUDIENCE: ([changelog, topics.models, topics.items], []),
+        Process.WORKER: ([*folded, topics.items, topics.models, changelog, owners], [*outputs, changelog]),
+        Process.ENCODER: ([topics.transcripts, topics.encoded_calls, owners], [topics.encoded_calls, topics.dead_letters]),
+        Process.TRAINER: ([topics.training_examples, topics.items, owners], [topics.models]),
+        Process.API: ([topics.recommendations, changelog, topics.items, topics.models, topics.api_keys, owners], produced),
+        Process.POSTGRES: ([topics.recommendations, owners], []),
+        Process.WEBHOOK: ([topics.recommendations, topics.replayed, owners], [topics.dead_letters, topics.replayed]),
+        Process.TOPICS: ([owners], [owners]),
+        Process.SKIP: ([spec.name for spec in specs(topics, application)], []),
+        Process.MODELS: ([owners], [topics.models]),
+        Process.AUDIENCE: ([changelog, topics.models, topics.items, owners], []),
         Process.TEXT_MODEL: ([topics.items, topics.clicks], []),
-        Process.ERASE: ([topics.training_examples], [topics.training_examples, topics.erasures]),
-        Process.KEYS: ([topics.api_keys], [topics.api_keys]),
-        Process.DEAD_LETTERS: ([topics.dead_letters, topics.replayed, *inputs], [topics.replayed, *produced]),
+        Process.ERASE: ([topics.training_examples, owners], [topics.training_examples, topics.erasures]),
+        Process.KEYS: ([topics.api_keys, owners], [topics.api_keys]),
+        Process.DEAD_LETTERS: ([topics.dead_letters, topics.replayed, owners, *inputs], [topics.replayed, *produced]),
     }[process]
 
 
 def _groups(process: Process, settings: Settings, name: str) -> list[str]:
     """The groups in which a process commits offsets."""
-    claims = [claim_group(WORKER_GROUP, name)] if settings.worker.static_membership else []
+    workers, encoders = worker_group(settings.application), encoder_group(settings.application)
+    claims = [claim_group(workers, name)] if settings.worker.static_membership else []
     return {
-        Process.WORKER: [WORKER_GROUP, CATALOGUE_GROUP, *claims],
-        Process.ENCODER: [ENCODER_GROUP, claim_group(ENCODER_GROUP, name)],
+        Process.WORKER: [workers, catalogue_group(settings.application), *claims],
+        Process.ENCODER: [encoders, claim_group(encoders, name)],
         Process.API: [] if settings.api.redis_url is None else [settings.api.redis_prefix],
         Process.POSTGRES: [settings.postgres.group],
         Process.WEBHOOK: [settings.webhook.group],
-        Process.SKIP: [SKIPS_GROUP],
+        Process.SKIP: [skips_group(settings.application)],
     }.get(process, [])
 
 
 def _transactions(process: Process, settings: Settings) -> list[str]:
-    application = {Process.WORKER: WORKER_GROUP, Process.ENCODER: ENCODER_GROUP}.get(process)
-    if application is None or settings.delivery.guarantee != "exactly_once":
+    group = {Process.WORKER: worker_group, Process.ENCODER: encoder_group}.get(process)
+    if group is None or settings.delivery.guarantee != "exactly_once":
         return []
-    return [transactional_id(application, number) for number in range(settings.topics.partitions)]
+    return [transactional_id(group(settings.application), number) for number in range(settings.topics.partitions)]
 
 
 def topics_of(rights: Iterable[Right]) -> list[str]:

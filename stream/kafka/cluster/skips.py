@@ -8,7 +8,7 @@ from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
 from stream.errors import IsthmusError
-from stream.kafka.cluster.corrupt_batches import SKIPS_GROUP, CorruptBatch, Skip
+from stream.kafka.cluster.corrupt_batches import CorruptBatch, Skip, current_skips_group
 from stream.kafka.cluster.lag import NO_GROUP_YET
 from stream.kafka.cluster.partition import Partition
 from stream.kafka.cluster.topics import admin_client, topic_epochs
@@ -20,10 +20,10 @@ def skips_in(admin: Any, partitions: Iterable[Partition], epochs: Mapping[str, i
     if not wanted:
         return {}
     try:
-        answer = admin.list_group_offsets({SKIPS_GROUP: wanted})
+        answer = admin.list_group_offsets({current_skips_group(): wanted})
     except NO_GROUP_YET:
         return {}
-    notes = {(tp.topic, tp.partition): Skip.of(note.metadata) for tp, note in answer.get(SKIPS_GROUP, answer).items()}
+    notes = {(tp.topic, tp.partition): Skip.of(note.metadata) for tp, note in answer.get(current_skips_group(), answer).items()}
     return {place: skip for place, skip in notes.items() if skip is not None and skip.epoch == epochs.get(place[0])}
 
 
@@ -53,7 +53,9 @@ def allow_skip(bootstrap: str, batch: CorruptBatch) -> None:
     skip = Skip(topic_epochs(bootstrap, [batch.topic])[batch.topic], batch.offset, batch.next_offset - 1)
     admin = admin_client(bootstrap)
     try:
-        errors = admin.alter_group_offsets(SKIPS_GROUP, {partition: OffsetAndMetadata(batch.next_offset, skip.to_text(), None)})
+        errors = admin.alter_group_offsets(
+            current_skips_group(), {partition: OffsetAndMetadata(batch.next_offset, skip.to_text(), None)}
+        )
     except KafkaError as error:
         raise IsthmusError(f"the broker at {bootstrap} does not take it ({type(error).__name__})") from error
     finally:

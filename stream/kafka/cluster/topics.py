@@ -11,6 +11,7 @@ from uuid import UUID
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError
 
+from stream.application import DEFAULT, worker_group
 from stream.core import limits
 from stream.core.events import INPUTS, STEP_INPUTS, InputTopic, Source
 from stream.errors import IsthmusError
@@ -19,13 +20,6 @@ from stream.kafka.cluster.clients import AdminClient
 from stream.settings import TopicSettings
 
 TABLE: Final = "users"
-WORKER_GROUP: Final = "isthmus-profiles"
-"""The workers' consumer group and Faust application; part of the changelog's name."""
-ENCODER_GROUP: Final = "isthmus-encoder"
-"""The encoders' consumer group and Faust application."""
-CATALOGUE_GROUP: Final = "isthmus-catalogue"
-"""The consumer group in which one of the workers sends the dead letters of `items`."""
-
 TOMBSTONE_RETENTION_MS: Final = 7 * limits.DAY_MS
 """How long compacted topics keep a tombstone at least."""
 _COMPACTED: Final = {
@@ -57,27 +51,27 @@ class TopicSpec:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-def changelog_name(application: str) -> str:
-    """The topic that a worker's user table is restored from, as Faust names it."""
-    return f"{application}-{TABLE}-changelog"
+def changelog_name(group: str) -> str:
+    """The topic that the user table of a group of workers is restored from, as Faust names it."""
+    return f"{group}-{TABLE}-changelog"
 
 
-def application_of(changelog: str) -> str:
-    """The application, and so the consumer group, that a changelog belongs to.
+def group_of(changelog: str) -> str:
+    """The consumer group that a changelog belongs to.
 
-    >>> application_of(changelog_name("isthmus-profiles"))
+    >>> group_of(changelog_name("isthmus-profiles"))
     'isthmus-profiles'
     """
     return changelog.removesuffix(f"-{TABLE}-changelog")
 
 
-def transactional_id(application: str, number: int) -> str:
-    """The transactional id of a partition number, with exactly once."""
-    return f"{application}-{number}"
+def transactional_id(group: str, number: int) -> str:
+    """The transactional id of a group's partition number, with exactly once."""
+    return f"{group}-{number}"
 
 
-def specs(topics: TopicSettings, application: str = WORKER_GROUP) -> list[TopicSpec]:
-    """All topics. Raw text lives in `transcripts` alone, for 7 days."""
+def specs(topics: TopicSettings, application: str = DEFAULT) -> list[TopicSpec]:
+    """All topics of an application, by its name. Raw text lives in `transcripts` alone, for 7 days."""
     keyed = topics.partitions
     return [
         *(TopicSpec(row.role, topics.name_of(row.role), "user", keyed, _input_settings(row)) for row in INPUTS),
@@ -93,10 +87,11 @@ def specs(topics: TopicSettings, application: str = WORKER_GROUP) -> list[TopicS
             {**_DERIVED, "retention.ms": str(30 * limits.DAY_MS)},
         ),
         TopicSpec("api_keys", topics.api_keys, "key id", 1, _COMPACTED),
+        TopicSpec("applications", topics.applications, "topic/name or group/name", 1, _COMPACTED),
         TopicSpec("replayed", topics.replayed, "topic/epoch/partition/offset, or run", 1, _COMPACTED),
         TopicSpec(
             "changelog",
-            changelog_name(application),
+            changelog_name(worker_group(application)),
             "state record",
             keyed,
             {**_LARGE, "min.compaction.lag.ms": str(limits.HOUR_MS)},
@@ -115,9 +110,15 @@ def _input_settings(row: InputTopic) -> dict[str, str]:
 
 
 def create_or_check(
-    bootstrap: str, topics: TopicSettings, *, dev: bool = False, create: bool = True, only: Collection[str] | None = None
+    bootstrap: str,
+    topics: TopicSettings,
+    application: str = DEFAULT,
+    *,
+    dev: bool = False,
+    create: bool = True,
+    only: Collection[str] | None = None,
 ) -> list[str]:
-    """Creates missing topics and checks the others; returns one line per topic. `only` limits it to some names.
+    """Creates missing topics of an application and checks the others; returns one line per topic. `only` limits it to some names.
 
     Raises:
         IsthmusError: the broker cannot be reached, a topic is missing (`create` off), or one does not match its specification.
@@ -126,7 +127,7 @@ def create_or_check(
     lines: list[str] = []
     problems: list[str] = []
     try:
-        wanted = [spec for spec in specs(topics) if only is None or spec.name in only]
+        wanted = [spec for spec in specs(topics, application) if only is None or spec.name in only]
         described = admin.describe_topics([spec.name for spec in wanted])
         partitions = {topic["name"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
         for spec in wanted:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from stream.core.records import Record
 from stream.errors import IsthmusError
-from stream.kafka.cluster.topics import application_of
+from stream.kafka.cluster.topics import group_of
 
 TERM_HEADER: Final = "term"
 
@@ -60,7 +60,7 @@ def changelog_recreated(name: str) -> str:
     return (
         f"{name} was deleted and recreated: it no longer holds what the stores of users' states are restored from. To rebuild the "
         "states from what the input topics still hold: stop all workers, delete their state directories (setting "
-        f"worker.state_dir), run kafka-consumer-groups.sh --group {application_of(name)} --reset-offsets --to-earliest "
+        f"worker.state_dir), run kafka-consumer-groups.sh --group {group_of(name)} --reset-offsets --to-earliest "
         "--all-topics --execute, and start them again"
     )
 
@@ -70,6 +70,6 @@ def changelog_cut(name: str, number: int, offset: int) -> str:
     return (
         f"{name}-{number} was cut: at offset {offset} it no longer holds what the local store took from it or wrote to it, so each "
         "holds states that the other lacks. Stop all workers, move their state directories (worker.state_dir) away, run "
-        f"kafka-consumer-groups.sh --group {application_of(name)} --reset-offsets --to-earliest --all-topics --execute, and start "
+        f"kafka-consumer-groups.sh --group {group_of(name)} --reset-offsets --to-earliest --all-topics --execute, and start "
         "them: what the states contain already is not applied again"
     )

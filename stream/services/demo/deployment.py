@@ -7,13 +7,14 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
+from stream.application import encoder_group, worker_group
 from stream.core.unreadable import readable
 from stream.kafka.cluster import batch_reading
 from stream.kafka.cluster.clients import async_consumer, async_producer
 from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.local_broker import LocalKafka, free_port
 from stream.kafka.cluster.security import require_plain_for_local_broker
-from stream.kafka.cluster.topics import ENCODER_GROUP, WORKER_GROUP, create_or_check, source_topics
+from stream.kafka.cluster.topics import create_or_check, source_topics
 from stream.services.child_processes import ChildProcess
 from stream.services.demo.catching_up import catch_up, repeated
 from stream.services.demo.context import MIN_JUDGED
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from stream.services.demo.context import DemoContext
     from stream.services.demo.stats import DemoStats
-    from stream.settings import TopicSettings
+    from stream.settings import Settings
     from training.datasets.synthetic.live import LiveEvent
 
 WORKERS: Final = 2
@@ -47,7 +48,7 @@ async def run_on_kafka(context: DemoContext, bootstrap: str | None) -> None:
             await asyncio.to_thread(kafka.start)
             bootstrap, pids["kafka"] = kafka.bootstrap, kafka.pid
         context.say(f"creating topics at {bootstrap}")
-        await asyncio.to_thread(create_or_check, bootstrap, context.settings.topics, dev=True)
+        await asyncio.to_thread(create_or_check, bootstrap, context.settings.topics, context.settings.application, dev=True)
         context.say(f"starting {WORKERS} workers and an encoder")
         processes = DemoProcesses(context, bootstrap, pids, stack)
         ports = [free_port() for _ in range(WORKERS)]
@@ -105,7 +106,7 @@ async def _run(context: DemoContext, bootstrap: str, urls: Sequence[str], proces
 
             async def behind() -> int:
                 unread = await lists.behind() + await dead_letters.behind()
-                return unread + await asyncio.to_thread(_records_on_their_way, bootstrap, topics)
+                return unread + await asyncio.to_thread(_records_on_their_way, bootstrap, context.settings)
 
             await catch_up(behind, context.say)
         stats.read(await asyncio.to_thread(scrape, urls))
@@ -153,11 +154,12 @@ def _add_dead_letters(stats: DemoStats, count: int) -> None:
     stats.dead_letters += count
 
 
-def _records_on_their_way(bootstrap: str, topics: TopicSettings) -> int:
+def _records_on_their_way(bootstrap: str, settings: Settings) -> int:
     """Records of the input topics that encoder or workers have not acknowledged."""
+    topics, application = settings.topics, settings.application
     return (
-        group_lag(bootstrap, ENCODER_GROUP, [topics.transcripts]).lag
-        or group_lag(bootstrap, WORKER_GROUP, source_topics(topics)).lag
+        group_lag(bootstrap, encoder_group(application), [topics.transcripts]).lag
+        or group_lag(bootstrap, worker_group(application), source_topics(topics)).lag
     )
 
 

@@ -7,6 +7,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from stream.application import encoder_group, worker_group
 from stream.core.announcements import decode_announcement
 from stream.core.catalogue_records import item_dead_letters
 from stream.core.events import Source
@@ -18,7 +19,7 @@ from stream.kafka.agents.profile_agent import ProfileContext
 from stream.kafka.agents.served_model import ServedModel
 from stream.kafka.agents.stateless_agent import StatelessContext
 from stream.kafka.app import add_profile_agent, add_stateless_agent, make_app, run_until_stopped
-from stream.kafka.cluster.topics import ENCODER_GROUP, WORKER_GROUP, source_topics, specs
+from stream.kafka.cluster.topics import source_topics, specs
 from stream.kafka.embedded.log import forget, open_log
 from stream.kafka.embedded.log_follower import follow_log
 from stream.metrics import Metrics
@@ -51,7 +52,7 @@ LOOK_S: Final = 0.25
 async def run_embedded(context: DemoContext, *, persist: bool) -> None:
     """Runs everything until the context's `stop`; `persist` keeps log and tables in its folder."""
     log = open_log(NAME, context.folder if persist else None)
-    log.create_topics(specs(context.settings.topics))
+    log.create_topics(specs(context.settings.topics, context.settings.application))
     metrics = Metrics()
     server, _ = metrics.serve(context.settings.worker.metrics_port)
     context.stats.metrics_at = f"http://127.0.0.1:{server.server_port}/metrics"
@@ -97,11 +98,12 @@ async def _send(context: DemoContext, log: Log) -> None:
 
 async def _catch_up(context: DemoContext, log: Log, sending: asyncio.Task[None]) -> None:
     """Waits until encoder and worker have acknowledged everything, and the followers of their outputs have counted it."""
-    topics = context.settings.topics
+    topics, application = context.settings.topics, context.settings.application
     await asyncio.wait({sending}, timeout=SEND_STOP_S)
 
     async def behind() -> int:
-        return log.lag(ENCODER_GROUP, [topics.transcripts]) + log.lag(WORKER_GROUP, source_topics(topics))
+        encoding = log.lag(encoder_group(application), [topics.transcripts])
+        return encoding + log.lag(worker_group(application), source_topics(topics))
 
     await catch_up(behind, context.say)
     await asyncio.sleep(LOOK_S)  # the log wakes its followers at once: time for a last read
@@ -131,7 +133,8 @@ def _save_examples(log: Log, topic: str, path: Path) -> int:
 async def _worker(context: DemoContext, log: Log, metrics: Metrics, served: ServedModel, stop: asyncio.Event) -> None:
     settings, topics = context.settings, context.settings.topics
     sources = source_topics(topics)
-    app = make_app(WORKER_GROUP, f"embedded://{NAME}", data=context.folder / "worker", partitions=topics.partitions)
+    group = worker_group(settings.application)
+    app = make_app(group, f"embedded://{NAME}", data=context.folder / "worker", partitions=topics.partitions)
     profile = ProfileContext(
         sources=sources,
         epochs=log.epochs(sources),
@@ -150,7 +153,8 @@ async def _encoder(context: DemoContext, log: Log, metrics: Metrics, stop: async
     settings, topics = context.settings, context.settings.topics
     process = await asyncio.to_thread(batch_encoder, settings, metrics)
     data = context.folder / "encoder"
-    app = make_app(ENCODER_GROUP, f"embedded://{NAME}", data=data, partitions=topics.partitions, batch_records=ENCODER_BATCH)
+    group = encoder_group(settings.application)
+    app = make_app(group, f"embedded://{NAME}", data=data, partitions=topics.partitions, batch_records=ENCODER_BATCH)
     epochs = log.epochs([topics.transcripts])
     watermark_of = partial(watermark_of_call, topic=topics.transcripts, epoch=epochs[topics.transcripts])
     encoder = StatelessContext(

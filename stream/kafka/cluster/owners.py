@@ -1,0 +1,182 @@
+"""Which application owns a topic or a consumer group: noted on the cluster, in a compacted topic that all its applications share.
+
+`isthmus topics` notes what its application owns and refuses what is another's, and each process that writes or commits looks at its
+start. Nobody owns what is not noted, so that the topics of earlier versions, and those that others make, are taken as they are.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from typing import Any, Final
+
+import msgspec
+from kafka.errors import KafkaError
+
+from stream.application import skips_group, worker_group
+from stream.core.unreadable import readable
+from stream.errors import IsthmusError
+from stream.kafka.cluster.access import reason_of
+from stream.kafka.cluster.clients import ConsumerClient, producer_client
+from stream.kafka.cluster.corrupt_batches import SkipCorruptBatches
+from stream.kafka.cluster.names import claim_group
+from stream.kafka.cluster.rights import Kind, Process, require_rights, rights_of, topics_of
+from stream.kafka.cluster.topic_reader import TopicReader
+from stream.kafka.cluster.topics import admin_client, changelog_name, epochs_of
+from stream.settings import OWN_TOPICS, Settings
+
+_ACK_S: Final = 30
+_CLAIM: Final = claim_group("", "NAME")
+
+
+class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The application that owns a topic or a consumer group.
+
+    Attributes:
+        application: Name of the application.
+        recommendations: Topic of its lists, which tells two applications apart that both go without a name of their own; empty
+            where a process does not know it.
+        epoch: Of an owned topic: another topic that gets its name later has another; 0 for a group.
+    """
+
+    application: str
+    recommendations: str
+    epoch: int = 0
+
+    def includes(self, other: "Owner") -> bool:
+        """Whether the other is this application, as far as it says."""
+        return self.application == other.application and other.recommendations in {"", self.recommendations}
+
+
+Owned = tuple[Kind, str]
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(Owner).decode
+
+
+def owned_by(process: Process, settings: Settings) -> list[Owned]:
+    """The topics that a process writes, the changelog also where it reads that, and the groups in which it commits.
+
+    Inputs may be shared, and so may what an application only reads, such as another one's models.
+    """
+    changelog = changelog_name(worker_group(settings.application))
+    ours = {changelog, *(settings.topics.name_of(role) for role, _ in OWN_TOPICS)}
+    rights = rights_of(process, settings)
+    uses = {"WRITE": ours, "READ": {changelog}}
+    topics = dict.fromkeys(
+        right.name for right in rights if right.kind is Kind.TOPIC and right.name in uses.get(right.operation, ())
+    )
+    groups = [right.name for right in rights if right.kind is Kind.GROUP and right.operation == "READ"]
+    memberless = (skips_group(settings.application), _CLAIM)
+    return [(Kind.TOPIC, name) for name in topics] + [(Kind.GROUP, name) for name in groups if not name.endswith(memberless)]
+
+
+def require_access(process: Process, settings: Settings, name: str = "NAME") -> None:
+    """Returns if a process may do what it does. `name` is that of the instance, for worker and encoder.
+
+    Raises:
+        AccessError: it lacks ACLs.
+        IsthmusError: another application owns what it would use, or the broker cannot be reached.
+    """
+    require_rights(process, settings, name)
+    owned, ours = owned_by(process, settings), _owner(settings)
+    if settings.topics.recommendations not in topics_of(rights_of(process, settings)):
+        ours = msgspec.structs.replace(ours, recommendations="")
+    if owned:
+        _refuse(settings, ours, owned, read_owners(settings))
+
+
+def require_ours(settings: Settings) -> None:
+    """Raises IsthmusError if another application owns a topic or group that the settings give to this one."""
+    _refuse(settings, _owner(settings), _all_owned(settings), read_owners(settings))
+
+
+def note_owned(settings: Settings, *, adopt: bool = False) -> int:
+    """Notes all topics and groups of the settings as this application's, with `adopt` also those of another; returns how many were
+    not noted so before.
+
+    Raises:
+        IsthmusError: another application owns one of them, or the broker does not take it.
+    """
+    owned, noted = _all_owned(settings), read_owners(settings)
+    if not adopt:
+        _refuse(settings, _owner(settings), owned, noted)
+    epochs = _epochs(settings, [name for kind, name in owned if kind is Kind.TOPIC])
+    wanted = {one: _owner(settings, epochs.get(one[1], 0) if one[0] is Kind.TOPIC else 0) for one in owned}
+    missing = {one: owner for one, owner in wanted.items() if noted.get(one) != owner}
+    try:
+        with closing(producer_client(settings.kafka.bootstrap)) as producer:
+            for (kind, name), owner in missing.items():
+                producer.send(settings.topics.applications, key=f"{kind}/{name}".encode(), value=_encode(owner)).get(_ACK_S)
+    except KafkaError as error:
+        raise IsthmusError(
+            f"{settings.topics.applications} at {settings.kafka.bootstrap} takes no record ({type(error).__name__})"
+        ) from error
+    require_ours(settings)  # another may have noted the same meanwhile: the last record counts
+    return len(missing)
+
+
+def read_owners(settings: Settings) -> dict[Owned, Owner]:
+    """What is noted. A record that cannot be read says nothing.
+
+    Raises:
+        IsthmusError: the broker cannot be reached.
+    """
+    noted: dict[Owned, Owner] = {}
+    bootstrap, topic = settings.kafka.bootstrap, settings.topics.applications
+    try:
+        consumer: Any = ConsumerClient(bootstrap_servers=bootstrap, check_crcs=SkipCorruptBatches())
+        with closing(consumer):
+            for record in readable(TopicReader(consumer).records(topic)):
+                try:
+                    kind, _, name = (record.key or b"").decode().partition("/")
+                    if record.value is None:
+                        noted.pop((Kind(kind), name), None)
+                    else:
+                        noted[Kind(kind), name] = _decode(record.value)
+                except (ValueError, msgspec.MsgspecError):
+                    continue
+    except KafkaError as error:
+        raise IsthmusError(f"{topic} cannot be read: {reason_of(bootstrap, error)}") from error
+    return noted
+
+
+def _all_owned(settings: Settings) -> list[Owned]:
+    return list(dict.fromkeys(one for process in Process for one in owned_by(process, settings)))
+
+
+def _owner(settings: Settings, epoch: int = 0) -> Owner:
+    return Owner(settings.application, settings.topics.recommendations, epoch)
+
+
+def _refuse(settings: Settings, ours: Owner, owned: Iterable[Owned], noted: Mapping[Owned, Owner]) -> None:
+    """Raises IsthmusError if one of them is another application's. A topic that is gone, or was made again, is nobody's."""
+    foreign = {one: noted[one] for one in owned if one in noted and not noted[one].includes(ours)}
+    if not foreign:
+        return
+    epochs = _epochs(settings, [name for kind, name in foreign if kind is Kind.TOPIC])
+    still = {one: owner for one, owner in foreign.items() if one[0] is Kind.GROUP or epochs.get(one[1]) == owner.epoch}
+    if still:
+        raise IsthmusError("\n".join(_lines(ours, still)))
+
+
+def _lines(ours: Owner, foreign: Mapping[Owned, Owner]) -> list[str]:
+    lines = [
+        f"{kind} {name} belongs to the application {owner.application}, whose lists are in the topic {owner.recommendations}"
+        for (kind, name), owner in foreign.items()
+    ]
+    lists = f", whose lists are in the topic {ours.recommendations}" if ours.recommendations else ""
+    who = f"This is the application {ours.application}{lists}"
+    if any(owner.application == ours.application for owner in foreign.values()):
+        todo = "name it otherwise (setting application, ISTHMUS_APPLICATION)"
+    else:
+        todo = "let the settings [topics], postgres.group, webhook.group and api.redis_prefix name others, or none"
+    return [*lines, f"{who}: {todo}. If that application is gone, or is this one, `isthmus topics --adopt` takes these over"]
+
+
+def _epochs(settings: Settings, topics: Sequence[str]) -> dict[str, int]:
+    """The epochs of those that exist."""
+    if not topics:
+        return {}
+    with closing(admin_client(settings.kafka.bootstrap)) as admin:
+        try:
+            return epochs_of(admin.describe_topics(list(topics)))
+        except KafkaError as error:
+            raise IsthmusError(f"topics at {settings.kafka.bootstrap}: {error}") from error
