@@ -212,7 +212,7 @@ export class SpaceMap {
     const [x, y] = this.#point(item.x, item.y), listed = rank ? " listed" : "";
     const marks = [svg("circle", { class: `anchor${listed}`, cx: x, cy: y, r: rank ? 4 : 3 })];
     const text = lines(rank ? `${rank}. ${item.name}` : item.name);
-    const size = { width: Math.max(...text.map((line) => line.length)) * (rank ? 7 : 6.1) * (this.width < NARROW_PX ? 0.92 : 1), height: text.length * 13 };
+    const size = { width: Math.max(...text.map((line) => line.length)) * (rank ? 7.3 : 6.2) * (this.width < NARROW_PX ? 0.92 : 1) + 4, height: text.length * 13 };
     for (const away of rank ? [0, 14, 28, 42] : [0, 14, 28]) {
       const room = this.#room(item, x, y, away, size);
       if (taken.some((other) => room.left < other.right && room.right > other.left && room.top < other.bottom && room.bottom > other.top)) continue;

@@ -13,7 +13,6 @@ const isDemo = key !== "";
 let picked = { user: "", byHand: false, changedAt: 0 };
 let ranks = new Map();
 let model = null;
-let names = new Map();
 let paused = false;
 let stream = null;
 let applied = 0; // events a second
@@ -56,7 +55,8 @@ async function follow(signal) {
 
 function take(event) {
   const found = /^event: (\w+)\ndata: (.*)$/.exec(event);
-  if (!found || paused) return;
+  const isFirstOfPick = found?.[1] === "followed" && !ranks.size;
+  if (!found || (paused && !isFirstOfPick)) return;
   ({ picture: showPicture, frame: showFrame, numbers: showNumbers, followed: showFollowed })[found[1]]?.(JSON.parse(found[2]));
 }
 
@@ -78,15 +78,20 @@ async function keepFollowing() {
 
 function askForKey(status) {
   say(status === 403 ? "This key lacks the scope live" : "A key is needed", "away");
-  $("key-form").hidden = false;
+  showForm(true);
   $("key").focus();
+}
+
+function showForm(needed) {
+  $("key-form").hidden = !needed;
+  document.querySelector("main").hidden = $("pause").hidden = needed;
 }
 
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   key = $("key").value.trim();
   $("key").value = "";
-  $("key-form").hidden = true;
+  showForm(false);
   keepFollowing();
 });
 
@@ -95,7 +100,6 @@ $("key-form").addEventListener("submit", (event) => {
 function showPicture(picture) {
   if (model && model.version !== picture.version && picture.model) $("said").textContent = `${picture.model} ${picture.version} serves now`;
   model = picture;
-  names = new Map(picture.items.map((item) => [item.item, item.name]));
   map.show(picture);
   $("no-map").hidden = picture.items.length > 0;
   $("no-map").textContent = picture.model === ""
@@ -149,7 +153,7 @@ function pick(user, byHand) {
   picked = { user, byHand, changedAt: performance.now() };
   ranks = new Map();
   map.pick(user);
-  $("who").textContent = user || "Nobody yet";
+  $("who").textContent = !user ? "Nobody yet" : user === visitor() ? "You, in the shop" : user;
   $("known").textContent = "";
   $("list").replaceChildren();
   $("steps").replaceChildren();
@@ -254,7 +258,6 @@ $("pause").addEventListener("click", () => {
   paused = !paused;
   map.freeze(paused);
   $("pause").textContent = paused ? "Go on" : "Pause";
-  $("pause").setAttribute("aria-pressed", String(paused));
   say(paused ? "Paused" : "Live", paused ? "" : "live");
 });
 $("another").addEventListener("click", () => pick("", false));
