@@ -48,6 +48,10 @@ class Endpoint:
     def kinds(self) -> list[str]:
         return [message["type"] for message in self.taken]
 
+    def updates(self) -> list[dict[str, Any]]:
+        """What was taken of lists."""
+        return [message["data"] for message in self.taken if message["type"] == LISTS]
+
     def lists(self) -> dict[str, list[str]]:
         """What a receiver knows that does as the messages say: user -> items."""
         known: dict[str, tuple[str, int, list[str]]] = {}

@@ -106,14 +106,16 @@ class WebhookStore:
         return True
 
     async def complete(self, table: Table, partition: int, position: Position) -> int | None:
-        """Says that the partition was sent whole, where an earlier pass may have left more at the receiver."""
+        """Says that the partition was sent whole: an earlier pass may have left more at the receiver, also one that the group has
+        forgotten, as it does when its topic is deleted.
+        """
         del table
         note = self._notes[partition]
         position = note.position
-        if position.generation > 1 and not position.complete:
-            name = f"reconciled-{position.epoch}-{partition}-{position.generation}"
+        if not position.complete:
+            name = f"reconciled-{position.epoch}-{partition}-{note.began_at}"
             said = Reconciled(position.epoch, partition, time_text(note.began_at))
-            await self._sender.post(name, self._body("recommendations.reconciled", said), for_ever=True)
+            await self._sender.post(name, self._body(note, "recommendations.reconciled", said), for_ever=True)
         done = msgspec.structs.replace(position, complete=True)
         await self._keep(partition, msgspec.structs.replace(note, position=done))
         return 0
@@ -144,18 +146,18 @@ class WebhookStore:
 
     async def _send(self, partition: int, part: Sequence[Row], prefix: str = "lists") -> None:
         """Posts one message; lists that are not taken become dead letters."""
-        position = self._notes[partition].position
-        name = f"{prefix}-{position.epoch}-{partition}-{position.generation}-{part[0].offset}-{part[-1].offset}"
+        note = self._notes[partition]
+        epoch = note.position.epoch
+        name = f"{prefix}-{epoch}-{partition}-{note.began_at}-{part[0].offset}-{part[-1].offset}"
         if part[0].value is None:
-            said = Erased(position.epoch, partition, part[0].offset, part[0].key.decode(errors="replace"))
-            await self._sender.post(name, self._body("user.erased", said), for_ever=True)
+            said = Erased(epoch, partition, part[0].offset, part[0].key.decode(errors="replace"))
+            await self._sender.post(name, self._body(note, "user.erased", said), for_ever=True)
             self._count("deleted")
             return
         lists = tuple(SentList(row.offset, msgspec.Raw(row.value or b"")) for row in part)
         try:
-            await self._sender.post(
-                name, self._body("recommendations.updated", Updated(position.epoch, partition, lists)), for_ever=False
-            )
+            body = self._body(note, "recommendations.updated", Updated(epoch, partition, lists))
+            await self._sender.post(name, body, for_ever=False)
         except NotTaken as error:
             await self._give_up(partition, part, str(error))
         else:
@@ -186,8 +188,9 @@ class WebhookStore:
         await self._group.commit((self._topic, partition), note.position.next_offset, _encode(note).decode())
         self._notes[partition] = note
 
-    def _body(self, kind: Kind, data: Updated | Erased | Reconciled) -> bytes:
-        return encode_message(Message(kind, time_text(self._clock_ms()), data))
+    def _body(self, note: Note, kind: Kind, data: Updated | Erased | Reconciled) -> bytes:
+        """A message of a pass is not older than its beginning, also where the clock of a later owner is behind."""
+        return encode_message(Message(kind, time_text(max(self._clock_ms(), note.began_at)), data))
 
     def _count(self, outcome: str, by: int = 1) -> None:
         self._metrics.counter("sink_records", SINK, outcome).inc(by)
