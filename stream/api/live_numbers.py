@@ -4,16 +4,17 @@ The numbers are those of the operator's dashboards; nothing is counted a second 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Sample
 
 _PREFIX: Final = "isthmus_"
 _TOTAL: Final = "_total"
 _JUDGED: Final = ("purchases", "hits", "popularity_hits")
-POPULAR: Final = "popular"
+_POPULAR: Final = "popular"
 
 
 class Quality(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,47 +55,62 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     answered: int
 
 
-def numbers_of(processes: Iterable[Iterable[Metric]], names: Mapping[str, str], asked: int) -> Numbers:
-    """Sums the metrics of processes. `names` are the systems of model versions, as far as they are known."""
-    judged: dict[str, Counter[str]] = {name: Counter() for name in _JUDGED}
-    lag: Counter[str] = Counter()
-    dead_letters: Counter[str] = Counter()
-    swaps = answered = 0
-    for families in processes:
-        answered += 1
-        for family in families:
-            name = family.name.removeprefix(_PREFIX)
-            for sample in family.samples:
-                labels, value = sample.labels, int(sample.value)
-                if name in judged and sample.name.endswith(_TOTAL) and _is_judged(labels, names):
-                    judged[name][labels["model_version"]] += value
-                elif name in {"end_offset", "committed_offset"}:
-                    lag[labels["topic"]] += value if name == "end_offset" else -value
-                elif name == "dead_letters" and sample.name.endswith(_TOTAL):
-                    dead_letters[labels["reason"]] += value
-                elif name == "model_swaps" and sample.name.endswith(_TOTAL):
-                    swaps = max(swaps, value)
-    quality = [
-        Quality(
-            version=version,
-            name=names.get(version, ""),
-            purchases=count,
-            hits=judged["hits"][version],
-            popularity_hits=judged["popularity_hits"][version],
+class _Sums:
+    """Sums over processes. `names` are the systems of model versions."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+        self.judged: dict[str, Counter[str]] = {name: Counter() for name in _JUDGED}
+        self.lag: Counter[str] = Counter()
+        self.dead_letters: Counter[str] = Counter()
+        self.swaps = 0
+
+    def add(self, name: str, sample: Sample) -> None:
+        """Adds a sample of the metric `name`, which has no prefix."""
+        labels, value = sample.labels, int(sample.value)
+        if name in {"end_offset", "committed_offset"}:
+            self.lag[labels["topic"]] += value if name == "end_offset" else -value
+        elif not sample.name.endswith(_TOTAL):
+            return
+        elif name in self.judged and _is_judged(labels, self._names):
+            self.judged[name][labels["model_version"]] += value
+        elif name == "dead_letters":
+            self.dead_letters[labels["reason"]] += value
+        elif name == "model_swaps":
+            self.swaps = max(self.swaps, value)
+
+    def quality(self) -> tuple[Quality, ...]:
+        purchases = sorted(self.judged["purchases"].items(), key=lambda entry: (len(entry[0]), entry[0]))
+        return tuple(
+            Quality(
+                version=version,
+                name=self._names.get(version, ""),
+                purchases=count,
+                hits=self.judged["hits"][version],
+                popularity_hits=self.judged["popularity_hits"][version],
+            )
+            for version, count in purchases
+            if count
         )
-        for version, count in sorted(judged["purchases"].items(), key=lambda entry: (len(entry[0]), entry[0]))
-        if count
-    ]
+
+
+def numbers_of(processes: Sequence[Iterable[Metric]], names: Mapping[str, str], asked: int) -> Numbers:
+    """Sums the metrics of those processes that answered. `names` are the systems of model versions, as far as they are known."""
+    sums = _Sums(names)
+    for families in processes:
+        for family in families:
+            for sample in family.samples:
+                sums.add(family.name.removeprefix(_PREFIX), sample)
     return Numbers(
-        quality=tuple(quality),
-        lag={topic: max(0, records) for topic, records in sorted(lag.items())},
-        dead_letters={reason: count for reason, count in dead_letters.most_common() if count},
-        swaps=swaps,
+        quality=sums.quality(),
+        lag={topic: max(0, records) for topic, records in sorted(sums.lag.items())},
+        dead_letters={reason: count for reason, count in sums.dead_letters.most_common() if count},
+        swaps=sums.swaps,
         asked=asked,
-        answered=answered,
+        answered=len(processes),
     )
 
 
 def _is_judged(labels: Mapping[str, str], names: Mapping[str, str]) -> bool:
     """Whether the list was ranked by its model: a fallback is not the model's work, unless the model is popularity."""
-    return labels["fallback"] == ("popularity" if names.get(labels["model_version"]) == POPULAR else "none")
+    return labels["fallback"] == ("popularity" if names.get(labels["model_version"]) == _POPULAR else "none")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 
 from stream.api.live_bodies import Dot, Happened, Move, Step
@@ -90,9 +91,9 @@ def newest(scene: Scene, user: UserState) -> Happened | None:
         return Happened(user.user_id, "purchase", _names(scene.catalogue, items), head.newest_at) if items else None
     for interaction in reversed(head.tail):
         if interaction.ended_at == head.newest_at:
-            what = interaction.clicks()[-1][1] if isinstance(interaction, Session) else interaction.parts[-1].keywords
-            kind = "click" if isinstance(interaction, Session) else "call"
-            return Happened(user.user_id, kind, tuple(what[:_WORDS]), head.newest_at)  # type: ignore[arg-type]
+            if isinstance(interaction, Session):
+                return Happened(user.user_id, "click", interaction.clicks()[-1][1][:_WORDS], head.newest_at)
+            return Happened(user.user_id, "call", interaction.parts[-1].keywords[:_WORDS], head.newest_at)
     return None
 
 
@@ -136,7 +137,7 @@ def _with_effect(scene: Scene, step: Step, place: Place, before: list[str], afte
         if before.index(item) + 1 > rank
     ]
     risen.sort(key=lambda move: move.after - move.before)
-    return Step(kind=step.kind, at=step.at, what=step.what, count=step.count, place=place, rose=tuple(risen[:1]))
+    return msgspec.structs.replace(step, place=place, rose=tuple(risen[:1]))
 
 
 def _ranks(scores: Rows, items: Sequence[str], blocked: AbstractSet[str]) -> list[list[str]]:

@@ -17,6 +17,7 @@ from stream.api.live_frames import FrameMaker
 from stream.api.live_numbers import Numbers, numbers_of
 from stream.api.live_users import Scene
 from stream.api.service import ReadService
+from stream.api.store import StoreAwayError
 from stream.core.poison import failure_location
 from stream.core.ranking import Catalogue
 
@@ -100,7 +101,11 @@ class LiveView:
                     numbers = self._numbers
                     yield _event("numbers", numbers)
                 if user and (is_new or user.encode() in moment.changed):
-                    yield _event("followed", await self._followed(moment.scene, user))
+                    try:
+                        followed = await self._followed(moment.scene, user)
+                    except StoreAwayError:
+                        return  # the page asks again, and is told
+                    yield _event("followed", followed)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ import pytest
 from stream.api.answers import Popularity
 from stream.api.api_keys import Scope
 from stream.api.live_view import LiveView
+from stream.api.store import StoreAwayError
 from stream.core.outputs import ModelName
 from tests import api, world
 from tests.api import TOPICS, Replica, replica
@@ -147,6 +148,18 @@ async def test_a_frame_that_fails_is_left_out(running: Replica, monkeypatch: pyt
 
     monkeypatch.setattr(view(running)._maker, "frame", frame)
     assert set(await events(running, 2)) == {"picture", "frame"}
+
+
+async def test_the_stream_ends_where_the_store_goes_away(running: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came before has been sent; the page asks again, and its request says what is wrong."""
+
+    async def away(*_: Any) -> Any:
+        raise StoreAwayError
+
+    monkeypatch.setattr(running.parts.api.service, "lists", away)
+    async with asyncio.timeout(20):
+        messages = [message async for message in view(running).messages("u", lambda: True)]
+    assert [message.split(b"\n")[0] for message in messages] == [b"event: picture", b"event: frame"]
 
 
 async def test_the_stream_ends_with_its_key(running: Replica) -> None:
