@@ -1,5 +1,5 @@
 # Everything that is done with Isthmus. `make demo` and `make test` set up what they need, once.
-.PHONY: setup setup-kafka demo test secured lint docs docs-serve screenshots bench bench-api bench-streams bench-replica bench-recovery bench-sink bench-audience chaos soak results
+.PHONY: setup setup-kafka demo test secured lint docs docs-serve api-fuzz screenshots bench bench-api bench-streams bench-replica bench-recovery bench-sink bench-audience chaos soak results
 SECONDS ?=
 KAFKA ?=
 PYTEST ?=
@@ -49,6 +49,10 @@ soak: setup-kafka ## half an hour (SECONDS) at 70 % of capacity, memory and desc
 bench: setup-kafka ## the table against the field; writes build/bench.json (PARTS=throughput,latency chooses)
 	@bash tests/benchmarks/environment.sh
 	BENCH_PARTS=$(PARTS) .venv/bin/python -m tests.benchmarks
+
+api-fuzz: setup ## requests by the API's document, alone and in sequences, EXAMPLES (500) of each, then a million over the rate; minutes
+	API_EXAMPLES=$(or $(EXAMPLES),500) .venv/bin/python -m pytest tests/contracts/test_api_contract.py $(PYTEST)
+	HOSTILE_REQUESTS=1000000 .venv/bin/python -m pytest tests/system/test_api_hostile.py $(PYTEST)
 
 bench-api: setup ## reads of the API from a store of a million users, beside a bare route; writes build/api.json
 	.venv/bin/python -m tests.benchmarks.api

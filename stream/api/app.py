@@ -133,6 +133,29 @@ def make_app(api: Api, metrics: Metrics) -> Litestar:
     )
 
 
+_LIST: Final = ("get", "/v1/users/{user_id}/recommendations")
+_VISITOR: Final = ("post", "/v1/visitors")
+_LINKS: Final[tuple[tuple[tuple[str, str], str, tuple[str, str], dict[str, Any]], ...]] = (
+    (
+        ("delete", "/v1/users/{user_id}"),
+        "202",
+        ("get", "/v1/users/{user_id}/erasures/{until_ms}"),
+        {"parameters": {"path.user_id": "$request.path.user_id", "path.until_ms": "$response.body#/erased_until"}},
+    ),
+    (("get", "/v1/items"), "200", ("get", "/v1/items"), {"parameters": {"query.after": "$response.body#/next"}}),
+    (
+        _LIST,
+        "200",
+        _LIST,
+        {"parameters": {"path.user_id": "$request.path.user_id", "header.If-None-Match": "$response.header.ETag"}},
+    ),
+    (_VISITOR, "201", _VISITOR, {"requestBody": {"user_id": "$response.body#/user_id"}}),
+    (_VISITOR, "201", _LIST, {"parameters": {"path.user_id": "$response.body#/user_id"}}),
+    (_VISITOR, "201", ("delete", "/v1/users/{user_id}"), {"parameters": {"path.user_id": "$response.body#/user_id"}}),
+)
+"""Which answer holds what another request needs: operation and status, then the other operation and how its request is made."""
+
+
 def openapi_config() -> OpenAPIConfig:
     """Of the document in `deploy/openapi.json`. It is not served: its pages need no key and load scripts from a CDN."""
     return OpenAPIConfig(
@@ -164,6 +187,9 @@ def openapi_document() -> dict[str, Any]:
                 operation["security"] = []
             for parameter in operation.get("parameters", ()):
                 _without_null(parameter["schema"])
+    for (method, path), status, (next_method, next_path), made in _LINKS:
+        named = document["paths"][next_path][next_method]["operationId"]
+        document["paths"][path][method]["responses"][status].setdefault("links", {})[named] = {"operationId": named, **made}
     return document
 
 

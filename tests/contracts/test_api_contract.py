@@ -26,6 +26,13 @@ from tests import api
 
 DOCUMENT = json.loads((Path(__file__).parents[2] / "deploy" / "openapi.json").read_text())
 EXAMPLES = int(os.environ.get("API_EXAMPLES", "15"))
+LOOKED = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=8,
+    derandomize="API_EXAMPLES" not in os.environ,  # the long form looks elsewhere each time
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 
 class Accepting:
@@ -86,12 +93,28 @@ def test_no_request_finds_an_answer_that_the_document_does_not_allow(served: Any
 
     schema, headers = served
 
-    @settings(max_examples=EXAMPLES, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @LOOKED
     @given(case=schema[path][method].as_strategy())
     def check(case: Any) -> None:
         case.call_and_validate(headers=headers["/me/" in path], excluded_checks=[positive_data_acceptance])
 
     check()
+
+
+def test_no_sequence_of_requests_finds_an_answer_that_the_document_does_not_allow(served: Any) -> None:
+    """By the document's links: what one answer holds, the next request names, such as an erasure's time or a visitor's id."""
+    schema, headers = served
+    machine = schema.exclude(path_regex="/events$", method="GET").as_state_machine()
+
+    class Sequence(machine):  # type: ignore[misc, valid-type]
+        def get_call_kwargs(self, case: Any) -> dict[str, Any]:
+            return {"headers": headers["/me/" in case.operation.path]}
+
+        def validate_response(self, response: Any, case: Any, additional_checks: Any = None, **sent: Any) -> None:
+            del additional_checks
+            case.validate_response(response, excluded_checks=[positive_data_acceptance], transport_kwargs=sent)
+
+    Sequence.run(settings=LOOKED)
 
 
 def test_the_document_is_openapi() -> None:
