@@ -37,6 +37,7 @@ class Deployment:
             "ISTHMUS_WORKER__STATE_DIR": str(folder / "worker"),
             "ISTHMUS_WORKER__STATIC_MEMBERSHIP": "false",
             "ISTHMUS_API__STATE_DIR": str(folder / "api"),
+            "ISTHMUS_API__MAX_CONNECTIONS_OF_AN_ADDRESS": "0",  # all clients have one
         }
         self.key = self._make_key()
 
