@@ -52,7 +52,7 @@ bench: setup-kafka ## the table against the field; writes build/bench.json (PART
 
 api-fuzz: setup ## requests by the API's document, alone and in sequences, EXAMPLES (500) of each, then a million over the rate; minutes
 	API_EXAMPLES=$(or $(EXAMPLES),500) .venv/bin/python -m pytest tests/contracts/test_api_contract.py $(PYTEST)
-	HOSTILE_REQUESTS=1000000 .venv/bin/python -m pytest tests/system/test_api_hostile.py $(PYTEST)
+	HOSTILE_REQUESTS=1000000 .venv/bin/python -m pytest tests/system/test_api_greedy_clients.py $(PYTEST)
 
 bench-api: setup ## reads of the API from a store of a million users, beside a bare route; writes build/api.json
 	.venv/bin/python -m tests.benchmarks.api
