@@ -1,5 +1,5 @@
 # Everything that is done with Isthmus. `make demo` and `make test` set up what they need, once.
-.PHONY: setup setup-kafka demo test secured lint docs docs-serve api-fuzz screenshots bench bench-api bench-streams bench-replica bench-recovery bench-sink bench-audience chaos soak results
+.PHONY: setup setup-kafka demo test secured lint docs docs-serve api-fuzz screenshots bench bench-api bench-streams bench-replica bench-recovery bench-sink bench-audience bench-compression chaos soak results
 SECONDS ?=
 KAFKA ?=
 PYTEST ?=
@@ -68,6 +68,9 @@ bench-recovery: setup-kafka ## a million users restored from the changelog, besi
 
 bench-sink: setup-kafka ## first load of the PostgreSQL sink with a million users (USERS), then its throughput; writes build/sink.json
 	.venv/bin/python -m tests.benchmarks.sink $(if $(USERS),--users $(USERS))
+
+bench-compression: setup-kafka ## bytes of each topic and CPU with each codec; writes build/compression.json
+	.venv/bin/python -m tests.benchmarks.compression
 
 bench-audience: setup-kafka ## `isthmus audience` over a million users (USERS); writes build/audience.json
 	.venv/bin/python -m tests.benchmarks.audience $(if $(USERS),--users $(USERS))

@@ -13,6 +13,7 @@ from stream.variables import FROM_FILE, PREFIX
 
 CACHE: Final = Path(os.path.expanduser("~")) / ".cache" / "isthmus"  # noqa: PTH111  (pathlib's twin raises where there is no home)
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 
 
@@ -42,6 +43,10 @@ OptionalFile = Annotated[LocalPath | None, BeforeValidator(_nothing)]
 class KafkaSettings(Section):
     bootstrap: str = Field("127.0.0.1:9092", description="host:port of one or more brokers, comma-separated")
     dev: bool = Field(False, description="whether there is only one broker: topics get replication 1")
+    compression: Compression = Field(
+        "none",
+        description="compression of what Isthmus sends: none, gzip, snappy, lz4, zstd; brokers keep and replicate it so",
+    )
     security_protocol: SecurityProtocol = Field(
         "PLAINTEXT", description="PLAINTEXT, SSL (TLS, optionally with a client certificate), SASL_PLAINTEXT or SASL_SSL"
     )

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from aiokafka import AIOKafkaConsumer
@@ -19,7 +20,12 @@ from aiokafka.consumer.fetcher import Fetcher
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError
 
-from stream.kafka.cluster.clients import AdminClient, ConsumerClient, async_consumer
+from stream.connection_settings import KafkaSettings
+from stream.kafka.cluster import clients
+from stream.kafka.cluster.access import door
+from stream.kafka.cluster.clients import AdminClient, ConsumerClient, async_consumer, async_producer, producer_client
+from stream.kafka.cluster.security import use_security
+from stream.kafka.faust.transport import KafkaProducer as FaustProducer
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = [path for folder in ("stream", "training", "models") for path in (ROOT / folder).rglob("*.py")]
@@ -40,6 +46,21 @@ def test_a_client_of_kafka_is_made_in_one_place(path: Path) -> None:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     named = [(call, getattr(call.func, "id", None) or getattr(call.func, "attr", None)) for call in calls]
     assert [f"{path}:{call.lineno} makes {name}" for call, name in named if name in LIBRARIES] == []
+
+
+@pytest.mark.parametrize(("setting", "codec"), [("none", None), ("gzip", "gzip"), ("zstd", "zstd")])
+def test_every_producer_compresses_as_the_settings_say(monkeypatch: pytest.MonkeyPatch, setting: Any, codec: str | None) -> None:
+    """Of both libraries, and Faust's with and without transactions."""
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(door, "check", lambda *_: None)
+    for name in ("AIOKafkaProducer", "KafkaProducer"):
+        monkeypatch.setattr(clients, name, lambda **options: made.append(options))
+    use_security(KafkaSettings(compression=setting))
+    async_producer("nowhere:9", linger_ms=5)
+    producer_client("nowhere:9")
+    made.append(dict(FaustProducer._settings_extra(cast("FaustProducer", None))))
+    assert [options["compression_type"] for options in made] == [codec] * 3
+    assert all(options["enable_idempotence"] for options in made)
 
 
 def test_aiokafka_itself_lets_a_session_end() -> None:

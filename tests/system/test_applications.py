@@ -19,16 +19,18 @@ from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.owners import note_owned, read_owners, require_access, require_ours
 from stream.kafka.cluster.producer import produce
 from stream.kafka.cluster.rights import Kind, Process
-from stream.kafka.cluster.topics import admin_client, create_or_check, source_topics
+from stream.kafka.cluster.topics import admin_client, changelog_name, create_or_check, source_topics
 from stream.process_settings import WebhookSettings
 from stream.services.child_processes import ChildProcess, wait_for
 from stream.settings import Settings, TopicSettings
+from tests.log_sizes import stored_bytes
 from tests.system.exact import actual as written
 from tests.system.exact import assert_exact, newest, read_all, users_of
 from training.datasets.synthetic.live import LiveEvent, Rates, stream_events
 from training.datasets.synthetic.world import make_world
 
 ENCODING: Final = "shop"
+COMPRESSED: Final = {"ISTHMUS_KAFKA__COMPRESSION": "zstd"}
 START_MS: Final = 1_750_000_000_000
 TRANSCRIPT: Final = {
     "user_id": "caller",
@@ -87,19 +89,20 @@ def has_folded(settings: Settings) -> bool:
 def test_two_applications_read_the_same_inputs_through_a_kill_and_neither_sees_the_other(empty_kafka: str, tmp_path: Path) -> None:
     """The same users, one broker, one machine, one state directory, and names that both processes take themselves. The worker of
     one is killed amid the events and starts again; each has every user's history, example and list as if it were alone. The call
-    that one encodes is not in the other's topic.
+    that one encodes is not in the other's topic. One of them compresses what it sends.
     """
     both = [created(settings_of(empty_kafka, name)) for name in ("isthmus", ENCODING)]
     stream, half = events(), 700
     with closing(KafkaProducer(bootstrap_servers=empty_kafka)) as producer:
         producer.send(both[0].topics.transcripts, key=b"caller", value=msgspec.json.encode(TRANSCRIPT)).get(10)
     send(both[0], stream[:half])
-    children = [start(one, tmp_path, "worker") for one in both] + [start(both[1], tmp_path, "encoder")]
+    children = [start(one, tmp_path, "worker", more) for one, more in zip(both, ({}, COMPRESSED), strict=True)]
+    children.append(start(both[1], tmp_path, "encoder", COMPRESSED))
     try:
         wait_for(lambda: written(empty_kafka, both[1].topics, ENCODING).records != {}, children, 60, "the first states of shop")
         children[1].kill()
         send(both[0], stream[half:])
-        children[1] = start(both[1], tmp_path, "worker")
+        children[1] = start(both[1], tmp_path, "worker", COMPRESSED)
         wait_for(lambda: all(map(has_folded, both)), children, 90, "the folding of all events by both")
     finally:
         for child in children:
@@ -109,6 +112,8 @@ def test_two_applications_read_the_same_inputs_through_a_kill_and_neither_sees_t
     first, second = (users_of(written(empty_kafka, one.topics, one.application)) for one in both)
     assert second - first == {"caller"}
     assert first < second
+    plain, compressed = (stored_bytes(empty_kafka, changelog_name(worker_group(one.application))) for one in both)
+    assert compressed < 0.8 * plain
     assert newest(read_all(empty_kafka, both[0].topics.encoded_calls)) == {}
     assert {folder.name for folder in (tmp_path / "state").iterdir()} == {"machine-1", "machine-1.lock", "shop"}
 

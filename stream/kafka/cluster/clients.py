@@ -18,6 +18,7 @@ from stream.kafka.cluster.access import TIMEOUT_S, door
 from stream.kafka.cluster.batch_reading import read_tolerantly
 from stream.kafka.cluster.client_security import async_security_options, security_options
 from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch
+from stream.kafka.cluster.security import current_security
 
 READ_COMMITTED: Final = "read_committed"
 """Isolation level of every consumer: no effect without transactions, and a fenced worker's open transaction is never read."""
@@ -56,15 +57,17 @@ def async_consumer(*topics: str, bootstrap: Any, **settings: Any) -> AIOKafkaCon
 def async_producer(bootstrap: Any, **settings: Any) -> AIOKafkaProducer:
     """An aiokafka producer that loses and repeats nothing, not started."""
     door.check(bootstrap)
-    defaults = {"acks": "all", "enable_idempotence": True}
-    return AIOKafkaProducer(bootstrap_servers=bootstrap, **{**defaults, **settings, **async_security_options()})
+    return AIOKafkaProducer(bootstrap_servers=bootstrap, **{**_producing(), **settings, **async_security_options()})
 
 
 def producer_client(bootstrap: str, **settings: Any) -> Any:
     """A kafka-python producer that loses and repeats nothing."""
     door.check(bootstrap)
-    defaults = {"acks": "all", "enable_idempotence": True}
-    return KafkaProducer(bootstrap_servers=bootstrap, **{**defaults, **settings, **security_options()})
+    return KafkaProducer(bootstrap_servers=bootstrap, **{**_producing(), **settings, **security_options()})
+
+
+def _producing() -> dict[str, Any]:
+    return {"acks": "all", "enable_idempotence": True, "compression_type": current_security().compression}
 
 
 class _ClosesOnFailure:

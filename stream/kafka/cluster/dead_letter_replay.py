@@ -21,6 +21,7 @@ from stream.core.records import Headers, is_older_epoch
 from stream.core.unreadable import UnreadableValue
 from stream.errors import IsthmusError
 from stream.kafka.cluster.clients import producer_client
+from stream.kafka.cluster.security import current_security
 from stream.kafka.cluster.topic_reader import TopicReader
 from stream.kafka.cluster.topics import topic_epochs
 from stream.settings import TopicSettings
@@ -164,7 +165,7 @@ class DeadLetterReplay:
             producer = producer_client(
                 self._bootstrap,
                 max_request_size=limits.RECORD_BYTES,
-                compression_type="gzip",  # its producer may have compressed it to fit
+                compression_type=current_security().compression or "gzip",  # its producer may have compressed it to fit
                 linger_ms=5,
             )
             try:

@@ -1,4 +1,4 @@
-"""How this process identifies itself to Kafka and knows the brokers: TLS and SASL from the settings `[kafka]`.
+"""How this process identifies itself to Kafka, knows the brokers, and compresses what it sends: from the settings `[kafka]`.
 
 It is set once, where settings are read, and every client of the process takes it (`stream.kafka.cluster.clients`). A process is one
 principal, so a client cannot be made without it by forgetting an argument. Nothing here imports a client: commands start fast.
@@ -23,6 +23,11 @@ class Security:
     @property
     def is_on(self) -> bool:
         return self.settings.security_protocol != "PLAINTEXT"
+
+    @property
+    def compression(self) -> str | None:
+        """The codec of the batches that this process sends, as both clients and Faust call it; None: they are not compressed."""
+        return None if self.settings.compression == "none" else self.settings.compression
 
     @cached_property
     def ssl_context(self) -> ssl.SSLContext | None:

@@ -38,6 +38,7 @@ from stream.kafka.cluster.corrupt_batches import (
 from stream.kafka.cluster.fetching import fetch_until
 from stream.kafka.cluster.log_state import MARK_FETCH_BYTES, LogState, Mark, read_last_records, read_log_states
 from stream.kafka.cluster.partition import Partition
+from stream.kafka.cluster.security import current_security
 from stream.kafka.cluster.skips import read_skips
 from stream.kafka.cluster.view import ClusterView, KafkaClusterView
 from stream.kafka.delivery.contracts import Sender
@@ -307,7 +308,7 @@ class KafkaProducer(driver.Producer):
     """
 
     def _settings_extra(self) -> Mapping[str, Any]:
-        return {"acks": "all", "enable_idempotence": True}
+        return {"acks": "all", "enable_idempotence": True, "compression_type": current_security().compression}
 
     def _new_producer(self, transactional_id: str | None = None) -> Any:
         return _with_request_timeout(super()._new_producer(transactional_id))
