@@ -1,6 +1,7 @@
 """A real PostgreSQL server on loopback, and databases of it, for the sink's tests, chaos cases and benchmarks."""
 
 import asyncio
+import contextlib
 import os
 import pwd
 import shutil
@@ -151,7 +152,11 @@ class CommitCutter:
         self._server.close()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answers, server = await asyncio.open_connection("127.0.0.1", self._target)
+        try:
+            answers, server = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.close()
+            return
         forward = asyncio.create_task(self._pass(reader, server, lambda _: False))
         back = asyncio.create_task(self._pass(answers, writer, self._is_cut))
         await asyncio.wait({forward, back}, return_when=asyncio.FIRST_COMPLETED)
@@ -166,9 +171,10 @@ class CommitCutter:
         return True
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ends: Callable[[bytes], bool]) -> None:
-        while (data := await reader.read(1 << 16)) and not ends(data):
-            writer.write(data)
-            await writer.drain()
+        with contextlib.suppress(OSError):
+            while (data := await reader.read(1 << 16)) and not ends(data):
+                writer.write(data)
+                await writer.drain()
 
 
 def sink_variables(bootstrap: str, database: Database, partitions: int) -> Mapping[str, str]:

@@ -1,25 +1,29 @@
-"""A receiver of webhooks on loopback, for the sink's tests."""
+"""A receiver of webhooks on loopback, for the sink's tests and chaos cases."""
 
 import base64
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from standardwebhooks.webhooks import Webhook
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
+TAKEN, TAKEN_UNANSWERED = 204, 0
 LISTS, ERASED, RECONCILED = "recommendations.updated", "user.erased", "recommendations.reconciled"
 
 
 class Endpoint:
-    """A receiver on loopback: checks each signature, and answers what `decide` says of a message."""
+    """A receiver on loopback: checks each signature, and answers what `decide` says of a message.
+
+    `TAKEN_UNANSWERED` takes the message, and closes the connection before an answer.
+    """
 
     def __init__(self) -> None:
         self.taken: list[dict[str, Any]] = []
         self.attempts: Counter[str] = Counter()
-        self.decide: Callable[[dict[str, Any]], int] = lambda _: 204
+        self.decide: Callable[[dict[str, Any]], int] = lambda _: TAKEN
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -28,8 +32,10 @@ class Endpoint:
                 message = Webhook(SECRET).verify(body, dict(self.headers))
                 endpoint.attempts[self.headers["webhook-id"]] += 1
                 status = endpoint.decide(message)
-                if status == 204:
-                    endpoint.taken.append(message)
+                if status in {TAKEN, TAKEN_UNANSWERED}:
+                    endpoint.taken.append({**message, "id": self.headers["webhook-id"]})
+                if status == TAKEN_UNANSWERED:
+                    return
                 self.send_response(status)
                 self.send_header("content-length", "0")
                 self.end_headers()
@@ -66,3 +72,39 @@ class Endpoint:
                     items = [ranked["item"] for ranked in one["list"]["items"]]
                     known[one["list"]["user_id"]] = (message["timestamp"], data["partition"], items)
         return {user: items for user, (_, _, items) in known.items()}
+
+
+def out_of_order(messages: Sequence[dict[str, Any]]) -> list[str]:
+    """The messages of a pass over a partition that go back further than a crash allows, in words.
+
+    A message is posted once the position is past the one before it. So after a crash a partition may be sent again from the end of
+    the last message but one, cut into other messages. What a replay sends is left out.
+    """
+    found: list[str] = []
+    kept: dict[str, tuple[int, int]] = {}  # the pass -> its position, and the end of its last message
+    for message in messages:
+        prefix, *one_pass, _, _ = message["id"].split("-") if message["type"] != RECONCILED else ("", "", "")
+        if prefix != "lists":
+            continue
+        place, data = "-".join(one_pass), message["data"]
+        offsets = [data["offset"]] if message["type"] == ERASED else [one["offset"] for one in data["lists"]]
+        position, end = kept.get(place, (0, 0))
+        if min(offsets) >= end:
+            position = end
+        elif min(offsets) < position:
+            found.append(f"offset {min(offsets)} of {place} (epoch, partition, pass) came after {end}")
+        kept[place] = position, max(offsets) + 1
+    return found
+
+
+def webhook_variables(bootstrap: str, endpoint: Endpoint, partitions: int) -> Mapping[str, str]:
+    """The environment of a sink's process, which gives lists up after half a second."""
+    return {
+        "ISTHMUS_KAFKA__BOOTSTRAP": bootstrap,
+        "ISTHMUS_TOPICS__PARTITIONS": str(partitions),
+        "ISTHMUS_WEBHOOK__URL": endpoint.url,
+        "ISTHMUS_WEBHOOK__SECRETS": f'["{SECRET}"]',
+        "ISTHMUS_WEBHOOK__FIRST_PAUSE_S": "0.05",
+        "ISTHMUS_WEBHOOK__GIVE_UP_S": "0.5",
+        "ISTHMUS_WEBHOOK__BATCH_LISTS": "20",
+    }

@@ -2,4 +2,7 @@
 
 `python -m tests.chaos` runs the cases and `python -m tests.chaos.soak` the endurance run; `python -m tests.chaos.explain` shows
 what differed in a failed case. The suite runs one short case (`tests/system/test_kafka_chaos.py`).
+
+`make chaos-sinks` (`python -m tests.chaos.sinks`) does the same with sinks, PostgreSQL and an endpoint. Short forms of its cases
+are in `tests/system/test_sink_processes.py`, `tests/system/test_postgres_sink.py` and `tests/unit/test_webhook_sink.py`.
 """

@@ -4,7 +4,6 @@
 """
 
 import argparse
-import json
 import logging
 import signal
 import sys
@@ -12,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from tests.chaos.cases import CASES
+from tests.chaos.rows import table, write
 from tests.chaos.stage import BUILD, run_case
 
 COLUMNS: Final = ("events", "lost", "applied_twice", "wrong_last", "duplicates_sent", "committed_equals_end", "seconds", "ok")
@@ -39,31 +39,11 @@ def main() -> int:
     for number, case in enumerate(chosen, 1):
         print(f"[{number}/{len(chosen)}] {case.name} ...", flush=True)
         rows.append(run_case(case, BUILD / "chaos" / case.name.replace(" ", "-").replace(",", ""), given.seed))
-        print(table(rows[-1:]), flush=True)
-        write(rows[-1], keep=number > 1 or bool(words))
+        print(table(rows[-1:], COLUMNS), flush=True)
+        write(rows[-1], BUILD / "chaos.json", keep=number > 1 or bool(words))
     if len(rows) > 1:
-        print(table(rows))
+        print(table(rows, COLUMNS))
     return 0 if all(row["ok"] for row in rows) else 1
-
-
-def write(row: dict[str, Any], *, keep: bool) -> None:
-    """Writes a row to build/chaos.json in place of the case's previous row. `keep`: keep the rows of other cases."""
-    path = BUILD / "chaos.json"
-    former = json.loads(path.read_text()) if keep and path.exists() else []
-    path.write_text(json.dumps([*(other for other in former if other["case"] != row["case"]), row], indent=1))
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Returns the rows as a Markdown table, followed by notes, errors and skipped cases."""
-    lines = [f"| case | {' | '.join(COLUMNS)} |", "| --- |" + " --- |" * len(COLUMNS)]
-    lines += [f"| {row['case']} | {' | '.join(str(row.get(column, '')) for column in COLUMNS)} |" for row in rows]
-    for row in rows:
-        seen = [*row.get("notes", []), *([row["error"]] if "error" in row else [])]
-        seen += [f"skipped: {row['skipped']}"] if "skipped" in row else []
-        seen += [f"{row['ended_by_themselves']} unexpected process exits"] if row.get("ended_by_themselves") else []
-        seen += [f"{kind}: {', '.join(names)}" for kind, names in row.get("examples_of", {}).items()]
-        lines += [f"  {row['case']}: {text}" for text in seen]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Compares the output topics with what the pure step makes of all records of the input topics."""
 
+import time
 from collections.abc import Collection, Iterable
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ def read_all(bootstrap: str, topic: str, numbers: Collection[int] | None = None)
     policy = RaiseAtCorruptBatch(partial(read_skips, bootstrap))
     consumer: Any = ConsumerClient(bootstrap_servers=bootstrap, max_partition_fetch_bytes=8 << 20, check_crcs=policy)
     try:
-        there = sorted(consumer.partitions_for_topic(topic))
+        there = _partitions_of(consumer, topic)
         partitions = [TopicPartition(topic, number) for number in there if numbers is None or number in numbers]
         consumer.assign(partitions)
         consumer.seek_to_beginning(*partitions)
@@ -41,6 +42,15 @@ def read_all(bootstrap: str, topic: str, numbers: Collection[int] | None = None)
         return found
     finally:
         consumer.close()
+
+
+def _partitions_of(consumer: Any, topic: str) -> list[int]:
+    """The partitions of a topic: for a moment after it was made, there are none."""
+    deadline = time.monotonic() + 60
+    while not (found := consumer.partitions_for_topic(topic)):
+        assert time.monotonic() < deadline, f"{topic} has no partitions"
+        time.sleep(0.05)
+    return sorted(found)
 
 
 def newest(records: dict[int, list[PlainRecord]]) -> dict[bytes, bytes]:
