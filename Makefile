@@ -1,5 +1,5 @@
 # Everything that is done with Isthmus. `make demo` and `make test` set up what they need, once.
-.PHONY: setup setup-kafka demo test secured lint docs docs-serve api-fuzz screenshots bench bench-api bench-streams bench-replica bench-recovery bench-sink bench-audience bench-compression chaos chaos-sinks soak results
+.PHONY: setup setup-kafka demo test secured lint docs docs-serve api-fuzz screenshots bench bench-api bench-streams bench-replica bench-recovery bench-sink bench-audience bench-compression chaos chaos-api chaos-sinks soak results
 SECONDS ?=
 KAFKA ?=
 PYTEST ?=
@@ -42,6 +42,9 @@ screenshots: setup-kafka ## pictures of the pages while the demo runs: writes do
 
 chaos: setup-kafka ## faults of every kind on real Kafka, about an hour; CASES="killed,disk" chooses; writes build/chaos.json
 	.venv/bin/python -m tests.chaos --cases "$(CASES)" --seed $(SEED)
+
+chaos-api: setup-kafka ## replicas of the API with both stores under faults, 5 minutes (SECONDS); each answer is judged; writes build/chaos-api.json
+	.venv/bin/python -m tests.chaos.api $(if $(SECONDS),--seconds $(SECONDS)) --seed $(SEED)
 
 chaos-sinks: setup-kafka ## faults of sinks on real Kafka and PostgreSQL, about an hour; CASES="killed: endpoint" chooses; writes build/chaos-sinks.json
 	.venv/bin/python -m tests.chaos.sinks --cases "$(CASES)" --seed $(SEED)

@@ -76,13 +76,13 @@ def withdraw(log: Log, *items: str) -> None:
         log.append(TOPICS.items, item, None)
 
 
-def put_list(log: Log, user: str, items: Sequence[str] = ITEMS[:5], reserve: Sequence[str] = ITEMS[5:15], **fields: Any) -> None:
+def make_list(user: str, items: Sequence[str] = ITEMS[:5], reserve: Sequence[str] = ITEMS[5:15], **fields: Any) -> Recommendation:
     scored = fields.pop("filled_from", 1_000)
     ranked = [
         RankedItem(item, rank, round(1 - rank / 100, 4), None if rank < scored else "catalogue")
         for rank, item in enumerate([*items, *reserve], start=1)
     ]
-    made = Recommendation(
+    return Recommendation(
         recommendation_id=fields.pop("recommendation_id", f"id-{user}-{'-'.join(items)}"),
         user_id=user,
         occurred_at=fields.pop("occurred_at", NOW),
@@ -93,6 +93,10 @@ def put_list(log: Log, user: str, items: Sequence[str] = ITEMS[:5], reserve: Seq
         reserve=tuple(ranked[len(items) :]),
         **fields,
     )
+
+
+def put_list(log: Log, user: str, *lists: Sequence[str], **fields: Any) -> None:
+    made = make_list(user, *lists, **fields)
     append(log, TOPICS.recommendations, user, Output(user.encode(), msgspec.json.encode(made)))
 
 

@@ -5,4 +5,7 @@ what differed in a failed case. The suite runs one short case (`tests/system/tes
 
 `make chaos-sinks` (`python -m tests.chaos.sinks`) does the same with sinks, PostgreSQL and an endpoint. Short forms of its cases
 are in `tests/system/test_sink_processes.py`, `tests/system/test_postgres_sink.py` and `tests/unit/test_webhook_sink.py`.
+
+`make chaos-api` (`python -m tests.chaos.api`) judges each answer of the API meanwhile. Short forms of its faults are in
+`tests/system/test_api_kafka.py` and `tests/unit/test_api_restored_store.py`.
 """

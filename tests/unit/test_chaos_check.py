@@ -10,6 +10,7 @@ from stream.core.events import Click, Feedback, Purchase, Source, UserEvent
 from stream.core.records import Batch, PlainRecord
 from stream.core.step import StepConfig, step
 from tests import world
+from tests.chaos.api_lists import Writer, Written
 from tests.chaos.check import Observed, Verdict, judge, letter_key
 from tests.world import MINUTE, NOW, Store, batch_of, call
 
@@ -182,3 +183,14 @@ def test_a_changelog_is_observed_as_a_recovery_reads_it() -> None:
     written = ((1, b"a", b"old"), (2, b"a", b"new"), (1, b"a", b"late"), (2, b"b", b"gone"), (2, b"b", None))
     records = [PlainRecord(offset, NOW, key, value, term_headers(term)) for offset, (term, key, value) in enumerate(written)]
     assert restored({0: records}) == ({b"a": b"new"}, 1)
+
+
+def test_an_answer_of_the_api_must_hold_what_was_acknowledged_by_its_time() -> None:
+    """A newer list is true too; none is true only if the user was erased since, or had none yet."""
+    writer = Writer("nowhere:9092", "recommendations", rate=1, seed=1)
+    writer._written["user-001"] = [Written(1, True, 10.0), Written(2, True, 20.0), Written(3, True, 30.0)]
+    assert [writer.is_true("user-001", f"user-001-{version}", before=25) for version in (1, 2, 3)] == [False, True, True]
+    assert [writer.is_true("user-001", None, before) for before in (5, 25)] == [True, False]
+    writer._written["user-001"].append(Written(4, False, None))
+    assert writer.is_true("user-001", None, before=35)
+    assert not writer.is_true("user-001", "user-001-2", before=35)
