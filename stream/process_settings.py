@@ -19,6 +19,15 @@ _LONGEST_KEY_BYTES: Final = 64  # BLAKE2b, RFC 7693
 _JWKS: Final = r"^(https://.+|http://(localhost|127\.0\.0\.1)[:/].*|[^:]+)$"
 
 
+_ENDPOINT: Final = r"^(https://[^\s/@,;'\"#]+|http://(localhost|127\.0\.0\.1)(:\d+)?)(/[^\s,;'\"#]*)?$"
+_OF_THE_LOG_IN: Final = frozenset(
+    {
+        *("response_type", "response_mode", "client_id", "redirect_uri", "scope", "state", "nonce"),
+        *("code_challenge", "code_challenge_method"),
+    }
+)
+
+
 def _network(value: str) -> str:
     ip_network(value)
     return value
@@ -182,6 +191,21 @@ class ApiSettings(Section):
     )
     oidc_scope_claim: str = Field("scope", description="claim with the scopes; realm_access.roles leads into an object")
     oidc_scope_prefix: str = Field("", description="what stands before a scope of this API in the claim, such as isthmus:")
+    oidc_client_id: str | None = Field(
+        None, min_length=1, description="id of the agent page at the provider; none: agents cannot log in"
+    )
+    oidc_authorize_url: Annotated[str, Field(pattern=_ENDPOINT)] | None = Field(
+        None, description="the provider's authorization endpoint (https), to which the agent page leads"
+    )
+    oidc_token_url: Annotated[str, Field(pattern=_ENDPOINT)] | None = Field(
+        None, description="the provider's token endpoint (https), which the agent page asks; it must admit the page's origin (CORS)"
+    )
+    oidc_login_scope: str = Field(
+        "", description="what the agent page asks for; none: openid, and read and feedback with the prefix"
+    )
+    oidc_login_parameters: dict[str, str] = Field(
+        {}, description="further parameters of the agent page's authorization request, such as audience or resource"
+    )
     token_lifetime_s: int = Field(900, ge=10, le=86_400, description="longest life of a user token")
     failures_per_minute: float = Field(
         60, ge=0, description="requests without a valid key, per client address; else 429; 0: no bound"
@@ -227,6 +251,19 @@ class ApiSettings(Section):
     def _knows_whose_tokens(self) -> Self:
         if self.oidc_jwks is not None and not (self.oidc_issuer and self.oidc_audience):
             raise ValueError("oidc_jwks needs oidc_issuer and oidc_audience: else any token of the provider would do")
+        return self
+
+    @model_validator(mode="after")
+    def _knows_where_agents_log_in(self) -> Self:
+        needed = {name: getattr(self, name) for name in ("oidc_client_id", "oidc_authorize_url", "oidc_token_url")}
+        missing = [name for name, value in needed.items() if value is None]
+        if 0 < len(missing) < len(needed):
+            raise ValueError(f"agents cannot log in without {' and '.join(missing)}")
+        if not missing and self.oidc_jwks is None:
+            raise ValueError("oidc_client_id needs oidc_jwks: else no token of an agent opens anything")
+        own = sorted(_OF_THE_LOG_IN & self.oidc_login_parameters.keys())
+        if own:
+            raise ValueError(f"oidc_login_parameters must not hold {', '.join(own)}: the page sets them")
         return self
 
 

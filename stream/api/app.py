@@ -15,6 +15,7 @@ from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from stream.api.agent_routes import demo_token
 from stream.api.context import AGE_HEADER, Api
 from stream.api.door import USER_TOKEN_HEADER, Buckets, Door, OwnPages
 from stream.api.page_routes import DEMO_PAGES
@@ -116,7 +117,7 @@ def make_app(api: Api, metrics: Metrics) -> Litestar:
         api.oidc,
     )
     return Litestar(
-        [*ROUTES, *(DEMO_PAGES if api.page_key else ())],
+        [*ROUTES, *(DEMO_PAGES if api.page_key else ()), *((demo_token,) if api.demo_agent else ())],
         dependencies={"api": Provide(lambda: api, sync_to_thread=False)},
         guards=[door.admit],
         request_class=ApiRequest,

@@ -1,7 +1,7 @@
 """What the routes share: what they work with, their parameters, and the problems that they declare."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from litestar import Request
@@ -84,6 +84,18 @@ OWN: Final = (400, 401, 429, 503)
 WRITING: Final = (400, 401, 403, 408, 413, 415, 429, 503)
 
 
+class DemoAgent(NamedTuple):
+    """The agent of the demo.
+
+    Attributes:
+        key: An API key.
+        examples: Gives ids of some users.
+    """
+
+    key: str
+    examples: Callable[[], tuple[str, ...]]
+
+
 class Api(msgspec.Struct, frozen=True):
     """What the routes work with.
 
@@ -107,6 +119,7 @@ class Api(msgspec.Struct, frozen=True):
     page_key: str = ""
     live_key: str = ""
     live: LiveView | None = None
+    demo_agent: DemoAgent | None = None
     insecure: bool = False
     oidc: Oidc | None = None
 

@@ -30,7 +30,7 @@ USER_TOKEN_HEADER: Final = "Isthmus-User-Token"  # noqa: S105  (the name of a he
 _JWT: Final = "ey"  # a JSON object in base64
 _REMEMBERED: Final = 10_000
 _UNAUTHORISED: Final = {"WWW-Authenticate": 'Bearer realm="isthmus"'}
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 Connection = ASGIConnection[Any, Any, Any, Any]
 
 
@@ -61,7 +61,7 @@ class OwnPages:
     """Keeps pages of other sites away from an API that asks for no key: a browser on its machine reaches it for any of them."""
 
     def __init__(self, host: str, origins: Sequence[str]) -> None:
-        self._is_local = host in _LOOPBACK
+        self._is_local = host in LOOPBACK
         self._origins = frozenset(origins)
 
     def refuse_others(self, connection: Connection) -> None:
@@ -69,7 +69,7 @@ class OwnPages:
         origin = connection.headers.get("origin")
         if origin is not None and origin not in self._origins:
             raise ApiError(403, "without credentials no page may ask: set api.cors_origins, or start the API with keys")
-        if self._is_local and connection.url.hostname not in _LOOPBACK:
+        if self._is_local and connection.url.hostname not in LOOPBACK:
             raise ApiError(403, "without credentials this API is asked by the name localhost, 127.0.0.1 or ::1")
 
 

@@ -1,6 +1,7 @@
 """The files for browsers: the snippet, which any site may load, the pages, and what these load."""
 
 import gzip
+from collections.abc import Sequence
 from functools import cache
 from hashlib import blake2b
 from importlib.resources import files
@@ -12,17 +13,15 @@ from litestar.params import HeaderParameter, PathParameter
 from stream.api.context import UsesApi, problems
 from stream.api.problems import ApiError
 
-_KEY: Final = b"{key}"
 _TYPES: Final = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
 }
 _POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src {connect}; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
-_HEADERS: Final = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"}
 FilePath = Annotated[str, PathParameter(max_length=64)]
 AcceptEncoding = Annotated[str, HeaderParameter(name="Accept-Encoding", description="`gzip` gets it compressed.", max_length=256)]
 
@@ -44,16 +43,23 @@ def _page_files() -> frozenset[str]:
     return frozenset(name for name in names - {"snippet.js"} if name.endswith((".css", ".js")))
 
 
-def _file(name: str, content: bytes, accept_encoding: str = "") -> Response[bytes]:
-    headers = {**_HEADERS, "ETag": f'"{blake2b(content, digest_size=12).hexdigest()}"'}
+def page(name: str, *, connect: Sequence[str] = (), **values: str) -> Response[bytes]:
+    """A page with the values that stand in it, which are HTML already, by their names; `connect`: origins that it may ask too."""
+    content = _read(name)
+    for place, value in values.items():
+        content = content.replace(b"{%s}" % place.encode(), value.encode())
+    return _file(name, content, connect=connect)
+
+
+def _file(name: str, content: bytes, accept_encoding: str = "", connect: Sequence[str] = ()) -> Response[bytes]:
+    headers = {
+        "Content-Security-Policy": _POLICY.format(connect=" ".join(("'self'", *connect))),
+        "Referrer-Policy": "no-referrer",
+        "ETag": f'"{blake2b(content, digest_size=12).hexdigest()}"',
+    }
     if "gzip" in accept_encoding:
         content, headers["Content-Encoding"] = _compressed(content), "gzip"
     return Response(content, media_type=_TYPES[name.rsplit(".", 1)[1]], headers=headers)
-
-
-def page(name: str, key: str = "") -> Response[bytes]:
-    """A page, with the key that it holds."""
-    return _file(name, _read(name).replace(_KEY, key.encode()))
 
 
 @get("/snippet.js", media_type=_TYPES["js"], responses=problems(), summary="The snippet for web pages")

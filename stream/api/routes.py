@@ -10,6 +10,7 @@ from litestar.response import Stream as StreamResponse
 
 from stream.api import ingest
 from stream.api.addresses import counted_as
+from stream.api.agent_routes import OpenedProfile, ProfileBody, agent_page, open_profile
 from stream.api.answers import ListAnswer
 from stream.api.api_keys import Scope
 from stream.api.audit import Opened
@@ -351,10 +352,12 @@ ROUTES: Final = (
     stream,
     livez,
     readyz,
+    open_profile,
     snippet,
     page_file,
     live_page,
     live_stream,
+    agent_page,
 )
 BODIES: Final = (
     UsersBody,
@@ -367,6 +370,8 @@ BODIES: Final = (
     ListAnswer,
     Lists,
     Profile,
+    ProfileBody,
+    OpenedProfile,
     CataloguePage,
     Receipt,
     ErasureStatus,

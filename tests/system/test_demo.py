@@ -80,7 +80,27 @@ def change_a_list(printed: list[str]) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.timeout(90)
+def post(url: str, body: object = None, token: str = "") -> Any:
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.loads(answer.read())
+
+
+def open_a_profile(printed: list[str]) -> None:
+    """As the page for agents does, with the token that the demo gives it."""
+    line = next(line for line in printed if "be an agent" in line)
+    url = line.split(":  ", 1)[1].strip().removesuffix("/agent")
+    entered = post(f"{url}/demo/token")
+    deadline = time.monotonic() + 20
+    while "profile" not in (opened := post(f"{url}/v1/profiles", {"user_id": entered["examples"][0]}, entered["token"])):
+        assert time.monotonic() < deadline  # a list is in the log before the state that it rests on
+        time.sleep(0.2)
+    assert opened["profile"]["user_id"] == entered["examples"][0]
+    assert opened["list"]["items"]
+
+
+@pytest.mark.timeout(180)
 def test_ctrl_c_ends_with_the_summary_while_metrics_and_api_are_served(tmp_path: Path) -> None:
     """The requests that it prints show a list that changes, the live page is served; exit code 0, and nothing is left running."""
     log = tmp_path / "out.log"
@@ -97,8 +117,9 @@ def test_ctrl_c_ends_with_the_summary_while_metrics_and_api_are_served(tmp_path:
             time.sleep(0.2)
         change_a_list(log.read_text().splitlines())
         watch(log.read_text().splitlines())
+        open_a_profile(log.read_text().splitlines())
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0, log.read_text()
+        assert process.wait(90) == 0, log.read_text()
     finally:
         process.kill()
     assert "peak memory" in log.read_text()

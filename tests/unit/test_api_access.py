@@ -31,6 +31,7 @@ ADMITTED: Final[dict[tuple[str, str], frozenset[str]]] = {
     ("GET", "/v1/users/{user_id}/recommendations"): frozenset({"read", "admin"}),
     ("GET", "/v1/users/{user_id}/profile"): frozenset({"read", "admin"}),
     ("GET", "/v1/users/{user_id}/events"): frozenset({"read", "admin"}),
+    ("POST", "/v1/profiles"): frozenset({"read", "admin"}),
     ("POST", "/v1/users/batch"): frozenset({"read", "admin"}),
     ("POST", "/v1/recommendations"): frozenset({"read", "admin"}),
     ("GET", "/v1/items"): frozenset({"read", "admin"}),
@@ -46,12 +47,14 @@ ADMITTED: Final[dict[tuple[str, str], frozenset[str]]] = {
     ("GET", "/livez"): OPEN,
     ("GET", "/readyz"): OPEN,
     ("GET", "/snippet.js"): OPEN,
+    ("GET", "/agent"): OPEN,
     ("GET", "/pages/{name}"): OPEN,
     ("GET", "/"): OPEN,
     ("GET", "/v1/live/events"): frozenset({"live", "admin"}),
 }
 BODIES: Final[dict[str, Any]] = {
     "/v1/users/batch": {"users": ["u"]},
+    "/v1/profiles": {"user_id": "u"},
     "/v1/tokens": {"user_id": "u"},
     "/v1/visitors": {},
     "/v1/events": {"events": [{"type": "click", "user_id": "u", "occurred_at": NOW, "tags": ["home"]}]},

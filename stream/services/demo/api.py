@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 USER: Final = "you"
 _POLL_S: Final = 0.2
 _LISTED: Final = 100
+_RECENT: Final = 50  # lists of a partition
+_EXAMPLES: Final = 3
 
 
 async def serve_demo_api(context: DemoContext, log: Log, metrics: Metrics) -> None:
@@ -36,6 +38,7 @@ async def serve_demo_api(context: DemoContext, log: Log, metrics: Metrics) -> No
     from pydantic import SecretStr
 
     from stream.api.api_keys import Scope
+    from stream.api.context import DemoAgent
     from stream.api.rocksdb_store import RocksDBStore
     from stream.kafka.cluster.local_broker import free_port
     from stream.kafka.embedded.event_sink import EmbeddedEventSink
@@ -45,13 +48,11 @@ async def serve_demo_api(context: DemoContext, log: Log, metrics: Metrics) -> No
     from stream.services.http_server import serve
     from stream.settings import with_changes
 
-    secrets_of_tokens = (SecretStr(secrets.token_hex(32)),)
-    own = {"host": "127.0.0.1", "port": free_port(), "metrics_port": 0, "token_secrets": secrets_of_tokens, "live": True}
-    settings = with_changes(context.settings, "api", **own)
+    own = {"host": "127.0.0.1", "port": free_port(), "metrics_port": 0, "live": True, "keep_clicks": True}
+    settings = with_changes(context.settings, "api", token_secrets=(SecretStr(secrets.token_hex(32)),), **own)
     topics = settings.topics
-    secret, shop, live = (
-        _new_key(log, topics.api_keys, *scopes) for scopes in ((Scope.READ, Scope.WRITE), (Scope.PUBLIC,), (Scope.LIVE,))
-    )
+    scopes = (Scope.READ, Scope.WRITE), (Scope.PUBLIC,), (Scope.LIVE,), (Scope.READ, Scope.FEEDBACK)
+    secret, shop, live, agent = (_new_key(log, topics.api_keys, *one) for one in scopes)
     store, stop = RocksDBStore(context.folder / "api"), asyncio.Event()
     sink = EmbeddedEventSink(log, topics.model_dump())
 
@@ -59,7 +60,9 @@ async def serve_demo_api(context: DemoContext, log: Log, metrics: Metrics) -> No
         return [metrics.registry.collect()], 1
 
     parts = make_parts(settings, store, EmbeddedLogReader(log), sink, metrics, read_metrics=read_metrics)
-    parts = dataclasses.replace(parts, api=msgspec.structs.replace(parts.api, page_key=shop, live_key=live))
+    demo_agent = DemoAgent(agent, lambda: _recent_users(log, topics.recommendations))
+    pages = {"page_key": shop, "live_key": live, "demo_agent": demo_agent}
+    parts = dataclasses.replace(parts, api=msgspec.structs.replace(parts.api, **pages))
     follows = {
         topics.api_keys: parts.api.keys.on_records,
         topics.items: parts.current.on_items,
@@ -87,6 +90,18 @@ def _new_key(log: Log, topic: str, *scopes: Scope) -> str:
     return secret
 
 
+def _recent_users(log: Log, topic: str) -> tuple[str, ...]:
+    """Users of recent lists, for an agent to look at: those who both clicked and called first, and not the newest, whose states
+    the API may not have yet.
+    """
+    from stream.api.answers import decode_list
+
+    recent = [record for part in log.topics[topic].partitions for record in list(part.records)[-_RECENT:] if record.value]
+    lists = [decode_list(record.value) for record in sorted(recent, key=lambda record: record.timestamp) if record.value]
+    lists.sort(key=lambda made: not (made.modalities.session and made.modalities.conversation))
+    return tuple(dict.fromkeys(made.user_id for made in lists))[:_EXAMPLES]
+
+
 async def _say_how_to_ask(say: Callable[[str], None], parts: ApiParts, url: str, key: str) -> None:
     """Prints two requests, once there is a catalogue: the first shows a list, the second changes it."""
     from stream.services.api import now_ms
@@ -99,5 +114,6 @@ async def _say_how_to_ask(say: Callable[[str], None], parts: ApiParts, url: str,
     curl = f"curl -sH 'Authorization: Bearer {key}'"
     say(f"watch it live:   {url}/")
     say(f"open the shop:   {url}/shop")
+    say(f"be an agent:     {url}/agent")
     say(f"ask for a list:  {curl} {url}/v1/users/{USER}/recommendations")
     say(f"then change it:  {curl} -H 'Content-Type: application/json' {url}/v1/events -d '{{\"events\": [{event}]}}'")
