@@ -28,6 +28,7 @@ SCHEMES: Final = ("light", "dark")
 COLOURS: Final = 96  # of the picture in the documentation: sharp text in a third of the bytes
 START_S: Final = 90
 MODEL_MS: Final = 180_000
+ENOUGH: Final = re.compile(r"same ([3-9]\d\d|[\d,]{5,}) purchases")  # for shares that do not jump
 MOVES_MS: Final = 6_000  # until places, ways and lists have filled the page
 DEMO_ARGUMENTS: Final = ("--seconds", "900", "--seed", "1")
 BROWSER_ARGUMENTS: Final = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
@@ -66,7 +67,7 @@ async def _take(address: str, chromium: str) -> None:
         for size, scheme in itertools.product(SIZES, SCHEMES):
             live = await _open(browser, f"{address}/", size, scheme)
             await expect(live.locator("#model")).not_to_contain_text("popular", timeout=MODEL_MS)
-            await expect(live.locator("#quality li").first).to_be_visible(timeout=MODEL_MS)
+            await expect(live.locator("#quality-note")).to_have_text(ENOUGH, timeout=MODEL_MS)
             await expect(live.locator("#steps .effect").nth(1)).to_be_visible(timeout=MODEL_MS)
             await live.wait_for_timeout(MOVES_MS)
             picture = await live.screenshot(path=FOLDER / f"live-{size}-{scheme}.png", full_page=True)

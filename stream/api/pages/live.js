@@ -1,7 +1,7 @@
 /* The live page: what comes on its stream, shown as text and on the map. Whatever producers wrote is set as text alone. */
 import { SpaceMap } from "./live-map.js";
 
-const LONGEST_PAUSE_MS = 15000, QUIET_MS = 9000, ROWS = 9, STEPS = 4;
+const LONGEST_PAUSE_MS = 15000, QUIET_MS = 9000, ROWS = 9, STEPS = 4, FEW = 100;
 const KINDS = { click: "Click", call: "Call", purchase: "Bought" };
 const $ = (id) => document.getElementById(id);
 const locale = (value, digits = 0) => Number(value).toLocaleString("en", { maximumFractionDigits: digits });
@@ -249,7 +249,8 @@ function showQuality(quality) {
     bar.style.width = `${Math.round(100 * share)}%`;
     return element("li", { className: kind }, element("span", { textContent: name }), rest, element("span", { className: "share", textContent: `${Math.round(100 * share)} %` }));
   }));
-  $("quality-note").textContent = `Both on the same ${locale(current.purchases)} purchases since this version serves.` + (isDemo ? " The demo’s customers are synthetic and do not react to lists." : "");
+  const few = current.purchases < FEW ? " That is too few to compare." : "";
+  $("quality-note").textContent = `Both on the same ${locale(current.purchases)} purchases since this version serves.${few}` + (isDemo ? " The demo’s customers are synthetic and do not react to lists." : "");
 }
 
 // Controls
