@@ -107,6 +107,8 @@ class Door:
 
     async def admit(self, connection: Connection, handler: BaseRouteHandler) -> None:
         """Raises ApiError where the request is not admitted; otherwise the connection's `auth` is its key."""
+        if "null" in connection.query_params.getall("limit", ()):
+            raise ApiError(400, "limit: a number is expected")  # else it would be read as None: as a limit that was left out
         needed, presented = handler.opt.get(SCOPE), _presented(connection)
         token = None
         if handler.opt.get(USER, False) and (needed is None or presented.startswith(TOKEN_PREFIX)):

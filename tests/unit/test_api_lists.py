@@ -99,6 +99,13 @@ async def test_an_item_bought_since_is_not_served(running: Replica) -> None:
     assert await running.items_of("u", limit=3) == ["item-02", "item-03", "item-04"]
 
 
+@pytest.mark.parametrize("limit", ["null", "%6Eull", "0", "101", "1.5", "", "two"])
+async def test_a_limit_is_a_number_within_its_bounds(running: Replica, limit: str) -> None:
+    """`null` too is none."""
+    answer = await running.get(f"/v1/users/u/recommendations?limit={limit}")
+    assert (answer.status_code, "limit" in answer.text) == (400, True)
+
+
 async def test_limit_reaches_into_the_reserve(running: Replica) -> None:
     """Fewer, or more than the step's list length."""
     assert await running.items_of("u", limit=2) == ["item-00", "item-01"]
