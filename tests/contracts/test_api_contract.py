@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from stream.api.api_keys import Scope, encode_api_key, make_api_key
 from stream.api.app import make_app
@@ -112,7 +112,9 @@ def test_no_sequence_of_requests_finds_an_answer_that_the_document_does_not_allo
 
         def validate_response(self, response: Any, case: Any, additional_checks: Any = None, **sent: Any) -> None:
             del additional_checks
-            case.validate_response(response, excluded_checks=[positive_data_acceptance], transport_kwargs=sent)
+            # Some requests break the document on purpose, and may all the same be right: unknown parameters are ignored.
+            excluded = [positive_data_acceptance, negative_data_rejection]
+            case.validate_response(response, excluded_checks=excluded, transport_kwargs=sent)
 
     Sequence.run(settings=LOOKED)
 
