@@ -116,7 +116,7 @@ may write to a topic may write idempotently. [Connect to a secured Kafka](../gui
 
 def commands_page() -> str:
     codes = "Exit codes: 0 done, 2 wrong use or environment (the message says what to do); `train` 3: refused by the gate; "
-    codes += "`dead-letters replay` 3: some were refused."
+    codes += "`dead-letters replay` 3: some were refused; `doctor` 1: a check failed."
     parts = [f"# Commands\n\n{_WRITTEN}{codes}\n"]
     for path in _command_paths():
         shown = CliRunner().invoke(app, [*path, "--help"], prog_name="isthmus", env={"COLUMNS": "100"})

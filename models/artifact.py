@@ -151,9 +151,26 @@ def load_ranker(uri: str, sha256: str | None = None) -> Ranker:
     items, prior = _items_and_prior(uri, contents)
     if manifest.kind == POPULAR:
         return Popular(manifest.version, fingerprint, items, prior)
-    if manifest.kind not in SYSTEMS:
-        raise ModelRefused("kind", f"{uri}: this version of Isthmus has no model of kind {manifest.kind!r}")
+    _check_kind(uri, manifest)
     return _neural(uri, manifest, fingerprint, items, prior, contents)
+
+
+def verify_folder(uri: str, sha256: str) -> Manifest:
+    """Returns the manifest of a folder whose every file is what it says. It loads nothing.
+
+    Raises:
+        ModelRefused: a file is missing or changed, or the kind is unknown.
+    """
+    manifest, _ = read_manifest(uri, sha256)
+    for name, expected in manifest.files.items():
+        _verified(uri, name, expected)
+    _check_kind(uri, manifest)
+    return manifest
+
+
+def _check_kind(uri: str, manifest: Manifest) -> None:
+    if manifest.kind != POPULAR and manifest.kind not in SYSTEMS:
+        raise ModelRefused("kind", f"{uri}: this version of Isthmus has no model of kind {manifest.kind!r}")
 
 
 def _items_and_prior(uri: str, contents: Mapping[str, bytes]) -> tuple[tuple[str, ...], Rows]:

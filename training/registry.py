@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import quote
 
 from models import folders
 from stream.core.outputs import Role
@@ -50,6 +51,8 @@ class ModelVersion(NamedTuple):
     reason: str
 
 
+_SQLITE: Final = "sqlite:///"
+_HEADER: Final = b"SQLite format 3\0"
 _LAST: Final = "last_version"  # a tag of the registered model: MLflow never reuses a number, but does not list deleted ones
 
 
@@ -57,37 +60,46 @@ class RegistryError(IsthmusError):
     """The registry cannot be used, or has no such version."""
 
 
+def load_library() -> None:
+    """Imports MLflow (4 s), so that only whoever uses a registry waits for it."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401, PLC0415
+
+    for noisy in ("mlflow", "alembic"):  # after the import, which sets its own levels
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
 class Registry:
     """The model versions of one application, registered under its name."""
 
-    def __init__(self, uri: str, folder: Path | str, name: str = "isthmus") -> None:
+    def __init__(self, uri: str, folder: Path | str, name: str = "isthmus", *, create: bool = True) -> None:
         """Opens the registry, and creates it if it does not exist (3 s). `folder` is where its versions' folders are written.
 
+        Without `create`, a file of SQLite is opened for reading only.
+
         Raises:
-            RegistryError: it cannot be reached or read.
+            RegistryError: it cannot be reached or read, or is missing and not to be created.
             models.folders.FolderError: no installed package opens the folder's URL.
         """
         self.folder = folders.absolute(str(folder))
         folders.check_opens(self.folder)
-        for variable, value in _QUIET.items():
-            os.environ.setdefault(variable, value)
-        import mlflow  # noqa: PLC0415  (4 s: only where a registry is used)
+        load_library()
+        import mlflow  # noqa: PLC0415
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
-        for noisy in ("mlflow", "alembic"):  # after the import, which sets its own levels
-            logging.getLogger(noisy).setLevel(logging.ERROR)
         self._error = MlflowException
         self._uri, self._name = uri, name
         with self._translated_errors():
-            if uri.startswith("sqlite:///"):
-                Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-            if not folders.is_url(self.folder):
-                Path(self.folder).mkdir(parents=True, exist_ok=True)
-            self._client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+            if create:
+                _create_folders(uri, self.folder)
+            opened = uri if create else _for_reading(uri)
+            self._client = mlflow.MlflowClient(tracking_uri=opened, registry_uri=opened)
             experiment = self._client.get_experiment_by_name(self._name)
-            self._experiment: str = experiment.experiment_id if experiment else self._client.create_experiment(self._name)
-            if not self._client.search_registered_models(f"name='{self._name}'"):
-                self._client.create_registered_model(self._name)
+            if create:
+                self._experiment: str = experiment.experiment_id if experiment else self._client.create_experiment(self._name)
+                if not self._client.search_registered_models(f"name='{self._name}'"):
+                    self._client.create_registered_model(self._name)
 
     def next_version(self) -> str:
         """Returns the number of the next registered version.
@@ -223,3 +235,29 @@ class Registry:
             metrics=metrics,
             reason=recorded.tags.get("reason", ""),
         )
+
+
+def _create_folders(uri: str, folder: str) -> None:
+    if uri.startswith(_SQLITE):
+        Path(uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+    if not folders.is_url(folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def _for_reading(uri: str) -> str:
+    """The URI that opens a file of SQLite for reading only; that of a server stays.
+
+    Raises:
+        RegistryError: there is no such database. MLflow would try to open it for minutes.
+    """
+    if not uri.startswith(_SQLITE):
+        return uri
+    file = Path(uri.removeprefix(_SQLITE)).absolute()
+    try:
+        with file.open("rb") as opened:
+            is_database = opened.read(len(_HEADER)) == _HEADER
+    except OSError as error:
+        raise RegistryError(f"the registry {file} cannot be read ({error.strerror}): check registry.uri") from None
+    if not is_database:
+        raise RegistryError(f"the registry {file} is no SQLite database: check registry.uri")
+    return f"{_SQLITE}file:{quote(str(file))}?mode=ro&uri=true"

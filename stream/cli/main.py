@@ -13,6 +13,7 @@ from stream.services.threads import set_thread_variable
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("stream.cli.demo", "The whole system with live synthetic users; no Kafka needed."),
+    "doctor": ("stream.cli.doctor", "Say what is wrong, and what to do."),
     "topics": ("stream.cli.topics", "Create or check all topics; give up a damaged batch."),
     "train": ("stream.cli.train", "Train a model; promote it if it passes the gate; --every 15m."),
     "models": ("stream.cli.models", "The registry: list, show, promote, roll back, announce."),

@@ -160,7 +160,7 @@ def make_parts(
     health.ready["store"] = filling.missing
     metrics.gauge("api_store_age_seconds").set_function(lambda: filling.age_ms() / 1_000)
     metrics.gauge("api_streams").set_function(lambda: changes.open)
-    signer, erasure_key = _signer(own), settings.step.erasure_key.get_secret_value().encode()
+    signer, erasure_key = signer_of(own), settings.step.erasure_key.get_secret_value().encode()
     service = ReadService(store, current, topics.partitions, erasure_key, filling.age_ms, clock_ms, ServedLists(signer))
     api = Api(
         service=service,
@@ -307,7 +307,12 @@ def _audit(own: ApiSettings, key: bytes, metrics: Metrics, clock_ms: Callable[[]
         raise IsthmusError(f"setting api.audit_file: {own.audit_file} cannot be written ({error.strerror})") from None
 
 
-def _signer(own: ApiSettings) -> Signer:
+def signer_of(own: ApiSettings) -> Signer:
+    """What signs and verifies tokens and ids.
+
+    Raises:
+        IsthmusError: a secret is too short.
+    """
     from stream.api.signing import Signer
 
     try:

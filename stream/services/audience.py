@@ -149,17 +149,11 @@ def _changelog(settings: Settings) -> str:
 
 def _champion(settings: Settings) -> Ranker:
     from models.artifact import load_ranker
-    from stream.core.announcements import decode_announcement
-    from stream.kafka.cluster.compacted_topic import CompactedTopic
+    from stream.kafka.cluster.compacted_topic import announced_champion
 
-    topic = CompactedTopic(settings.kafka.bootstrap, settings.topics.models)
-    try:
-        topic.read_on()
-    finally:
-        topic.close()
-    if b"champion" not in topic.values:
+    announced = announced_champion(settings.kafka.bootstrap, settings.topics.models)
+    if announced is None:
         raise IsthmusError("no champion is announced yet: `isthmus train` makes one")
-    announced = decode_announcement(topic.values[b"champion"])
     return load_ranker(announced.uri, announced.sha256)
 
 

@@ -40,7 +40,7 @@ async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, say: Callable[[
     from stream.api.connections import BoundedProtocol, Connections
 
     own = api.settings
-    _check_tls(own)
+    check_tls(own)
     if api.insecure:
         logger.warning("--insecure: whoever reaches %s:%d reads, writes and erases every user", own.host, own.port)
     config = uvicorn.Config(
@@ -87,7 +87,7 @@ def _raise_file_limit(connections: int) -> None:
             logger.warning("%d open files are allowed, and api.max_connections needs %d: raise `ulimit -Hn`", allowed, needed)
 
 
-def _check_tls(own: ApiSettings) -> None:
+def check_tls(own: ApiSettings) -> None:
     """Raises IsthmusError where certificate and key cannot be used."""
     import ssl
 

@@ -75,6 +75,11 @@ def take_name(state: Path, name: str | None, host: str | None) -> Instance:
     raise AssertionError("the numbers do not end")
 
 
+def first_name(name: str | None, host: str | None) -> str:
+    """The name that a process takes if nobody has it."""
+    return next(_candidates(name, host or socket.gethostname()))
+
+
 def _candidates(name: str | None, host: str) -> Iterator[str]:
     if name is not None:
         yield name

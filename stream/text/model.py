@@ -98,6 +98,25 @@ def check_folder(folder: Path) -> None:
         raise IsthmusError(f"{folder} is not a text model ({missing[0]} is missing): make one with `isthmus text-model import`")
 
 
+def verified_hash(folder: Path) -> str:
+    """The hash of a text model whose every file is what its manifest says.
+
+    Raises:
+        IsthmusError: a file is missing or was changed, or the manifest cannot be read.
+    """
+    check_folder(folder)
+    again = "make it again with `isthmus text-model`"
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        expected, text_model = dict(manifest["files"]), str(manifest["text_model"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise IsthmusError(f"{folder} has a manifest that cannot be read ({type(error).__name__}): {again}") from None
+    for name in _FILES:
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected.get(name):
+            raise IsthmusError(f"{folder} has another {name} than its manifest says: {again}")
+    return text_model
+
+
 def read_keywords(folder: Path) -> Keywords:
     """Reads the keyword list of a text model, with the rule for words that it was built by.
 

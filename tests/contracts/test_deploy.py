@@ -149,7 +149,7 @@ def test_the_runbook_has_an_entry_for_each_alert() -> None:
             "stream.kafka.cluster.access",
             ("no broker answers at", "refuses user", "is not signed by a known authority", "expects TLS"),
         ),
-        ("stream.kafka.cluster.topics", ("topics that do not fit", "missing; run `isthmus topics`")),
+        ("stream.kafka.cluster.topics", ("topics that do not fit", "run `isthmus topics` without --check")),
         ("stream.kafka.faust.ownership", ("was assigned without",)),
         ("stream.kafka.faust.changelog", ("was deleted and recreated: it no longer holds what the stores",)),
         ("stream.kafka.agents.watchdog", ("recreated or deleted while running",)),

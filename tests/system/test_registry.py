@@ -138,6 +138,21 @@ def test_a_deleted_version_does_not_block_the_next(registry_folder: Path) -> Non
     assert add(registry) == "3"
 
 
+def test_a_registry_that_is_opened_for_reading_creates_and_changes_nothing(registry_folder: Path, tmp_path: Path) -> None:
+    """It says what is there, and refuses to write."""
+    registry = registry_in(registry_folder)
+    registry.promote(add(registry))
+    reading = Registry(uri_of(registry_folder), tmp_path / "elsewhere", create=False)
+    champion = reading.version_in_role("champion")
+    assert champion is not None
+    assert champion.version == "1"
+    with pytest.raises(RegistryError, match="readonly"):
+        reading.set_reason("1", "no")
+    with pytest.raises(RegistryError, match="No such file"):
+        Registry(f"sqlite:///{tmp_path}/nothing.db", tmp_path / "elsewhere", create=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["registry"]
+
+
 def test_a_broken_database_is_an_error_and_never_an_empty_registry(registry_folder: Path) -> None:
     """A run that took it for empty would make Popular champion in place of the served model."""
     registry = registry_in(registry_folder)

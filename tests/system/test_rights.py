@@ -24,8 +24,10 @@ from stream.kafka.cluster.local_broker import free_port
 from stream.kafka.cluster.rights import Kind, Process, Right, require_rights, rights_of
 from stream.kafka.cluster.security import use_security
 from stream.kafka.cluster.topics import create_or_check, source_topics
-from stream.process_settings import DeliverySettings
+from stream.process_settings import DeliverySettings, EncoderSettings, RegistrySettings, WebhookSettings, WorkerSettings
 from stream.services.child_processes import ChildProcess, wait_for
+from stream.services.doctor.examination import examine
+from stream.services.doctor.findings import Finding, Status
 from stream.settings import Settings, TopicSettings
 from tests.system.exact import newest, read_all
 from tests.system.readiness import readiness
@@ -55,6 +57,8 @@ COMMANDS: Final = {
     Process.KEYS: ["keys", "list"],
     Process.DEAD_LETTERS: ["dead-letters", "list"],
 }
+
+SERVICES: Final = (Process.WORKER, Process.ENCODER, Process.TRAINER, Process.API, Process.POSTGRES, Process.WEBHOOK)
 
 
 def user_of(process: Process) -> str:
@@ -201,3 +205,51 @@ def test_a_topic_that_may_not_be_created_is_named(broker: SecuredBroker, unique:
     broker.allow(user_of(Process.TOPICS), [Right("DESCRIBE", Kind.TOPIC, unique), Right("DESCRIBE_CONFIGS", Kind.TOPIC, unique)])
     with pytest.raises(IsthmusError, match=f"lacks the ACL CREATE on topic {unique}"):
         create_or_check(settings.kafka.bootstrap, topics, dev=True, only=[unique])
+
+
+def examined(broker: SecuredBroker, process: Process, folder: Path, **changes: str) -> dict[str, list[Finding]]:
+    """What `isthmus doctor` finds with the user of a process, by check."""
+    kafka = broker.settings(username=user_of(process), **changes)
+    use_security(kafka)
+    settings = Settings(
+        kafka=kafka,
+        topics=TOPICS,
+        delivery=DeliverySettings(guarantee="exactly_once"),
+        worker=WorkerSettings(name="one", state_dir=folder / "state"),
+        encoder=EncoderSettings(name="one"),
+        registry=RegistrySettings(uri=f"sqlite:///{folder / 'mlflow.db'}", folder=str(folder)),
+        webhook=WebhookSettings(url="http://localhost:1", secrets=[f"whsec_{b64encode(bytes(24)).decode()}"]),
+    )
+    found: dict[str, list[Finding]] = {}
+    for one in examine(settings, [process], {}, lambda _: None):
+        found.setdefault(one.check, []).append(one)
+    return found
+
+
+@pytest.mark.parametrize("process", SERVICES if EVERY_ACL else [Process.WORKER, Process.TRAINER])
+def test_the_doctor_needs_no_other_rights_than_the_process(broker: SecuredBroker, tmp_path: Path, process: Process) -> None:
+    """What it may not ask is not checked, and no failure: here Kafka's clock, and the settings of topics by a trainer."""
+    found = examined(broker, process, tmp_path)
+    states = {check: {one.status for one in found[check]} for check in ("broker", "security", "ACLs", "topics", "partitions")}
+    assert states == {check: {Status.OK} for check in states}
+    assert [one.status for one in found["clock"]] == [Status.NOT_CHECKED]
+    assert Status.FAILED not in {one.status for one in found["offsets"]}
+    assert found["security"][0].found == f"SASL_SSL with SCRAM-SHA-512, as User:{user_of(process)}"
+
+
+def test_the_doctor_names_a_missing_acl_and_a_wrong_password(broker: SecuredBroker, tmp_path: Path) -> None:
+    """The one with the command that gives it; with the other, nothing else can be asked."""
+    right = Right("READ", Kind.TOPIC, TOPICS.purchases)
+    broker.deny("worker", right)
+    try:
+        (lacking,) = examined(broker, Process.WORKER, tmp_path)["ACLs"]
+    finally:
+        broker.allow("worker", [right])
+    assert lacking.found == "User:worker lacks READ on topic purchases for `isthmus worker`"
+    assert lacking.to_do == "kafka-acls.sh --add --allow-principal User:worker --operation Read --topic purchases"
+    refused = examined(broker, Process.WORKER, tmp_path, password="no")
+    assert [one.status for one in refused["broker"]] == [Status.OK]
+    assert [one.found for one in refused["security"]] == [
+        f"the broker at {broker.address('SCRAM')} refuses user worker (SCRAM-SHA-512): check kafka.username and kafka.password"
+    ]
+    assert {refused[check][0].status for check in ("ACLs", "topics", "offsets", "model", "clock")} == {Status.NOT_CHECKED}

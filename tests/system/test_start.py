@@ -76,7 +76,7 @@ def test_training_and_benchmark_use_all_cores(tmp_path: Path, command: str) -> N
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("command", ["worker", "encoder", "train", "demo"])
+@pytest.mark.parametrize("command", ["worker", "encoder", "train", "demo", "doctor"])
 def test_a_process_says_first_what_it_is_doing(command: str) -> None:
     """Before any of its libraries is there."""
     arguments = [] if command == "demo" else ["--bootstrap", NOWHERE]

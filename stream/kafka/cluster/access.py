@@ -33,7 +33,7 @@ class AccessError(IsthmusError):
     """The broker is there and does not let this process in: trying again changes nothing."""
 
 
-class _NoAnswerError(Exception):
+class NoAnswerError(IsthmusError):
     """Nobody answers at an address, or not in time; the message says how."""
 
 
@@ -53,10 +53,10 @@ class Door:
         security = current_security()
         if (text, security) in self._passed:
             return
-        refusal = _refusal(text, security, timeout_s)
-        if isinstance(refusal, AccessError):
-            raise refusal
-        if refusal is None:
+        refused = _refusal(text, security, timeout_s)
+        if isinstance(refused, AccessError):
+            raise refused
+        if refused is None:
             self._passed.add((text, security))
 
 
@@ -65,20 +65,29 @@ door: Final = Door()
 
 def reason_of(bootstrap: str, error: BaseException) -> str:
     """Says why the brokers do not let us in or do not answer; if they do both, names the client's error."""
-    refusal = _refusal(bootstrap, current_security(), TIMEOUT_S)
-    if refusal is not None:
-        return str(refusal)
+    refused = _refusal(bootstrap, current_security(), TIMEOUT_S)
+    if refused is not None:
+        return str(refused)
     return f"{type(error).__name__}, although a broker at {bootstrap} lets this process in"
 
 
-def _refusal(bootstrap: str, security: Security, timeout_s: float) -> AccessError | _NoAnswerError | None:
+def refusal(address: str, timeout_s: float = TIMEOUT_S) -> IsthmusError | None:
+    """Why the broker at one address does not let us in; None if it does. A NoAnswerError: nobody answers there."""
+    try:
+        _enter(address, current_security(), timeout_s)
+    except IsthmusError as error:  # of the token server and of our certificate's files too
+        return error
+    return None
+
+
+def _refusal(bootstrap: str, security: Security, timeout_s: float) -> AccessError | NoAnswerError | None:
     """Why no broker lets us in; None if one does. A refusal says more than no answer."""
-    found: AccessError | _NoAnswerError | None = _NoAnswerError(f"{bootstrap!r} names no broker: write host:port")
+    found: AccessError | NoAnswerError | None = NoAnswerError(f"{bootstrap!r} names no broker: write host:port")
     deadline = time.monotonic() + timeout_s
     for address in filter(None, (part.strip() for part in bootstrap.split(","))):
         try:
             _enter(address, security, max(0.1, deadline - time.monotonic()))
-        except _NoAnswerError as error:
+        except NoAnswerError as error:
             found = found if isinstance(found, AccessError) else error
         except AccessError as error:
             found = error
@@ -110,14 +119,14 @@ def _named(address: str) -> Iterator[None]:
     try:
         yield
     except socket.gaierror:
-        raise _NoAnswerError(f"the host of {address} is not known: {check}") from None
+        raise NoAnswerError(f"the host of {address} is not known: {check}") from None
     except TimeoutError:
-        raise _NoAnswerError(f"no broker answers in time at {address}: {check}") from None
+        raise NoAnswerError(f"no broker answers in time at {address}: {check}") from None
     except ValueError:
-        raise _NoAnswerError(f"{address} is no address of a broker: write host:port") from None
+        raise NoAnswerError(f"{address} is no address of a broker: write host:port") from None
     except OSError as error:
         what = error.strerror or str(error) or type(error).__name__
-        raise _NoAnswerError(f"no broker answers at {address} ({what}): {check}") from None
+        raise NoAnswerError(f"no broker answers at {address} ({what}): {check}") from None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any, Final
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
-from stream.core.announcements import ModelAnnouncement, encode_announcement
+from stream.core.announcements import ModelAnnouncement, decode_announcement, encode_announcement
 from stream.core.catalogue_records import ItemTable
 from stream.core.events import Item
 from stream.core.examples import in_time_order
@@ -148,6 +148,26 @@ def read_items(topic: CompactedTopic, table: ItemTable) -> list[Item]:
         text = "%d records of the catalogue cannot be used; the first is at offset %d (%s: %s). Publish these items again"
         logger.warning(text, len(rejected), record.offset, rejection.reason, rejection.error)
     return sorted(table.items.values(), key=lambda item: item.item_id)
+
+
+def announced_champion(bootstrap: str, topic: str) -> ModelAnnouncement | None:
+    """The champion that is announced to the workers; None before the first.
+
+    Raises:
+        TopicError: the topic cannot be read.
+        IsthmusError: the announcement cannot be read.
+    """
+    models = CompactedTopic(bootstrap, topic)
+    try:
+        models.read_on()
+    finally:
+        models.close()
+    if b"champion" not in models.values:
+        return None
+    try:
+        return decode_announcement(models.values[b"champion"])
+    except UNUSABLE as error:
+        raise IsthmusError(f"the champion's announcement in {topic} cannot be read ({error}): `isthmus models announce`") from error
 
 
 def announce(bootstrap: str, topic: str, announcement: ModelAnnouncement) -> None:

@@ -27,6 +27,10 @@ _ACK_S: Final = 30
 _CLAIM: Final = claim_group("", "NAME")
 
 
+class NotOursError(IsthmusError):
+    """Another application owns a topic or a group."""
+
+
 class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
     """The application that owns a topic or a consumer group.
 
@@ -76,6 +80,11 @@ def require_access(process: Process, settings: Settings, name: str = "NAME") -> 
         IsthmusError: another application owns what it would use, or the broker cannot be reached.
     """
     require_rights(process, settings, name)
+    require_owned(process, settings)
+
+
+def require_owned(process: Process, settings: Settings) -> None:
+    """Raises NotOursError if another application owns what a process would use."""
     owned, ours = owned_by(process, settings), _owner(settings)
     if settings.topics.recommendations not in topics_of(rights_of(process, settings)):
         ours = msgspec.structs.replace(ours, recommendations="")
@@ -154,7 +163,7 @@ def _refuse(settings: Settings, ours: Owner, owned: Iterable[Owned], noted: Mapp
     epochs = _epochs(settings, [name for kind, name in foreign if kind is Kind.TOPIC])
     still = {one: owner for one, owner in foreign.items() if one[0] is Kind.GROUP or epochs.get(one[1]) == owner.epoch}
     if still:
-        raise IsthmusError("\n".join(_lines(ours, still)))
+        raise NotOursError("\n".join(_lines(ours, still)))
 
 
 def _lines(ours: Owner, foreign: Mapping[Owned, Owner]) -> list[str]:

@@ -167,7 +167,7 @@ def require_rights(process: Process, settings: Settings, name: str = "NAME") -> 
         return
     missing = missing_rights(settings.kafka.bootstrap, rights_of(process, settings, name))
     if missing:
-        who = _principal(settings)
+        who = principal_of(settings)
         lines = [f"{who} lacks {len(missing)} of the ACLs that `isthmus {process}` needs (docs/reference/acls.md):"]
         raise AccessError("\n".join([*lines, *(f"  {right}: {command_for(right, who)}" for right in missing)]))
 
@@ -178,7 +178,8 @@ def command_for(right: Right, principal: str) -> str:
     return f"kafka-acls.sh --add --allow-principal {principal} --operation {operation} --{right.kind} {right.name}"
 
 
-def _principal(settings: Settings) -> str:
+def principal_of(settings: Settings) -> str:
+    """Who we are to the brokers, as ACLs name it."""
     kafka = settings.kafka
     return f"User:{kafka.username or kafka.client_id or 'NAME-IN-THE-CERTIFICATE'}"
 

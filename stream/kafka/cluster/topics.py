@@ -5,7 +5,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
@@ -49,6 +49,16 @@ class TopicSpec:
     keyed_by: str
     partitions: int
     settings: Mapping[str, str] = field(default_factory=dict)
+
+
+class TopicProblem(NamedTuple):
+    """What of a topic does not match its specification, and what to do."""
+
+    found: str
+    to_do: str
+
+    def __str__(self) -> str:
+        return f"{self.found}: {self.to_do}"
 
 
 def changelog_name(group: str) -> str:
@@ -134,8 +144,8 @@ def create_or_check(
             if spec.name not in partitions and create:
                 _create(admin, spec, dev=dev)
                 lines.append(f"{spec.name}: created, {spec.partitions} partitions")
-            elif found := _problems(admin, spec, partitions.get(spec.name)):
-                problems.append(f"{spec.name}: {'; '.join(found)}")
+            elif found := topic_problems(admin, spec, partitions.get(spec.name)):
+                problems.append(f"{spec.name}: {'; '.join(map(str, found))}")
             else:
                 lines.append(f"{spec.name}: as it must be")
     except KafkaError as error:
@@ -199,22 +209,21 @@ def _create(admin: Any, spec: TopicSpec, *, dev: bool) -> None:
         raise IsthmusError(f"{spec.name} could not be created: {error}{hint}") from error
 
 
-def _problems(admin: Any, spec: TopicSpec, partitions: int | None) -> list[str]:
+def topic_problems(admin: Any, spec: TopicSpec, partitions: int | None) -> list[TopicProblem]:
     """What of a topic does not match its specification; `partitions` is None if it is missing."""
     if partitions is None:
-        return ["missing; run `isthmus topics` without --check"]
+        return [TopicProblem("missing", "run `isthmus topics` without --check")]
     problems = []
     if partitions != spec.partitions:
-        problems.append(
-            f"has {partitions} partitions, not {spec.partitions}: a count cannot be changed; set topics.partitions = {partitions}"
-        )
-    described = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, spec.name)])["topic"][spec.name]
+        found = f"has {partitions} partitions, not {spec.partitions}"
+        problems.append(TopicProblem(found, f"a count cannot be changed; set topics.partitions = {partitions}"))
+    resource = ConfigResource(ConfigResourceType.TOPIC, spec.name)
+    described = admin.describe_configs([resource], config_filter="all")["topic"][spec.name]  # defaults too
     values = {key: setting["value"] for key, setting in described.items()}
-    for key, wanted in spec.settings.items():
+    for key, wanted in spec.settings.items() if values else ():  # there are none for a user without the ACL
         differs = key in {"cleanup.policy", "message.timestamp.type"} and values.get(key) != wanted
         too_small = key == "max.message.bytes" and int(values[key]) < int(wanted)
         if differs or too_small:
-            problems.append(
-                f"{key} is {values.get(key)}, not {wanted}: kafka-configs --alter --topic {spec.name} --add-config {key}={wanted}"
-            )
+            to_do = f"kafka-configs --alter --topic {spec.name} --add-config {key}={wanted}"
+            problems.append(TopicProblem(f"{key} is {values.get(key)}, not {wanted}", to_do))
     return problems

@@ -1,0 +1,257 @@
+"""Reads what the checks of `isthmus doctor` judge: topics, groups, registry, models, disk, clock.
+
+It creates nothing, joins no group, and asks nothing that the processes themselves may not.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from models import folders
+from models.artifact import Manifest, ModelRefused, verify_folder
+from stream.application import catalogue_group, encoder_group, worker_group
+from stream.core.events import INPUTS
+from stream.kafka.cluster.compacted_topic import announced_champion
+from stream.kafka.cluster.owners import NotOursError, require_owned
+from stream.kafka.cluster.rights import Kind, Process, Right, missing_rights, principal_of, rights_of, topics_of
+from stream.kafka.cluster.security import current_security
+from stream.kafka.cluster.survey import Survey
+from stream.kafka.cluster.topics import source_topics, specs
+from stream.services.doctor import checks
+from stream.services.doctor.findings import Finding, not_checked, ok, warning
+from stream.services.instance_name import first_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from stream.core.announcements import ModelAnnouncement
+    from stream.settings import Settings
+
+    Ask = Callable[[], list[Finding]]
+
+_SQLITE: Final = "sqlite:///"
+
+
+class Champion(NamedTuple):
+    """The announced champion, and its folder's manifest where that is whole."""
+
+    announced: ModelAnnouncement | None
+    manifest: Manifest | None = None
+
+
+class ConsumerGroup(NamedTuple):
+    """A consumer group, the topics that it reads, and the command that starts a member."""
+
+    group: str
+    topics: Collection[str]
+    command: str
+
+
+class Deployment:
+    """The settings, and the processes that run with them."""
+
+    def __init__(self, settings: Settings, processes: Sequence[Process]) -> None:
+        self._settings = settings
+        self._processes = processes
+        self._champion: Champion | None = None
+        """None: not read."""
+
+    @property
+    def who(self) -> str:
+        return principal_of(self._settings)
+
+    def questions_to_kafka(self) -> dict[str, Ask]:
+        """The checks that need a broker, by name."""
+        return {
+            "ACLs": self.ask_rights,
+            "topics": self.ask_topics,
+            "partitions": self.ask_partitions,
+            "offsets": self.ask_offsets,
+            "model": self.ask_model,
+            "clock": self.ask_clock,
+        }
+
+    def other_questions(self) -> dict[str, Ask]:
+        """The checks that can be made without one; made last, because they compare with the champion if it is known."""
+        asked: dict[str, Ask] = {}
+        if Process.TRAINER in self._processes:
+            asked["registry"] = self.ask_registry
+        if Process.ENCODER in self._processes or (Process.API in self._processes and self._settings.api.guests):
+            asked["text model"] = self.ask_text_model
+        asked["disk"] = self.ask_disk
+        return asked
+
+    def ask_settings(self) -> list[Finding]:
+        """Whether all that is made of the settings at a start can be made."""
+        from stream.services.process import item_format, step_config, transcript_format
+
+        settings = self._settings
+        for make in (step_config, item_format, transcript_format):
+            make(settings)
+        if Process.API in self._processes:
+            from stream.services.api import signer_of
+            from stream.services.http_server import check_tls
+
+            signer_of(settings.api)
+            check_tls(settings.api)
+        if Process.WEBHOOK in self._processes:
+            from stream.services import sinks
+
+            sinks.endpoint_of(settings.webhook)
+            sinks.signer_of(settings.webhook)
+        return [ok("settings", "they go together")]
+
+    def ask_rights(self) -> list[Finding]:
+        if not current_security().is_on:
+            return [ok("ACLs", "none: without security nobody has a name")]
+        bootstrap = self._settings.kafka.bootstrap
+        return [
+            finding
+            for process in self._processes
+            for finding in checks.check_rights(process, missing_rights(bootstrap, self._rights(process)), self.who)
+        ]
+
+    def ask_topics(self) -> list[Finding]:
+        names = self._topics()
+        wanted = [spec for spec in specs(self._settings.topics, self._settings.application) if spec.name in names]
+        with self._survey() as survey:
+            problems = survey.topics(wanted)
+        found = checks.check_topics(problems, [spec.name for spec in wanted if spec.name not in problems])
+        return [*found, *checks.check_owners(self._foreign())]
+
+    def _foreign(self) -> list[str]:
+        """What is said of topics and groups that belong to another application."""
+        said = []
+        for process in self._processes:
+            try:
+                require_owned(process, self._settings)
+            except NotOursError as error:
+                said.append(str(error))
+        return said
+
+    def ask_partitions(self) -> list[Finding]:
+        with self._survey() as survey:
+            return checks.check_partitions(survey.partitions(self._topics()))
+
+    def ask_offsets(self) -> list[Finding]:
+        consumers = [one for process in self._processes for one in self._consumers(process)]
+        with self._survey() as survey:
+            states = [(one, survey.group(one.group, one.topics)) for one in consumers]
+        found = [finding for one, state in states for finding in checks.check_offsets(one.group, state, one.command)]
+        return found or [not_checked("offsets", "these processes commit none")]
+
+    def ask_clock(self) -> list[Finding]:
+        stamped = [self._settings.topics.name_of(row.role) for row in INPUTS if not row.is_derived]
+        with self._survey() as survey:
+            ahead_ms = survey.clock_ahead_ms()
+            newest_ms = survey.newest_ahead_ms(set(stamped) & self._topics()) if ahead_ms is None else None
+        return checks.check_clock(ahead_ms, newest_ms, self._settings.step.max_ahead_s)
+
+    def ask_model(self) -> list[Finding]:
+        topic = self._settings.topics.models
+        if current_security().is_on and not any(Right("READ", Kind.TOPIC, topic) in self._rights(one) for one in self._processes):
+            return [not_checked("model", f"these processes do not read {topic}")]
+        announced = announced_champion(self._settings.kafka.bootstrap, topic)
+        self._champion = Champion(announced)
+        refusal = None
+        if announced is not None:
+            try:
+                self._champion = Champion(announced, verify_folder(announced.uri, announced.sha256))
+            except ModelRefused as refused:
+                refusal = str(refused)
+        return checks.check_model(announced, refusal)
+
+    def load(self, step: Callable[[str], None]) -> None:
+        """Loads what takes seconds on a busy machine, so that the time of a check is its own."""
+        if Process.TRAINER in self._processes and self._has_registry():
+            from training.registry import load_library
+
+            step("loading the registry's library")
+            load_library()
+
+    def _has_registry(self) -> bool:
+        uri = self._settings.registry.uri
+        return not uri.startswith(_SQLITE) or Path(uri.removeprefix(_SQLITE)).exists()
+
+    def ask_registry(self) -> list[Finding]:
+        from training.registry import Registry
+
+        uri, folder, name = self._settings.registry.uri, self._settings.registry_folder, self._settings.application
+        folders.check_opens(folder)
+        if not self._has_registry():
+            return [warning("registry", f"{uri} does not exist yet", "`isthmus train` makes it")]
+        champion = Registry(uri, folder, name, create=False).version_in_role("champion")
+        known = self._champion
+        return checks.check_registry(champion, None if known is None else known.announced, topic_read=known is not None)
+
+    def ask_text_model(self) -> list[Finding]:
+        from stream.services.text_models import folder_of
+        from stream.text.model import read_keywords, verified_hash
+
+        folder = folder_of(self._settings)
+        own = verified_hash(folder)
+        manifest = None if self._champion is None else self._champion.manifest
+        return checks.check_text_model(
+            folder, own, len(read_keywords(folder).listed), None if manifest is None else manifest.text_model
+        )
+
+    def ask_disk(self) -> list[Finding]:
+        return [finding for setting, folder in self._folders().items() for finding in checks.check_disk(space_of(setting, folder))]
+
+    def _survey(self) -> closing[Survey]:
+        return closing(Survey(self._settings.kafka.bootstrap))
+
+    def _rights(self, process: Process) -> list[Right]:
+        own = {Process.WORKER: self._settings.worker.name, Process.ENCODER: self._settings.encoder.name}
+        return rights_of(process, self._settings, first_name(own.get(process), self._settings.host))
+
+    def _topics(self) -> set[str]:
+        """The topics that the processes read or write."""
+        return {name for process in self._processes for name in topics_of(self._rights(process))}
+
+    def _consumers(self, process: Process) -> list[ConsumerGroup]:
+        """The groups in which a process commits offsets of what it has read."""
+        topics, application = self._settings.topics, self._settings.application
+        return {
+            Process.WORKER: [
+                ConsumerGroup(worker_group(application), source_topics(topics), "`isthmus worker`"),
+                ConsumerGroup(catalogue_group(application), [topics.items], "`isthmus worker`"),
+            ],
+            Process.ENCODER: [ConsumerGroup(encoder_group(application), [topics.transcripts], "`isthmus encoder`")],
+            Process.WEBHOOK: [ConsumerGroup(self._settings.webhook.group, [topics.recommendations], "`isthmus sink webhook`")],
+        }.get(process, [])
+
+    def _folders(self) -> dict[str, Path]:
+        """What the processes write on this machine, by the setting that names it."""
+        settings, found = self._settings, dict[str, Path]()
+        if {Process.WORKER, Process.ENCODER} & set(self._processes):
+            found["worker.state_dir"] = settings.worker_state_dir
+        if Process.API in self._processes and settings.api.redis_url is None:
+            found["api.state_dir"] = settings.api_state_dir
+        if Process.TRAINER in self._processes and not folders.is_url(settings.registry_folder):
+            found["registry.folder"] = Path(settings.registry_folder)
+        return found
+
+
+def space_of(setting: str, folder: Path) -> checks.Space:
+    """What a folder holds and the room that it has. Nothing is written: who may write is asked of the system."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    obstacle = None
+    if not existing.is_dir():
+        obstacle = f"{existing} is no folder"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        obstacle = f"this user may not write in {existing}"
+    return checks.Space(setting, folder, shutil.disk_usage(existing).free, _size(folder), obstacle)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files below a folder. Processes that run meanwhile delete some."""
+    size = 0
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        with suppress(FileNotFoundError):
+            size += path.stat().st_size
+    return size
