@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from stream.core.cloud_events import DEFAULT_APPLICATION
 from stream.core.dead_letters import dead_letter
 from stream.core.event_times import TimeUnit
 from stream.core.events import FieldMapper, Item, Reason, Rejection, to_milliseconds
@@ -103,10 +104,13 @@ def _read(record: Record, form: ItemFormat) -> Item | Rejection | None:
     return item if isinstance(item, Rejection) else _rejection(item, record.key) or item
 
 
-def item_dead_letters(topic: str, epoch: int, partition: int, rejected: Sequence[RejectedItem]) -> list[Output]:
+def item_dead_letters(
+    topic: str, epoch: int, partition: int, rejected: Sequence[RejectedItem], application: bytes = DEFAULT_APPLICATION
+) -> list[Output]:
     """The dead letters of a partition's rejected records, with their originals: a catalogue holds no personal data."""
     return [
-        dead_letter(None, Coordinates(topic, epoch, partition, record.offset), record, rejection) for record, rejection in rejected
+        dead_letter(None, Coordinates(topic, epoch, partition, record.offset), record, rejection, application)
+        for record, rejection in rejected
     ]
 
 

@@ -2,16 +2,20 @@
 
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Final
 
 from stream.core import limits
 
+DEFAULT_APPLICATION: Final = b"isthmus"
 
-def cloud_event(event_id: str, kind: str, at_ms: int) -> tuple[tuple[str, bytes], ...]:
+
+def cloud_event(event_id: str, kind: str, at_ms: int, application: bytes) -> tuple[tuple[str, bytes], ...]:
+    """The headers of an event. Its source is the application: two that read the same inputs give their events the same ids."""
     return (
         ("ce_specversion", b"1.0"),
         ("ce_id", event_id.encode()),
         ("ce_type", kind.encode()),
-        ("ce_source", b"isthmus"),
+        ("ce_source", application),
         ("ce_time", _rfc3339(at_ms)),
     )
 

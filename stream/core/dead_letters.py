@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from stream.core import limits
-from stream.core.cloud_events import cloud_event
+from stream.core.cloud_events import DEFAULT_APPLICATION, cloud_event
 from stream.core.events import TEXT_SOURCES, Rejection, Source
 from stream.core.outputs import DeadLetter, Origin, Output
 from stream.core.records import Coordinates, Record
@@ -24,7 +24,9 @@ _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(DeadLetter).decode
 
 
-def dead_letter(source: Source | None, origin: Coordinates, record: Record, rejection: Rejection) -> Output:
+def dead_letter(
+    source: Source | None, origin: Coordinates, record: Record, rejection: Rejection, application: bytes = DEFAULT_APPLICATION
+) -> Output:
     """The dead letter of a record. Its key "topic/epoch/partition/offset" makes a repeated one the same.
 
     Without original, key and headers if the input carries text (`InputTopic.carries_text`): any may quote it. The catalogue's
@@ -44,7 +46,7 @@ def dead_letter(source: Source | None, origin: Coordinates, record: Record, reje
         original=whole[: limits.ORIGINAL_BYTES] if with_original and whole is not None else None,
         original_bytes=len(whole or b""),
     )
-    return Output(name.encode(), _encode(letter), cloud_event(name, "isthmus.dead-letter", record.timestamp))
+    return Output(name.encode(), _encode(letter), cloud_event(name, "isthmus.dead-letter", record.timestamp, application))
 
 
 def _first_headers(record: Record) -> tuple[tuple[str, bytes], ...]:

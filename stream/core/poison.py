@@ -59,7 +59,7 @@ def _step_by_halves(batch: Batch, states: StateStore, ranker: Ranker | None, cat
     for record, error in isolate_failures(batch.records, attempt):
         event = parse(batch.source, record.value)  # an encoded call names its origin
         origin = coordinates_of(record, event if isinstance(event, EncodedCall) else None, batch)
-        merged.dead_letters.append(dead_letter(batch.source, origin, record, Rejection(Reason.POISON, error)))
+        merged.dead_letters.append(dead_letter(batch.source, origin, record, Rejection(Reason.POISON, error), config.application))
         merged.counts["events", batch.source, "dead_letter"] += 1
         merged.counts["dead_letters", Reason.POISON] += 1
     return merged

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from stream.core import limits
-from stream.core.cloud_events import cloud_event
+from stream.core.cloud_events import DEFAULT_APPLICATION, cloud_event
 from stream.core.interactions import Interaction, Session, readable_interactions
 from stream.core.outputs import (
     CauseTimes,
@@ -49,11 +49,13 @@ class PendingUsers(NamedTuple):
         outcome: Outcome of the batch, to which their lists are added.
         notified_users: As in `Batch`. If given, users not in it always get a list: the topic may hold one that their state does not
             know of, so suppression is unsafe for them.
+        application: The source of the lists.
     """
 
     users: Sequence[UserState]
     outcome: Outcome
     notified_users: AbstractSet[bytes] | None
+    application: bytes = DEFAULT_APPLICATION
 
     def may_suppress(self, user: UserState) -> bool:
         return self.notified_users is None or user.key in self.notified_users
@@ -109,7 +111,7 @@ def recommend(
             listed = _List((*chosen, *filled), values, *_basis(chosen, filled, supports[row], ranker))
             if _is_new(user, listed, k, ranked_by, parts[row]):
                 because = _because(user, ranker, positions[0]) if explain and positions and not listed.fallback else None
-                _emit(user, listed, k, because, ranked_by.model, parts[row].outcome)
+                _emit(user, listed, k, because, ranked_by.model, parts[row])
 
 
 def represent(users: Sequence[UserState], ranker: Ranker | None) -> tuple[Rows, list[Modalities]]:
@@ -285,10 +287,10 @@ def _ranked(listed: _List) -> list[RankedItem]:
 
 
 def _emit(
-    user: UserState, listed: _List, k: int, because: tuple[Reasoning, ...] | None, model: ModelName, outcome: Outcome
+    user: UserState, listed: _List, k: int, because: tuple[Reasoning, ...] | None, model: ModelName, part: PendingUsers
 ) -> None:
     """Adds a user's list to the outcome."""
-    cause, ranked = user.cause, _ranked(listed)
+    cause, ranked, outcome = user.cause, _ranked(listed), part.outcome
     assert cause is not None
     recommendation = Recommendation(
         recommendation_id="",
@@ -302,12 +304,12 @@ def _emit(
         because=because,
         reserve=tuple(ranked[k:]),
     )
-    outcome.recommendations.append(_output_with_id(recommendation, user))
+    outcome.recommendations.append(_output_with_id(recommendation, user, part.application))
     outcome.cause_times.append(CauseTimes(cause.occurred_at, user.broker_ms))
     outcome.counts["recommendations", "sent"] += 1
 
 
-def _output_with_id(recommendation: Recommendation, user: UserState) -> Output:
+def _output_with_id(recommendation: Recommendation, user: UserState, application: bytes) -> Output:
     """The record of a recommendation, with its id.
 
     The id hashes the content and the applied offsets, so that two contents never share one. It is inserted into the encoded
@@ -316,7 +318,7 @@ def _output_with_id(recommendation: Recommendation, user: UserState) -> Output:
     content = _encode(recommendation)
     recommendation_id = blake2b(content + encode_state(user.head.applied), digest_size=12).hexdigest()
     value = content.replace(_EMPTY_ID, _ID % recommendation_id.encode(), 1)
-    return Output(user.key, value, cloud_event(recommendation_id, "isthmus.recommendation", user.broker_ms))
+    return Output(user.key, value, cloud_event(recommendation_id, "isthmus.recommendation", user.broker_ms, application))
 
 
 def _because(user: UserState, ranker: Ranker | None, position: int) -> tuple[Reasoning, ...] | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from stream.core import limits
+from stream.core.cloud_events import DEFAULT_APPLICATION
 from stream.core.dead_letters import dead_letter
 from stream.core.duplicates import is_duplicate, is_repeated_feedback
 from stream.core.event_times import DEFAULT_RULES, TimeRule, TimeUnit
@@ -59,6 +60,7 @@ class StepConfig:
 
     Attributes:
         partitions: Partition count of every topic keyed by user.
+        application: Name of the application, the source of what it publishes.
         list_length: Items on a recommendation.
         reserve_length: Items below them that the recommendation carries as its reserve.
         session_gap_ms: A session ends after this long without a click.
@@ -73,6 +75,7 @@ class StepConfig:
     """
 
     partitions: int
+    application: bytes = DEFAULT_APPLICATION
     list_length: int = 5
     reserve_length: int = 10
     session_gap_ms: int = 30 * limits.MINUTE_MS
@@ -121,7 +124,7 @@ def step_many(inputs: Sequence[StepInput], ranker: Ranker | None, catalogue: Cat
     """
     folded = [_fold_batch(part, ranker, catalogue, config) for part in inputs]
     pending = [
-        PendingUsers([user for user in users if user.may_need_list()], outcome, part.batch.notified_users)
+        PendingUsers([user for user in users if user.may_need_list()], outcome, part.batch.notified_users, config.application)
         for part, (users, outcome) in zip(inputs, folded, strict=True)
     ]
     recommend(pending, ranker, catalogue, config.list_length, config.reserve_length, explain=config.explain)
@@ -336,6 +339,6 @@ def _without_time(event: UserEvent, record: Record, moment_ms: int) -> Rejection
 def _reject(record: Record, event: UserEvent | None, rejection: Rejection, context: _Context) -> None:
     batch, outcome = context.batch, context.outcome
     origin = coordinates_of(record, event, batch)
-    outcome.dead_letters.append(dead_letter(batch.source, origin, record, rejection))
+    outcome.dead_letters.append(dead_letter(batch.source, origin, record, rejection, context.config.application))
     outcome.counts["events", batch.source, "dead_letter"] += 1
     outcome.counts["dead_letters", rejection.reason] += 1

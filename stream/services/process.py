@@ -55,6 +55,7 @@ def step_config(settings: Settings) -> StepConfig:
     mappings = {row: settings.mapping.of(row.role) for row in STEP_INPUTS if not row.is_derived}
     return StepConfig(
         partitions=settings.topics.partitions,
+        application=settings.application.encode(),
         list_length=step.list_length,
         reserve_length=2 * step.list_length if step.reserve_length is None else step.reserve_length,
         session_gap_ms=step.session_gap_s * 1_000,
@@ -107,6 +108,7 @@ def transcript_format(settings: Settings) -> TranscriptFormat:
         field_mapper("mapping.transcripts", fields) if fields else None,
         rule_of(row, times.unit_of(row.role), times.earliest_of(row.role)),
         settings.step.max_ahead_s * 1_000,
+        settings.application.encode(),
     )
 
 

@@ -175,7 +175,7 @@ async def _letters(settings: Settings) -> AsyncIterator[Letters]:
     producer = async_producer(settings.kafka.bootstrap)
     try:
         await producer.start()
-        yield KafkaLetters(producer, topics.recommendations, topics.dead_letters, topics.replayed)
+        yield KafkaLetters(producer, topics.recommendations, topics.dead_letters, topics.replayed, settings.application.encode())
     except KafkaError as error:
         raise IsthmusError(
             f"the broker at {settings.kafka.bootstrap} does not take dead letters ({type(error).__name__})"

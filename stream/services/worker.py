@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stream.application import catalogue_group, worker_group
+from stream.application import worker_group
 from stream.services.instance_name import take_name
 from stream.services.process import (
     background,
@@ -66,8 +66,9 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     stop, metrics, served = stop_on_signals(), Metrics(), ServedModel()
     items = item_format(settings)
     follower = ServedModelFollower(served, metrics, items=items)
-    reporters = catalogue_group(settings.application)
-    report_items = partial(report_unusable_items, bootstrap, reporters, topics.items, topics.dead_letters, items, metrics)
+    report_items = partial(
+        report_unusable_items, bootstrap, settings.application, topics.items, topics.dead_letters, items, metrics
+    )
 
     async with observed(settings, name, own.metrics_port, metrics) as (health, view):
         follows = {topics.items: follower.on_items, topics.models: follower.on_models}

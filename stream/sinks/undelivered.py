@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream.api.store import Row
-from stream.core.cloud_events import cloud_event
+from stream.core.cloud_events import DEFAULT_APPLICATION, cloud_event
 from stream.core.events import Reason
 from stream.core.outputs import DeadLetter, Origin
 from stream.core.records import Record
@@ -36,29 +36,32 @@ Scan = Callable[[int, int, int], AsyncIterator[Sequence[Record]]]
 class KafkaLetters:
     """Dead letters on Kafka. One that was replayed before counts as not replayed from then on."""
 
-    def __init__(self, producer: AIOKafkaProducer, origin: str, topic: str, replayed: str) -> None:
+    def __init__(self, producer: AIOKafkaProducer, origin: str, topic: str, replayed: str, application: bytes) -> None:
         self._producer = producer
         self._origin = origin
         self._topic = topic
         self._replayed = replayed
+        self._application = application
 
     async def send(self, rows: Sequence[Row], epoch: int, partition: int, why: str) -> None:
         try:
             for row in rows:
-                name, value, headers = letter_of(row, Origin(self._origin, epoch, partition, row.offset), why)
+                name, value, headers = letter_of(row, Origin(self._origin, epoch, partition, row.offset), why, self._application)
                 await self._producer.send_and_wait(self._topic, key=name, value=value, headers=list(headers))
                 await self._producer.send_and_wait(self._replayed, key=name, value=None, partition=0)
         except KafkaError as error:
             raise ConnectionError(f"the broker does not take dead letters ({type(error).__name__})") from error
 
 
-def letter_of(row: Row, origin: Origin, why: str) -> tuple[bytes, bytes, tuple[tuple[str, bytes], ...]]:
+def letter_of(
+    row: Row, origin: Origin, why: str, application: bytes = DEFAULT_APPLICATION
+) -> tuple[bytes, bytes, tuple[tuple[str, bytes], ...]]:
     """Key, value and headers of the dead letter of a list: no user, no list."""
     name = f"{origin.topic}/{origin.epoch}/{origin.partition}/{origin.offset}"
     letter = DeadLetter(
         reason=Reason.UNDELIVERED, error=why, origin=origin, occurred_at=row.timestamp, original_bytes=len(row.value or b"")
     )
-    return name.encode(), _encode(letter), cloud_event(name, "isthmus.dead-letter", row.timestamp)
+    return name.encode(), _encode(letter), cloud_event(name, "isthmus.dead-letter", row.timestamp, application)
 
 
 class Request(NamedTuple):

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from stream.core import limits
+from stream.core.cloud_events import DEFAULT_APPLICATION
 from stream.core.dead_letters import dead_letter
 from stream.core.event_times import DEFAULT_RULES, TimeRule, TimeUnit, transcript_rejection
 from stream.core.events import EncodedCall, FieldMapper, Reason, Rejection, Source, Transcript, to_milliseconds
@@ -36,11 +37,13 @@ class TranscriptFormat(NamedTuple):
         mapper: Field mapping of a producer with other field names than ours.
         times: Unit and plausible times.
         max_ahead_ms: A transcript further ahead of its broker timestamp is a dead letter.
+        application: Name of the application, the source of what it publishes.
     """
 
     mapper: FieldMapper | None = None
     times: TimeRule = DEFAULT_RULES[Source.CALL]
     max_ahead_ms: int = 5 * limits.MINUTE_MS
+    application: bytes = DEFAULT_APPLICATION
 
 
 NATIVE: Final = TranscriptFormat()
@@ -91,7 +94,7 @@ def _in_pieces(batch: Batch, model: TextModel, form: TranscriptFormat) -> Encode
         sentences += piece.sentences
 
     for record, error in isolate_failures(batch.records, attempt):
-        _bury(batch, record, Rejection(Reason.POISON, error), whole)
+        _bury(batch, record, Rejection(Reason.POISON, error), whole, form.application)
     return whole._replace(sentences=sentences)
 
 
@@ -101,7 +104,7 @@ def _encode_all(batch: Batch, model: TextModel, form: TranscriptFormat) -> Encod
     for record in batch.records:
         read = _read(record, form)
         if isinstance(read, Rejection):
-            _bury(batch, record, read, encoded)
+            _bury(batch, record, read, encoded, form.application)
         else:
             usable.append((record, read, [text for sentence in read.sentences if (text := sentence.text.strip()[:_CHARACTERS])]))
     vectors = model.encode([text for _, _, texts in usable for text in texts])
@@ -117,8 +120,8 @@ def _encode_all(batch: Batch, model: TextModel, form: TranscriptFormat) -> Encod
     return encoded._replace(sentences=start)
 
 
-def _bury(batch: Batch, record: Record, rejection: Rejection, encoded: Encoded) -> None:
-    encoded.dead_letters.append(dead_letter(batch.source, batch.coordinates(record), record, rejection))
+def _bury(batch: Batch, record: Record, rejection: Rejection, encoded: Encoded, application: bytes) -> None:
+    encoded.dead_letters.append(dead_letter(batch.source, batch.coordinates(record), record, rejection, application))
     encoded.counts["encoder_transcripts", "dead_letter"] += 1
     encoded.counts["dead_letters", rejection.reason] += 1
 

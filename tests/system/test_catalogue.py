@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 import msgspec
 from kafka import KafkaProducer
 
-from stream.application import catalogue_group
 from stream.connection_settings import KafkaSettings
 from stream.core.catalogue_records import ItemFormat
 from stream.kafka.agents.catalogue_dead_letters import report_unusable_items
@@ -37,9 +36,9 @@ def dead_letters(settings: Settings) -> list[str]:
 async def workers(settings: Settings, count: int) -> AsyncIterator[list[Metrics]]:
     """As many workers' reports of the catalogue, at the same time."""
     metrics = [Metrics() for _ in range(count)]
-    topics, group = settings.topics, catalogue_group(settings.application)
+    topics, application = settings.topics, settings.application
     reports = [
-        report_unusable_items(settings.kafka.bootstrap, group, topics.items, topics.dead_letters, ItemFormat(), each)
+        report_unusable_items(settings.kafka.bootstrap, application, topics.items, topics.dead_letters, ItemFormat(), each)
         for each in metrics
     ]
     tasks = [asyncio.create_task(report) for report in reports]

@@ -4,14 +4,22 @@ from pathlib import Path
 
 import pytest
 
-from stream.core.events import INPUTS
+from stream.api.store import Row
+from stream.core.catalogue_records import RejectedItem, item_dead_letters
+from stream.core.events import INPUTS, Click, Reason, Rejection, Source
+from stream.core.outputs import Origin
+from stream.core.records import PlainRecord
+from stream.core.step import step
 from stream.errors import IsthmusError
 from stream.kafka.cluster.corrupt_batches import current_skips_group, use_skips_of
 from stream.kafka.cluster.owners import owned_by
 from stream.kafka.cluster.rights import Kind, Process, rights_of
 from stream.kafka.cluster.topics import specs
 from stream.process_settings import ApiSettings, DeliverySettings, PostgresSettings, WebhookSettings
+from stream.services.process import step_config, transcript_format
 from stream.settings import Settings, TopicSettings, leaves, load
+from stream.sinks.undelivered import letter_of
+from tests.world import NOW, OrderRanker, Store, batch_of, catalogue
 
 SHARED = {"items", "isthmus-applications", *(row.default_name for row in INPUTS if not row.is_derived)}
 
@@ -137,6 +145,21 @@ def test_what_a_process_owns_is_what_it_writes_and_where_it_commits() -> None:
     assert owned_by(Process.ERASE, shop) == [(Kind.TOPIC, "shop-training-examples")]
     assert owned_by(Process.AUDIENCE, shop) == [changelog]
     assert owned_by(Process.TEXT_MODEL, shop) == []
+
+
+def test_what_an_application_publishes_names_it_as_the_source() -> None:
+    """Two that read the same inputs give their lists and dead letters the same ids: source and id together tell them apart."""
+    config = step_config(settings_of("shop", topics=TopicSettings(partitions=1)))
+    batch = batch_of(Source.CLICK, [(0, Click("u", NOW, ("home",)))])
+    batch = batch._replace(records=[*batch.records, PlainRecord(1, NOW, b"u", b"{")])
+    outcome = step(batch, Store(), OrderRanker(), catalogue(), config)
+    letter = letter_of(Row(b"u", b"{}", 0, NOW), Origin("lists", 1, 0, 0), "refused", b"shop")[2]
+    rejected = [RejectedItem(record, Rejection(Reason.EMPTY, "empty")) for record in batch.records]
+    letters = item_dead_letters("items", 1, 0, rejected, b"shop")
+    headers = [one.headers for one in (*outcome.recommendations, *outcome.dead_letters, *letters)]
+    assert {dict(found)["ce_source"] for found in (*headers, letter)} == {b"shop"}
+    assert len(headers) == 4
+    assert transcript_format(settings_of("shop")).application == b"shop"
 
 
 def test_every_topic_of_an_application_is_owned_or_shared() -> None:

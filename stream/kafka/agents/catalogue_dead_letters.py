@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.errors import KafkaError
 
+from stream.application import catalogue_group
 from stream.core import limits
 from stream.core.catalogue_records import ItemFormat, RejectedItem, item_dead_letters, read_item
 from stream.core.events import Rejection
@@ -46,18 +47,18 @@ def count_items(records: int, rejected: Sequence[RejectedItem], metrics: Metrics
 
 
 async def report_unusable_items(
-    bootstrap: str, group: str, items: str, dead_letters: str, form: ItemFormat, metrics: Metrics
+    bootstrap: str, application: str, items: str, dead_letters: str, form: ItemFormat, metrics: Metrics
 ) -> None:
-    """Sends the dead letters of the topic `items` to `dead_letters` for ever, as a member of `group`; begins again after a failure
-    of the broker.
+    """Sends an application's dead letters of the topic `items` to `dead_letters` for ever; begins again after a failure of the
+    broker.
     """
     while True:
         try:
-            async with _clients(bootstrap, group, items) as (consumer, producer):
+            async with _clients(bootstrap, catalogue_group(application), items) as (consumer, producer):
                 while True:
                     for tp, records in (await consumer.getmany(timeout_ms=_FETCH_MS)).items():
                         rejected = rejected_items(records, form)
-                        await _report(bootstrap, producer, dead_letters, tp, rejected)
+                        await _report(bootstrap, producer, dead_letters, tp, rejected, application.encode())
                         await consumer.commit({tp: records[-1].offset + 1})
                         count_items(len(records), rejected, metrics)
         except (KafkaError, IsthmusError) as error:
@@ -65,11 +66,13 @@ async def report_unusable_items(
             await asyncio.sleep(AGAIN_S)
 
 
-async def _report(bootstrap: str, producer: Any, dead_letters: str, tp: Any, rejected: Sequence[RejectedItem]) -> None:
+async def _report(
+    bootstrap: str, producer: Any, dead_letters: str, tp: Any, rejected: Sequence[RejectedItem], application: bytes
+) -> None:
     if not rejected:
         return
     epoch = (await asyncio.to_thread(topic_epochs, bootstrap, [tp.topic]))[tp.topic]
-    for letter in item_dead_letters(tp.topic, epoch, tp.partition, rejected):
+    for letter in item_dead_letters(tp.topic, epoch, tp.partition, rejected, application):
         await producer.send_and_wait(
             dead_letters, key=letter.key, value=letter.value, headers=list(letter.headers), partition=tp.partition
         )

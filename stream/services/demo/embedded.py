@@ -180,7 +180,8 @@ def _follows(context: DemoContext, log: Log, metrics: Metrics, served: ServedMod
         await follower.on_items(records)
         rejected = rejected_items(records, form)
         count_items(len(records), rejected, metrics)
-        for letter in item_dead_letters(topics.items, log.epochs([topics.items])[topics.items], 0, rejected):
+        epoch = log.epochs([topics.items])[topics.items]
+        for letter in item_dead_letters(topics.items, epoch, 0, rejected, context.settings.application.encode()):
             log.append_to(topics.dead_letters, 0, letter, None)
 
     async def on_recommendations(records: Sequence[Record]) -> None:
