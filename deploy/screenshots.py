@@ -76,7 +76,11 @@ async def _take(address: str, chromium: str) -> None:
             shop = await _open(browser, f"{address}/shop", size, scheme)
             await shop.wait_for_timeout(MOVES_MS)
             await shop.screenshot(path=FOLDER / f"shop-{size}-{scheme}.png", full_page=True)
-            for page in (live, shop):
+            agent = await _open(browser, f"{address}/agent", size, scheme)
+            await agent.locator("#examples button").first.click()
+            await agent.wait_for_timeout(MOVES_MS)
+            await agent.screenshot(path=FOLDER / f"agent-{size}-{scheme}.png", full_page=True)
+            for page in (live, shop, agent):
                 await page.context.close()
         await browser.close()
 

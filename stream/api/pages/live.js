@@ -270,7 +270,7 @@ function visitor() {
 }
 
 if (isDemo) {
-  $("shop").hidden = false;
+  $("demo").hidden = false;
   const look = () => { $("me").hidden = !visitor(); };
   addEventListener("storage", look);
   addEventListener("focus", look);
