@@ -86,9 +86,9 @@ def lack_of(
 ) -> Lack:
     """What the example of a purchase at `moment_ms` lacks; None: none can be made. `interactions` is the whole history."""
     is_full = example is not None and len(example.interactions) == limits.WINDOW
-    first = example.interactions[0].order if example is not None and is_full else None
-    incomplete = [other for other in interactions if other.lacks_before(moment_ms) and (first is None or other.order >= first)]
-    is_evicted = not is_full and facts.evicted.newest_started_at >= 0
+    earliest = example.interactions[0].started_at if example is not None and is_full else 0
+    incomplete = [other for other in interactions if other.lacks_before(moment_ms) and other.latest_start() >= earliest]
+    is_evicted = facts.evicted.newest_started_at >= earliest
     if is_evicted or any(other.before(moment_ms) is None for other in incomplete):
         return Lack.INTERACTION
     if example is None:

@@ -29,7 +29,7 @@ from stream.core.kept_interactions import KeptConversation, KeptInteraction, Kep
 from stream.core.live_hit_rate import count_bought, count_feedback, count_hits
 from stream.core.outputs import Cause
 from stream.core.records import Record, first_received_ms
-from stream.core.revisions import Occasion, emit_examples, erase_example, revise_examples, send_tombstone
+from stream.core.revisions import Occasion, emit_examples, revise_examples, send_tombstone
 from stream.core.state import SOURCE_NUMBERS, Evicted, Facts, KeptPurchase, newest_erasure
 from stream.core.tokens import join_tokens
 from stream.core.user_state import UserState
@@ -215,8 +215,10 @@ def _evict_purchases(user: UserState, context: FoldContext) -> None:
         facts.evicted = msgspec.structs.replace(facts.evicted, purchases=facts.evicted.purchases + 1)
     facts.purchases = facts.purchases[-limits.PURCHASES :]
     beyond, facts.example_ids = facts.example_ids[: -limits.EXAMPLE_IDS], facts.example_ids[-limits.EXAMPLE_IDS :]
+    reached = {purchase_id for _, purchase_id in facts.example_ids} | {kept.purchase_id for kept in facts.purchases if kept.bought}
     for _, purchase_id in beyond:
-        erase_example(user, purchase_id, context)
+        if purchase_id not in reached:
+            send_tombstone(user, purchase_id, context)
     if len(facts.owned_before) > limits.OWNED:
         by_time = sorted(facts.owned_before.items(), key=lambda entry: (entry[1][0], entry[0]))
         facts.owned_before = dict(by_time[-limits.OWNED :])
@@ -276,10 +278,7 @@ def _fold_erasure(user: UserState, erased_at: int, context: FoldContext) -> None
     _erase_feedback(user, erased_at)
     _erase_purchases(user, erased_at, context)
     _erase_eligibility(facts, erased_at)
-    started_at, ended_at = facts.evicted.newest_started_at, facts.evicted.newest_ended_at
-    facts.evicted = Evicted(
-        newest_started_at=started_at if started_at > erased_at else -1, newest_ended_at=ended_at if ended_at > erased_at else -1
-    )
+    facts.evicted = _evicted_after(facts.evicted, erased_at)
     remaining = [left for other in user.load_interactions() if (left := other.after(erased_at)) is not None]
     head.event_ids, head.last_list = b"", None
     head.owned = history.owned_at(facts.owned_before, facts.purchases)
@@ -289,6 +288,12 @@ def _fold_erasure(user: UserState, erased_at: int, context: FoldContext) -> None
     if any(held) and held == _contents(user):
         context.counts["erasures_without_effect",] += 1
     emit_examples(user, [index for index, kept in enumerate(facts.purchases) if kept.bought], context, Occasion.ERASURE)
+
+
+def _evicted_after(evicted: Evicted, erased_at: int) -> Evicted:
+    """What the erasure leaves of evicted interactions. What is left of one may begin anywhere up to its end."""
+    ended_at = evicted.newest_ended_at
+    return Evicted(newest_started_at=ended_at, newest_ended_at=ended_at) if ended_at > erased_at else Evicted()
 
 
 def note_erasure(user: UserState, erasure: Erasure, context: FoldContext) -> None:

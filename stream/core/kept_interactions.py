@@ -102,6 +102,10 @@ class KeptSession(Session, frozen=True, array_like=True, tag="s", gc=False):
         reaches_over = self.started_at < moment_ms <= self.ended_at
         return reaches_over and (bool(self.older) or self.started_at < unpack_time(self.times))
 
+    def latest_start(self) -> int:
+        """When it began, ms, whatever came late."""
+        return self.started_at
+
     def after(self, moment_ms: int) -> "KeptSession | None":
         """The part of it after `moment_ms` (erasure), without the tags of clicks that are no longer kept: they may be older.
 
@@ -183,6 +187,10 @@ class KeptConversation(Conversation, frozen=True, array_like=True, tag="c", gc=F
     def lacks_before(self, moment_ms: int) -> bool:
         """Whether later parts displaced some that ended before `moment_ms`, so that it cannot be given as it stood then."""
         return self.displaced_at is not None and self.displaced_at < moment_ms <= self.ended_at
+
+    def latest_start(self) -> int:
+        """The latest start that it can have had before some time, ms: a part that ends later may have begun earlier."""
+        return max(self.started_at if self.displaced_at is None else self.displaced_at, *(part.started_at for part in self.parts))
 
     def after(self, moment_ms: int) -> "KeptConversation | None":
         """The parts that began after `moment_ms` (erasure). The displaced ones ended before all kept ones."""

@@ -67,11 +67,11 @@ def _emit_example(user: UserState, index: int, context: FoldContext, occasion: O
     is_known = example is not None and fingerprint == purchase.example
     if is_known and not (occasion is Occasion.ERASURE or context.is_redelivery):
         return
-    lack = Lack.NOTHING if is_known else _lack_of(user, purchase, example)
-    if example is None or not _may_emit(purchase, lack, occasion):
+    lack = Lack.NOTHING if is_known and occasion is not Occasion.ERASURE else _lack_of(user, purchase, example)
+    if example is None or not (_may_emit(purchase, lack, occasion) or (is_known and lack < Lack.INTERACTION)):
         _skip_example(user, index, context, lack, occasion)
         return
-    if lack is Lack.CONTENT:
+    if lack is Lack.CONTENT and not is_known:
         context.counts["beyond_bounds", "example"] += 1
     context.counts["examples", "resent" if is_known else "revision" if purchase.example else "first"] += 1
     facts.purchases[index] = msgspec.structs.replace(purchase, revision=example.revision, example=fingerprint)

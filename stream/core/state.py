@@ -152,7 +152,7 @@ class Evicted(msgspec.Struct, frozen=True, array_like=True, gc=False):
         sessions: Number of sessions.
         conversations: Number of conversations.
         purchases: Number of purchases.
-        newest_started_at: Start of the newest evicted interaction, ms; -1: none.
+        newest_started_at: Latest start that an evicted interaction can have had before any time, ms; -1: none.
         newest_ended_at: Latest end of an evicted interaction, ms; -1: none. What is older may belong to an evicted interaction.
     """
 

@@ -163,6 +163,6 @@ def _with_evicted(before: Evicted, interactions: Sequence[KeptInteraction]) -> E
         before.sessions + sessions,
         before.conversations + len(interactions) - sessions,
         before.purchases,
-        max(before.newest_started_at, interactions[-1].started_at),
+        max(before.newest_started_at, *(interaction.latest_start() for interaction in interactions)),
         max(before.newest_ended_at, *(interaction.ended_at for interaction in interactions)),
     )

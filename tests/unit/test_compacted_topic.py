@@ -103,6 +103,21 @@ def test_a_recreated_topic_replaces_what_its_predecessor_held(consumer: Consumer
     assert topic.values == {b"n%d" % number: b"new" for number in range(refill)}
 
 
+@pytest.mark.parametrize("days", [5, 7, 30])
+def test_a_topic_that_was_not_read_for_as_long_as_tombstones_are_kept_is_read_whole(
+    consumer: Consumer, days: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trainer that ran once a fortnight, or was paused, kept the examples of users who were erased meanwhile."""
+    now = [1_000.0]
+    monkeypatch.setattr("stream.kafka.cluster.compacted_topic.time", SimpleNamespace(time=lambda: now[0]))
+    topic = CompactedTopic("broker", TOPIC)
+    topic.read_on()
+    del consumer.records[1]  # compacted away, and its tombstone with it
+    now[0] += days * 86_400
+    assert topic.read_on() == (3 if days > 6 else 0)
+    assert (b"k1" in topic.values) == (days < 6)
+
+
 def test_a_recreated_catalogue_forgets_the_items_of_its_predecessor(consumer: Consumer) -> None:
     """A trainer would rank items that nobody publishes any more."""
     consumer.records.clear()

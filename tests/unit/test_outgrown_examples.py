@@ -198,6 +198,67 @@ def test_displaced_clicks_of_an_interaction_outside_the_window_do_not_matter() -
     assert "tag-15.5" in {tag for session in after.interactions for tag in session.tags}  # type: ignore[union-attr]
 
 
+LONG_SESSION = [click(1, "long"), click(95, "long"), *(click(60 + number, f"s{number}") for number in range(8)), bought()]
+OTHERS_AFTER = [click(BOUGHT_AT + 20 + number, f"t{number}") for number in range(12)]
+
+
+@pytest.mark.parametrize("earlier", [0, 4])
+def test_an_erasure_erases_an_example_that_should_show_the_rest_of_a_session_that_has_left(earlier: int) -> None:
+    """The session began before the erased moment, so it left first. Its last click is among the last 10 interactions now."""
+    before = [click(40 + number, f"e{number}") for number in range(earlier)]
+    worker = Worker(*before, *LONG_SESSION, *OTHERS_AFTER)
+    assert worker.example() is not None
+    worker.apply(erasure(30))
+    assert worker.store.examples[KEY] is None
+    assert worker.left_out() == 1
+
+
+def long_part(begin: float, end: float, number: int) -> Event:
+    call = world.call("call", at(begin), at(end), number)
+    return Source.CALL, msgspec.structs.replace(call, event_id=f"l-{number}", has_event_id=True)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [*[click(40 + n, f"s{n}") for n in range(10)], long_part(55, 60, 0), bought(), long_part(0, 130, 1), *OTHERS_AFTER],
+        [
+            *[click(59 + n, f"s{n}") for n in range(9)],
+            *[long_part(66, 67, 0), long_part(81, 82, 1), bought(), long_part(55, 114, 2)],
+            *[long_part(115 + n, 116 + n, 3 + n) for n in range(6)],
+        ],
+    ],
+    ids=["evicted", "displaced part"],
+)
+def test_a_call_is_in_the_window_of_an_example_by_the_parts_that_had_ended(history: list[Event]) -> None:
+    """A part that ended later began before all others, which makes the call look older than it was at the purchase."""
+    worker = Worker(*history)
+    before = worker.example()
+    assert before is not None
+    assert worker.apply(excluding(65, "item-5")).example() == before
+    assert worker.left_out() == 1
+
+
+def test_a_session_that_moves_before_one_that_has_left_changes_no_full_example() -> None:
+    """A late click makes the unnamed session the oldest, so another would be the tenth: one that is gone."""
+    sessions = [click(10, "left"), click(20), *(click(60 + number, f"s{number}") for number in range(9))]
+    worker = Worker(*sessions, bought(), *OTHERS_AFTER[:10])
+    before = worker.example()
+    assert worker.apply(click(5)).example() == before
+    assert worker.left_out() == 1
+
+
+def test_an_example_is_not_erased_with_an_older_purchase_of_its_id_beyond_the_bound() -> None:
+    """The ids of evicted purchases are bounded: the oldest one's example goes, unless a newer purchase has the same id."""
+    older = [(Source.PURCHASE, Purchase("u", at(2 + number / 10), ("item-1",), f"q{number}")) for number in range(255)]
+    newer = [(Source.PURCHASE, Purchase("u", at(200 + number), ("item-1",), f"r{number}")) for number in range(8)]
+    worker = Worker(click(0), bought(minute=1), *older, bought(), *newer)
+    example = worker.example()
+    assert example is not None
+    assert example.occurred_at == at(BOUGHT_AT)
+    assert len(decode_facts(worker.store.records[facts_key(b"u")]).example_ids) == limits.EXAMPLE_IDS
+
+
 @pytest.mark.parametrize(
     ("history", "erased_to"),
     [

@@ -1,6 +1,7 @@
 """Compacted topics as a trainer uses them: reads `training-examples` and `items` to their ends, announces models."""
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Final
@@ -8,6 +9,7 @@ from typing import Any, Final
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
+from stream.core import limits
 from stream.core.announcements import ModelAnnouncement, decode_announcement, encode_announcement
 from stream.core.catalogue_records import ItemTable
 from stream.core.events import Item
@@ -19,10 +21,11 @@ from stream.kafka.cluster.clients import BOOTSTRAP_MS, ConsumerClient, TopicErro
 from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch
 from stream.kafka.cluster.skips import read_skips
 from stream.kafka.cluster.topic_reader import poll_until
-from stream.kafka.cluster.topics import topic_epochs
+from stream.kafka.cluster.topics import TOMBSTONE_RETENTION_MS, topic_epochs
 
 logger = logging.getLogger(__name__)
 _SILENT_S: Final = 600.0  # longer than an operator's command waits: a trainer outlasts a broker's restart
+_MAX_AGE_S: Final = (TOMBSTONE_RETENTION_MS - limits.DAY_MS) / 1000  # a day less, because clocks differ
 
 
 class CompactedTopic:
@@ -36,6 +39,7 @@ class CompactedTopic:
         self.values: dict[bytes, bytes] = {}
         self._last: dict[Any, tuple[int, int]] = {}  # offset and timestamp of each partition's last record
         self._bootstrap, self._topic = bootstrap, topic
+        self._read_at = time.time()
         self._epoch = self._read_epoch()
         self._where = f"{topic} at {bootstrap}"
         try:
@@ -71,21 +75,24 @@ class CompactedTopic:
     def new_records(self) -> tuple[Iterator[Any], bool]:
         """The records up to the topic's present end that were not read before, and whether they replace those that were.
 
-        They do if the topic was recreated or a partition cut: then they are all that it holds.
+        They do if the topic was recreated, a partition cut, or the last reading is so old that tombstones since may be gone: then
+        they are all that it holds.
         """
+        is_old, self._read_at = time.time() - self._read_at > _MAX_AGE_S, time.time()
         try:
             epoch = self._read_epoch()
             ends = self._consumer.end_offsets(self._partitions)
-            replace = epoch != self._epoch or not self._is_continued(ends)
+            is_other = epoch != self._epoch or not self._is_continued(ends)
         except KafkaError as error:
             raise TopicError(f"{self._where} cannot be read ({type(error).__name__})") from error
-        if replace:
+        if is_other:
             text = "%s was recreated, or its log was cut: it is read whole again and replaces what was read before"
             logger.error(text, self._where)
+        if is_other or is_old:
             self._epoch = epoch
             self._last.clear()
             self._consumer.seek_to_beginning(*self._partitions)
-        return self._read(ends), replace
+        return self._read(ends), is_other or is_old
 
     def _read_epoch(self) -> int:
         try:
