@@ -9,7 +9,8 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
+from kafka.structs import OffsetAndMetadata
 
 from stream.application import encoder_group, worker_group
 from stream.core.events import Click
@@ -52,6 +53,7 @@ def created(settings: Settings, *, adopt: bool = False) -> Settings:
         require_ours(settings)
     create_or_check(settings.kafka.bootstrap, settings.topics, settings.application, dev=True)
     note_owned(settings, adopt=adopt)
+    assert all(owner.epoch for (kind, _), owner in read_owners(settings).items() if kind is Kind.TOPIC)
     return settings
 
 
@@ -136,6 +138,21 @@ def test_an_application_without_a_name_of_its_own_is_refused_beside_another(empt
     with pytest.raises(IsthmusError, match=said):
         check_topics(Process.WORKER, nameless)
     created(settings_of(empty_kafka, "b", topics=own))
+
+
+def test_a_group_that_reads_other_inputs_is_refused_though_an_earlier_version_notes_nothing(empty_kafka: str) -> None:
+    """The workers of an installation that has not been upgraded may be running; once it has, it owns the group."""
+    own = TopicSettings(partitions=2, clicks="a-clicks", recommendations="a-lists")
+    create_or_check(empty_kafka, own, dev=True)
+    with closing(admin_client(empty_kafka)) as admin:
+        admin.alter_group_offsets("isthmus-profiles", {TopicPartition("a-clicks", 0): OffsetAndMetadata(3, "", None)})
+    newcomer = settings_of(empty_kafka)
+    with pytest.raises(IsthmusError, match=r"group isthmus-profiles reads a-clicks, and none of .*setting application"):
+        created(newcomer)
+    created(settings_of(empty_kafka, "b"))
+    created(settings_of(empty_kafka, topics=own))
+    with pytest.raises(IsthmusError, match="group isthmus-profiles belongs to the application isthmus"):
+        created(newcomer)
 
 
 @pytest.mark.parametrize(

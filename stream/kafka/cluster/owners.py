@@ -4,12 +4,13 @@
 start. Nobody owns what is not noted, so that the topics of earlier versions, and those that others make, are taken as they are.
 """
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final
 
 import msgspec
-from kafka.errors import KafkaError
+from kafka.errors import GroupAuthorizationFailedError, KafkaError
 
 from stream.application import skips_group, worker_group
 from stream.core.unreadable import readable
@@ -17,13 +18,16 @@ from stream.errors import IsthmusError
 from stream.kafka.cluster.access import reason_of
 from stream.kafka.cluster.clients import ConsumerClient, producer_client
 from stream.kafka.cluster.corrupt_batches import SkipCorruptBatches
+from stream.kafka.cluster.lag import NO_GROUP_YET
 from stream.kafka.cluster.names import claim_group
 from stream.kafka.cluster.rights import Kind, Process, require_rights, rights_of, topics_of
 from stream.kafka.cluster.topic_reader import TopicReader
-from stream.kafka.cluster.topics import admin_client, changelog_name, epochs_of
+from stream.kafka.cluster.topics import admin_client, changelog_name, epochs_of, source_topics
 from stream.settings import OWN_TOPICS, Settings
 
 _ACK_S: Final = 30
+_VISIBLE_S: Final = 15.0
+"""A topic that was just made is not in every answer yet."""
 _CLAIM: Final = claim_group("", "NAME")
 
 
@@ -93,8 +97,11 @@ def require_owned(process: Process, settings: Settings) -> None:
 
 
 def require_ours(settings: Settings) -> None:
-    """Raises IsthmusError if another application owns a topic or group that the settings give to this one."""
-    _refuse(settings, _owner(settings), _all_owned(settings), read_owners(settings))
+    """Raises NotOursError if another application owns a topic or group that the settings give to this one."""
+    noted, group = read_owners(settings), worker_group(settings.application)
+    _refuse(settings, _owner(settings), _all_owned(settings), noted)
+    if (Kind.GROUP, group) not in noted:
+        _refuse_other_inputs(settings, group)
 
 
 def note_owned(settings: Settings, *, adopt: bool = False) -> int:
@@ -107,8 +114,8 @@ def note_owned(settings: Settings, *, adopt: bool = False) -> int:
     owned, noted = _all_owned(settings), read_owners(settings)
     if not adopt:
         _refuse(settings, _owner(settings), owned, noted)
-    epochs = _epochs(settings, [name for kind, name in owned if kind is Kind.TOPIC])
-    wanted = {one: _owner(settings, epochs.get(one[1], 0) if one[0] is Kind.TOPIC else 0) for one in owned}
+    epochs = _settled_epochs(settings, [name for kind, name in owned if kind is Kind.TOPIC])
+    wanted = {one: _owner(settings, epochs[one[1]] if one[0] is Kind.TOPIC else 0) for one in owned}
     missing = {one: owner for one, owner in wanted.items() if noted.get(one) != owner}
     try:
         with closing(producer_client(settings.kafka.bootstrap)) as producer:
@@ -118,7 +125,7 @@ def note_owned(settings: Settings, *, adopt: bool = False) -> int:
         raise IsthmusError(
             f"{settings.topics.applications} at {settings.kafka.bootstrap} takes no record ({type(error).__name__})"
         ) from error
-    require_ours(settings)  # another may have noted the same meanwhile: the last record counts
+    _refuse(settings, _owner(settings), owned, read_owners(settings))  # of two at the same moment, the last one's record counts
     return len(missing)
 
 
@@ -166,6 +173,25 @@ def _refuse(settings: Settings, ours: Owner, owned: Iterable[Owned], noted: Mapp
         raise NotOursError("\n".join(_lines(ours, still)))
 
 
+def _refuse_other_inputs(settings: Settings, group: str) -> None:
+    """Raises NotOursError if workers of this group read topics and none of ours: it may be that of an earlier version, which notes
+    nothing. Where this user may not ask, ACLs keep applications apart.
+    """
+    with closing(admin_client(settings.kafka.bootstrap)) as admin:
+        try:
+            found = admin.list_group_offsets({group: None})
+        except (*NO_GROUP_YET, GroupAuthorizationFailedError):
+            return
+        except KafkaError as error:
+            raise IsthmusError(f"offsets of the group {group} cannot be read: {type(error).__name__}") from error
+    read = sorted({tp.topic for tp, committed in found.get(group, {}).items() if committed.offset >= 0})
+    if read and set(read).isdisjoint(source_topics(settings.topics)):
+        raise NotOursError(
+            f"group {group} reads {', '.join(read)}, and none of this application's inputs: it is another's. Name this one "
+            "(setting application, ISTHMUS_APPLICATION). If it is this one with new inputs, `isthmus topics --adopt` goes on"
+        )
+
+
 def _lines(ours: Owner, foreign: Mapping[Owned, Owner]) -> list[str]:
     lines = [
         f"{kind} {name} belongs to the application {owner.application}, whose lists are in the topic {owner.recommendations}"
@@ -178,6 +204,23 @@ def _lines(ours: Owner, foreign: Mapping[Owned, Owner]) -> list[str]:
     else:
         todo = "let the settings [topics], postgres.group, webhook.group and api.redis_prefix name others, or none"
     return [*lines, f"{who}: {todo}. If that application is gone, or is this one, `isthmus topics --adopt` takes these over"]
+
+
+def _settled_epochs(settings: Settings, topics: Sequence[str]) -> dict[str, int]:
+    """The epochs of all of them; waits for those that were made a moment ago.
+
+    Raises:
+        IsthmusError: one does not exist.
+    """
+    deadline = time.monotonic() + _VISIBLE_S
+    while True:
+        found = _epochs(settings, topics)
+        missing = [topic for topic in topics if topic not in found]
+        if not missing:
+            return found
+        if time.monotonic() > deadline:
+            raise IsthmusError(f"topics missing at {settings.kafka.bootstrap}: {', '.join(missing)}; run `isthmus topics`")
+        time.sleep(0.1)
 
 
 def _epochs(settings: Settings, topics: Sequence[str]) -> dict[str, int]:
