@@ -158,13 +158,7 @@ def _champion(settings: Settings) -> Ranker:
 
 
 def _catalogue(settings: Settings) -> Catalogue:
-    from stream.core.catalogue_records import ItemTable
-    from stream.kafka.cluster.compacted_topic import CompactedTopic, read_items
+    from stream.kafka.cluster.compacted_topic import read_catalogue
     from stream.services.process import item_format
 
-    topic, table = CompactedTopic(settings.kafka.bootstrap, settings.topics.items), ItemTable(item_format(settings))
-    try:
-        read_items(topic, table)
-    finally:
-        topic.close()
-    return table.catalogue()
+    return read_catalogue(settings.kafka.bootstrap, settings.topics.items, item_format(settings))

@@ -88,10 +88,10 @@ def files_in(folder: Path) -> dict[Path, str]:
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
 
 
-def send(bootstrap: str, topic: str, count: int, timestamp_ms: int | None = None) -> None:
+def send(bootstrap: str, topic: str, count: int, timestamp_ms: int | None = None, key: bytes = b"u", value: bytes = b"{}") -> None:
     producer: Any = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
     for _ in range(count):
-        producer.send(topic, key=b"u", value=b"{}", partition=0, timestamp_ms=timestamp_ms)
+        producer.send(topic, key=key, value=value, partition=0, timestamp_ms=timestamp_ms)
     producer.close()
 
 
@@ -196,7 +196,7 @@ def test_what_belongs_to_another_application_is_named(settings: Settings, admin:
     assert "name it otherwise (setting application" in finding.to_do
 
 
-def test_a_text_model_that_the_champion_was_not_trained_for_is_named(settings: Settings, admin: Any, tmp_path: Path) -> None:
+def test_a_champion_that_fits_neither_text_model_nor_catalogue_is_named(settings: Settings, admin: Any, tmp_path: Path) -> None:
     """The folder of the champion is whole."""
     create(admin, ours())
     folder = str(tmp_path / "other")
@@ -204,8 +204,13 @@ def test_a_text_model_that_the_champion_was_not_trained_for_is_named(settings: S
     sha256 = write_ranker(folder, ranker, version="9")
     champion = ModelAnnouncement(role="champion", name="popular", version="9", uri=folder, sha256=sha256, published_at=0)
     announce(settings.kafka.bootstrap, TOPICS.models, champion)
-    (finding,) = found(settings, Status.FAILED)["text model"]
+    failures = found(settings, Status.FAILED)
+    (finding,) = failures["text model"]
     assert "and the champion was trained for another: it reads nothing of new calls" in finding.found
+    assert "model" not in failures
+    send(settings.kafka.bootstrap, TOPICS.items, 1, key=b"b", value=b'{"item_id": "b", "name": "B", "repeatable": true}')
+    (refused,) = found(settings, Status.FAILED)["model"]
+    assert refused.found.endswith("1 of its 1 items are not in the catalogue")
 
 
 def test_a_topic_that_somebody_made_with_defaults_is_judged_by_them(empty_kafka: str, unique: str, admin: Any) -> None:

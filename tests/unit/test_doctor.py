@@ -30,7 +30,7 @@ from stream.kafka.cluster.rights import Kind, Process, Right
 from stream.kafka.cluster.survey import GroupPartition, GroupState, PartitionState, Survey
 from stream.kafka.cluster.topics import TopicProblem
 from stream.process_settings import ApiSettings, EncoderSettings, RegistrySettings, WorkerSettings
-from stream.services.doctor import checks
+from stream.services.doctor import checks, examination
 from stream.services.doctor.examination import bounded, examine
 from stream.services.doctor.findings import Finding, Status, document, failed, ok, table, warning
 from stream.services.doctor.questions import Deployment, space_of
@@ -74,6 +74,7 @@ CASES: dict[str, tuple[Callable[[], list[Finding]], Status, str, str]] = {
         "set ISTHMUS_STEP__ERASURE_KEY",
     ),
     "no broker": (lambda: checks.check_brokers({"b:1": AWAY}, {}), Status.FAILED, "no broker answers at b:1", ""),
+    "no address": (lambda: checks.check_brokers({}, {}), Status.FAILED, "kafka.bootstrap names no broker", "write host:port"),
     "one of two brokers": (
         lambda: checks.check_brokers({"a:1": None, "b:1": AWAY}, {"a:1": None}),
         Status.WARNING,
@@ -290,6 +291,20 @@ def test_a_check_that_hangs_is_given_up() -> None:
     assert "no answer within 0.05 s" in finding.found
     assert time.monotonic() - began < 30
     forever.set()
+
+
+def test_brokers_that_stop_answering_cost_their_time_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left is not checked."""
+    monkeypatch.setattr(examination, "KAFKA_S", 0.05)
+    forever = threading.Event()
+
+    def ask() -> list[Finding]:
+        forever.wait()
+        return []
+
+    found = examination._ask_kafka(dict.fromkeys(("topics", "offsets", "clock"), ask), lambda _: None)
+    forever.set()
+    assert [one.status for one in found] == [Status.FAILED, Status.NOT_CHECKED, Status.NOT_CHECKED]
 
 
 def test_an_error_of_a_check_is_its_finding() -> None:

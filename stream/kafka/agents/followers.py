@@ -15,7 +15,7 @@ from stream.core.catalogue_records import ItemFormat, ItemTable
 from stream.core.events import Reason
 from stream.core.parsing import UNUSABLE
 from stream.core.poison import INFRASTRUCTURE_ERRORS, failure_location
-from stream.core.ranking import Ranker
+from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Record
 from stream.core.unreadable import readable
 from stream.kafka.agents.served_model import ServedModel
@@ -123,7 +123,7 @@ class ServedModelFollower:
         if self._champion is not None and announced.sha256 == self._champion.sha256:
             return
         ranker = await asyncio.to_thread(self._load, announced.uri, announced.sha256)
-        self._check_items(ranker, announced.uri)
+        check_items(ranker.items, self._served.catalogue, announced.uri)
         self._served.ranker = ranker
         self._champion = announced
         self._metrics.clear("model_info")
@@ -132,13 +132,13 @@ class ServedModelFollower:
         self._metrics.counter("model_swaps").inc()
         logger.info("serving %s version %s", announced.name, announced.version)
 
-    def _check_items(self, ranker: Ranker, uri: str) -> None:
-        """Refuses a model if most of its items are not in a published catalogue: its lists would be short or empty."""
-        catalogue = self._served.catalogue
-        missing = sum(item not in catalogue.items for item in ranker.items)
-        if catalogue.is_published and 2 * missing > len(ranker.items):
-            raise ModelRefused("items", f"{uri}: {missing} of its {len(ranker.items)} items are not in the catalogue")
-
     def _refuse(self, reason: str, message: str) -> None:
         self._metrics.counter("model_refusals", reason).inc()
         logger.error("model refused (%s): %s; keeping the model that is served", reason, message)
+
+
+def check_items(items: Sequence[str], catalogue: Catalogue, uri: str) -> None:
+    """Raises ModelRefused if most of a model's items are not in a published catalogue: its lists would be short or empty."""
+    missing = sum(item not in catalogue.items for item in items)
+    if catalogue.is_published and 2 * missing > len(items):
+        raise ModelRefused("items", f"{uri}: {missing} of its {len(items)} items are not in the catalogue")

@@ -11,11 +11,12 @@ from kafka.errors import KafkaError
 
 from stream.core import limits
 from stream.core.announcements import ModelAnnouncement, decode_announcement, encode_announcement
-from stream.core.catalogue_records import ItemTable
+from stream.core.catalogue_records import ItemFormat, ItemTable
 from stream.core.events import Item
 from stream.core.examples import in_time_order
 from stream.core.outputs import TrainingExample, decode_example
 from stream.core.parsing import UNUSABLE
+from stream.core.ranking import Catalogue
 from stream.errors import IsthmusError
 from stream.kafka.cluster.clients import BOOTSTRAP_MS, ConsumerClient, TopicError, producer_client
 from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch
@@ -155,6 +156,20 @@ def read_items(topic: CompactedTopic, table: ItemTable) -> list[Item]:
         text = "%d records of the catalogue cannot be used; the first is at offset %d (%s: %s). Publish these items again"
         logger.warning(text, len(rejected), record.offset, rejection.reason, rejection.error)
     return sorted(table.items.values(), key=lambda item: item.item_id)
+
+
+def read_catalogue(bootstrap: str, topic: str, form: ItemFormat) -> Catalogue:
+    """The catalogue as it is now.
+
+    Raises:
+        TopicError: the topic cannot be read.
+    """
+    items, table = CompactedTopic(bootstrap, topic), ItemTable(form)
+    try:
+        read_items(items, table)
+    finally:
+        items.close()
+    return table.catalogue()
 
 
 def announced_champion(bootstrap: str, topic: str) -> ModelAnnouncement | None:

@@ -44,6 +44,8 @@ def check_brokers(named: Mapping[str, IsthmusError | None], advertised: Mapping[
     An address has None if it lets us in, and otherwise its refusal. That a broker answers and none lets us in is the affair of
     `check_security`.
     """
+    if not named:
+        return [failed("broker", "kafka.bootstrap names no broker", "write host:port of one or more")]
     away = [error for error in named.values() if isinstance(error, NoAnswerError)]
     if len(away) == len(named):
         return [failed("broker", str(error)) for error in away]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LONGEST_S: Final = 15.0
+"""Of one check."""
+KAFKA_S: Final = 30.0
+"""Of all that ask a broker together."""
+_NOBODY: Final = "no broker lets this process in"
 ORDER: Final = (
     "settings",
     "broker",
@@ -59,16 +64,29 @@ def examine(
     refusals = [error for error in named.values() if error is not None and not isinstance(error, NoAnswerError)]
     if is_in or refusals:
         found += check_security(settings.kafka, [] if is_in else refusals, deployment.who)
-    for name, ask in deployment.questions_to_kafka().items() if is_in else ():
-        step(f"checking {name}")
-        found += bounded(name, ask)
-    if not is_in:
-        found += [not_checked(name, "no broker lets this process in") for name in deployment.questions_to_kafka()]
+    found += _ask_kafka(deployment.questions_to_kafka(), step) if is_in else _leave(deployment.questions_to_kafka(), _NOBODY)
     deployment.load(step)
     for name, ask in deployment.other_questions().items():
         step(f"checking {name}")
         found += bounded(name, ask)
     return sorted(found, key=lambda one: ORDER.index(one.check))
+
+
+def _ask_kafka(questions: Mapping[str, Ask], step: Callable[[str], None]) -> list[Finding]:
+    """The checks that need a broker. One that has stopped answering meanwhile does not cost the time of each."""
+    deadline, found = time.monotonic() + KAFKA_S, list[Finding]()
+    for name, ask in questions.items():
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            found += _leave([name], f"the checks before it took {KAFKA_S:g} s: look at the brokers")
+            continue
+        step(f"checking {name}")
+        found += bounded(name, ask, min(LONGEST_S, left_s))
+    return found
+
+
+def _leave(names: Iterable[str], why: str) -> list[Finding]:
+    return [not_checked(name, why) for name in names]
 
 
 def bounded(name: str, ask: Ask, longest_s: float = LONGEST_S) -> list[Finding]:

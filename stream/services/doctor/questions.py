@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from models import folders
-from models.artifact import Manifest, ModelRefused, verify_folder
+from models.artifact import Manifest, ModelRefused, read_prior, verify_folder
 from stream.application import catalogue_group, encoder_group, worker_group
 from stream.core.events import INPUTS
-from stream.kafka.cluster.compacted_topic import announced_champion
+from stream.kafka.agents.followers import check_items
+from stream.kafka.cluster.compacted_topic import announced_champion, read_catalogue
 from stream.kafka.cluster.owners import NotOursError, require_owned
 from stream.kafka.cluster.rights import Kind, Process, Right, missing_rights, principal_of, rights_of, topics_of
 from stream.kafka.cluster.security import current_security
@@ -161,9 +162,19 @@ class Deployment:
         if announced is not None:
             try:
                 self._champion = Champion(announced, verify_folder(announced.uri, announced.sha256))
+                self._check_items(announced)
             except ModelRefused as refused:
                 refusal = str(refused)
         return checks.check_model(announced, refusal)
+
+    def _check_items(self, announced: ModelAnnouncement) -> None:
+        """Raises ModelRefused where the workers would refuse the model for its items."""
+        from stream.services.process import item_format
+
+        settings = self._settings
+        catalogue = read_catalogue(settings.kafka.bootstrap, settings.topics.items, item_format(settings))
+        items, _ = read_prior(announced.uri, announced.sha256)
+        check_items(items, catalogue, announced.uri)
 
     def load(self, step: Callable[[str], None]) -> None:
         """Loads what takes seconds on a busy machine, so that the time of a check is its own."""
