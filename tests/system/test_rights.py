@@ -131,11 +131,14 @@ def send_events(bootstrap: str, users: int) -> None:
     producer.close()
 
 
+@pytest.mark.timeout(400)
 def test_the_main_job_runs_with_the_least_rights(broker: SecuredBroker, tmp_path: Path, registry_folder: Path) -> None:
-    """Events become lists, calls are encoded, a model is announced and served, a user is erased, the API answers; exactly once, so
-    that transactional ids are needed too. No log shows the password.
+    """Topics are noted as ours, events become lists, calls are encoded, a model is announced and served, a user is erased, the API
+    answers; exactly once, so that transactional ids are needed too. No log shows the password.
     """
     registry_folder.rename(tmp_path / "registry")
+    noted = command(broker, Process.TOPICS, tmp_path, "topics")
+    assert "noted as those of the application isthmus" in noted.stdout, noted.stderr
     send_events(broker.plain, 30)
     port, metrics_port = free_port(), free_port()
     children = [start(broker, process, tmp_path) for process in (Process.WORKER, Process.ENCODER)]
