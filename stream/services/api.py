@@ -299,6 +299,8 @@ def _audit(own: ApiSettings, key: bytes, metrics: Metrics, clock_ms: Callable[[]
     """
     from stream.api.audit import Audit, AuditFile
 
+    if own.oidc_jwks is not None and key == b"isthmus":
+        logger.warning("users in the audit log can be guessed: set ISTHMUS_STEP__ERASURE_KEY to a secret of your own")
     if own.audit_file is None:
         return Audit(key, metrics, clock_ms)
     try:

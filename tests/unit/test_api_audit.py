@@ -104,6 +104,13 @@ async def test_what_cannot_be_noted_is_not_shown(running: Replica, audit_file: P
     assert len(lines(audit_file)) == counted(running, "written") == 1
 
 
+async def test_a_key_that_everybody_knows_is_named_at_the_start(running: Replica, caplog: pytest.LogCaptureFixture) -> None:
+    """With it anybody can tell whom a hash means."""
+    del running
+    (warning,) = [record.message for record in caplog.get_records("setup") if "audit log" in record.message]
+    assert "ISTHMUS_STEP__ERASURE_KEY" in warning
+
+
 async def test_without_a_file_the_log_of_the_process_has_the_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Under a logger of its own."""
     caplog.set_level(logging.INFO, "isthmus.audit")
