@@ -222,6 +222,15 @@ def test_a_topic_that_somebody_made_with_defaults_is_judged_by_them(empty_kafka:
         create_or_check(empty_kafka, TopicSettings(partitions=1, transcripts=unique), create=False, only=[unique])
 
 
+def test_the_advice_on_a_wrong_count_knows_whether_it_is_a_setting(empty_kafka: str, unique: str, admin: Any) -> None:
+    """The catalogue is one partition, whatever `topics.partitions` says."""
+    create(admin, [NewTopic(unique, num_partitions=2, replication_factor=1)])
+    with pytest.raises(IsthmusError, match=r"has 2 partitions, not 4: a count cannot be changed; set topics\.partitions = 2"):
+        create_or_check(empty_kafka, TopicSettings(partitions=4, clicks=unique), create=False, only=[unique])
+    with pytest.raises(IsthmusError, match="has 2 partitions, not 1: delete it, run `isthmus topics`"):
+        create_or_check(empty_kafka, TopicSettings(partitions=2, items=unique), create=False, only=[unique])
+
+
 def test_the_newest_record_says_how_far_this_clock_is_behind_at_least(empty_kafka: str, unique: str, admin: Any) -> None:
     """Where Kafka's own clock cannot be asked."""
     create(admin, [NewTopic(unique, num_partitions=1, replication_factor=1)])

@@ -32,6 +32,10 @@ _DERIVED: Final = {"cleanup.policy": "delete", "retention.ms": str(7 * limits.DA
 _INPUT: Final = {**_DERIVED, "message.timestamp.type": "LogAppendTime"}
 
 
+_UNDIVIDED: Final = frozenset({"items", "models", "api_keys", "applications", "replayed"})
+_ONE_ALWAYS: Final = "delete it, run `isthmus topics`, and send its records again; only topics keyed by user may have more"
+
+
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
     """What one topic must be.
@@ -215,8 +219,8 @@ def topic_problems(admin: Any, spec: TopicSpec, partitions: int | None) -> list[
         return [TopicProblem("missing", "run `isthmus topics` without --check")]
     problems = []
     if partitions != spec.partitions:
-        found = f"has {partitions} partitions, not {spec.partitions}"
-        problems.append(TopicProblem(found, f"a count cannot be changed; set topics.partitions = {partitions}"))
+        to_do = _ONE_ALWAYS if spec.role in _UNDIVIDED else f"a count cannot be changed; set topics.partitions = {partitions}"
+        problems.append(TopicProblem(f"has {partitions} partitions, not {spec.partitions}", to_do))
     resource = ConfigResource(ConfigResourceType.TOPIC, spec.name)
     described = admin.describe_configs([resource], config_filter="all")["topic"][spec.name]  # defaults too
     values = {key: setting["value"] for key, setting in described.items()}
