@@ -47,6 +47,7 @@ class FrameMaker:
         self._moments: deque[_Moment] = deque(maxlen=_RATE_FRAMES)
         self._drawn: Popularity | None = None
         self._space: SpaceMap | None = None
+        self._framed_ms = 0
         self.names: dict[str, str] = {}
 
     def begin(self) -> None:
@@ -80,7 +81,7 @@ class FrameMaker:
             now=now_ms,
             per_s={self._kinds[topic]: rate for topic, rate in rates(first.applied, moment.applied, seconds, self._kinds).items()},
             lists_per_s=rates({"": first.lists}, {"": moment.lists}, seconds, [""])[""],
-            freshness_ms=self._freshness(changed[-MOST_CHANGED:]),
+            freshness_ms=self._freshness(changed[-MOST_CHANGED:], now_ms),
             dots=tuple(msgspec.structs.replace(dot, by=kinds.get(dot.user)) for dot in self._place(scene, users)),
             happened=tuple(_sample(happened)),
             gone=left,
@@ -112,12 +113,13 @@ class FrameMaker:
             self._dots.popitem(last=False)
         return placed
 
-    def _freshness(self, changed: Sequence[bytes]) -> int | None:
-        """Also notes the names of model versions."""
+    def _freshness(self, changed: Sequence[bytes], now_ms: int) -> int | None:
+        """Of the lists that came since the last frame; also notes the names of model versions."""
         took = []
+        since_ms, self._framed_ms = self._framed_ms, now_ms
         for user in changed:
             kept = self._feed.users.get(user)
-            if kept is None or kept.made is None:
+            if kept is None or kept.made is None or kept.made_seen_ms <= since_ms:
                 continue
             try:
                 made = decode_list(kept.made)

@@ -52,7 +52,7 @@ class Page:
         return self.maker.scene(world.catalogue(), champion, list(self.feed.users))
 
     def frame(self, at_s: float = 0.0) -> Frame:
-        return self.maker.frame(self.scene(), NOW, at_s, self.feed.take_changed(), self.feed.take_gone())
+        return self.maker.frame(self.scene(), NOW + 70, at_s, self.feed.take_changed(), self.feed.take_gone())
 
     def followed(self, user: str = "u") -> Followed:
         return self.maker.followed(self.scene(), user, ListAnswer(items=(), age_s=0))
@@ -97,6 +97,10 @@ def test_a_frame_tells_who_did_what_and_how_old_lists_are(page: Page) -> None:
     assert frame.freshness_ms == 70
     assert {dot.user: dot.by for dot in frame.dots} == {"u": "click", "v": "call", "w": "purchase"}
     assert page.frame().dots == ()
+    page.feed.saw(Table.STATES, 0, PlainRecord(0, NOW, b"hu", page.store.records[b"hu"]))
+    later = page.frame()
+    assert [dot.user for dot in later.dots] == ["u"]
+    assert later.freshness_ms is None  # the list has been counted
 
 
 def test_an_erased_user_leaves_the_page_and_the_memory(page: Page) -> None:

@@ -2,7 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const SPREAD_MS = 450, GLIDE_MS = 450, TRAIL_MS = 1800, FLIGHT_MS = 700, FORGET_MS = 90000;
-const MOST = 600, NEAR_PX = 18, CHARACTERS = 16, NARROW_PX = 420;
+const MOST = 600, NEAR_PX = 18, CHARACTERS = 16, LISTED_CHARACTERS = 13, NARROW_PX = 420;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 function shape(dot) {
@@ -16,15 +16,15 @@ function svg(name, attributes, text) {
   return made;
 }
 
-/** The text in lines of at most so many characters, where it has words. */
-function lines(text) {
+/** The text in lines of at most `most` characters, where it has words. */
+function lines(text, most) {
   const found = [];
   for (const word of text.split(" ")) {
     const last = found.at(-1);
-    if (last !== undefined && `${last} ${word}`.length <= CHARACTERS) found[found.length - 1] = `${last} ${word}`;
+    if (last !== undefined && `${last} ${word}`.length <= most) found[found.length - 1] = `${last} ${word}`;
     else found.push(word);
   }
-  return found.slice(0, 3).map((line) => line.length > CHARACTERS + 4 ? `${line.slice(0, CHARACTERS + 3)}…` : line);
+  return found.slice(0, 3).map((line) => line.length > most + 4 ? `${line.slice(0, most + 3)}…` : line);
 }
 
 export class SpaceMap {
@@ -211,7 +211,7 @@ export class SpaceMap {
   #anchor(item, rank, taken) {
     const [x, y] = this.#point(item.x, item.y), listed = rank ? " listed" : "";
     const marks = [svg("circle", { class: `anchor${listed}`, cx: x, cy: y, r: rank ? 4 : 3 })];
-    const text = lines(rank ? `${rank}. ${item.name}` : item.name);
+    const text = rank ? lines(`${rank}. ${item.name}`, LISTED_CHARACTERS) : lines(item.name, CHARACTERS);
     const size = { width: Math.max(...text.map((line) => line.length)) * (rank ? 7.3 : 6.2) * (this.width < NARROW_PX ? 0.92 : 1) + 4, height: text.length * 13 };
     for (const away of rank ? [0, 14, 28, 42] : [0, 14, 28]) {
       const room = this.#room(item, x, y, away, size);

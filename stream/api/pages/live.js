@@ -227,7 +227,7 @@ function showNumbers(numbers) {
   showModel();
   const lag = Object.entries(numbers.lag), waiting = lag.reduce((sum, [, records]) => sum + records, 0);
   $("lag").textContent = locale(waiting);
-  $("lag-note").textContent = waiting && applied ? `as many as come in ${locale(waiting / applied, 1)} s` : `in ${lag.length} topics`;
+  $("lag-note").textContent = waiting && applied ? `as many as come in ${waiting / applied < 0.1 ? "less than 0.1" : locale(waiting / applied, 1)} s` : `in ${lag.length} topics`;
   const dead = Object.entries(numbers.dead_letters);
   $("dead").textContent = locale(dead.reduce((sum, [, count]) => sum + count, 0));
   $("dead-note").textContent = dead.map(([reason, count]) => `${reason} ${locale(count)}`).join(", ") + (isDemo && dead.length ? " (the demo plants some)" : "");
