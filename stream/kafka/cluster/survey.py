@@ -124,7 +124,7 @@ class Survey:
         return GroupState(members, tuple(places))
 
     def clock_ahead_ms(self) -> float | None:
-        """How far Kafka's clock is ahead of this machine's; None where it cannot be asked.
+        """How far Kafka's clock is ahead of this machine's, to half the time of the answer; None where it cannot be asked.
 
         The leader of the metadata quorum gives the present time as that of its own last fetch (KIP-836). It takes DESCRIBE on the
         cluster, which the processes do not need.
