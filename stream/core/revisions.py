@@ -74,9 +74,29 @@ def _emit_example(user: UserState, index: int, context: FoldContext, occasion: O
     if lack is Lack.CONTENT and not is_known:
         context.counts["beyond_bounds", "example"] += 1
     context.counts["examples", "resent" if is_known else "revision" if purchase.example else "first"] += 1
+    _send(user, index, example)
+
+
+def _send(user: UserState, index: int, example: TrainingExample) -> None:
+    facts = user.load_facts()
+    purchase, fingerprint = facts.purchases[index], examples.fingerprint(example)
     facts.purchases[index] = msgspec.structs.replace(purchase, revision=example.revision, example=fingerprint)
     user.facts_changed = True
     user.examples[purchase.purchase_id] = Output(example_key(user.user_id, purchase.purchase_id), encode_example(example))
+
+
+def resend_examples(user: UserState, context: FoldContext) -> None:
+    """Sends the examples of the kept purchases again, at an erasure that covers nothing more: `isthmus erase` removes all examples
+    before each erasure that it sends. Of an example that the state no longer keeps in full, it knows nothing to send.
+    """
+    facts = user.load_facts()
+    for index, purchase in enumerate(facts.purchases):
+        if not purchase.bought or not examples.is_newest_of_id(purchase, facts):
+            continue
+        example = _example_of(user, purchase, context)
+        if example is not None and examples.fingerprint(example) == purchase.example:
+            context.counts["examples", "resent"] += 1
+            _send(user, index, example)
 
 
 def _example_of(user: UserState, purchase: KeptPurchase, context: FoldContext) -> TrainingExample | None:

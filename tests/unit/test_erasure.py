@@ -86,6 +86,21 @@ def test_an_erasure_sends_the_remaining_examples_again_whatever_was_sent_last() 
     assert worker.apply(erasure(60), click(10, "secret")).tags() == {"kept"}
 
 
+@pytest.mark.parametrize("again", [60, 30])
+def test_an_erasure_that_covers_nothing_more_sends_the_remaining_examples_again(again: int) -> None:
+    """`isthmus erase`, run again after an error, has removed them from the topic once more."""
+    worker = Worker().apply(click(90, "kept"), bought(100), erasure(60))
+    worker.store.examples[KEY] = None
+    assert worker.apply(erasure(again)).tags() == {"kept"}
+
+
+def test_an_erasure_that_covers_nothing_more_leaves_examples_that_the_state_no_longer_keeps_in_full() -> None:
+    """As in a re-export of the topic: the example is right, and what the state keeps of it is not."""
+    after = [(Source.CLICK, Click("u", at(101) + number, ("later",), session_id="s90")) for number in range(limits.CLICKS + 1)]
+    worker = Worker().apply(click(90, "kept"), erasure(60), bought(100), *after, erasure(60))
+    assert worker.tags() == {"kept"}
+
+
 def test_an_erasure_erases_the_example_that_it_leaves_without_interactions() -> None:
     """Also where the state never sent it."""
     assert Worker().apply(bought(100)).lose(click(10, "secret")).apply(erasure(60)).tags() is None
