@@ -131,7 +131,7 @@ def _part_of(call: EncodedCall) -> Part:
 
 
 def _extends_conversation(user: UserState, new: history.NewPart) -> bool:
-    """The fast path: the part joins a conversation of the tail without reordering the history."""
+    """The fast path: the part joins a conversation of the tail without reordering the history. A full one may not take it."""
     tail = user.head.tail
     index = history.conversation_index(tail, new.conversation_id)
     if index is None:
@@ -139,7 +139,7 @@ def _extends_conversation(user: UserState, new: history.NewPart) -> bool:
     conversation = tail[index]
     assert isinstance(conversation, KeptConversation)
     extended = conversation.with_part(new.part, new.hashed_id)
-    if extended.started_at != conversation.started_at:
+    if extended is conversation or extended.started_at != conversation.started_at:
         return False
     tail[index] = extended
     return True

@@ -337,3 +337,11 @@ def test_states_of_earlier_versions_are_read_without_what_has_left() -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(fields[:-1]), type=KeptConversation).displaced_at is None
     fields = msgspec.msgpack.decode(encode_state(facts))
     assert decode_facts(msgspec.msgpack.encode(fields[:-1])).evicted_eligibility_at is None
+
+
+@pytest.mark.parametrize("after", [[], [bought()]], ids=["no purchase", "a purchase afterwards"])
+def test_a_late_part_that_a_full_call_does_not_take_is_counted(after: list[Event]) -> None:
+    """Older than all that the call keeps, and no older than its beginning, so that the call would only grow."""
+    parts = [long_part(10, 20 + number, number) for number in range(limits.PARTS)]
+    worker = Worker(*parts, *after).apply(long_part(10, 15, 99))
+    assert worker.counts["beyond_bounds", "interaction"] == 1
