@@ -10,7 +10,7 @@ consumer group assigns to it: how far all of them are, `stream.api.shared_age` r
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -38,6 +38,18 @@ class Followed(NamedTuple):
     touched_ms: int
 
 
+class Watcher(Protocol):
+    """Sees the records that a follower reads."""
+
+    def saw(self, table: Table, partition: int, record: Record) -> None:
+        """Takes one record. Those that an earlier owner wrote late are left out."""
+        ...
+
+    def missed(self) -> None:
+        """Says that records may have been read by another replica only."""
+        ...
+
+
 class Follower:
     """Follows topics into a store for as long as `run` runs."""
 
@@ -54,12 +66,11 @@ class Follower:
         touch_every_ms: int = TOUCH_EVERY_MS,
         *,
         keep_clicks: bool = False,
-        seen: Callable[[Table, int, Record], None] | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         """`tables` by topic; `changed` gets the users whose lists changed; `clock_ms` is the wall clock; `reconciled` names the
         counter of partitions that are read from their beginning, and its labels; `touch_every_ms` is how often the store learns
-        that nothing new came. With `keep_clicks` the store keeps the newest clicks of sessions. `seen` gets each record, with its
-        table and partition, but not those that an earlier owner wrote late.
+        that nothing new came. With `keep_clicks` the store keeps the newest clicks of sessions.
         """
         self._store = store
         self._reader = reader
@@ -71,7 +82,7 @@ class Follower:
         self._reconciled = reconciled
         self._touch_every_ms = touch_every_ms
         self._keep_clicks = keep_clicks
-        self._seen = seen
+        self._watcher = watcher
         self._followed: dict[TopicPartition, Followed] = {}
         self._bounds: Mapping[TopicPartition, Bounds] = {}
         self._reached: set[TopicPartition] = set()
@@ -126,7 +137,7 @@ class Follower:
     async def _open(self) -> None:
         """Decides for each partition whether the store continues or is reconciled."""
         self._bounds = bounds = await self._reader.open(self._tables)
-        self._followed = {one: followed for one, followed in self._followed.items() if one in bounds}
+        former, self._followed = self._followed, {one: followed for one, followed in self._followed.items() if one in bounds}
         self._reached &= bounds.keys()
         self._epochs, self._epochs_at_ms = await self._reader.epochs(self._tables), self._clock_ms()
         for (topic, number), held in bounds.items():
@@ -143,6 +154,13 @@ class Follower:
                 self._reached.discard((topic, number))
             self._followed[topic, number] = Followed(table, position, self._clock_ms())
             self._reader.seek(topic, number, max(position.next_offset, held.begin))
+        if self._watcher is not None and any(self._has_missed(one, followed) for one, followed in former.items()):
+            self._watcher.missed()
+
+    def _has_missed(self, partition: TopicPartition, before: Followed) -> bool:
+        """Whether another process followed the partition meanwhile, or it was begun anew."""
+        now = self._followed.get(partition)
+        return now is None or now.position.next_offset != before.position.next_offset
 
     async def _recreated(self) -> bool:
         now_ms = self._clock_ms()
@@ -216,8 +234,8 @@ class Follower:
         return rows, msgspec.structs.replace(position, term=term)
 
     def _see(self, table: Table, partition: int, record: Record) -> None:
-        if self._seen is not None:
-            self._seen(table, partition, record)
+        if self._watcher is not None:
+            self._watcher.saw(table, partition, record)
 
     def _summary(self, key: bytes, value: bytes | None) -> bytes | None:
         """What is kept of a state record. One that cannot be read is deleted: its predecessor is no longer true."""

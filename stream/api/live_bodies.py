@@ -56,7 +56,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
         freshness_ms: Median time from an event's arrival in Kafka to its list's arrival here; None: no list came.
         dots: Places of users who changed.
         happened: Some of what they did.
-        gone: Users who were erased.
+        gone: Users who were erased, and others who are no longer shown.
     """
 
     now: int

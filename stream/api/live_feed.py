@@ -70,6 +70,11 @@ class LiveFeed:
         elif key.startswith(WATERMARK_PREFIX) and record.value is not None:
             self._saw_watermark(key.removeprefix(WATERMARK_PREFIX).decode(errors="replace"), partition, record.value)
 
+    def missed(self) -> None:
+        """Forgets all users: one of them may have been erased in what was not seen."""
+        self.users.clear()
+        self._changed.clear()
+
     def take_changed(self) -> list[bytes]:
         """The users who changed since the last call, in the order of their first change."""
         changed, self._changed = list(self._changed), {}

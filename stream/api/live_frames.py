@@ -67,7 +67,8 @@ class FrameMaker:
 
     def frame(self, scene: Scene, now_ms: int, at_s: float, changed: Sequence[bytes], gone: Sequence[bytes]) -> Frame:
         """What changed since the last one."""
-        left = tuple(user.decode(errors="replace") for user in gone)
+        forgotten = [user for user in self._dots if not self._is_kept(user)]
+        left = tuple(dict.fromkeys([*(user.decode(errors="replace") for user in gone), *forgotten]))
         for user in left:
             self._dots.pop(user, None)
         users = live_users.decoded(scene, changed[-MOST_CHANGED:])
@@ -96,8 +97,12 @@ class FrameMaker:
             version="" if champion is None else champion.model.version,
             published_at=0 if champion is None else champion.published_at,
             items=tuple(PlacedItem(item, live_users.name_of(scene.catalogue, item), x, y) for item, (x, y) in items),
-            dots=tuple(self._dots.values()),
+            dots=tuple(dot for user, dot in self._dots.items() if self._is_kept(user)),
         )
+
+    def _is_kept(self, user: str) -> bool:
+        """Whether the feed still has the user. It forgets more than it says: who was erased while nobody watched, for one."""
+        return user.encode() in self._feed.users
 
     def followed(self, scene: Scene, user: str, offered: ListAnswer) -> Followed:
         """A user's list and way."""

@@ -41,7 +41,8 @@ def erase(
     from stream.cli.settings_overrides import settings_with
     from stream.cli.times import parse_moment_ms
     from stream.core import limits
-    from stream.core.events import NATIVE_FORMAT_HEADER, Erasure
+    from stream.core.event_times import rule_of
+    from stream.core.events import INPUTS, NATIVE_FORMAT_HEADER, Erasure
     from stream.errors import IsthmusError
     from stream.kafka.cluster.example_erasure import erase_examples
     from stream.kafka.cluster.owners import require_access
@@ -53,6 +54,10 @@ def erase(
     until_ms = None if at is None else parse_moment_ms(at, now_ms)  # None: this machine's clock has no say
     if until_ms is not None and until_ms > now_ms:
         raise IsthmusError("--at must not lie in the future: what has not happened yet cannot be erased")
+    earliest = settings.times.earliest_of("erasures")
+    rule = rule_of(next(row for row in INPUTS if row.role == "erasures"), earliest=earliest)
+    if until_ms is not None and rule.is_too_early(until_ms):  # workers refuse it, after the examples are gone
+        raise IsthmusError(f"--at must not lie before {earliest:%Y-%m-%d} (setting times.erasures_earliest), nor in January 1970")
     for user in users:
         if not 1 <= len(user.encode()) <= limits.USER_ID_BYTES:
             raise IsthmusError(f"a user id has 1 to {limits.USER_ID_BYTES} bytes")

@@ -256,7 +256,7 @@ def _fold_feedback(user: UserState, event: Feedback, at_ms: int, context: FoldCo
         context.counts["beyond_bounds", "feedback"] += 1
     count_feedback(feedback, event, changes.new, context.labels, context.counts)
     if changes.since_ms is not None:
-        revise_examples(user, changes.since_ms, context)
+        revise_examples(user, changes.since_ms, context, Occasion.LATE_FEEDBACK)
 
 
 def _erase_feedback(user: UserState, erased_at: int) -> None:

@@ -20,6 +20,7 @@ class Occasion(Enum):
     """A record of the purchase itself."""
     LATE_EVENT = auto()
     """Something older than the purchase."""
+    LATE_FEEDBACK = auto()
     ERASURE = auto()
 
 
@@ -38,13 +39,13 @@ def send_tombstone(user: UserState, purchase_id: str, context: FoldContext) -> N
     user.examples[purchase_id] = Output(example_key(user.user_id, purchase_id), None)
 
 
-def revise_examples(user: UserState, moment_ms: int, context: FoldContext) -> None:
+def revise_examples(user: UserState, moment_ms: int, context: FoldContext, occasion: Occasion = Occasion.LATE_EVENT) -> None:
     """Emits the examples of kept purchases after `moment_ms` again, where their content has changed."""
     if moment_ms >= user.head.newest_purchase_at:
         return
     purchases = user.load_facts().purchases
     later = [index for index, purchase in enumerate(purchases) if purchase.bought and purchase.occurred_at > moment_ms]
-    emit_examples(user, later, context, Occasion.LATE_EVENT)
+    emit_examples(user, later, context, occasion)
 
 
 def emit_examples(user: UserState, indices: list[int], context: FoldContext, occasion: Occasion) -> None:
@@ -116,11 +117,11 @@ def _may_emit(purchase: KeptPurchase, lack: Lack, occasion: Occasion) -> bool:
     """Whether an example that lacks something is better than what the topic holds.
 
     What was bought counts more than what preceded it, so a record of the purchase itself, such as a further line of an order, is
-    never left out for a few clicks. Most users with feedback have more of it than is kept, so that an erasure must not erase all
-    their examples for it.
+    never left out for a few clicks. A late call or click counts more than what was shown: most users with feedback have more of it
+    than is kept, and transcripts often come hours later.
     """
     if lack is Lack.SHOWN:
-        return occasion is not Occasion.LATE_EVENT or not purchase.example
+        return occasion is not Occasion.LATE_FEEDBACK or not purchase.example
     return lack is Lack.NOTHING or (lack is Lack.CONTENT and occasion is Occasion.PURCHASE)
 
 

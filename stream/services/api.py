@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from stream.api.follower import Follower
     from stream.api.guests import Guests
     from stream.api.live_bodies import Kind
+    from stream.api.live_feed import LiveFeed
     from stream.api.live_view import ReadMetrics
     from stream.api.oidc import Oidc
     from stream.api.signing import Signer
     from stream.api.store import Store, Table
     from stream.api.streams import Changes
     from stream.core.ranking import Ranker, Rows
-    from stream.core.records import Record
     from stream.kafka.cluster.event_sink import EventSink
     from stream.kafka.cluster.log_reader import LogReader
     from stream.metrics import Metrics
@@ -156,7 +156,7 @@ def make_parts(
     own, topics, clock_ms = settings.api, settings.topics, clock_ms or now_ms
     current, changes, health = CurrentCatalogue(_model_reader(own), metrics, item_format(settings)), Changes(), Health()
     feed = LiveFeed(clock_ms) if own.live else None
-    filling = _filling(settings, store, reader, changes, metrics, clock_ms, None if feed is None else feed.saw)
+    filling = _filling(settings, store, reader, changes, metrics, clock_ms, feed)
     health.ready["store"] = filling.missing
     metrics.gauge("api_store_age_seconds").set_function(lambda: filling.age_ms() / 1_000)
     metrics.gauge("api_streams").set_function(lambda: changes.open)
@@ -206,7 +206,7 @@ def _filling(
     changes: Changes,
     metrics: Metrics,
     clock_ms: Callable[[], int],
-    seen: Callable[[Table, int, Record], None] | None,
+    feed: LiveFeed | None,
 ) -> _Filling:
     """An embedded store is this replica's alone. Of a shared one it fills its part, and learns of the others' from the store."""
     from stream.api.follower import TOUCH_EVERY_MS, Follower
@@ -224,7 +224,7 @@ def _filling(
             own.reconcile_after_s * 1_000,
             touch_every_ms=touch_every_ms,
             keep_clicks=own.keep_clicks,
-            seen=seen,
+            watcher=feed,
         )
 
     if own.redis_url is None:

@@ -2,10 +2,13 @@
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from kafka.errors import KafkaError
 
 from stream.core.catalogue_records import ItemTable
+from stream.kafka.cluster.clients import TopicError
 from stream.kafka.cluster.compacted_topic import CompactedTopic, read_items
 
 TOPIC = "training-examples"
@@ -116,6 +119,23 @@ def test_a_topic_that_was_not_read_for_as_long_as_tombstones_are_kept_is_read_wh
     now[0] += days * 86_400
     assert topic.read_on() == (3 if days > 6 else 0)
     assert (b"k1" in topic.values) == (days < 6)
+
+
+def test_readings_that_fail_do_not_make_a_topic_read(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trainer that is cut off from Kafka tries each hour, for longer than tombstones are kept."""
+    now = [1_000.0]
+    monkeypatch.setattr("stream.kafka.cluster.compacted_topic.time", SimpleNamespace(time=lambda: now[0]))
+    topic = CompactedTopic("broker", TOPIC)
+    topic.read_on()
+    del consumer.records[1]
+    with monkeypatch.context() as away:
+        away.setattr(consumer, "end_offsets", Mock(side_effect=KafkaError))
+        for _ in range(8):
+            now[0] += 86_400
+            with pytest.raises(TopicError):
+                topic.read_on()
+    assert topic.read_on() == 3
+    assert b"k1" not in topic.values
 
 
 def test_a_recreated_catalogue_forgets_the_items_of_its_predecessor(consumer: Consumer) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -59,3 +60,17 @@ def test_a_given_time_is_sent_and_must_not_lie_in_the_future(sent: list[InputEve
     result = CliRunner().invoke(app, ["u", "--at", "2099-01-01T00:00:00Z", "--yes"])
     assert isinstance(result.exception, IsthmusError)
     assert not sent
+
+
+@pytest.mark.parametrize("at", ["1899-12-31T23:00:00Z", "1970-01-20T00:00:00Z"])
+def test_a_time_that_workers_refuse_is_refused_before_any_example_is_removed(
+    sent: list[InputEvent], monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """The erasure would become a dead letter, and nothing would bring the right examples back."""
+    removed = Mock(return_value=0)
+    monkeypatch.setattr(example_erasure, "erase_examples", removed)
+    result = CliRunner().invoke(app, ["u", "--at", at, "--yes"])
+    assert isinstance(result.exception, IsthmusError)
+    assert "times.erasures_earliest" in str(result.exception)
+    assert not sent
+    assert not removed.called

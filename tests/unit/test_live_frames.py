@@ -31,6 +31,7 @@ class Page:
         self.store, self.feed = world.Store(), LiveFeed(lambda: NOW + 70)
         self.maker = FrameMaker(self.feed, KINDS)  # type: ignore[arg-type]
         self.ranker = world.OrderRanker() if ranker is None else ranker
+        self.champion: Popularity | None = None
         self.offset = 0
 
     def event(self, source: Source, event: UserEvent) -> None:
@@ -48,8 +49,10 @@ class Page:
         self.event(Source.CALL, world.call(f"k{at}", at, at + MINUTE, user=user, offset=self.offset + 1))
 
     def scene(self) -> Scene:
-        champion = Popularity(ModelName("order", self.ranker.version), self.ranker.items, self.ranker.prior, self.ranker)
-        return self.maker.scene(world.catalogue(), champion, list(self.feed.users))
+        ranker = self.ranker
+        if self.champion is None or self.champion.ranker is not ranker:
+            self.champion = Popularity(ModelName("order", ranker.version), ranker.items, ranker.prior, ranker)
+        return self.maker.scene(world.catalogue(), self.champion, list(self.feed.users))
 
     def frame(self, at_s: float = 0.0) -> Frame:
         return self.maker.frame(self.scene(), NOW + 70, at_s, self.feed.take_changed(), self.feed.take_gone())
@@ -111,6 +114,25 @@ def test_an_erased_user_leaves_the_page_and_the_memory(page: Page) -> None:
     assert page.frame().gone == ("u",)
     assert not page.feed.users
     assert page.maker.picture(page.scene()).dots == ()
+    assert page.followed().steps == ()
+
+
+@pytest.mark.parametrize("others", [0, live_feed.MOST_USERS])
+def test_a_user_who_was_erased_while_nobody_watched_leaves_the_page(page: Page, others: int) -> None:
+    """Also if more were erased since than the feed names."""
+    page.click("u", NOW - HOUR)
+    page.frame()
+    for user in ["u", *(f"v{number}" for number in range(others))]:
+        page.feed.saw(Table.STATES, 0, PlainRecord(0, NOW, b"h" + user.encode(), None))
+    assert page.maker.picture(page.scene()).dots == ()
+    assert "u" in page.frame().gone
+
+
+def test_users_leave_the_page_where_another_replica_may_have_read_that_they_were_erased(page: Page) -> None:
+    page.click("u", NOW - HOUR)
+    page.frame()
+    page.feed.missed()
+    assert page.frame().gone == ("u",)
     assert page.followed().steps == ()
 
 

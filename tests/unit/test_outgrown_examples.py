@@ -97,7 +97,7 @@ def parts_after(count: int) -> list[Event]:
 LATE_CLICK = click(1, "late")
 LATE_LIST = excluding(1, "item-3")
 LATE_LINE = bought("item-2")
-LATE_EVENTS = [LATE_CLICK, LATE_LIST, shown(1, "item-2")]
+LATE_EVENTS = {"click": LATE_CLICK, "list": LATE_LIST, "impression": shown(1, "item-2")}
 OUTGROWN = {
     "clicks, some": [*BEFORE, bought(), *clicks_after(limits.CLICKS - 4)],
     "clicks, all": [*BEFORE, bought(), *clicks_after(limits.CLICKS)],
@@ -110,8 +110,16 @@ OUTGROWN = {
 """Histories in which an example was whole when its purchase came, and what it shows left the state afterwards."""
 
 
-@pytest.mark.parametrize("late", LATE_EVENTS, ids=["click", "list", "impression"])
-@pytest.mark.parametrize("history", OUTGROWN.values(), ids=OUTGROWN)
+OF_FEEDBACK = ("impressions", "versions")
+CASES = [
+    pytest.param(history, late, id=f"{name}, {kind}")
+    for name, history in OUTGROWN.items()
+    for kind, late in LATE_EVENTS.items()
+    if name not in OF_FEEDBACK or kind == "impression"
+]
+
+
+@pytest.mark.parametrize(("history", "late"), CASES)
 def test_a_late_event_leaves_an_example_that_the_state_no_longer_keeps_in_full(history: list[Event], late: Event) -> None:
     """It is counted. The example holds all that it held."""
     worker = Worker(*history)
@@ -119,6 +127,19 @@ def test_a_late_event_leaves_an_example_that_the_state_no_longer_keeps_in_full(h
     assert before is not None
     assert worker.apply(late).example() == before
     assert any(name[0] == "beyond_bounds" for name in worker.counts)
+
+
+@pytest.mark.parametrize("name", OF_FEEDBACK)
+@pytest.mark.parametrize("late", [LATE_CLICK, part(60)], ids=["click", "call"])
+def test_a_late_click_or_call_comes_into_an_example_whose_impressions_are_known_in_part(name: str, late: Event) -> None:
+    """A transcript comes hours after the call, and the purchase's own page shows the next list."""
+    worker = Worker(*OUTGROWN[name])
+    before, after = worker.example(), worker.apply(late).example()
+    assert before is not None
+    assert after is not None
+    assert len(after.interactions) == len(before.interactions) + 1
+    assert after.shown != before.shown
+    assert {one.item for one in after.shown or ()} <= {one.item for one in before.shown or ()}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +198,7 @@ def test_a_purchase_that_comes_after_the_bounds_has_an_example_while_each_intera
     is_interaction_lost = history in (OUTGROWN["clicks, all"], OUTGROWN["parts, all"])
     assert (example is None) is is_interaction_lost
     assert worker.left_out() == (history not in (OUTGROWN["impressions"], OUTGROWN["versions"]))
-    assert worker.apply(LATE_CLICK).example() == example
+    assert worker.apply(shown(1, "item-2")).example() == example
 
 
 def test_an_example_that_lacks_a_call_or_session_is_never_emitted_with_another_in_its_place() -> None:

@@ -79,7 +79,7 @@ class CompactedTopic:
         They do if the topic was recreated, a partition cut, or the last reading is so old that tombstones since may be gone: then
         they are all that it holds.
         """
-        is_old, self._read_at = time.time() - self._read_at > _MAX_AGE_S, time.time()
+        began_at = time.time()
         try:
             epoch = self._read_epoch()
             ends = self._consumer.end_offsets(self._partitions)
@@ -89,11 +89,12 @@ class CompactedTopic:
         if is_other:
             text = "%s was recreated, or its log was cut: it is read whole again and replaces what was read before"
             logger.error(text, self._where)
-        if is_other or is_old:
+        replace = is_other or began_at - self._read_at > _MAX_AGE_S
+        if replace:
             self._epoch = epoch
             self._last.clear()
             self._consumer.seek_to_beginning(*self._partitions)
-        return self._read(ends), is_other or is_old
+        return self._read(ends, began_at), replace
 
     def _read_epoch(self) -> int:
         try:
@@ -101,12 +102,13 @@ class CompactedTopic:
         except IsthmusError as error:
             raise TopicError(str(error)) from error
 
-    def _read(self, ends: Mapping[Any, int]) -> Iterator[Any]:
+    def _read(self, ends: Mapping[Any, int], began_at: float) -> Iterator[Any]:
         try:
             for record in poll_until(self._consumer, ends, _SILENT_S):
                 tp = TopicPartition(record.topic, record.partition)
                 self._last[tp] = record.offset, record.timestamp
                 yield record
+            self._read_at = began_at
         except KafkaError as error:
             raise TopicError(f"{self._where} cannot be read ({type(error).__name__})") from error
 
