@@ -66,7 +66,7 @@ class Site:
 
     def call(self, user: str, number: int, keyword: str) -> None:
         at, partition = now_ms(), partition_of(user.encode(), PARTITIONS)
-        made = world.call(f"k{number}", at - 1_000, at, user=user, offset=number)
+        made = world.call(f"k{number}", at - 1_000, at, number, user=user, offset=number)
         encoded = msgspec.structs.replace(made, keywords=(keyword,), origin_partition=partition)
         self.log.append(TOPICS.encoded_calls, user, msgspec.msgpack.encode(encoded))
 
@@ -183,8 +183,8 @@ async def pick(page: Page, user: str, act: Callable[[], None]) -> None:
     await expect(page.locator("#who")).to_have_text(user, timeout=WITHIN_MS)
 
 
-async def test_the_page_shows_what_happens_and_a_picked_users_list_follows_a_click(site: Site) -> None:
-    """Events, dots, rates, quality and lag move; the list and the way of the picked user change after the user's own click."""
+async def test_the_page_shows_what_happens_and_a_picked_users_list_follows(site: Site) -> None:
+    """Events, dots, rates, quality and lag move; the list and the way of the picked user change after the user's own events."""
     async with site.busy():
         page = await site.open()
         await expect(page.locator("#state")).to_have_text("Live", timeout=WITHIN_MS)
@@ -206,7 +206,14 @@ async def test_the_page_shows_what_happens_and_a_picked_users_list_follows_a_cli
     async def is_another() -> bool:
         return await page.locator("#list").inner_text() != before and await page.locator("#steps .effect").count() > 0
 
-    await repeat_until(lambda: site.click("alone", f"tag-{uuid4().hex}", session_id=uuid4().hex), is_another)
+    numbers = itertools.count(1_000)
+
+    def go_on() -> None:
+        """A visit and a call: of visits alone the test's model soon makes nothing new."""
+        site.click("alone", f"tag-{next(numbers)}", session_id=str(next(numbers)))
+        site.call("alone", next(numbers), "dog")
+
+    await repeat_until(go_on, is_another)
     await expect(page.locator("#list .moved").first).to_be_visible(timeout=WITHIN_MS)
     assert "alone" not in page.url
 
