@@ -34,6 +34,7 @@ class SharedAge:
         self._positions: list[Position | None] = []
         self._servers: frozenset[str] = frozenset()
         self._caught_up = False
+        self._lost = 0
         self._wrong: str | None = "the store was not asked yet"
         self.is_away = False
 
@@ -47,7 +48,8 @@ class SharedAge:
         return self._wrong
 
     def distrust(self) -> None:
-        """Keeps everybody from reading until the next look: a server that ended may come back with older contents."""
+        """Keeps everybody from reading until a look that begins now: a server that ended may come back with older contents."""
+        self._lost += 1
         self._wrong = "the connection to the store was lost"
 
     async def run(self) -> None:
@@ -57,6 +59,7 @@ class SharedAge:
             await asyncio.sleep(EVERY_S)
 
     async def look(self) -> None:
+        lost = self._lost
         try:
             positions = [await self._store.position(*partition) for partition in self._partitions]
             servers = await self._store.servers()  # after the positions: another server may answer in between
@@ -66,7 +69,9 @@ class SharedAge:
         if servers != self._servers or any(starmap(_went_back, zip(self._positions, positions, strict=False))):
             self._caught_up, self._began_ms = False, self._clock_ms()
         self._positions, self._servers = positions, servers
-        self._wrong, self.is_away = self._problem(), False
+        self.is_away, problem = False, self._problem()
+        if lost == self._lost:  # what was asked before the connection ended says nothing of the server that comes back
+            self._wrong = problem
 
     def _problem(self) -> str | None:
         """What is wrong with the positions. At first, and on other servers than before, all of them must be of the present: a store

@@ -21,7 +21,11 @@ from tests.api import Replica, replica
 USER = "c-17 & Söhne"
 PATH = "/v1/users/c-17%20%26%20S%C3%B6hne"
 SUBJECT = 'agent"\n7'
-PERSON = {"Authorization": f"Bearer {oidc.token(sub=SUBJECT)}"}
+
+
+def person() -> dict[str, str]:
+    """The header of an agent; made when it is sent, for tokens expire within minutes."""
+    return {"Authorization": f"Bearer {oidc.token(sub=SUBJECT)}"}
 
 
 @pytest.fixture
@@ -57,8 +61,8 @@ def counted(running: Replica, outcome: str) -> float:
 
 async def test_a_persons_look_is_noted_with_a_hash_of_the_user(running: Replica, audit_file: Path) -> None:
     """Subject, time and HMAC in one line of JSON, whatever the subject holds; the id itself nowhere. Unknown users too."""
-    assert (await running.get(f"{PATH}/profile", headers=PERSON)).status_code == 200
-    assert (await running.get("/v1/users/nobody/profile", headers=PERSON)).status_code == 404
+    assert (await running.get(f"{PATH}/profile", headers=person())).status_code == 200
+    assert (await running.get("/v1/users/nobody/profile", headers=person())).status_code == 404
     key = StepSettings().erasure_key.get_secret_value().encode()
     first, second = lines(audit_file)
     assert first["user"] == hmac.new(key, USER.encode(), hashlib.sha256).hexdigest() != second["user"]
@@ -75,10 +79,10 @@ def test_others_do_not_read_the_file(audit_file: Path) -> None:
 
 async def test_whatever_a_person_opens_is_noted_and_of_keys_the_profiles(running: Replica, audit_file: Path) -> None:
     """Lists too: they say as much. A site's backend reads lists on behalf of their users."""
-    await running.get(f"{PATH}/recommendations", headers=PERSON)
-    await running.client.post("/v1/users/batch", json={"users": [USER, "other"]}, headers=PERSON)
+    await running.get(f"{PATH}/recommendations", headers=person())
+    await running.client.post("/v1/users/batch", json={"users": [USER, "other"]}, headers=person())
     running.parts.api.changes.ended = True
-    await running.get(f"{PATH}/events", headers=PERSON)
+    await running.get(f"{PATH}/events", headers=person())
     assert [line["opened"] for line in lines(audit_file)] == ["list", "list", "list", "stream"]
     for path in ("recommendations", "events", "profile"):
         await running.get(f"{PATH}/{path}")
@@ -95,12 +99,12 @@ async def test_a_refused_request_is_not_a_look(running: Replica, audit_file: Pat
 async def test_what_cannot_be_noted_is_not_shown(running: Replica, audit_file: Path, caplog: pytest.LogCaptureFixture) -> None:
     """503, counted and logged; once the file can be written, it goes on."""
     put_folder_in_place_of(audit_file)
-    refused = await running.get(f"{PATH}/profile", headers=PERSON)
+    refused = await running.get(f"{PATH}/profile", headers=person())
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "10")
     assert "api.audit_file" in caplog.text
     assert counted(running, "failed") == 1
     take_folder_away(audit_file)
-    assert (await running.get(f"{PATH}/profile", headers=PERSON)).status_code == 200
+    assert (await running.get(f"{PATH}/profile", headers=person())).status_code == 200
     assert len(lines(audit_file)) == counted(running, "written") == 1
 
 

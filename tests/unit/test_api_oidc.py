@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from stream.services.api import now_ms
 from tests import api
 from tests.api import Replica, replica
 from tests.oidc import AUDIENCE, EC, ISSUER, OIDC, OTHER_RSA, RSA, jwk, token, write_keys
+
+NOW_S = int(time.time())
 
 
 def verifier(jwks: Path | str, claim: str = "scope", prefix: str = "", **more: Any) -> Oidc:
@@ -59,34 +62,35 @@ def signed_with_the_public_key() -> str:
     import base64
     import hmac
 
-    _, claims, _ = token().split(".")
+    _, claims, _ = token(exp=NOW_S + 86_400).split(".")
     header = base64.urlsafe_b64encode(b'{"alg":"HS256","typ":"JWT","kid":"rsa"}').rstrip(b"=").decode()
     signature = hmac.digest(public_pem(), f"{header}.{claims}".encode(), "sha256")
     return f"{header}.{claims}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
 
 
-NOW_S = int(time.time())
+lasting = partial(token, exp=NOW_S + 86_400)
+"""They are made when the module is read, and must not have ended when the suite comes to them."""
 BROKEN = {
     "no signature": jwt.encode(
-        {"sub": "a", "iss": ISSUER, "aud": AUDIENCE, "exp": NOW_S + 999, "iat": NOW_S}, "", "none", {"kid": "rsa"}
+        {"sub": "a", "iss": ISSUER, "aud": AUDIENCE, "exp": NOW_S + 86_400, "iat": NOW_S}, "", "none", {"kid": "rsa"}
     ),
     "the public key as a secret": signed_with_the_public_key(),
-    "a foreign key": token(OTHER_RSA),
-    "an unknown key": token(kid="gone"),
-    "no key id": token(kid=None),
-    "a key of another kind": token(EC, "rsa", "ES256"),
-    "another algorithm": token(algorithm="PS256"),
-    "another issuer": token(iss="https://id.example.evil"),
-    "another audience": token(aud="other"),
-    "no audience": token(aud=None),
+    "a foreign key": lasting(OTHER_RSA),
+    "an unknown key": lasting(kid="gone"),
+    "no key id": lasting(kid=None),
+    "a key of another kind": lasting(EC, "rsa", "ES256"),
+    "another algorithm": lasting(algorithm="PS256"),
+    "another issuer": lasting(iss="https://id.example.evil"),
+    "another audience": lasting(aud="other"),
+    "no audience": lasting(aud=None),
     "no end": token(exp=None),
     "ended": token(exp=NOW_S - 60),
-    "not yet": token(nbf=NOW_S + 86_400),
-    "no subject": token(sub=None),
+    "not yet": lasting(nbf=NOW_S + 86_400),
+    "no subject": lasting(sub=None),
     "an endless number": token(exp=10**400),
-    "its own key set": token(OTHER_RSA, headers={"jku": "https://evil.example/jwks", "jwk": jwk(OTHER_RSA, "rsa")}),
-    "cut": token()[:-4],
-    "too long": token(padding="x" * 9_000),
+    "its own key set": lasting(OTHER_RSA, headers={"jku": "https://evil.example/jwks", "jwk": jwk(OTHER_RSA, "rsa")}),
+    "cut": lasting()[:-4],
+    "too long": lasting(padding="x" * 9_000),
     "no claims": "eyJhbGciOiJSUzI1NiIsImtpZCI6InJzYSJ9..",
     "deep": "ey" + "W" * 4_000 + ".e.e",
 }

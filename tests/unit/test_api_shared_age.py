@@ -63,3 +63,21 @@ async def test_a_store_that_does_not_answer_is_away_until_it_does() -> None:
     store.away = False
     await age.look()
     assert (age.is_away, age.missing()) == (False, None)
+
+
+async def test_a_look_that_began_before_the_connection_ended_does_not_open_the_store() -> None:
+    """What it asked, the server that is gone has answered; the one that comes back may hold an older copy."""
+
+    class Ending(Positions):
+        async def servers(self) -> frozenset[str]:
+            age.distrust()
+            return await super().servers()
+
+    age = SharedAge(cast("SharedStore", Positions()), 2, lambda: NOW)
+    await age.look()
+    age._store = cast("SharedStore", Ending())
+    await age.look()
+    assert age.missing() == "the connection to the store was lost"
+    age._store = cast("SharedStore", Positions())
+    await age.look()
+    assert age.missing() is None
