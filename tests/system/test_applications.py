@@ -24,6 +24,7 @@ from stream.process_settings import WebhookSettings
 from stream.services.child_processes import ChildProcess, wait_for
 from stream.services.process import check_topics
 from stream.settings import Settings, TopicSettings
+from tests.group_offsets import commit
 from tests.log_sizes import stored_bytes
 from tests.system.exact import actual as written
 from tests.system.exact import assert_exact, newest, read_all, users_of
@@ -145,7 +146,7 @@ def test_a_group_that_reads_other_inputs_is_refused_though_an_earlier_version_no
     own = TopicSettings(partitions=2, clicks="a-clicks", recommendations="a-lists")
     create_or_check(empty_kafka, own, dev=True)
     with closing(admin_client(empty_kafka)) as admin:
-        admin.alter_group_offsets("isthmus-profiles", {TopicPartition("a-clicks", 0): OffsetAndMetadata(3, "", None)})
+        commit(admin, "isthmus-profiles", {TopicPartition("a-clicks", 0): OffsetAndMetadata(3, "", None)})
     newcomer = settings_of(empty_kafka)
     with pytest.raises(IsthmusError, match=r"group isthmus-profiles reads a-clicks, and none of .*setting application"):
         created(newcomer)

@@ -20,18 +20,17 @@ from stream.connection_settings import KafkaSettings
 from stream.core.announcements import ModelAnnouncement
 from stream.errors import IsthmusError
 from stream.kafka.cluster.compacted_topic import announce
-from stream.kafka.cluster.lag import NO_GROUP_YET
 from stream.kafka.cluster.owners import note_owned
 from stream.kafka.cluster.rights import Process
 from stream.kafka.cluster.survey import Survey
 from stream.kafka.cluster.topics import admin_client, create_or_check, specs
 from stream.process_settings import ApiSettings, EncoderSettings, RegistrySettings, WorkerSettings
-from stream.services.child_processes import wait_for
 from stream.services.doctor.examination import advertised, examine
 from stream.services.doctor.findings import Finding, Status
 from stream.settings import Settings, TopicSettings
 from stream.text.keywords import Keywords
 from stream.text.model import finish_folder
+from tests.group_offsets import commit
 from tests.purchases import ITEMS, purchases
 from tests.system.registries import registry_in, uri_of
 from training.training_run import publish_popular
@@ -95,18 +94,6 @@ def send(bootstrap: str, topic: str, count: int, timestamp_ms: int | None = None
     producer.close()
 
 
-def commit(admin: Any, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
-    """As an operator would by hand; a new broker keeps groups after a while."""
-
-    def is_kept() -> bool:
-        try:
-            return not any(error.errno for error in admin.alter_group_offsets(worker_group("isthmus"), offsets).values())
-        except NO_GROUP_YET:
-            return False
-
-    wait_for(is_kept, [], 60, "the commit")
-
-
 def test_a_sound_deployment_has_no_failure_and_stays_as_it_is(
     settings: Settings, admin: Any, registry_folder: Path, tmp_path: Path
 ) -> None:
@@ -139,7 +126,7 @@ def test_what_is_broken_is_found_together(settings: Settings, admin: Any, regist
     send(bootstrap, TOPICS.clicks, 6)
     clicks, purchased = TopicPartition(TOPICS.clicks, 0), TopicPartition(TOPICS.purchases, 0)
     admin.delete_records({clicks: 4})
-    commit(admin, {clicks: OffsetAndMetadata(1, "", None), purchased: OffsetAndMetadata(50, "", None)})
+    commit(admin, worker_group("isthmus"), {clicks: OffsetAndMetadata(1, "", None), purchased: OffsetAndMetadata(50, "", None)})
     registry = registry_in(registry_folder)
     announced = publish_popular(purchases(60), ITEMS, registry).announcement
     assert announced is not None

@@ -4,6 +4,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from logging import Logger
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -116,11 +117,13 @@ def in_outputs(log: Log, user: str) -> set[bytes]:
 
 
 def texts_reached_from(*roots: object) -> Iterable[bytes]:
-    """All texts that can be reached from objects, but not through the log, which stands for the broker, nor through modules."""
+    """All texts that can be reached from objects, but not through the log, which stands for the broker, nor through modules and
+    loggers, which lead to pytest's copy of the requests.
+    """
     seen, left = set[int](), list(roots)
     while left:
         one = left.pop()
-        if id(one) in seen or isinstance(one, (Log, ModuleType, type)):
+        if id(one) in seen or isinstance(one, (Log, ModuleType, type, Logger)):
             continue
         seen.add(id(one))
         if isinstance(one, str):
@@ -136,11 +139,6 @@ def texts_reached_from(*roots: object) -> Iterable[bytes]:
 def in_memory(serving: Replica, user: str) -> set[bytes]:
     texts = list(texts_reached_from(serving.parts, serving.store))
     return {trace for trace in traces_of(user) if any(trace in text for text in texts)}
-
-
-async def is_forgotten(serving: Replica, user: str) -> bool:
-    """The last batch, whose tombstones name the user, may still be in the works."""
-    return not in_memory(serving, user)
 
 
 def compact_worker(app: Any) -> None:
@@ -165,7 +163,6 @@ async def test_nothing_that_is_kept_holds_what_an_erased_user_did(tmp_path: Path
         assert in_outputs(serving.log, USER) == {*traces_of(USER)}
         await erase(serving, USER)
         assert (await serving.get(f"/v1/users/{USER}/profile")).status_code == 404
-        await serving.until(lambda: is_forgotten(serving, USER), 15)
         compact_worker(app)
         assert isinstance(serving.store, RocksDBStore)
         serving.store.compact()
