@@ -29,7 +29,7 @@ from stream.core.kept_interactions import KeptConversation, KeptInteraction, Kep
 from stream.core.live_hit_rate import count_bought, count_feedback, count_hits
 from stream.core.outputs import Cause
 from stream.core.records import Record, first_received_ms
-from stream.core.revisions import Occasion, emit_examples, revise_examples, send_tombstone
+from stream.core.revisions import Occasion, emit_all_examples, emit_examples, revise_examples, send_tombstone
 from stream.core.state import SOURCE_NUMBERS, Evicted, Facts, KeptPurchase, newest_erasure
 from stream.core.tokens import join_tokens
 from stream.core.user_state import UserState
@@ -287,7 +287,7 @@ def _fold_erasure(user: UserState, erased_at: int, context: FoldContext) -> None
     user.settle(history.in_order(remaining), context.gap_ms)
     if any(held) and held == _contents(user):
         context.counts["erasures_without_effect",] += 1
-    emit_examples(user, [index for index, kept in enumerate(facts.purchases) if kept.bought], context, Occasion.ERASURE)
+    emit_all_examples(user, context, Occasion.ERASURE)
 
 
 def _evicted_after(evicted: Evicted, erased_at: int) -> Evicted:

@@ -22,6 +22,8 @@ class Occasion(Enum):
     """Something older than the purchase."""
     LATE_FEEDBACK = auto()
     ERASURE = auto()
+    COVERED_ERASURE = auto()
+    """An erasure that covers nothing more. `isthmus erase` has removed all examples before it, also those that stay."""
 
 
 def erase_example(user: UserState, purchase_id: str, context: FoldContext) -> None:
@@ -58,6 +60,12 @@ def emit_examples(user: UserState, indices: list[int], context: FoldContext, occ
         _emit_example(user, index, context, occasion)
 
 
+def emit_all_examples(user: UserState, context: FoldContext, occasion: Occasion) -> None:
+    """Emits the examples of all kept purchases."""
+    bought = [index for index, purchase in enumerate(user.load_facts().purchases) if purchase.bought]
+    emit_examples(user, bought, context, occasion)
+
+
 def _emit_example(user: UserState, index: int, context: FoldContext, occasion: Occasion) -> None:
     facts = user.load_facts()
     purchase = facts.purchases[index]
@@ -66,7 +74,10 @@ def _emit_example(user: UserState, index: int, context: FoldContext, occasion: O
     example = _example_of(user, purchase, context)
     fingerprint = b"" if example is None else examples.fingerprint(example)
     is_known = example is not None and fingerprint == purchase.example
-    if is_known and not (occasion is Occasion.ERASURE or context.is_redelivery):
+    if occasion is Occasion.COVERED_ERASURE:
+        if not is_known:
+            return
+    elif is_known and not (occasion is Occasion.ERASURE or context.is_redelivery):
         return
     lack = Lack.NOTHING if is_known and occasion is not Occasion.ERASURE else _lack_of(user, purchase, example)
     if example is None or not (_may_emit(purchase, lack, occasion) or (is_known and lack < Lack.INTERACTION)):
@@ -75,29 +86,9 @@ def _emit_example(user: UserState, index: int, context: FoldContext, occasion: O
     if lack is Lack.CONTENT and not is_known:
         context.counts["beyond_bounds", "example"] += 1
     context.counts["examples", "resent" if is_known else "revision" if purchase.example else "first"] += 1
-    _send(user, index, example)
-
-
-def _send(user: UserState, index: int, example: TrainingExample) -> None:
-    facts = user.load_facts()
-    purchase, fingerprint = facts.purchases[index], examples.fingerprint(example)
     facts.purchases[index] = msgspec.structs.replace(purchase, revision=example.revision, example=fingerprint)
     user.facts_changed = True
     user.examples[purchase.purchase_id] = Output(example_key(user.user_id, purchase.purchase_id), encode_example(example))
-
-
-def resend_examples(user: UserState, context: FoldContext) -> None:
-    """Sends the examples of the kept purchases again, at an erasure that covers nothing more: `isthmus erase` removes all examples
-    before each erasure that it sends. Of an example that the state no longer keeps in full, it knows nothing to send.
-    """
-    facts = user.load_facts()
-    for index, purchase in enumerate(facts.purchases):
-        if not purchase.bought or not examples.is_newest_of_id(purchase, facts):
-            continue
-        example = _example_of(user, purchase, context)
-        if example is not None and examples.fingerprint(example) == purchase.example:
-            context.counts["examples", "resent"] += 1
-            _send(user, index, example)
 
 
 def _example_of(user: UserState, purchase: KeptPurchase, context: FoldContext) -> TrainingExample | None:

@@ -37,7 +37,7 @@ from stream.core.partitioner import partition_of
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.recommend import PendingUsers, recommend
 from stream.core.records import Batch, Coordinates, Record, is_native, is_older_epoch
-from stream.core.revisions import erase_example, resend_examples
+from stream.core.revisions import Occasion, emit_all_examples, erase_example
 from stream.core.state import (
     NEVER_ERASED,
     NO_EVENT,
@@ -231,7 +231,7 @@ def _handle(user: UserState, record: Record, event: UserEvent, context: _Context
             erase_example(user, event_id, context.fold)
         elif isinstance(event, Erasure):
             note_erasure(user, event, context.fold)
-            resend_examples(user, context.fold)
+            emit_all_examples(user, context.fold, Occasion.COVERED_ERASURE)
         return
     if is_duplicate(user, source, event, moment_ms, context.config.session_gap_ms):
         counts["events", source, "duplicate_event"] += 1
