@@ -24,7 +24,7 @@ from stream.errors import IsthmusError
 from stream.health import NOT_ASSIGNED, Beat, Health
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from stream.core.events import InputTopic
     from stream.kafka.cluster.names import NameClaim
@@ -168,6 +168,26 @@ def check_topics(process: Process, settings: Settings, name: str = "NAME") -> No
     create_or_check(settings.kafka.bootstrap, settings.topics, settings.application, create=False, only=names)
 
 
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+    """Cancels the tasks and waits for them; returns those that had ended by themselves."""
+    ended = [task for task in tasks if task.done()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return ended
+
+
+def _raise_errors(tasks: Iterable[asyncio.Task[Any]], ended: Iterable[asyncio.Task[Any]]) -> None:
+    """Raises the first error of the tasks. One that ended as cancelled, by itself, is an error too."""
+    for task in tasks:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            raise error
+    for task in ended:
+        if task.cancelled():
+            raise RuntimeError(f"{task.get_coro()} was cancelled by what it awaited")
+
+
 @asynccontextmanager
 async def running(work: Iterable[Coroutine[Any, Any, None]], stop: asyncio.Event) -> AsyncIterator[None]:
     """Runs the work inside the context. If any of it ends, `stop` is set, and its error is raised on leaving.
@@ -181,16 +201,8 @@ async def running(work: Iterable[Coroutine[Any, Any, None]], stop: asyncio.Event
     try:
         yield
     finally:
-        ended = [task for task in tasks if task.done()]
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    for error in results:
-        if isinstance(error, Exception):
-            raise error
-    for task in ended:
-        if task.cancelled():
-            raise RuntimeError(f"{task.get_coro()} was cancelled by what it awaited")
+        ended = await _end(tasks)
+    _raise_errors(tasks, ended)
 
 
 @asynccontextmanager
@@ -329,16 +341,8 @@ async def followed(
             health.ready[topic] = lambda ready=ready: None if ready.is_set() else "is being read again"  # type: ignore[misc]
         yield
     finally:
-        ended = [task for task in tasks if task.done()]
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    for error in results:
-        if isinstance(error, Exception):
-            raise error
-    for task in ended:
-        if task.cancelled():
-            raise RuntimeError(f"{task.get_coro()} was cancelled by what it awaited")
+        ended = await _end(tasks)
+    _raise_errors(tasks, ended)
 
 
 def starting_step(health: Health, group: str, assigned: str) -> str | None:
