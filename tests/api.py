@@ -156,6 +156,10 @@ class Replica:
             while not await holds():
                 await asyncio.sleep(0.01)
 
+    async def has_key(self, key_id: str) -> bool:
+        """Whether it has read the key from its topic."""
+        return any(key.key_id == key_id for key in self.parts.api.keys.all())
+
     async def items_of(self, user: str, **parameters: Any) -> list[str]:
         answer = await self.client.get(f"/v1/users/{user}/recommendations", params=parameters)
         assert answer.status_code == 200, answer.text

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,3 +27,14 @@ async def serving(app: Any, port: socket.socket) -> AsyncIterator[None]:
     finally:
         server.should_exit = True
         await running
+
+
+@asynccontextmanager
+async def served(app: Any, before_end: Callable[[], None] = lambda: None) -> AsyncIterator[str]:
+    """Serves an application on a free port and gives its address. `before_end` ends what would hold the server up."""
+    port = listening()
+    async with serving(app, port):
+        try:
+            yield url_of(port)
+        finally:
+            before_end()

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import itertools
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +12,6 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-import uvicorn
 from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped]
 from playwright.async_api import Browser, Page, expect
 
@@ -33,7 +31,7 @@ from stream.kafka.cluster.topics import source_topics, specs
 from stream.kafka.embedded.log import Log, forget, open_log
 from stream.metrics import Metrics
 from stream.services.api import now_ms
-from tests import api, world
+from tests import api, serving, world
 from tests.api import PARTITIONS, TOPICS, Replica, replica
 from tests.browser import browser
 
@@ -123,19 +121,10 @@ async def working(name: str, log: Log, folder: Path, metrics: Metrics) -> AsyncI
 async def served(running: Replica, *, with_key: bool) -> AsyncIterator[str]:
     """The replica on a port, with the key in its page or without."""
     secret, key = api.put_key(running.log, Scope.LIVE)
-    async with asyncio.timeout(WITHIN_MS / 1_000):
-        while key.key_id not in {other.key_id for other in running.parts.api.keys.all()}:
-            await asyncio.sleep(0.01)
-    listening = socket.create_server(("127.0.0.1", 0))
+    await running.until(lambda: running.has_key(key.key_id), WITHIN_MS / 1_000)
     own = msgspec.structs.replace(running.parts.api, live_key=secret if with_key else "")
-    server = uvicorn.Server(uvicorn.Config(make_app(own, Metrics()), log_config=None, timeout_graceful_shutdown=1))
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    finally:
-        running.parts.api.changes.end()
-        server.should_exit = True
-        await serving
+    async with serving.served(make_app(own, Metrics()), running.parts.api.changes.end) as url:
+        yield f"{url}/"
 
 
 @pytest.fixture

@@ -2,14 +2,11 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-import uvicorn
 from httpx import AsyncClient
 from playwright.async_api import expect
 
@@ -19,24 +16,11 @@ from stream.kafka.embedded.log import Log
 from tests import api
 from tests.api import TOPICS, replica
 from tests.browser import browser
+from tests.serving import served
 
 WITHIN_S = 20
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@asynccontextmanager
-async def served(app: Any, before_end: Any = lambda: None) -> AsyncIterator[str]:
-    """An application on a port."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        before_end()
-        server.should_exit = True
-        await serving
 
 
 @asynccontextmanager

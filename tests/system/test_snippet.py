@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -12,14 +11,13 @@ from typing import Any
 
 import msgspec
 import pytest
-import uvicorn
 from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped]
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from stream.api.api_keys import Scope
 from stream.api.app import make_app
 from stream.metrics import Metrics
-from tests import api
+from tests import api, serving
 from tests.api import TOPICS, Replica, replica
 from tests.browser import browser
 
@@ -73,19 +71,10 @@ class Site:
 async def served(running: Replica) -> AsyncIterator[str]:
     """The replica with its shop, on a port."""
     secret, key = api.put_key(running.log, Scope.PUBLIC)
-    async with asyncio.timeout(WITHIN_S):
-        while key.key_id not in {other.key_id for other in running.parts.api.keys.all()}:
-            await asyncio.sleep(0.01)
-    listening = socket.create_server(("127.0.0.1", 0))
+    await running.until(lambda: running.has_key(key.key_id), WITHIN_S)
     app = make_app(msgspec.structs.replace(running.parts.api, page_key=secret), Metrics())
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        running.parts.api.changes.end()
-        server.should_exit = True
-        await serving
+    async with serving.served(app, running.parts.api.changes.end) as url:
+        yield url
 
 
 @pytest.fixture
