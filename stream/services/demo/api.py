@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stream.services.demo.context import DemoContext
 
 USER: Final = "you"
+_TAGS: Final = ("home",)
 _POLL_S: Final = 0.2
 _LISTED: Final = 100
 _RECENT: Final = 50  # lists of a partition
@@ -103,12 +104,21 @@ def _recent_users(log: Log, topic: str) -> tuple[str, ...]:
 
 
 async def _say_how_to_ask(say: Callable[[str], None], parts: ApiParts, url: str, key: str) -> None:
-    """Prints two requests, once there is a catalogue: the first shows a list, the second changes it."""
+    """Prints two requests, once there is a catalogue: the first shows a list, the second changes it.
+
+    The user clicks first: a list of his own stays until his next event, whereas popularity's changes with each purchase of others.
+    """
+    import msgspec
+
+    from stream.core.events import Click
+    from stream.kafka.cluster.event_sink import OutgoingEvent
     from stream.services.api import now_ms
 
     while not parts.current.catalogue.items or parts.missing() is not None:  # noqa: ASYNC110  (two states at once)
         await asyncio.sleep(_POLL_S)
-    (answer,) = await parts.api.service.lists([USER], _LISTED)
+    await parts.api.send([OutgoingEvent("clicks", USER, "", msgspec.json.encode(Click(USER, now_ms(), _TAGS)))])
+    while (answer := (await parts.api.service.lists([USER], _LISTED))[0]).recommendation_id is None:  # noqa: ASYNC110
+        await asyncio.sleep(_POLL_S)
     first = next(entry for entry in answer.items if not parts.current.catalogue.is_repeatable(entry.item))
     event = f'{{"type": "purchase", "user_id": "{USER}", "occurred_at": {now_ms()}, "items": ["{first.item}"]}}'
     curl = f"curl -sH 'Authorization: Bearer {key}'"
