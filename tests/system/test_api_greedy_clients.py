@@ -137,6 +137,7 @@ def test_a_proxied_client_locks_out_itself_alone(tmp_path: Path) -> None:
             assert exchange(served.port, right + rest).status == (429 if is_locked_out else 200), who
 
 
+@pytest.mark.timeout(180 + REQUESTS / 500)
 def test_requests_over_the_rate_are_refused_and_cost_no_memory(tmp_path: Path) -> None:
     """As many as HOSTILE_REQUESTS says, from one address with a public key."""
     with served_replica(tmp_path, requests_per_s_of_an_address=1) as served:
