@@ -8,6 +8,7 @@ from enum import IntEnum
 from hashlib import blake2b
 
 import msgspec
+from msgspec import UNSET
 
 from stream.core import history, limits
 from stream.core.feedback import UserFeedback
@@ -34,15 +35,20 @@ def example_of(
     kind = event_type(sessions, len(visible) - sessions)
     if kind is None:
         return None
+    moment_ms = purchase.occurred_at
+    owned = history.owned_at(facts.owned_before, facts.purchases, moment_ms)
+    ineligible = history.excluded_at(facts.eligibility, moment_ms)
     return TrainingExample(
         user_id=user_id,
         purchase_id=purchase.purchase_id,
-        occurred_at=purchase.occurred_at,
+        occurred_at=moment_ms,
         revision=purchase.revision + 1,
         type=kind,
         items=purchase.items,
-        excluded=post_filter_at(purchase.occurred_at, facts, catalogue),
+        excluded=post_filter_at(moment_ms, owned, ineligible, catalogue),
         interactions=tuple(visible),
+        owned=owned,
+        ineligible=tuple(sorted(ineligible)),
     )
 
 
@@ -51,12 +57,11 @@ def with_shown(example: TrainingExample, shown: tuple[Shown, ...]) -> TrainingEx
     return msgspec.structs.replace(example, shown=shown) if shown else example
 
 
-def post_filter_at(moment_ms: int, facts: Facts, catalogue: Catalogue) -> tuple[str, ...]:
-    """The items that could not be offered just before `moment_ms`: owned, not eligible, withdrawn."""
-    owned = (item for item in history.owned_at(facts.owned_before, facts.purchases, moment_ms) if not catalogue.is_repeatable(item))
+def post_filter_at(moment_ms: int, owned: Sequence[str], ineligible: Sequence[str], catalogue: Catalogue) -> tuple[str, ...]:
+    """The items that could not be offered just before `moment_ms`: owned and not repeatable, not eligible, withdrawn."""
     offered = set(catalogue.offered_at(moment_ms))
     withdrawn = (item for item in catalogue.items if item not in offered)
-    return tuple(sorted({*owned, *history.excluded_at(facts.eligibility, moment_ms), *withdrawn}))
+    return tuple(sorted({*catalogue.blocked(owned, ineligible), *withdrawn}))
 
 
 def is_newest_of_id(purchase: KeptPurchase, facts: Facts) -> bool:
@@ -108,6 +113,11 @@ def keeps_eligibility(moment_ms: int, facts: Facts) -> bool:
 def fingerprint(example: TrainingExample) -> bytes:
     """An 8-byte hash of the content without its revision."""
     return blake2b(encode_example(msgspec.structs.replace(example, revision=0)), digest_size=8).digest()
+
+
+def former_fingerprint(example: TrainingExample) -> bytes:
+    """The hash that 0.1.0 kept of the example, which had neither `owned` nor `ineligible`."""
+    return fingerprint(msgspec.structs.replace(example, owned=UNSET, ineligible=UNSET))
 
 
 def canonical(interaction: Interaction) -> Interaction:

@@ -154,10 +154,12 @@ class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):
             number may be repeated with another content, or fall.
         type: Which modalities preceded the purchase.
         items: Items bought: the label.
-        excluded: Items that the user could not be offered at that time (post filter).
+        excluded: Items that the user could not be offered then (post filter): owned and not repeatable, not eligible, or withdrawn.
         interactions: The last 10 in order; of each, only what came before the purchase.
         schema_version: Version of this schema.
         shown: The items that the user was shown before the purchase, those shown last at the end; absent: none is known.
+        owned: Items that the user owned then, repeatable ones included; absent: not known, as in examples of 0.1.0.
+        ineligible: Items that the newest eligibility list before the purchase excluded; absent: not known.
     """
 
     user_id: str
@@ -170,6 +172,8 @@ class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):
     interactions: tuple[Interaction, ...]
     schema_version: Literal[1] = 1
     shown: tuple[Shown, ...] | UnsetType = UNSET
+    owned: tuple[str, ...] | UnsetType = UNSET
+    ineligible: tuple[str, ...] | UnsetType = UNSET
 
 
 def example_key(user_id: str, purchase_id: str) -> bytes:

@@ -73,7 +73,7 @@ def _emit_example(user: UserState, index: int, context: FoldContext, occasion: O
         return
     example = _example_of(user, purchase, context)
     fingerprint = b"" if example is None else examples.fingerprint(example)
-    is_known = example is not None and fingerprint == purchase.example
+    is_known = example is not None and _was_emitted(example, fingerprint, purchase)
     if occasion is Occasion.COVERED_ERASURE:
         if not is_known:
             return
@@ -89,6 +89,13 @@ def _emit_example(user: UserState, index: int, context: FoldContext, occasion: O
     facts.purchases[index] = msgspec.structs.replace(purchase, revision=example.revision, example=fingerprint)
     user.facts_changed = True
     user.examples[purchase.purchase_id] = Output(example_key(user.user_id, purchase.purchase_id), encode_example(example))
+
+
+def _was_emitted(example: TrainingExample, fingerprint: bytes, purchase: KeptPurchase) -> bool:
+    """Whether the example was the last one sent for its purchase. If an earlier version sent it, only what that version wrote is
+    compared: an upgrade sends no example anew.
+    """
+    return fingerprint == purchase.example or (bool(purchase.example) and examples.former_fingerprint(example) == purchase.example)
 
 
 def _example_of(user: UserState, purchase: KeptPurchase, context: FoldContext) -> TrainingExample | None:

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from stream.core.kept_interactions import KeptInteraction, KeptSession, kept_session_of
-from stream.core.outputs import Output
+from stream.core.outputs import Output, decode_example, encode_example
 from stream.core.ranking import Ranker, readable_by
-from stream.core.state import Head, Prefix, decode_facts, decode_head, encode_state
+from stream.core.state import Head, KeptPurchase, Prefix, decode_facts, decode_head, encode_state
 
 
 def agrees(found: Any, expected: Any, recorded: Any) -> bool:
@@ -48,6 +49,19 @@ def _by_content(interaction: KeptInteraction) -> KeptInteraction:
     if clicks == sorted(clicks):
         return interaction
     return kept_session_of(sorted(clicks), interaction.session_id, interaction.older_tags(), interaction.started_at)
+
+
+def without_ownership(output: Output) -> Output:
+    """A training example as 0.1.0 wrote it, without what the user owned and was not eligible for."""
+    if output.value is None:
+        return output
+    example = msgspec.structs.replace(decode_example(output.value), owned=UNSET, ineligible=UNSET)
+    return output._replace(value=encode_example(example))
+
+
+def mark_example(kept: KeptPurchase) -> KeptPurchase:
+    """A purchase that says whether an example was sent, in place of the hash of its content, of which there is more now."""
+    return msgspec.structs.replace(kept, example=b"sent" if kept.example else b"")
 
 
 class Translation:

@@ -233,7 +233,8 @@ def examples_of(
         if not visible:
             continue
         kinds = {interaction.modality for interaction in visible}
-        excluded = excluded_by([entry for entry in lists if entry[0] < order.at])
+        ineligible = excluded_by([entry for entry in lists if entry[0] < order.at])
+        owned = owned_before(orders, order.at)
         examples[example_key("u", order.purchase_id)] = TrainingExample(
             user_id="u",
             purchase_id=order.purchase_id,
@@ -241,8 +242,10 @@ def examples_of(
             revision=0,
             type="both" if len(kinds) == 2 else kinds.pop(),
             items=order.items,
-            excluded=tuple(sorted({*owned_before(orders, order.at), *excluded})),
+            excluded=tuple(sorted({*owned, *ineligible})),
             interactions=tuple(visible),
+            owned=owned,
+            ineligible=ineligible,
         )
     return examples
 

@@ -306,6 +306,22 @@ def test_without_a_filter_anything_may_be_offered(tmp_path: Path) -> None:
     assert [example.excluded for example in examples_of(read_tables(tmp_path), refuse)] == [("x",), (), (), ("x",)]
 
 
+def test_what_a_user_bought_stays_known_where_the_tables_leave_out_old_interactions(tmp_path: Path) -> None:
+    """He continues under another name there, whose history begins without interactions. The filter is no ownership."""
+    users = "user_id,purchase_event_id,event_number,conversation_id,session_id\nu,1,1,,s1\nu,2,1,,s2\nu,3,1,,s2\nu,3,2,,s3\n"
+    write(
+        tmp_path,
+        data_users=users,
+        data_sessions="session_id,action_number,action_tags\ns1,1,a\ns2,1,b\ns3,1,c\n",
+        data_purchase_events="purchase_event_id,item_id\n1,x\n2,y\n3,x\n",
+        data_post_filter="purchase_event_id,item_id\n1,x\n2,x\n2,y\n3,x\n3,y\n",
+    )
+    examples = examples_of(read_tables(tmp_path), refuse)
+    assert [example.owned for example in examples] == [(), ("x",), ("x", "y")]
+    assert [example.ineligible for example in examples] == [("y",), (), ()]
+    assert [example.user_id for example in examples] == ["u", "u~2", "u~2"]
+
+
 def test_events_keep_the_order_of_the_tables_and_shared_interactions_occur_once(tmp_path: Path) -> None:
     """Interactions precede their purchase, the filter comes just before it; both purchases share s1 and c1."""
     tables = read_tables(write(tmp_path, data_users=GOOD["data_users"] + "u,2,8,c1,\n"))

@@ -74,6 +74,7 @@ def _batches(events_by_purchase: Iterable[Sequence[TableEvent]]) -> Iterator[tup
     offsets: dict[str, int] = dict.fromkeys(SOURCES, -1)
     waiting: dict[str, list[PlainRecord]] = {role: [] for role in SOURCES}
     users: set[str] = set()
+    done = -1
     for done, events in enumerate(events_by_purchase):
         user = events[0].key
         if user in users or len(users) == USERS_PER_ROUND:
@@ -83,7 +84,7 @@ def _batches(events_by_purchase: Iterable[Sequence[TableEvent]]) -> Iterator[tup
         for event in events:
             offset = offsets[event.role] = offsets[event.role] + 1
             waiting[event.role].append(PlainRecord(offset, event.at_ms, event.key.encode(), event.value))
-    yield from ((offsets["purchases"] + 1, batch) for batch in _cut(waiting))
+    yield from ((done + 1, batch) for batch in _cut(waiting))
 
 
 def _cut(waiting: dict[str, list[PlainRecord]]) -> Iterator[Batch]:

@@ -3,7 +3,8 @@
 Purchase event n (in order of its id) happens at START + n hours, its eligibility list 1 ms before. Interactions that it lists and
 no former event of the user did are spread evenly between that event and this one, in the order of `event_number`; before a user's
 first event they are 40 minutes apart. So a purchase's example sees exactly what the tables list for it. Where a list does not
-continue the former one (the authors left out old interactions), the user continues under a new name, with an empty history.
+continue the former one (the authors left out old interactions), the user continues under a new name, with an empty history that
+begins with one purchase of all that the user bought before, so that what the user owns stays known.
 """
 
 from collections.abc import Iterable, Iterator
@@ -59,6 +60,8 @@ class _UserProgress:
         has_filter: whether an eligibility list was emitted.
         purchase_ms: when the last purchase happened.
         names: how many names the user has had.
+        bought: all items so far, under whatever name.
+        is_new: whether nothing was emitted under this name yet.
     """
 
     name: str
@@ -66,6 +69,8 @@ class _UserProgress:
     has_filter: bool = False
     purchase_ms: int | None = None
     names: int = 1
+    bought: tuple[str, ...] = ()
+    is_new: bool = True
 
 
 class _Slot(NamedTuple):
@@ -108,6 +113,10 @@ def _purchase_event(
     user, fresh = _advance_user(users, listed)
     began_ms = user.purchase_ms if user.purchase_ms is not None else bought_ms - (len(fresh) + 1) * INTERACTION_INTERVAL_MS
     room_ms = (bought_ms - began_ms) // (len(fresh) + 1)
+    if user.is_new:
+        user.is_new = False
+        for start in range(0, len(user.bought), limits.ITEMS):
+            yield _purchase(user.name, began_ms, user.bought[start : start + limits.ITEMS], f"o{event}-{start}")
     for number, interaction in enumerate(fresh, start=1):
         yield from _interaction(tables, user.name, interaction, _Slot(began_ms + number * room_ms, room_ms))
     user.purchase_ms = bought_ms
@@ -117,8 +126,13 @@ def _purchase_event(
         excluded = () if allowed is None else tuple(sorted(set(tables.items) - allowed))
         eligibility = Eligibility(user.name, bought_ms - 1, excluded, event_id=f"e{event}")
         yield TableEvent("eligibility", user.name, _json(eligibility), bought_ms - 1)
-    purchase = Purchase(user.name, bought_ms, tuple(dict.fromkeys(tables.purchases[event])), event_id=f"p{event}")
-    yield TableEvent("purchases", user.name, _json(purchase), bought_ms)
+    items = tuple(dict.fromkeys(tables.purchases[event]))
+    user.bought = tuple(dict.fromkeys((*user.bought, *items)))
+    yield _purchase(user.name, bought_ms, items, f"p{event}")
+
+
+def _purchase(user: str, at_ms: int, items: tuple[str, ...], event_id: str) -> TableEvent:
+    return TableEvent("purchases", user, _json(Purchase(user, at_ms, items, event_id=event_id)), at_ms)
 
 
 def _advance_user(users: dict[str, _UserProgress], listed: list[InteractionRow]) -> tuple[_UserProgress, list[InteractionId]]:
@@ -131,7 +145,8 @@ def _advance_user(users: dict[str, _UserProgress], listed: list[InteractionRow])
     user = users.setdefault(user_id, _UserProgress(user_id))
     fresh = [interaction for interaction in interactions if interaction not in user.interactions]
     if (user.interactions + fresh)[-limits.WINDOW :] != interactions and user.interactions:
-        user = users[user_id] = _UserProgress(_short(f"{user_id}~{user.names + 1}"), names=user.names + 1)
+        name = _short(f"{user_id}~{user.names + 1}")
+        user = users[user_id] = _UserProgress(name, names=user.names + 1, bought=user.bought)
         fresh = interactions
     user.interactions.extend(fresh)
     return user, fresh
