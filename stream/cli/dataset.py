@@ -25,6 +25,12 @@ def synthesize(
     events: Annotated[
         Path | None, typer.Option(help="also write live events of as many purchases here, JSON lines per topic")
     ] = None,
+    follow_ups: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="share of a user's later purchases that are decided by what he owns: each item has a successor"
+        ),
+    ] = 0.0,
     check: Annotated[
         bool, typer.Option(help="compare the tables with the calibration; exit code 1 where one differs too much")
     ] = False,
@@ -44,10 +50,10 @@ def synthesize(
         _refuse_to_overwrite(events, force=force)
     typer.echo(f"This is {NOTICE}.")
     began = perf_counter()
-    _write_tables(out, purchases, seed)
+    _write_tables(out, purchases, seed, follow_ups)
     typer.echo(f"{purchases} purchase events in {out}, {perf_counter() - began:.1f} s")
     if events is not None:
-        _write_events(events, purchases, seed)
+        _write_events(events, purchases, seed, follow_ups)
     if check:
         rows = compare(read_events(out))
         _show(rows)
@@ -156,15 +162,15 @@ def _refuse_to_overwrite(folder: Path, *, force: bool) -> None:
         raise IsthmusError(f"{folder} is not empty: choose another folder, or overwrite what is there with --force")
 
 
-def _write_tables(out: Path, purchases: int, seed: int) -> None:
+def _write_tables(out: Path, purchases: int, seed: int, follow_ups: float) -> None:
     from stream.services.progress_bar import progress_bar
     from training.datasets.synthetic.write_tables import write_tables
 
     with progress_bar("purchase events", purchases) as show:
-        write_tables(out, purchases, seed, progress=show)
+        write_tables(out, purchases, seed, follow_ups=follow_ups, progress=show)
 
 
-def _write_events(out: Path, purchases: int, seed: int) -> None:
+def _write_events(out: Path, purchases: int, seed: int, follow_ups: float) -> None:
     import numpy as np
 
     from stream.services.progress_bar import progress_bar
@@ -173,7 +179,7 @@ def _write_events(out: Path, purchases: int, seed: int) -> None:
 
     rng = np.random.default_rng(seed)
     with progress_bar("purchases in live events", purchases) as show:
-        counts = write_events(out, make_world(rng), rng, _EVENTS_FROM_MS, purchases, progress=show)
+        counts = write_events(out, make_world(rng, follow_ups), rng, _EVENTS_FROM_MS, purchases, progress=show)
     typer.echo(f"events in {out}: " + ", ".join(f"{count} {role}" for role, count in counts.items()))
 
 

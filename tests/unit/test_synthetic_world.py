@@ -23,7 +23,7 @@ from training.datasets.synthetic.check import compare, read_events
 from training.datasets.synthetic.live import LiveEvent, Pace, Rates, start_for, stream_events, wall_s, write_events
 from training.datasets.synthetic.random_draws import RandomDraws
 from training.datasets.synthetic.sessions import SHORT, all_tags, write_session
-from training.datasets.synthetic.world import make_world
+from training.datasets.synthetic.world import draw_lives, make_world
 from training.datasets.synthetic.write_tables import ANSWERS, write_tables
 from training.datasets.tables.reader import read_tables
 from training.datasets.tables.to_events import user_events
@@ -78,6 +78,28 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Pa
         write_tables(tmp_path / name, 300, seed)
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     assert digest(tmp_path / "a") != digest(tmp_path / "c")
+
+
+def test_what_is_owned_decides_later_purchases_where_follow_ups_are_set() -> None:
+    """Of later events, so many more contain the successor of an item owned. Without follow-ups a seed gives the world of before."""
+
+    def successors_bought(follow_ups: float) -> float:
+        world = make_world(np.random.default_rng(0), follow_ups)
+        successors = make_world(np.random.default_rng(0), 0.5).successors
+        found = []
+        for life in draw_lives(world, RandomDraws(np.random.default_rng(1)), 6_000):
+            owned: set[int] = set()
+            for purchase in life.purchases:
+                if owned:
+                    found.append(bool({successors[item] for item in owned} & set(purchase.basket)))
+                owned.update(purchase.basket)
+        return float(np.mean(found))
+
+    without, half = successors_bought(0), successors_bought(0.5)
+    assert without < 0.2
+    assert half > without + 0.3
+    assert make_world(np.random.default_rng(0)) == make_world(np.random.default_rng(0), 0.0)
+    assert not make_world(np.random.default_rng(0)).successors
 
 
 def test_the_tables_load_and_have_the_layouts_columns(folder: Path) -> None:

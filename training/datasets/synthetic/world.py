@@ -2,10 +2,11 @@
 
 A signal is planted for models to find: an interaction depends on the item that the user has in mind, imperfectly and differently in
 each modality (`sessions`, `calls`); intentions change, so late interactions are more informative than early ones; items are bought
-together. Users do not react to recommendations. Other modules turn these lives into content and times.
+together, and in some worlds what a user owns decides what he buys next. Users do not react to recommendations. Other modules turn
+these lives into content and times.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -76,15 +77,28 @@ class Life:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What all users have in common: baskets, and the pages whose first item is shown by a click on the price before the cover."""
+    """What all users have in common.
+
+    Attributes:
+        baskets: what is bought together.
+        flipped: the pages whose first item is shown by a click on the price before the cover.
+        follow_ups: share of a user's later purchases that are decided by what he owns.
+        successors: item -> the item that these purchases contain of somebody who owns it.
+    """
 
     baskets: Baskets
     flipped: frozenset[str]
+    follow_ups: float = 0.0
+    successors: Mapping[int, int] = field(default_factory=dict)
 
 
-def make_world(rng: np.random.Generator) -> World:
-    """Returns a world in which a random half of the pages is flipped."""
-    return World(fitted(), frozenset(page for page, coin in zip(PAGES, rng.random(len(PAGES)), strict=True) if coin < 0.5))
+def make_world(rng: np.random.Generator, follow_ups: float = 0.0) -> World:
+    """Returns a world in which a random half of the pages is flipped. Successors are a random cycle of all items."""
+    flipped = frozenset(page for page, coin in zip(PAGES, rng.random(len(PAGES)), strict=True) if coin < 0.5)
+    if not follow_ups:  # draws nothing more, so that a seed gives the same world as before there were follow-ups
+        return World(fitted(), flipped)
+    cycle = rng.permutation(np.arange(1, calibration.ITEMS + 1)).tolist()
+    return World(fitted(), flipped, follow_ups, dict(zip(cycle, [*cycle[1:], cycle[0]], strict=True)))
 
 
 def draw_lives(world: World, draws: RandomDraws, purchase_events: int) -> Iterator[Life]:
@@ -144,6 +158,9 @@ def _draw_basket(world: World, draws: RandomDraws, event_type: int, moment: floa
     """Returns a basket that the user can buy: of the items owned, only repeatable ones."""
     repeatable = sorted(owned & REPEATABLE)
     target = draws.one_of(repeatable) if repeatable and draws.happens(_BUY_AGAIN) else None
+    following = sorted({world.successors[item] for item in owned} - (owned - REPEATABLE)) if world.follow_ups else []
+    if following and draws.happens(world.follow_ups):
+        target = draws.one_of(following)
     for _ in range(200):
         basket = world.baskets.draw(draws, event_type, moment)
         if (target is None or target in basket) and not any(item in owned and item not in REPEATABLE for item in basket):

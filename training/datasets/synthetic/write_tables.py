@@ -27,7 +27,7 @@ _README: Final = """# A synthetic world
 This is {notice}. Nobody in it exists. Scores on it show that a model
 finds what was planted, not that it would please customers.
 
-Made by `isthmus dataset synthesize --purchases {purchases} --seed {seed}`: the same numbers give the same rows.
+Made by `isthmus dataset synthesize --purchases {purchases} --seed {seed}{more}`: the same numbers give the same rows.
 It is calibrated on aggregates of the tables that Bruun, Balog and Maistro published (SIGIR 2024). Items, pages, wording and tastes
 are invented. The tables are those of the paper's layout. The last 10 % of purchase_event_id is the test set, the last 10 % of the
 rest validation. A conversation's text ends before what is said after a sale.
@@ -46,19 +46,24 @@ class _Numbering:
     conversations: int = 0
 
 
-def write_tables(out: Path, purchase_events: int, seed: int, *, progress: Callable[[int], object] = lambda _: None) -> None:
+def write_tables(
+    out: Path, purchase_events: int, seed: int, *, follow_ups: float = 0.0, progress: Callable[[int], object] = lambda _: None
+) -> None:
     """Writes all tables of a world with so many purchase events; `progress` is called with each event written.
+
+    `follow_ups`: share of later purchases that are decided by what the user owns.
 
     Overwrites existing tables; the caller decides whether it may.
     """
     rng = np.random.default_rng(seed)
-    world, draws = make_world(rng), RandomDraws(rng)
+    world, draws = make_world(rng, follow_ups), RandomDraws(rng)
     lives = list(draw_lives(world, draws, purchase_events))
     ordered = sorted(
         (purchase.moment, index, number) for index, life in enumerate(lives) for number, purchase in enumerate(life.purchases)
     )
     (out / ANSWERS.parent).mkdir(parents=True, exist_ok=True)
-    (out / "README.md").write_text(_README.format(notice=NOTICE, purchases=purchase_events, seed=seed))
+    more = f" --follow-ups {follow_ups}" if follow_ups else ""
+    (out / "README.md").write_text(_README.format(notice=NOTICE, purchases=purchase_events, seed=seed, more=more))
     with ExitStack() as files:
         rows = {name: open_table(files, out / name, columns) for name, columns in COLUMNS.items()}
         answers = open_table(files, out / ANSWERS, _ANSWER_COLUMNS)
