@@ -5,12 +5,12 @@ Names begin with `isthmus_`. Rates are computed by queries, over all workers.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Mapping
 from itertools import product
-from socketserver import ThreadingMixIn
 from threading import Thread
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import make_server
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from prometheus_client.core import HistogramMetricFamily, Metric
 from stream.core.events import Reason, Source
 from stream.errors import IsthmusError
 from stream.health import Health
+from stream.metrics_server import MetricsServer, SilentHandler
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -184,6 +185,12 @@ DECLARED: Final[dict[str, Declared]] = {
         Counter, "attempts to post a message: accepted, refused (another status than 2xx), or unreachable", ("outcome",)
     ),
     "sink_age_seconds": Declared(Gauge, "time since the sink was last known to have brought out everything", ("sink",)),
+    "metrics_connections_closed": Declared(
+        Counter,
+        "connections to the port of metrics and health that were closed: slow, or crowded out by newer ones",
+        ("reason",),
+        from_start=(("slow",), ("crowded_out",)),
+    ),
 }
 
 
@@ -276,32 +283,28 @@ class Metrics:
         wanted = dict(zip(declared, labels, strict=False))
         return sum(sample.value for sample in samples if wanted.items() <= sample.labels.items())
 
-    def serve(self, port: int, health: Health | None = None) -> tuple[WSGIServer, Thread]:
-        """Serves /metrics, and /livez and /readyz (200, or 503 with what is wrong), on all interfaces; port 0 chooses one
-        (`server.server_port`).
+    def serve(self, port: int, health: Health | None = None, host: str = "") -> tuple[MetricsServer, Thread]:
+        """Serves /metrics, and /livez and /readyz (200, or 503 with what is wrong), on an address, by default on all interfaces;
+        port 0 chooses one (`server.server_port`).
 
         Raises:
-            IsthmusError: the port is taken.
+            IsthmusError: the port is taken, or the address is not this machine's.
         """
         checks = health or Health()
         self.gauge("live").set_function(lambda: float(not Health.wrong(checks.live)))
         self.gauge("ready").set_function(lambda: float(not Health.wrong(checks.ready)))
         try:
-            server = make_server("", port, _pages(self.registry, checks), _Server, _Silent)
+            server = make_server(host, port, _pages(self.registry, checks), MetricsServer, SilentHandler)
         except OSError as error:
-            raise IsthmusError(f"port {port} is taken: choose another with --metrics-port, or the setting metrics_port") from error
+            if error.errno == errno.EADDRINUSE:
+                problem = f"port {port} is taken: choose another with --metrics-port, or the setting metrics_port"
+            else:
+                problem = f"metrics cannot be served on {host!r} ({error}): see the setting health.metrics_host"
+            raise IsthmusError(problem) from error
+        server.note = lambda reason: self.counter("metrics_connections_closed", reason).inc()
         thread = Thread(target=server.serve_forever, daemon=True, name="metrics")
         thread.start()
         return server, thread
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class _Silent(WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (its base's name)
-        """Nothing: scrapes are not news."""
 
 
 def _pages(registry: CollectorRegistry, health: Health) -> WSGIApplication:

@@ -337,6 +337,10 @@ class HealthSettings(Section):
         300, ge=10, description="/livez fails when a partition has work and its committed offset has not moved for this long"
     )
     silent_s: int = Field(30, ge=5, description="/livez fails when the event loop has been blocked for this many seconds")
+    metrics_host: str = Field(
+        "0.0.0.0",  # noqa: S104  (what scrapes and asks for health is on other machines)
+        description="address on which every process serves metrics and health; 127.0.0.1: to this machine alone",
+    )
 
 
 class RegistrySettings(Section):

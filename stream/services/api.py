@@ -93,7 +93,7 @@ async def _api(settings: Settings, startup: Startup, *, insecure: bool) -> None:
             }
             async with followed(bootstrap, follows, parts.api.health, stop, startup), following(parts, stop):
                 startup.watch(lambda: None if parts.missing() is None else "reading lists and states of users")
-                await serve(parts.api, metrics, stop)
+                await serve(parts.api, metrics, stop, metrics_host=settings.health.metrics_host)
     finally:
         await store.close()
 

@@ -28,8 +28,10 @@ SENDING_BYTES: Final = 262_144
 """What the kernel keeps for a client that does not read. By default it is up to 4 MB, which a stream takes hours to fill."""
 
 
-async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, say: Callable[[str], None] = logger.info) -> None:
-    """Serves HTTP, and metrics on a separate port, until `stop`.
+async def serve(
+    api: Api, metrics: Metrics, stop: asyncio.Event, say: Callable[[str], None] = logger.info, metrics_host: str = ""
+) -> None:
+    """Serves HTTP, and metrics on a separate port, by default on all interfaces, until `stop`.
 
     Raises:
         IsthmusError: a port is taken, or TLS files cannot be used.
@@ -59,10 +61,10 @@ async def serve(api: Api, metrics: Metrics, stop: asyncio.Event, say: Callable[[
     )
     _raise_file_limit(own.max_connections)
     listening, server = _listen(own), _server(config)
-    metrics_server, _ = metrics.serve(own.metrics_port, api.health)
+    metrics_server, _ = metrics.serve(own.metrics_port, api.health, metrics_host)
     scheme, port = "https" if own.tls_certificate else "http", listening.getsockname()[1]
     say(f"API at {scheme}://{own.host}:{port}")
-    say(f"metrics and health at http://127.0.0.1:{metrics_server.server_port}/metrics, /livez, /readyz")
+    say(f"metrics and health at {metrics_server.url}/metrics, /livez, /readyz")
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     stopped = asyncio.create_task(stop.wait())
     try:

@@ -247,8 +247,8 @@ async def observed(settings: Settings, group: str, port: int, metrics: Metrics) 
     beat, health = Beat(settings.health.silent_s, time.monotonic), Health()
     health.live["event loop"] = beat.check
     health.ready["partitions"] = lambda: NOT_ASSIGNED
-    server, _ = metrics.serve(port, health)
-    logger.info("%s: metrics and health at http://127.0.0.1:%d/metrics, /livez, /readyz", group, server.server_port)
+    server, _ = metrics.serve(port, health, settings.health.metrics_host)
+    logger.info("%s: metrics and health at %s/metrics, /livez, /readyz", group, server.url)
     view = KafkaClusterView(settings.kafka.bootstrap, group)
     beating = asyncio.create_task(beat.keep_beating())
     try:

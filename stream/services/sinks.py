@@ -57,7 +57,7 @@ async def _postgres_sink(settings: Settings, startup: Startup) -> None:
     reader = KafkaLogReader(bootstrap, GroupMembership(bootstrap, own.group, topics.recommendations), own.batch_records)
     follower = make_follower(settings, SINK, store, reader, metrics, own.reconcile_after_s)
     try:
-        async with following(follower, health, stop), served(SINK, own.metrics_port, metrics, health):
+        async with following(follower, health, stop), served(SINK, own.metrics_port, metrics, health, settings.health.metrics_host):
             startup.watch(lambda: None if follower.missing() is None else "reading lists")
             async with background("progress", partial(say_progress, follower), health):
                 await stop.wait()
@@ -108,7 +108,7 @@ async def _webhook_sink(settings: Settings, startup: Startup) -> None:
             async with (
                 followed(bootstrap, {topics.replayed: requests.on_records}, health, stop, startup),
                 following(follower, health, stop),
-                served(SINK, own.metrics_port, metrics, health),
+                served(SINK, own.metrics_port, metrics, health, settings.health.metrics_host),
                 background("progress", partial(say_progress, follower), health),
             ):
                 startup.watch(lambda: None if follower.missing() is None else "sending lists")
@@ -217,10 +217,10 @@ async def following(follower: Follower, health: Health, stop: asyncio.Event) -> 
 
 
 @asynccontextmanager
-async def served(sink: str, port: int, metrics: Metrics, health: Health) -> AsyncIterator[None]:
+async def served(sink: str, port: int, metrics: Metrics, health: Health, host: str) -> AsyncIterator[None]:
     """Serves metrics and health inside the context."""
-    server, _ = metrics.serve(port, health)
-    logger.info("%s sink: metrics and health at http://127.0.0.1:%d/metrics, /livez, /readyz", sink, server.server_port)
+    server, _ = metrics.serve(port, health, host)
+    logger.info("%s sink: metrics and health at %s/metrics, /livez, /readyz", sink, server.url)
     try:
         yield
     finally:

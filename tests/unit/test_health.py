@@ -1,5 +1,8 @@
 """Health: what is wrong is reported; a partition is stalled only if it has work and does not move, observed without a gap."""
 
+import contextlib
+import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -8,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream import metrics_server
 from stream.core.events import Reason
 from stream.errors import IsthmusError
 from stream.health import Beat, Health, PartitionProgress, Stalls
@@ -100,6 +104,45 @@ def test_the_metrics_port_tells_health_too() -> None:
         assert answer(port, "/other")[0] == 404
         with pytest.raises(IsthmusError, match=f"port {port} is taken"):
             Metrics().serve(port, health)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_clients_that_hold_connections_open_keep_no_check_from_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest makes room for the newest, and each ends after a time, also one that goes on sending."""
+    monkeypatch.setattr(metrics_server, "CLIENTS", 3)
+    metrics = Metrics()
+    server, _ = metrics.serve(0, host="127.0.0.1")
+    idle = [socket.create_connection(("127.0.0.1", server.server_port), timeout=20) for _ in range(4)]
+    try:
+        assert answer(server.server_port, "/livez") == (200, "ok\n")
+        assert idle[0].recv(1) == b""
+        assert metrics.total("metrics_connections_closed", "crowded_out") >= 2
+        monkeypatch.setattr(metrics_server, "CLIENT_S", 0.1)
+        deadline = time.monotonic() + 20
+        with contextlib.suppress(OSError):
+            while not metrics.total("metrics_connections_closed", "slow") and time.monotonic() < deadline:
+                idle[3].sendall(b"x")
+                time.sleep(0.02)
+        assert idle[2].recv(1) == b""
+        assert answer(server.server_port, "/readyz") == (200, "ok\n")
+    finally:
+        for client in idle:
+            client.close()
+        server.shutdown()
+        server.server_close()
+
+
+def test_metrics_are_served_on_the_address_that_is_set() -> None:
+    """One that is not this machine's is refused by the setting's name."""
+    with pytest.raises(IsthmusError, match=r"health\.metrics_host"):
+        Metrics().serve(0, host="192.0.2.1")
+    server, _ = Metrics().serve(0, host="127.0.0.2")
+    try:
+        assert urllib.request.urlopen(f"{server.url}/livez", timeout=5).status == 200
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", server.server_port), timeout=5)
     finally:
         server.shutdown()
         server.server_close()
