@@ -74,9 +74,11 @@ def _digest(secret: str) -> str:
 
 
 class ApiKeys:
-    """The live keys, as the topic's records make them."""
+    """The live keys, as the topic's records make them, and those of this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: Sequence[ApiKey] = ()) -> None:
+        """`own` are keys of this process alone, which are in no topic."""
+        self._own = {key.key_id: key for key in own}
         self._keys: dict[str, ApiKey] = {}
 
     async def on_records(self, records: Sequence[Record], *, replace: bool = False) -> None:
@@ -103,14 +105,14 @@ class ApiKeys:
         parts = presented.split("_")
         if len(parts) != _PARTS or parts[0] != PREFIX:
             return None
-        key = self._keys.get(parts[1])
+        key = self._own.get(parts[1]) or self._keys.get(parts[1])
         if key is None or not hmac.compare_digest(_digest(parts[2]), key.sha256) or not key.is_live(now_ms):
             return None
         return key
 
     def is_live(self, key: ApiKey, now_ms: int) -> bool:
         """Whether a key that was found before is still what the topic holds."""
-        return self._keys.get(key.key_id) == key and key.is_live(now_ms)
+        return (self._own.get(key.key_id) or self._keys.get(key.key_id)) == key and key.is_live(now_ms)
 
     def all(self) -> list[ApiKey]:
         return sorted(self._keys.values(), key=lambda key: key.created_at)

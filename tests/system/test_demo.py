@@ -11,11 +11,18 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stream.kafka.cluster.local_broker import free_port
+from stream.settings import TopicSettings
+from tests.system.exact import read_all
+
+WITHIN_S = 60
 KEYS = {
     "events",
     "recommendations",
@@ -60,7 +67,7 @@ def run_printed(line: str) -> dict[str, Any]:
 
 def watch(printed: list[str]) -> None:
     """Opens the live page with the key that stands in it, and reads how its stream begins."""
-    (address,) = (line.split(":", 1)[1].strip() for line in printed if "watch it live" in line)
+    address = address_of(printed, "watch it live")
     with urllib.request.urlopen(address, timeout=10) as answer:
         found = re.search(r'name="isthmus-key" content="(isk_[^"]+)"', answer.read().decode())
     assert found is not None
@@ -76,7 +83,7 @@ def change_a_list(printed: list[str]) -> None:
     assert bought is not None
     assert bought[1] in {entry["item"] for entry in run_printed(ask)["items"]}
     assert run_printed(change)["results"][0]["status"] == "accepted"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + WITHIN_S
     while bought[1] in {entry["item"] for entry in run_printed(ask)["items"]}:
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -90,41 +97,84 @@ def post(url: str, body: object = None, token: str = "") -> Any:
 
 
 def open_a_profile(printed: list[str]) -> None:
-    """As the page for agents does, with the token that the demo gives it."""
-    line = next(line for line in printed if "be an agent" in line)
-    url = line.split(":  ", 1)[1].strip().removesuffix("/agent")
+    """As the page for agents does, with the token that the demo gives it. It says where the list was shown."""
+    url = address_of(printed, "be an agent").removesuffix("/agent")
     entered = post(f"{url}/demo/token")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + WITHIN_S
     while "profile" not in (opened := post(f"{url}/v1/profiles", {"user_id": entered["examples"][0]}, entered["token"])):
         assert time.monotonic() < deadline  # a list is in the log before the state that it rests on
         time.sleep(0.2)
     assert opened["profile"]["user_id"] == entered["examples"][0]
-    assert opened["list"]["items"]
+    items = [one["item"] for one in opened["list"]["items"]]
+    event = {"user_id": entered["examples"][0], "occurred_at": time.time_ns() // 1_000_000, "channel": "phone", "action": "shown"}
+    post(f"{url}/v1/feedback", {"events": [{**event, "placement": "agent", "items": items}]}, entered["token"])
 
 
-@pytest.mark.timeout(180)
-def test_ctrl_c_ends_with_the_summary_while_metrics_and_api_are_served(tmp_path: Path) -> None:
-    """The requests that it prints show a list that changes, the live page is served; exit code 0, and nothing is left running."""
-    log = tmp_path / "out.log"
+def address_of(printed: list[str], text: str) -> str:
+    (line,) = (line for line in printed if text in line)
+    return line.split(":  ", 1)[1].strip()
+
+
+def open_the_shop(printed: list[str]) -> None:
+    """Its key makes a visitor."""
+    address = address_of(printed, "open the shop")
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        found = re.search(r'data-key="(isk_[^"]+)"', answer.read().decode())
+    assert found is not None
+    assert post(f"{address.removesuffix('/shop')}/v1/visitors", {}, found[1])["user_id"].startswith("anon-")
+
+
+@contextmanager
+def running_demo(folder: Path, *arguments: str) -> Iterator[list[str]]:
+    """Runs a demo until it has printed its addresses, gives what it printed, and ends it by Ctrl-C: with exit code 0."""
+    log = folder / "out.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(demo("--metrics-port", "0"), stdout=output, stderr=output)
+        process = subprocess.Popen(demo(*arguments), stdout=output, stderr=output)
     try:
-        deadline = time.monotonic() + 40
-        while "recommendations" not in log.read_text() or " 0 recommendations" in log.read_text().splitlines()[-1]:
+        deadline = time.monotonic() + 120
+        while "then change it" not in log.read_text():
             assert time.monotonic() < deadline, log.read_text()
             assert process.poll() is None, log.read_text()
             time.sleep(0.2)
-        while "then change it" not in log.read_text():
-            assert time.monotonic() < deadline + 20, log.read_text()
-            time.sleep(0.2)
-        change_a_list(log.read_text().splitlines())
-        watch(log.read_text().splitlines())
-        open_a_profile(log.read_text().splitlines())
+        yield log.read_text().splitlines()
         process.send_signal(signal.SIGINT)
         assert process.wait(90) == 0, log.read_text()
     finally:
-        process.kill()
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)  # a killed demo would leave its processes
+            process.wait(90)
     assert "peak memory" in log.read_text()
+
+
+@pytest.mark.timeout(240)
+def test_ctrl_c_ends_with_the_summary_while_metrics_and_api_are_served(tmp_path: Path) -> None:
+    """The requests that it prints show a list that changes, the pages are served; exit code 0, and nothing is left running."""
+    port = free_port()
+    with running_demo(tmp_path, "--metrics-port", str(port)) as printed:
+        change_a_list(printed)
+        watch(printed)
+        open_a_profile(printed)
+        open_the_shop(printed)
+        deadline = time.monotonic() + WITHIN_S
+        while not re.search(r'isthmus_feedback_items_total\{.*placement="agent"', metrics_at(port)):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
+def metrics_at(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+@pytest.mark.timeout(300)
+def test_the_demo_on_kafka_serves_the_same_pages(empty_kafka: str, tmp_path: Path) -> None:
+    """With keys that the broker never sees."""
+    with running_demo(tmp_path, "--kafka", "--bootstrap", empty_kafka) as printed:
+        change_a_list(printed)
+        watch(printed)
+        open_a_profile(printed)
+        open_the_shop(printed)
+    assert not any(read_all(empty_kafka, TopicSettings().api_keys).values())
 
 
 def test_the_metrics_port_serves_all_that_is_declared() -> None:

@@ -1,4 +1,4 @@
-"""The API, the live page and the shop in the demo without Kafka: on the loopback address, with keys that are made at each start."""
+"""The API and its pages in the demo: on the loopback address, with keys that this process alone knows and makes at each start."""
 
 from __future__ import annotations
 
@@ -6,105 +6,173 @@ import asyncio
 import dataclasses
 import importlib
 import secrets
-from typing import TYPE_CHECKING, Final
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from stream.services.metrics_reader import reader_of_metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from prometheus_client.metrics_core import Metric
 
-    from stream.api.api_keys import Scope
+    from stream.api.api_keys import ApiKey, Scope
+    from stream.api.live_view import ReadMetrics
+    from stream.api.rocksdb_store import RocksDBStore
+    from stream.health import Health
+    from stream.kafka.cluster.event_sink import EventSink
+    from stream.kafka.cluster.log_reader import LogReader
+    from stream.kafka.cluster.topic_follower import Apply
     from stream.kafka.embedded.log import Log
     from stream.metrics import Metrics
     from stream.services.api import ApiParts
     from stream.services.demo.context import DemoContext
+    from stream.services.demo.stats import DemoStats
+    from stream.settings import Settings
 
 USER: Final = "you"
 _TAGS: Final = ("home",)
+_HOST: Final = "127.0.0.1"
 _POLL_S: Final = 0.2
 _LISTED: Final = 100
-_RECENT: Final = 50  # lists of a partition
 _EXAMPLES: Final = 3
 
 
-async def serve_demo_api(context: DemoContext, log: Log, metrics: Metrics) -> None:
-    """Serves one replica from the embedded log until it is cancelled.
+class Backend(NamedTuple):
+    """What the demo's API stands on.
+
+    Attributes:
+        reader: Reads lists and states.
+        sink: Takes the pages' events.
+        read_metrics: Reads the workers' metrics.
+        follow: Follows whole topics inside a context; sets the event if that ends by itself.
+    """
+
+    reader: LogReader
+    sink: EventSink
+    read_metrics: ReadMetrics | None
+    follow: Callable[[Mapping[str, Apply], Health, asyncio.Event], AbstractAsyncContextManager[None]]
+
+
+@asynccontextmanager
+async def on_log(log: Log, settings: Settings, metrics: Metrics) -> AsyncIterator[Backend]:
+    """The embedded log; `metrics` are those of the worker in this process."""
+    from stream.kafka.embedded.event_sink import EmbeddedEventSink
+    from stream.kafka.embedded.log_follower import follow_log
+    from stream.kafka.embedded.log_reader import EmbeddedLogReader
+    from stream.services.process import running
+
+    async def read_metrics() -> tuple[list[Iterable[Metric]], int]:
+        return [metrics.registry.collect()], 1
+
+    def follow(follows: Mapping[str, Apply], _: Health, stop: asyncio.Event) -> AbstractAsyncContextManager[None]:
+        return running([follow_log(log, topic, apply, asyncio.Event()) for topic, apply in follows.items()], stop)
+
+    sink = EmbeddedEventSink(log, settings.topics.model_dump())
+    yield Backend(EmbeddedLogReader(log), sink, read_metrics, follow)
+
+
+@asynccontextmanager
+async def on_broker(bootstrap: str, context: DemoContext, metrics_of_workers: Sequence[str]) -> AsyncIterator[Backend]:
+    """A broker, with workers in other processes."""
+    from stream.kafka.cluster.event_sink import open_event_sink
+    from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
+    from stream.services.process import followed
+
+    topics, own = context.settings.topics, context.settings.api
+
+    def follow(follows: Mapping[str, Apply], health: Health, stop: asyncio.Event) -> AbstractAsyncContextManager[None]:
+        return followed(bootstrap, follows, health, stop, context.startup)
+
+    async with open_event_sink(bootstrap, topics.model_dump(), topics.partitions, own.send_timeout_s) as sink:
+        yield Backend(KafkaLogReader(bootstrap), sink, reader_of_metrics(metrics_of_workers), follow)
+
+
+async def serve_demo_api(context: DemoContext, opening: AbstractAsyncContextManager[Backend], metrics: Metrics) -> None:
+    """Serves one replica until it is cancelled.
 
     It begins after the first recommendation, and its libraries, a second of work, are loaded in a thread.
     """
     while context.stats.first_recommendation_s is None:  # noqa: ASYNC110  (a statistic, not an event)
         await asyncio.sleep(_POLL_S)
     await asyncio.to_thread(importlib.import_module, "stream.api.app")
-    import msgspec
-    from pydantic import SecretStr
-
-    from stream.api.api_keys import Scope
-    from stream.api.context import DemoAgent
     from stream.api.rocksdb_store import RocksDBStore
-    from stream.kafka.cluster.local_broker import free_port
-    from stream.kafka.embedded.event_sink import EmbeddedEventSink
-    from stream.kafka.embedded.log_follower import follow_log
-    from stream.kafka.embedded.log_reader import EmbeddedLogReader
-    from stream.services.api import following, make_parts
+    from stream.services.api import following
     from stream.services.http_server import serve
-    from stream.settings import with_changes
 
-    own = {"host": "127.0.0.1", "port": free_port(), "metrics_port": 0, "live": True, "keep_clicks": True}
-    settings = with_changes(context.settings, "api", token_secrets=(SecretStr(secrets.token_hex(32)),), **own)
-    topics = settings.topics
-    scopes = (Scope.READ, Scope.WRITE), (Scope.PUBLIC,), (Scope.LIVE,), (Scope.READ, Scope.FEEDBACK)
-    secret, shop, live, agent = (_new_key(log, topics.api_keys, *one) for one in scopes)
-    store, stop = RocksDBStore(context.folder / "api"), asyncio.Event()
-    sink = EmbeddedEventSink(log, topics.model_dump())
-
-    async def read_metrics() -> tuple[list[Iterable[Metric]], int]:
-        return [metrics.registry.collect()], 1
-
-    parts = make_parts(settings, store, EmbeddedLogReader(log), sink, metrics, read_metrics=read_metrics)
-    demo_agent = DemoAgent(agent, lambda: _recent_users(log, topics.recommendations))
-    pages = {"page_key": shop, "live_key": live, "demo_agent": demo_agent}
-    parts = dataclasses.replace(parts, api=msgspec.structs.replace(parts.api, **pages))
-    follows = {
-        topics.api_keys: parts.api.keys.on_records,
-        topics.items: parts.current.on_items,
-        topics.models: parts.current.on_models,
-    }
-    work = [follow_log(log, topic, apply, asyncio.Event()) for topic, apply in follows.items()]
-    work.append(_say_how_to_ask(context.say, parts, f"http://127.0.0.1:{settings.api.port}", secret))
-    tasks = [asyncio.create_task(one) for one in work]
+    settings, topics = _own_settings(context.settings), context.settings.topics
+    stop, store = asyncio.Event(), RocksDBStore(context.folder / "api")
     try:
-        async with following(parts, stop):
-            await serve(parts.api, metrics, stop, lambda _: None)
+        async with opening as backend:
+            parts, secret = _parts(settings, store, backend, metrics, context.stats)
+            follows: dict[str, Apply] = {
+                topics.api_keys: parts.api.keys.on_records,
+                topics.items: parts.current.on_items,
+                topics.models: parts.current.on_models,
+            }
+            async with backend.follow(follows, parts.api.health, stop), following(parts, stop):
+                url = f"http://{_HOST}:{settings.api.port}"
+                saying = asyncio.create_task(_say_how_to_ask(context.say, parts, url, secret))
+                try:
+                    await serve(parts.api, metrics, stop, lambda _: None, _HOST)
+                finally:
+                    saying.cancel()
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         await store.close()
 
 
-def _new_key(log: Log, topic: str, *scopes: Scope) -> str:
-    from stream.api.api_keys import encode_api_key, make_api_key
+def _own_settings(settings: Settings) -> Settings:
+    from pydantic import SecretStr
+
+    from stream.kafka.cluster.local_broker import free_port
+    from stream.settings import with_changes
+
+    own = {"host": _HOST, "port": free_port(), "metrics_port": 0, "live": True, "keep_clicks": True}
+    return with_changes(settings, "api", token_secrets=(SecretStr(secrets.token_hex(32)),), **own)
+
+
+def _parts(settings: Settings, store: RocksDBStore, backend: Backend, metrics: Metrics, stats: DemoStats) -> tuple[ApiParts, str]:
+    """The replica, whose pages have keys of their own, and a key for the terminal."""
+    import msgspec
+
+    from stream.api.api_keys import ApiKeys, Scope
+    from stream.api.context import DemoAgent
+    from stream.services.api import make_parts
+
+    scopes = (Scope.READ, Scope.WRITE), (Scope.PUBLIC,), (Scope.LIVE,), (Scope.READ, Scope.FEEDBACK)
+    (secret, first), (shop, second), (live, third), (agent, fourth) = (_new_key(*one) for one in scopes)
+    parts = make_parts(settings, store, backend.reader, backend.sink, metrics, read_metrics=backend.read_metrics)
+    api = msgspec.structs.replace(
+        parts.api,
+        keys=ApiKeys((first, second, third, fourth)),
+        page_key=shop,
+        live_key=live,
+        demo_agent=DemoAgent(agent, lambda: _recent_users(stats)),
+    )
+    return dataclasses.replace(parts, api=api), secret
+
+
+def _new_key(*scopes: Scope) -> tuple[str, ApiKey]:
+    from stream.api.api_keys import make_api_key
     from stream.services.api import now_ms
 
-    secret, key = make_api_key("demo", scopes, now_ms())
-    log.append(topic, key.key_id, encode_api_key(key))
-    return secret
+    return make_api_key("demo", scopes, now_ms())
 
 
-def _recent_users(log: Log, topic: str) -> tuple[str, ...]:
+def _recent_users(stats: DemoStats) -> tuple[str, ...]:
     """Users of recent lists, for an agent to look at: those who both clicked and called first, and not the newest, whose states
     the API may not have yet.
     """
     from stream.api.answers import decode_list
 
-    recent = [record for part in log.topics[topic].partitions for record in list(part.records)[-_RECENT:] if record.value]
-    lists = [decode_list(record.value) for record in sorted(recent, key=lambda record: record.timestamp) if record.value]
+    lists = [decode_list(value) for value in stats.recent]
     lists.sort(key=lambda made: not (made.modalities.session and made.modalities.conversation))
     return tuple(dict.fromkeys(made.user_id for made in lists))[:_EXAMPLES]
 
 
 async def _say_how_to_ask(say: Callable[[str], None], parts: ApiParts, url: str, key: str) -> None:
-    """Prints two requests, once there is a catalogue: the first shows a list, the second changes it.
+    """Prints where the pages are, once there is a catalogue, and two requests: the first shows a list, the second changes it.
 
     The user clicks first: a list of his own stays until his next event, whereas popularity's changes with each purchase of others.
     """
@@ -116,14 +184,14 @@ async def _say_how_to_ask(say: Callable[[str], None], parts: ApiParts, url: str,
 
     while not parts.current.catalogue.items or parts.missing() is not None:  # noqa: ASYNC110  (two states at once)
         await asyncio.sleep(_POLL_S)
+    say(f"watch it live:   {url}/")
+    say(f"open the shop:   {url}/shop")
+    say(f"be an agent:     {url}/agent")
     await parts.api.send([OutgoingEvent("clicks", USER, "", msgspec.json.encode(Click(USER, now_ms(), _TAGS)))])
     while (answer := (await parts.api.service.lists([USER], _LISTED))[0]).recommendation_id is None:  # noqa: ASYNC110
         await asyncio.sleep(_POLL_S)
     first = next(entry for entry in answer.items if not parts.current.catalogue.is_repeatable(entry.item))
     event = f'{{"type": "purchase", "user_id": "{USER}", "occurred_at": {now_ms()}, "items": ["{first.item}"]}}'
     curl = f"curl -sH 'Authorization: Bearer {key}'"
-    say(f"watch it live:   {url}/")
-    say(f"open the shop:   {url}/shop")
-    say(f"be an agent:     {url}/agent")
     say(f"ask for a list:  {curl} {url}/v1/users/{USER}/recommendations")
     say(f"then change it:  {curl} -H 'Content-Type: application/json' {url}/v1/events -d '{{\"events\": [{event}]}}'")

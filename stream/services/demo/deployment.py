@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +16,9 @@ from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.local_broker import LocalKafka, free_port
 from stream.kafka.cluster.security import require_plain_for_local_broker
 from stream.kafka.cluster.topics import create_or_check, source_topics
+from stream.metrics import Metrics
 from stream.services.child_processes import ChildProcess
+from stream.services.demo.api import on_broker, serve_demo_api
 from stream.services.demo.catching_up import catch_up, repeated
 from stream.services.demo.context import MIN_JUDGED
 from stream.services.demo.live_users import send_live
@@ -70,6 +73,7 @@ class DemoProcesses:
         self._bootstrap = bootstrap
         self._folder = context.folder
         self._text_model = folder_of(context.settings)
+        self._placements = json.dumps(context.settings.feedback.placements)
         self._stack = stack
         self._children: list[ChildProcess] = []
 
@@ -77,10 +81,12 @@ class DemoProcesses:
         folder = self._folder
         environment = {
             "ISTHMUS_KAFKA__DEV": "true",
+            "ISTHMUS_HEALTH__METRICS_HOST": "127.0.0.1",
             "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
             "ISTHMUS_REGISTRY__URI": f"sqlite:///{folder / 'registry' / 'mlflow.db'}",
             "ISTHMUS_REGISTRY__FOLDER": str(folder / "registry" / "models"),
             "ISTHMUS_ENCODER__TEXT_MODEL": str(self._text_model),
+            "ISTHMUS_FEEDBACK__PLACEMENTS": self._placements,
             "OMP_NUM_THREADS": "1",
         }
         child = ChildProcess([*command, "--bootstrap", self._bootstrap], environment, folder / f"{name}.log")
@@ -98,7 +104,9 @@ async def _run(context: DemoContext, bootstrap: str, urls: Sequence[str], proces
     lists = TopicTail(bootstrap, topics.recommendations, lambda records: stats.saw_recommendations(row.value for row in records))
     dead_letters = TopicTail(bootstrap, topics.dead_letters, lambda records: _add_dead_letters(stats, len(records)))
     sending = asyncio.create_task(_send(context, bootstrap))
-    tasks = [sending, *(asyncio.create_task(task) for task in (_watch(context, urls, processes), lists.run(), dead_letters.run()))]
+    api = serve_demo_api(context, on_broker(bootstrap, context, urls), Metrics())
+    others = (_watch(context, urls, processes), lists.run(), dead_letters.run(), api)
+    tasks = [sending, *(asyncio.create_task(task) for task in others)]
     try:
         await asyncio.wait([asyncio.create_task(context.stop.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED)
         if context.stop.is_set():

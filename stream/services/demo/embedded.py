@@ -24,7 +24,7 @@ from stream.kafka.embedded.log import forget, open_log
 from stream.kafka.embedded.log_follower import follow_log
 from stream.metrics import Metrics
 from stream.services.child_processes import ChildProcess
-from stream.services.demo.api import serve_demo_api
+from stream.services.demo.api import on_log, serve_demo_api
 from stream.services.demo.catching_up import catch_up, repeated
 from stream.services.demo.context import MIN_JUDGED
 from stream.services.demo.live_users import send_live
@@ -54,15 +54,15 @@ async def run_embedded(context: DemoContext, *, persist: bool) -> None:
     log = open_log(NAME, context.folder if persist else None)
     log.create_topics(specs(context.settings.topics, context.settings.application))
     metrics = Metrics()
-    server, _ = metrics.serve(context.settings.worker.metrics_port)
-    context.stats.metrics_at = f"http://127.0.0.1:{server.server_port}/metrics"
+    server, _ = metrics.serve(context.settings.worker.metrics_port, host="127.0.0.1")
+    context.stats.metrics_at = f"{server.url}/metrics"
     apps_stop = asyncio.Event()
     served = ServedModel()
     apps = [_worker(context, log, metrics, served, apps_stop), _encoder(context, log, metrics, apps_stop)]
     others = [
         *_follows(context, log, metrics, served),
         _watch(context, metrics),
-        serve_demo_api(context, log, metrics),
+        serve_demo_api(context, on_log(log, context.settings, metrics), metrics),
         _train_periodically(log, context.settings.topics.model_dump(), context.folder, context.stats),
     ]
     running = [asyncio.create_task(task) for task in [*apps, *others, _send(context, log)]]

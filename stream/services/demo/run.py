@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stream.services.demo.live_users import make_live_world
 from stream.services.text_models import with_stand_in, words_of_the_synthetic_world
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from stream.services.startup import Startup
     from stream.settings import Settings
     from training.datasets.synthetic.world import World
+
+
+PLACEMENTS: Final = ("home", "shop", "agent")
+"""Where lists are shown: to the synthetic users, in the shop, and on the page of agents."""
 
 
 class DemoOptions(NamedTuple):
@@ -59,11 +63,20 @@ def run_demo(settings: Settings, options: DemoOptions, startup: Startup) -> None
         world = pool.submit(make_live_world)
         folder = Path(temporary) if options.data is None else options.data.resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        settings = with_stand_in(settings, words_of_the_synthetic_world(), folder / "text-model")
+        settings = _declaring_placements(with_stand_in(settings, words_of_the_synthetic_world(), folder / "text-model"))
         uvloop.run(_run(settings, options, folder, stats, world, startup))
     print_summary(stats)
     if options.summary is not None:
         options.summary.write_bytes(msgspec.json.format(msgspec.json.encode(stats.summary())))
+
+
+def _declaring_placements(settings: Settings) -> Settings:
+    """States store positions of placements, so those that are declared stay where they are."""
+    from stream.core import limits
+    from stream.settings import with_changes
+
+    names = tuple(dict.fromkeys((*settings.feedback.placements, *PLACEMENTS)))
+    return with_changes(settings, "feedback", placements=names[: limits.PLACEMENTS])
 
 
 async def _run(

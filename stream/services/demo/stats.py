@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 LATEST = 6
+RECENT = 200
 
 
 class _MadeBy(msgspec.Struct):
@@ -56,6 +57,7 @@ class DemoStats:
     first_recommendation_s: float | None = None
     trained_model_s: float | None = None
     latest: deque[bytes] = field(default_factory=lambda: deque(maxlen=LATEST))
+    recent: deque[bytes] = field(default_factory=lambda: deque(maxlen=RECENT))
     news: deque[str] = field(default_factory=lambda: deque(maxlen=4))
     names: dict[str, str] = field(default_factory=dict)
     purchases: Counter[str] = field(default_factory=Counter)
@@ -72,6 +74,7 @@ class DemoStats:
             if value:
                 self.recommendations += 1
                 self.latest.append(value)
+                self.recent.append(value)
         if self.recommendations and self.first_recommendation_s is None:
             self.first_recommendation_s = round(self.elapsed_s, 2)
 
