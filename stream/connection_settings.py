@@ -44,8 +44,9 @@ class KafkaSettings(Section):
     bootstrap: str = Field("127.0.0.1:9092", description="host:port of one or more brokers, comma-separated")
     dev: bool = Field(False, description="whether there is only one broker: topics get replication 1")
     compression: Compression = Field(
-        "none",
-        description="compression of what Isthmus sends: none, gzip, snappy, lz4, zstd; brokers keep and replicate it so",
+        "zstd",
+        description="compression of what Isthmus sends: none, gzip, snappy, lz4, zstd; brokers keep and replicate it so. Consumers "
+        "older than Kafka 2.1 cannot read zstd",
     )
     security_protocol: SecurityProtocol = Field(
         "PLAINTEXT", description="PLAINTEXT, SSL (TLS, optionally with a client certificate), SASL_PLAINTEXT or SASL_SSL"

@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
+import kafka.codec
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.consumer.fetcher import Fetcher
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError
 
-from stream.connection_settings import KafkaSettings
+from stream.connection_settings import Compression, KafkaSettings
 from stream.kafka.cluster import clients
 from stream.kafka.cluster.access import door
 from stream.kafka.cluster.clients import AdminClient, ConsumerClient, async_consumer, async_producer, producer_client
@@ -48,19 +49,29 @@ def test_a_client_of_kafka_is_made_in_one_place(path: Path) -> None:
     assert [f"{path}:{call.lineno} makes {name}" for call, name in named if name in LIBRARIES] == []
 
 
-@pytest.mark.parametrize(("setting", "codec"), [("none", None), ("gzip", "gzip"), ("zstd", "zstd")])
-def test_every_producer_compresses_as_the_settings_say(monkeypatch: pytest.MonkeyPatch, setting: Any, codec: str | None) -> None:
-    """Of both libraries, and Faust's with and without transactions."""
+@pytest.mark.parametrize(("settings", "codec"), [({}, "zstd"), ({"compression": "none"}, None), ({"compression": "gzip"}, "gzip")])
+def test_every_producer_compresses_as_the_settings_say(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], codec: str | None
+) -> None:
+    """Of both libraries, and Faust's with and without transactions. By default with zstd."""
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(door, "check", lambda *_: None)
     for name in ("AIOKafkaProducer", "KafkaProducer"):
         monkeypatch.setattr(clients, name, lambda **options: made.append(options))
-    use_security(KafkaSettings(compression=setting))
+    use_security(KafkaSettings(**settings))
     async_producer("nowhere:9", linger_ms=5)
     producer_client("nowhere:9")
     made.append(dict(FaustProducer._settings_extra(cast("FaustProducer", None))))
     assert [options["compression_type"] for options in made] == [codec] * 3
     assert all(options["enable_idempotence"] for options in made)
+
+
+@pytest.mark.parametrize("codec", [codec for codec in get_args(Compression) if codec != "none"])
+def test_both_clients_bring_each_codec(codec: str) -> None:
+    """Their packages for codecs are dependencies of ours: with one missing, a producer would fail where it is made."""
+    has_codec, _ = AIOKafkaProducer._COMPRESSORS[codec]
+    assert has_codec()
+    assert getattr(kafka.codec, f"has_{codec}")()
 
 
 def test_aiokafka_itself_lets_a_session_end() -> None:
