@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from tests.benchmarks import encoder_throughput, growth, latencies, scale, serving, sharing, throughput
+from tests.benchmarks import encoder_throughput, growth, latencies, ready, scale, serving, sharing, throughput
 from tests.benchmarks.exclusive import exclusive_run
 from tests.benchmarks.field import OTHERS
 from tests.benchmarks.network import write_network
@@ -44,6 +44,9 @@ class Bench:
         capacity = {row["contender"]: row["events_per_s"] for row in found}
         return latencies.rows(self.folder, self.model, self.sha256, capacity, SCALE)
 
+    def ready(self) -> Iterable[dict[str, Any]]:
+        return ready.rows(self.folder, self.model, self.sha256, SCALE)
+
     def workers(self) -> Iterable[dict[str, Any]]:
         return sharing.rows(self.folder, self.model, SCALE)
 
@@ -66,6 +69,7 @@ class Bench:
 PARTS: dict[str, Callable[[Bench], Iterable[dict[str, Any]]]] = {
     "throughput": Bench.throughput,
     "latency": Bench.latency,
+    "ready": Bench.ready,
     "workers": Bench.workers,
     "history": Bench.history,
     "users": Bench.users,

@@ -30,33 +30,51 @@ def rows(folder: Path, model: Path, sha256: str, capacity: Mapping[str, float], 
             rates[f"80 % of capacity, {full * SHARE:,.0f} clicks/s"] = full * SHARE
         for label, rate in rates.items():
             try:
-                timed = _one(folder / "turn", model, sha256, contender, rate, scale)
+                found = _one(folder / "turn", model, sha256, contender, rate, scale)
             except (TimeoutError, IsthmusError, OSError) as error:
                 print(f"{contender.name}, {label}: no figures: {error}", file=sys.stderr, flush=True)
                 continue
-            row = {"contender": contender.name, "users": label, "scored": True, "rate": rate, **timed}
+            row = {"contender": contender.name, "users": label, "scored": True, "rate": rate, **found}
             print(row, file=sys.stderr, flush=True)
             yield row
 
 
 def _one(folder: Path, model: Path, sha256: str, contender: Contender, rate: float, scale: float) -> dict[str, float]:
-    with LocalKafka(folder / "kafka") as broker:
-        psutil.Process(broker.pid).cpu_affinity(OTHERS)
-        create_or_check(broker.bootstrap, TOPICS, dev=True)
-        serving = _worker if contender in {OURS, EXACT} else _contender
-        with serving(folder, broker.bootstrap, model, sha256, contender):
-            load = {"bootstrap": broker.bootstrap, "rate": rate, "partitions": TOPICS.partitions}
-            job = msgspec.json.encode({**load, "seconds": SECONDS * scale, "warm_s": WARM_S * scale})
-            done = subprocess.run([OWN, "-m", "tests.benchmarks.latency"], input=job, capture_output=True, check=False)
-    shutil.rmtree(folder, ignore_errors=True)
-    if done.returncode:
-        raise TimeoutError(done.stderr.decode().strip().splitlines()[-1])
-    timed: dict[str, float] = msgspec.json.decode(done.stdout)
-    return timed
+    with serving(folder, model, sha256, contender) as (bootstrap, pid):
+        return timed(bootstrap, pid, rate, SECONDS * scale, WARM_S * scale)
 
 
 @contextmanager
-def _worker(folder: Path, bootstrap: str, model: Path, sha256: str, contender: Contender) -> Iterator[None]:
+def serving(folder: Path, model: Path, sha256: str, contender: Contender) -> Iterator[tuple[str, int]]:
+    """Starts a contender on a new broker; yields the broker's address and the contender's process id."""
+    start_contender = _worker if contender in {OURS, EXACT} else _contender
+    try:
+        with LocalKafka(folder / "kafka") as broker:
+            psutil.Process(broker.pid).cpu_affinity(OTHERS)
+            create_or_check(broker.bootstrap, TOPICS, dev=True)
+            with start_contender(folder, broker.bootstrap, model, sha256, contender) as pid:
+                yield broker.bootstrap, pid
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def timed(bootstrap: str, pid: int, rate: float, seconds: float, warm_s: float) -> dict[str, float]:
+    """What `latency.measure` returns, from a process of its own.
+
+    Raises:
+        TimeoutError: as there.
+    """
+    load = {"bootstrap": bootstrap, "rate": rate, "partitions": TOPICS.partitions, "pid": pid}
+    job = msgspec.json.encode({**load, "seconds": seconds, "warm_s": warm_s})
+    done = subprocess.run([OWN, "-m", "tests.benchmarks.latency"], input=job, capture_output=True, check=False)
+    if done.returncode:
+        raise TimeoutError(done.stderr.decode().strip().splitlines()[-1])
+    found: dict[str, float] = msgspec.json.decode(done.stdout)
+    return found
+
+
+@contextmanager
+def _worker(folder: Path, bootstrap: str, model: Path, sha256: str, contender: Contender) -> Iterator[int]:
     """Starts the real worker process, with the model announced."""
     from stream.core.announcements import ModelAnnouncement
     from stream.kafka.cluster.compacted_topic import announce
@@ -74,17 +92,17 @@ def _worker(folder: Path, bootstrap: str, model: Path, sha256: str, contender: C
     worker = ChildProcess(["worker", "--bootstrap", bootstrap, "--metrics-port", "0"], environment, folder / "worker.log")
     try:
         psutil.Process(worker.pid).cpu_affinity([0])
-        yield
+        yield worker.pid
     finally:
         worker.stop()
 
 
 @contextmanager
-def _contender(folder: Path, bootstrap: str, model: Path, _: str, contender: Contender) -> Iterator[None]:
+def _contender(folder: Path, bootstrap: str, model: Path, _: str, contender: Contender) -> Iterator[int]:
     job = job_of(folder / "state", skip=0, count=0, model=str(model), name=contender.name, serve=True)
     process = start(contender, msgspec.structs.replace(job, bootstrap=bootstrap))
     try:
-        yield
+        yield process.pid
     finally:
         process.kill()
         process.wait()

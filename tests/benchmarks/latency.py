@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from tests.benchmarks.job import cpu_s
 from tests.benchmarks.load import NOW_MS, TAGS
 
 DRAIN_S: Final = 30.0
@@ -23,11 +24,14 @@ SENDER_LATE_MS: Final = 5.0
 
 
 class Load(msgspec.Struct):
+    """`pid` is the contender's process, whose CPU is measured too."""
+
     bootstrap: str
     rate: float
     seconds: float
     warm_s: float
     partitions: int
+    pid: int
 
 
 class _CausedBy(msgspec.Struct):
@@ -58,7 +62,7 @@ class Reader(threading.Thread):
 
 
 def measure(load: Load) -> dict[str, float]:
-    """Returns p50 and p99 in ms over `seconds`, after a warm-up of `warm_s`.
+    """Returns p50 and p99 in ms over `seconds`, after a warm-up of `warm_s`, and the contender's CPU as a share of a core.
 
     Raises:
         TimeoutError: lists are missing or the sender was late, so no percentile is meaningful: the rate is too high for the
@@ -78,7 +82,9 @@ def measure(load: Load) -> dict[str, float]:
     try:
         _until_served(producer, reader)
         _send(producer, load.rate, load.warm_s, "warm")
+        before, began = cpu_s(load.pid), time.perf_counter()
         due, late_ms = _send(producer, load.rate, load.seconds, "timed")
+        share = (cpu_s(load.pid) - before) / (time.perf_counter() - began)
         _all_there(reader, due)
     finally:
         reader.over = True
@@ -87,7 +93,7 @@ def measure(load: Load) -> dict[str, float]:
         raise TimeoutError(f"the sender was {late_ms:.0f} ms late at p99: this machine cannot generate this load beside the broker")
     ages = [reader.read_at[event_id] - moment for event_id, moment in due.items()]
     p50, p99 = np.quantile(ages, [0.5, 0.99]) * 1_000
-    return {"p50_ms": float(p50), "p99_ms": float(p99), "sender_late_p99_ms": late_ms}
+    return {"p50_ms": float(p50), "p99_ms": float(p99), "sender_late_p99_ms": late_ms, "cores": share}
 
 
 def _until_served(producer: Any, reader: Reader) -> None:

@@ -13,6 +13,7 @@ COLUMNS = (
     ("ready_s", "ready after s", 1, 1),
     ("cpu_us_per_event", "CPU us/event", 1, 1),
     ("peak_rss_bytes", "peak MiB", 2**20, 0),
+    ("cores", "% of a core", 0.01, 1),
     ("value", "value", 1, 2),
     ("disk_bytes_per_user", "disk B/user", 1, 0),
     ("ratio", "ratio to ours", 1, 2),
