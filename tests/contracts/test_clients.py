@@ -16,10 +16,13 @@ from typing import Any, cast, get_args
 import kafka.codec
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import client as aiokafka_client
 from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.protocol import metadata
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError
+from kafka.net import manager
 
 from stream.connection_settings import Compression, KafkaSettings
 from stream.kafka.cluster import clients
@@ -72,6 +75,22 @@ def test_both_clients_bring_each_codec(codec: str) -> None:
     has_codec, _ = AIOKafkaProducer._COMPRESSORS[codec]
     assert has_codec()
     assert getattr(kafka.codec, f"has_{codec}")()
+
+
+def test_aiokafkas_clients_ask_about_topics_without_creating_them() -> None:
+    """By the class that `stream.kafka.cluster.clients` puts into its module. If the last line fails, that is no longer needed."""
+    assert inspect.getsource(aiokafka_client.AIOKafkaClient).count("MetadataRequest(") == 2
+    asked = cast("Any", aiokafka_client).MetadataRequest(["web-clicks"])
+    assert asked.build(metadata.MetadataRequest_v5).allow_auto_topic_creation is False
+    assert metadata.MetadataRequest(["web-clicks"]).build(metadata.MetadataRequest_v5).allow_auto_topic_creation is True
+
+
+def test_kafka_pythons_clients_do_not_hand_on_whether_topics_are_created() -> None:
+    """If the last line fails, `stream.kafka.cluster.clients` can give them `allow_auto_create_topics` instead."""
+    source = inspect.getsource(manager.KafkaConnectionManager.__init__)
+    assert "self.cluster = ClusterMetadata(" in source
+    assert cast("Any", manager).ClusterMetadata().metadata_request().allow_auto_topic_creation is False
+    assert "allow_auto_create_topics" not in source
 
 
 def test_aiokafka_itself_lets_a_session_end() -> None:

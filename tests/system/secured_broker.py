@@ -151,6 +151,7 @@ class SecuredBroker:
             "super.users": "User:ANONYMOUS;User:app",
             "ssl.principal.mapping.rules": "RULE:^CN=(.*?)$/$1/",
             "listener.name.mutual.ssl.client.auth": "required",
+            "auto.create.topics.enable": "true",  # Kafka's default: no client of ours may make use of it
         }
         for listener, kind in _LISTENERS.items():
             properties |= _tls(listener, certificates.get(listener, certificates["broker"]), self.authority.ca_file)

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer
 from faust.transport.drivers import aiokafka as driver
+from kafka.errors import KafkaError
 
 from stream.connection_settings import KafkaSettings
 from stream.errors import IsthmusError
 from stream.kafka.app import make_app
+from stream.kafka.cluster.clients import ConsumerClient, async_consumer, producer_client
 from stream.kafka.cluster.compacted_topic import CompactedTopic
 from stream.kafka.cluster.producer import InputRecord, produce
 from stream.kafka.cluster.security import use_security
@@ -65,11 +67,37 @@ async def test_every_client_gets_in(
     assert await first_value(make_app(unique, f"kafka://{settings.bootstrap}", data=tmp_path, partitions=2), topics.clicks) == b"{}"
 
 
-async def first_value(app: Any, topic: str) -> Any:
-    """What a consumer reads first that is made as Faust makes its own."""
+async def test_no_client_creates_a_topic(secured_broker: SecuredBroker, tmp_path: Path, unique: str) -> None:
+    """The broker would create each topic that somebody asks about, with partitions and retention of its own choice."""
+    settings = secured_broker.settings()
+    use_security(settings)
+    names = [f"{unique}-{number}" for number in range(4)]
+    with closing(ConsumerClient(bootstrap_servers=settings.bootstrap)) as consumer:
+        assert not consumer.partitions_for_topic(names[0])
+        with closing(producer_client(settings.bootstrap, max_block_ms=1_000)) as producer, pytest.raises(KafkaError):
+            producer.send(names[1], b"x").get(5)
+        reader = async_consumer(names[2], bootstrap=settings.bootstrap)
+        app = make_app(unique, f"kafka://{settings.bootstrap}", data=tmp_path, partitions=2)
+        await asyncio.gather(waits_for_its_topic(reader), waits_for_its_topic(consumer_of(app, names[3])))
+        assert not consumer.topics() & {*names}
+
+
+async def waits_for_its_topic(consumer: AIOKafkaConsumer) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(2):
+            await consumer.start()
+    await consumer.stop()
+
+
+def consumer_of(app: Any, topic: str) -> AIOKafkaConsumer:
+    """One as Faust makes its own."""
     credentials = driver.credentials_to_aiokafka_auth(app.conf.broker_credentials, app.conf.ssl_context)
     address = driver.server_list(app.transport.url, 9092)
-    consumer = AIOKafkaConsumer(topic, bootstrap_servers=address, auto_offset_reset="earliest", **credentials)
+    return AIOKafkaConsumer(topic, bootstrap_servers=address, auto_offset_reset="earliest", **credentials)
+
+
+async def first_value(app: Any, topic: str) -> Any:
+    consumer = consumer_of(app, topic)
     await consumer.start()
     try:
         async with asyncio.timeout(60):

@@ -3,14 +3,23 @@
 tests/contracts/test_clients.py fails for a client that is made elsewhere. kafka-python's blocking clients are without their leak:
 their constructors start a thread and connect; when that fails, thread and sockets live as long as the process. A worker asks again
 every few seconds and a trainer at every run, while a broker may be away for a day.
+
+No client creates a topic, not even on a broker with `auto.create.topics.enable`: such a topic would have the broker's number of
+partitions, and would not be compacted. `isthmus topics` creates them.
 """
 
 import asyncio
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import client as aiokafka_client
+from aiokafka.protocol.metadata import MetadataRequest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.cluster import ClusterMetadata
 from kafka.errors import KafkaError
+from kafka.net import manager
 
 from stream.core import limits
 from stream.errors import IsthmusError
@@ -23,6 +32,17 @@ from stream.kafka.cluster.security import current_security
 READ_COMMITTED: Final = "read_committed"
 """Isolation level of every consumer: no effect without transactions, and a fenced worker's open transaction is never read."""
 BOOTSTRAP_MS: Final = 10_000  # 30 s by default: too long to wait for a mistyped address
+
+
+class _MetadataRequest(MetadataRequest):
+    """Asks about topics without creating those that are missing. aiokafka's own does create them, and has no setting for it."""
+
+    def __init__(self, topics: Sequence[str] | None = None) -> None:
+        super().__init__(None if topics is None else list(topics), allow_auto_topic_creation=False)
+
+
+aiokafka_client.MetadataRequest = _MetadataRequest  # its clients take the class from there
+manager.ClusterMetadata = partial(ClusterMetadata, allow_auto_create_topics=False)  # the setting of the clients does not arrive
 
 
 class TopicError(IsthmusError):
