@@ -27,17 +27,20 @@ def audience(
 ) -> None:
     """Score all users for an item with the champion, and list the best, without those who own it or are not eligible.
 
-    Users' states are read from the changelog into a temporary folder. With fallback `popularity` the score is the item's
-    popularity, because the model reads nothing of the user's history.
+    Users' states are read from the changelog into a temporary folder, which is removed in the end. With fallback `popularity` the
+    score is the item's popularity, because the model reads nothing of the user's history.
 
     Example: isthmus audience car-insurance --top 5000 --min-score 0.2 --format parquet --out audience.parquet
     """
     from stream.cli.settings_overrides import settings_with
     from stream.errors import IsthmusError
-    from stream.services.audience import find_audience, write_audience
+    from stream.services.audience import cleaning_up_at_signals, find_audience, write_audience
 
     if form is Form.PARQUET and out is None:
         raise IsthmusError("--format parquet needs --out FILE")
-    found = find_audience(settings_with(bootstrap), item, top, min_score, lambda line: typer.echo(line, err=True))
-    write_audience(found, form, out)
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise IsthmusError(f"--out {out} cannot be written: name a file in a folder that exists")
+    with cleaning_up_at_signals():
+        found = find_audience(settings_with(bootstrap), item, top, min_score, lambda line: typer.echo(line, err=True))
+        write_audience(found, form, out)
     typer.echo(f"{len(found)} users", err=True)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import io
+import signal
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +27,30 @@ if TYPE_CHECKING:
 
 _SAY_S: Final = 3.0
 _KEPT: Final = (HEAD_PREFIX, FACTS_PREFIX)
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 COLUMNS: Final = ("user_id", "score", "fallback")
+
+
+@contextmanager
+def cleaning_up_at_signals() -> Iterator[None]:
+    """Lets a signal that would end the process raise SystemExit inside the context, so that temporary files are removed.
+
+    Further signals do not interrupt the removal. A signal that the parent has set to be ignored (nohup) stays ignored.
+    """
+
+    def end(number: int, _: object) -> None:
+        for one in taken:
+            signal.signal(one, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    taken = {one: former for one in _SIGNALS if (former := signal.getsignal(one)) is not signal.SIG_IGN}
+    try:
+        for one in taken:
+            signal.signal(one, end)
+        yield
+    finally:
+        for one, former in taken.items():
+            signal.signal(one, former)
 
 
 class TemporaryStates:
@@ -57,7 +83,6 @@ class TemporaryStates:
 
 def find_audience(settings: Settings, item: str, top: int, min_score: float, say: Callable[[str], None]) -> list[Member]:
     """The best users for an item, best first."""
-    from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
     from stream.kafka.cluster.owners import require_access
     from stream.kafka.cluster.rights import Process
     from stream.services.api import now_ms
@@ -69,7 +94,7 @@ def find_audience(settings: Settings, item: str, top: int, min_score: float, say
     with TemporaryDirectory(prefix="isthmus-audience-") as folder:
         states = TemporaryStates(folder)
         try:
-            asyncio.run(restore(KafkaLogReader(settings.kafka.bootstrap), _changelog(settings), states, say))
+            _restore(settings, states, say)
 
             def members() -> Iterator[Member]:
                 done, said_s = 0, time.monotonic()
@@ -86,6 +111,15 @@ def find_audience(settings: Settings, item: str, top: int, min_score: float, say
     if audience.unreadable:
         say(f"{audience.unreadable} states cannot be read and are left out: a later version wrote them, or they are damaged")
     return found
+
+
+def _restore(settings: Settings, states: TemporaryStates, say: Callable[[str], None]) -> None:
+    from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
+
+    try:
+        asyncio.run(restore(KafkaLogReader(settings.kafka.bootstrap), _changelog(settings), states, say))
+    except ConnectionError as error:
+        raise IsthmusError(f"the users' states cannot be read: {error}") from error
 
 
 async def restore(reader: LogReader, changelog: str, states: TemporaryStates, say: Callable[[str], None]) -> None:
@@ -116,23 +150,32 @@ async def restore(reader: LogReader, changelog: str, states: TemporaryStates, sa
 
 
 def write_audience(members: Sequence[Member], form: str, out: Path | None) -> None:
-    """Writes a file whole or not at all; CSV without `out` goes to standard output."""
+    """Writes a file whole or not at all; CSV without `out` goes to standard output, in UTF-8 as well."""
     if out is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", newline="")
         _write_csv(members, sys.stdout)
         return
     partial = out.with_name(f".{out.name}.partial")
-    if form == "csv":
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            _write_csv(members, file)
-    else:
-        import pyarrow as pa
-        from pyarrow import parquet
+    try:
+        if form == "csv":
+            with partial.open("w", newline="", encoding="utf-8") as file:
+                _write_csv(members, file)
+        else:
+            _write_parquet(members, partial)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
 
-        columns = [[one.user_id for one in members], [one.score for one in members], [one.fallback for one in members]]
-        types = (pa.string(), pa.float64(), pa.string())
-        arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
-        parquet.write_table(pa.Table.from_arrays(arrays, names=list(COLUMNS)), partial)
-    partial.replace(out)
+
+def _write_parquet(members: Sequence[Member], path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = [[one.user_id for one in members], [one.score for one in members], [one.fallback for one in members]]
+    types = (pa.string(), pa.float64(), pa.string())
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
+    parquet.write_table(pa.Table.from_arrays(arrays, names=list(COLUMNS)), path)
 
 
 def _write_csv(members: Sequence[Member], file: Any) -> None:

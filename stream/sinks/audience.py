@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from stream.core.outputs import Fallback, Modalities
-from stream.core.ranking import Catalogue, Ranker
+from stream.core.ranking import SCORE_DIGITS, Catalogue, Ranker
 from stream.core.recommend import represent
 from stream.core.state import HEAD_PREFIX, StatesUnreadableError, decode_head
 from stream.core.user_state import StateStore, UserState
@@ -22,7 +22,7 @@ class Member(NamedTuple):
     """A user who may be offered the item.
 
     Attributes:
-        score: The champion's score of the item, or its popularity with `fallback`.
+        score: The champion's score of the item, or its popularity with `fallback`; 4 digits, as in the lists.
         user_id: The user.
         fallback: "popularity" where the model reads nothing of the user's history.
     """
@@ -59,11 +59,11 @@ class Audience:
         rows, supports = represent(users, self._ranker)
         scores = self._ranker.rank_many(rows)
         usable = np.atleast_1d(np.isfinite(scores).all(axis=1))
-        prior = float(self._ranker.prior[self._column])
+        prior = round(float(self._ranker.prior[self._column]), SCORE_DIGITS)
         return [
             Member(prior, user.user_id, "popularity")
             if support == _NOTHING or not is_usable
-            else Member(float(row[self._column]), user.user_id, None)
+            else Member(round(float(row[self._column]), SCORE_DIGITS), user.user_id, None)
             for user, support, row, is_usable in zip(users, supports, scores, usable, strict=True)
         ]
 

@@ -1,19 +1,26 @@
 """The audience of an item: scores and filters are those of the step's lists."""
 
+import csv
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from stream.core.events import Click, Eligibility, Item, Purchase, Source
-from stream.core.outputs import Recommendation
+from stream.core.outputs import Fallback, Recommendation
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.state import HEAD_PREFIX, decode_head
 from stream.errors import IsthmusError
 from stream.kafka.embedded.log_reader import EmbeddedLogReader
-from stream.services.audience import TemporaryStates, restore, write_audience
+from stream.services.audience import TemporaryStates, cleaning_up_at_signals, restore, write_audience
 from stream.sinks.audience import Audience, Member, best, chunks
 from tests import api
 from tests.rankers import random_ranker
@@ -92,16 +99,86 @@ def test_the_best_come_first_and_no_more_than_asked_for() -> None:
 
 
 def test_both_formats_hold_the_same(tmp_path: Path) -> None:
-    """Texts as they are."""
-    from pyarrow import parquet
-
-    members = [Member(0.25, 'a,"b"', None), Member(0.125, "c", "popularity")]
-    write_audience(members, "csv", tmp_path / "a.csv")
-    write_audience(members, "parquet", tmp_path / "a.parquet")
-    assert (tmp_path / "a.csv").read_text().splitlines() == ["user_id,score,fallback", '"a,""b""",0.2500,', "c,0.1250,popularity"]
+    """Each user, score and fallback; texts of every kind as they are."""
+    users = ['a,"b"', "=1+1", "line\nbreak\r\n", "日本\u202e", "nul\0", " ", "None"]
+    fallbacks: list[Fallback | None] = [None, "popularity"]
+    members = [Member(round(0.99991 / (number + 1), 4), user, fallbacks[number % 2]) for number, user in enumerate(users)]
+    for form in ("csv", "parquet"):
+        write_audience(members, form, tmp_path / f"a.{form}")
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    written = [(float(row["score"]), row["user_id"], row["fallback"] or None) for row in rows]
     table = parquet.read_table(tmp_path / "a.parquet").to_pylist()
-    assert table[0] == {"user_id": 'a,"b"', "score": 0.25, "fallback": None}
+    assert written == [(row["score"], row["user_id"], row["fallback"]) for row in table] == members
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.parquet"]
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_file_that_cannot_be_written_whole_is_not_left_in_part(tmp_path: Path, form: str) -> None:
+    """It would be a copy of personal data under a hidden name."""
+    members: list[Any] = [Member(0.5, "a", None), Member("no score", "b", None)]  # type: ignore[arg-type]
+    with pytest.raises((ValueError, TypeError)):
+        write_audience(members, form, tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+STOPPED = """
+import asyncio, sys
+from stream.cli.main import main
+from stream.kafka.cluster import owners
+from stream.services import audience
+from tests.world import ITEMS, OrderRanker, catalogue
+
+async def restore(reader, changelog, states, say):
+    states.put(b"ha", b"a state")
+    print("restoring", flush=True)
+    await asyncio.Event().wait()
+
+owners.require_access = lambda *_: None
+audience._champion, audience._catalogue, audience.restore = lambda _: OrderRanker(), lambda _: catalogue(), restore
+sys.argv = ["isthmus", "audience", ITEMS[2]]
+main()
+"""
+
+
+def test_a_signal_removes_the_copy_of_the_states(tmp_path: Path) -> None:
+    """It is large, and personal data of every user. The exit code says which signal it was."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"restoring\n"
+        assert [one.name.startswith("isthmus-audience-") for one in tmp_path.iterdir()] == [True]
+        process.send_signal(signal.SIGTERM)
+    assert (process.returncode, list(tmp_path.iterdir())) == (128 + signal.SIGTERM, [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_second_signal_does_not_interrupt_the_removal(number: signal.Signals) -> None:
+    """Somebody who waits for the end of a large removal presses Ctrl-C again."""
+    removed, former = [], signal.getsignal(number)
+
+    def work() -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            signal.raise_signal(number)
+            signal.raise_signal(signal.SIGTERM)
+            removed.append("everything")
+
+    with pytest.raises(SystemExit) as ended, cleaning_up_at_signals():
+        work()
+    assert (ended.value.code, removed) == (128 + number, ["everything"])
+    assert signal.getsignal(number) is former
+
+
+def test_a_signal_that_the_parent_ignores_stays_ignored() -> None:
+    """A command under nohup outlives its terminal."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with cleaning_up_at_signals():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 async def test_states_are_restored_as_a_worker_restores_them(tmp_path: Path) -> None:
