@@ -307,7 +307,7 @@ class WebhookSettings(Section):
     batch_lists: int = Field(100, ge=1, le=1_000, description="largest number of lists in a message")
     timeout_s: float = Field(15, gt=0, le=45, description="for the endpoint to answer an attempt")
     first_pause_s: float = Field(1, gt=0, description="pause after the first failed attempt; it doubles each time")
-    longest_pause_s: float = Field(60, gt=0, description="longest pause between attempts")
+    longest_pause_s: float = Field(60, gt=0, description="longest pause between attempts, also where `Retry-After` asks for more")
     give_up_s: float = Field(
         900, gt=0, description="lists that were not taken after this long become dead letters; an erasure is never given up"
     )

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from unittest.mock import patch
 
 from stream.api.follower import Follower
 from stream.api.store import FollowedStore
@@ -51,15 +52,16 @@ async def running_sink(
     problem: Callable[[], str | None],
     reconcile_after_s: int,
 ) -> AsyncIterator[Sink]:
-    """Follows the log into the store, and closes the store in the end."""
+    """Follows the log into the store, trying again soon, and closes the store in the end."""
     follower = make_follower(settings, name, store, EmbeddedLogReader(log), metrics, reconcile_after_s)
-    running = asyncio.create_task(follower.run())
-    try:
-        yield Sink(log, follower, metrics, problem)
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await store.close()
+    with patch("stream.api.follower.AGAIN_S", 0.05):
+        running = asyncio.create_task(follower.run())
+        try:
+            yield Sink(log, follower, metrics, problem)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await store.close()
 
 
 def forget(log: Log, *users: str) -> None:

@@ -3,7 +3,8 @@
 import base64
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -17,13 +18,17 @@ LISTS, ERASED, RECONCILED = "recommendations.updated", "user.erased", "recommend
 class Endpoint:
     """A receiver on loopback: checks each signature, and answers what `decide` says of a message.
 
-    `TAKEN_UNANSWERED` takes the message, and closes the connection before an answer.
+    `TAKEN_UNANSWERED` takes the message, and closes the connection before an answer. An answer has `headers`, and the `body`,
+    as long as somebody reads it. `received` holds the headers of each request.
     """
 
     def __init__(self) -> None:
         self.taken: list[dict[str, Any]] = []
         self.attempts: Counter[str] = Counter()
         self.decide: Callable[[dict[str, Any]], int] = lambda _: TAKEN
+        self.headers: dict[str, str] = {}
+        self.body: Iterable[bytes] | None = None
+        self.received: list[dict[str, str]] = []
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -31,14 +36,22 @@ class Endpoint:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 message = Webhook(SECRET).verify(body, dict(self.headers))
                 endpoint.attempts[self.headers["webhook-id"]] += 1
+                endpoint.received.append({name.lower(): value for name, value in self.headers.items()})
                 status = endpoint.decide(message)
-                if status in {TAKEN, TAKEN_UNANSWERED}:
+                if status == TAKEN_UNANSWERED or 200 <= status < 300:
                     endpoint.taken.append({**message, "id": self.headers["webhook-id"]})
-                if status == TAKEN_UNANSWERED:
-                    return
-                self.send_response(status)
-                self.send_header("content-length", "0")
+                if status != TAKEN_UNANSWERED:
+                    self._answer(status)
+
+            def _answer(self, status: int) -> None:
+                self.send_response_only(status)
+                length = {"content-length": "0"} if endpoint.body is None else {}
+                for name, value in {**length, **endpoint.headers}.items():
+                    self.send_header(name, value)
                 self.end_headers()
+                with suppress(OSError):  # nobody reads it any more
+                    for part in endpoint.body or ():
+                        self.wfile.write(part)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (its base's name)
                 """Nothing."""

@@ -46,12 +46,14 @@ async def _postgres_sink(settings: Settings, startup: Startup) -> None:
     from stream.kafka.cluster.rights import Process
     from stream.metrics import Metrics
     from stream.sinks.postgres_store import SINK, PostgresStore, Target
+    from stream.sinks.postgres_tables import Owner
 
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.postgres
     startup.step(f"checking topics at {bootstrap}")
     await asyncio.to_thread(check_topics, Process.POSTGRES, settings)
     stop, metrics, health = stop_on_signals(), Metrics(), Health()
-    target = Target(own.dsn.get_secret_value(), own.db_schema, own.rows, topics.partitions, own.timeout_s)
+    owner = Owner(settings.application, topics.recommendations)
+    target = Target(own.dsn.get_secret_value(), own.db_schema, own.rows, topics.partitions, owner, own.timeout_s)
     store = PostgresStore(target, metrics)
     health.ready["database"] = store.problem
     reader = KafkaLogReader(bootstrap, GroupMembership(bootstrap, own.group, topics.recommendations), own.batch_records)

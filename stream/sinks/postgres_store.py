@@ -6,7 +6,7 @@ out: an older offset never overwrites a newer one.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +20,7 @@ from stream.api.store import Position, Table, continues
 from stream.api.store import Row as Entry
 from stream.errors import IsthmusError
 from stream.metrics import Metrics
-from stream.sinks.postgres_tables import FORMS, Form, Row, prepare, rows_of, statements
+from stream.sinks.postgres_tables import FORMS, Form, Owner, Row, prepare, refuse_later_version, rows_of, statements
 
 logger = logging.getLogger("isthmus")
 SINK: Final = "postgres"
@@ -30,6 +30,8 @@ _PATIENCE: Final = {"connect_timeout": "10", "keepalives_idle": "30", "keepalive
 _BOUNDS: Final = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS bounds (name, value)"
 _TRY_AGAIN: Final = ("08", "25", "40", "53", "55", "57", "58")
 """Classes of SQLSTATE (PostgreSQL's manual, appendix A) that pass: connections, standbys, deadlocks, resources, shutdowns."""
+_OF_ROWS: Final = ("21", "22", "23", "54")
+"""Those that say that the table cannot hold a row: duplicates, values out of range, index entries that are too long."""
 
 
 class Target(NamedTuple):
@@ -40,6 +42,7 @@ class Target(NamedTuple):
         schema: Schema of the tables.
         form: One row a user, or one a user and rank.
         partitions: Partitions of the topic.
+        owner: Whose lists they are.
         timeout_s: How long a transaction may take.
     """
 
@@ -47,15 +50,40 @@ class Target(NamedTuple):
     schema: str
     form: Form
     partitions: int
+    owner: Owner
     timeout_s: float = 30
 
 
-class _Change(NamedTuple):
-    """What a batch does: rows to write, how many ranks each listed user has, and users to delete."""
+class _RowsRefusedError(IsthmusError):
+    """The database cannot hold some row of a batch."""
 
-    rows: list[Row]
-    ranks: dict[str, int]
+
+class _Refused(NamedTuple):
+    """A record that the database cannot hold: its offset, and why."""
+
+    offset: int
+    why: str
+
+
+class _Change(NamedTuple):
+    """What a batch does.
+
+    Attributes:
+        lists: Offset and rows of each user's new list.
+        deleted: Users to delete: erased ones, and those whose newest list cannot stand in the table.
+        refused: Records that cannot.
+        superseded: Number of records that a later one of the batch replaces.
+        erased: Number of tombstones.
+    """
+
+    lists: dict[str, tuple[int, list[Row]]]
     deleted: list[str]
+    refused: list[_Refused]
+    superseded: int
+    erased: int
+
+
+_Apply = Callable[[AsyncConnection[Any], _Change], Awaitable[list[_Refused]]]
 
 
 class PostgresStore:
@@ -63,6 +91,7 @@ class PostgresStore:
 
     def __init__(self, target: Target, metrics: Metrics) -> None:
         self._target = target
+        self._dsn = _with_patience(target.dsn)
         self._metrics = metrics
         self._sql = statements(target.schema, target.form)
         self._open: AsyncConnection[Any] | None = None
@@ -83,35 +112,45 @@ class PostgresStore:
     async def begin(self, table: Table, partition: int, epoch: int, now_ms: int, former: Position | None = None) -> Position:
         """Begins a new generation whoever else did: of two that begin at once, the later one's holds."""
         del table, former
-        async with self._transaction(self._target.timeout_s) as connection:
-            row = await (await connection.execute(self._sql.begin, [partition, epoch, now_ms])).fetchone()
+        async with self._transaction(None) as connection:  # it may read the whole table
+            given = [partition, epoch, now_ms, partition, partition]
+            row = await (await connection.execute(self._sql.begin, given)).fetchone()
         return self._noted(partition, _position(row))
 
     async def write(self, table: Table, partition: int, rows: Sequence[Entry], position: Position, after: int = 0) -> bool:
         del table
         with self._metrics.histogram("sink_seconds", SINK).time():
-            async with self._transaction(self._target.timeout_s) as connection:
-                row = await (await connection.execute(self._sql.lock, [partition])).fetchone()
-                kept = None if row is None else _position(row)
-                if kept is None or kept.next_offset < after or not self._continues(kept, partition, position):
-                    return False
-                change = self._change(partition, [one for one in rows if one.offset >= kept.next_offset], position.generation)
-                await self._apply(connection, change)
-                if position.next_offset >= kept.next_offset:
-                    as_of_ms = max(kept.as_of_ms, position.as_of_ms)
-                    await connection.execute(self._sql.move, [position.next_offset, as_of_ms, partition])
+            try:
+                return await self._write(partition, rows, position, after, self._apply, self._target.timeout_s)
+            except _RowsRefusedError:
+                return await self._write(partition, rows, position, after, self._apply_in_parts, None)
+
+    async def _write(
+        self, partition: int, rows: Sequence[Entry], position: Position, after: int, apply: _Apply, timeout_s: float | None
+    ) -> bool:
+        async with self._transaction(timeout_s) as connection:
+            kept = await self._locked(connection, partition)
+            if kept is None or kept.next_offset < after or not self._continues(kept, partition, position):
+                return False
+            entries = [one for one in rows if one.offset >= kept.next_offset]
+            change = _change(entries, self._target.form, partition, position.generation)
+            change.refused.extend(await apply(connection, change))
+            if position.next_offset >= kept.next_offset:
+                as_of_ms = max(kept.as_of_ms, position.as_of_ms)
+                await connection.execute(self._sql.move, [position.next_offset, as_of_ms, partition])
         self._noted(partition, max(kept, position, key=lambda one: one.next_offset))
+        self._report(partition, change)
         return True
 
     async def complete(self, table: Table, partition: int, position: Position) -> int | None:
         del table
         async with self._transaction(None) as connection:  # a sweep reads the whole table
-            row = await (await connection.execute(self._sql.lock, [partition])).fetchone()
-            if row is None or not continues(_position(row), position, position.next_offset):
+            kept = await self._locked(connection, partition)
+            if kept is None or not continues(kept, position, position.next_offset):
                 return None
             deleted = 0
-            if _position(row).generation > 1:
-                deleted = (await connection.execute(self._sql.sweep, [partition, _position(row).generation])).rowcount
+            if kept.generation > 1:
+                deleted = (await connection.execute(self._sql.sweep, [partition, kept.generation])).rowcount
             await connection.execute(self._sql.complete, [partition])
         return deleted
 
@@ -130,45 +169,65 @@ class PostgresStore:
         is_current = (kept.epoch, kept.generation) == (position.epoch, position.generation)
         return is_current and kept.next_offset >= self._known.get(partition, 0)
 
-    def _change(self, partition: int, entries: Sequence[Entry], generation: int) -> _Change:
-        """The newest record of each user. One that cannot be held deletes: its predecessor is no longer true."""
-        newest = {entry.key: entry for entry in entries}
-        self._count("superseded", len(entries) - len(newest))
-        change = _Change([], {}, [])
-        for entry in newest.values():
-            user = _user_of(entry.key)
-            rows = None if entry.value is None else self._rows(entry, partition, generation)
-            if user is not None and rows is not None:
-                change.rows.extend(rows)
-                change.ranks[user] = len(rows)
-            elif user is not None:
-                change.deleted.append(user)
-        self._count("written", len(change.ranks))
-        self._count("deleted", sum(entry.value is None for entry in newest.values()))
-        return change
+    async def _locked(self, connection: AsyncConnection[Any], partition: int) -> Position | None:
+        """The position of a partition, locked until the transaction ends.
 
-    def _rows(self, entry: Entry, partition: int, generation: int) -> list[Row] | None:
-        try:
-            return rows_of(decode_list(entry.value or b""), self._target.form, partition, generation)
-        except (msgspec.MsgspecError, ValueError) as error:
-            self._count("refused", 1)
+        Raises:
+            IsthmusError: a later version has migrated the tables under this process.
+        """
+        row = await (await connection.execute(self._sql.lock, [partition])).fetchone()
+        version = await (await connection.execute(self._sql.version)).fetchone()
+        refuse_later_version(self._target.schema, version[0] if version is not None else 0)
+        return None if row is None else _position(row)
+
+    def _report(self, partition: int, change: _Change) -> None:
+        counts = {"superseded": change.superseded, "written": len(change.lists), "deleted": change.erased}
+        for outcome, count in {**counts, "refused": len(change.refused)}.items():
+            self._metrics.counter("sink_records", SINK, outcome).inc(count)
+        for offset, why in change.refused:
             text = "the list at offset %d of partition %d cannot stand in the database, and its user has none there: %s"
-            logger.error(text, entry.offset, partition, error)  # noqa: TRY400  (the text says all)
-            return None
+            logger.error(text, offset, partition, why)
 
-    def _count(self, outcome: str, by: int) -> None:
-        self._metrics.counter("sink_records", SINK, outcome).inc(by)
-
-    async def _apply(self, connection: AsyncConnection[Any], change: _Change) -> None:
-        if change.rows:
-            async with connection.cursor() as cursor, cursor.copy(self._sql.copy) as copy:
-                for row in change.rows:
-                    await copy.write_row(row)
-            await connection.execute(self._sql.upsert)
-        if change.ranks and self._target.form == "rank":
-            await connection.execute(self._sql.surplus, [list(change.ranks), list(change.ranks.values())])
+    async def _apply(self, connection: AsyncConnection[Any], change: _Change) -> list[_Refused]:
+        await self._put(connection, change.lists)
         if change.deleted:
             await connection.execute(self._sql.delete, [change.deleted])
+        return []
+
+    async def _apply_in_parts(self, connection: AsyncConnection[Any], change: _Change) -> list[_Refused]:
+        """Finds the lists that the database refuses by halving, and deletes their users. All others are written."""
+        refused: list[_Refused] = []
+        parts = [list(change.lists.items())]
+        while parts:
+            part = parts.pop()
+            try:
+                async with connection.transaction():
+                    await connection.execute(self._sql.clear)
+                    await self._put(connection, dict(part))
+            except psycopg.Error as error:
+                if not _is_of_rows(error):
+                    raise
+                if len(part) > 1:
+                    parts += [part[: len(part) // 2], part[len(part) // 2 :]]
+                    continue
+                ((user, (offset, _)),) = part
+                change.deleted.append(user)
+                del change.lists[user]
+                refused.append(_Refused(offset, _said(error)))
+        if change.deleted:
+            await connection.execute(self._sql.delete, [change.deleted])
+        return refused
+
+    async def _put(self, connection: AsyncConnection[Any], lists: Mapping[str, tuple[int, list[Row]]]) -> None:
+        """Writes the rows of users, and deletes the surplus ranks of their former lists."""
+        if any(rows for _, rows in lists.values()):
+            async with connection.cursor() as cursor, cursor.copy(self._sql.copy) as copy:
+                for _, rows in lists.values():
+                    for row in rows:
+                        await copy.write_row(row)
+            await connection.execute(self._sql.upsert)
+        if lists and self._target.form == "rank":
+            await connection.execute(self._sql.surplus, [list(lists), [len(rows) for _, rows in lists.values()]])
 
     @asynccontextmanager
     async def _transaction(self, timeout_s: float | None) -> AsyncIterator[AsyncConnection[Any]]:
@@ -200,12 +259,10 @@ class PostgresStore:
 
     async def _connect(self) -> AsyncConnection[Any]:
         target = self._target
-        known = conninfo_to_dict(target.dsn)
-        dsn = make_conninfo(target.dsn, **{name: value for name, value in _PATIENCE.items() if name not in known})
-        connection = await AsyncConnection.connect(dsn, autocommit=True, application_name="isthmus sink")
+        connection = await AsyncConnection.connect(self._dsn, autocommit=True, application_name="isthmus sink")
         try:
             _check_encoding(connection)
-            await prepare(connection, target.schema, target.form, target.partitions)
+            await prepare(connection, target.schema, target.form, target.partitions, target.owner)
             await connection.execute(self._sql.stage)
             await connection.execute(_BOUNDS, _server_bounds(target.timeout_s))
         except BaseException:
@@ -221,13 +278,65 @@ class PostgresStore:
 
     def _translated(self, error: psycopg.Error) -> Exception:
         """Without the server's detail, which may quote a row."""
-        state = error.sqlstate or ""
-        said = error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
+        state, said = error.sqlstate or "", _said(error)
         self._problem = said
+        if _is_of_rows(error):
+            return _RowsRefusedError(f"the database refuses a list ({state}: {said})")
         if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or state.startswith(_TRY_AGAIN):
             return ConnectionError(f"the database does not take the lists: {said}")
         hint = f"schema {self._target.schema}, table {FORMS[self._target.form].name}"
         return IsthmusError(f"the database refuses the sink ({state}: {said}): check the rights of its role and {hint}")
+
+
+def _change(entries: Sequence[Entry], form: Form, partition: int, generation: int) -> _Change:
+    """The newest record of each user. One that cannot be held deletes: its predecessor is no longer true."""
+    newest = {entry.key: entry for entry in entries}
+    erased = sum(entry.value is None for entry in newest.values())
+    change = _Change({}, [], [], len(entries) - len(newest), erased)
+    for entry in newest.values():
+        user, rows = _user_of(entry.key), None
+        if entry.value is not None:
+            try:
+                rows = _rows_of_record(entry.key, entry.value, form, partition, generation)
+            except (msgspec.MsgspecError, ValueError) as error:
+                change.refused.append(_Refused(entry.offset, str(error)))
+        if user is not None and rows is not None:
+            change.lists[user] = entry.offset, rows
+        elif user is not None:
+            change.deleted.append(user)
+    return change
+
+
+def _rows_of_record(key: bytes, value: bytes, form: Form, partition: int, generation: int) -> list[Row]:
+    made = decode_list(value)
+    if made.user_id.encode() != key:
+        raise ValueError("its user_id is not its key")
+    return rows_of(made, form, partition, generation)
+
+
+def _with_patience(dsn: str) -> str:
+    """The DSN with bounds for a silent database, where it has none of its own.
+
+    Raises:
+        IsthmusError: libpq cannot read it. The message does not show it, because it may hold a password.
+    """
+    try:
+        known = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        raise IsthmusError(
+            "setting postgres.dsn (ISTHMUS_POSTGRES__DSN) cannot be read: give a URL, such as postgresql://USER@HOST/DATABASE, or "
+            "host=... dbname=...; in a URL, write special characters of a password as %XX"
+        ) from None
+    return make_conninfo(dsn, **{name: value for name, value in _PATIENCE.items() if name not in known})
+
+
+def _said(error: psycopg.Error) -> str:
+    """What the server says, without its detail, which may quote a row."""
+    return error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_of_rows(error: psycopg.Error) -> bool:
+    return isinstance(error, psycopg.DataError) or (error.sqlstate or "").startswith(_OF_ROWS)
 
 
 def _position(row: Any) -> Position:

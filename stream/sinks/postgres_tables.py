@@ -19,6 +19,18 @@ _LOCK: Final = 0x1574_6D75_5351  # advisory lock of migrations; any constant tha
 _encode: Final = msgspec.json.Encoder().encode
 
 
+class Owner(NamedTuple):
+    """Whose lists a schema holds.
+
+    Attributes:
+        application: The application's name.
+        topic: The topic of its lists.
+    """
+
+    application: str
+    topic: str
+
+
 class TableForm(NamedTuple):
     """One form of the table.
 
@@ -102,6 +114,7 @@ class Statements(NamedTuple):
     """The SQL of one schema and form."""
 
     stage: Composed
+    clear: Composed
     copy: Composed
     upsert: Composed
     delete: Composed
@@ -112,6 +125,7 @@ class Statements(NamedTuple):
     begin: Composed
     move: Composed
     complete: Composed
+    version: Composed
 
 
 def statements(schema: str, form: Form) -> Statements:
@@ -123,8 +137,10 @@ def statements(schema: str, form: Form) -> Statements:
     new = SQL(", ").join(SQL("{0} = excluded.{0}").format(Identifier(name)) for name, _ in shape.columns[shape.keys :])
     where = SQL("WHERE table_name = {} AND partition = %s").format(Quoted(shape.name))
     known = SQL("SELECT epoch, generation, next_offset, as_of_ms, complete FROM {} {}").format(positions, where)
+    version = SQL("SELECT max(version) FROM {}").format(Identifier(schema, "version"))
     return Statements(
         stage=SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DELETE ROWS").format(stage, _columns(shape)),
+        clear=SQL("DELETE FROM {}").format(stage),
         copy=SQL("COPY {} ({}) FROM STDIN").format(stage, names),
         upsert=SQL(
             "INSERT INTO {} ({names}) SELECT {names} FROM {} ON CONFLICT ({key}) DO UPDATE SET {new}, updated_at = now()"
@@ -138,13 +154,16 @@ def statements(schema: str, form: Form) -> Statements:
         position=known,
         lock=known + SQL(" FOR UPDATE"),
         begin=SQL(
-            "INSERT INTO {} AS kept (table_name, partition, epoch, as_of_ms) VALUES ({}, %s, %s, %s) "
+            # Rows without a position: somebody deleted it, or restored the tables in part. A later generation sweeps them.
+            "INSERT INTO {} AS kept (table_name, partition, epoch, as_of_ms, generation) VALUES ({}, %s, %s, %s, "
+            "CASE WHEN EXISTS ({known}) THEN 0 ELSE (SELECT coalesce(max(generation), 0) + 1 FROM {} WHERE partition = %s) END) "
             "ON CONFLICT (table_name, partition) DO UPDATE SET epoch = excluded.epoch, generation = kept.generation + 1, "
             "next_offset = 0, as_of_ms = excluded.as_of_ms, complete = false "
             "RETURNING epoch, generation, next_offset, as_of_ms, complete"
-        ).format(positions, Quoted(shape.name)),
+        ).format(positions, Quoted(shape.name), table, known=known),
         move=SQL("UPDATE {} SET next_offset = %s, as_of_ms = %s {}").format(positions, where),
         complete=SQL("UPDATE {} SET complete = true {}").format(positions, where),
+        version=version,
     )
 
 
@@ -152,24 +171,30 @@ def _columns(shape: TableForm) -> Composed:
     return SQL(", ").join(SQL("{} {}").format(Identifier(name), SQL(kind)) for name, kind in shape.columns)
 
 
-async def prepare(connection: AsyncConnection[Any], schema: str, form: Form, partitions: int) -> None:
+async def prepare(connection: AsyncConnection[Any], schema: str, form: Form, partitions: int, owner: Owner) -> None:
     """Makes what is missing of schema and tables, brings older ones up to date, and deletes the rows of partitions that the topic
     no longer has.
 
     Raises:
-        IsthmusError: a later version made the tables, or they have the other form.
+        IsthmusError: a later version made the tables, they are another application's, or they have the other form.
     """
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         await connection.execute("SET LOCAL client_min_messages = warning")  # "exists already" is no news
         version = await _version(connection, schema)
-        if version > VERSION:
-            raise IsthmusError(f"the tables of schema {schema} were made by a later version ({version}; this one knows {VERSION})")
+        refuse_later_version(schema, version)
         if version < 1:
             await _make(connection, schema)
+        await _refuse_other_owner(connection, schema, owner)
         await _refuse_other_form(connection, schema, form)
         await _make_table(connection, schema, FORMS[form])
         await _drop_partitions(connection, schema, FORMS[form], partitions)
+
+
+def refuse_later_version(schema: str, version: int) -> None:
+    """Raises IsthmusError if a later version of the sink has made or migrated the tables."""
+    if version > VERSION:
+        raise IsthmusError(f"the tables of schema {schema} were made by a later version ({version}; this one knows {VERSION})")
 
 
 async def _version(connection: AsyncConnection[Any], schema: str) -> int:
@@ -199,6 +224,21 @@ async def _make(connection: AsyncConnection[Any], schema: str) -> None:
     )
 
 
+async def _refuse_other_owner(connection: AsyncConnection[Any], schema: str, owner: Owner) -> None:
+    """Notes whose tables these are. Two applications in one schema would delete each other's rows for ever."""
+    table = Identifier(schema, "owner")
+    await connection.execute(SQL("CREATE TABLE IF NOT EXISTS {} (application text NOT NULL, topic text NOT NULL)").format(table))
+    row = await (await connection.execute(SQL("SELECT application, topic FROM {}").format(table))).fetchone()
+    if row is None:
+        await connection.execute(SQL("INSERT INTO {} (application, topic) VALUES (%s, %s)").format(table), owner)
+    elif (noted := Owner(*row)) != owner:
+        raise IsthmusError(
+            f"schema {schema} holds the lists of the application {noted.application} (topic {noted.topic}), and this is "
+            f"{owner.application} (topic {owner.topic}): choose another postgres.db_schema. If that application is gone, or is "
+            f"this one under another name, empty the table {schema}.owner: this one then takes the tables over"
+        )
+
+
 async def _refuse_other_form(connection: AsyncConnection[Any], schema: str, form: Form) -> None:
     """A table that nobody fills any more would keep erased users."""
     other = FORMS["rank" if form == "user" else "user"].name
@@ -219,7 +259,10 @@ async def _make_table(connection: AsyncConnection[Any], schema: str, shape: Tabl
             table, _columns(shape), key
         )
     )
-    for name in ("user_id", "recommendation_id"):
+    # Only where it is missing: the change waits for a VACUUM of the table, which may take hours.
+    kept = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attstattarget IS DISTINCT FROM 0"
+    found = await (await connection.execute(kept, [f"{schema}.{shape.name}"])).fetchall()
+    for name in {"user_id", "recommendation_id"} & {name for (name,) in found}:
         await connection.execute(SQL("ALTER TABLE {} ALTER COLUMN {} SET STATISTICS 0").format(table, Identifier(name)))
 
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Final, NamedTuple
 
 import httpx
 import stamina
@@ -14,6 +16,15 @@ from stream.metrics import Metrics
 from stream.sinks.webhook_messages import Signer
 
 logger = logging.getLogger("isthmus")
+_BODY_BYTES: Final = 65_536
+_BODY_S: Final = 1.0
+"""How much of an answer is read, and for how long: its status says all. The connection of a longer one is not used again."""
+_SKEW_S: Final = 240
+"""Receivers refuse a message whose time is five minutes off (Standard Webhooks)."""
+_HINTS: Final = {
+    410: "it is gone for good: correct webhook.url, or end this sink",
+    413: "the message is too large for it: lower webhook.batch_lists",
+}
 
 
 class Endpoint(NamedTuple):
@@ -27,7 +38,15 @@ class Endpoint(NamedTuple):
 
 
 class NotTaken(Exception):  # noqa: N818  (the endpoint's decision, not an error of ours)
-    """The endpoint did not take a message; the text says why, without what was sent."""
+    """The endpoint did not take a message; the text says why, without what was sent.
+
+    Attributes:
+        pause_s: How long it asks to be left alone (`Retry-After`); None: it does not say.
+    """
+
+    def __init__(self, why: str, pause_s: float | None = None) -> None:
+        super().__init__(why)
+        self.pause_s = pause_s
 
 
 class Sender:
@@ -39,7 +58,12 @@ class Sender:
         self._signer = signer
         self._guard = guard
         self._metrics = metrics
-        self._client = httpx.AsyncClient(timeout=endpoint.timeout_s, follow_redirects=False, headers={"user-agent": "isthmus"})
+        self._client = httpx.AsyncClient(
+            timeout=endpoint.timeout_s,
+            follow_redirects=False,  # the users' lists go to nobody but the endpoint
+            headers={"user-agent": "isthmus"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # keeps none
+        )
         self._problem: str | None = None
 
     def problem(self) -> str | None:
@@ -54,7 +78,7 @@ class Sender:
         """
         end = self._endpoint
         attempts = stamina.retry_context(
-            on=NotTaken,
+            on=self._pause,
             attempts=None,
             timeout=None if for_ever else end.give_up_s,
             wait_initial=end.first_pause_s,
@@ -67,6 +91,14 @@ class Sender:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+    def _pause(self, error: Exception) -> bool | float:
+        """Whether to try again; a number is the pause that the endpoint asked for, within our bounds."""
+        if not isinstance(error, NotTaken):
+            return False
+        if error.pause_s is None:
+            return True
+        return min(max(error.pause_s, self._endpoint.first_pause_s), self._endpoint.longest_pause_s)
 
     async def _attempt(self, message_id: str, body: bytes) -> None:
         async with self._guard():
@@ -83,13 +115,64 @@ class Sender:
         self._problem = None
 
     async def _answered(self, message_id: str, body: bytes) -> None:
-        headers = self._signer.headers(message_id, body, datetime.now(UTC))
-        try:
-            async with asyncio.timeout(self._endpoint.timeout_s):
-                answer = await self._client.post(self._endpoint.url, content=body, headers=headers)
-        except (httpx.HTTPError, OSError) as error:
-            self._metrics.counter("webhook_attempts", "unreachable").inc()
-            raise NotTaken(f"the endpoint does not answer ({type(error).__name__})") from error
+        now = datetime.now(UTC)
+        answer = await self._ask(body, self._signer.headers(message_id, body, now))
         if not answer.is_success:
             self._metrics.counter("webhook_attempts", "refused").inc()
-            raise NotTaken(f"the endpoint answered {answer.status_code}")
+            why = refusal(answer.status_code, answer.headers, now.timestamp())
+            raise NotTaken(why, asked_pause_s(answer.headers, now.timestamp()))
+
+    async def _ask(self, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
+        """Returns the answer, of which only the head is of interest. An error after the head does not count."""
+        answer = None
+        try:
+            async with (
+                asyncio.timeout(self._endpoint.timeout_s),
+                self._client.stream("POST", self._endpoint.url, content=body, headers=headers) as answer,
+            ):
+                await _read_out(answer)
+        except (httpx.HTTPError, OSError) as error:
+            if answer is None:
+                self._metrics.counter("webhook_attempts", "unreachable").inc()
+                raise NotTaken(f"the endpoint does not answer ({type(error).__name__})") from error
+        return answer
+
+
+async def _read_out(answer: httpx.Response) -> None:
+    """Reads a short body to its end, so that the connection can be used again."""
+    held = 0
+    async with asyncio.timeout(_BODY_S):
+        async for part in answer.aiter_raw():
+            held += len(part)
+            if held > _BODY_BYTES:
+                return
+
+
+def refusal(status: int, headers: Mapping[str, str], now_s: float) -> str:
+    """What an endpoint answered, and what to do about it. The text holds nothing of the answer's own."""
+    text = f"the endpoint answered {status}"
+    if 300 <= status < 400:
+        return f"{text}: redirects are not followed, so set webhook.url to where it is now"
+    if status in _HINTS:
+        return f"{text}: {_HINTS[status]}"
+    its_s = _seconds_of(headers.get("date", ""))
+    if its_s is not None and abs(its_s - now_s) > _SKEW_S:
+        return f"{text}: its clock and ours are {abs(its_s - now_s):.0f} s apart, and receivers refuse more than five minutes"
+    return text
+
+
+def asked_pause_s(headers: Mapping[str, str], now_s: float) -> float | None:
+    """The pause of `Retry-After`, seconds or a date (RFC 9110, section 10.2.3); None: there is none that can be read."""
+    text = headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    at_s = _seconds_of(text)
+    return None if at_s is None else at_s - now_s
+
+
+def _seconds_of(date: str) -> float | None:
+    """An HTTP date as seconds since 1970; None: it is none."""
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -27,16 +27,26 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
         position: How far it was followed.
         began_at: When its present pass began, ms.
         replayed: Number of the last request for a list that was answered; -1: none.
+        sent_at: Time of the newest message, ms; 0: an earlier version kept the note.
     """
 
     position: Position
     began_at: int
     replayed: int = -1
+    sent_at: int = 0
+
+
+class _Named(msgspec.Struct):
+    """A list, of which only the user is of interest."""
+
+    user_id: str
 
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(Note).decode
-_decode_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_user: Final = msgspec.json.Decoder(_Named).decode
+_MESSAGE_BYTES: Final = 900_000
+"""Of lists in a message, unless one alone is larger: nginx takes 1 MB by default."""
 
 
 class Group(Protocol):
@@ -89,9 +99,13 @@ class WebhookStore:
     async def begin(self, table: Table, partition: int, epoch: int, now_ms: int, former: Position | None) -> Position:
         del table, former
         kept = self._notes.get(partition)
-        generation = 1 if kept is None else kept.position.generation + 1
-        replayed = -1 if kept is None else kept.replayed
-        await self._keep(partition, Note(Position(epoch, generation, as_of_ms=now_ms), now_ms, replayed))
+        if kept is None:
+            note = Note(Position(epoch, 1, as_of_ms=now_ms), now_ms)
+        else:
+            position = Position(epoch, kept.position.generation + 1, as_of_ms=now_ms)
+            began_at = max(now_ms, kept.sent_at + 1)  # the clock of the former owner may have been ahead
+            note = Note(position, began_at, kept.replayed, kept.sent_at)
+        await self._keep(partition, note)
         return self._notes[partition].position
 
     async def write(self, table: Table, partition: int, rows: Sequence[Row], position: Position, after: int) -> bool:
@@ -115,9 +129,9 @@ class WebhookStore:
         if not position.complete:
             name = f"reconciled-{position.epoch}-{partition}-{note.began_at}"
             said = Reconciled(position.epoch, partition, time_text(note.began_at))
-            await self._sender.post(name, self._body(note, "recommendations.reconciled", said), for_ever=True)
+            await self._sender.post(name, self._body(partition, "recommendations.reconciled", said), for_ever=True)
         done = msgspec.structs.replace(position, complete=True)
-        await self._keep(partition, msgspec.structs.replace(note, position=done))
+        await self._keep(partition, msgspec.structs.replace(self._notes[partition], position=done))
         return 0
 
     async def close(self) -> None:
@@ -125,24 +139,30 @@ class WebhookStore:
 
     def _parts(self, partition: int, rows: Sequence[Row]) -> list[list[Row]]:
         """The rows of each message, in order: an erasure alone, lists together without those that a later record supersedes, and
-        without what is no JSON object, which no message can hold.
+        without what is no list of its user: an erasure would not reach it.
         """
         newest = {row.key: row.offset for row in rows}
         parts: list[list[Row]] = []
+        held = 0
         for row in rows:
             if row.value is None:
                 parts.append([row])
             elif newest[row.key] != row.offset:
                 self._count("superseded")
-            elif not _is_object(row.value):
+            elif not _is_list_of(row.key, row.value):
                 self._count("refused")
-                text = "the record at offset %d of partition %d is no list, and is not sent: its user keeps the former one"
+                text = "the record at offset %d of partition %d is no list of its user, who keeps the former one; it is not sent"
                 logger.error(text, row.offset, partition)
-            elif parts and parts[-1][0].value is not None and len(parts[-1]) < self._batch_lists:
+            elif parts and parts[-1][0].value is not None and self._has_room(parts[-1], held + len(row.value)):
                 parts[-1].append(row)
+                held += len(row.value)
             else:
                 parts.append([row])
+                held = len(row.value)
         return parts
+
+    def _has_room(self, part: Sequence[Row], held: int) -> bool:
+        return len(part) < self._batch_lists and held <= _MESSAGE_BYTES
 
     async def _send(self, partition: int, part: Sequence[Row], prefix: str = "lists") -> None:
         """Posts one message; lists that are not taken become dead letters."""
@@ -151,12 +171,12 @@ class WebhookStore:
         name = f"{prefix}-{epoch}-{partition}-{note.began_at}-{part[0].offset}-{part[-1].offset}"
         if part[0].value is None:
             said = Erased(epoch, partition, part[0].offset, part[0].key.decode(errors="replace"))
-            await self._sender.post(name, self._body(note, "user.erased", said), for_ever=True)
+            await self._sender.post(name, self._body(partition, "user.erased", said), for_ever=True)
             self._count("deleted")
             return
         lists = tuple(SentList(row.offset, msgspec.Raw(row.value or b"")) for row in part)
         try:
-            body = self._body(note, "recommendations.updated", Updated(epoch, partition, lists))
+            body = self._body(partition, "recommendations.updated", Updated(epoch, partition, lists))
             await self._sender.post(name, body, for_ever=False)
         except NotTaken as error:
             await self._give_up(partition, part, str(error))
@@ -182,24 +202,26 @@ class WebhookStore:
             rows = await latest_of(self._scan, partition, {one.offset for one in due}, note.position.next_offset)
             for part in self._parts(partition, rows):
                 await self._send(partition, part, f"again-{last}")
-        await self._keep(partition, msgspec.structs.replace(note, replayed=last))
+        await self._keep(partition, msgspec.structs.replace(self._notes[partition], replayed=last))
 
     async def _keep(self, partition: int, note: Note) -> None:
         await self._group.commit((self._topic, partition), note.position.next_offset, _encode(note).decode())
         self._notes[partition] = note
 
-    def _body(self, note: Note, kind: Kind, data: Updated | Erased | Reconciled) -> bytes:
-        """A message of a pass is not older than its beginning, also where the clock of a later owner is behind."""
-        return encode_message(Message(kind, time_text(max(self._clock_ms(), note.began_at)), data))
+    def _body(self, partition: int, kind: Kind, data: Updated | Erased | Reconciled) -> bytes:
+        """A partition's messages never go back in time, also where the clock of a later owner is behind."""
+        note = self._notes[partition]
+        at = max(self._clock_ms(), note.began_at, note.sent_at)
+        self._notes[partition] = msgspec.structs.replace(note, sent_at=at)
+        return encode_message(Message(kind, time_text(at), data))
 
     def _count(self, outcome: str, by: int = 1) -> None:
         self._metrics.counter("sink_records", SINK, outcome).inc(by)
 
 
-def _is_object(value: bytes) -> bool:
+def _is_list_of(key: bytes, value: bytes) -> bool:
     try:
         value.decode()  # what is raw is not checked
-        _decode_object(value)
+        return _decode_user(value).user_id.encode() == key
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return False
-    return True

@@ -1,43 +1,16 @@
 """The sink of a PostgreSQL database: what stands there is what the topic says, whatever was missed, cut or recreated meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
 
-import msgspec
 import pytest
 
-from stream.api.store import Position, Row, Table
-from stream.core.outputs import Output
-from stream.errors import IsthmusError
-from stream.kafka.embedded.log import Log
-from stream.metrics import Metrics
-from stream.sinks.postgres_store import PostgresStore, Target
+from stream.api.store import Row
 from tests import api
-from tests.api import ITEMS, PARTITIONS, TOPICS
+from tests.api import ITEMS, PARTITIONS
 from tests.postgres import CommitCutter, Database, LocalPostgres
-from tests.sinks import Sink, drop_tombstones, forget, running_sink
-
-Form = Literal["user", "rank"]
-LISTS = Table.LISTS
-
-
-def store_of(dsn: str, form: Form = "user", metrics: Metrics | None = None, **more: Any) -> PostgresStore:
-    return PostgresStore(Target(dsn, "isthmus", form, **{"partitions": PARTITIONS, **more}), metrics or Metrics())
-
-
-@asynccontextmanager
-async def sink(log: Log, dsn: str, form: Form = "user", reconcile_after_s: int = 518_400) -> AsyncIterator[Sink]:
-    metrics = Metrics()
-    store = store_of(dsn, form, metrics, timeout_s=10)
-    async with running_sink(log, api.settings(), store, "postgres", metrics, store.problem, reconcile_after_s) as running:
-        yield running
-
-
-def standing(database: Database, form: Form) -> dict[str, list[str]]:
-    return database.lists() if form == "user" else database.ranks()
+from tests.postgres_sink import LISTS, Form, sink, standing, store_of, upto, value
+from tests.sinks import drop_tombstones, forget
 
 
 @pytest.mark.parametrize("form", ["user", "rank"])
@@ -119,6 +92,35 @@ async def test_a_recreated_topic_replaces_what_stood_there(database: Database) -
     assert database.lists() == {"old-3": list(ITEMS[7:9])}
 
 
+@pytest.mark.parametrize("lost", ["nothing", "positions"])
+async def test_a_database_that_is_restored_from_a_backup_catches_up(database: Database, lost: str) -> None:
+    """Under the sink that runs. Rows of users who were erased since go, also where the backup holds rows without their positions:
+    their tombstones may be compacted away, so everything is read again.
+    """
+    log = api.new_log()
+    for user in ("erased", "a", "b"):
+        api.put_list(log, user)
+    async with sink(log, database.dsn) as running:
+        await running.settled()
+        for table in ("recommendations", "positions"):
+            database.ask(f"CREATE TABLE backup_{table} AS TABLE isthmus.{table}")
+        forget(log, "erased")
+        api.put_list(log, "a", ITEMS[7:9])
+        await running.settled()
+        if lost == "positions":
+            drop_tombstones(log)
+            database.ask("DELETE FROM backup_positions")
+        database.ask(
+            "TRUNCATE isthmus.recommendations, isthmus.positions; "
+            "INSERT INTO isthmus.recommendations TABLE backup_recommendations; INSERT INTO isthmus.positions TABLE backup_positions"
+        )
+        assert set(database.lists()) == {"erased", "a", "b"}
+        for number in range(8):  # of every partition
+            api.put_list(log, f"new-{number}")
+        wanted = {"a": list(ITEMS[7:9]), "b": list(ITEMS[:5]), **{f"new-{number}": list(ITEMS[:5]) for number in range(8)}}
+        await running.until(lambda: database.lists() == wanted)
+
+
 async def test_rows_of_partitions_that_are_gone_go(database: Database) -> None:
     """A topic that was recreated with one partition."""
     many, one = store_of(database.dsn), store_of(database.dsn, partitions=1)
@@ -129,17 +131,6 @@ async def test_rows_of_partitions_that_are_gone_go(database: Database) -> None:
     assert set(database.lists()) == {"u0"}
     for store in (many, one):
         await store.close()
-
-
-def value(user: str, items: tuple[str, ...] = ITEMS[:2]) -> bytes:
-    log = api.new_log()
-    api.put_list(log, user, items)
-    records = [record for partition in log.topics[TOPICS.recommendations].partitions for record in partition.records]
-    return records[0].value or b""
-
-
-def upto(position: Position, next_offset: int) -> Position:
-    return msgspec.structs.replace(position, next_offset=next_offset)
 
 
 async def test_an_older_offset_never_overwrites(database: Database) -> None:
@@ -212,22 +203,6 @@ async def test_a_database_that_is_away_is_waited_for(postgres_server: LocalPostg
         server.remove()
 
 
-async def test_a_list_that_the_database_cannot_hold_is_counted_and_stops_nothing(database: Database) -> None:
-    """U+0000, and a list of a later version: the user has none there, because the former one is no longer true."""
-    log = api.new_log()
-    for user in ("a", "b", "c"):
-        api.put_list(log, user)
-    async with sink(log, database.dsn) as running:
-        await running.settled()
-        api.put_list(log, "a", ("it\0em",))
-        api.append(log, TOPICS.recommendations, "b", Output(b"b", b'{"schema_version": 2}'))
-        api.put_list(log, "nul\0user")
-        forget(log, "nul\0user")
-        await running.settled()
-        assert database.lists() == {"c": list(ITEMS[:5])}
-        assert running.metrics.total("sink_records", "postgres", "refused") >= 2
-
-
 async def test_a_sink_that_is_paused_in_a_transaction_does_not_hold_up_the_next_owner(database: Database) -> None:
     """The server ends its transaction, and with it the lock of the partition; the paused sink tries again when it wakes."""
     paused, successor = store_of(database.dsn, timeout_s=2), store_of(database.dsn)
@@ -258,50 +233,6 @@ async def test_a_sweep_takes_as_long_as_it_takes(database: Database) -> None:
     database.ask("CREATE TRIGGER slow BEFORE DELETE ON isthmus.recommendations FOR EACH ROW EXECUTE FUNCTION isthmus.slow()")
     assert await store.complete(LISTS, 0, again) == 1
     assert database.lists() == {}
-    await store.close()
-
-
-async def test_texts_of_producers_stand_there_as_they_are(database: Database) -> None:
-    """Quotes, markup, escapes of COPY and other scripts are text, in names and values."""
-    log = api.new_log()
-    users = ["'; DROP TABLE x; --", "\\N", "a\tb\nc\\", "<b>&amp;", "日本\u202e", '{"a":1}', "%s{}"]
-    for user in users:
-        api.put_list(log, user, (f"item {user}",))
-    for form in ("user", "rank"):
-        other = database.server.new_database()
-        async with sink(log, other.dsn, form) as running:
-            await running.settled()
-        assert standing(other, form) == {user: [f"item {user}"] for user in users}
-
-
-async def test_the_other_form_is_refused_where_it_would_leave_a_table_to_grow_old(database: Database) -> None:
-    """The message says what to do."""
-    first, second = store_of(database.dsn, "user"), store_of(database.dsn, "rank")
-    await first.begin(LISTS, 0, 1, api.NOW)
-    with pytest.raises(IsthmusError, match=r"postgres\.db_schema"):
-        await second.position(LISTS, 0)
-    for store in (first, second):
-        await store.close()
-
-
-async def test_tables_of_a_later_version_are_left_alone(database: Database) -> None:
-    """A newer sink made them."""
-    store = store_of(database.dsn)
-    await store.position(LISTS, 0)
-    database.ask("INSERT INTO isthmus.version VALUES (99)")
-    again = store_of(database.dsn)
-    with pytest.raises(IsthmusError, match="later version"):
-        await again.position(LISTS, 0)
-    for one in (store, again):
-        await one.close()
-
-
-async def test_a_role_without_rights_is_told(database: Database) -> None:
-    """The process ends with what to do, instead of trying for ever."""
-    database.ask(f"CREATE ROLE reader_{database.name} LOGIN")
-    store = store_of(database.dsn.replace("test@", f"reader_{database.name}@"))
-    with pytest.raises(IsthmusError, match="rights"):
-        await store.position(LISTS, 0)
     await store.close()
 
 

@@ -3,29 +3,26 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
 
+import msgspec
 import pytest
 from stamina.instrumentation import set_on_retry_hooks
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from stream.api.store import Row
 from stream.core.outputs import Output
-from stream.core.records import PlainRecord, Record
+from stream.core.records import PlainRecord
 from stream.errors import IsthmusError
-from stream.kafka.embedded.log import Log
-from stream.metrics import Metrics
 from stream.process_settings import WebhookSettings
-from stream.services.sinks import endpoint_of, make_webhook_store, signer_of
+from stream.services.sinks import endpoint_of
+from stream.sinks import webhook_store
 from stream.sinks.undelivered import Requests
 from stream.sinks.webhook_messages import Signer
-from stream.sinks.webhook_sender import Sender
 from tests import api
 from tests.api import ITEMS, PARTITIONS, TOPICS
-from tests.sinks import Sink, forget, running_sink
+from tests.sinks import forget
+from tests.webhook_sink import FakeGroup, FakeLetters, sink
 from tests.webhooks import ERASED, LISTS, RECONCILED, SECRET, Endpoint
 
 OTHER = "whsec_" + base64.b64encode(bytes(range(32, 64))).decode()
@@ -36,61 +33,6 @@ def endpoint() -> Iterator[Endpoint]:
     opened = Endpoint()
     yield opened
     opened.close()
-
-
-class FakeGroup:
-    """The notes that a consumer group keeps."""
-
-    def __init__(self) -> None:
-        self.version = 0
-        self.notes: dict[tuple[str, int], str] = {}
-
-    async def note(self, partition: tuple[str, int]) -> str | None:
-        return self.notes.get(partition)
-
-    async def commit(self, partition: tuple[str, int], offset: int, note: str) -> None:
-        del offset
-        self.notes[partition] = note
-
-
-class FakeLetters:
-    """Dead letters in memory."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[int, int, int]] = []
-
-    async def send(self, rows: Sequence[Row], epoch: int, partition: int, why: str) -> None:
-        assert "user" not in why
-        self.sent += [(epoch, partition, row.offset) for row in rows]
-
-
-def settings(endpoint: Endpoint, **more: Any) -> Any:
-    webhook = {"url": endpoint.url, "secrets": (SECRET,), "first_pause_s": 0.01, "longest_pause_s": 0.02, "give_up_s": 0.3, **more}
-    return api.settings().model_copy(update={"webhook": WebhookSettings(**webhook)})
-
-
-@asynccontextmanager
-async def sink(
-    log: Log,
-    endpoint: Endpoint,
-    group: FakeGroup,
-    letters: FakeLetters | None = None,
-    requests: Requests | None = None,
-    reconcile_after_s: int = 518_400,
-    **more: Any,
-) -> AsyncIterator[Sink]:
-    chosen, metrics = settings(endpoint, **more), Metrics()
-    sender = Sender(endpoint_of(chosen.webhook), signer_of(chosen.webhook), nullcontext, metrics)
-
-    async def scan(partition: int, start: int, end: int) -> AsyncIterator[Sequence[Record]]:
-        records = log.topics[TOPICS.recommendations].partitions[partition].records
-        yield [record for record in records if start <= record.offset < end]
-
-    store = make_webhook_store(
-        chosen, group, sender, letters or FakeLetters(), requests or Requests(TOPICS.recommendations), metrics, scan
-    )
-    async with running_sink(log, chosen, store, "webhook", metrics, sender.problem, reconcile_after_s) as running:
-        yield running
 
 
 async def test_lists_and_erasures_arrive_signed_and_in_order(endpoint: Endpoint) -> None:
@@ -123,15 +65,18 @@ async def test_a_list_that_a_later_record_supersedes_is_not_sent(endpoint: Endpo
 
 
 async def test_a_record_that_is_no_list_is_counted_and_stops_nothing(endpoint: Endpoint) -> None:
-    """Neither JSON nor UTF-8: no message can hold it. A former list of the same batch is superseded all the same."""
+    """Neither JSON nor UTF-8: no message can hold it. Nor of the record's user: an erasure would not reach it. A former list of the
+    same batch is superseded all the same.
+    """
     log = api.new_log()
-    for user, value in (("a", b"\xff"), ("b", b'{"items": ["\xff"]}'), ("c", b"{"), ("d", b"[]")):
+    others = msgspec.json.encode(api.make_list("other"))
+    for user, value in (("a", b"\xff"), ("b", b'{"user_id": "b", "items": ["\xff"]}'), ("c", b"{"), ("d", b"[]"), ("f", others)):
         api.put_list(log, user)
         api.append(log, TOPICS.recommendations, user, Output(user.encode(), value))
     api.put_list(log, "e")
     async with sink(log, endpoint, FakeGroup()) as running:
         await running.settled()
-        assert running.metrics.total("sink_records", "webhook", "refused") == 4
+        assert running.metrics.total("sink_records", "webhook", "refused") == 5
         api.put_list(log, "a", ITEMS[7:9])
         await running.settled()
     assert endpoint.lists() == {"a": list(ITEMS[7:9]), "e": list(ITEMS[:5])}
@@ -241,6 +186,53 @@ async def test_a_receiver_forgets_what_a_recreated_topic_no_longer_holds(endpoin
         await asyncio.sleep(0.01)
         group.notes.clear()
     assert max(endpoint.attempts.values()) == 1  # each pass has ids of its own: a receiver may leave out what it knows
+
+
+async def test_a_receiver_forgets_what_was_sent_by_a_clock_that_was_ahead(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a member of the group whose clock was an hour ahead: a later pass does not begin before its messages."""
+    log, group = api.new_log(), FakeGroup()
+    for number in range(8):  # of every partition
+        api.put_list(log, f"old-{number}")
+    with monkeypatch.context() as ahead:
+        ahead.setattr("stream.services.api.now_ms", lambda: api.NOW + 3_600_000)
+        async with sink(log, endpoint, group) as running:
+            await running.settled()
+    recreated = api.new_log()
+    api.put_list(recreated, "old-3", ITEMS[7:9])
+    async with sink(recreated, endpoint, group) as again:
+        await again.settled()
+    assert endpoint.lists() == {"old-3": list(ITEMS[7:9])}
+    of_a_partition = [one["timestamp"] for one in endpoint.taken if one["data"]["partition"] == 0]
+    assert of_a_partition == sorted(of_a_partition)
+
+
+async def test_a_note_of_an_earlier_version_is_continued(endpoint: Endpoint) -> None:
+    """It lacks what was added since."""
+    log, group = api.new_log(), FakeGroup()
+    api.put_list(log, "a")
+    async with sink(log, endpoint, group) as first:
+        await first.settled()
+    group.notes = {one: json.dumps(json.loads(note)[:2]) for one, note in group.notes.items()}
+    api.put_list(log, "b")
+    async with sink(log, endpoint, group) as again:
+        await again.settled()
+    assert [one["list"]["user_id"] for update in endpoint.updates() for one in update["lists"]] == ["a", "b"]
+
+
+async def test_a_message_is_cut_before_servers_refuse_it_as_too_large(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list that is larger alone is a message of its own."""
+    monkeypatch.setattr(webhook_store, "_MESSAGE_BYTES", 3_000)
+    log = api.new_log()
+    for number in range(20):
+        api.put_list(log, f"u{number}", ITEMS[: 1 if number % 5 else 20])
+    async with sink(log, endpoint, FakeGroup()) as running:
+        await running.settled()
+    assert len(endpoint.lists()) == 20
+    sizes = [[len(json.dumps(one["list"])) for one in update["lists"]] for update in endpoint.updates()]
+    assert max(len(one) for one in sizes) > 1
+    assert all(len(one) == 1 or sum(one) < 4_500 for one in sizes)  # with the spaces of `dumps`
 
 
 async def test_a_replay_sends_what_the_topic_says_now(endpoint: Endpoint) -> None:
