@@ -1,15 +1,16 @@
 """A model version as one folder: written by the trainer, verified and loaded by workers from anywhere that fsspec can open.
 
 `manifest.json` names every file with its SHA-256; the manifest's own SHA-256 is the model's fingerprint and the one that an
-announcement carries. A network's folder also holds its vocabularies, its configuration and its weights. Nothing is unpickled.
-MLflow is not imported here.
+announcement carries. A network's folder also holds its vocabularies, its configuration and its weights. Nothing is unpickled, and
+nothing is allocated that is larger than the files (`models.trusted_folders` bounds these). MLflow is not imported here.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
@@ -18,6 +19,15 @@ from safetensors import SafetensorError
 from models import folders
 from models.popular import Popular
 from models.systems import POPULAR, SYSTEMS, network_type
+from models.trusted_folders import (
+    ANYWHERE,
+    FolderTooLargeError,
+    FolderTrust,
+    PlainNameError,
+    TrustedFolder,
+    UntrustedFolderError,
+    shown,
+)
 from models.vocabulary import Vocabulary
 from stream.core.ranking import Ranker, Rows
 from stream.errors import IsthmusError
@@ -25,6 +35,13 @@ from stream.errors import IsthmusError
 MANIFEST: Final = "manifest.json"
 UNREADABLE: Final = "unreadable"
 """The only refusal reason that may resolve itself: the folder's storage is unreachable."""
+UNTRUSTED: Final = "untrusted"
+_REASONS: Final[dict[type[folders.FolderError], str]] = {
+    UntrustedFolderError: UNTRUSTED,
+    FolderTooLargeError: "size",
+    PlainNameError: "name",
+}
+_WIDEST_TEXT: Final = 1 << 16
 
 
 class ModelRefused(IsthmusError):  # noqa: N818  (a refusal is an answer, not a fault)
@@ -59,6 +76,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     examples: int
     code_version: str
     files: dict[str, str]
+
+
+class _ItemsFile(msgspec.Struct, frozen=True):
+    """The content of `items.json`."""
+
+    items: list[str]
+    prior: list[float]
+
+
+class _ReaderFile(msgspec.Struct, frozen=True):
+    """The content of `reader.json`."""
+
+    vocabularies: dict[str, list[str]]
+    text_width: Annotated[int, msgspec.Meta(ge=0, le=_WIDEST_TEXT)]
 
 
 def write_ranker(
@@ -124,30 +155,28 @@ def _network_contents(ranker: Ranker) -> dict[str, bytes]:
     }
 
 
-def read_manifest(uri: str, sha256: str | None = None) -> tuple[Manifest, str]:
+def read_manifest(uri: str, sha256: str | None = None, trust: FolderTrust = ANYWHERE) -> tuple[Manifest, str]:
     """Returns the manifest and its SHA-256.
 
     Raises:
-        ModelRefused: the manifest is missing, broken or not the announced one.
+        ModelRefused: the folder is not trusted, or the manifest is missing, broken, too large or not the announced one.
     """
-    content = _read(uri, MANIFEST)
-    fingerprint = hashlib.sha256(content).hexdigest()
-    if sha256 is not None and fingerprint != sha256:
-        raise ModelRefused("hash", f"{uri}: the manifest is not the announced one")
-    try:
-        return msgspec.json.decode(content, type=Manifest), fingerprint
-    except msgspec.MsgspecError as error:
-        raise ModelRefused("manifest", f"{uri}: {error}") from None
+    with _refusals():
+        return _manifest(TrustedFolder(uri, trust), uri, sha256)
 
 
-def load_ranker(uri: str, sha256: str | None = None) -> Ranker:
-    """Returns the ranker in a folder, after verifying every file.
+def load_ranker(uri: str, sha256: str | None = None, trust: FolderTrust = ANYWHERE) -> Ranker:
+    """Returns the ranker in a folder, after verifying every file. A folder that somebody else names needs a `trust`.
 
     Raises:
-        ModelRefused: a file is missing or changed, the kind is unknown, sizes do not match, or a weight is not finite.
+        ModelRefused: the folder is not trusted or too large, a file is missing or changed, the kind is unknown, sizes do not match,
+            or a weight is not finite.
     """
-    manifest, fingerprint = read_manifest(uri, sha256)
-    contents = {name: _verified(uri, name, expected) for name, expected in manifest.files.items()}
+    with _refusals():
+        folder = TrustedFolder(uri, trust)
+        manifest, fingerprint = _manifest(folder, uri, sha256)
+        folder.check(manifest.files)
+        contents = {name: _verified(folder, uri, name, expected) for name, expected in manifest.files.items()}
     items, prior = _items_and_prior(uri, contents)
     if manifest.kind == POPULAR:
         return Popular(manifest.version, fingerprint, items, prior)
@@ -155,43 +184,76 @@ def load_ranker(uri: str, sha256: str | None = None) -> Ranker:
     return _neural(uri, manifest, fingerprint, items, prior, contents)
 
 
-def verify_folder(uri: str, sha256: str) -> Manifest:
+def verify_folder(uri: str, sha256: str, trust: FolderTrust = ANYWHERE) -> Manifest:
     """Returns the manifest of a folder whose every file is what it says. It loads nothing.
 
     Raises:
-        ModelRefused: a file is missing or changed, or the kind is unknown.
+        ModelRefused: the folder is not trusted or too large, a file is missing or changed, or the kind is unknown.
     """
-    manifest, _ = read_manifest(uri, sha256)
-    for name, expected in manifest.files.items():
-        _verified(uri, name, expected)
+    with _refusals():
+        folder = TrustedFolder(uri, trust)
+        manifest, _ = _manifest(folder, uri, sha256)
+        folder.check(manifest.files)
+        for name, expected in manifest.files.items():
+            _verified(folder, uri, name, expected)
     _check_kind(uri, manifest)
     return manifest
 
 
+def read_prior(uri: str, sha256: str, trust: FolderTrust = ANYWHERE) -> tuple[tuple[str, ...], Rows]:
+    """Returns the items of a model folder and their popularity prior, verified. It reads no weights.
+
+    Raises:
+        ModelRefused: the folder is not trusted, or manifest or `items.json` is missing, changed, too large or not usable.
+    """
+    with _refusals():
+        folder = TrustedFolder(uri, trust)
+        manifest, _ = _manifest(folder, uri, sha256)
+        content = _verified(folder, uri, "items.json", manifest.files.get("items.json", ""))
+    return _items_and_prior(uri, {"items.json": content})
+
+
+def _manifest(folder: TrustedFolder, uri: str, sha256: str | None) -> tuple[Manifest, str]:
+    content = folder.read(MANIFEST)
+    fingerprint = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and fingerprint != sha256:
+        raise ModelRefused("hash", f"{shown(uri)}: the manifest is not the announced one")
+    try:
+        return msgspec.json.decode(content, type=Manifest), fingerprint
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ModelRefused("manifest", f"{shown(uri)}: {error}") from None
+
+
+def _verified(folder: TrustedFolder, uri: str, name: str, sha256: str) -> bytes:
+    content = folder.read(name)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ModelRefused("hash", f"{shown(uri)}: {name} does not have the manifest's SHA-256")
+    return content
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Raises what storage and bounds refuse as ModelRefused."""
+    try:
+        yield
+    except folders.FolderError as error:
+        raise ModelRefused(_REASONS.get(type(error), UNREADABLE), str(error)) from None
+
+
 def _check_kind(uri: str, manifest: Manifest) -> None:
     if manifest.kind != POPULAR and manifest.kind not in SYSTEMS:
-        raise ModelRefused("kind", f"{uri}: this version of Isthmus has no model of kind {manifest.kind!r}")
+        raise ModelRefused("kind", f"{shown(uri)}: this version of Isthmus has no model of kind {shown(manifest.kind)}")
 
 
 def _items_and_prior(uri: str, contents: Mapping[str, bytes]) -> tuple[tuple[str, ...], Rows]:
     try:
-        catalogue = json.loads(contents["items.json"])
-        items, prior = tuple(catalogue["items"]), np.array(catalogue["prior"], dtype=np.float32)
-    except (KeyError, ValueError) as error:
-        raise ModelRefused("items", f"{uri}: items.json is not usable ({type(error).__name__})") from None
+        catalogue = msgspec.json.decode(contents["items.json"], type=_ItemsFile)
+        items, prior = tuple(catalogue.items), np.array(catalogue.prior, dtype=np.float32)
+    except (KeyError, ValueError, RecursionError) as error:
+        raise ModelRefused("items", f"{shown(uri)}: items.json is not usable ({type(error).__name__})") from None
     if len(items) != len(prior) or len(set(items)) != len(items) or not np.isfinite(prior).all():
-        raise ModelRefused("items", f"{uri}: items and popularity prior do not match")
+        raise ModelRefused("items", f"{shown(uri)}: items and popularity prior do not match")
     return items, prior
-
-
-def read_prior(uri: str, sha256: str) -> tuple[tuple[str, ...], Rows]:
-    """Returns the items of a model folder and their popularity prior, verified. It reads no weights.
-
-    Raises:
-        ModelRefused: manifest or `items.json` is missing, changed or not usable.
-    """
-    manifest, _ = read_manifest(uri, sha256)
-    return _items_and_prior(uri, {"items.json": _verified(uri, "items.json", manifest.files.get("items.json", ""))})
 
 
 def _neural(
@@ -204,32 +266,26 @@ def _neural(
     from models.network import NeuralRanker  # noqa: PLC0415
 
     try:
-        fields = json.loads(contents["reader.json"])
-        vocabularies = {name: Vocabulary(tokens) for name, tokens in fields["vocabularies"].items()}
-        featurizer = Featurizer(vocabularies, int(fields["text_width"]))
+        fields = msgspec.json.decode(contents["reader.json"], type=_ReaderFile)
+        vocabularies = {name: Vocabulary(tokens) for name, tokens in fields.vocabularies.items()}
+        featurizer = Featurizer(vocabularies, fields.text_width)
         network_class = network_type(manifest.kind)
         config = msgspec.json.decode(contents["network.json"], type=type(network_class.default))
-        network = network_class(config, featurizer, torch.from_numpy(prior))
         weights = load(contents["weights.safetensors"])
+        with torch.device("meta"):  # allocates nothing: sizes in network.json are somebody else's choice, the weights are bounded
+            planned = network_class(config, featurizer, torch.from_numpy(prior))
+        if {name: one.shape for name, one in planned.state_dict().items()} != {name: one.shape for name, one in weights.items()}:
+            raise ValueError("network.json asks for other sizes than the weights have")
+        network = network_class(config, featurizer, torch.from_numpy(prior))
         network.load_state_dict(weights)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError, msgspec.MsgspecError) as error:
-        raise ModelRefused("weights", f"{uri}: weights, vocabularies and configuration do not match: {error}") from None
+    except (
+        *(KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError),
+        *(SafetensorError, msgspec.MsgspecError),
+    ) as error:
+        text = f"{shown(uri)}: weights, vocabularies and configuration do not match: {error}"
+        raise ModelRefused("weights", text) from None
     if not all(torch.isfinite(weight).all() for weight in weights.values()):
-        raise ModelRefused("weights", f"{uri}: a weight is not finite")
+        raise ModelRefused("weights", f"{shown(uri)}: a weight is not finite")
     return NeuralRanker(
         manifest.kind, manifest.version, fingerprint, items, prior, manifest.text_model, featurizer, network, config
     )
-
-
-def _verified(uri: str, name: str, sha256: str) -> bytes:
-    content = _read(uri, name)
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise ModelRefused("hash", f"{uri}: {name} does not have the manifest's SHA-256")
-    return content
-
-
-def _read(uri: str, name: str) -> bytes:
-    try:
-        return folders.read(uri, name)
-    except folders.FolderError as error:
-        raise ModelRefused(UNREADABLE, str(error)) from None

@@ -13,6 +13,7 @@ from fsspec.core import url_to_fs
 from stream.errors import IsthmusError
 
 _SEPARATORS: Final = ("://", "::")
+_PART_BYTES: Final = 1 << 20
 
 
 class FolderError(IsthmusError):
@@ -75,16 +76,38 @@ def write(folder: str, name: str, content: bytes) -> None:
         files.pipe_file(f"{path.rstrip('/')}/{name}", content)
 
 
-def read(folder: str, name: str) -> bytes:
-    """Returns a file of a folder.
+def size_of(folder: str, name: str) -> int:
+    """Returns the size of a file of a folder; 0 where its storage does not say.
+
+    Raises:
+        FolderError: it cannot be asked for, or is no file: opening a pipe or a device would wait for ever.
+    """
+    files, path = _located(folder)
+    with _translated_errors(f"{folder.rstrip('/')}/{name}", "read"):
+        files.invalidate_cache()
+        found = files.info(f"{path.rstrip('/')}/{name}")
+        if found.get("type") in {"directory", "other"}:
+            raise ValueError("it is no file")
+        return int(found.get("size") or 0)
+
+
+def read(folder: str, name: str, max_bytes: int) -> bytes | None:
+    """Returns a file of a folder; None, before it is read further, if it has more than `max_bytes`.
 
     Raises:
         FolderError: it cannot be read.
     """
+    size = size_of(folder, name)
+    if size > max_bytes:
+        return None
     files, path = _located(folder)
-    with _translated_errors(f"{folder.rstrip('/')}/{name}", "read"):
-        content: bytes = files.cat_file(f"{path.rstrip('/')}/{name}")
-        return content
+    with _translated_errors(f"{folder.rstrip('/')}/{name}", "read"), files.open(f"{path.rstrip('/')}/{name}", "rb") as file:
+        content = bytearray()
+        while part := file.read(min(max_bytes + 1 - len(content), max(size + 1 - len(content), _PART_BYTES))):
+            content += part
+            if len(content) > max_bytes:
+                return None
+        return bytes(content)
 
 
 def _located(folder: str) -> tuple[Any, str]:

@@ -16,6 +16,7 @@ Guarantee = Literal["at_least_once", "exactly_once"]
 Declared = Annotated[str, StringConstraints(min_length=1, max_length=limits.TAG_CHARACTERS)]
 SignatureAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 _LONGEST_KEY_BYTES: Final = 64  # BLAKE2b, RFC 7693
+_SHORTEST_KEY_BYTES: Final = 32  # of an HMAC with SHA-256: its output's size (RFC 2104, section 3)
 _JWKS: Final = r"^(https://.+|http://(localhost|127\.0\.0\.1)[:/].*|[^:]+)$"
 
 
@@ -343,12 +344,37 @@ class HealthSettings(Section):
     )
 
 
+def _long_enough(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    if any(len(key.get_secret_value().encode(errors="surrogatepass")) < _SHORTEST_KEY_BYTES for key in keys):
+        raise ValueError(f"each must have at least {_SHORTEST_KEY_BYTES} bytes: `openssl rand -hex 32` makes one")
+    return keys
+
+
 class RegistrySettings(Section):
     uri: str = Field(f"sqlite:///{CACHE / 'registry' / 'mlflow.db'}", description="MLflow: a SQLite file, or a server's URL")
     folder: str = Field(
         str(CACHE / "registry" / "models"),
         description="folder of the model versions, which workers must be able to read: a path, or a URL that fsspec opens, such as "
         "s3://bucket/models",
+    )
+    trusted_folders: tuple[str, ...] = Field(
+        (),
+        description="folders below which models are read, paths or URLs; what an announcement or the registry names elsewhere is "
+        "refused; none: `folder` alone",
+    )
+    max_file_bytes: int = Field(
+        limits.MODEL_FILE_BYTES, ge=1 << 20, description="largest file of a model folder that is read; a larger one is refused"
+    )
+    max_folder_bytes: int = Field(
+        limits.MODEL_FOLDER_BYTES, ge=1 << 20, description="most bytes that are read of a model folder; a larger one is refused"
+    )
+    announcement_keys: Annotated[tuple[SecretStr, ...], AfterValidator(_long_enough)] = Field(
+        (),
+        description="keys of announcements, at least 32 bytes each: the first signs, all verify, and an announcement without a "
+        "valid signature is refused; none: announcements are not signed",
+    )
+    announced_by: str | None = Field(
+        None, description="application whose announced models are read, where topics.models is another one's; none: this one"
     )
 
 

@@ -228,6 +228,17 @@ class Settings(BaseSettings):
         """`registry.folder`, of this application."""
         return own_url(self.registry.folder, self.application)
 
+    @property
+    def announced_by(self) -> str:
+        """The application whose announced models are read."""
+        return self.registry.announced_by or self.application
+
+    @property
+    def trusted_folders(self) -> tuple[str, ...]:
+        """`registry.trusted_folders`; where none is set, the folder of the application whose models are read, and our own."""
+        read = own_url(self.registry.folder, self.announced_by)
+        return self.registry.trusted_folders or tuple(dict.fromkeys((read, self.registry_folder)))
+
     @classmethod
     def settings_customise_sources(
         cls,

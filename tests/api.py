@@ -40,7 +40,7 @@ from stream.kafka.embedded.log_follower import follow_log
 from stream.kafka.embedded.log_reader import EmbeddedLogReader
 from stream.kafka.faust.changelog import term_headers as stamp
 from stream.metrics import Metrics
-from stream.process_settings import ApiSettings, StepSettings
+from stream.process_settings import ApiSettings, RegistrySettings, StepSettings
 from stream.services.api import ApiParts, following, make_parts, now_ms, open_store
 from stream.settings import Settings, TopicSettings
 
@@ -199,9 +199,10 @@ async def replica(
 ) -> AsyncIterator[Replica]:
     """Runs a replica on a log; by default until it is ready. Its wall clock is `ahead_ms` ahead.
 
-    Its store is in `folder`, or, with `redis_url`, in Redis under the folder's name.
+    Its store is in `folder`, or, with `redis_url`, in Redis under the folder's name. Models in `folder` are trusted.
     """
     chosen = settings(**api, state_dir=folder.parent, name=folder.name, redis_prefix=folder.name)
+    chosen = chosen.model_copy(update={"registry": RegistrySettings(folder=str(folder))})
     store, metrics = await open_store(chosen), Metrics()
 
     def clock_ms() -> int:

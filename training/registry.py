@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from models import folders
+from models.trusted_folders import FolderTrust
 from stream.core.outputs import Role
 from stream.errors import IsthmusError
 
@@ -73,16 +74,20 @@ def load_library() -> None:
 class Registry:
     """The model versions of one application, registered under its name."""
 
-    def __init__(self, uri: str, folder: Path | str, name: str = "isthmus", *, create: bool = True) -> None:
+    def __init__(
+        self, uri: str, folder: Path | str, name: str = "isthmus", *, create: bool = True, trust: FolderTrust | None = None
+    ) -> None:
         """Opens the registry, and creates it if it does not exist (3 s). `folder` is where its versions' folders are written.
 
-        Without `create`, a file of SQLite is opened for reading only.
+        Without `create`, a file of SQLite is opened for reading only. `trust` says which versions' folders are read, as whoever may
+        write to the registry names them; None: those in `folder`.
 
         Raises:
             RegistryError: it cannot be reached or read, or is missing and not to be created.
             models.folders.FolderError: no installed package opens the folder's URL.
         """
         self.folder = folders.absolute(str(folder))
+        self.trust = FolderTrust((self.folder,)) if trust is None else trust
         folders.check_opens(self.folder)
         load_library()
         import mlflow  # noqa: PLC0415

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from models.artifact import ModelRefused, load_ranker, read_manifest, write_ranker
+from models.artifact import UNTRUSTED, ModelRefused, load_ranker, read_manifest, write_ranker
 from models.systems import DEFAULT, POPULAR, network_type
+from models.trusted_folders import FolderTrust
 from stream.core.announcements import ModelAnnouncement
 from stream.core.outputs import Role, TrainingExample
 from stream.core.ranking import Ranker
@@ -24,7 +25,7 @@ from training.gate import Verdict, decide, refuse_too_few
 from training.loop import TrainingConfig
 from training.metrics import evaluate, metrics_by_type, popular_ranker
 from training.progress import SILENT, ProgressReporter
-from training.registry import ModelVersion, Registry
+from training.registry import ModelVersion, Registry, RegistryError
 from training.split import MIN_EXAMPLES, split
 from training.train_system import TrainedSystem, train_system
 
@@ -95,7 +96,7 @@ def train_once(
         )
     training, validation, held_out = split(examples)
     champion = registry.version_in_role("champion")
-    served, served_last_ms = _load_champion(champion, progress)
+    served, served_last_ms = _load_champion(champion, registry.trust, progress)
     last_ms = max(example.occurred_at for example in [*training, *validation])
     fresh = [example for example in held_out if example.occurred_at > max(last_ms, served_last_ms)]
     if (refusal := refuse_too_few(len(fresh), config.min_judged, grows=config.grows)) is not None:
@@ -108,7 +109,7 @@ def train_once(
     if distributed.rank() > 0:
         return RunResult(None, "trained; the main process registers and evaluates")
     number, ranker = _register(trained, registry, config, fresh, last_ms, len(training) + len(validation))
-    same_configuration = _has_configuration(champion, config)
+    same_configuration = _has_configuration(champion, registry.trust, config)
     verdict = _gate(ranker, served, fresh, [*training, *validation], config, same_configuration=same_configuration)
     registry.set_reason(number, verdict.reason)
     if not verdict.promoted:
@@ -151,23 +152,29 @@ def configuration_of(config: RunConfig) -> dict[str, Any]:
     return {"system": config.system, **training}
 
 
-def _load_champion(champion: ModelVersion | None, progress: ProgressReporter) -> tuple[Ranker | None, int]:
-    """Returns the champion's ranker and the time of the last event that it was trained on, in ms."""
+def _load_champion(champion: ModelVersion | None, trust: FolderTrust, progress: ProgressReporter) -> tuple[Ranker | None, int]:
+    """Returns the champion's ranker and the time of the last event that it was trained on, in ms.
+
+    Raises:
+        RegistryError: its folder is not a trusted one.
+    """
     if champion is None:
         return None, 0
     try:
-        manifest, _ = read_manifest(champion.uri, champion.sha256)
-        return load_ranker(champion.uri, champion.sha256), manifest.last_event_ms
+        manifest, _ = read_manifest(champion.uri, champion.sha256, trust)
+        return load_ranker(champion.uri, champion.sha256, trust), manifest.last_event_ms
     except ModelRefused as refused:
+        if refused.reason == UNTRUSTED:  # without a champion to compare with, the gate would be open
+            raise RegistryError(f"the champion, version {champion.version}, cannot be judged: {refused}") from None
         progress.log(f"the champion, version {champion.version}, cannot be loaded ({refused}): comparing with Popular only")
         return None, 0
 
 
-def _has_configuration(champion: ModelVersion | None, config: RunConfig) -> bool:
+def _has_configuration(champion: ModelVersion | None, trust: FolderTrust, config: RunConfig) -> bool:
     if champion is None:
         return False
     try:
-        manifest, _ = read_manifest(champion.uri, champion.sha256)
+        manifest, _ = read_manifest(champion.uri, champion.sha256, trust)
     except ModelRefused:
         return False
     return manifest.training == configuration_of(config)

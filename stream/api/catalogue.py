@@ -5,18 +5,19 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from models.artifact import UNREADABLE, ModelRefused
 from stream.api.answers import Popularity
-from stream.core.announcements import ModelAnnouncement, decode_announcement
+from stream.core.announcements import UNSIGNED, AnnouncementTrust, ModelAnnouncement
 from stream.core.catalogue_records import ItemFormat, ItemTable
 from stream.core.events import Item, Reason
 from stream.core.feedback import hash_item
 from stream.core.outputs import ModelName
-from stream.core.parsing import UNUSABLE
 from stream.core.poison import INFRASTRUCTURE_ERRORS, failure_location
 from stream.core.ranking import Catalogue, Ranker, Rows
 from stream.core.records import Record
 from stream.core.unreadable import readable
 from stream.errors import IsthmusError
+from stream.kafka.cluster.announced_models import AnnouncedModels, champions_in
 from stream.metrics import Metrics
 
 AGAIN_S: Final = 30.0
@@ -28,8 +29,16 @@ ModelReader = Callable[[str, str], tuple[tuple[str, ...], Rows, Ranker | None]]
 class CurrentCatalogue:
     """Catalogue and popularity as of the last record of each topic."""
 
-    def __init__(self, read_model: ModelReader, metrics: Metrics, items: ItemFormat | None = None) -> None:
+    def __init__(
+        self,
+        read_model: ModelReader,
+        metrics: Metrics,
+        items: ItemFormat | None = None,
+        trust: AnnouncementTrust = UNSIGNED,
+    ) -> None:
         self._read_model = read_model
+        self._models = AnnouncedModels(trust, metrics, "popularity is not taken over")
+        self._champion: ModelAnnouncement | None = None
         self._metrics = metrics
         self._form = items
         self._table = ItemTable(items)
@@ -59,37 +68,33 @@ class CurrentCatalogue:
         """Takes over the newest champion whose folder can be read. With `replace`, without a champion, the former one stays."""
         if replace:
             self._unread = []
-        champions = [record for record in readable(records) if record.key == b"champion" and record.value]
-        announced = [found for record in champions if (found := self._announced(record)) is not None]
+        announced = self._models.newest_first(champions_in(readable(records)))
         if announced:
             self._unread = announced
             await self.try_again()
 
-    def _announced(self, record: Record) -> ModelAnnouncement | None:
-        """The announcement in a record; None, counted, where it is none: it will not become one by trying again."""
-        try:
-            return decode_announcement(record.value or b"")
-        except UNUSABLE as error:
-            self._metrics.counter("model_refusals", "announcement").inc()
-            logger.error("models, offset %d is no announcement: %s", record.offset, error)  # noqa: TRY400  (the text says all)
-            return None
-
     async def try_again(self) -> None:
-        """Reads the newest champion, unless that is done; of those announced together, the newest that can be read."""
+        """Reads the newest champion, unless that is done; of those announced together, the newest that can be read.
+
+        Until then those that could not be read are tried again, and no others.
+        """
         unread, self._unread = self._unread, []
-        for announced in reversed(unread):
+        for announced in unread:
             try:
+                self._models.check_newer(announced, self._champion)
                 items, prior, ranker = await asyncio.to_thread(self._read_model, announced.uri, announced.sha256)
             except IsthmusError as error:
-                logger.error("popularity is not taken over, and will be tried again: %s", error)  # noqa: TRY400  (the text says all)
-                self._unread = self._unread or unread
+                reason = error.reason if isinstance(error, ModelRefused) else UNREADABLE
+                self._models.refuse(reason, str(error))
+                if reason == UNREADABLE:
+                    self._unread = [*self._unread, announced]
                 continue
             except INFRASTRUCTURE_ERRORS:
                 raise
             except Exception as error:  # noqa: BLE001  (a bug costs this model, not the API)
-                self._metrics.counter("model_refusals", Reason.POISON).inc()
-                logger.error("popularity of %s is not taken over (%s)", announced.uri, failure_location(error))  # noqa: TRY400
+                self._models.refuse(Reason.POISON, f"{announced.uri!r}: {failure_location(error)}")
                 continue
+            self._champion = announced
             self.popularity = Popularity(ModelName(announced.name, announced.version), items, prior, ranker, announced.published_at)
             return
 

@@ -30,6 +30,7 @@ _LEEWAY_S: Final = 30
 _TIMEOUT_S: Final = 5.0
 _REMEMBERED: Final = 10_000
 _LONGEST: Final = 8_192
+_LARGEST_KEYS: Final = 1 << 20
 _KEY_TYPES: Final = frozenset({"RSA", "EC", "OKP"})
 logger = logging.getLogger("isthmus")
 
@@ -128,10 +129,12 @@ class Oidc:
         self._read_at = self._monotonic()
         try:
             keys = _asymmetric(jwt.PyJWKSet.from_json(await self._content()))
-        except (PyJWTError, ValueError, OSError, httpx.HTTPError, httpx.InvalidURL) as error:
+        except (PyJWTError, ValueError, RecursionError, OSError, httpx.HTTPError, httpx.InvalidURL) as error:
             self._metrics.counter("api_jwks_reads", "failed").inc()
             logger.warning(
-                "the keys of the identity provider at %s cannot be read (%s): the former ones stay", self._provider.jwks, error
+                "the keys of the identity provider at %s cannot be read (%s): the former ones stay",
+                self._provider.jwks,
+                str(error) or type(error).__name__,
             )
             return
         self._metrics.counter("api_jwks_reads", "read").inc()
@@ -141,9 +144,19 @@ class Oidc:
 
     async def _content(self) -> str:
         if not self._provider.jwks.startswith(("https://", "http://")):
-            return await asyncio.to_thread(Path(self._provider.jwks).read_text, encoding="utf-8")
-        async with httpx.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=False) as client:
-            return (await client.get(self._provider.jwks)).raise_for_status().text
+            return await asyncio.to_thread(_file_content, Path(self._provider.jwks))
+        async with (
+            asyncio.timeout(_TIMEOUT_S),
+            httpx.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=False) as client,
+            client.stream("GET", self._provider.jwks, headers={"accept-encoding": "identity"}) as answer,
+        ):
+            answer.raise_for_status()
+            content = bytearray()
+            async for part in answer.aiter_bytes():
+                content += part
+                if len(content) > _LARGEST_KEYS:
+                    raise ValueError(f"it has more than {_LARGEST_KEYS} bytes")
+            return content.decode()
 
     async def keep_reading(self) -> None:
         """Reads the keys now and again, for ever."""
@@ -151,6 +164,14 @@ class Oidc:
             async with self._lock:
                 await self.read()
             await asyncio.sleep(AGAIN_S)
+
+
+def _file_content(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(_LARGEST_KEYS + 1)
+    if len(content) > _LARGEST_KEYS:
+        raise ValueError(f"it has more than {_LARGEST_KEYS} bytes")
+    return content.decode()
 
 
 def _asymmetric(keys: jwt.PyJWKSet) -> dict[str, jwt.PyJWK]:

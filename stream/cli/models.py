@@ -117,6 +117,7 @@ def _announce_version(settings: Settings, bootstrap: str | None, version: ModelV
     from stream.kafka.cluster.compacted_topic import announce
     from stream.kafka.cluster.owners import require_access
     from stream.kafka.cluster.rights import Process
+    from stream.services.model_trust import outgoing
     from stream.services.trainer import not_announced
     from stream.settings import with_changes
     from training.training_run import announcement_of
@@ -124,6 +125,6 @@ def _announce_version(settings: Settings, bootstrap: str | None, version: ModelV
     settings = with_changes(settings, "kafka", bootstrap=bootstrap)
     try:
         require_access(Process.MODELS, settings)
-        announce(settings.kafka.bootstrap, settings.topics.models, announcement_of(version, role.value))
+        announce(settings.kafka.bootstrap, settings.topics.models, outgoing(settings, announcement_of(version, role.value)))
     except IsthmusError as error:
         raise IsthmusError(not_announced(error)) from None

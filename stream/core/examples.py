@@ -6,6 +6,7 @@ The step emits one at each purchase and a revision when something older arrives.
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from hashlib import blake2b
+from typing import Final
 
 import msgspec
 from msgspec import UNSET
@@ -17,6 +18,9 @@ from stream.core.kept_interactions import KeptInteraction
 from stream.core.outputs import EventType, Shown, TrainingExample, encode_example
 from stream.core.ranking import Catalogue
 from stream.core.state import Facts, KeptPurchase
+
+_MOST_ITEMS: Final = 10 * limits.ITEMS
+"""Of one example. An event names at most `limits.ITEMS`; the items of events with the same id unite."""
 
 
 def event_type(sessions: int, conversations: int) -> EventType | None:
@@ -131,3 +135,14 @@ def canonical(interaction: Interaction) -> Interaction:
 def in_time_order(examples: Iterable[TrainingExample]) -> list[TrainingExample]:
     """Examples by the time of their purchase; ties by user and purchase id."""
     return sorted(examples, key=lambda example: (example.occurred_at, example.user_id, example.purchase_id))
+
+
+def check_bounds(example: TrainingExample) -> None:
+    """Raises ValueError for an example that the step cannot have made: with more items or interactions than there may be."""
+    if len(example.items) > _MOST_ITEMS:
+        raise ValueError(f"it names {len(example.items)} items; at most {_MOST_ITEMS} are read")
+    if len(example.interactions) > limits.WINDOW:
+        raise ValueError(f"it has {len(example.interactions)} interactions; at most {limits.WINDOW} are kept")
+    for one in example.interactions:
+        if isinstance(one, Conversation) and not 1 <= len(one.parts) <= limits.PARTS:
+            raise ValueError(f"a conversation has {len(one.parts)} parts; at most {limits.PARTS} are kept")

@@ -44,3 +44,6 @@ HOUR_MS: Final = 60 * MINUTE_MS
 DAY_MS: Final = 24 * HOUR_MS
 FIRST_TIME_MS: Final = -62_135_596_800_000  # 0001-01-01: dates, and so RFC 3339, have no earlier year
 LAST_TIME_MS: Final = 253_402_300_799_999  # 9999-12-31
+MODEL_FILE_BYTES: Final = 1 << 30
+"""Largest file of a model folder, unless a setting says otherwise."""
+MODEL_FOLDER_BYTES: Final = 2 << 30

@@ -151,10 +151,12 @@ def make_parts(
     from stream.api.stream_places import Places
     from stream.api.streams import Changes
     from stream.services.metrics_reader import reader_of_metrics
+    from stream.services.model_trust import announcement_trust
     from stream.services.process import item_format
 
     own, topics, clock_ms = settings.api, settings.topics, clock_ms or now_ms
-    current, changes, health = CurrentCatalogue(_model_reader(own), metrics, item_format(settings)), Changes(), Health()
+    current = CurrentCatalogue(_model_reader(settings), metrics, item_format(settings), announcement_trust(settings))
+    changes, health = Changes(), Health()
     feed = LiveFeed(clock_ms) if own.live else None
     filling = _filling(settings, store, reader, changes, metrics, clock_ms, feed)
     health.ready["store"] = filling.missing
@@ -243,14 +245,17 @@ def _filling(
     return _Filling(part, work, age.age_ms, age.missing)
 
 
-def _model_reader(own: ApiSettings) -> ModelReader:
+def _model_reader(settings: Settings) -> ModelReader:
     """Reads the whole champion for guests and the live page, and otherwise its popularity prior, without weights and torch."""
     from models.artifact import load_ranker, read_prior
+    from stream.services.model_trust import folder_trust
+
+    own, trust = settings.api, folder_trust(settings)
 
     def read(uri: str, sha256: str) -> tuple[tuple[str, ...], Rows, Ranker | None]:
         if not own.guests and not own.live:
-            return (*read_prior(uri, sha256), None)
-        ranker = load_ranker(uri, sha256)
+            return (*read_prior(uri, sha256, trust), None)
+        ranker = load_ranker(uri, sha256, trust)
         return ranker.items, ranker.prior, ranker
 
     return read

@@ -193,11 +193,12 @@ def _changelog(settings: Settings) -> str:
 def _champion(settings: Settings) -> Ranker:
     from models.artifact import load_ranker
     from stream.kafka.cluster.compacted_topic import announced_champion
+    from stream.services.model_trust import announcement_trust, folder_trust
 
-    announced = announced_champion(settings.kafka.bootstrap, settings.topics.models)
+    announced = announced_champion(settings.kafka.bootstrap, settings.topics.models, announcement_trust(settings))
     if announced is None:
         raise IsthmusError("no champion is announced yet: `isthmus train` makes one")
-    return load_ranker(announced.uri, announced.sha256)
+    return load_ranker(announced.uri, announced.sha256, folder_trust(settings))
 
 
 def _catalogue(settings: Settings) -> Catalogue:

@@ -6,6 +6,8 @@ import asyncio
 import urllib.request
 from typing import TYPE_CHECKING, Final
 
+from stream.kafka.cluster.tokens import NoRedirect
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from stream.api.live_view import ReadMetrics
 
 _TIMEOUT_S: Final = 2.0
+_LARGEST: Final = 8 << 20
+_opener: Final = urllib.request.build_opener(NoRedirect)
 
 
 def scrape(urls: Iterable[str]) -> list[Iterable[Metric]]:
@@ -23,8 +27,10 @@ def scrape(urls: Iterable[str]) -> list[Iterable[Metric]]:
     metrics: list[Iterable[Metric]] = []
     for url in urls:
         try:
-            with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310  (settings name http and https alone)
-                metrics.append(list(text_string_to_metric_families(answer.read().decode())))
+            with _opener.open(url, timeout=_TIMEOUT_S) as answer:
+                content = answer.read(_LARGEST + 1)
+            if len(content) <= _LARGEST:
+                metrics.append(list(text_string_to_metric_families(content.decode())))
         except (OSError, ValueError):
             continue
     return metrics

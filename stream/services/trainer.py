@@ -144,9 +144,10 @@ def run_config(settings: Settings, options: TrainerOptions) -> RunConfig:
 
 def _open_registry(settings: Settings, startup: Startup) -> Registry:
     startup.step(f"opening registry {settings.registry.uri}")
+    from stream.services.model_trust import folder_trust
     from training.registry import Registry
 
-    return Registry(settings.registry.uri, settings.registry_folder, settings.application)
+    return Registry(settings.registry.uri, settings.registry_folder, settings.application, trust=folder_trust(settings))
 
 
 def _train(
@@ -266,10 +267,12 @@ def _bought(examples: Sequence[TrainingExample]) -> list[str]:
 
 
 def _sender(settings: Settings, options: TrainerOptions) -> Callable[[ModelAnnouncement], None]:
-    """Where announcements go: a file, or the topic; nowhere when training from files without one."""
+    """Where announcements go, signed: a file, or the topic; nowhere when training from files without one."""
     from stream.core.announcements import encode_announcement
+    from stream.services.model_trust import outgoing
 
-    def send(announcement: ModelAnnouncement) -> None:
+    def send(champion: ModelAnnouncement) -> None:
+        announcement = outgoing(settings, champion)
         if options.announce_file is not None:
             with options.announce_file.open("ab") as file:
                 file.write(encode_announcement(announcement) + b"\n")

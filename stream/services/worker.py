@@ -45,6 +45,7 @@ def run_worker(settings: Settings, startup: Startup) -> None:
 
 
 async def _worker(settings: Settings, startup: Startup) -> None:
+    from models.artifact import load_ranker
     from stream.kafka.agents.catalogue_dead_letters import report_unusable_items
     from stream.kafka.agents.followers import ServedModelFollower
     from stream.kafka.agents.profile_agent import ProfileContext
@@ -55,6 +56,7 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     from stream.kafka.cluster.topics import changelog_name, source_topics, topic_epochs
     from stream.kafka.faust.user_table import check_changelog
     from stream.metrics import Metrics
+    from stream.services.model_trust import announcement_trust, folder_trust
 
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.worker
     startup.step(f"checking topics at {bootstrap}")
@@ -65,7 +67,8 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     check_changelog(folder, changelog)
     stop, metrics, served = stop_on_signals(), Metrics(), ServedModel()
     items = item_format(settings)
-    follower = ServedModelFollower(served, metrics, items=items)
+    load = partial(load_ranker, trust=folder_trust(settings))
+    follower = ServedModelFollower(served, metrics, load, items=items, trust=announcement_trust(settings))
     report_items = partial(
         report_unusable_items, bootstrap, settings.application, topics.items, topics.dead_letters, items, metrics
     )

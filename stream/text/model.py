@@ -1,6 +1,7 @@
 """The text model: a folder with the sentence encoder (ONNX), its tokenizer and the keyword list, under one hash.
 
-`encode` runs ONNX Runtime, without torch. `stream.text.export_onnx` makes the folder at set-up.
+`encode` runs ONNX Runtime, without torch. `stream.text.export_onnx` makes the folder at set-up. What is loaded are the bytes whose
+hashes the manifest holds: no file is read twice, and none besides these.
 """
 
 import hashlib
@@ -9,8 +10,9 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,9 +22,32 @@ from stream.text.keywords import RULES, Keywords
 _FILES: Final = ("encoder.onnx", "tokenizer.json", "keywords.txt")
 CACHED: Final = 20_000  # sentences: 45 MB
 
+_LARGEST_FILE: Final = 1 << 30
+_AGAIN: Final = "make it again with `isthmus text-model`"
+
 Precision = Literal["float32", "int8"]
 
 Vectors = NDArray[np.float32]
+
+
+class _Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of `manifest.json`.
+
+    Attributes:
+        text_model: The hash of encoder, tokenizer, keyword list and rule.
+        width: Of a sentence vector.
+        max_tokens: Where a sentence is cut.
+        precision: Of the encoder.
+        files: Name -> SHA-256.
+        keyword_rule: By which words were found; folders before the second rule name none.
+    """
+
+    text_model: Annotated[str, msgspec.Meta(max_length=64)]
+    width: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    precision: Precision
+    files: dict[str, str]
+    keyword_rule: int = 1
 
 
 class TextModel:
@@ -37,18 +62,20 @@ class TextModel:
         import onnxruntime  # noqa: PLC0415  (only the encoder's process needs them)
         from tokenizers import Tokenizer  # noqa: PLC0415
 
-        check_folder(folder)
-        manifest = json.loads((folder / "manifest.json").read_text())
-        self.width: int = manifest["width"]
-        self.hash: str = manifest["text_model"]
-        self.keywords = read_keywords(folder)
+        manifest, contents = _verified(folder)
+        self.width = manifest.width
+        self.hash = manifest.text_model
+        self.keywords = _keywords(folder, manifest, contents["keywords.txt"])
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(str(folder / "encoder.onnx"), options, providers=["CPUExecutionProvider"])
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.enable_truncation(manifest["max_tokens"])
+        try:
+            self._session = onnxruntime.InferenceSession(contents["encoder.onnx"], options, providers=["CPUExecutionProvider"])
+            self._tokenizer = Tokenizer.from_str(contents["tokenizer.json"].decode())
+        except Exception as error:  # whatever both libraries raise
+            raise IsthmusError(f"{folder} cannot be loaded ({type(error).__name__}): {_AGAIN}") from error
+        self._tokenizer.enable_truncation(manifest.max_tokens)
         self._tokenizer.enable_padding()
-        self._batch = 1 if manifest["precision"] == "int8" else batch_sentences
+        self._batch = 1 if manifest.precision == "int8" else batch_sentences
         self._cached = cached_sentences
         self._cache: OrderedDict[str, Vectors] = OrderedDict()
 
@@ -102,19 +129,9 @@ def verified_hash(folder: Path) -> str:
     """The hash of a text model whose every file is what its manifest says.
 
     Raises:
-        IsthmusError: a file is missing or was changed, or the manifest cannot be read.
+        IsthmusError: a file is missing, too large or was changed, or the manifest cannot be read.
     """
-    check_folder(folder)
-    again = "make it again with `isthmus text-model`"
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        expected, text_model = dict(manifest["files"]), str(manifest["text_model"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise IsthmusError(f"{folder} has a manifest that cannot be read ({type(error).__name__}): {again}") from None
-    for name in _FILES:
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected.get(name):
-            raise IsthmusError(f"{folder} has another {name} than its manifest says: {again}")
-    return text_model
+    return _verified(folder)[0].text_model
 
 
 def read_keywords(folder: Path) -> Keywords:
@@ -123,11 +140,44 @@ def read_keywords(folder: Path) -> Keywords:
     Raises:
         IsthmusError: a later version made it by a rule that this one does not know.
     """
-    manifest = json.loads((folder / "manifest.json").read_text())
-    rule = manifest.get("keyword_rule", 1)  # folders before the second rule name none
-    if rule not in RULES:
+    return _keywords(folder, _read_manifest(folder), _content(folder, "keywords.txt"))
+
+
+def _verified(folder: Path) -> tuple[_Manifest, dict[str, bytes]]:
+    """The manifest, and the content of every file, each as the manifest says it is."""
+    check_folder(folder)
+    manifest = _read_manifest(folder)
+    contents = {name: _content(folder, name) for name in _FILES}
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != manifest.files.get(name):
+            raise IsthmusError(f"{folder} has another {name} than its manifest says: {_AGAIN}")
+    return manifest, contents
+
+
+def _read_manifest(folder: Path) -> _Manifest:
+    try:
+        return msgspec.json.decode(_content(folder, "manifest.json"), type=_Manifest)
+    except (ValueError, RecursionError) as error:
+        raise IsthmusError(f"{folder} has a manifest that cannot be read ({type(error).__name__}): {_AGAIN}") from None
+
+
+def _content(folder: Path, name: str) -> bytes:
+    path = folder / name
+    if not path.is_file():
+        raise IsthmusError(f"{path} is no file: {_AGAIN}")
+    if path.stat().st_size > _LARGEST_FILE:
+        raise IsthmusError(f"{path} has more than {_LARGEST_FILE} bytes: {_AGAIN}")
+    return path.read_bytes()
+
+
+def _keywords(folder: Path, manifest: _Manifest, content: bytes) -> Keywords:
+    if manifest.keyword_rule not in RULES:
+        rule = manifest.keyword_rule
         raise IsthmusError(f"{folder} finds keywords by rule {rule}, which this version does not know: update isthmus")
-    return Keywords((folder / "keywords.txt").read_text(encoding="utf-8").splitlines(), rule)
+    try:
+        return Keywords(content.decode().splitlines(), manifest.keyword_rule)
+    except UnicodeDecodeError:
+        raise IsthmusError(f"{folder} has a keyword list that is not UTF-8: {_AGAIN}") from None
 
 
 def finish_folder(folder: Path, keywords: Keywords, width: int, max_tokens: int, precision: Precision) -> str:
@@ -149,8 +199,8 @@ def finish_folder(folder: Path, keywords: Keywords, width: int, max_tokens: int,
 
 def described(folder: Path) -> str:
     """Describes a text model: its hash, its encoder's precision, how many keywords."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    return f"{manifest['text_model']} ({manifest['precision']}, {len(read_keywords(folder).listed)} keywords)"
+    manifest = _read_manifest(folder)
+    return f"{manifest.text_model} ({manifest.precision}, {len(read_keywords(folder).listed)} keywords)"
 
 
 def with_keywords(source: Path, target: Path, keywords: Keywords) -> str:
@@ -160,5 +210,5 @@ def with_keywords(source: Path, target: Path, keywords: Keywords) -> str:
     for name in _FILES[:2]:
         if source != target:
             shutil.copy(source / name, target / name)
-    manifest = json.loads((source / "manifest.json").read_text())
-    return finish_folder(target, keywords, manifest["width"], manifest["max_tokens"], manifest["precision"])
+    manifest = _read_manifest(source)
+    return finish_folder(target, keywords, manifest.width, manifest.max_tokens, manifest.precision)

@@ -66,7 +66,8 @@ def run(bootstrap: str, folder: Path, users: int) -> dict[str, Any]:
     """
     out = folder / "audience.csv"
     command = [sys.executable, "-m", "stream.cli.main", "audience", ITEM, "--top", str(TOP), "--out", str(out)]
-    environment = {**os.environ, "ISTHMUS_TOPICS__PARTITIONS": str(TOPICS.partitions), "TMPDIR": str(folder)}
+    own = {"ISTHMUS_TOPICS__PARTITIONS": str(TOPICS.partitions), "ISTHMUS_REGISTRY__FOLDER": str(folder), "TMPDIR": str(folder)}
+    environment = {**os.environ, **own}
     began, resources = time.perf_counter(), {}
     process = subprocess.Popen([*command, "--bootstrap", bootstrap], env=environment)
     while process.poll() is None:

@@ -87,6 +87,7 @@ def _worker(folder: Path, bootstrap: str, model: Path, sha256: str, contender: C
         "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
         "ISTHMUS_TOPICS__PARTITIONS": str(TOPICS.partitions),
         "ISTHMUS_KAFKA__DEV": "true",
+        "ISTHMUS_REGISTRY__FOLDER": str(model.parent),
         "ISTHMUS_DELIVERY__GUARANTEE": "exactly_once" if contender is EXACT else "at_least_once",
     }
     worker = ChildProcess(["worker", "--bootstrap", bootstrap, "--metrics-port", "0"], environment, folder / "worker.log")

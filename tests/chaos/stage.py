@@ -59,6 +59,7 @@ class Process:
             "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
             "ISTHMUS_TOPICS__PARTITIONS": str(TOPICS.partitions),
             "ISTHMUS_KAFKA__DEV": "true",
+            "ISTHMUS_REGISTRY__FOLDER": str(folder),
             **variables,
         }
         self._child: ChildProcess | None = None

@@ -45,8 +45,8 @@ def fill(path: Path) -> None:
 
 
 def refuse_models(stage: Stage) -> None:
-    """Announces models that are unreachable, missing, corrupt or of other items: each is refused and counted, and the old model
-    keeps serving.
+    """Announces models that are elsewhere, missing, corrupt or of other items: each is refused and counted, and the old model keeps
+    serving.
     """
     worker = stage["worker-1"]
     good = stage.folder / "other-1"
@@ -55,7 +55,7 @@ def refuse_models(stage: Stage) -> None:
     corrupt_hash = write_champion(corrupt, ("1", "2", "3"), "3")
     (corrupt / "weights.safetensors").write_bytes(b"\0" * 100)
     announced = (
-        ("unreadable", "http://127.0.0.1:9/models/4", "0" * 64),
+        ("untrusted", "http://127.0.0.1:9/models/4", "0" * 64),
         ("unreadable", str(stage.folder / "nowhere"), "0" * 64),
         ("hash", str(corrupt), corrupt_hash),
         ("items", str(good), sha256),

@@ -26,7 +26,9 @@ ITEMS = ("car", "home")
 
 
 def test_the_audience_is_read_from_the_topics(empty_kafka: str, tmp_path: Path) -> None:
-    """Champion, catalogue and states come from Kafka; who owns the item is left out."""
+    """Champion, catalogue and states come from Kafka; who owns the item is left out. A champion in a folder that is not trusted, or
+    without a signature where there is a key, ends the command.
+    """
     create_or_check(empty_kafka, TOPICS, dev=True)
     items = [InputRecord("items", item, msgspec.json.encode(Item(item, item))) for item in ITEMS]
     asyncio.run(produce(empty_kafka, items, TOPICS.model_dump(), lambda _: None))
@@ -43,8 +45,15 @@ def test_the_audience_is_read_from_the_topics(empty_kafka: str, tmp_path: Path) 
     producer.flush()
     producer.close()
     command = [sys.executable, "-m", "stream.cli.main", "audience", "car", "--bootstrap", empty_kafka]
-    done = subprocess.run(
-        command, env={**os.environ, "ISTHMUS_TOPICS__PARTITIONS": "2"}, capture_output=True, text=True, check=False
-    )
+
+    def run(**more: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "ISTHMUS_TOPICS__PARTITIONS": "2", **more}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    elsewhere, unsigned = run(), run(ISTHMUS_REGISTRY__FOLDER=str(tmp_path), ISTHMUS_REGISTRY__ANNOUNCEMENT_KEYS=f'["{"k" * 32}"]')
+    done = run(ISTHMUS_REGISTRY__FOLDER=str(tmp_path))
+    assert "does not lie below a trusted folder" in elsewhere.stderr
+    assert "it is not signed, and registry.announcement_keys is set" in unsigned.stderr
+    assert [one.returncode for one in (elsewhere, unsigned)] == [2, 2]
     assert done.returncode == 0, done.stderr
     assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["user_id", "a", "b"]

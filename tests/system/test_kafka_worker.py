@@ -46,6 +46,7 @@ def worker(
         "ISTHMUS_TOPICS__PARTITIONS": "4",
         "ISTHMUS_KAFKA__DEV": "true",
         "ISTHMUS_WORKER__STATIC_MEMBERSHIP": "false",
+        "ISTHMUS_REGISTRY__FOLDER": str(folder),
         **(more or {}),
     }
     arguments = ["worker", "--bootstrap", bootstrap, "--name", name, "--metrics-port", str(port)]

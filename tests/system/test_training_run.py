@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import training.training_run
-from models.artifact import load_ranker, read_manifest
+from models.artifact import load_ranker, read_manifest, write_ranker
 from stream.core.outputs import TrainingExample
 from tests.purchases import ITEMS, purchases, small_run
 from tests.system.registries import registry_in, uri_of
@@ -136,6 +136,21 @@ def test_a_training_that_diverges_leaves_champion_and_registry_unchanged(
         train_once(examples, ITEMS, registry, small_run())
     assert [version.version for version in registry.versions()] == ["1"]
     assert champion(registry) == "1"
+
+
+def test_a_champion_that_the_registry_names_elsewhere_ends_the_run(registry_folder: Path, tmp_path: Path) -> None:
+    """Whoever may write to the registry must not decide what a trainer reads, nor open the gate by a champion that nobody can
+    judge.
+    """
+    registry, examples = registry_in(registry_folder), purchases(600)
+    with_popular(registry, examples)
+    elsewhere = tmp_path / "elsewhere"
+    sha256 = write_ranker(elsewhere, load_ranker(registry.get("1").uri), version="2")
+    registry.register("2", elsewhere, sha256, "popular", {}, {})
+    registry.promote("2")
+    with pytest.raises(RegistryError, match=r"the champion, version 2, cannot be judged: .* below a trusted folder"):
+        train_once(examples, ITEMS, registry, small_run())
+    assert champion(registry) == "2"
 
 
 class KilledError(BaseException):

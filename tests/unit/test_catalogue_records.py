@@ -15,7 +15,8 @@ from stream.core.announcements import ModelAnnouncement, encode_announcement
 from stream.core.catalogue_records import ItemFormat, ItemTable, RejectedItem, item_dead_letters, read_item
 from stream.core.event_times import TimeUnit
 from stream.core.events import NATIVE_FORMAT_HEADER, Item, Reason, Rejection
-from stream.core.outputs import DeadLetter, TrainingExample
+from stream.core.interactions import Conversation, session_of
+from stream.core.outputs import DeadLetter, TrainingExample, encode_example
 from stream.core.records import PlainRecord
 from stream.core.unreadable import UnreadableValue
 from stream.errors import IsthmusError
@@ -253,9 +254,31 @@ async def test_an_announcement_that_cannot_be_decoded_is_refused_and_counted_by_
     assert metrics.total("model_refusals", "announcement") == api_metrics.total("model_refusals", "announcement") == 1
 
 
-@pytest.mark.parametrize("value", [b"\xc1", b"\x01", b"\x91" * 100_000, b""])
+def example(**changes: Any) -> bytes:
+    made = TrainingExample(
+        user_id="u",
+        purchase_id="p",
+        occurred_at=1,
+        revision=1,
+        type="session",
+        items=("a",),
+        excluded=(),
+        interactions=(session_of([(0, ("home",))]),),
+    )
+    return encode_example(msgspec.structs.replace(made, **changes))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(b"\xc1", b"\x01", b"\x91" * 100_000, b""),
+        example(items=tuple(map(str, range(10_001)))),
+        example(interactions=(session_of([(0, ("home",))]),) * 11),
+        example(interactions=(Conversation(0, 0, "c", ()),)),
+    ],
+)
 def test_a_training_example_that_cannot_be_decoded_is_left_out_and_told(value: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """Training goes on with the others."""
+    """Training goes on with the others. What an example names decides how much memory training takes."""
     assert examples_in(cast("CompactedTopic", StoredTopic([record(value, b"k")]))) == []
     assert "1 of 1 records are no training examples" in caplog.text
 

@@ -107,7 +107,7 @@ def test_every_secret_may_come_from_a_file() -> None:
     """Not only Kafka's."""
     names = secret_variables()
     assert {"ISTHMUS_KAFKA__PASSWORD", "ISTHMUS_KAFKA__CLIENT_SECRET", "ISTHMUS_KAFKA__KEY_PASSWORD"} <= set(names)
-    assert {"ISTHMUS_STEP__ERASURE_KEY", "ISTHMUS_API__TOKEN_SECRETS"} <= set(names)
+    assert {"ISTHMUS_STEP__ERASURE_KEY", "ISTHMUS_API__TOKEN_SECRETS", "ISTHMUS_REGISTRY__ANNOUNCEMENT_KEYS"} <= set(names)
 
 
 @pytest.mark.parametrize(("also", "words"), [(False, "cannot be read"), (True, "are both set: leave one of them out")])
@@ -126,7 +126,7 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither by `isthmus settings`, nor by a refusal, nor by the objects that a traceback prints."""
     secret = "very-secret-word"
     for name in secret_variables():
-        monkeypatch.setenv(name, f'["{secret}{"x" * 32}"]' if name.endswith("SECRETS") else secret)
+        monkeypatch.setenv(name, f'["{secret}{"x" * 32}"]' if name.endswith(("SECRETS", "KEYS")) else secret)
     refused = CliRunner().invoke(app, ["settings"])
     for name, value in {"SECURITY_PROTOCOL": "SASL_SSL", "SASL_MECHANISM": "OAUTHBEARER"}.items():
         monkeypatch.setenv(f"ISTHMUS_KAFKA__{name}", value)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from stream.core import limits
 from stream.core.outputs import TrainingExample, decode_example, encode_example
 from stream.errors import IsthmusError
 
@@ -33,8 +34,8 @@ def read_examples(path: Path) -> Iterator[TrainingExample]:
             if not length:
                 return
             try:
-                example = decode_example(file.read(int.from_bytes(length, "little")))
-            except msgspec.MsgspecError as error:
+                example = decode_example(file.read(min(int.from_bytes(length, "little"), limits.RECORD_BYTES)))
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 raise ExampleFileError(
                     f"{path} is not a file of training examples, or was cut short (number {number}: {error})"
                 ) from None

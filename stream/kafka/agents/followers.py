@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from models.artifact import UNREADABLE, ModelRefused, load_ranker
-from stream.core.announcements import ModelAnnouncement, decode_announcement
+from stream.core.announcements import UNSIGNED, AnnouncementTrust, ModelAnnouncement
 from stream.core.catalogue_records import ItemFormat, ItemTable
 from stream.core.events import Reason
-from stream.core.parsing import UNUSABLE
 from stream.core.poison import INFRASTRUCTURE_ERRORS, failure_location
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Record
 from stream.core.unreadable import readable
 from stream.kafka.agents.served_model import ServedModel
+from stream.kafka.cluster.announced_models import AnnouncedModels, champions_in
 from stream.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,11 @@ RETRY_S: Final = 30.0
 
 
 class ServedModelFollower:
-    """Applies records of `items` and `models` to a `ServedModel`. `load` reads a model folder, given its URI and SHA-256."""
+    """Applies records of `items` and `models` to a `ServedModel`.
+
+    `load` reads a model folder, given its URI and SHA-256, and refuses one that is not trusted; `trust` says whose announcements
+    count.
+    """
 
     def __init__(
         self,
@@ -34,9 +38,11 @@ class ServedModelFollower:
         metrics: Metrics,
         load: Callable[[str, str], Ranker] = load_ranker,
         items: ItemFormat | None = None,
+        trust: AnnouncementTrust = UNSIGNED,
     ) -> None:
         self._served = served
         self._metrics = metrics
+        self._announced = AnnouncedModels(trust, metrics, "keeping the model that is served")
         self._load = load
         self._form = items
         self._table = ItemTable(items)
@@ -67,17 +73,12 @@ class ServedModelFollower:
         """
         kept = readable(records)
         self._count_unreadable("models", len(records) - len(kept))
-        values = [record.value for record in kept if record.key == b"champion" and record.value][::-1]
+        champions = self._announced.newest_first(champions_in(kept))
         async with self._lock:
-            if values or replace:
+            if champions or replace:
                 self._unreadable = None
-            for value in values:
-                try:
-                    announced = decode_announcement(value)
-                except UNUSABLE as error:
-                    self._refuse("announcement", str(error))
-                    continue
-                if await self._try_swap(announced, newest=value is values[0]):
+            for place, announced in enumerate(champions):
+                if await self._try_swap(announced, newest=place == 0):
                     return
 
     def _count_unreadable(self, topic: str, count: int) -> None:
@@ -108,20 +109,21 @@ class ServedModelFollower:
         try:
             await self._swap(announced)
         except ModelRefused as refused:
-            self._refuse(refused.reason, str(refused))
+            self._announced.refuse(refused.reason, str(refused))
             if newest and refused.reason == UNREADABLE:
                 self._unreadable = announced
             return False
         except INFRASTRUCTURE_ERRORS:
             raise
         except Exception as error:  # noqa: BLE001  (a bug costs this model, not the worker)
-            self._refuse(Reason.POISON, f"{announced.uri}: {failure_location(error)}")
+            self._announced.refuse(Reason.POISON, f"{announced.uri!r}: {failure_location(error)}")
             return False
         return True
 
     async def _swap(self, announced: ModelAnnouncement) -> None:
         if self._champion is not None and announced.sha256 == self._champion.sha256:
             return
+        self._announced.check_newer(announced, self._champion)
         ranker = await asyncio.to_thread(self._load, announced.uri, announced.sha256)
         check_items(ranker.items, self._served.catalogue, announced.uri)
         self._served.ranker = ranker
@@ -131,10 +133,6 @@ class ServedModelFollower:
         self._metrics.gauge("model_published_timestamp_seconds").set(announced.published_at / 1_000)
         self._metrics.counter("model_swaps").inc()
         logger.info("serving %s version %s", announced.name, announced.version)
-
-    def _refuse(self, reason: str, message: str) -> None:
-        self._metrics.counter("model_refusals", reason).inc()
-        logger.error("model refused (%s): %s; keeping the model that is served", reason, message)
 
 
 def check_items(items: Sequence[str], catalogue: Catalogue, uri: str) -> None:

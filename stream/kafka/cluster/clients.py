@@ -20,6 +20,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.cluster import ClusterMetadata
 from kafka.errors import KafkaError
 from kafka.net import manager
+from kafka.net.compat import KafkaNetClient
 
 from stream.core import limits
 from stream.errors import IsthmusError
@@ -32,6 +33,10 @@ from stream.kafka.cluster.security import current_security
 READ_COMMITTED: Final = "read_committed"
 """Isolation level of every consumer: no effect without transactions, and a fenced worker's open transaction is never read."""
 BOOTSTRAP_MS: Final = 10_000  # 30 s by default: too long to wait for a mistyped address
+SLOW_TASK_S: Final = 5.0
+"""kafka-python warns of a step of its event loop that takes longer. On a busy machine a step exceeds its default, 0.1 s, while it
+waits for a core or for Python's lock; and nobody but its own client waits for the loop.
+"""
 
 
 class _MetadataRequest(MetadataRequest):
@@ -83,11 +88,14 @@ def async_producer(bootstrap: Any, **settings: Any) -> AIOKafkaProducer:
 def producer_client(bootstrap: str, **settings: Any) -> Any:
     """A kafka-python producer that loses and repeats nothing."""
     door.check(bootstrap)
-    return KafkaProducer(bootstrap_servers=bootstrap, **{**_producing(), **settings, **security_options()})
+    return KafkaProducer(bootstrap_servers=bootstrap, **{**_producing(), **_LOOP, **settings, **security_options()})
 
 
 def _producing() -> dict[str, Any]:
     return {"acks": "all", "enable_idempotence": True, "compression_type": current_security().compression}
+
+
+_LOOP: Final[dict[str, Any]] = {"kafka_client": partial(KafkaNetClient, slow_task_threshold_secs=SLOW_TASK_S)}
 
 
 class _ClosesOnFailure:
@@ -97,7 +105,7 @@ class _ClosesOnFailure:
         client: Any = self
         door.check(settings["bootstrap_servers"], min(TIMEOUT_S, settings.get("bootstrap_timeout_ms", BOOTSTRAP_MS) / 1_000))
         try:
-            super().__init__(**settings, **security_options())
+            super().__init__(**{**_LOOP, **settings}, **security_options())
         except KafkaError:
             client._net.stop()
             client._client.close()

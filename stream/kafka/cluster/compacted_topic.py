@@ -10,10 +10,16 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from stream.core import limits
-from stream.core.announcements import ModelAnnouncement, decode_announcement, encode_announcement
+from stream.core.announcements import (
+    AnnouncementTrust,
+    ModelAnnouncement,
+    RefusedAnnouncement,
+    encode_announcement,
+    read_announcement,
+)
 from stream.core.catalogue_records import ItemFormat, ItemTable
 from stream.core.events import Item
-from stream.core.examples import in_time_order
+from stream.core.examples import check_bounds, in_time_order
 from stream.core.outputs import TrainingExample, decode_example
 from stream.core.parsing import UNUSABLE
 from stream.core.ranking import Catalogue
@@ -27,6 +33,10 @@ from stream.kafka.cluster.topics import TOMBSTONE_RETENTION_MS, topic_epochs
 logger = logging.getLogger(__name__)
 _SILENT_S: Final = 600.0  # longer than an operator's command waits: a trainer outlasts a broker's restart
 _MAX_AGE_S: Final = (TOMBSTONE_RETENTION_MS - limits.DAY_MS) / 1000  # a day less, because clocks differ
+
+
+class AnnouncementError(IsthmusError):
+    """The champion's announcement must not be followed."""
 
 
 class CompactedTopic:
@@ -133,12 +143,16 @@ class CompactedTopic:
 
 
 def examples_in(topic: CompactedTopic) -> list[TrainingExample]:
-    """The last record of each example, whatever its revision, in order of time. How many records are no examples is logged."""
+    """The last record of each example, whatever its revision, in order of time. How many records are no examples is logged: each
+    item that one names is a column of a matrix, so that a foreign record would decide how much memory training takes.
+    """
     examples: list[TrainingExample] = []
     unusable: list[tuple[bytes, Exception]] = []
     for key, value in topic.values.items():
         try:
-            examples.append(decode_example(value))
+            example = decode_example(value)
+            check_bounds(example)
+            examples.append(example)
         except UNUSABLE as error:
             unusable.append((key, error))
     if unusable:
@@ -174,12 +188,12 @@ def read_catalogue(bootstrap: str, topic: str, form: ItemFormat) -> Catalogue:
     return table.catalogue()
 
 
-def announced_champion(bootstrap: str, topic: str) -> ModelAnnouncement | None:
+def announced_champion(bootstrap: str, topic: str, trust: AnnouncementTrust) -> ModelAnnouncement | None:
     """The champion that is announced to the workers; None before the first.
 
     Raises:
         TopicError: the topic cannot be read.
-        IsthmusError: the announcement cannot be read.
+        AnnouncementError: the announcement cannot be read, or nobody whom we trust has signed it.
     """
     models = CompactedTopic(bootstrap, topic)
     try:
@@ -188,10 +202,10 @@ def announced_champion(bootstrap: str, topic: str) -> ModelAnnouncement | None:
         models.close()
     if b"champion" not in models.values:
         return None
-    try:
-        return decode_announcement(models.values[b"champion"])
-    except UNUSABLE as error:
-        raise IsthmusError(f"the champion's announcement in {topic} cannot be read ({error}): `isthmus models announce`") from error
+    found = read_announcement(models.values[b"champion"], trust)
+    if isinstance(found, RefusedAnnouncement):
+        raise AnnouncementError(f"the champion's announcement in {topic} is refused: {found.text}: `isthmus models announce`")
+    return found
 
 
 def announce(bootstrap: str, topic: str, announcement: ModelAnnouncement) -> None:

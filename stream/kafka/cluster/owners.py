@@ -193,9 +193,12 @@ def _refuse_other_inputs(settings: Settings, group: str) -> None:
 
 
 def _lines(ours: Owner, foreign: Mapping[Owned, Owner]) -> list[str]:
+    by_application: dict[tuple[str, str], list[Owned]] = {}
+    for one, owner in foreign.items():
+        by_application.setdefault((owner.application, owner.recommendations), []).append(one)
     lines = [
-        f"{kind} {name} belongs to the application {owner.application}, whose lists are in the topic {owner.recommendations}"
-        for (kind, name), owner in foreign.items()
+        f"{_listed(owned)} to the application {application}, whose lists are in the topic {recommendations}"
+        for (application, recommendations), owned in by_application.items()
     ]
     lists = f", whose lists are in the topic {ours.recommendations}" if ours.recommendations else ""
     who = f"This is the application {ours.application}{lists}"
@@ -204,6 +207,13 @@ def _lines(ours: Owner, foreign: Mapping[Owned, Owner]) -> list[str]:
     else:
         todo = "let the settings [topics], postgres.group, webhook.group and api.redis_prefix name others, or none"
     return [*lines, f"{who}: {todo}. If that application is gone, or is this one, `isthmus topics --adopt` takes these over"]
+
+
+def _listed(owned: Sequence[Owned]) -> str:
+    """Topics, then groups, and the verb that follows: "topics a, b and group c belong"."""
+    named = {kind: [name for of, name in owned if of is kind] for kind in (Kind.TOPIC, Kind.GROUP)}
+    parts = [f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}" for kind, names in named.items() if names]
+    return f"{' and '.join(parts)} {'belong' if len(owned) > 1 else 'belongs'}"
 
 
 def _settled_epochs(settings: Settings, topics: Sequence[str]) -> dict[str, int]:

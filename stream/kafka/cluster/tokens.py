@@ -6,6 +6,7 @@ it has time left.
 
 import base64
 import json
+import re
 import ssl
 import threading
 import time
@@ -21,7 +22,11 @@ from stream.errors import IsthmusError
 TIMEOUT_S: Final = 5.0
 _DEFAULT_LIFE_S: Final = 60.0
 """Life of a token whose answer has no `expires_in`, which RFC 6749 only recommends."""
+_LONGEST_LIFE_S: Final = 86_400.0
+"""A token is renewed twice a day at least, whatever life its server states."""
 _MAX_ANSWER: Final = 1 << 20
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
+"""RFC 6750, section 2.1. Other characters would end the field of the SASL message."""
 
 
 class TokenError(IsthmusError):
@@ -85,12 +90,8 @@ class TokenSource:
 
     def _fetch(self, now: float) -> Token:
         answer = self._ask()
-        text, life = answer.get("access_token"), answer.get("expires_in", _DEFAULT_LIFE_S)
-        try:
-            life_s = float(life)
-        except (TypeError, ValueError):
-            life_s = _DEFAULT_LIFE_S
-        if not isinstance(text, str) or not text:
+        text, life_s = answer.get("access_token"), _life(answer.get("expires_in"))
+        if not isinstance(text, str) or not _TOKEN.fullmatch(text):
             raise TokenError(f"the token server at {self._url} answers without access_token: check kafka.token_url")
         return Token(text, now + life_s / 2, now + life_s)
 
@@ -98,12 +99,12 @@ class TokenSource:
         headers = {"Authorization": self._authorization, "Content-Type": "application/x-www-form-urlencoded"}
         request = urllib.request.Request(self._url, self._body, headers)  # noqa: S310  (the settings allow http and https only)
         try:
-            opener = urllib.request.build_opener(_NoRedirect, urllib.request.HTTPSHandler(context=self._context()))
+            opener = urllib.request.build_opener(NoRedirect, urllib.request.HTTPSHandler(context=self._context()))
             with opener.open(request, timeout=TIMEOUT_S) as answer:
-                found = json.loads(answer.read(_MAX_ANSWER))
+                found = json.loads(_content(answer))
         except urllib.error.HTTPError as error:
             raise TokenError(f"the token server at {self._url} refuses us ({_refusal(error)}): {_WHAT_TO_DO}") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             reason = getattr(error, "reason", None) or error
             raise TokenError(f"the token server at {self._url} gives no token ({reason}): check kafka.token_url") from None
         if not isinstance(found, dict):
@@ -120,11 +121,34 @@ class TokenSource:
         return context
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would send our secret to another address."""
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would send our secret to another address, or ask one that no setting names."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
+
+
+def _content(answer: Any) -> bytes:
+    """Returns what a server answers, up to a size and within a time: it might send a byte every second.
+
+    Raises:
+        OSError: it is longer, or takes longer.
+    """
+    deadline, content = time.monotonic() + TIMEOUT_S, bytearray()
+    while part := answer.read1(_MAX_ANSWER):
+        content += part
+        if len(content) > _MAX_ANSWER or time.monotonic() > deadline:
+            raise OSError(f"its answer has more than {_MAX_ANSWER} bytes, or takes more than {TIMEOUT_S:g} s")
+    return bytes(content)
+
+
+def _life(stated: Any) -> float:
+    """How long a token lives, s."""
+    try:
+        life_s = float(stated)
+    except (TypeError, ValueError, OverflowError):
+        return _DEFAULT_LIFE_S
+    return min(life_s, _LONGEST_LIFE_S) if life_s > 0 else _DEFAULT_LIFE_S  # not for NaN either
 
 
 _WHAT_TO_DO: Final = "check kafka.client_id, kafka.client_secret and kafka.scope"
@@ -133,8 +157,8 @@ _WHAT_TO_DO: Final = "check kafka.client_id, kafka.client_secret and kafka.scope
 def _refusal(error: urllib.error.HTTPError) -> str:
     """The status and the error code of RFC 6749, section 5.2. Nothing else of the answer, which may repeat what we sent."""
     try:
-        code = json.loads(error.read(_MAX_ANSWER)).get("error")
-    except (OSError, ValueError, AttributeError):
+        code = json.loads(_content(error)).get("error")
+    except (OSError, ValueError, RecursionError, AttributeError):
         code = None
     known = {"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
     return f"{error.code} {code}" if code in known else str(error.code)

@@ -85,6 +85,7 @@ class DemoProcesses:
             "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
             "ISTHMUS_REGISTRY__URI": f"sqlite:///{folder / 'registry' / 'mlflow.db'}",
             "ISTHMUS_REGISTRY__FOLDER": str(folder / "registry" / "models"),
+            "ISTHMUS_REGISTRY__TRUSTED_FOLDERS": "[]",
             "ISTHMUS_ENCODER__TEXT_MODEL": str(self._text_model),
             "ISTHMUS_FEEDBACK__PLACEMENTS": self._placements,
             "OMP_NUM_THREADS": "1",

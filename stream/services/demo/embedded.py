@@ -7,6 +7,8 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from models.artifact import load_ranker
+from models.trusted_folders import FolderTrust
 from stream.application import encoder_group, worker_group
 from stream.core.announcements import decode_announcement
 from stream.core.catalogue_records import item_dead_letters
@@ -29,6 +31,7 @@ from stream.services.demo.catching_up import catch_up, repeated
 from stream.services.demo.context import MIN_JUDGED
 from stream.services.demo.live_users import send_live
 from stream.services.encoder import ENCODER_BATCH, batch_encoder
+from stream.services.model_trust import announcement_trust
 from stream.services.process import dead_letter_limit, item_format, step_config
 
 if TYPE_CHECKING:
@@ -174,7 +177,9 @@ def _follows(context: DemoContext, log: Log, metrics: Metrics, served: ServedMod
     """The followers of the log: catalogue and models for the worker, lists and dead letters for the statistics."""
     topics, stats = context.settings.topics, context.stats
     form = item_format(context.settings)
-    follower = ServedModelFollower(served, metrics, items=form)
+    load = partial(load_ranker, trust=FolderTrust((str(context.folder),)))
+    trust = announcement_trust(context.settings)
+    follower = ServedModelFollower(served, metrics, load, items=form, trust=trust)
 
     async def on_items(records: Sequence[Record]) -> None:
         await follower.on_items(records)
@@ -247,5 +252,6 @@ def _environment(folder: Path) -> dict[str, str]:
     return {
         "ISTHMUS_REGISTRY__URI": f"sqlite:///{folder / 'registry' / 'mlflow.db'}",
         "ISTHMUS_REGISTRY__FOLDER": str(folder / "registry" / "models"),
+        "ISTHMUS_REGISTRY__TRUSTED_FOLDERS": "[]",
         "OMP_NUM_THREADS": "1",
     }

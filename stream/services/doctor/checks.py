@@ -162,13 +162,20 @@ def check_registry(champion: ModelVersion | None, announced: ModelAnnouncement |
 
 
 def check_model(announced: ModelAnnouncement | None, refusal: str | None) -> list[Finding]:
-    """Whether the announced model can be served; `refusal` says why its folder is refused."""
+    """Whether the announced model can be served; `refusal` says why its folder, or the announcement itself, is refused."""
     if announced is None:
+        if refusal is not None:
+            return [
+                failed("model", refusal, "find out who wrote it; `isthmus models announce` announces the registry's champion again")
+            ]
         to_do = "until `isthmus train` makes one, lists are in the catalogue's order"
         return [warning("model", "no champion is announced", to_do)]
     which = f"{announced.name} version {announced.version} in {announced.uri}"
     if refusal is not None:
-        to_do = "let this machine read registry.folder, promote another version (`isthmus models promote`), or train again"
+        to_do = (
+            "let this machine read registry.folder, check registry.trusted_folders, promote another version (`isthmus models "
+            "promote`), or train again"
+        )
         return [failed("model", f"{which} is refused: {refusal}", to_do)]
     return [ok("model", f"{which} is whole")]
 

@@ -16,7 +16,7 @@ from models.artifact import Manifest, ModelRefused, read_prior, verify_folder
 from stream.application import catalogue_group, encoder_group, worker_group
 from stream.core.events import INPUTS
 from stream.kafka.agents.followers import check_items
-from stream.kafka.cluster.compacted_topic import announced_champion, read_catalogue
+from stream.kafka.cluster.compacted_topic import AnnouncementError, announced_champion, read_catalogue
 from stream.kafka.cluster.owners import NotOursError, require_owned
 from stream.kafka.cluster.rights import Kind, Process, Right, missing_rights, principal_of, rights_of, topics_of
 from stream.kafka.cluster.security import current_security
@@ -25,6 +25,7 @@ from stream.kafka.cluster.topics import source_topics, specs
 from stream.services.doctor import checks
 from stream.services.doctor.findings import Finding, not_checked, ok, warning
 from stream.services.instance_name import first_name
+from stream.services.model_trust import announcement_trust, folder_trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -156,12 +157,16 @@ class Deployment:
         topic = self._settings.topics.models
         if current_security().is_on and not any(Right("READ", Kind.TOPIC, topic) in self._rights(one) for one in self._processes):
             return [not_checked("model", f"these processes do not read {topic}")]
-        announced = announced_champion(self._settings.kafka.bootstrap, topic)
+        trust = folder_trust(self._settings)
+        try:
+            announced = announced_champion(self._settings.kafka.bootstrap, topic, announcement_trust(self._settings))
+        except AnnouncementError as refused:
+            return checks.check_model(None, str(refused))
         self._champion = Champion(announced)
         refusal = None
         if announced is not None:
             try:
-                self._champion = Champion(announced, verify_folder(announced.uri, announced.sha256))
+                self._champion = Champion(announced, verify_folder(announced.uri, announced.sha256, trust))
                 self._check_items(announced)
             except ModelRefused as refused:
                 refusal = str(refused)
@@ -173,7 +178,7 @@ class Deployment:
 
         settings = self._settings
         catalogue = read_catalogue(settings.kafka.bootstrap, settings.topics.items, item_format(settings))
-        items, _ = read_prior(announced.uri, announced.sha256)
+        items, _ = read_prior(announced.uri, announced.sha256, folder_trust(settings))
         check_items(items, catalogue, announced.uri)
 
     def load(self, step: Callable[[str], None]) -> None:
