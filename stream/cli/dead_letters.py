@@ -117,9 +117,10 @@ def replay(
 ) -> None:
     """Send originals to their topics again, each once: what was replayed is recorded, and skipped the next time.
 
-    Key and headers stay; the header isthmus_replayed_from names the dead letter, isthmus_first_received_at the original's Kafka
-    timestamp: an erasure without a time reaches no further. An event that fails again becomes a new dead letter. Run one replay at
-    a time. Exit code 3: some were refused (the reason is printed), the others are replayed.
+    Key and headers stay; the header isthmus_replayed_from names the dead letter, isthmus_first_origin the original, by which an
+    event without an id is recognised that was applied too, and isthmus_first_received_at the original's Kafka timestamp: an erasure
+    without a time reaches no further. An event that fails again becomes a new dead letter. Run one replay at a time. Exit code 3:
+    some were refused (the reason is printed), the others are replayed.
 
     Example: isthmus dead-letters replay --reason mapping --since 2h --dry-run
     """

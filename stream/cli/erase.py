@@ -48,6 +48,7 @@ def erase(
     from stream.kafka.cluster.owners import require_access
     from stream.kafka.cluster.producer import InputRecord, produce
     from stream.kafka.cluster.rights import Process
+    from stream.kafka.cluster.topics import require_one_count
 
     settings = settings_with(bootstrap)
     now_ms = time.time_ns() // 1_000_000
@@ -64,6 +65,7 @@ def erase(
     if not yes:
         typer.confirm(f"erase {len(users)} users for good?", abort=True)
     require_access(Process.ERASE, settings)
+    require_one_count(settings.kafka.bootstrap, [settings.topics.training_examples, settings.topics.erasures])
     removed = erase_examples(settings.kafka.bootstrap, settings.topics.training_examples, set(users), typer.echo)
     made = [InputRecord("erasures", user, msgspec.json.encode(Erasure(user, until_ms, str(uuid4())))) for user in users]
     sent = asyncio.run(

@@ -16,16 +16,40 @@ An identity includes the time, or the newest event replaces the others. So the h
 with erasures in between.
 """
 
+import msgspec
 from msgspec import UNSET
 
 from stream.core import history
 from stream.core.events import Click, Eligibility, EncodedCall, Erasure, Feedback, Purchase, Source, UserEvent
 from stream.core.feedback import FeedbackConfig, UserFeedback, marks_of
-from stream.core.kept_interactions import NO_ID, KeptConversation, hash_id
+from stream.core.kept_interactions import NO_ID, KeptConversation, KeptSession, hash_id
+from stream.core.records import Headers, original_id
 from stream.core.state import KeptPurchase, former_event_id_hash
 from stream.core.user_state import UserState
 
 _FORMER_ID_BYTES = 8
+
+
+def named_by_original(event: UserEvent, headers: Headers) -> UserEvent | None:
+    """A replayed click or purchase that has no id, with that of its original; None for any other event.
+
+    Its dead letter says that one application, at one time, could not use it. Another one that reads the same topic may have, and so
+    may a worker that ended before the dead letter's offset was kept. Other sources need no id.
+    """
+    if event.event_id is not None or not isinstance(event, Click | Purchase):
+        return None
+    event_id = original_id(headers)
+    return None if event_id is None else msgspec.structs.replace(event, event_id=event_id)
+
+
+def is_original_known(user: UserState, event: UserEvent, at_ms: int, gap_ms: int) -> bool:
+    """Whether the user's state holds what an event of `named_by_original` brings, from before its replay. A click without an id is
+    kept without a name, so one of the same time and tags is taken for it.
+    """
+    if not isinstance(event, Click) or at_ms > user.head.newest_at:
+        return False
+    click = click_of(event, at_ms)._replace(hashed_id=NO_ID)
+    return any(click.tags in session.nameless_at(at_ms) for session in _sessions_that_may_hold(user, click, gap_ms))
 
 
 def is_duplicate(user: UserState, source: Source, event: UserEvent, moment_ms: int, gap_ms: int) -> bool:
@@ -65,11 +89,20 @@ def part_identity(call: EncodedCall) -> bytes:
 
 
 def _is_repeated_click(user: UserState, click: history.NewClick, gap_ms: int) -> bool:
-    """A repeated click belongs to the session that holds it. If a session of the tail takes the click, no other can hold it."""
     if click.hashed_id == NO_ID:
         return False
-    sessions = history.sessions_of(user.head.tail, click, gap_ms) or history.sessions_of(user.load_interactions(), click, gap_ms)
-    return any(session.has_click(click.at_ms, click.hashed_id) for session in sessions)
+    return any(session.has_click(click.at_ms, click.hashed_id) for session in _sessions_that_may_hold(user, click, gap_ms))
+
+
+def _sessions_that_may_hold(user: UserState, click: history.NewClick, gap_ms: int) -> list[KeptSession]:
+    """A repeated click belongs to the session that holds it. If it lies within one of the tail, no other can hold it.
+
+    It may lie before one that would take it and be in another: since that one ended, a setting may have made the gap longer.
+    """
+    sessions = history.sessions_of(user.head.tail, click, gap_ms)
+    if any(session.started_at <= click.at_ms for session in sessions):
+        return sessions
+    return history.sessions_of(user.load_interactions(), click, gap_ms)
 
 
 def _is_repeated_part(user: UserState, call: EncodedCall) -> bool:

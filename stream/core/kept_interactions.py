@@ -50,6 +50,10 @@ class KeptSession(Session, frozen=True, array_like=True, tag="s", gc=False):
             start = self.ids.find(hashed_id, start + 1)
         return False
 
+    def nameless_at(self, at_ms: int) -> list[Tags]:
+        """The tags of each kept click of this time without an id."""
+        return [tags for other, tags, hashed_id in self.identified_clicks() if other == at_ms and hashed_id == NO_ID]
+
     def with_click(self, at_ms: int, tags: Tags, hashed_id: bytes = NO_ID) -> "KeptSession":
         """The session with one more click, at any time. A full session takes of a click before all others the tags only."""
         if at_ms <= self.ended_at:

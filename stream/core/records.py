@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
 
-from stream.core.events import FIRST_RECEIVED_HEADER, NATIVE_FORMAT_HEADER, Source
+from stream.core.events import FIRST_ORIGIN_HEADER, FIRST_RECEIVED_HEADER, NATIVE_FORMAT_HEADER, ORIGIN_HEADER, Source
 
 _EPOCHS: Final = 1 << 63
 _MAX_CUTS: Final = 256
@@ -51,6 +51,19 @@ def first_received_ms(record: Record) -> int:
 
 def _time_of(header: bytes | None) -> int:
     return int(header) if header and len(header) <= _TIME_DIGITS and header.isdigit() else 0
+
+
+def original_id(headers: Headers) -> str | None:
+    """On a replayed record, `Coordinates.event_id` of its original; None on any other. Earlier versions named the last origin only.
+
+    >>> original_id([(ORIGIN_HEADER, b"web-clicks/7/0/42")]) == Coordinates("web-clicks", 7, 0, 42).event_id
+    True
+    """
+    for wanted in (FIRST_ORIGIN_HEADER, ORIGIN_HEADER):
+        for name, value in headers:
+            if name == wanted and value:
+                return blake2b(value.replace(b"/", b"|"), digest_size=8).hexdigest()
+    return None
 
 
 class PlainRecord(NamedTuple):

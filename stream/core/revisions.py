@@ -27,12 +27,15 @@ class Occasion(Enum):
 
 
 def erase_example(user: UserState, purchase_id: str, context: FoldContext) -> None:
-    """Sends a tombstone for a training example, whether or not there was one; or the example of a kept purchase of the same id."""
+    """Sends a tombstone for a training example, whether or not there was one; or the example of a kept purchase of the same id.
+
+    The example of one that has left the state, but that no erasure covers, stays.
+    """
     facts = user.load_facts()
     same_id = [index for index, kept in enumerate(facts.purchases) if kept.bought and kept.purchase_id == purchase_id]
     if same_id:
         emit_examples(user, same_id, context, Occasion.ERASURE)
-    else:
+    elif not any(other == purchase_id for _, other in facts.example_ids):
         send_tombstone(user, purchase_id, context)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from stream.core import limits
 from stream.core.cloud_events import DEFAULT_APPLICATION
 from stream.core.dead_letters import dead_letter
-from stream.core.duplicates import is_duplicate, is_repeated_feedback
+from stream.core.duplicates import is_duplicate, is_original_known, is_repeated_feedback, named_by_original
 from stream.core.event_times import DEFAULT_RULES, TimeRule, TimeUnit
 from stream.core.events import (
     FIRST_RECEIVED_HEADER,
@@ -223,6 +223,8 @@ def _handle(user: UserState, record: Record, event: UserEvent, context: _Context
         return
     head.applied[number] = (origin.epoch, origin.offset)
     user.head_changed = True
+    named = named_by_original(event, record.headers) if record.headers else None
+    event = named or event
     event_id = event.event_id or origin.event_id
     erased_at = head.erased_at
     if erased_at != NEVER_ERASED and (event.started_at if isinstance(event, EncodedCall) else moment_ms) <= erased_at:
@@ -233,7 +235,8 @@ def _handle(user: UserState, record: Record, event: UserEvent, context: _Context
             note_erasure(user, event, context.fold)
             emit_all_examples(user, context.fold, Occasion.COVERED_ERASURE)
         return
-    if is_duplicate(user, source, event, moment_ms, context.config.session_gap_ms):
+    gap_ms = context.config.session_gap_ms
+    if is_duplicate(user, source, event, moment_ms, gap_ms) or (named and is_original_known(user, named, moment_ms, gap_ms)):
         counts["events", source, "duplicate_event"] += 1
         return
     user.broker_ms = record.timestamp

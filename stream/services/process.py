@@ -160,12 +160,20 @@ def check_topics(process: Process, settings: Settings, name: str = "NAME") -> No
         IsthmusError: the broker cannot be reached, an ACL or a topic is missing, or a topic does not match its specification.
     """
     from stream.kafka.cluster.owners import require_access
-    from stream.kafka.cluster.rights import rights_of, topics_of
-    from stream.kafka.cluster.topics import create_or_check
+    from stream.kafka.cluster.rights import Process, rights_of, topics_of
+    from stream.kafka.cluster.topics import TOMBSTONE_RETENTION_MS, create_or_check
 
     require_access(process, settings, name)
     names = topics_of(rights_of(process, settings, name))
-    create_or_check(settings.kafka.bootstrap, settings.topics, settings.application, create=False, only=names)
+    reconcile_after_s = {
+        Process.API: settings.api.reconcile_after_s,
+        Process.POSTGRES: settings.postgres.reconcile_after_s,
+        Process.WEBHOOK: settings.webhook.reconcile_after_s,
+    }.get(process)
+    relied_ms = TOMBSTONE_RETENTION_MS if reconcile_after_s is None else reconcile_after_s * 1_000 + 1
+    create_or_check(
+        settings.kafka.bootstrap, settings.topics, settings.application, create=False, only=names, tombstones_ms=relied_ms
+    )
 
 
 async def _end(tasks: Sequence[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:

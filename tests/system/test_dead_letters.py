@@ -2,27 +2,30 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka.admin import NewPartitions
 from kafka.errors import KafkaTimeoutError
 from typer.testing import CliRunner, Result
 
 from stream.cli.main import app
 from stream.core import limits
 from stream.core.dead_letters import dead_letter
-from stream.core.events import FIRST_RECEIVED_HEADER, Click, Reason, Rejection, Source
+from stream.core.events import FIRST_ORIGIN_HEADER, FIRST_RECEIVED_HEADER, ORIGIN_HEADER, Click, Reason, Rejection, Source
 from stream.core.outputs import example_key
 from stream.core.partitioner import partition_of
 from stream.core.records import Coordinates, PlainRecord
+from stream.errors import IsthmusError
 from stream.kafka.cluster import clients, dead_letter_replay
-from stream.kafka.cluster.dead_letter_replay import ORIGIN_HEADER, DeadLetterFilter, read_dead_letters
+from stream.kafka.cluster.dead_letter_replay import DeadLetterFilter, read_dead_letters
 from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.topic_reader import open_topic_reader
-from stream.kafka.cluster.topics import create_or_check, source_topics, topic_epochs
+from stream.kafka.cluster.topics import admin_client, create_or_check, source_topics, topic_epochs
 from stream.services.child_processes import ChildProcess, wait_for
 from stream.settings import TopicSettings
 from tests.system.exact import assert_exact, newest, read_all
@@ -179,7 +182,8 @@ def test_unusable_dead_letters_are_refused_and_the_others_can_be_filtered(bootst
     (record,) = read_all(bootstrap, TOPICS.clicks)[partition_of(b"u", 2)]
     assert (record.key, record.value) == (b"u", b"{}")
     received = (FIRST_RECEIVED_HEADER, str(START_MS + 3).encode())
-    assert tuple(record.headers) == (received, ("trace", b"t1"), (ORIGIN_HEADER, plain.encode()))
+    first = (FIRST_ORIGIN_HEADER, plain.encode())
+    assert tuple(record.headers) == (received, first, ("trace", b"t1"), (ORIGIN_HEADER, plain.encode()))
 
 
 def test_an_interrupted_replay_resumes_without_sending_twice(bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,3 +253,19 @@ def test_an_erasure_by_command_reaches_examples_that_no_state_knows(bootstrap: s
     assert "3 erasures sent, 6 training examples removed" in result.output
     assert newest(read_all(bootstrap, TOPICS.training_examples)).keys() == {*sent["v"], b"no example"}
     assert "1 erasures sent, 0 training examples removed" in isthmus(bootstrap, "erase", "u", "--yes").output
+
+
+@pytest.mark.parametrize("command", [("erase", "u", "--yes"), ("dead-letters", "replay", "--all")], ids=["erase", "replay"])
+def test_nothing_is_sent_by_key_where_partitions_were_added_to_one_topic(bootstrap: str, command: tuple[str, ...]) -> None:
+    """It would go to partitions that no worker reads: users would stay, though the command says that they are erased."""
+    bury(bootstrap, reason=Reason.MAPPING, offset=0, value=b"{}", key=b"u")
+    key = example_key("u", "p")
+    send(bootstrap, TOPICS.training_examples, [(key, b"an example")])
+    with closing(admin_client(bootstrap)) as admin:
+        admin.create_partitions({TOPICS.erasures: NewPartitions(4)})
+    result = isthmus(bootstrap, *command)
+    assert isinstance(result.exception, IsthmusError)
+    assert "must have one partition count" in str(result.exception)
+    assert f"{TOPICS.erasures} 4" in str(result.exception)
+    assert newest(read_all(bootstrap, TOPICS.training_examples)).keys() == {key}
+    assert not newest(read_all(bootstrap, TOPICS.clicks))

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +210,20 @@ def test_a_topic_that_somebody_made_with_defaults_is_judged_by_them(empty_kafka:
     assert create_or_check(empty_kafka, fits, create=False, only=[unique]) == [f"{unique}: as it must be"]
     with pytest.raises(IsthmusError, match=r"message.timestamp.type is CreateTime, .*; max.message.bytes is 1048588, not 4194304"):
         create_or_check(empty_kafka, TopicSettings(partitions=1, transcripts=unique), create=False, only=[unique])
+
+
+def test_a_compacted_topic_keeps_tombstones_for_as_long_as_its_readers_may_be_away(
+    empty_kafka: str, unique: str, admin: Any
+) -> None:
+    """With the broker's default of a day, a reader that was away for two would keep the users who were erased meanwhile."""
+    settings = {"cleanup.policy": "compact"}
+    create(admin, [NewTopic(unique, num_partitions=1, replication_factor=1, topic_configs=settings)])
+    topics = TopicSettings(partitions=1, recommendations=unique)
+    with pytest.raises(IsthmusError, match=r"delete\.retention\.ms is 86400000, not 604800000: .*=604800000"):
+        create_or_check(empty_kafka, topics, create=False, only=[unique])
+    for relied_ms, fits in ((86_400_000, True), (86_400_001, False)):
+        with nullcontext() if fits else pytest.raises(IsthmusError, match=r"delete\.retention\.ms"):
+            create_or_check(empty_kafka, topics, create=False, only=[unique], tombstones_ms=relied_ms)
 
 
 def test_the_advice_on_a_wrong_count_knows_whether_it_is_a_setting(empty_kafka: str, unique: str, admin: Any) -> None:

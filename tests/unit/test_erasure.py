@@ -130,6 +130,18 @@ def test_a_possible_redelivery_sends_examples_again_that_look_unchanged() -> Non
     assert not quiet.examples
 
 
+def test_a_covered_purchase_leaves_the_example_of_a_later_one_of_its_order() -> None:
+    """Also where the later one has left the state: the record of the covered one may come after eight other purchases."""
+    others = [bought(100 + number, f"other-{number}") for number in range(limits.PURCHASES)]
+    worker = Worker().apply(erasure(60), click(80), bought(90), *others)
+    kept = worker.store.examples[KEY]
+    worker.apply(bought(50))
+    assert kept is not None
+    assert worker.store.examples[KEY] == kept
+    worker.apply(erasure(95))
+    assert worker.store.examples[KEY] is None
+
+
 @pytest.mark.parametrize(
     ("before", "count"),
     [

@@ -7,11 +7,22 @@ import msgspec
 import pytest
 
 from stream.core import limits
-from stream.core.events import FIRST_RECEIVED_HEADER, Click, Erasure, FieldMapper, MappingError, Purchase, Reason, Source
+from stream.core.events import (
+    FIRST_ORIGIN_HEADER,
+    FIRST_RECEIVED_HEADER,
+    ORIGIN_HEADER,
+    Click,
+    Erasure,
+    FieldMapper,
+    MappingError,
+    Purchase,
+    Reason,
+    Source,
+)
 from stream.core.outputs import DeadLetter, Outcome
 from stream.core.records import Batch, Headers, PlainRecord
 from stream.core.state import ErasureMarker, decode_erasure_marker, encode_state, erasure_marker_key, head_key
-from stream.kafka.cluster.dead_letter_replay import ORIGIN_HEADER, Original, coordinates_text, headers_of_replay
+from stream.kafka.cluster.dead_letter_replay import Original, coordinates_text, headers_of_replay
 from tests import world
 from tests.world import NOW, OrderRanker, Store
 
@@ -287,8 +298,10 @@ def test_the_replay_of_a_replay_names_its_own_dead_letter_and_the_first_time() -
     first = refused(Inputs(), REQUEST, NOW, [("trace", b"1")])
     second = refused(Inputs(), REQUEST, NOW + DAY, replayed(first))
     received = (FIRST_RECEIVED_HEADER, str(NOW).encode())
-    assert replayed(first) == [received, ("trace", b"1"), (ORIGIN_HEADER, coordinates_text(first).encode())]
-    assert replayed(second) == [received, ("trace", b"1"), (ORIGIN_HEADER, coordinates_text(second).encode())]
+    origins = [coordinates_text(letter).encode() for letter in (first, second)]
+    ours = [received, (FIRST_ORIGIN_HEADER, origins[0])]
+    assert replayed(first) == [*ours, ("trace", b"1"), (ORIGIN_HEADER, origins[0])]
+    assert replayed(second) == [*ours, ("trace", b"1"), (ORIGIN_HEADER, origins[1])]
 
 
 def test_the_first_time_is_kept_where_a_dead_letter_cannot_hold_all_headers() -> None:
@@ -296,7 +309,8 @@ def test_the_first_time_is_kept_where_a_dead_letter_cannot_hold_all_headers() ->
     first = refused(Inputs(), REQUEST, NOW, [("trace", b"1"), ("large", b"x" * 8_150)])
     second = refused(Inputs(), REQUEST, NOW + DAY, replayed(first))
     assert "large" not in dict(second.headers)
-    assert replayed(second)[0] == (FIRST_RECEIVED_HEADER, str(NOW).encode())
+    origin = coordinates_text(first).encode()
+    assert replayed(second)[:2] == [(FIRST_RECEIVED_HEADER, str(NOW).encode()), (FIRST_ORIGIN_HEADER, origin)]
 
 
 @pytest.mark.parametrize("timestamp", [-(1 << 63), -1, 0, NOW // 1_000, NOW * 1_000])

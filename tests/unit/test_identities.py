@@ -101,6 +101,15 @@ def test_what_an_erasure_covers_stays_out_when_it_is_sent_again(sent: tuple[Sour
     assert world.history_of(store) == world.history_of(Store())
 
 
+def test_a_click_sent_again_counts_once_after_the_gap_between_sessions_was_made_longer() -> None:
+    """A session that a former gap ended holds it, and the next session would now take it."""
+    store, clicks = Store(), [Click("u", at(minute), (f"t{minute}",), f"e{minute}") for minute in (0, 10, 45, 50)]
+    for number, gap in enumerate((30, 60)):
+        batch = batch_of(Source.CLICK, [(4 * number + index, click) for index, click in enumerate(clicks)])
+        outcome = run(store, batch, config=world.settings(session_gap_ms=gap * MINUTE))
+    assert outcome.counts["events", Source.CLICK, "duplicate_event"] == len(clicks)
+
+
 def test_clicks_of_one_id_at_two_times_are_two_clicks() -> None:
     """In every order, also with an erasure between them; so do two sessions of one id and time."""
     early: tuple[Source, UserEvent] = (Source.CLICK, Click("u", at(50), ("home",), "e"))

@@ -23,6 +23,7 @@ class App:
 
     rebalancing_count = 1
     rebalancing = False
+    conf = SimpleNamespace(topic_partitions=2)
 
     def __init__(self, messages: list[Any]) -> None:
         self.messages = messages
@@ -97,6 +98,9 @@ class OneStopped:
 
     async def epochs(self, names: list[str]) -> dict[str, int]:
         return dict.fromkeys(names, 1)
+
+    async def counts(self, names: list[str]) -> dict[str, int]:
+        return dict.fromkeys(names, 2)
 
     async def offsets(self, partitions: list[tuple[str, int]]) -> Offsets:
         ends = dict.fromkeys(partitions, 9)
@@ -178,6 +182,34 @@ async def test_an_open_transaction_of_another_producer_is_told_and_not_taken_for
     await watchdog._observe()
     (not_live,) = Health.wrong(health.live)
     assert "clicks-0" in not_live
+
+
+class Grown(OneStopped):
+    """A view in which somebody adds partitions to a topic."""
+
+    count = 2
+
+    async def counts(self, names: list[str]) -> dict[str, int]:
+        return dict.fromkeys(names, self.count)
+
+
+async def test_a_process_ends_when_partitions_are_added_to_its_input() -> None:
+    """Nobody reads them: what producers send there, erasures too, would be missing without a word."""
+    app, view = App([]), Grown()
+    crashes: list[Exception] = []
+
+    async def crash(error: Exception) -> None:
+        crashes.append(error)
+
+    app.crash = crash  # type: ignore[attr-defined]
+    app.consumer = SimpleNamespace(assignment=list, _unacked_messages=[])
+    watchdog = Watchdog(app, view, {"erasures": 1}, Metrics(), WATERMARKS, Supervision())  # type: ignore[arg-type]
+    await watchdog._observe()
+    assert crashes == []
+    view.count = 4
+    await watchdog._observe()
+    (error,) = crashes
+    assert str(error).startswith("erasures has 4 partitions now, not 2: nobody reads")
 
 
 class Stream:

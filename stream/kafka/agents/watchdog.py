@@ -125,6 +125,24 @@ class Watchdog:
             self.renew.set()
         return not changed
 
+    async def _check_counts(self) -> None:
+        """Crashes the app if partitions were added to an input. Faust would learn of them in minutes, and what is sent to them
+        meanwhile, erasures too, would wait in silence.
+        """
+        wanted = self._app.conf.topic_partitions
+        try:
+            counts = await self._view.counts(self.epochs)
+        except OSError:
+            return  # logged by `check_epochs`
+        other = [f"{name} has {count} partitions now, not {wanted}" for name, count in counts.items() if count != wanted]
+        if other:
+            await self._app.crash(
+                IsthmusError(
+                    f"{'; '.join(other)}: nobody reads what producers send to the added ones. A count cannot be changed back: stop "
+                    "the producers, keep what the topic holds, delete it, run `isthmus topics`, and send its records again"
+                )
+            )
+
     async def after_assignment(self) -> bool:
         """Forgets what was observed under the last assignment; returns the same as `check_epochs`."""
         self._next_offsets.clear()
@@ -136,6 +154,7 @@ class Watchdog:
     async def _observe(self) -> None:
         if not await self.check_epochs() or self._app.rebalancing or not self._is_reachable:
             return
+        await self._check_counts()
         partitions = [(tp.topic, tp.partition) for tp in self._app.consumer.assignment() if tp.topic in self.epochs]
         try:
             offsets = await self._view.offsets(partitions)

@@ -14,7 +14,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from stream.core import limits
 from stream.core.event_times import DEFAULT_RULES
-from stream.core.events import FIRST_RECEIVED_HEADER, INPUTS, Reason, Source
+from stream.core.events import FIRST_ORIGIN_HEADER, FIRST_RECEIVED_HEADER, INPUTS, ORIGIN_HEADER, Reason, Source
 from stream.core.outputs import DeadLetter, Replayed
 from stream.core.parsing import UNUSABLE
 from stream.core.records import Headers, is_older_epoch
@@ -23,10 +23,9 @@ from stream.errors import IsthmusError
 from stream.kafka.cluster.clients import producer_client
 from stream.kafka.cluster.security import current_security
 from stream.kafka.cluster.topic_reader import TopicReader
-from stream.kafka.cluster.topics import topic_epochs
+from stream.kafka.cluster.topics import require_one_count, topic_epochs
 from stream.settings import TopicSettings
 
-ORIGIN_HEADER: Final = "isthmus_replayed_from"
 RUN_KEY: Final = b"run"
 """Key of the record that an unfinished run leaves in the topic of replayed dead letters."""
 _CHUNK: Final = 500
@@ -152,6 +151,7 @@ class DeadLetterReplay:
         self._report = report
         self._replayed = read_replayed(reader, topics.replayed)
         self._origins = [topics.name_of(row.role) for row in INPUTS]
+        require_one_count(bootstrap, self._origins)
         self._epochs = topic_epochs(bootstrap, self._origins)
         self._bootstrap = bootstrap
 
@@ -276,14 +276,19 @@ class DeadLetterReplay:
 
 
 def headers_of_replay(letter: DeadLetter, original: Original) -> list[tuple[str, bytes]]:
-    """The original's headers, the dead letter's coordinates, and when the broker received the original: before its first replay, if
-    this is another one. A time that no event may have is left out: it made the dead letter.
+    """The original's headers, the dead letter's coordinates, and where the original is and when the broker received it: before its
+    first replay, if this is another one. A time that no event may have is left out: it made the dead letter.
     """
     headers = [(name, value) for name, value in original.headers if name != ORIGIN_HEADER]
-    is_plausible = letter.occurred_at >= DEFAULT_RULES[Source.ERASURE].certain_from_ms
-    if is_plausible and not any(name == FIRST_RECEIVED_HEADER for name, _ in headers):
-        headers.insert(0, (FIRST_RECEIVED_HEADER, str(letter.occurred_at).encode()))  # a dead letter keeps the first headers only
-    return [*headers, (ORIGIN_HEADER, coordinates_text(letter).encode())]
+    former = [value for name, value in original.headers if name == ORIGIN_HEADER]
+    origin = coordinates_text(letter).encode()
+    names = {name for name, _ in headers}
+    ours = []  # first, because a dead letter keeps the first headers only
+    if letter.occurred_at >= DEFAULT_RULES[Source.ERASURE].certain_from_ms and FIRST_RECEIVED_HEADER not in names:
+        ours.append((FIRST_RECEIVED_HEADER, str(letter.occurred_at).encode()))
+    if FIRST_ORIGIN_HEADER not in names:
+        ours.append((FIRST_ORIGIN_HEADER, former[0] if former else origin))
+    return [*ours, *headers, (ORIGIN_HEADER, origin)]
 
 
 def _send(producer: Any, letter: DeadLetter, original: Original) -> Any:

@@ -131,8 +131,10 @@ def create_or_check(
     dev: bool = False,
     create: bool = True,
     only: Collection[str] | None = None,
+    tombstones_ms: int = TOMBSTONE_RETENTION_MS,
 ) -> list[str]:
     """Creates missing topics of an application and checks the others; returns one line per topic. `only` limits it to some names.
+    `tombstones_ms` is as in `topic_problems`.
 
     Raises:
         IsthmusError: the broker cannot be reached, a topic is missing (`create` off), or one does not match its specification.
@@ -143,12 +145,12 @@ def create_or_check(
     try:
         wanted = [spec for spec in specs(topics, application) if only is None or spec.name in only]
         described = admin.describe_topics([spec.name for spec in wanted])
-        partitions = {topic["name"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
+        partitions = counts_of(described)
         for spec in wanted:
             if spec.name not in partitions and create:
                 _create(admin, spec, dev=dev)
                 lines.append(f"{spec.name}: created, {spec.partitions} partitions")
-            elif found := topic_problems(admin, spec, partitions.get(spec.name)):
+            elif found := topic_problems(admin, spec, partitions.get(spec.name), tombstones_ms):
                 problems.append(f"{spec.name}: {'; '.join(map(str, found))}")
             else:
                 lines.append(f"{spec.name}: as it must be")
@@ -185,6 +187,32 @@ def epochs_of(described: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return {topic["name"]: UUID(str(topic["topic_id"])).int >> 65 for topic in described if not topic["error_code"]}
 
 
+def counts_of(described: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """The partition counts of the topics that exist, from an admin client's descriptions."""
+    return {topic["name"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
+
+
+def require_one_count(bootstrap: str, names: Iterable[str]) -> None:
+    """Checks that topics keyed by user have one partition count, before a command sends or looks for records by their keys.
+
+    Raises:
+        IsthmusError: the broker cannot be reached, or the counts differ.
+    """
+    admin = admin_client(bootstrap)
+    try:
+        counts = counts_of(admin.describe_topics(list(names)))
+    except KafkaError as error:
+        raise IsthmusError(f"topics at {bootstrap}: {error}") from error
+    finally:
+        admin.close()
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+        raise IsthmusError(
+            f"topics keyed by user must have one partition count, and these have: {found}. Nothing was sent, because it would not "
+            "reach the worker that holds the user. `isthmus topics --check` says which topics do not fit"
+        )
+
+
 def admin_client(bootstrap: str, answer_ms: int = 30_000) -> Any:
     """Connects an admin client.
 
@@ -213,8 +241,13 @@ def _create(admin: Any, spec: TopicSpec, *, dev: bool) -> None:
         raise IsthmusError(f"{spec.name} could not be created: {error}{hint}") from error
 
 
-def topic_problems(admin: Any, spec: TopicSpec, partitions: int | None) -> list[TopicProblem]:
-    """What of a topic does not match its specification; `partitions` is None if it is missing."""
+def topic_problems(
+    admin: Any, spec: TopicSpec, partitions: int | None, tombstones_ms: int = TOMBSTONE_RETENTION_MS
+) -> list[TopicProblem]:
+    """What of a topic does not match its specification; `partitions` is None if it is missing.
+
+    `tombstones_ms` is how long the reader that asks relies on tombstones.
+    """
     if partitions is None:
         return [TopicProblem("missing", "run `isthmus topics` without --check")]
     problems = []
@@ -225,9 +258,15 @@ def topic_problems(admin: Any, spec: TopicSpec, partitions: int | None) -> list[
     described = admin.describe_configs([resource], config_filter="all")["topic"][spec.name]  # defaults too
     values = {key: setting["value"] for key, setting in described.items()}
     for key, wanted in spec.settings.items() if values else ():  # there are none for a user without the ACL
-        differs = key in {"cleanup.policy", "message.timestamp.type"} and values.get(key) != wanted
-        too_small = key == "max.message.bytes" and int(values[key]) < int(wanted)
-        if differs or too_small:
+        if not _fits(key, wanted, values.get(key), tombstones_ms):
             to_do = f"kafka-configs --alter --topic {spec.name} --add-config {key}={wanted}"
             problems.append(TopicProblem(f"{key} is {values.get(key)}, not {wanted}", to_do))
     return problems
+
+
+def _fits(key: str, wanted: str, found: str | None, tombstones_ms: int) -> bool:
+    """Whether a topic's setting is one that the readers can rely on. What only costs space may differ."""
+    if key in {"cleanup.policy", "message.timestamp.type"}:
+        return found == wanted
+    least = {"max.message.bytes": int(wanted), "delete.retention.ms": tombstones_ms} if found is not None else {}
+    return key not in least or int(found or 0) >= least[key]

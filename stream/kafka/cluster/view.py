@@ -13,7 +13,7 @@ from stream.kafka.cluster.corrupt_batches import Skip
 from stream.kafka.cluster.lag import committed_and_end_offsets, last_stable_offsets
 from stream.kafka.cluster.partition import Partition
 from stream.kafka.cluster.skips import skips_in
-from stream.kafka.cluster.topics import epochs_of
+from stream.kafka.cluster.topics import counts_of, epochs_of
 
 
 class Offsets(NamedTuple):
@@ -37,6 +37,10 @@ class ClusterView(Protocol):
         """The epochs of the topics that exist."""
         ...
 
+    async def counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """How many partitions the topics have that exist."""
+        ...
+
     async def offsets(self, partitions: Iterable[Partition]) -> Offsets: ...
 
     async def skips(self, partitions: Iterable[Partition], epochs: Mapping[str, int]) -> Mapping[Partition, Skip]:
@@ -56,6 +60,9 @@ class KafkaClusterView:
     async def epochs(self, topics: Iterable[str]) -> dict[str, int]:
         described = await self._requests.request(lambda admin: admin.describe_topics(list(topics)))
         return epochs_of(described)
+
+    async def counts(self, topics: Iterable[str]) -> dict[str, int]:
+        return counts_of(await self._requests.request(lambda admin: admin.describe_topics(list(topics))))
 
     async def offsets(self, partitions: Iterable[Partition]) -> Offsets:
         tps = [TopicPartition(*partition) for partition in partitions]

@@ -18,6 +18,9 @@ class EmbeddedClusterView:
     async def epochs(self, topics: Iterable[str]) -> dict[str, int]:
         return self._log.epochs([name for name in topics if name in self._log.topics])
 
+    async def counts(self, topics: Iterable[str]) -> dict[str, int]:
+        return {name: len(self._log.topics[name].partitions) for name in topics if name in self._log.topics}
+
     async def offsets(self, partitions: Iterable[Partition]) -> Offsets:
         committed = self._log.committed.get(self._group, {})
         ends = {(topic, number): self._log.topics[topic].partitions[number].end for topic, number in partitions}
