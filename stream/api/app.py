@@ -17,7 +17,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream.api.agent_routes import demo_token
 from stream.api.context import AGE_HEADER, Api
-from stream.api.door import USER_TOKEN_HEADER, Buckets, Door, OwnPages
+from stream.api.door import BEACON, USER_TOKEN_HEADER, Buckets, Door, OwnPages
 from stream.api.page_routes import DEMO_PAGES
 from stream.api.problems import PRIVATE, ApiError, ApiRequest, problem_response
 from stream.api.routes import BODIES, ROUTES
@@ -188,10 +188,21 @@ def openapi_document() -> dict[str, Any]:
                 operation["security"] = []
             for parameter in operation.get("parameters", ()):
                 _without_null(parameter["schema"])
+    for route in ROUTES:
+        if route.opt.get(BEACON, False):
+            for path in route.paths:
+                _add_beacon(document["paths"][path]["post"]["requestBody"]["content"])
     for (method, path), status, (next_method, next_path), made in _LINKS:
         named = document["paths"][next_path][next_method]["operationId"]
         document["paths"][path][method]["responses"][status].setdefault("links", {})[named] = {"operationId": named, **made}
     return document
+
+
+def _add_beacon(content: dict[str, Any]) -> None:
+    """The same body as text, with the credentials that another request has in its headers."""
+    credentials = {"type": "object", "properties": {"credentials": {"$ref": "#/components/schemas/BeaconCredentials"}}}
+    whole = {"allOf": [content["application/json"]["schema"], credentials]}
+    content["text/plain"] = {"schema": {"type": "string", "contentMediaType": "application/json", "contentSchema": whole}}
 
 
 def _without_null(schema: dict[str, Any]) -> None:

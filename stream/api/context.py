@@ -63,6 +63,7 @@ def problems(*statuses: int) -> dict[int, ResponseSpec]:
         404: "Nothing is known.",
         408: "The body came too slowly.",
         410: "The visitor was erased.",
+        411: "A beacon does not state its length.",
         413: "The body is too large.",
         415: "The body is compressed.",
         422: "An item is not known here, or the list that is named.",

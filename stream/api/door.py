@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
-from litestar.connection import ASGIConnection
+from litestar.connection import ASGIConnection, Request
 from litestar.handlers import BaseRouteHandler
 
 from stream.api.addresses import counted_as
 from stream.api.api_keys import ApiKeys, Scope
+from stream.api.beacons import credentials_of, is_beacon
 from stream.api.callers import EVERYBODY, Caller
 from stream.api.oidc import Oidc
 from stream.api.problems import AMBIGUOUS, ApiError, is_ambiguous
@@ -26,6 +27,8 @@ SCOPE: Final = "scope"
 """Option of a route: the scope that it needs, or several, of which one is enough."""
 USER: Final = "user"
 """Option of a route that a user token opens; without scopes, nothing else does."""
+BEACON: Final = "beacon"
+"""Option of a route that takes beacons of pages, whose credentials are in the body."""
 USER_TOKEN_HEADER: Final = "Isthmus-User-Token"  # noqa: S105  (the name of a header)
 _JWT: Final = "ey"  # a JSON object in base64
 _REMEMBERED: Final = 10_000
@@ -109,7 +112,8 @@ class Door:
         """Raises ApiError where the request is not admitted; otherwise the connection's `auth` is its key."""
         if "null" in connection.query_params.getall("limit", ()):
             raise ApiError(400, "limit: a number is expected")  # else it would be read as None: as a limit that was left out
-        needed, presented = handler.opt.get(SCOPE), _presented(connection)
+        needed = handler.opt.get(SCOPE)
+        presented, sent_along, is_in_body = await self._credentials(connection, handler)
         token = None
         if handler.opt.get(USER, False) and (needed is None or presented.startswith(TOKEN_PREFIX)):
             token = connection.scope["auth"] = self._user(connection, presented)
@@ -117,8 +121,9 @@ class Door:
             if is_ambiguous(connection.scope["raw_path"]):
                 raise ApiError(400, AMBIGUOUS)
             caller = await self._known(connection, presented, needed if isinstance(needed, tuple) else (needed,))
-            sent_along = connection.headers.get(USER_TOKEN_HEADER.lower()) if caller.is_public else None
-            if sent_along is not None:
+            if is_in_body and not caller.is_public:
+                raise ApiError(403, "a beacon presents a public key: send another credential in the header `Authorization`")
+            if sent_along is not None and caller.is_public:
                 token = self._user(connection, sent_along)
                 caller = msgspec.structs.replace(caller, user_id=token.user_id)
             connection.scope["auth"] = caller
@@ -129,6 +134,14 @@ class Door:
             raise ApiError(503, f"the store is not ready: {missing}", {"Retry-After": "1"})
         if token is not None:
             await self._refuse_erased(token)
+
+    async def _credentials(self, connection: Connection, handler: BaseRouteHandler) -> tuple[str, str | None, bool]:
+        """What is presented, the user token that is sent along, and whether they came in the body."""
+        if self._insecure is None and handler.opt.get(BEACON, False) and isinstance(connection, Request) and is_beacon(connection):
+            self._checked_address(connection)
+            found = await credentials_of(connection)
+            return found.key or found.user_token or "", found.user_token, True
+        return _presented(connection), connection.headers.get(USER_TOKEN_HEADER.lower()), False
 
     def _user(self, connection: Connection, presented: str) -> UserToken:
         """The token of a browser; its user counts as a key does."""

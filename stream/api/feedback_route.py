@@ -9,7 +9,7 @@ from litestar.params import HeaderParameter, JSONBody
 from stream.api.api_keys import Scope
 from stream.api.callers import Caller
 from stream.api.context import WRITING, IdempotencyKey, UsesApi, problems
-from stream.api.door import SCOPE, USER, USER_TOKEN_HEADER
+from stream.api.door import BEACON, SCOPE, USER, USER_TOKEN_HEADER
 from stream.api.feedback import FeedbackAnswer, FeedbackBody, Known, feedback_results, outgoing_feedback, refuse_actions
 from stream.api.ingest import Clock
 from stream.api.user_tokens import UserToken
@@ -19,8 +19,11 @@ from stream.api.visitors import refuse_foreign_users
 @post(
     "/v1/feedback",
     status_code=202,
-    opt={SCOPE: (Scope.FEEDBACK, Scope.WRITE, Scope.PUBLIC), USER: True},
-    responses={207: ResponseSpec(FeedbackAnswer, generate_examples=False, description="Some failed."), **problems(*WRITING, 422)},
+    opt={SCOPE: (Scope.FEEDBACK, Scope.WRITE, Scope.PUBLIC), USER: True, BEACON: True},
+    responses={
+        207: ResponseSpec(FeedbackAnswer, generate_examples=False, description="Some failed."),
+        **problems(*WRITING, 411, 422),
+    },
     summary="Say what was shown and answered",
 )
 async def feedback(
@@ -36,7 +39,8 @@ async def feedback(
     """What users were shown and how they answered. 202: Kafka has all; 207: some failed, send those again as they were.
 
     `accepted` and `rejected` need a secret key with the scope `feedback`. `dismissed` needs it or the user's own token. `shown` and
-    `selected` come also with the scope `write`, or with a public key for ids of `POST /v1/visitors`.
+    `selected` come also with the scope `write`, or with a public key for ids of `POST /v1/visitors`. A page that closes sends
+    text/plain, with key and token in `credentials`.
     """
     del user_token  # the door has read it
     caller = request.auth

@@ -14,6 +14,7 @@ from stream.api.agent_routes import OpenedProfile, ProfileBody, agent_page, open
 from stream.api.answers import ListAnswer
 from stream.api.api_keys import Scope
 from stream.api.audit import Opened
+from stream.api.beacons import BeaconCredentials
 from stream.api.bodies import (
     CatalogueItem,
     CataloguePage,
@@ -42,7 +43,7 @@ from stream.api.context import (
     problems,
 )
 from stream.api.credential_routes import token, visitor
-from stream.api.door import SCOPE, USER, USER_TOKEN_HEADER
+from stream.api.door import BEACON, SCOPE, USER, USER_TOKEN_HEADER
 from stream.api.feedback import FeedbackAnswer, FeedbackBody
 from stream.api.feedback_route import feedback
 from stream.api.guests import GuestBody
@@ -248,8 +249,8 @@ async def erasure(
 @post(
     "/v1/events",
     status_code=202,
-    opt={SCOPE: (Scope.WRITE, Scope.PUBLIC)},
-    responses={207: ResponseSpec(EventsAnswer, generate_examples=False, description="Some failed."), **problems(*WRITING)},
+    opt={SCOPE: (Scope.WRITE, Scope.PUBLIC), BEACON: True},
+    responses={207: ResponseSpec(EventsAnswer, generate_examples=False, description="Some failed."), **problems(*WRITING, 411)},
     summary="Send events",
 )
 async def events(
@@ -263,7 +264,8 @@ async def events(
 ) -> Response[EventsAnswer]:
     """Clicks, transcripts and purchases. 202: Kafka has all of them; 207: some failed, send those again with the ids returned.
 
-    A public key sends clicks alone, for ids of `POST /v1/visitors` and for the user of the token in `Isthmus-User-Token`.
+    A public key sends clicks alone, for ids of `POST /v1/visitors` and for the user of the token in `Isthmus-User-Token`. A page
+    that closes sends them as text/plain, with key and token in `credentials`.
     """
     del user_token  # the door has read it
     if request.auth.is_public and not all(isinstance(event, Click) for event in data.events):
@@ -367,6 +369,7 @@ BODIES: Final = (
     VisitorBody,
     Visitor,
     EventsBody,
+    BeaconCredentials,
     ListAnswer,
     Lists,
     Profile,

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,32 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @dataclass
+class Network:
+    """What lies between the browser and the API.
+
+    Attributes:
+        stops: Kinds of requests that do not reach the API: `beacon` or `fetch`.
+        posted: Path and kind of each request with a body.
+    """
+
+    stops: set[str] = field(default_factory=set)
+    posted: list[tuple[str, str]] = field(default_factory=list)
+
+    def to(self, app: Any) -> Any:
+        async def passing(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http" and scope["method"] == "POST":
+                kind = "beacon" if dict(scope["headers"])[b"content-type"].startswith(b"text/plain") else "fetch"
+                self.posted.append((scope["path"], kind))
+                if kind in self.stops:
+                    await send({"type": "http.response.start", "status": 503, "headers": []})
+                    await send({"type": "http.response.body", "body": b""})
+                    return
+            await app(scope, receive, send)
+
+        return passing
+
+
+@dataclass
 class Site:
     """A shop, the log behind it, and a browser without a past."""
 
@@ -36,14 +62,15 @@ class Site:
     url: str
     context: BrowserContext
     browser: Browser
+    network: Network
 
     async def open(self, context: BrowserContext | None = None) -> Page:
         page = await (context or self.context).new_page()
         await page.goto(f"{self.url}/shop")
         return page
 
-    async def consenting(self) -> Page:
-        page = await self.open()
+    async def consenting(self, context: BrowserContext | None = None) -> Page:
+        page = await self.open(context)
         await page.check("#consent")
         await expect(page.locator("#list li").first).to_be_visible(timeout=WITHIN_S * 1_000)
         return page
@@ -61,6 +88,12 @@ class Site:
         events = [json.loads(record.value) for record in records if record.value]
         return {(event["action"], event["placement"], tuple(event["items"])) for event in events}
 
+    async def confirmed(self, page: Page) -> None:
+        """The page has heard of each event that it was taken."""
+        async with asyncio.timeout(WITHIN_S):
+            while await page.evaluate("Object.keys(localStorage).some(name => name.startsWith('isthmus.event.'))"):
+                await asyncio.sleep(0.02)
+
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(WITHIN_S):
             while not holds():
@@ -68,25 +101,25 @@ class Site:
 
 
 @asynccontextmanager
-async def served(running: Replica) -> AsyncIterator[str]:
+async def served(running: Replica, network: Network) -> AsyncIterator[str]:
     """The replica with its shop, on a port."""
     secret, key = api.put_key(running.log, Scope.PUBLIC)
     await running.until(lambda: running.has_key(key.key_id), WITHIN_S)
     app = make_app(msgspec.structs.replace(running.parts.api, page_key=secret), Metrics())
-    async with serving.served(app, running.parts.api.changes.end) as url:
+    async with serving.served(network.to(app), running.parts.api.changes.end) as url:
         yield url
 
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    log = api.new_log()
+    log, network = api.new_log(), Network()
     api.put_items(log)
     async with (
         replica(log, tmp_path, requests_per_s_of_an_address=0, requests_per_s_of_a_user=0) as running,
-        served(running) as url,
+        served(running, network) as url,
         browser() as chromium,
     ):
-        yield Site(running, url, await chromium.new_context(), chromium)
+        yield Site(running, url, await chromium.new_context(), chromium, network)
 
 
 async def click(page: Page, tags: str) -> None:
@@ -143,9 +176,111 @@ async def test_clicks_survive_closed_pages_and_a_lost_network_and_count_once(sit
     await asyncio.gather(*(click(tab, "tab") for tab in (page, other) for _ in range(5)))
     await eventually(site, closing=1, offline=3, tab=10)
     assert len({event["user_id"] for event in site.sent()}) == 1
-    async with asyncio.timeout(WITHIN_S):
-        while await page.evaluate("Object.keys(localStorage).some(name => name.startsWith('isthmus.event.'))"):
-            await asyncio.sleep(0.02)
+    await site.confirmed(page)
+
+
+async def leave(page: Page, *scripts: str) -> None:
+    """Runs the scripts and leaves the page in one task, so that nothing but its end sends what they do."""
+    await page.evaluate(f"() => {{ {'; '.join(scripts)}; location.href = 'about:blank'; }}")
+
+
+async def test_a_page_that_closes_sends_its_last_events_by_a_beacon(site: Site) -> None:
+    """At once, by every way of closing, though `fetch` fails. The next page sends them again under the same ids and times."""
+    closing = await site.consenting()
+    other = await site.open()
+    site.network.stops = {"fetch"}
+    chosen = "isthmus.selected('item-01', {placement: 'shop'})"
+    await leave(closing, "isthmus.click(['left'])", chosen)
+    await eventually(site, left=1)
+    await site.until(lambda: ("selected", "shop", ("item-01",)) in site.feedback())
+    await click(other, "closed")
+    await other.close()
+    await eventually(site, left=1, closed=1)
+    site.network.stops = set()
+    page = await site.open()
+    await site.confirmed(page)
+    assert site.tags() == Counter(left=1, closed=1)
+    assert len({json.dumps(event, sort_keys=True) for event in site.sent()}) == 2
+    assert ("/v1/feedback", "beacon") in site.network.posted
+
+
+async def test_a_page_that_was_only_hidden_sends_by_beacon_and_hears_of_it_when_it_is_seen_again(site: Site) -> None:
+    """What a beacon took is not sent again while the page is hidden."""
+    page = await site.consenting()
+    await turn(page, "hidden", "isthmus.click(['hidden'])")
+    await eventually(site, hidden=1)
+    await click(page, "later")  # it is sent with, or after, what would be sent again
+    await eventually(site, hidden=1, later=1)
+    assert ("/v1/events", "beacon") in site.network.posted
+    assert [event["tags"] for event in site.sent()] == [["hidden"], ["later"]]
+    await turn(page, "visible")
+    await site.confirmed(page)
+    assert site.tags() == Counter(hidden=1, later=1)
+
+
+async def turn(page: Page, state: str, *scripts: str) -> None:
+    """Runs the scripts, then hides or shows the page, in one task: this browser does neither by itself."""
+    await page.evaluate(
+        f"""() => {{
+            {"; ".join(scripts)};
+            Object.defineProperty(document, 'visibilityState', {{value: '{state}', configurable: true}});
+            document.dispatchEvent(new Event('visibilitychange', {{bubbles: true}}));
+        }}"""
+    )
+
+
+BROKEN_BEACONS = {
+    "blocked": "value: () => true",  # as blockers of content do: the page hears nothing of it
+    "refused": "value: () => false",
+    "missing": "value: undefined",
+}
+
+
+@pytest.mark.parametrize("how", BROKEN_BEACONS)
+async def test_a_browser_without_beacons_loses_no_event(site: Site, how: str) -> None:
+    """One that refuses them sends by a `fetch` that outlives the page. Of a blocked one the next page sends the events, once."""
+    context = await site.browser.new_context()
+    await context.add_init_script(f"Object.defineProperty(navigator, 'sendBeacon', {{{BROKEN_BEACONS[how]}}})")
+    await leave(await site.consenting(context), "isthmus.click(['left'])")
+    if how == "blocked":
+        page = await site.open(context)
+        await site.confirmed(page)
+    await eventually(site, left=1)
+    assert not any(kind == "beacon" for _, kind in site.network.posted)
+
+
+async def test_what_does_not_fit_into_beacons_is_sent_by_the_next_page(site: Site) -> None:
+    """Browsers queue 64 kB. Of 200 events of 1 kB some come at once, and in the end each counts once."""
+    page = await site.consenting()
+    site.network.stops = {"fetch"}
+    await leave(page, "for (let n = 0; n < 200; n++) isthmus.click([`n${n}`, ...Array(15).fill(''.padEnd(60, 'x'))])")
+    await site.until(lambda: len(site.tags()) >= 40)
+    assert len(site.tags()) < 64
+    site.network.stops = set()
+    await site.confirmed(await site.open())
+    assert site.tags() == Counter({f"n{number}": 1 for number in range(200)})
+
+
+async def test_consent_that_is_withdrawn_in_one_tab_ends_all_tabs(site: Site) -> None:
+    """What was kept is not sent, streams end, no visitor is made; consent given again in one tab is given in all."""
+    page, other = await site.consenting(), await site.open()
+    await expect(other.locator("#list li").first).to_be_visible(timeout=WITHIN_S * 1_000)
+    site.network.stops = {"fetch"}
+    await click(other, "kept")
+    await page.uncheck("#consent")
+    await site.until(lambda: not site.running.parts.api.changes.open)
+    site.network.posted.clear()
+    site.network.stops = set()
+    await leave(other, "isthmus.click(['withdrawn'])")
+    await leave(page, "isthmus.click(['withdrawn'])")
+    page, other = await site.open(), await site.open()
+    await click(other, "withdrawn")
+    await other.evaluate("fetch('/livez')")  # a request that follows what the pages would have sent
+    assert (site.sent(), site.network.posted) == ([], [])
+    await page.check("#consent")
+    await expect(other.locator("#list li").first).to_be_visible(timeout=WITHIN_S * 1_000)
+    await click(other, "given")
+    await eventually(site, given=1)
 
 
 async def test_an_api_that_fails_gets_the_clicks_later(site: Site) -> None:
@@ -199,6 +334,20 @@ async def test_a_named_user_writes_and_reads_with_the_sites_token_alone(site: Si
     await click(page, "named")
     await eventually(site, named=1)
     assert [event["user_id"] for event in site.sent()] == ["c-17"]
+    site.network.stops = {"fetch"}
+    leaving, asked = await site.open(), asyncio.Event()
+
+    def backend() -> Any:
+        asked.set()
+        return issued.json()
+
+    await leaving.expose_function("backend", backend)
+    await leaving.evaluate("isthmus.user('c-17', () => backend()); isthmus.click(['waits'])")
+    await site.until(asked.is_set)
+    await leave(leaving)
+    await eventually(site, named=1, waits=1)
+    site.network.stops = set()
+    assert {event["user_id"] for event in site.sent()} == {"c-17"}
     api.put_list(site.running.log, "c-17", items=api.ITEMS[3:8])
     await expect(page.locator("#list .name").first).to_have_text("Item-03", timeout=WITHIN_S * 1_000)
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 
 from stream.api.api_keys import Scope
@@ -52,6 +53,11 @@ ADMITTED: Final[dict[tuple[str, str], frozenset[str]]] = {
     ("GET", "/"): OPEN,
     ("GET", "/v1/live/events"): frozenset({"live", "admin"}),
 }
+BY_BEACON: Final[dict[str, frozenset[str]]] = {
+    "/v1/events": frozenset({"public and own token"}),
+    "/v1/feedback": frozenset({"public and own token", "own token"}),
+}
+"""What opens a route where it comes in the body, as a page sends it that closes. Other routes read no credential there."""
 BODIES: Final[dict[str, Any]] = {
     "/v1/users/batch": {"users": ["u"]},
     "/v1/profiles": {"user_id": "u"},
@@ -168,6 +174,29 @@ async def test_a_route_opens_for_what_the_table_says(running: Replica, method: s
             assert answer.headers["content-type"] == "application/problem+json"
             assert answer.json()["status"] == status
             assert ("www-authenticate" in answer.headers) == (status == 401)
+
+
+def in_a_body(headers: dict[str, str]) -> dict[str, str]:
+    """The credentials of a beacon that presents what these headers do."""
+    scheme, _, presented = headers["Authorization"].partition(" ")
+    along = headers.get(USER_TOKEN_HEADER)
+    if presented.startswith("ist."):
+        return {"user_token": presented}
+    return {"key": presented if scheme == "Bearer" else headers["Authorization"], **({"user_token": along} if along else {})}
+
+
+@pytest.mark.parametrize("path", [path for method, path in ADMITTED if method == "POST"])
+async def test_a_beacon_opens_for_what_the_table_says(running: Replica, path: str) -> None:
+    """Each kind in the body: it opens what it opens in headers, but for secret keys and people, whom no beacon stands for."""
+    by_beacon = BY_BEACON.get(path)
+    for kind, headers in (await every_credential(running)).items():
+        content = msgspec.json.encode({**BODIES[path], "credentials": in_a_body(headers)})
+        sent_as = {"Content-Type": "text/plain;charset=UTF-8"}
+        request = running.client.build_request("POST", path, content=content, headers=sent_as)
+        del request.headers["Authorization"]
+        answer = await running.client.send(request)
+        status = 200 if answer.status_code < 300 else answer.status_code
+        assert status == (401 if by_beacon is None else expected(path, kind, by_beacon)), (kind, answer.status_code, answer.text)
 
 
 async def test_a_token_shows_its_own_users_list(running: Replica) -> None:

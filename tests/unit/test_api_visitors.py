@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from stream.api.api_keys import Scope
@@ -104,6 +105,49 @@ async def test_a_token_that_is_sent_along_lets_a_page_write_for_its_user(running
     assert await click(running, "v", along) == 403
     assert await click(running, "u", {USER_TOKEN_HEADER: made.json()["token"][:-1]}) == 401
     assert sent(running) == [b"u"]
+
+
+async def beacon(running: Replica, content: Any, **headers: str) -> int:
+    """What a page that closes sends: text, without a header of its own."""
+    sent_as = {"Content-Type": "text/plain;charset=UTF-8", **headers}
+    request = running.client.build_request("POST", "/v1/events", content=content, headers=sent_as)
+    if "Authorization" not in headers:
+        del request.headers["Authorization"]
+    return int((await running.client.send(request)).status_code)
+
+
+def events_of(user: str, key: str, **credentials: str) -> bytes:
+    event = {"type": "click", "user_id": user, "occurred_at": NOW, "tags": ["home"], "event_id": "e"}
+    return msgspec.json.encode({"credentials": {"key": key, **credentials}, "events": [event]})
+
+
+async def test_a_beacon_writes_for_whom_its_credentials_may(running: Replica) -> None:
+    """For an issued id, or the user of its token; not for others, nor where a header presents what opens nothing."""
+    mine, key = (await visitor(running)).json(), running.client.headers["Authorization"].removeprefix("Bearer ")
+    assert await beacon(running, events_of(mine["user_id"], key)) == 202
+    assert sent(running) == [mine["user_id"].encode()]
+    assert await beacon(running, events_of("u", key)) == 403
+    assert await beacon(running, events_of("u", key, user_token=mine["token"])) == 403
+    assert await beacon(running, events_of(mine["user_id"], key, user_token=mine["token"][:-1])) == 401
+    assert await beacon(running, events_of(mine["user_id"], key), Authorization="Bearer isk_1_2") == 401
+    assert await beacon(running, events_of(mine["user_id"], key), **{"Content-Type": "application/json"}) == 401
+    assert len(sent(running)) == 1
+
+
+async def test_a_beacon_is_bounded_before_it_is_read(running: Replica) -> None:
+    """In size, which it must state, in form, and by the failures of its address."""
+    key = running.client.headers["Authorization"].removeprefix("Bearer ")
+    assert await beacon(running, b" " * 65_537) == 413
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield events_of("u", key)
+
+    assert await beacon(running, parts()) == 411
+    for content in (b"", b"{", b"[]", b"\xff", b'{"credentials": 1}', b'{"credentials": {"key": 1}}', b"[" * 60_000):
+        assert await beacon(running, content) in {400, 401}, content
+    twice = events_of("u", key).replace(b'{"credentials"', b'{"credentials": {}, "credentials"', 1)
+    assert await beacon(running, twice) == 400
+    assert sent(running) == []
 
 
 async def test_an_erased_visitor_needs_a_new_id(running: Replica) -> None:

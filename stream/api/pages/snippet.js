@@ -12,12 +12,14 @@
   const KEY = script.dataset.key;
   const EVENT = "isthmus.event.", VISITOR = "isthmus.visitor", CONSENT = "isthmus.consent";
   const BATCH = 50, SOON_MS = 50, FIRST_PAUSE_MS = 500, LONGEST_PAUSE_MS = 60000, EARLY_MS = 30000;
+  const BEACON_BYTES = 65536;
 
   const objects = navigator.globalPrivacyControl === true || navigator.doNotTrack === "1";
   const streams = new Set();
   let named = null; // {id, token()}: the user whom the site named
   let token = null; // {of, value, ends}: the newest user token, in memory only
   let asking = null; // the request for a token, while it runs
+  const beaconed = new Set(); // events that a beacon took, until the page is seen again
   let pause = 0, timer = null, sending = false;
 
   // Storage that may be missing or full: then events live as long as the page.
@@ -55,6 +57,7 @@
 
   async function visitorToken(id) {
     const answer = await request("/v1/visitors", { method: "POST", body: JSON.stringify(id ? { user_id: id } : {}) }, KEY);
+    if (!allowed()) throw failure(answer); // the consent ended meanwhile
     if (id && (answer.status === 403 || answer.status === 410)) { // unknown by now, or erased: begin anew
       store.drop(VISITOR);
       for (const name of eventNames()) if (read(name)?.user_id === id) store.drop(name);
@@ -62,7 +65,7 @@
     }
     if (!answer.ok) throw failure(answer);
     const visitor = await answer.json();
-    if (allowed()) store.set(VISITOR, visitor.user_id);
+    store.set(VISITOR, visitor.user_id);
     return { of: visitor.user_id, value: visitor.token, ends: visitor.expires_at };
   }
 
@@ -110,28 +113,29 @@
   // The oldest kept events of this page's user. Those of a named user wait until the site names the user again.
   async function nextBatch() {
     if (!eventNames().length) return [];
-    return keptOf((await identity()).of);
+    const events = keptOf((await identity()).of);
+    return events.filter(({ path }) => path === events[0].path).slice(0, BATCH);
   }
 
-  // Up to BATCH kept events of a user that go to the same route.
+  // The kept events of a user, oldest first, without those that a beacon took.
   function keptOf(user) {
-    const events = eventNames().map(read).filter((event) => event && (event.user_id || user) === user);
-    events.sort((one, other) => one.occurred_at - other.occurred_at);
-    return events.filter(({ path }) => path === events[0].path).slice(0, BATCH).map((event) => ({ ...event, user_id: user }));
+    const events = eventNames().map(read).filter((event) => event && (event.user_id || user) === user && !beaconed.has(event.event_id));
+    return events.sort((one, other) => one.occurred_at - other.occurred_at).map((event) => ({ ...event, user_id: user }));
   }
+
+  const bodyOf = (batch, more) => JSON.stringify({ ...more, events: batch.map(({ path: _, ...event }) => event), sent_at: Date.now() });
 
   async function send(batch, keepalive = false) {
-    const path = batch[0].path, events = batch.map(({ path: _, ...event }) => event);
+    const path = batch[0].path, body = bodyOf(batch);
     const headers = named ? { "Isthmus-User-Token": token.value } : {};
-    const body = JSON.stringify({ events, sent_at: Date.now() });
     const answer = await request(path, { method: "POST", body, headers, keepalive }, KEY);
     if (answer.status === 202 || answer.status === 207) {
       const { results } = await answer.json();
-      results.forEach((result, index) => { if (result.status === "accepted") forget(events[index]); });
+      results.forEach((result, index) => { if (result.status === "accepted") forget(batch[index]); });
       if (answer.status === 207) throw failure(answer);
     } else if ([400, 403, 413, 422].includes(answer.status)) {
-      if (events.length > 1) for (const event of batch) await send([event]); // one of them is refused: the others are not
-      else { forget(events[0]); console.warn("isthmus: an event was refused", await answer.text()); }
+      if (batch.length > 1) for (const event of batch) await send([event]); // one of them is refused: the others are not
+      else { forget(batch[0]); console.warn("isthmus: an event was refused", await answer.text()); }
     } else {
       if (answer.status === 401) token = null;
       throw failure(answer);
@@ -140,16 +144,42 @@
 
   const forget = (event) => store.drop(EVENT + event.event_id);
 
-  // The page may end here: what is kept is sent once more without waiting. Whatever fails is sent by the next page.
-  function hidden() {
-    if (document.visibilityState !== "hidden" || !allowed() || !token) return;
-    const events = keptOf(token.of);
-    if (events.length) send(events, true).catch(() => {});
+  // The page may end here: what is kept goes by a beacon, which outlives the page. Nobody hears what becomes of a beacon, and some
+  // are blocked, so the events stay kept until `fetch` has confirmed them: when the page is seen again, or by the next page.
+  function leave() {
+    const user = named ? token && token.ends > Date.now() && token.of : store.get(VISITOR);
+    if (!user || !allowed()) return;
+    const kept = keptOf(user);
+    for (const path of new Set(kept.map((event) => event.path))) beacon(kept.filter((event) => event.path === path));
   }
-  addEventListener("visibilitychange", hidden);
-  addEventListener("pagehide", hidden);
+
+  // Browsers queue 64 kB in all, or nothing where beacons are turned off. A `fetch` that may outlive the page tries the next events.
+  function beacon(events) {
+    const credentials = { key: KEY, ...(named ? { user_token: token.value } : {}) };
+    for (let count = Math.min(events.length, BATCH); count; count >>= 1) {
+      const first = events.slice(0, count);
+      const body = new Blob([bodyOf(first, { credentials })], { type: "text/plain" }); // another type would need a preflight
+      if (body.size > BEACON_BYTES || !navigator.sendBeacon?.(api + first[0].path, body)) continue;
+      first.forEach((event) => beaconed.add(event.event_id));
+      return beacon(events.slice(count));
+    }
+    if (events.length) send(events.slice(0, BATCH), true).catch(() => {});
+  }
+
+  function back() {
+    beaconed.clear();
+    plan(SOON_MS); // also what former pages left
+  }
+  addEventListener("visibilitychange", () => (document.visibilityState === "hidden" ? leave() : back()));
+  addEventListener("pagehide", leave); // some browsers hide a page that closes without saying so
+  addEventListener("pageshow", back);
   addEventListener("online", () => { pause = 0; flush(); });
-  addEventListener("pageshow", () => plan(SOON_MS)); // with what former pages left
+  addEventListener("storage", ({ key }) => { // another tab gave or withdrew the consent
+    if (key !== CONSENT && key !== null) return;
+    forgetVisitor();
+    memory.clear();
+    if (allowed()) begun();
+  });
 
   function answered(action, items, list = {}) {
     const { placement, served_id, recommendation_id } = list;
@@ -206,16 +236,24 @@
     stream.abort?.abort();
   }
 
+  function begun() {
+    streams.forEach((stream) => stream.stopped !== false && begin(stream));
+    flush();
+  }
+
+  function forgetVisitor() {
+    streams.forEach(end);
+    token = null;
+  }
+
   window.isthmus = Object.freeze({
     /** Allows storing and sending (true), or forbids it and forgets what is stored (false). */
     consent(given) {
       if (given && !objects) {
         store.set(CONSENT, "yes");
-        streams.forEach((stream) => stream.stopped !== false && begin(stream));
-        flush();
+        begun();
       } else {
-        streams.forEach(end);
-        token = null;
+        forgetVisitor();
         for (const name of store.names()) if (name.startsWith("isthmus.")) store.drop(name);
       }
       return allowed();
