@@ -143,6 +143,7 @@ def messages_page() -> str:
     roles = {spec.role: spec for spec in specs(TopicSettings())}
     text = (
         "Every message that crosses a topic, with its fields. Readers must ignore fields that they do not know. "
+        "Inputs may come [in another format](../guides/formats.md) and with other names. "
         "The same for machines: the [AsyncAPI document](../../deploy/asyncapi.json)."
     )
     parts = [f"# Messages\n\n{_WRITTEN}{text}\n"]

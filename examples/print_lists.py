@@ -3,11 +3,13 @@
 python -m examples.print_lists localhost:9092
 """
 
+import argparse
 import asyncio
 import json
-import sys
 
 from aiokafka import AIOKafkaConsumer
+
+from examples.secured import add_options, client_options
 
 
 def line(key: bytes, value: bytes | None) -> str:
@@ -20,14 +22,25 @@ def line(key: bytes, value: bytes | None) -> str:
     return f"{recommendation['user_id']}: {items}  [{recommendation['model']['name']}, {why}]"
 
 
-async def follow(bootstrap: str) -> None:
+async def follow(options: argparse.Namespace) -> None:
     consumer = AIOKafkaConsumer(
-        "recommendations", bootstrap_servers=bootstrap, auto_offset_reset="earliest", isolation_level="read_committed"
+        "recommendations",
+        bootstrap_servers=options.bootstrap,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        **client_options(options),
     )
     async with consumer:
         async for record in consumer:
             print(line(record.key, record.value), flush=True)
 
 
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("bootstrap")
+    add_options(parser)
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    asyncio.run(follow(sys.argv[1]))
+    asyncio.run(follow(arguments()))

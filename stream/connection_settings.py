@@ -1,9 +1,10 @@
-"""Settings of the connection to Kafka, and what all sections of settings are made of.
+"""Settings of the connections to Kafka and to a schema registry, and what all sections of settings are made of.
 
 What does not go together is refused here, with what to write instead: a client would ignore it, or fail without a reason.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
@@ -112,4 +113,43 @@ def _missing(kafka: KafkaSettings) -> str | None:
         return "key_file and key_password need certificate_file: the certificate that the key belongs to"
     if kafka.token_url is not None and not kafka.token_url.startswith(("https://", "http://")):
         return "token_url must begin with https:// (with http:// the network can read the secret)"
+    return None
+
+
+class SchemaRegistrySettings(Section):
+    url: OptionalText = Field(
+        None, description="URL of a schema registry with Confluent's API, for topics that `[formats]` declares other than JSON"
+    )
+    username: OptionalText = Field(None, description="user name at the registry (HTTP basic authentication)")
+    password: OptionalSecret = Field(None, description="password at the registry")
+    ca_file: OptionalFile = Field(
+        None, description="PEM file with the authorities that sign the registry's certificate; none: the system's"
+    )
+    certificate_file: OptionalFile = Field(None, description="PEM file with our certificate chain, for mutual TLS")
+    key_file: OptionalFile = Field(None, description="PEM file with the certificate's key; none: it is in certificate_file")
+    key_password: OptionalSecret = Field(None, description="password of the key, if it is encrypted")
+    timeout_s: float = Field(5, gt=0, le=60, description="for the registry to answer; it is asked again after that")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problem = _registry_problem(self)
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
+
+def _registry_problem(registry: SchemaRegistrySettings) -> str | None:
+    """Says what to write instead of settings of the registry that do not go together."""
+    files = [name for name in ("ca_file", "certificate_file", "key_file", "key_password") if getattr(registry, name) is not None]
+    if registry.url is None:
+        given = [name for name in ("username", "password", *files) if name in files or getattr(registry, name) is not None]
+        return f"{' and '.join(given)} would not be used without url" if given else None
+    if not re.match(r"https?://[^/@\s]+(/[^@\s]*)?$", registry.url):
+        return "url must be https://host:port, or http://, with neither user nor password in it: set username and password"
+    if files and not registry.url.startswith("https://"):
+        return f"{' and '.join(files)} would not be used with http://: begin url with https://, or leave {' and '.join(files)} out"
+    if (registry.username is None) != (registry.password is None):
+        return "username and password need each other; the password may be a file: ISTHMUS_SCHEMA_REGISTRY__PASSWORD_FILE"
+    if registry.certificate_file is None and (registry.key_file is not None or registry.key_password is not None):
+        return "key_file and key_password need certificate_file: the certificate that the key belongs to"
     return None

@@ -136,6 +136,14 @@ DECLARED: Final[dict[str, Declared]] = {
     "ready": Declared(Gauge, "1 while /readyz returns 200: partitions are assigned, tables restored, catalogue and models read"),
     "stalled_partitions": Declared(Gauge, "partitions that have work and whose committed offset does not move"),
     "stopped_partitions": Declared(Gauge, "partitions that stopped at a damaged batch"),
+    "waiting_partitions": Declared(Gauge, "partitions that wait for a schema, because the registry does not say what it is"),
+    "schema_requests": Declared(
+        Counter,
+        "questions to the schema registry for a schema that was not known: fetched, denied (it has none with this id, and the "
+        "records become dead letters), or failed, and asked again",
+        ("outcome",),
+        from_start=(("fetched",), ("denied",), ("failed",)),
+    ),
     "unusable_items": Declared(Gauge, "items of the catalogue whose newest record cannot be used; all workers report the same"),
     "unreadable_records": Declared(
         Counter,

@@ -32,9 +32,9 @@ from pydantic_settings import (
 
 from stream.application import DEFAULT as DEFAULT_APPLICATION
 from stream.application import checked_name, own_folder, own_names, own_url
-from stream.connection_settings import CACHE, KafkaSettings, LocalPath, Section
+from stream.connection_settings import CACHE, KafkaSettings, LocalPath, SchemaRegistrySettings, Section
 from stream.core.event_times import TimeUnit
-from stream.core.events import INPUTS, Item
+from stream.core.events import INPUTS, Item, ValueFormat
 from stream.errors import IsthmusError
 from stream.process_settings import (
     ApiSettings,
@@ -78,6 +78,9 @@ if TYPE_CHECKING:  # mypy cannot see the fields of a created model
     class _InputMappings(Section):
         """Read through `MappingSettings.of`."""
 
+    class _InputFormats(Section):
+        """Read through `FormatSettings.of`."""
+
     class _InputTimes(Section):
         """Read through `TimeSettings.unit_of` and `TimeSettings.earliest_of`."""
 else:
@@ -85,6 +88,9 @@ else:
 
     def _name(row: Any) -> Any:
         return Field(row.default_name, description=f"input topic of {row.role.replace('_', ' ')}")
+
+    def _format(role: str) -> Any:
+        return Field(ValueFormat.JSON, description=f"format of the values of {role}: {', '.join(ValueFormat)}")
 
     def _unit(role: str) -> Any:
         return Field(TimeUnit.MILLISECONDS, description=f"unit of integer times of {role}: s, ms, us or ns since 1970")
@@ -100,6 +106,11 @@ else:
         "_InputMappings",
         __base__=Section,
         **dict.fromkeys((*(row.role for row in _OWN_INPUTS), "items"), (dict[str, str], _MAPPING)),
+    )
+    _InputFormats = create_model(
+        "_InputFormats",
+        __base__=Section,
+        **{role: (ValueFormat, _format(role)) for role in (*(row.role for row in _OWN_INPUTS), "items")},
     )
     _InputTimes = create_model(
         "_InputTimes",
@@ -158,6 +169,15 @@ class MappingSettings(_InputMappings):
         return self
 
 
+class FormatSettings(_InputFormats):
+    """Formats of the inputs' values, by role."""
+
+    def of(self, role: str) -> ValueFormat:
+        """Returns the format of an input topic."""
+        found: ValueFormat = getattr(self, role)
+        return found
+
+
 class TimeSettings(_InputTimes):
     """Units and plausible times of the inputs, by role."""
 
@@ -187,6 +207,8 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()
     step: StepSettings = StepSettings()
+    formats: FormatSettings = FormatSettings()
+    schema_registry: SchemaRegistrySettings = SchemaRegistrySettings()
     mapping: MappingSettings = MappingSettings()
     times: TimeSettings = TimeSettings()
     delivery: DeliverySettings = DeliverySettings()

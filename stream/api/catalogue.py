@@ -17,6 +17,7 @@ from stream.core.ranking import Catalogue, Ranker, Rows
 from stream.core.records import Record
 from stream.core.unreadable import readable
 from stream.errors import IsthmusError
+from stream.formats.topic_decoder import wait_for_schemas
 from stream.kafka.cluster.announced_models import AnnouncedModels, champions_in
 from stream.metrics import Metrics
 
@@ -56,6 +57,7 @@ class CurrentCatalogue:
 
     async def on_items(self, records: Sequence[Record], *, replace: bool = False) -> None:
         """Applies items and tombstones; a worker sends the dead letter of a record that is no item. With `replace` they are all."""
+        await wait_for_schemas(self._table.form.to_json, records)
         if replace:
             self._table = ItemTable(self._form)
         for record, rejection in self._table.apply(records):

@@ -39,8 +39,8 @@ def doctor(
     bootstrap: Bootstrap = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, with each partition's offsets")] = False,
 ) -> None:
-    """Say what is wrong, and what to do: settings, broker, security, ACLs, topics, partitions, offsets, registry, model, text
-    model, disk, clock.
+    """Say what is wrong, and what to do: settings, broker, security, ACLs, topics, formats, partitions, offsets, registry, model,
+    text model, disk, clock.
 
     It only reads: it creates nothing and joins no group. Exit code 1 if a check failed, 0 if none did; warnings are none.
 

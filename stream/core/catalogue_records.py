@@ -10,9 +10,9 @@ from typing import NamedTuple
 from stream.core.cloud_events import DEFAULT_APPLICATION
 from stream.core.dead_letters import dead_letter
 from stream.core.event_times import TimeUnit
-from stream.core.events import FieldMapper, Item, Reason, Rejection, to_milliseconds
+from stream.core.events import FieldMapper, Item, Reason, Rejection, ToJson, to_milliseconds
 from stream.core.outputs import Output
-from stream.core.parsing import parse_item
+from stream.core.parsing import mismatch_of, parse_item
 from stream.core.poison import INFRASTRUCTURE_ERRORS, failure_location
 from stream.core.ranking import Catalogue
 from stream.core.records import Coordinates, Record, is_native
@@ -25,10 +25,12 @@ class ItemFormat:
     Attributes:
         mapper: Field mapping; None where the producer uses our field names.
         unit: Unit of integer times.
+        to_json: How a value becomes JSON; None where it is JSON.
     """
 
     mapper: FieldMapper | None = None
     unit: TimeUnit = TimeUnit.MILLISECONDS
+    to_json: ToJson | None = None
 
 
 class RejectedItem(NamedTuple):
@@ -42,13 +44,14 @@ class ItemTable:
     """The items that a topic's records make. A record that cannot be used leaves its item as it was.
 
     Attributes:
+        form: How the records are read.
         items: The items by key.
         is_published: Whether the topic ever held an item or a tombstone.
         unusable: Keys whose newest record cannot be used.
     """
 
     def __init__(self, form: ItemFormat | None = None) -> None:
-        self._form = form or ItemFormat()
+        self.form = form or ItemFormat()
         self.items: dict[bytes, Item] = {}
         self.is_published = False
         self.unusable: set[bytes] = set()
@@ -66,7 +69,7 @@ class ItemTable:
         """Applies records in order; returns those that cannot be used."""
         rejected: list[RejectedItem] = []
         for record in records:
-            read = read_item(record, self._form)
+            read = read_item(record, self.form)
             if isinstance(read, Rejection):
                 rejected.append(RejectedItem(record, read))
                 self.unusable |= set() if record.key is None else {record.key}
@@ -100,7 +103,7 @@ def _read(record: Record, form: ItemFormat) -> Item | Rejection | None:
     if not record.value:
         return None
     form = ItemFormat() if is_native(record.headers) else form
-    item = parse_item(record.value, form.mapper, form.unit)
+    item = parse_item(record.value, form.mapper, form.unit, form.to_json)
     return item if isinstance(item, Rejection) else _rejection(item, record.key) or item
 
 
@@ -116,7 +119,7 @@ def item_dead_letters(
 
 def _rejection(item: Item, key: bytes) -> Rejection | None:
     if key != item.item_id.encode():
-        return Rejection(Reason.KEY_MISMATCH, "the record's key is not its item_id")
+        return Rejection(Reason.KEY_MISMATCH, mismatch_of(key, "item_id"))
     begins, ends = item.offered_from, item.offered_until
     if begins is not None and ends is not None and to_milliseconds(ends) < to_milliseconds(begins):
         return Rejection(Reason.INVALID, "`$.offered_until` is before `$.offered_from`")

@@ -16,7 +16,9 @@ from stream.core import limits
 from stream.core.tokens import SEPARATOR
 
 NATIVE_FORMAT_HEADER: Final = "isthmus_form"
-"""Marks a record that has our field names even if its topic has a field mapping, such as an erasure sent by `isthmus erase`."""
+"""Marks a record that is JSON with our field names whatever mapping or format its topic has, such as an erasure sent by `isthmus
+erase`.
+"""
 FIRST_RECEIVED_HEADER: Final = "isthmus_first_received_at"
 """On a replayed record, its original's Kafka timestamp in decimal ms: an erasure without a time reaches no further than that."""
 ORIGIN_HEADER: Final = "isthmus_replayed_from"
@@ -71,6 +73,17 @@ class Reason(StrEnum):
     POISON = "poison"
     UNREADABLE = "unreadable"
     UNDELIVERED = "undelivered"
+    UNDECODABLE = "undecodable"
+    UNKNOWN_SCHEMA = "unknown_schema"
+
+
+class ValueFormat(StrEnum):
+    """Formats of a topic's values. All but JSON are framed with the id of their schema in a registry."""
+
+    JSON = "json"
+    AVRO = "avro"
+    JSON_SCHEMA = "json-schema"
+    PROTOBUF = "protobuf"
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -290,6 +303,24 @@ UserEvent = Click | EncodedCall | Purchase | Eligibility | Erasure | Feedback
 
 FieldMapper = Callable[[Any], Any]
 """Turns a producer's own JSON object into one with our field names; raises ValueError where it cannot."""
+
+
+ToJson = Callable[[bytes], bytes]
+"""Turns a value in the format of its topic into JSON; raises UndecodableError where it cannot."""
+
+
+class UndecodableError(Exception):
+    """A value that is not in the format of its topic.
+
+    Attributes:
+        reason: Category, as dead letters name it.
+        error: Explanation without personal data.
+    """
+
+    def __init__(self, error: str, reason: Reason = Reason.UNDECODABLE) -> None:
+        super().__init__(error)
+        self.reason = reason
+        self.error = error
 
 
 class MappingError(ValueError):

@@ -17,6 +17,7 @@ import msgspec
 from stream.core import limits
 from stream.core.event_times import TIME_FIELDS, TimeUnit, in_milliseconds, offer_rejection, scaled
 from stream.core.events import (
+    INPUTS,
     JSON,
     MSGPACK,
     STEP_INPUTS,
@@ -26,9 +27,12 @@ from stream.core.events import (
     Reason,
     Rejection,
     Source,
+    ToJson,
     Transcript,
+    UndecodableError,
     UserEvent,
 )
+from stream.core.framing import looks_framed, schema_id_of
 from stream.core.unreadable import UnreadableValue
 
 _DECODER_TYPES: Final = {JSON: msgspec.json.Decoder, MSGPACK: msgspec.msgpack.Decoder}
@@ -53,6 +57,7 @@ _OPTIONAL: Final = {
     event_type: frozenset(field.name for field in msgspec.structs.fields(event_type) if not field.required)
     for event_type in (*_TYPES.values(), Transcript, Item)
 }
+_ROLES: Final[dict[type[msgspec.Struct], str]] = {**{row.event_type: row.role for row in INPUTS}, Item: "items"}
 _LABELS: Final = frozenset({"session_id", "recommendation_id", "placement", "model_version"})
 """Optional texts that decide nothing about an event's identity: one that is broken Unicode is left out."""
 _LARGEST_TIME: Final = 1e19  # of any unit: 64 bits
@@ -63,36 +68,48 @@ Decode = Callable[[bytes], AnyStruct]
 
 
 def parse(
-    source: Source, value: bytes | None, mapper: FieldMapper | None = None, unit: TimeUnit = TimeUnit.MILLISECONDS
+    source: Source,
+    value: bytes | None,
+    mapper: FieldMapper | None = None,
+    unit: TimeUnit = TimeUnit.MILLISECONDS,
+    to_json: ToJson | None = None,
 ) -> UserEvent | Rejection:
     """The event in a record's value, with integer times in ms, or the reason why it cannot be used. Unknown fields are ignored.
 
-    `unit` is the producer's.
+    `unit` is the producer's, `to_json` turns a value in the producer's format into JSON.
     """
     if not value:
         return Rejection(Reason.EMPTY, "the record has no value: a tombstone is not an event of this topic")
-    if mapper is None and unit is TimeUnit.MILLISECONDS:
+    if mapper is None and unit is TimeUnit.MILLISECONDS and to_json is None:
         try:
             return _DECODE[source](value)
         except UNUSABLE as error:
             if not _IS_JSON[source]:
                 return rejection_of(error, value)
-    event: UserEvent | Rejection = _read(value, _TYPES[source], _DECODE[source], mapper, unit)
+    event: UserEvent | Rejection = _read(value, _TYPES[source], _DECODE[source], mapper, unit, to_json)
     return event
 
 
 def parse_transcript(
-    value: bytes | None, mapper: FieldMapper | None = None, unit: TimeUnit = TimeUnit.MILLISECONDS
+    value: bytes | None,
+    mapper: FieldMapper | None = None,
+    unit: TimeUnit = TimeUnit.MILLISECONDS,
+    to_json: ToJson | None = None,
 ) -> Transcript | Rejection:
     """Like `parse`, for the encoder's input."""
     if not value:
         return Rejection(Reason.EMPTY, "the record has no value: a tombstone is not a transcript")
-    return _read(value, Transcript, _decode_transcript, mapper, unit)
+    return _read(value, Transcript, _decode_transcript, mapper, unit, to_json)
 
 
-def parse_item(value: bytes, mapper: FieldMapper | None = None, unit: TimeUnit = TimeUnit.MILLISECONDS) -> Item | Rejection:
+def parse_item(
+    value: bytes,
+    mapper: FieldMapper | None = None,
+    unit: TimeUnit = TimeUnit.MILLISECONDS,
+    to_json: ToJson | None = None,
+) -> Item | Rejection:
     """Like `parse`, for an item of the catalogue."""
-    item = _read(value, Item, _decode_item, mapper, unit)
+    item = _read(value, Item, _decode_item, mapper, unit, to_json)
     return item if isinstance(item, Rejection) else offer_rejection(item, unit) or item
 
 
@@ -103,8 +120,15 @@ def key_rejection(key: bytes | None, user_id: str) -> Rejection | None:
     if len(key) > limits.USER_ID_BYTES:
         return Rejection(Reason.INVALID, f"the user id is longer than {limits.USER_ID_BYTES} bytes")
     if key != user_id.encode():
-        return Rejection(Reason.KEY_MISMATCH, "the record's key is not its user_id")
+        return Rejection(Reason.KEY_MISMATCH, mismatch_of(key, "user_id"))
     return None
+
+
+def mismatch_of(key: bytes, field: str) -> str:
+    """Says that a key is not the field that it must be. A key decides the partition, so that no format of keys is read."""
+    if looks_framed(key):
+        return f"the record's key is framed for a schema registry: it must be the {field} as plain text (a string serializer)"
+    return f"the record's key is not its {field}"
 
 
 def rejection_of(error: Exception, value: bytes | None = None) -> Rejection:
@@ -121,10 +145,20 @@ def rejection_of(error: Exception, value: bytes | None = None) -> Rejection:
 
 
 def _read(
-    value: bytes, event_type: type[AnyStruct], decode: Decode[AnyStruct], mapper: FieldMapper | None, unit: TimeUnit
+    value: bytes,
+    event_type: type[AnyStruct],
+    decode: Decode[AnyStruct],
+    mapper: FieldMapper | None,
+    unit: TimeUnit,
+    to_json: ToJson | None,
 ) -> AnyStruct | Rejection:
     if isinstance(value, UnreadableValue):
         return Rejection(Reason.UNREADABLE, value.error)
+    if to_json is not None:
+        try:
+            value = to_json(value)
+        except UndecodableError as error:
+            return Rejection(error.reason, error.error)
     plain = value.removeprefix(_BYTE_ORDER_MARK)
     if mapper is not None:
         event = _read_mapped(plain, event_type, mapper, unit)
@@ -133,9 +167,20 @@ def _read(
             return in_milliseconds(decode(plain), unit)
         except UNUSABLE as error:
             event = _read_again(plain, event_type, unit, rejection_of(error))
-    if isinstance(event, Rejection) and event.reason is Reason.NOT_JSON and (encoding := _other_encoding(plain)):
-        return Rejection(event.reason, f"{event.error}; the bytes look like {encoding}: JSON is written in UTF-8")
+    if isinstance(event, Rejection) and event.reason is Reason.NOT_JSON:
+        return Rejection(event.reason, _looking_like(plain, event.error, event_type))
     return event
+
+
+def _looking_like(plain: bytes, error: str, event_type: type[msgspec.Struct]) -> str:
+    """The error of what is not JSON, with what the bytes look like."""
+    if looks_framed(plain):
+        return (
+            f"{error}; the bytes look like a value framed for a schema registry, with schema {schema_id_of(plain)}: "
+            f"set formats.{_ROLES[event_type]} to avro, json-schema or protobuf"
+        )
+    encoding = _other_encoding(plain)
+    return error if encoding is None else f"{error}; the bytes look like {encoding}: JSON is written in UTF-8"
 
 
 def _other_encoding(plain: bytes) -> str | None:

@@ -36,7 +36,7 @@ class Record(Protocol):
 
 
 def is_native(headers: Headers) -> bool:
-    """Whether a record has our field names even if its topic has a field mapping."""
+    """Whether a record is JSON with our field names, whatever mapping or format its topic has."""
     return any(name == NATIVE_FORMAT_HEADER for name, _ in headers)
 
 

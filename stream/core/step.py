@@ -24,6 +24,7 @@ from stream.core.events import (
     Reason,
     Rejection,
     Source,
+    ToJson,
     UserEvent,
 )
 from stream.core.feedback import FeedbackConfig, UserFeedback
@@ -70,6 +71,7 @@ class StepConfig:
         erasure_key: 1 to 64 bytes; without it nobody can attribute an erasure marker to its user.
         explain: Adds `because` to each list; encodes every history up to 11 times.
         mappers: Field mappings of producers with other field names than ours.
+        decoders: Of sources whose topics are not JSON: how a value becomes JSON.
         times: Unit and plausible times of each source.
         feedback: Placements, channels and the time of attribution.
     """
@@ -85,6 +87,7 @@ class StepConfig:
     erasure_key: bytes = b"isthmus"
     explain: bool = False
     mappers: Mapping[Source, FieldMapper] = field(default_factory=dict)
+    decoders: Mapping[Source, ToJson] = field(default_factory=dict)
     times: Mapping[Source, TimeRule] = field(default_factory=lambda: DEFAULT_RULES)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
 
@@ -107,7 +110,10 @@ class _Context:
     fold: FoldContext
     outcome: Outcome
     mapper: FieldMapper | None
+    to_json: ToJson | None
     times: TimeRule
+    all_native: bool
+    """Whether all records of the topic are read as our own."""
 
 
 def step(batch: Batch, states: StateStore, ranker: Ranker | None, catalogue: Catalogue, config: StepConfig) -> Outcome:
@@ -143,8 +149,9 @@ def _fold_batch(
     may_repeat, labels = batch.notified_users is not None, ExposureLabels(config.feedback, config.list_length)
     fold = FoldContext(catalogue, ranker, config.session_gap_ms, outcome.counts, may_repeat, labels)
     source = batch.source
-    mapper, times = config.mappers.get(source), config.times[source]
-    context = _Context(batch, source, SOURCE_NUMBERS[source], config, fold, outcome, mapper, times)
+    mapper, to_json, times = config.mappers.get(source), config.decoders.get(source), config.times[source]
+    native = mapper is None and to_json is None and times.unit is TimeUnit.MILLISECONDS
+    context = _Context(batch, source, SOURCE_NUMBERS[source], config, fold, outcome, mapper, to_json, times, native)
     admitted = [(record, event) for record in batch.records if (event := _admit(record, context)) is not None]
     users = _load(admitted, part.states, context)
     handle = _handle_feedback if batch.source is Source.FEEDBACK else _handle
@@ -159,10 +166,10 @@ def _fold_batch(
 
 def _admit(record: Record, context: _Context) -> UserEvent | None:
     """The event of a record, or None after its dead letter was added."""
-    mapper, unit = context.mapper, context.times.unit
-    if (mapper is not None or unit is not TimeUnit.MILLISECONDS) and is_native(record.headers):
-        mapper, unit = None, TimeUnit.MILLISECONDS
-    event = parse(context.source, record.value, mapper, unit)
+    if context.all_native or is_native(record.headers):
+        event = parse(context.source, record.value)
+    else:
+        event = parse(context.source, record.value, context.mapper, context.times.unit, context.to_json)
     if isinstance(event, Rejection):
         _reject(record, None, event, context)
         return None

@@ -120,7 +120,8 @@ def add_profile_agent(
     watermarks = Watermarks(app, context.epochs, context.metrics, stored, replayable=replayable, has_states=table.has_states)
     watchdog = _make_watchdog(app, context.epochs, context.metrics, supervision, watermarks)
     delivery = make_delivery(app, guarantee, context.metrics)
-    _connect(app, FetchPolicy(context.in_flight, supervision.recreated, supervision.stopped), delivery, watermarks, table)
+    policy = FetchPolicy(context.in_flight, supervision.recreated, supervision.stopped, supervision.gate)
+    _connect(app, policy, delivery, watermarks, table)
     _add_agent(app, list(context.sources), ProfileAgent(app, context, watchdog, watermarks, table, delivery).run, "profiles")
     ownership = Ownership(context.sources)
 
@@ -153,7 +154,7 @@ def add_stateless_agent(
     watermarks = Watermarks(app, context.epochs, context.metrics, stored, keeps_state=False, on_compared=marks.read_from)
     watchdog = _make_watchdog(app, context.epochs, context.metrics, supervision, watermarks)
     delivery = make_delivery(app, guarantee, context.metrics, marks.metadata)
-    policy = FetchPolicy(context.in_flight, supervision.recreated, supervision.stopped, marks.metadata)
+    policy = FetchPolicy(context.in_flight, supervision.recreated, supervision.stopped, supervision.gate, marks.metadata)
     _connect(app, policy, delivery, watermarks)
     _add_agent(app, [context.topic], StatelessAgent(app, context, watchdog, watermarks, delivery, marks).run, "processor")
 

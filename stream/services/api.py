@@ -150,6 +150,7 @@ def make_parts(
     from stream.api.service import ReadService
     from stream.api.stream_places import Places
     from stream.api.streams import Changes
+    from stream.services.formats import count_schema_requests
     from stream.services.metrics_reader import reader_of_metrics
     from stream.services.model_trust import announcement_trust
     from stream.services.process import item_format
@@ -157,6 +158,7 @@ def make_parts(
     own, topics, clock_ms = settings.api, settings.topics, clock_ms or now_ms
     current = CurrentCatalogue(_model_reader(settings), metrics, item_format(settings), announcement_trust(settings))
     changes, health = Changes(), Health()
+    count_schema_requests(settings, metrics)
     feed = LiveFeed(clock_ms) if own.live else None
     filling = _filling(settings, store, reader, changes, metrics, clock_ms, feed)
     health.ready["store"] = filling.missing

@@ -11,6 +11,7 @@ from stream.application import encoder_group
 from stream.core.events import Source
 from stream.core.watermarks import watermark_of_call
 from stream.errors import IsthmusError
+from stream.services.formats import count_schema_requests, schema_gate
 from stream.services.instance_name import take_name
 from stream.services.process import check_topics, dead_letter_limit, named, observed, starting_step, transcript_format
 from stream.services.text_models import folder_of
@@ -54,6 +55,8 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
     stop, metrics = stop_on_signals(), Metrics()
     startup.step(f"loading text model {folder_of(settings)}")
     process = batch_encoder(settings, metrics)
+    gate = schema_gate(settings, ["transcripts"])
+    count_schema_requests(settings, metrics)
 
     async with (
         observed(settings, name, own.metrics_port, metrics) as (health, view),
@@ -70,7 +73,7 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
                 instance=instance.name,
                 session_timeout_s=settings.delivery.session_timeout_s,
             )
-            supervision = Supervision(view=view, health=health, recreated=recreated, stalled_s=settings.health.stalled_s)
+            supervision = Supervision(view=view, health=health, recreated=recreated, stalled_s=settings.health.stalled_s, gate=gate)
             guarantee = settings.delivery.guarantee
             context = StatelessContext(
                 topic=topics.transcripts,

@@ -22,6 +22,7 @@ from stream.core.feedback import FeedbackConfig
 from stream.core.step import StepConfig
 from stream.errors import IsthmusError
 from stream.health import NOT_ASSIGNED, Beat, Health
+from stream.services.formats import topic_decoder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -49,10 +50,11 @@ def step_config(settings: Settings) -> StepConfig:
     """Returns the step's configuration, with the field mappings compiled.
 
     Raises:
-        IsthmusError: a mapping is not a JMESPath expression.
+        IsthmusError: a mapping is not a JMESPath expression, or a format needs what is missing.
     """
     step = settings.step
     mappings = {row: settings.mapping.of(row.role) for row in STEP_INPUTS if not row.is_derived}
+    decoders = {row.source: topic_decoder(settings, row.role) for row in mappings}
     return StepConfig(
         partitions=settings.topics.partitions,
         application=settings.application.encode(),
@@ -65,6 +67,7 @@ def step_config(settings: Settings) -> StepConfig:
         erasure_key=step.erasure_key.get_secret_value().encode(),
         explain=step.explain,
         mappers={row.source: field_mapper(f"mapping.{row.role}", fields) for row, fields in mappings.items() if fields},
+        decoders={source: decoder for source, decoder in decoders.items() if decoder is not None},
         times={row.source: step_rule(settings, row) for row in INPUTS if not row.is_derived},
         feedback=feedback_config(settings),
     )
@@ -88,17 +91,18 @@ def item_format(settings: Settings) -> ItemFormat:
     """Returns how the catalogue is read, by every process.
 
     Raises:
-        IsthmusError: the mapping is not a JMESPath expression.
+        IsthmusError: the mapping is not a JMESPath expression, or the format needs what is missing.
     """
     fields = settings.mapping.of("items")
-    return ItemFormat(field_mapper("mapping.items", fields) if fields else None, settings.times.unit_of("items"))
+    mapper = field_mapper("mapping.items", fields) if fields else None
+    return ItemFormat(mapper, settings.times.unit_of("items"), topic_decoder(settings, "items"))
 
 
 def transcript_format(settings: Settings) -> TranscriptFormat:
     """Returns how the encoder reads transcripts.
 
     Raises:
-        IsthmusError: the mapping is not a JMESPath expression.
+        IsthmusError: the mapping is not a JMESPath expression, or the format needs what is missing.
     """
     from stream.text.encode_stage import TranscriptFormat
 
@@ -109,6 +113,7 @@ def transcript_format(settings: Settings) -> TranscriptFormat:
         rule_of(row, times.unit_of(row.role), times.earliest_of(row.role)),
         settings.step.max_ahead_s * 1_000,
         settings.application.encode(),
+        topic_decoder(settings, row.role),
     )
 
 

@@ -55,6 +55,7 @@ def through_kafka(
 ) -> Sequence[TrainingExample]:
     """Returns the newest examples that the worker made of the tables; with `folder`, encoder and worker are started as children."""
     from stream.kafka.cluster.compacted_topic import CompactedTopic, examples_in
+    from stream.kafka.cluster.event_sink import HEADERS
     from stream.kafka.cluster.lag import group_lag
     from stream.kafka.cluster.producer import produce
     from stream.kafka.cluster.topics import create_or_check, source_topics
@@ -66,8 +67,8 @@ def through_kafka(
     try:
         started = time.monotonic()
         names = topics.model_dump()
-        asyncio.run(produce(address, item_events(tables), names, lambda _: None))
-        sent = asyncio.run(produce(address, user_events(tables, limit), names, lambda sent: say(f"sent {sent} events")))
+        asyncio.run(produce(address, item_events(tables), names, lambda _: None, HEADERS))
+        sent = asyncio.run(produce(address, user_events(tables, limit), names, lambda sent: say(f"sent {sent} events"), HEADERS))
         say(f"sent {sent} events in {time.monotonic() - started:.1f} s; waiting for encoder and worker")
         encoders, workers = encoder_group(settings.application), worker_group(settings.application)
         encoded = lambda: group_lag(address, encoders, [topics.transcripts]).lag == 0  # noqa: E731

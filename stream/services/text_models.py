@@ -9,9 +9,11 @@ from stream.errors import IsthmusError
 from stream.settings import with_changes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from stream.core.events import Rejection, UserEvent
+    from stream.core.records import Record
     from stream.settings import Settings
     from stream.text.keywords import Keywords
     from training.datasets.tables.reader import Tables
@@ -109,25 +111,43 @@ def words_of_tables(tables: Tables) -> set[str]:
 def words_on_kafka(settings: Settings, say: Callable[[str], None]) -> set[str]:
     """The names and texts of the catalogue's items, and the tags of the newest clicks; `say` receives how many cannot be used."""
     from stream.core.catalogue_records import ItemTable
-    from stream.core.events import Click, Source
-    from stream.core.parsing import parse
+    from stream.core.events import Click
+    from stream.formats.topic_decoder import fetch_schemas
     from stream.kafka.cluster.compacted_topic import CompactedTopic
-    from stream.kafka.cluster.topic_reader import newest_values
-    from stream.services.process import item_format, step_config
+    from stream.kafka.cluster.topic_reader import newest_records
+    from stream.services.process import item_format
 
     bootstrap, topics = settings.kafka.bootstrap, settings.topics
     table = ItemTable(item_format(settings))
     with closing(CompactedTopic(bootstrap, topics.items)) as catalogue:
-        rejected = table.apply(catalogue.new_records()[0])
+        records = list(catalogue.new_records()[0])
+        fetch_schemas(table.form.to_json, records)
+        rejected = table.apply(records)
     items = table.items.values()
-    mapper, unit = step_config(settings).mappers.get(Source.CLICK), settings.times.unit_of("clicks")
-    read = [parse(Source.CLICK, value, mapper, unit) for value in newest_values(bootstrap, topics.clicks, RECENT_CLICKS)]
+    read = _clicks(settings, newest_records(bootstrap, topics.clicks, RECENT_CLICKS))
     clicks = [click for click in read if isinstance(click, Click)]
     for topic, count in ((topics.items, len(rejected)), (topics.clicks, len(read) - len(clicks))):
         if count:
             say(f"{count} records of {topic} cannot be used and are left out: see `isthmus dead-letters list`")
     tags = {tag for click in clicks for tag in click.tags}
     return {*(item.name for item in items), *(item.text or "" for item in items), *tags}
+
+
+def _clicks(settings: Settings, records: Sequence[Record]) -> list[UserEvent | Rejection]:
+    """What a worker reads in records of `web-clicks`."""
+    from stream.core.events import Source
+    from stream.core.parsing import parse
+    from stream.core.records import is_native
+    from stream.formats.topic_decoder import fetch_schemas
+    from stream.services.process import step_config
+
+    config, source = step_config(settings), Source.CLICK
+    mapper, to_json, unit = config.mappers.get(source), config.decoders.get(source), settings.times.unit_of("clicks")
+    fetch_schemas(to_json, records)
+    return [
+        parse(source, record.value) if is_native(record.headers) else parse(source, record.value, mapper, unit, to_json)
+        for record in records
+    ]
 
 
 def words_of_the_synthetic_world() -> set[str]:

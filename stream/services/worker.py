@@ -8,6 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stream.application import worker_group
+from stream.core.events import STEP_INPUTS
+from stream.services.formats import count_schema_requests, schema_gate
 from stream.services.instance_name import take_name
 from stream.services.process import (
     background,
@@ -69,6 +71,8 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     items = item_format(settings)
     load = partial(load_ranker, trust=folder_trust(settings))
     follower = ServedModelFollower(served, metrics, load, items=items, trust=announcement_trust(settings))
+    gate = schema_gate(settings, [row.role for row in STEP_INPUTS if not row.is_derived])
+    count_schema_requests(settings, metrics)
     report_items = partial(
         report_unusable_items, bootstrap, settings.application, topics.items, topics.dead_letters, items, metrics
     )
@@ -87,7 +91,12 @@ async def _worker(settings: Settings, startup: Startup) -> None:
             def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watchdog]:
                 app = _make_app(settings, instance)
                 supervision = Supervision(
-                    view=view, health=health, recreated=recreated, changelog=changelog, stalled_s=settings.health.stalled_s
+                    view=view,
+                    health=health,
+                    recreated=recreated,
+                    changelog=changelog,
+                    stalled_s=settings.health.stalled_s,
+                    gate=gate,
                 )
                 context = ProfileContext(
                     sources=sources,

@@ -13,8 +13,8 @@ import numpy as np
 from stream.core import limits
 from stream.core.cloud_events import DEFAULT_APPLICATION
 from stream.core.dead_letters import dead_letter
-from stream.core.event_times import DEFAULT_RULES, TimeRule, TimeUnit, transcript_rejection
-from stream.core.events import EncodedCall, FieldMapper, Reason, Rejection, Source, Transcript, to_milliseconds
+from stream.core.event_times import DEFAULT_RULES, TimeRule, transcript_rejection
+from stream.core.events import EncodedCall, FieldMapper, Reason, Rejection, Source, ToJson, Transcript, to_milliseconds
 from stream.core.outputs import Output
 from stream.core.parsing import key_rejection, parse_transcript
 from stream.core.poison import INFRASTRUCTURE_ERRORS, isolate_failures
@@ -38,12 +38,14 @@ class TranscriptFormat(NamedTuple):
         times: Unit and plausible times.
         max_ahead_ms: A transcript further ahead of its broker timestamp is a dead letter.
         application: Name of the application, the source of what it publishes.
+        to_json: How a value becomes JSON; None where it is JSON.
     """
 
     mapper: FieldMapper | None = None
     times: TimeRule = DEFAULT_RULES[Source.CALL]
     max_ahead_ms: int = 5 * limits.MINUTE_MS
     application: bytes = DEFAULT_APPLICATION
+    to_json: ToJson | None = None
 
 
 NATIVE: Final = TranscriptFormat()
@@ -127,8 +129,10 @@ def _bury(batch: Batch, record: Record, rejection: Rejection, encoded: Encoded, 
 
 
 def _read(record: Record, form: TranscriptFormat) -> Transcript | Rejection:
-    mapper, unit = (None, TimeUnit.MILLISECONDS) if is_native(record.headers) else (form.mapper, form.times.unit)
-    transcript = parse_transcript(record.value, mapper, unit)
+    if is_native(record.headers):
+        transcript = parse_transcript(record.value)
+    else:
+        transcript = parse_transcript(record.value, form.mapper, form.times.unit, form.to_json)
     return transcript if isinstance(transcript, Rejection) else _usable(record, transcript, form)
 
 

@@ -13,6 +13,7 @@ from stream.connection_settings import KafkaSettings
 from stream.errors import IsthmusError
 from stream.kafka.cluster.security import Security
 from stream.kafka.cluster.tokens import TokenError, TokenSource
+from stream.services.formats import schemas_of
 from stream.settings import leaves, load, secret_variables
 from tests.system.token_server import SECRET, TokenServer
 
@@ -132,15 +133,20 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"ISTHMUS_KAFKA__{name}", value)
     for name, value in {"TOKEN_URL": "https://login.example/t", "CLIENT_ID": "app", "CERTIFICATE_FILE": "own.pem"}.items():
         monkeypatch.setenv(f"ISTHMUS_KAFKA__{name}", value)
+    for name, value in {"URL": "https://registry.example", "USERNAME": "app", "CERTIFICATE_FILE": "own.pem"}.items():
+        monkeypatch.setenv(f"ISTHMUS_SCHEMA_REGISTRY__{name}", value)
     monkeypatch.delenv("ISTHMUS_KAFKA__PASSWORD")
     shown = CliRunner().invoke(app, ["settings"])
     security = Security(load().kafka)
     with pytest.raises(IsthmusError, match=r"certificate_file own\.pem") as raised:
         _ = security.ssl_context
+    with pytest.raises(IsthmusError, match=r"schema_registry.certificate_file own\.pem") as of_registry:
+        schemas_of(load())
+    errors = [*traceback.format_exception(raised.value), *traceback.format_exception(of_registry.value)]
     texts = [str(refused.exception), refused.output, shown.output, repr(security.settings), repr(security.tokens)]
     assert "would not be used with security_protocol PLAINTEXT" in texts[0]
     assert "kafka.client_secret" in shown.output
-    assert secret not in "".join([*texts, *traceback.format_exception(raised.value)])
+    assert secret not in "".join([*texts, *errors])
 
 
 def test_a_token_is_renewed_when_half_of_its_life_is_over() -> None:

@@ -18,6 +18,7 @@ from stream.core.catalogue_records import ItemFormat, RejectedItem, item_dead_le
 from stream.core.events import Rejection
 from stream.core.records import Record
 from stream.errors import IsthmusError
+from stream.formats.topic_decoder import wait_for_schemas
 from stream.kafka.cluster import batch_reading
 from stream.kafka.cluster.clients import READ_COMMITTED, async_consumer, async_producer
 from stream.kafka.cluster.corrupt_batches import SkipCorruptBatches
@@ -57,6 +58,7 @@ async def report_unusable_items(
             async with _clients(bootstrap, catalogue_group(application), items) as (consumer, producer):
                 while True:
                     for tp, records in (await consumer.getmany(timeout_ms=_FETCH_MS)).items():
+                        await wait_for_schemas(form.to_json, records)
                         rejected = rejected_items(records, form)
                         await _report(bootstrap, producer, dead_letters, tp, rejected, application.encode())
                         await consumer.commit({tp: records[-1].offset + 1})

@@ -17,6 +17,7 @@ from stream.core.poison import INFRASTRUCTURE_ERRORS, failure_location
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.records import Record
 from stream.core.unreadable import readable
+from stream.formats.topic_decoder import wait_for_schemas
 from stream.kafka.agents.served_model import ServedModel
 from stream.kafka.cluster.announced_models import AnnouncedModels, champions_in
 from stream.metrics import Metrics
@@ -55,6 +56,7 @@ class ServedModelFollower:
 
         With `replace` the records are the whole catalogue.
         """
+        await wait_for_schemas(self._table.form.to_json, records)
         if replace:
             self._table = ItemTable(self._form)
         for record, rejection in self._table.apply(records):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from stream.errors import IsthmusError
+from stream.formats.gate import SchemaGate
 from stream.health import NOT_ASSIGNED, Health, PartitionProgress, Stalls
 from stream.kafka.cluster.corrupt_batches import StoppedPartitions
 from stream.kafka.cluster.partition import Partition
@@ -38,6 +39,7 @@ class Supervision:
         changelog: The changelog's epoch, by its name; empty: not watched.
         stalled_s: A partition is stalled if it has work and its committed offset has not moved for this long.
         stopped: Partitions that stopped at a damaged batch.
+        gate: Holds back records whose schema is not known; None: all topics are JSON.
     """
 
     view: ClusterView | None = None
@@ -46,6 +48,7 @@ class Supervision:
     changelog: Mapping[str, int] = field(default_factory=dict)
     stalled_s: float = 300.0
     stopped: StoppedPartitions = field(default_factory=StoppedPartitions)
+    gate: SchemaGate | None = None
 
 
 class Watchdog:
@@ -77,14 +80,17 @@ class Watchdog:
         self._open_transactions = Stalls(supervision.stalled_s, 4 * INTERVAL_S)
         self._logged_transactions: set[str] = set()
         self._stopped = supervision.stopped
+        self._gate = supervision.gate or SchemaGate({})
         self._is_reachable = True
         health = supervision.health
         health.live["delivery"] = self._stalls.check
         health.ready["partitions"] = self._not_serving
         health.ready["group"] = self._no_heartbeat
         health.ready["damaged"] = self._stopped.check
+        health.ready["schemas"] = self._gate.check
         metrics.gauge("stalled_partitions").set_function(lambda: float(len(self._stalls.stalled())))
         metrics.gauge("stopped_partitions").set_function(lambda: float(len(self._stopped.batches())))
+        metrics.gauge("waiting_partitions").set_function(lambda: float(len(self._gate.partitions())))
         app.timer(INTERVAL_S)(self._observe)
 
     async def may_handle(self, message: Message) -> bool:
@@ -148,7 +154,9 @@ class Watchdog:
         self._next_offsets.clear()
         self._stalls.forget()
         self._open_transactions.forget()
-        self._stopped.keep((tp.topic, tp.partition) for tp in self._app.consumer.assignment())
+        assigned = [(tp.topic, tp.partition) for tp in self._app.consumer.assignment()]
+        self._stopped.keep(assigned)
+        self._gate.keep(assigned)
         return await self.check_epochs()
 
     async def _observe(self) -> None:
@@ -166,7 +174,8 @@ class Watchdog:
         for topic, number in partitions:
             self._metrics.gauge("committed_offset", topic, str(number)).set(offsets.committed[topic, number])
             self._metrics.gauge("end_offset", topic, str(number)).set(offsets.ends[topic, number])
-        behind = await self._behind(offsets.committed, offsets.stable) - stopped  # a restart would not help these
+        held = stopped | self._gate.partitions()
+        behind = await self._behind(offsets.committed, offsets.stable) - held  # a restart would not help these
         places = {
             f"{topic}-{number}": PartitionProgress(offsets.committed[topic, number], (topic, number) in behind)
             for topic, number in partitions

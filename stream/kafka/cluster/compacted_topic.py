@@ -24,6 +24,7 @@ from stream.core.outputs import TrainingExample, decode_example
 from stream.core.parsing import UNUSABLE
 from stream.core.ranking import Catalogue
 from stream.errors import IsthmusError
+from stream.formats.topic_decoder import fetch_schemas
 from stream.kafka.cluster.clients import BOOTSTRAP_MS, ConsumerClient, TopicError, producer_client
 from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch
 from stream.kafka.cluster.skips import read_skips
@@ -106,6 +107,10 @@ class CompactedTopic:
             self._consumer.seek_to_beginning(*self._partitions)
         return self._read(ends, began_at), replace
 
+    def forget(self) -> None:
+        """What was read is not used: the next reading begins at the beginning."""
+        self._read_at = float("-inf")
+
     def _read_epoch(self) -> int:
         try:
             return topic_epochs(self._bootstrap, [self._topic])[self._topic]
@@ -162,8 +167,19 @@ def examples_in(topic: CompactedTopic) -> list[TrainingExample]:
 
 
 def read_items(topic: CompactedTopic, table: ItemTable) -> list[Item]:
-    """Reads the catalogue on into `table`; returns its items by id. How many records are no items is logged."""
-    records, replace = topic.new_records()
+    """Reads the catalogue on into `table`; returns its items by id. How many records are no items is logged.
+
+    Raises:
+        TopicError: the topic cannot be read.
+        IsthmusError: the schema registry does not say what the items' schemas are.
+    """
+    found, replace = topic.new_records()
+    records = list(found)
+    try:
+        fetch_schemas(table.form.to_json, records)
+    except IsthmusError:
+        topic.forget()
+        raise
     if replace:
         table.clear()
     rejected = table.apply(records)

@@ -12,6 +12,7 @@ from typing import Any
 from stream.connection_settings import KafkaSettings
 from stream.errors import IsthmusError
 from stream.kafka.cluster.tokens import TokenSource
+from stream.tls import client_context
 
 
 class Security:
@@ -36,7 +37,7 @@ class Security:
         Raises:
             IsthmusError: a file cannot be used.
         """
-        return _ssl_context(self.settings) if self.settings.security_protocol.endswith("SSL") else None
+        return client_context(self.settings, "kafka") if self.settings.security_protocol.endswith("SSL") else None
 
     @cached_property
     def tokens(self) -> TokenSource | None:
@@ -85,25 +86,3 @@ def require_plain_for_local_broker() -> None:
             f"kafka.security_protocol is {protocol}, and a local broker has no security: name your broker with --bootstrap, or "
             "unset the security settings of [kafka]"
         )
-
-
-def _ssl_context(kafka: KafkaSettings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=kafka.ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise IsthmusError(f"kafka.ca_file {kafka.ca_file} is no readable PEM file of certificates ({_words(error)})") from None
-    if kafka.certificate_file is not None:
-        secret = kafka.key_password
-        password = "" if secret is None else secret.get_secret_value()  # without one, OpenSSL would ask on the terminal
-        try:
-            context.load_cert_chain(kafka.certificate_file, kafka.key_file, password)
-        except (OSError, ssl.SSLError) as error:
-            raise IsthmusError(
-                f"kafka.certificate_file {kafka.certificate_file} and its key ({kafka.key_file or 'in the same file'}) cannot be "
-                f"used ({_words(error)}): check both files, that they belong together, and kafka.key_password"
-            ) from None
-    return context
-
-
-def _words(error: OSError) -> str:
-    return error.strerror or (error.reason if isinstance(error, ssl.SSLError) else "") or type(error).__name__

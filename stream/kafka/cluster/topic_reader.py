@@ -141,8 +141,8 @@ def open_topic_reader(bootstrap: str, *, skips: bool = True) -> Iterator[TopicRe
         ) from error
 
 
-def newest_values(bootstrap: str, topic: str, per_partition: int) -> list[bytes]:
-    """Returns the values at the last `per_partition` offsets of each partition, without tombstones.
+def newest_records(bootstrap: str, topic: str, per_partition: int) -> list[Any]:
+    """Returns the records at the last `per_partition` offsets of each partition, without tombstones.
 
     Raises:
         TopicError: broker or topic cannot be read.
@@ -152,4 +152,4 @@ def newest_values(bootstrap: str, topic: str, per_partition: int) -> list[bytes]
         if not ends:
             raise TopicError(f"{topic} is missing at {bootstrap}: run `isthmus topics`")
         starts = {number: max(0, end - per_partition) for number, end in ends.items()}
-        return [record.value for record in readable(reader.records(topic, starts)) if record.value is not None]
+        return [record for record in readable(reader.records(topic, starts)) if record.value is not None]

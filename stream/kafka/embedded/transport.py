@@ -60,6 +60,7 @@ class EmbeddedConsumer(BatchConsumer, Consumer):
         self._assigned: set[TP] = set()
         self._positions: dict[TP, int] = {}
         self._order: deque[TP] = deque()
+        self._paused: set[TP] = set()
         self._generation = 0
         self._rebalancing = asyncio.Lock()
         self._rebalances: set[asyncio.Task[None]] = set()
@@ -85,6 +86,7 @@ class EmbeddedConsumer(BatchConsumer, Consumer):
             assignor.on_assignment(mine)
             self._assigned = {TP(topic, number) for topic, numbers in mine.assignment for number in numbers}
             self._order = deque(sorted(self._assigned))
+            self._paused.clear()
             committed = self._log.committed.get(app.conf.id, {})
             self._positions = {tp: committed.get(tuple(tp), self._start(tp)) for tp in self._assigned}
             self._generation += 1
@@ -108,12 +110,19 @@ class EmbeddedConsumer(BatchConsumer, Consumer):
         for _ in range(len(self._order)):
             tp = self._order[0]
             self._order.rotate(-1)
-            if tp in active and tp in self._positions:
+            if tp in active and tp in self._positions and tp not in self._paused:
                 records = self._log.read(tp.topic, tp.partition, self._positions[tp], limit)
                 if records:
                     self._positions[tp] = records[-1].offset + 1
                     return {tp: records}
         return {}
+
+    async def _wait_at(self, tp: TP, offset: int) -> None:
+        self._positions[tp] = offset
+        self._paused.add(tp)
+
+    async def retry(self, partitions: Iterable[tuple[str, int]]) -> None:
+        self._paused -= {TP(*partition) for partition in partitions}
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         return ConsumerMessage(

@@ -5,7 +5,7 @@ Faust spends 100-200 us of Python on every message before an agent sees it; with
 what the records mean.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -38,15 +38,41 @@ class BatchConsumer:
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109  (Faust's signature)
         """Yields what one fetch returned, batch by batch; drops the rest, which is fetched again, once the generation changed."""
         consumer: Any = self
+        await self._read_on_released()
         records, _ = await consumer._wait_next_records(timeout)
         generation, stops = self.app.consumer_generation_id, self._stops
         if records is None or consumer.should_stop:
             return
-        for tp, fetched in [*records.items(), *((tp, ()) for tp in self._advanced_without_records(records))]:
+        for tp, found in [*records.items(), *((tp, ()) for tp in self._advanced_without_records(records))]:
+            fetched = await self._without_waiting(tp, found, generation, stops)
+            if found and not fetched:
+                continue
             await self._wait_for_room(tp.partition, generation, stops)
             if not self._flows(generation, stops):
                 return
             yield tp, self._batch_message(tp, list(fetched))
+
+    async def _without_waiting(self, tp: TP, records: Sequence[Any], generation: int, stops: int) -> Sequence[Any]:
+        """The records before the first whose schema is not known; from there on the partition waits."""
+        gate = self.transport.fetch_policy.gate
+        if gate is None or not records:
+            return records
+        index = await gate.first_waiting((tp.topic, tp.partition), records)
+        if index is None:
+            return records
+        if self._flows(generation, stops):
+            await self._wait_at(tp, records[index].offset)
+            gate.hold((tp.topic, tp.partition), records[index])
+        return records[:index]
+
+    async def _read_on_released(self) -> None:
+        gate = self.transport.fetch_policy.gate
+        if gate is not None and (released := gate.released()):
+            await self.retry(released)
+
+    async def _wait_at(self, tp: TP, offset: int) -> None:
+        """Seeks an offset and fetches nothing of the partition until `retry`."""
+        raise NotImplementedError
 
     def _flows(self, generation: int, stops: int) -> bool:
         """Whether no revocation has come since the generation and the count of stops were as given."""
@@ -97,7 +123,7 @@ class BatchConsumer:
         return bool(self.app.consumer_generation_id == generation)
 
     async def retry(self, partitions: Iterable[tuple[str, int]]) -> None:
-        """Fetches partitions again that stopped at a corrupt batch."""
+        """Fetches partitions again that stopped at a corrupt batch, or waited for a schema."""
 
     def is_member(self) -> bool:
         """Whether the group has answered a heartbeat within the session timeout."""

@@ -7,6 +7,7 @@ from typing import Protocol
 from aiokafka import AIOKafkaProducer
 
 from stream.core.records import Record
+from stream.formats.gate import SchemaGate
 from stream.kafka.cluster.corrupt_batches import StoppedPartitions
 from stream.kafka.cluster.log_state import LogState, Mark
 from stream.kafka.cluster.partition import Partition
@@ -30,12 +31,14 @@ class FetchPolicy:
             quiet stream gets small batches at once, a busy one large ones.
         recreated: Topics whose committed offsets belong to a deleted topic of the same name; they are read from their beginning.
         stopped: Partitions that stopped at a damaged batch.
+        gate: Holds back records whose schema is not known; None: all topics are JSON.
         metadata: Returns what to commit beside an offset of a partition.
     """
 
     in_flight: int = 6
     recreated: frozenset[str] = frozenset()
     stopped: StoppedPartitions = field(default_factory=StoppedPartitions, compare=False)
+    gate: SchemaGate | None = field(default=None, compare=False)
     metadata: Callable[[Partition, int], str] = field(default=no_metadata, compare=False)
 
 

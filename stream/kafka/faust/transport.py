@@ -172,6 +172,17 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         consumer.resume(*(tp for tp in tps if consumer._subscription.is_assigned(tp)))
 
+    async def wait_at(self, tp: TP, offset: int) -> None:
+        """Seeks back to an offset and fetches nothing of the partition until `retry`."""
+        self.positions = {other: position for other, position in self.positions.items() if other != tp}
+        await self.call_thread(self._wait_at, tp, offset)
+
+    async def _wait_at(self, tp: Any, offset: int) -> None:
+        kafka = self._ensure_consumer()
+        if kafka._subscription.is_assigned(tp):
+            kafka._fetcher.seek_to(tp, offset)
+            kafka.pause(tp)
+
     def _count_reconnections(self, consumer: Any, partitions: Iterable[Any]) -> None:
         """Called after a fetch: what it returned came over these connections, or over earlier ones."""
         client = consumer._client
@@ -266,6 +277,9 @@ class KafkaConsumer(BatchConsumer, driver.Consumer):
 
     async def retry(self, partitions: Iterable[tuple[str, int]]) -> None:
         await self._thread.retry(partitions)
+
+    async def _wait_at(self, tp: TP, offset: int) -> None:
+        await self._thread.wait_at(tp, offset)
 
     async def verify_all_partitions_active(self) -> None:
         """Nothing: `stream.health` watches committed offsets.

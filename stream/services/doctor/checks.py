@@ -91,6 +91,39 @@ def check_topics(problems: Mapping[str, Sequence[TopicProblem]], unseen: Sequenc
     return found or [ok("topics", f"{len(problems)} topics are as they must be")]
 
 
+class TopicFormat(NamedTuple):
+    """A topic whose values are framed.
+
+    Attributes:
+        topic: Name of the topic.
+        form: Its format in the settings.
+        offset: Offset of its newest record that is not our own JSON; None without one.
+        problem: Why that record cannot be decoded; None where it can.
+    """
+
+    topic: str
+    form: str
+    offset: int | None
+    problem: str | None = None
+
+
+def check_formats(url: str, subjects: Sequence[str], found: Sequence[TopicFormat]) -> list[Finding]:
+    """Whether a registry that answers has what the topics need."""
+    findings = []
+    for one in found:
+        if one.problem is not None:
+            text = f"{one.topic}: the newest record, at offset {one.offset}, cannot be decoded: {one.problem}"
+            findings.append(failed("formats", text, "correct [formats], or the producer; then replay the dead letters"))
+        elif one.offset is not None:
+            findings.append(ok("formats", f"{one.topic}: the newest record is {one.form} and decodes"))
+        elif f"{one.topic}-value" not in subjects:
+            text = f"{one.topic} has no record, and {url} no subject {one.topic}-value"
+            findings.append(warning("formats", text, "nothing, if its producer names subjects otherwise or has not begun"))
+        else:
+            findings.append(ok("formats", f"{one.topic} has no record yet; {url} has the subject {one.topic}-value"))
+    return findings
+
+
 def check_owners(refusals: Sequence[str]) -> list[Finding]:
     """What belongs to another application. The last line of a refusal says what to do."""
     lines = dict.fromkeys(line for refusal in refusals for line in refusal.splitlines()[:-1])

@@ -41,6 +41,7 @@ ORDER: Final = (
     "security",
     "ACLs",
     "topics",
+    "formats",
     "partitions",
     "offsets",
     "registry",

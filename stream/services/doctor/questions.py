@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from models import folders
 from models.artifact import Manifest, ModelRefused, read_prior, verify_folder
 from stream.application import catalogue_group, encoder_group, worker_group
-from stream.core.events import INPUTS
+from stream.core.events import INPUTS, UndecodableError, ValueFormat
+from stream.core.records import is_native
 from stream.kafka.agents.followers import check_items
 from stream.kafka.cluster.compacted_topic import AnnouncementError, announced_champion, read_catalogue
 from stream.kafka.cluster.owners import NotOursError, require_owned
 from stream.kafka.cluster.rights import Kind, Process, Right, missing_rights, principal_of, rights_of, topics_of
 from stream.kafka.cluster.security import current_security
 from stream.kafka.cluster.survey import Survey
+from stream.kafka.cluster.topic_reader import newest_records
 from stream.kafka.cluster.topics import source_topics, specs
 from stream.services.doctor import checks
 from stream.services.doctor.findings import Finding, not_checked, ok, warning
@@ -71,6 +73,7 @@ class Deployment:
         return {
             "ACLs": self.ask_rights,
             "topics": self.ask_topics,
+            **({"formats": self.ask_formats} if self._framed_roles() else {}),
             "partitions": self.ask_partitions,
             "offsets": self.ask_offsets,
             "model": self.ask_model,
@@ -134,6 +137,43 @@ class Deployment:
             except NotOursError as error:
                 said.append(str(error))
         return said
+
+    def _framed_roles(self) -> list[str]:
+        """The inputs that these processes read and that are not JSON."""
+        settings = self._settings
+        roles = [role for role in type(settings.formats).model_fields if settings.formats.of(role) is not ValueFormat.JSON]
+        return [role for role in roles if any(self._reads(one, settings.topics.name_of(role)) for one in self._processes)]
+
+    def _reads(self, process: Process, topic: str) -> bool:
+        return Right("READ", Kind.TOPIC, topic) in self._rights(process)
+
+    def ask_formats(self) -> list[Finding]:
+        """Whether the registry answers, and the newest record of each topic that is not JSON can be decoded."""
+        from stream.services.formats import schemas_of
+
+        registry = schemas_of(self._settings).registry
+        subjects = registry.subjects()
+        return checks.check_formats(registry.url, subjects, [self._format_of(role) for role in self._framed_roles()])
+
+    def _format_of(self, role: str) -> checks.TopicFormat:
+        from stream.services.formats import topic_decoder
+
+        topic, form, decoder = (
+            self._settings.topics.name_of(role),
+            self._settings.formats.of(role),
+            topic_decoder(self._settings, role),
+        )
+        assert decoder is not None
+        records = [one for one in newest_records(self._settings.kafka.bootstrap, topic, 1) if not is_native(one.headers)]
+        if not records:
+            return checks.TopicFormat(topic, form, None)
+        newest = max(records, key=lambda record: record.timestamp)
+        try:
+            decoder.schemas.settle(decoder.unsettled([newest]))
+            decoder(newest.value)
+        except UndecodableError as error:
+            return checks.TopicFormat(topic, form, newest.offset, error.error)
+        return checks.TopicFormat(topic, form, newest.offset)
 
     def ask_partitions(self) -> list[Finding]:
         with self._survey() as survey:

@@ -1,0 +1,142 @@
+"""From an Avro topic under a real schema registry on a secured broker to recommendations, with the example of a producer."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from kafka import KafkaProducer
+
+from stream.core.framing import framed
+from stream.kafka.cluster.local_broker import free_port
+from stream.services.child_processes import ChildProcess, wait_for
+from tests.schema_registry import FakeRegistry
+from tests.system.exact import newest, read_all
+from tests.system.local_registry import LocalRegistry
+from tests.system.readiness import readiness
+from tests.system.secured_broker import PASSWORD, SecuredBroker
+from tests.system.test_schema_gate import CLICK, click
+
+MAPPING = {"user_id": "customer.id", "occurred_at": "viewedAt", "tags": "[page.section, page.object, action]", "event_id": "uuid"}
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
+    with LocalRegistry(tmp_path_factory.mktemp("registry")) as server:
+        yield server
+
+
+class Shop:
+    """An application on the secured broker whose clicks are Avro."""
+
+    def __init__(self, broker: SecuredBroker, registry_url: str, folder: Path, name: str) -> None:
+        self.broker, self.folder, self.name = broker, folder, name
+        self.clicks, self.items = f"{name}.page-views", "items"
+        (folder / "password").write_text(f"{PASSWORD}\n")
+        kafka = broker.settings()
+        self.variables = {
+            "ISTHMUS_APPLICATION": name,
+            "ISTHMUS_KAFKA__BOOTSTRAP": kafka.bootstrap,
+            "ISTHMUS_KAFKA__DEV": "true",
+            "ISTHMUS_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
+            "ISTHMUS_KAFKA__SASL_MECHANISM": "SCRAM-SHA-512",
+            "ISTHMUS_KAFKA__USERNAME": "app",
+            "ISTHMUS_KAFKA__PASSWORD_FILE": str(folder / "password"),
+            "ISTHMUS_KAFKA__CA_FILE": str(kafka.ca_file),
+            "ISTHMUS_SCHEMA_REGISTRY__URL": registry_url,
+            "ISTHMUS_SCHEMA_REGISTRY__TIMEOUT_S": "2",
+            "ISTHMUS_FORMATS__CLICKS": "avro",
+            "ISTHMUS_TOPICS__CLICKS": self.clicks,
+            "ISTHMUS_TOPICS__PARTITIONS": "2",
+            "ISTHMUS_CACHE_DIR": str(folder / "cache"),
+            "ISTHMUS_WORKER__STATE_DIR": str(folder / "state"),
+        }
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        command = [sys.executable, "-m", "stream.cli.main", *arguments]
+        done = subprocess.run(command, env={**os.environ, **self.variables}, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def worker(self, port: int = 0) -> ChildProcess:
+        arguments = ["worker", "--metrics-port", str(port)]
+        return ChildProcess(arguments, self.variables, self.folder / "worker.log")
+
+    def lists(self) -> dict[bytes, bytes]:
+        return newest(read_all(self.broker.plain, f"{self.name}-recommendations"))
+
+    def dead_letters(self) -> list[dict[str, object]]:
+        return [msgspec.json.decode(value) for value in newest(read_all(self.broker.plain, f"{self.name}-dead-letters")).values()]
+
+    def send(self, value: bytes, key: str = "c-17") -> None:
+        producer = KafkaProducer(bootstrap_servers=self.broker.plain, acks="all")
+        producer.send(self.clicks, key=key.encode(), value=value).get(30)
+        producer.close()
+
+
+@pytest.mark.timeout(300)
+def test_from_an_avro_topic_on_a_secured_broker_to_recommendations(
+    secured_broker: SecuredBroker, registry: LocalRegistry, tmp_path: Path, unique: str
+) -> None:
+    """A dead letter keeps the bytes as they came, and so does its replay: once their schema is there, they are applied."""
+    shop = Shop(secured_broker, registry.url, tmp_path, unique)
+    shop.variables |= {f"ISTHMUS_MAPPING__CLICKS__{name.upper()}": expression for name, expression in MAPPING.items()}
+    shop.run("topics", "--dev")
+    secured = [
+        "--username",
+        "app",
+        "--password-file",
+        str(tmp_path / "password"),
+        "--ca-file",
+        str(secured_broker.authority.ca_file),
+    ]
+    address = ["--bootstrap", secured_broker.address("SCRAM"), "--registry", registry.url, "--topic", shop.clicks]
+    subprocess.run([sys.executable, "-m", "examples.produce_avro", *address, *secured], check=True)
+    denied = framed(1_000_000, b"whatever it is")
+    shop.send(denied)
+    worker = shop.worker()
+    try:
+        wait_for(lambda: b"c-17" in shop.lists() and len(shop.dead_letters()) == 1, [worker], 120, "a list and a dead letter")
+        assert "cannot be decoded: the schema registry has no schema 1000000" in shop.run("doctor", "worker", code=1)
+        (letter,) = shop.dead_letters()
+        assert letter["reason"] == "unknown_schema"
+        shop.run("dead-letters", "replay", "--all")
+        wait_for(lambda: len(shop.dead_letters()) == 2, [worker], 60, "the dead letter of what was replayed")
+    finally:
+        worker.stop()
+    values = [record.value for found in read_all(secured_broker.plain, shop.clicks).values() for record in found]
+    assert values.count(denied) == 2
+
+
+@pytest.mark.timeout(300)
+def test_a_partition_waits_on_kafka_as_on_the_embedded_log(secured_broker: SecuredBroker, tmp_path: Path, unique: str) -> None:
+    """It is not fetched again while it waits, nothing behind it is committed, and it is read on without a restart."""
+    with FakeRegistry() as registry:
+        registry.add(CLICK)
+        shop, port = Shop(secured_broker, registry.url, tmp_path, unique), free_port()
+        shop.run("topics", "--dev")
+        for number in range(3):
+            shop.send(click(number, "c-17"), "c-17")
+        worker = shop.worker(port)
+        try:
+            wait_for(lambda: b"c-17" in shop.lists(), [worker], 120, "the first list")
+            registry.go()
+            other = registry.add(CLICK, "other")
+            shop.send(click(3, "c-17"), "c-17")
+            shop.send(click(4, "c-17", other), "c-17")
+            wait_for(lambda: "has schema 2, which is not known (" in readiness(port), [worker], 60, "the word of what waits")
+            for number in range(5, 8):
+                shop.send(click(number, "user-1"), "user-1")
+                shop.send(click(number, "user-2"), "user-2")
+                shop.send(click(number, "user-3"), "user-3")
+            registry.come()
+            wait_for(lambda: readiness(port) == "ok\n", [worker], 60, "readiness")
+            wait_for(lambda: {b"user-1", b"user-2", b"user-3"} <= shop.lists().keys(), [worker], 60, "the other users' lists")
+        finally:
+            worker.stop()
+        log = (tmp_path / "worker.log").read_text()
+        assert log.count("has schema 2, which") == 1
+        assert not shop.dead_letters()
