@@ -50,10 +50,11 @@ class StepSettings(Section):
     allowed_lateness_s: int = Field(
         86_400, ge=0, description="later events are counted separately (extent=beyond); none is dropped"
     )
-    marker_retention_s: int = Field(
-        3_196_800,
+    marker_retention_s: int | None = Field(
+        None,
         ge=0,
-        description="how long an erasure keeps old events out: the retention of the inputs and of dead letters together",
+        description="how long an erasure keeps old events out; none: for ever, at 60 to 180 bytes for each erased user. With a "
+        "bound, what is read again or backfilled later brings erased users back",
     )
     explain: bool = Field(False, description="whether recommendations have `because`; costs additional encodings of the history")
     erasure_key: Annotated[SecretStr, AfterValidator(_fits_the_hash)] = Field(

@@ -214,7 +214,7 @@ class ErasureMarker(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         version: Version of the stored form.
         erased_at: Events up to this time are dropped, ms.
-        written_at: When the marker was written, ms; it expires after `marker_retention_ms`.
+        written_at: When the marker was written, ms; it expires after `marker_retention_ms`, if that is bounded.
         applied: As in `Head`.
         erasure_ids: As in `KnownErasures`.
     """

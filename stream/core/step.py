@@ -67,7 +67,7 @@ class StepConfig:
         session_gap_ms: A session ends after this long without a click.
         max_ahead_ms: An event further ahead of its broker timestamp is a dead letter.
         allowed_lateness_ms: Events later than this are counted as beyond.
-        marker_retention_ms: How long an erasure marker keeps old events out.
+        marker_retention_ms: How long an erasure marker keeps old events out; None: for ever.
         erasure_key: 1 to 64 bytes; without it nobody can attribute an erasure marker to its user.
         explain: Adds `because` to each list; encodes every history up to 11 times.
         mappers: Field mappings of producers with other field names than ours.
@@ -83,7 +83,7 @@ class StepConfig:
     session_gap_ms: int = 30 * limits.MINUTE_MS
     max_ahead_ms: int = 5 * limits.MINUTE_MS
     allowed_lateness_ms: int = limits.DAY_MS
-    marker_retention_ms: int = 37 * limits.DAY_MS
+    marker_retention_ms: int | None = None
     erasure_key: bytes = b"isthmus"
     explain: bool = False
     mappers: Mapping[Source, FieldMapper] = field(default_factory=dict)
@@ -195,7 +195,8 @@ def _load(admitted: Sequence[tuple[Record, UserEvent]], states: StateStore, cont
         wrong_partition = stored is None and marker is None and partition_of(key, config.partitions) != batch.partition
         if marker is not None:
             erased = decode_erasure_marker(marker)
-            if erased.written_at + config.marker_retention_ms > batch.records[0].timestamp:
+            retention_ms = config.marker_retention_ms
+            if retention_ms is None or erased.written_at + retention_ms > batch.records[0].timestamp:
                 head.erased_at, head.applied = erased.erased_at, erased.applied
         users[user_id] = UserState(key, user_id, head, states, stored=stored is not None, wrong_partition=wrong_partition)
     if batch.source is Source.FEEDBACK:

@@ -75,6 +75,23 @@ def take_name(state: Path, name: str | None, host: str | None) -> Instance:
     raise AssertionError("the numbers do not end")
 
 
+def take_all_names(state: Path, host: str | None) -> tuple[list[Instance], list[str]]:
+    """Locks every name that a process of this machine ever had in the directory of all states, so that none starts with one.
+
+    Returns what was free, and in words who has the others.
+    """
+    host = host or socket.gethostname()
+    free, held = [], []
+    for path in sorted(state.glob("*.lock")):
+        taken = _lock(path, host)
+        if isinstance(taken, _Note):
+            held.append(f"{path.stem}, process {taken.pid} on {taken.host},")
+        else:
+            lock, home = taken
+            free.append(Instance(path.stem, host, state / path.stem, home, lock))
+    return free, held
+
+
 def first_name(name: str | None, host: str | None) -> str:
     """The name that a process takes if nobody has it."""
     return next(_candidates(name, host or socket.gethostname()))

@@ -63,7 +63,7 @@ def step_config(settings: Settings) -> StepConfig:
         session_gap_ms=step.session_gap_s * 1_000,
         max_ahead_ms=step.max_ahead_s * 1_000,
         allowed_lateness_ms=step.allowed_lateness_s * 1_000,
-        marker_retention_ms=step.marker_retention_s * 1_000,
+        marker_retention_ms=None if step.marker_retention_s is None else 1_000 * step.marker_retention_s,
         erasure_key=step.erasure_key.get_secret_value().encode(),
         explain=step.explain,
         mappers={row.source: field_mapper(f"mapping.{row.role}", fields) for row, fields in mappings.items() if fields},

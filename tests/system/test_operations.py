@@ -168,7 +168,7 @@ def test_a_recreated_changelog_is_refused_with_a_way_to_start_over(bootstrap: st
     assert again.process.wait(30) == 2
     for log in (child.log, again.log):
         assert "was deleted and recreated: it no longer holds" in log.read_text()
-    assert "--reset-offsets" in again.log.read_text()
+    assert "run `isthmus reset`" in again.log.read_text()
 
 
 def test_a_worker_reports_liveness_and_readiness(bootstrap: str, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ COMMANDS: Final = {
     Process.TOPICS: ["topics", "--check"],
     Process.SKIP: ["topics", "skip", "web-clicks", "0", "0", "--yes"],
     Process.ERASE: ["erase", "u0", "--yes"],
+    Process.RESET: ["reset", "--dry-run"],
     Process.KEYS: ["keys", "list"],
     Process.DEAD_LETTERS: ["dead-letters", "list"],
 }

@@ -30,7 +30,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[InputEvent]:
         events.extend(made)
         return len(events)
 
-    monkeypatch.setattr(owners, "read_owners", lambda _: {})
+    monkeypatch.setattr(owners, "read_notes", lambda _: [])
     monkeypatch.setattr(producer, "produce", keep)
     monkeypatch.setattr(example_erasure, "erase_examples", lambda *_: 0)
     monkeypatch.setattr(topics, "require_one_count", lambda *_: None)

@@ -30,17 +30,20 @@ HOUR = limits.HOUR_MS
 DAY = limits.DAY_MS
 MARKER_KEY = erasure_marker_key(b"u", world.settings().erasure_key)
 REQUEST = Erasure("u", None, "request-1")
+BOUND = 37 * DAY
+"""What `step.marker_retention_s` was by default."""
 
 
 class Inputs:
     """One user's topics; each record has the Kafka timestamp that the test says."""
 
-    def __init__(self) -> None:
+    def __init__(self, marker_retention_ms: int | None = None) -> None:
         self.store = Store()
+        self._retention_ms = marker_retention_ms
         self._offsets = dict.fromkeys(Source, -1)
 
-    def click(self, tag: str, at: int) -> None:
-        self._run(Source.CLICK, at, world.encode(Click("u", at, (tag,), tag)))
+    def click(self, tag: str, at: int, received_at: int | None = None) -> None:
+        self._run(Source.CLICK, received_at or at, world.encode(Click("u", at, (tag,), tag)))
 
     def buy(self, at: int) -> None:
         self._run(Source.PURCHASE, at, world.encode(Purchase("u", at, ("item-1",), "p")))
@@ -51,7 +54,7 @@ class Inputs:
     def _run(self, source: Source, at: int, value: bytes, headers: Headers = (), mapper: FieldMapper | None = None) -> Outcome:
         self._offsets[source] += 1
         record = PlainRecord(self._offsets[source], at, b"u", value, headers)
-        config = world.settings(mappers={} if mapper is None else {source: mapper})
+        config = world.settings(mappers={} if mapper is None else {source: mapper}, marker_retention_ms=self._retention_ms)
         return world.run(self.store, Batch(source, world.TOPICS[source], 1, 0, [record]), OrderRanker(), config=config)
 
     def tags(self) -> set[str]:
@@ -66,9 +69,9 @@ class Inputs:
         return decode_erasure_marker(self.store.records[MARKER_KEY])
 
 
-def erased_once() -> Inputs:
+def erased_once(marker_retention_ms: int | None = None) -> Inputs:
     """A user who was erased by `REQUEST` at `NOW`."""
-    inputs = Inputs()
+    inputs = Inputs(marker_retention_ms)
     inputs.click("old", NOW - HOUR)
     assert outcome_of(inputs.erase(REQUEST, NOW)) == "applied"
     return inputs
@@ -148,16 +151,24 @@ def test_an_erasure_that_a_later_one_covers_is_known_all_the_same() -> None:
     assert inputs.tags() == {"new"}
 
 
-def test_an_erasure_is_known_until_its_marker_expires() -> None:
-    """Of a user who stayed away; afterwards nothing is known of the user, and what came since is erased."""
-    retention = world.settings().marker_retention_ms
+def test_an_erasure_is_known_for_ever_unless_its_marker_expires() -> None:
+    """Of a user who stayed away. Under a bound nothing is known of the user afterwards, and what came since is erased."""
     for late, expected in ((-1, "duplicate_event"), (0, "applied")):
-        assert outcome_of(erased_once().erase(REQUEST, NOW + retention + late)) == expected
+        assert outcome_of(erased_once(BOUND).erase(REQUEST, NOW + BOUND + late)) == expected
+    assert outcome_of(erased_once().erase(REQUEST, NOW + 4_000 * DAY)) == "duplicate_event"
+
+
+@pytest.mark.parametrize(("bound", "tags"), [(None, set()), (BOUND, {"old"})])
+def test_events_from_before_an_erasure_stay_out_for_ever_unless_its_marker_expires(bound: int | None, tags: set[str]) -> None:
+    """They come again ten years later, from a file or an archive."""
+    inputs = erased_once(bound)
+    inputs.click("old", NOW - HOUR, received_at=NOW + 4_000 * DAY)
+    assert inputs.tags() == tags
 
 
 def test_of_a_user_who_came_back_an_erasure_is_known_beyond_the_expiry_of_the_marker() -> None:
     """The head remembers the erasure, so that the ids in the marker still hold."""
-    inputs = erased_once()
+    inputs = erased_once(BOUND)
     inputs.click("new", NOW + DAY)
     assert outcome_of(inputs.erase(REQUEST, NOW + 400 * DAY)) == "duplicate_event"
     assert inputs.tags() == {"new"}
@@ -165,7 +176,7 @@ def test_of_a_user_who_came_back_an_erasure_is_known_beyond_the_expiry_of_the_ma
 
 def test_ids_of_an_erasure_whose_marker_expired_before_the_user_came_back_are_forgotten() -> None:
     """The marker that a new erasure writes does not hold them."""
-    inputs = erased_once()
+    inputs = erased_once(BOUND)
     inputs.click("new", NOW + 400 * DAY)
     assert outcome_of(inputs.erase(Erasure("u", None, "request-2"), NOW + 401 * DAY)) == "applied"
     assert outcome_of(inputs.erase(REQUEST, NOW + 402 * DAY)) == "applied"

@@ -34,6 +34,13 @@ def test_variables_win_over_the_file_and_the_file_over_defaults(here: Path, monk
     assert origins["step.list_length"] == "default"
 
 
+def test_an_erasure_keeps_old_events_out_for_ever_unless_a_bound_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bound that an earlier version's settings hold is still obeyed."""
+    assert step_config(load()).marker_retention_ms is None
+    monkeypatch.setenv("ISTHMUS_STEP__MARKER_RETENTION_S", "3196800")
+    assert step_config(load()).marker_retention_ms == 37 * 86_400_000
+
+
 def test_a_wrong_value_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """And with what was expected."""
     monkeypatch.setenv("ISTHMUS_TOPICS__PARTITIONS", "many")

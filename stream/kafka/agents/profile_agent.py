@@ -223,10 +223,9 @@ class ProfileAgent:
 
 
 def _warn_of_idle_erasures(batch: Batch, outcome: Outcome) -> None:
-    first, last = batch.records[0].offset, batch.records[-1].offset
     for count, why in _IDLE_ERASURES.items():
         if outcome.counts[count]:
-            place = (batch.topic, batch.partition, first, last)
+            place = (batch.topic, batch.partition, batch.records[0].offset, batch.records[-1].offset)
             logger.warning("%d erasures of %s-%d at offsets %d to %d %s", outcome.counts[count], *place, why)
 
 

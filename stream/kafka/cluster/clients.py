@@ -9,6 +9,7 @@ partitions, and would not be compacted. `isthmus topics` creates them.
 """
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
@@ -32,6 +33,7 @@ from stream.kafka.cluster.security import current_security
 
 READ_COMMITTED: Final = "read_committed"
 """Isolation level of every consumer: no effect without transactions, and a fenced worker's open transaction is never read."""
+logging.getLogger("kafka.admin._groups").setLevel(logging.ERROR)  # it warns of members whose metadata it does not know: Faust's
 BOOTSTRAP_MS: Final = 10_000  # 30 s by default: too long to wait for a mistyped address
 SLOW_TASK_S: Final = 5.0
 """kafka-python warns of a step of its event loop that takes longer. On a busy machine a step exceeds its default, 0.1 s, while it

@@ -7,28 +7,26 @@ start. Nobody owns what is not noted, so that the topics of earlier versions, an
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from kafka.errors import GroupAuthorizationFailedError, KafkaError
 
 from stream.application import skips_group, worker_group
-from stream.core.unreadable import readable
 from stream.errors import IsthmusError
-from stream.kafka.cluster.access import reason_of
-from stream.kafka.cluster.clients import ConsumerClient, producer_client
-from stream.kafka.cluster.corrupt_batches import SkipCorruptBatches
+from stream.kafka.cluster.applications_topic import Note, read_notes, write_notes
 from stream.kafka.cluster.lag import NO_GROUP_YET
 from stream.kafka.cluster.names import claim_group
+from stream.kafka.cluster.reset_note import refuse_during_reset
 from stream.kafka.cluster.rights import Kind, Process, require_rights, rights_of, topics_of
-from stream.kafka.cluster.topic_reader import TopicReader
 from stream.kafka.cluster.topics import admin_client, changelog_name, epochs_of, source_topics
 from stream.settings import OWN_TOPICS, Settings
 
-_ACK_S: Final = 30
 _VISIBLE_S: Final = 15.0
 """A topic that was just made is not in every answer yet."""
 _CLAIM: Final = claim_group("", "NAME")
+_RESET: Final = frozenset({Process.WORKER, Process.ENCODER})
+"""The processes whose groups a reset sets back."""
 
 
 class NotOursError(IsthmusError):
@@ -88,12 +86,15 @@ def require_access(process: Process, settings: Settings, name: str = "NAME") -> 
 
 
 def require_owned(process: Process, settings: Settings) -> None:
-    """Raises NotOursError if another application owns what a process would use."""
+    """Raises NotOursError if another application owns what a process would use, IsthmusError if it may not start during a reset."""
     owned, ours = owned_by(process, settings), _owner(settings)
     if settings.topics.recommendations not in topics_of(rights_of(process, settings)):
         ours = msgspec.structs.replace(ours, recommendations="")
     if owned:
-        _refuse(settings, ours, owned, read_owners(settings))
+        notes = read_notes(settings)
+        _refuse(settings, ours, owned, _owners_in(notes))
+        if process in _RESET:
+            refuse_during_reset(settings, notes)
 
 
 def require_ours(settings: Settings) -> None:
@@ -117,14 +118,7 @@ def note_owned(settings: Settings, *, adopt: bool = False) -> int:
     epochs = _settled_epochs(settings, [name for kind, name in owned if kind is Kind.TOPIC])
     wanted = {one: _owner(settings, epochs[one[1]] if one[0] is Kind.TOPIC else 0) for one in owned}
     missing = {one: owner for one, owner in wanted.items() if noted.get(one) != owner}
-    try:
-        with closing(producer_client(settings.kafka.bootstrap)) as producer:
-            for (kind, name), owner in missing.items():
-                producer.send(settings.topics.applications, key=f"{kind}/{name}".encode(), value=_encode(owner)).get(_ACK_S)
-    except KafkaError as error:
-        raise IsthmusError(
-            f"{settings.topics.applications} at {settings.kafka.bootstrap} takes no record ({type(error).__name__})"
-        ) from error
+    write_notes(settings, {f"{kind}/{name}".encode(): _encode(owner) for (kind, name), owner in missing.items()})
     _refuse(settings, _owner(settings), owned, read_owners(settings))  # of two at the same moment, the last one's record counts
     return len(missing)
 
@@ -135,22 +129,20 @@ def read_owners(settings: Settings) -> dict[Owned, Owner]:
     Raises:
         IsthmusError: the broker cannot be reached.
     """
+    return _owners_in(read_notes(settings))
+
+
+def _owners_in(notes: Iterable[Note]) -> dict[Owned, Owner]:
     noted: dict[Owned, Owner] = {}
-    bootstrap, topic = settings.kafka.bootstrap, settings.topics.applications
-    try:
-        consumer: Any = ConsumerClient(bootstrap_servers=bootstrap, check_crcs=SkipCorruptBatches())
-        with closing(consumer):
-            for record in readable(TopicReader(consumer).records(topic)):
-                try:
-                    kind, _, name = (record.key or b"").decode().partition("/")
-                    if record.value is None:
-                        noted.pop((Kind(kind), name), None)
-                    else:
-                        noted[Kind(kind), name] = _decode(record.value)
-                except (ValueError, msgspec.MsgspecError):
-                    continue
-    except KafkaError as error:
-        raise IsthmusError(f"{topic} cannot be read: {reason_of(bootstrap, error)}") from error
+    for key, value in notes:
+        try:
+            kind, _, name = key.decode().partition("/")
+            if value is None:
+                noted.pop((Kind(kind), name), None)
+            else:
+                noted[Kind(kind), name] = _decode(value)
+        except (ValueError, msgspec.MsgspecError):
+            continue
     return noted
 
 

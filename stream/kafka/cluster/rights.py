@@ -46,6 +46,7 @@ class Process(StrEnum):
     AUDIENCE = "audience"
     TEXT_MODEL = "text-model stand-in"
     ERASE = "erase"
+    RESET = "reset"
     KEYS = "keys"
     DEAD_LETTERS = "dead-letters"
 
@@ -97,6 +98,7 @@ _READING_BATCHES: Final = {
     Process.AUDIENCE,
     Process.TEXT_MODEL,
     Process.ERASE,
+    Process.RESET,
     Process.KEYS,
     Process.DEAD_LETTERS,
 }
@@ -125,6 +127,10 @@ def _topics(process: Process, settings: Settings) -> tuple[list[str], list[str]]
         Process.AUDIENCE: ([changelog, topics.models, topics.items, owners], []),
         Process.TEXT_MODEL: ([topics.items, topics.clicks], []),
         Process.ERASE: ([topics.training_examples, owners], [topics.training_examples, topics.erasures]),
+        Process.RESET: (
+            [*folded, topics.transcripts, changelog, topics.recommendations, topics.training_examples, owners],
+            [topics.recommendations, topics.training_examples, changelog, owners],
+        ),
         Process.KEYS: ([topics.api_keys, owners], [topics.api_keys]),
         Process.DEAD_LETTERS: ([topics.dead_letters, topics.replayed, owners, *inputs], [topics.replayed, *produced]),
     }[process]
@@ -137,6 +143,7 @@ def _groups(process: Process, settings: Settings, name: str) -> list[str]:
     return {
         Process.WORKER: [workers, catalogue_group(settings.application), *claims],
         Process.ENCODER: [encoders, claim_group(encoders, name)],
+        Process.RESET: [workers, encoders],
         Process.API: [] if settings.api.redis_url is None else [settings.api.redis_prefix],
         Process.POSTGRES: [settings.postgres.group],
         Process.WEBHOOK: [settings.webhook.group],
@@ -145,10 +152,12 @@ def _groups(process: Process, settings: Settings, name: str) -> list[str]:
 
 
 def _transactions(process: Process, settings: Settings) -> list[str]:
-    group = {Process.WORKER: worker_group, Process.ENCODER: encoder_group}.get(process)
-    if group is None or settings.delivery.guarantee != "exactly_once":
+    both = (worker_group, encoder_group)
+    groups = {Process.WORKER: both[:1], Process.ENCODER: both[1:], Process.RESET: both}.get(process, ())
+    if settings.delivery.guarantee != "exactly_once":
         return []
-    return [transactional_id(group(settings.application), number) for number in range(settings.topics.partitions)]
+    numbers = range(settings.topics.partitions)
+    return [transactional_id(group(settings.application), number) for group in groups for number in numbers]
 
 
 def topics_of(rights: Iterable[Right]) -> list[str]:

@@ -59,9 +59,8 @@ def changelog_recreated(name: str) -> str:
     """The error message for a changelog that is not the one a worker's store continues."""
     return (
         f"{name} was deleted and recreated: it no longer holds what the stores of users' states are restored from. To rebuild the "
-        "states from what the input topics still hold: stop all workers, delete their state directories (setting "
-        f"worker.state_dir), run kafka-consumer-groups.sh --group {group_of(name)} --reset-offsets --to-earliest "
-        "--all-topics --execute, and start them again"
+        "states from what the input topics still hold: stop all workers and encoders, run `isthmus reset`, delete the state "
+        "directories (setting worker.state_dir) of workers on other machines, and start them again"
     )
 
 
