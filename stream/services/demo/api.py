@@ -101,7 +101,7 @@ async def serve_demo_api(context: DemoContext, opening: AbstractAsyncContextMana
     from stream.services.api import following
     from stream.services.http_server import serve
 
-    settings, topics = _own_settings(context.settings), context.settings.topics
+    settings, topics = _own_settings(context), context.settings.topics
     stop, store = asyncio.Event(), RocksDBStore(context.folder / "api")
     try:
         async with opening as backend:
@@ -122,12 +122,13 @@ async def serve_demo_api(context: DemoContext, opening: AbstractAsyncContextMana
         await store.close()
 
 
-def _own_settings(settings: Settings) -> Settings:
+def _own_settings(context: DemoContext) -> Settings:
     from pydantic import SecretStr
 
     from stream.kafka.cluster.local_broker import free_port
     from stream.settings import with_changes
 
+    settings = with_changes(context.settings, "registry", trusted_folders=(str(context.folder),))
     own = {"host": _HOST, "port": free_port(), "metrics_port": 0, "live": True, "keep_clicks": True}
     return with_changes(settings, "api", token_secrets=(SecretStr(secrets.token_hex(32)),), **own)
 
