@@ -82,8 +82,22 @@ HOSTILE: list[tuple[bytes | None, bytes | None, Reason]] = [
 """(key, value, reason): each must become one dead letter with this reason. The last value is as large as the topic allows."""
 
 
+def send_aborted(bootstrap: str) -> None:
+    """One record to each input of the step, in a transaction that is aborted."""
+    producer = KafkaProducer(bootstrap_servers=bootstrap, transactional_id="aborts")
+    producer.init_transactions()
+    producer.begin_transaction()
+    for topic in source_topics(TOPICS):
+        producer.send(topic, key=b"aborted", value=b"{}", partition=partition_of(b"aborted", 4))
+    producer.flush()
+    producer.abort_transaction()
+    producer.close()
+
+
 def test_hostile_messages_become_dead_letters_and_their_partitions_continue(bootstrap: str, tmp_path: Path) -> None:
-    """Random bytes included. Ancient times and unknown fields are accepted; valid clicks after them are answered."""
+    """Random bytes included. Ancient times and unknown fields are accepted; valid clicks after them are answered. Of inputs with
+    aborted transactions only, a worker gets batches without records.
+    """
     rng = np.random.default_rng(5)
     noise = [rng.bytes(int(rng.integers(1, 300))) for _ in range(25)]
     producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", max_request_size=2 << 20)
@@ -99,6 +113,7 @@ def test_hostile_messages_become_dead_letters_and_their_partitions_continue(boot
     for user in good:
         producer.send(TOPICS.clicks, key=user.encode(), value=click(user), partition=partition_of(user.encode(), 4)).get(10)
     producer.close()
+    send_aborted(bootstrap)
     sent = len(HOSTILE) + len(noise) + 2 + len(good)
     child = worker(bootstrap, tmp_path)
     try:
