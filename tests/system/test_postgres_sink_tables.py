@@ -44,19 +44,16 @@ UNFIT = {
     "another user's id": changed("other"),
     "a rank beyond 32 bits": changed("unfit", items=[{"item": "x", "rank": 1 << 40, "score": 0.5}]),
     "two items of one rank": changed("unfit", items=[{"item": item, "rank": 1, "score": 0.5} for item in "xy"]),
+    "a lone surrogate": value("unfit").replace(ITEMS[0].encode(), b"\\ud800"),
     "a count beyond 32 bits": changed("unfit", modalities={"session": 1 << 40, "conversation": 0}),
 }
 
 
-@pytest.mark.parametrize(
-    ("form", "kind"),
-    [
-        *((form, kind) for form in ("user", "rank") for kind in ("another user's id", "an id that no index entry can hold")),
-        ("rank", "a rank beyond 32 bits"),
-        ("rank", "two items of one rank"),
-        ("user", "a count beyond 32 bits"),
-    ],
-)
+IN_BOTH = ("another user's id", "a lone surrogate", "an id that no index entry can hold")
+IN_ONE = (("rank", "a rank beyond 32 bits"), ("rank", "two items of one rank"), ("user", "a count beyond 32 bits"))
+
+
+@pytest.mark.parametrize(("form", "kind"), [*((form, kind) for form in ("user", "rank") for kind in IN_BOTH), *IN_ONE])
 async def test_a_record_that_the_table_cannot_hold_costs_its_user_alone(database: Database, form: Form, kind: str) -> None:
     """Whatever a foreign producer writes: the lists around it stand there, and an erasure of the same batch is done."""
     log, rng = api.new_log(), random.Random(19)

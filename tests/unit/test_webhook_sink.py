@@ -70,13 +70,15 @@ async def test_a_record_that_is_no_list_is_counted_and_stops_nothing(endpoint: E
     """
     log = api.new_log()
     others = msgspec.json.encode(api.make_list("other"))
-    for user, value in (("a", b"\xff"), ("b", b'{"user_id": "b", "items": ["\xff"]}'), ("c", b"{"), ("d", b"[]"), ("f", others)):
+    surrogate, unnamed = b'{"user_id": "g", "items": ["\\ud800"]}', b'{"user_id": 7}'
+    texts = [b"\xff", b'{"user_id": "b", "items": ["\xff"]}', b"{", b"[]", others, surrogate, unnamed]
+    for user, value in zip("abcdfgh", texts, strict=True):
         api.put_list(log, user)
         api.append(log, TOPICS.recommendations, user, Output(user.encode(), value))
     api.put_list(log, "e")
     async with sink(log, endpoint, FakeGroup()) as running:
         await running.settled()
-        assert running.metrics.total("sink_records", "webhook", "refused") == 5
+        assert running.metrics.total("sink_records", "webhook", "refused") == 7
         api.put_list(log, "a", ITEMS[7:9])
         await running.settled()
     assert endpoint.lists() == {"a": list(ITEMS[7:9]), "e": list(ITEMS[:5])}
