@@ -158,7 +158,7 @@ class Follower:
             self._watcher.missed()
 
     def _has_missed(self, partition: TopicPartition, before: Followed) -> bool:
-        """Whether another process followed the partition meanwhile, or it was begun anew."""
+        """Returns whether another process has followed the partition in the meantime, or a new pass has begun."""
         now = self._followed.get(partition)
         return now is None or now.position.next_offset != before.position.next_offset
 

@@ -17,9 +17,9 @@ def sink() -> None:
 
 @app.command()
 def postgres(bootstrap: Bootstrap = None, metrics_port: MetricsPort = None) -> None:
-    """Keep each user's latest list in a PostgreSQL database: at each moment, what the topic said a moment ago.
+    """Keep each user's latest list in a PostgreSQL database.
 
-    The tables are made by itself. Erased users are deleted. Processes with the same settings share the partitions.
+    Creates and migrates its tables. Deletes erased users. Processes with the same settings share the partitions.
     The database is setting postgres.dsn, best given as the variable ISTHMUS_POSTGRES__DSN.
 
     Example: isthmus sink postgres --bootstrap localhost:9092
@@ -29,10 +29,11 @@ def postgres(bootstrap: Bootstrap = None, metrics_port: MetricsPort = None) -> N
 
 @app.command()
 def webhook(bootstrap: Bootstrap = None, metrics_port: MetricsPort = None) -> None:
-    """Post each user's new list to an endpoint, in signed batches (Standard Webhooks), until the endpoint takes them.
+    """Post each user's new list to an endpoint, in signed batches (Standard Webhooks).
 
-    Lists that are not taken for webhook.give_up_s become dead letters; erasures never do. Processes with the same settings share
-    the partitions. The endpoint and the secrets are settings webhook.url and webhook.secrets, best given as variables.
+    Lists that the endpoint does not accept within webhook.give_up_s become dead letters. Erasures are retried until it accepts
+    them. Processes with the same settings share the partitions. Endpoint and secrets are the settings webhook.url and
+    webhook.secrets, best given as variables.
 
     Example: isthmus sink webhook --bootstrap localhost:9092
     """

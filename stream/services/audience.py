@@ -1,4 +1,4 @@
-"""`isthmus audience` in parts: states from the changelog into a temporary store, the champion, the scores, the file."""
+"""`isthmus audience`: restores states from the changelog, loads the champion, scores the users, and writes the file."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ COLUMNS: Final = ("user_id", "score", "fallback")
 
 @contextmanager
 def cleaning_up_at_signals() -> Iterator[None]:
-    """Lets a signal that would end the process raise SystemExit inside the context, so that temporary files are removed.
+    """Raises SystemExit at signals that end a process, so that temporary files are removed.
 
-    Further signals do not interrupt the removal. A signal that the parent has set to be ignored (nohup) stays ignored.
+    Further signals do not interrupt the removal. A signal that the parent process ignores (nohup) stays ignored.
     """
 
     def end(number: int, _: object) -> None:
@@ -54,7 +54,7 @@ def cleaning_up_at_signals() -> Iterator[None]:
 
 
 class TemporaryStates:
-    """Users' states on disk: a million of them need not fit into memory."""
+    """Users' states on disk, because a million of them may not fit into memory."""
 
     def __init__(self, folder: str) -> None:
         from rocksdict import Options, Rdict
@@ -82,7 +82,7 @@ class TemporaryStates:
 
 
 def find_audience(settings: Settings, item: str, top: int, min_score: float, say: Callable[[str], None]) -> list[Member]:
-    """The best users for an item, best first."""
+    """Returns the best users for an item, best first."""
     from stream.kafka.cluster.owners import require_access
     from stream.kafka.cluster.rights import Process
     from stream.services.api import now_ms
@@ -123,7 +123,7 @@ def _restore(settings: Settings, states: TemporaryStates, say: Callable[[str], N
 
 
 async def restore(reader: LogReader, changelog: str, states: TemporaryStates, say: Callable[[str], None]) -> None:
-    """Reads the changelog to its end, without what an earlier owner of a partition wrote late (`UserTable.restore`)."""
+    """Reads the changelog to its end. Skips what an earlier owner of a partition wrote late (`UserTable.restore`)."""
     from stream.kafka.faust.changelog import term_of
 
     terms: dict[int, int] = {}
@@ -150,7 +150,7 @@ async def restore(reader: LogReader, changelog: str, states: TemporaryStates, sa
 
 
 def write_audience(members: Sequence[Member], form: str, out: Path | None) -> None:
-    """Writes a file whole or not at all; CSV without `out` goes to standard output, in UTF-8 as well."""
+    """Writes the file completely or not at all. CSV without `out` goes to standard output, also in UTF-8."""
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8", newline="")

@@ -1,4 +1,4 @@
-"""A sink as a process: the follower of the lists, the system that they are brought into, health and metrics."""
+"""Sinks as processes: follower of the lists, target system, health and metrics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PROGRESS_S: Final = 5.0
 
 
 def run_postgres_sink(settings: Settings, startup: Startup) -> None:
-    """Fills a PostgreSQL database until SIGTERM or SIGINT; `startup` reports the steps until it is filled."""
+    """Fills a PostgreSQL database until SIGTERM or SIGINT. Reports to `startup` until the first load is done."""
     import uvloop
 
     uvloop.run(_postgres_sink(settings, startup))
@@ -69,7 +69,7 @@ async def _postgres_sink(settings: Settings, startup: Startup) -> None:
 
 
 def run_webhook_sink(settings: Settings, startup: Startup) -> None:
-    """Posts to an endpoint until SIGTERM or SIGINT; `startup` reports the steps until it has caught up."""
+    """Posts to an endpoint until SIGTERM or SIGINT. Reports to `startup` until it has caught up."""
     import uvloop
 
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs the URL of each request
@@ -121,10 +121,10 @@ async def _webhook_sink(settings: Settings, startup: Startup) -> None:
 
 
 def endpoint_of(own: WebhookSettings) -> Endpoint:
-    """Where messages go.
+    """Returns the endpoint of the settings.
 
     Raises:
-        IsthmusError: the URL is none of HTTP.
+        IsthmusError: its URL is not an HTTP URL.
     """
     import httpx
 
@@ -156,7 +156,7 @@ def make_webhook_store(
     metrics: Metrics,
     scan: Scan | None = None,
 ) -> WebhookStore:
-    """Puts the store of an endpoint together."""
+    """Assembles the store of an endpoint."""
     from stream.services.api import now_ms
     from stream.sinks.undelivered import kafka_scan
     from stream.sinks.webhook_store import WebhookStore
@@ -189,7 +189,7 @@ async def _letters(settings: Settings) -> AsyncIterator[Letters]:
 def make_follower(
     settings: Settings, sink: str, store: FollowedStore, reader: LogReader, metrics: Metrics, reconcile_after_s: int
 ) -> Follower:
-    """A follower of the lists alone."""
+    """Returns a follower of the lists only."""
     from stream.api.follower import Follower
     from stream.api.store import Table
     from stream.services.api import now_ms
@@ -210,7 +210,7 @@ def make_follower(
 
 @asynccontextmanager
 async def following(follower: Follower, health: Health, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Follows inside the context. A follower that ends sets `stop`, and its error is raised on leaving."""
+    """Follows the lists inside the context. If the follower ends, sets `stop`, and raises its error on exit."""
     beat = Beat(30, time.monotonic)
     health.live["event loop"] = beat.check
     health.ready["lists"] = follower.missing
@@ -231,7 +231,7 @@ async def served(sink: str, port: int, metrics: Metrics, health: Health, host: s
 
 
 async def say_progress(follower: Follower) -> None:
-    """Says how far the first load, or a reconciliation, has come."""
+    """Logs the progress of a first load or a reconciliation."""
     while True:
         with suppress(TimeoutError):
             async with asyncio.timeout(_PROGRESS_S):
@@ -239,4 +239,4 @@ async def say_progress(follower: Follower) -> None:
         if follower.ready.is_set():
             await asyncio.sleep(_PROGRESS_S)
         else:
-            logger.info("%.0f %% of what the topic holds is read", 100 * follower.progress())
+            logger.info("%.0f %% of the topic is read", 100 * follower.progress())

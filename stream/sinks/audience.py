@@ -1,4 +1,4 @@
-"""All users scored for one item, from their states: who should hear of it. The scores are those of the step's lists."""
+"""Scores all users for one item from their states. The scores equal those in the step's lists."""
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ from stream.core.user_state import StateStore, UserState
 from stream.errors import IsthmusError
 
 CHUNK: Final = 2_000
-"""Users that go through the network together."""
+"""Users scored in one batch."""
 _NOTHING: Final = Modalities(0, 0)
 
 
@@ -36,11 +36,11 @@ class Audience:
     """Scores users for one item.
 
     Attributes:
-        unreadable: How many states could not be read; these users are left out.
+        unreadable: Number of states that could not be read; their users are skipped.
     """
 
     def __init__(self, item: str, ranker: Ranker, catalogue: Catalogue, now_ms: int) -> None:
-        """Raises IsthmusError where nobody may be offered the item, or the champion does not know it."""
+        """Raises IsthmusError if the item is not on offer, or the champion does not know it."""
         if item not in ranker.items:
             raise IsthmusError(f"{ranker.name} version {ranker.version} does not know {item!r}: train with purchases of it")
         if catalogue.is_published and item not in catalogue.offered_at(now_ms):
@@ -52,7 +52,7 @@ class Audience:
         self.unreadable = 0
 
     def members(self, heads: Sequence[tuple[bytes, bytes]], states: StateStore) -> list[Member]:
-        """The users of these head records, (key, value) each, who may be offered the item."""
+        """Returns the users among these head records, (key, value) each, who may be offered the item."""
         users = [user for key, value in heads if (user := self._user(key, value, states)) is not None]
         if not users:
             return []
@@ -68,7 +68,7 @@ class Audience:
         ]
 
     def _user(self, key: bytes, value: bytes, states: StateStore) -> UserState | None:
-        """The user of a head; None where he may not be offered the item, or his state cannot be read."""
+        """Returns the user of a head; None if the item may not be offered to the user, or the state cannot be read."""
         user = key[len(HEAD_PREFIX) :]
         try:
             head = decode_head(value)
@@ -82,13 +82,13 @@ class Audience:
 
 
 def best(members: Iterable[Member], top: int, min_score: float) -> list[Member]:
-    """The `top` best with at least `min_score`, best first, ties by user. Holds no more than `top` of them."""
+    """Returns the `top` best with at least `min_score`, best first, ties by user. Keeps at most `top` in memory."""
     wanted = (one for one in members if one.score >= min_score)
     return heapq.nsmallest(top, wanted, key=lambda one: (-one.score, one.user_id))
 
 
 def chunks(heads: Iterable[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
-    """Head records, so many at a time as go through the network together."""
+    """Groups head records into batches of `CHUNK`."""
     chunk: list[tuple[bytes, bytes]] = []
     for head in heads:
         chunk.append(head)

@@ -1,7 +1,7 @@
 """A PostgreSQL database as a store: rows and position change in one transaction.
 
-The row of a partition's position is locked first, so two writers of one partition take turns, and what the position covers is left
-out: an older offset never overwrites a newer one.
+Locks the row of a partition's position first, so that two writers take turns. Skips records that the position already covers, so
+that an older offset never overwrites a newer one.
 """
 
 import asyncio
@@ -26,16 +26,16 @@ logger = logging.getLogger("isthmus")
 SINK: Final = "postgres"
 _ENCODING: Final = "UTF8"
 _PATIENCE: Final = {"connect_timeout": "10", "keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
-"""Unless the DSN says otherwise: a database that has gone silently is noticed."""
+"""Detect a database that no longer answers. The DSN overrides them."""
 _BOUNDS: Final = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS bounds (name, value)"
 _TRY_AGAIN: Final = ("08", "25", "40", "53", "55", "57", "58")
-"""Classes of SQLSTATE (PostgreSQL's manual, appendix A) that pass: connections, standbys, deadlocks, resources, shutdowns."""
+"""SQLSTATE classes of temporary errors (PostgreSQL manual, appendix A): connections, standbys, deadlocks, resources, shutdowns."""
 _OF_ROWS: Final = ("21", "22", "23", "54")
-"""Those that say that the table cannot hold a row: duplicates, values out of range, index entries that are too long."""
+"""SQLSTATE classes of rows that the table cannot hold: duplicates, values out of range, index entries that are too long."""
 
 
 class Target(NamedTuple):
-    """Which tables are filled, and how.
+    """Where lists are written.
 
     Attributes:
         dsn: The database, as libpq takes it.
@@ -43,7 +43,7 @@ class Target(NamedTuple):
         form: One row a user, or one a user and rank.
         partitions: Partitions of the topic.
         owner: Whose lists they are.
-        timeout_s: How long a transaction may take.
+        timeout_s: Longest time of a transaction.
     """
 
     dsn: str
@@ -70,7 +70,7 @@ class _Change(NamedTuple):
 
     Attributes:
         lists: Offset and rows of each user's new list.
-        deleted: Users to delete: erased ones, and those whose newest list cannot stand in the table.
+        deleted: Users to delete: erased ones, and those whose newest list the table cannot hold.
         refused: Records that cannot.
         superseded: Number of records that a later one of the batch replaces.
         erased: Number of tombstones.
@@ -87,7 +87,7 @@ _Apply = Callable[[AsyncConnection[Any], _Change], Awaitable[list[_Refused]]]
 
 
 class PostgresStore:
-    """`stream.api.store.Store` in a database, of the table of lists alone. Errors that pass are raised as OSError."""
+    """Implements `stream.api.store.FollowedStore` for lists. Raises OSError for temporary errors."""
 
     def __init__(self, target: Target, metrics: Metrics) -> None:
         self._target = target
@@ -100,7 +100,7 @@ class PostgresStore:
         self._problem: str | None = "is not connected yet"
 
     def problem(self) -> str | None:
-        """What is wrong with the database; None after an answer. For health."""
+        """Returns what is wrong with the database, for health; None once it has answered."""
         return self._problem
 
     async def position(self, table: Table, partition: int) -> Position | None:
@@ -110,7 +110,7 @@ class PostgresStore:
         return None if row is None else self._noted(partition, _position(row))
 
     async def begin(self, table: Table, partition: int, epoch: int, now_ms: int, former: Position | None = None) -> Position:
-        """Begins a new generation whoever else did: of two that begin at once, the later one's holds."""
+        """Begins a new generation, even if another process has just begun one: the later one wins."""
         del table, former
         async with self._transaction(None) as connection:  # it may read the whole table
             given = [partition, epoch, now_ms, partition, partition]
@@ -163,14 +163,14 @@ class PostgresStore:
         return position
 
     def _continues(self, kept: Position, partition: int, position: Position) -> bool:
-        """Whether the database still says what this process relies on. One that was restored, or failed over and lost commits, is
-        behind: records between would be missing.
+        """Returns whether the database still holds what this process has written. A restored database, or a standby that lost
+        commits, is behind: going on would leave a gap.
         """
         is_current = (kept.epoch, kept.generation) == (position.epoch, position.generation)
         return is_current and kept.next_offset >= self._known.get(partition, 0)
 
     async def _locked(self, connection: AsyncConnection[Any], partition: int) -> Position | None:
-        """The position of a partition, locked until the transaction ends.
+        """Locks the position of a partition until the transaction ends, and returns it.
 
         Raises:
             IsthmusError: a later version has migrated the tables under this process.
@@ -185,7 +185,7 @@ class PostgresStore:
         for outcome, count in {**counts, "refused": len(change.refused)}.items():
             self._metrics.counter("sink_records", SINK, outcome).inc(count)
         for offset, why in change.refused:
-            text = "the list at offset %d of partition %d cannot stand in the database, and its user has none there: %s"
+            text = "the database cannot hold the list at offset %d of partition %d, so its user has no list there: %s"
             logger.error(text, offset, partition, why)
 
     async def _apply(self, connection: AsyncConnection[Any], change: _Change) -> list[_Refused]:
@@ -195,7 +195,7 @@ class PostgresStore:
         return []
 
     async def _apply_in_parts(self, connection: AsyncConnection[Any], change: _Change) -> list[_Refused]:
-        """Finds the lists that the database refuses by halving, and deletes their users. All others are written."""
+        """Writes all lists but those that the database refuses, which it finds by bisection. Deletes the users of these."""
         refused: list[_Refused] = []
         parts = [list(change.lists.items())]
         while parts:
@@ -231,11 +231,11 @@ class PostgresStore:
 
     @asynccontextmanager
     async def _transaction(self, timeout_s: float | None) -> AsyncIterator[AsyncConnection[Any]]:
-        """One transaction of the one connection, which is made again after an error.
+        """Runs a transaction on the only connection, and reconnects after an error.
 
         Raises:
-            OSError: the database is away or busy: try again.
-            IsthmusError: it refuses what this sink does.
+            OSError: the database is unavailable or busy; try again.
+            IsthmusError: it refuses the statement for good.
         """
         async with self._lock:
             try:
@@ -277,7 +277,7 @@ class PostgresStore:
             await connection.close()
 
     def _translated(self, error: psycopg.Error) -> Exception:
-        """Without the server's detail, which may quote a row."""
+        """Translates an error of the database, without the server's detail, which may quote a row."""
         state, said = error.sqlstate or "", _said(error)
         self._problem = said
         if _is_of_rows(error):
@@ -289,7 +289,7 @@ class PostgresStore:
 
 
 def _change(entries: Sequence[Entry], form: Form, partition: int, generation: int) -> _Change:
-    """The newest record of each user. One that cannot be held deletes: its predecessor is no longer true."""
+    """Keeps the newest record of each user. A list that the table cannot hold deletes its user: the previous list is outdated."""
     newest = {entry.key: entry for entry in entries}
     erased = sum(entry.value is None for entry in newest.values())
     change = _Change({}, [], [], len(entries) - len(newest), erased)
@@ -315,7 +315,7 @@ def _rows_of_record(key: bytes, value: bytes, form: Form, partition: int, genera
 
 
 def _with_patience(dsn: str) -> str:
-    """The DSN with bounds for a silent database, where it has none of its own.
+    """Adds timeouts to a DSN, unless it has its own.
 
     Raises:
         IsthmusError: libpq cannot read it. The message does not show it, because it may hold a password.
@@ -331,7 +331,7 @@ def _with_patience(dsn: str) -> str:
 
 
 def _said(error: psycopg.Error) -> str:
-    """What the server says, without its detail, which may quote a row."""
+    """Returns the server's message without its detail, which may quote a row."""
     return error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
 
 
@@ -345,8 +345,8 @@ def _position(row: Any) -> Position:
 
 
 def _server_bounds(timeout_s: float) -> tuple[list[str], list[str]]:
-    """Names and values of settings with which the server ends the transaction of a sink that was paused or cut off in it: the lock
-    of the partition would hold up its next owner.
+    """Returns names and values of settings that make the server end the transaction of a sink that was paused or cut off. Its lock
+    would block the partition's next owner.
     """
     timeout_ms = str(max(1, round(timeout_s * 1_000)))
     bounds = {
@@ -366,7 +366,7 @@ def _check_encoding(connection: AsyncConnection[Any]) -> None:
 
 
 def _user_of(key: bytes) -> str | None:
-    """The user of a key; None where PostgreSQL could hold no row of the user, and so holds none."""
+    """Returns the user of a key; None if PostgreSQL cannot hold the id, and so has no row of the user."""
     try:
         user = key.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""The sink's tables, how they are made and migrated, and the rows of a list."""
+"""The tables of the PostgreSQL sink: their creation and migration, their SQL, and the rows of a list."""
 
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, LiteralString, NamedTuple
@@ -20,7 +20,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class Owner(NamedTuple):
-    """Whose lists a schema holds.
+    """The application whose lists a schema holds.
 
     Attributes:
         application: The application's name.
@@ -37,7 +37,7 @@ class TableForm(NamedTuple):
     Attributes:
         name: Its name in the schema.
         columns: Its columns with their types, those of the primary key first.
-        keys: How many columns are the primary key.
+        keys: Number of columns of the primary key.
     """
 
     name: LiteralString
@@ -86,7 +86,7 @@ FORMS: Final[dict[Form, TableForm]] = {
 
 
 def rows_of(made: Recommendation, form: Form, partition: int, generation: int) -> list[Row]:
-    """The rows of a list, in the order of the table's columns.
+    """Returns the rows of a list, in the order of the table's columns.
 
     Raises:
         ValueError: a text holds U+0000, which PostgreSQL's `text` and `jsonb` cannot hold (its manual, section 8.3).
@@ -106,12 +106,12 @@ def rows_of(made: Recommendation, form: Form, partition: int, generation: int) -
 
 
 def _time(at_ms: int) -> datetime:
-    """The nearest time that a date can write: a producer may give a record any timestamp."""
+    """Clamps a timestamp to what a date can express: a producer may choose any timestamp."""
     return datetime.fromtimestamp(min(max(at_ms, limits.FIRST_TIME_MS), limits.LAST_TIME_MS) / 1_000, UTC)
 
 
 class Statements(NamedTuple):
-    """The SQL of one schema and form."""
+    """SQL for one schema and form."""
 
     stage: Composed
     clear: Composed
@@ -129,7 +129,7 @@ class Statements(NamedTuple):
 
 
 def statements(schema: str, form: Form) -> Statements:
-    """Writes the SQL. Names are quoted, values are parameters."""
+    """Builds the SQL. Names are quoted, values are parameters."""
     shape = FORMS[form]
     table, positions, stage = Identifier(schema, shape.name), Identifier(schema, "positions"), Identifier("isthmus_stage")
     names = SQL(", ").join(Identifier(name) for name, _ in shape.columns)
@@ -172,8 +172,7 @@ def _columns(shape: TableForm) -> Composed:
 
 
 async def prepare(connection: AsyncConnection[Any], schema: str, form: Form, partitions: int, owner: Owner) -> None:
-    """Makes what is missing of schema and tables, brings older ones up to date, and deletes the rows of partitions that the topic
-    no longer has.
+    """Creates or migrates schema and tables, and deletes the rows of partitions that the topic no longer has.
 
     Raises:
         IsthmusError: a later version made the tables, they are another application's, or they have the other form.
@@ -198,7 +197,7 @@ def refuse_later_version(schema: str, version: int) -> None:
 
 
 async def _version(connection: AsyncConnection[Any], schema: str) -> int:
-    """The version of the tables; 0 where there are none."""
+    """Returns the version of the tables; 0 if there are none."""
     found = await (await connection.execute("SELECT to_regclass(%s)", [f"{schema}.version"])).fetchone()
     if found is None or found[0] is None:
         return 0
@@ -225,7 +224,7 @@ async def _make(connection: AsyncConnection[Any], schema: str) -> None:
 
 
 async def _refuse_other_owner(connection: AsyncConnection[Any], schema: str, owner: Owner) -> None:
-    """Notes whose tables these are. Two applications in one schema would delete each other's rows for ever."""
+    """Records the owner of the tables, or checks it: two applications in one schema would keep deleting each other's rows."""
     table = Identifier(schema, "owner")
     await connection.execute(SQL("CREATE TABLE IF NOT EXISTS {} (application text NOT NULL, topic text NOT NULL)").format(table))
     row = await (await connection.execute(SQL("SELECT application, topic FROM {}").format(table))).fetchone()
@@ -240,7 +239,7 @@ async def _refuse_other_owner(connection: AsyncConnection[Any], schema: str, own
 
 
 async def _refuse_other_form(connection: AsyncConnection[Any], schema: str, form: Form) -> None:
-    """A table that nobody fills any more would keep erased users."""
+    """Refuses a second form: the first table would no longer be updated, and would keep erased users."""
     other = FORMS["rank" if form == "user" else "user"].name
     query = SQL("SELECT 1 FROM {} WHERE table_name = {} LIMIT 1").format(Identifier(schema, "positions"), Quoted(other))
     if await (await connection.execute(query)).fetchone() is not None:
@@ -251,7 +250,7 @@ async def _refuse_other_form(connection: AsyncConnection[Any], schema: str, form
 
 
 async def _make_table(connection: AsyncConnection[Any], schema: str, shape: TableForm) -> None:
-    """Keeps no statistics of user ids: ANALYZE would copy some of them into the catalogue, where an erasure does not reach."""
+    """Creates the table without statistics on user ids: ANALYZE would copy ids into the catalogue, which no erasure reaches."""
     table = Identifier(schema, shape.name)
     key = SQL(", ").join(Identifier(name) for name, _ in shape.columns[: shape.keys])
     await connection.execute(
@@ -267,7 +266,7 @@ async def _make_table(connection: AsyncConnection[Any], schema: str, shape: Tabl
 
 
 async def _drop_partitions(connection: AsyncConnection[Any], schema: str, shape: TableForm, partitions: int) -> None:
-    """The topic was recreated with fewer partitions: nobody would sweep those that are gone."""
+    """Deletes the rows of partitions that a recreated topic no longer has: no pass would sweep them."""
     gone = SQL("DELETE FROM {} WHERE table_name = {} AND partition >= %s").format(
         Identifier(schema, "positions"), Quoted(shape.name)
     )

@@ -1,7 +1,7 @@
-"""Lists that a sink gave up: their dead letters, and what an operator asked to be sent again.
+"""Dead letters of lists that a sink gave up, and requests to send them again.
 
-A dead letter holds coordinates alone. `isthmus dead-letters replay` records them in the topic of replayed dead letters, and the
-sink that owns the partition then sends what the topic says now, between two messages of its own, so that each user's order is kept.
+A dead letter holds only coordinates. `isthmus dead-letters replay` writes them to the topic of replayed dead letters. The sink that
+owns the partition then sends the user's current list between two of its own messages, which keeps each user's order.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -24,17 +24,17 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class Letters(Protocol):
-    """Where dead letters go. `send` returns once they are kept, and raises OSError where they cannot be."""
+    """Destination of dead letters. `send` returns once they are stored, and raises OSError if they cannot be."""
 
     async def send(self, rows: Sequence[Row], epoch: int, partition: int, why: str) -> None: ...
 
 
 Scan = Callable[[int, int, int], AsyncIterator[Sequence[Record]]]
-"""Reads a partition of the lists from an offset to before another."""
+"""Reads a partition of the lists from one offset up to, not including, another."""
 
 
 class KafkaLetters:
-    """Dead letters on Kafka. One that was replayed before counts as not replayed from then on."""
+    """Writes dead letters to Kafka. A list that was replayed before and is given up again can be replayed again."""
 
     def __init__(self, producer: AIOKafkaProducer, origin: str, topic: str, replayed: str, application: bytes) -> None:
         self._producer = producer
@@ -56,7 +56,7 @@ class KafkaLetters:
 def letter_of(
     row: Row, origin: Origin, why: str, application: bytes = DEFAULT_APPLICATION
 ) -> tuple[bytes, bytes, tuple[tuple[str, bytes], ...]]:
-    """Key, value and headers of the dead letter of a list: no user, no list."""
+    """Returns key, value and headers of a list's dead letter, which holds neither user nor list."""
     name = f"{origin.topic}/{origin.epoch}/{origin.partition}/{origin.offset}"
     letter = DeadLetter(
         reason=Reason.UNDELIVERED, error=why, origin=origin, occurred_at=row.timestamp, original_bytes=len(row.value or b"")
@@ -65,7 +65,13 @@ def letter_of(
 
 
 class Request(NamedTuple):
-    """A list that is to be sent again: where its dead letter says it was, and where the request itself stands."""
+    """A request to send a list again.
+
+    Attributes:
+        epoch: Epoch of the topic of lists.
+        offset: Offset of the list.
+        number: Offset of the request itself.
+    """
 
     epoch: int
     offset: int
@@ -73,7 +79,7 @@ class Request(NamedTuple):
 
 
 class Requests:
-    """What was asked for, by partition; follows the topic of replayed dead letters."""
+    """Replay requests by partition, from the topic of replayed dead letters."""
 
     def __init__(self, origin: str) -> None:
         self._origin = origin
@@ -91,7 +97,7 @@ class Requests:
                 self._by_name[record.key] = found
 
     def of(self, partition: int, epoch: int, done: int) -> list[Request]:
-        """Those of a partition after request number `done`; all of them where the topic of requests was recreated."""
+        """Returns a partition's requests after number `done`; all if the topic of requests was recreated."""
         after = done if done <= self._last else -1
         return [one for number, one in self._by_name.values() if (number, one.epoch) == (partition, epoch) and one.number > after]
 
@@ -104,8 +110,8 @@ class Requests:
 
 
 async def latest_of(scan: Scan, partition: int, offsets: set[int], end: int) -> list[Row]:
-    """The newest records, before `end`, of the users of these offsets. A record that compaction removed has a successor, which was
-    sent, or given up, in its own right.
+    """Returns the newest records before `end` of the users at these offsets. A record that compaction removed has a successor,
+    which was sent or given up itself.
     """
     wanted: set[bytes] = set()
     newest: dict[bytes, Row] = {}
@@ -121,7 +127,7 @@ async def latest_of(scan: Scan, partition: int, offsets: set[int], end: int) -> 
 
 
 def kafka_scan(bootstrap: str, topic: str) -> Scan:
-    """Reads with a consumer of its own."""
+    """Returns a scan that opens a consumer of its own."""
 
     async def scan(partition: int, start: int, end: int) -> AsyncIterator[Sequence[Record]]:
         tp = TopicPartition(topic, partition)

@@ -1,4 +1,4 @@
-"""The messages of the webhook sink, and how they are signed (Standard Webhooks, https://www.standardwebhooks.com)."""
+"""Messages of the webhook sink and their signatures (Standard Webhooks, https://www.standardwebhooks.com)."""
 
 import base64
 import binascii
@@ -20,8 +20,8 @@ class SentList(msgspec.Struct, frozen=True):
     """One list.
 
     Attributes:
-        offset: Its place in the partition: of two lists of a user the one with the higher offset holds.
-        list: The recommendation, as the topic holds it.
+        offset: Offset in the partition. Of two lists of a user, the one with the higher offset is current.
+        list: The recommendation as it is in the topic.
     """
 
     offset: int
@@ -29,12 +29,12 @@ class SentList(msgspec.Struct, frozen=True):
 
 
 class Updated(msgspec.Struct, frozen=True):
-    """Lists that are new, or sent again.
+    """Lists that are new or sent again.
 
     Attributes:
         epoch: Identifies one life of the topic; offsets of different epochs cannot be compared.
         partition: Partition of all these users.
-        lists: At most one of each user.
+        lists: At most one per user.
     """
 
     epoch: int
@@ -43,7 +43,7 @@ class Updated(msgspec.Struct, frozen=True):
 
 
 class Erased(msgspec.Struct, frozen=True):
-    """A user whose list must be deleted.
+    """A user to delete.
 
     Attributes:
         epoch: As in `Updated`.
@@ -59,12 +59,12 @@ class Erased(msgspec.Struct, frozen=True):
 
 
 class Reconciled(msgspec.Struct, frozen=True):
-    """A partition was sent whole: what was not sent since `began_at` must be deleted.
+    """A partition was sent completely: delete what was not sent since `began_at`.
 
     Attributes:
         epoch: As in `Updated`.
         partition: The partition.
-        began_at: What has an older `timestamp` was not sent again, RFC 3339.
+        began_at: Start of the pass, RFC 3339. Messages with an older `timestamp` are from before it.
     """
 
     epoch: int
@@ -76,9 +76,9 @@ class Message(msgspec.Struct, frozen=True):
     """The body of a request.
 
     Attributes:
-        type: What it says.
-        timestamp: When it was made, RFC 3339.
-        data: The rest.
+        type: Kind of message.
+        timestamp: Time of the message, RFC 3339.
+        data: Its content.
     """
 
     type: Kind
@@ -94,7 +94,7 @@ def time_text(at_ms: int) -> str:
 
 
 class Signer:
-    """Signs with each of the secrets: a receiver that knows one of them accepts the message, while another replaces it."""
+    """Signs with every secret, so that secrets can be rotated: a receiver needs to know only one."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
         if not secrets:
@@ -104,7 +104,7 @@ class Signer:
         self._webhooks = [Webhook(_key(secret)) for secret in secrets]
 
     def headers(self, message_id: str, body: bytes, now: datetime) -> dict[str, str]:
-        """The headers of one attempt. `now` is aware; each attempt has its own, because receivers refuse old ones."""
+        """Returns the headers of one attempt. `now` is its time, with a time zone: receivers refuse old timestamps."""
         text = body.decode()
         return {
             "content-type": "application/json",
@@ -115,10 +115,10 @@ class Signer:
 
 
 def _key(secret: str) -> bytes:
-    """The bytes of a secret.
+    """Decodes a secret.
 
     Raises:
-        IsthmusError: it is none; the message does not hold it.
+        IsthmusError: it is malformed. The message does not show it.
     """
     try:
         key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)

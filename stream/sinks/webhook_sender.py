@@ -1,4 +1,4 @@
-"""Posting one message until it is taken: growing pauses, and an end where there may be one."""
+"""Posts a message until the endpoint accepts it, with growing pauses and, for lists, a deadline."""
 
 import asyncio
 import logging
@@ -18,9 +18,9 @@ from stream.sinks.webhook_messages import Signer
 logger = logging.getLogger("isthmus")
 _BODY_BYTES: Final = 65_536
 _BODY_S: Final = 1.0
-"""How much of an answer is read, and for how long: its status says all. The connection of a longer one is not used again."""
+"""How much of a response body is read, and for how long. Only the status counts; the connection of a longer response is closed."""
 _SKEW_S: Final = 240
-"""Receivers refuse a message whose time is five minutes off (Standard Webhooks)."""
+"""Receivers refuse a timestamp that is more than five minutes off (Standard Webhooks)."""
 _HINTS: Final = {
     410: "it is gone for good: correct webhook.url, or end this sink",
     413: "the message is too large for it: lower webhook.batch_lists",
@@ -28,7 +28,7 @@ _HINTS: Final = {
 
 
 class Endpoint(NamedTuple):
-    """Where messages go, and how patiently; seconds as in `[webhook]`."""
+    """URL and retry policy, as in the settings `[webhook]`."""
 
     url: str
     timeout_s: float
@@ -38,10 +38,10 @@ class Endpoint(NamedTuple):
 
 
 class NotTaken(Exception):  # noqa: N818  (the endpoint's decision, not an error of ours)
-    """The endpoint did not take a message; the text says why, without what was sent.
+    """The endpoint did not accept a message. The text says why, and quotes nothing of the message.
 
     Attributes:
-        pause_s: How long it asks to be left alone (`Retry-After`); None: it does not say.
+        pause_s: Pause that it asks for (`Retry-After`); None if it does not.
     """
 
     def __init__(self, why: str, pause_s: float | None = None) -> None:
@@ -50,7 +50,7 @@ class NotTaken(Exception):  # noqa: N818  (the endpoint's decision, not an error
 
 
 class Sender:
-    """Posts messages one after the other. `guard` is entered around each attempt, and may raise to end them."""
+    """Posts messages one at a time. Enters `guard` around each attempt; it may raise to stop retrying."""
 
     def __init__(self, endpoint: Endpoint, signer: Signer, guard: Callable[[], Any], metrics: Metrics) -> None:
         set_on_retry_hooks([])  # stamina's own would log the arguments of calls
@@ -67,14 +67,14 @@ class Sender:
         self._problem: str | None = None
 
     def problem(self) -> str | None:
-        """What the endpoint last answered, if it was no 2xx. For health."""
+        """Returns the last refusal, for health; None after a 2xx."""
         return self._problem
 
     async def post(self, message_id: str, body: bytes, *, for_ever: bool) -> None:
-        """Posts until the message is taken.
+        """Posts until the endpoint accepts the message.
 
         Raises:
-            NotTaken: it was not, for `give_up_s`; never with `for_ever`.
+            NotTaken: it did not within `give_up_s`. Never raised with `for_ever`.
         """
         end = self._endpoint
         attempts = stamina.retry_context(
@@ -93,7 +93,7 @@ class Sender:
         await self._client.aclose()
 
     def _pause(self, error: Exception) -> bool | float:
-        """Whether to try again; a number is the pause that the endpoint asked for, within our bounds."""
+        """Returns whether to try again, or the pause that the endpoint asked for, clamped to our bounds."""
         if not isinstance(error, NotTaken):
             return False
         if error.pause_s is None:
@@ -123,7 +123,7 @@ class Sender:
             raise NotTaken(why, asked_pause_s(answer.headers, now.timestamp()))
 
     async def _ask(self, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
-        """Returns the answer, of which only the head is of interest. An error after the head does not count."""
+        """Returns the response without its body. Ignores errors after its head has arrived."""
         answer = None
         try:
             async with (
@@ -139,7 +139,7 @@ class Sender:
 
 
 async def _read_out(answer: httpx.Response) -> None:
-    """Reads a short body to its end, so that the connection can be used again."""
+    """Reads a short body to its end, so that the connection can be reused."""
     held = 0
     async with asyncio.timeout(_BODY_S):
         async for part in answer.aiter_raw():
@@ -149,7 +149,7 @@ async def _read_out(answer: httpx.Response) -> None:
 
 
 def refusal(status: int, headers: Mapping[str, str], now_s: float) -> str:
-    """What an endpoint answered, and what to do about it. The text holds nothing of the answer's own."""
+    """Explains a refusal and what to do about it. Quotes nothing but the status."""
     text = f"the endpoint answered {status}"
     if 300 <= status < 400:
         return f"{text}: redirects are not followed, so set webhook.url to where it is now"
@@ -162,7 +162,7 @@ def refusal(status: int, headers: Mapping[str, str], now_s: float) -> str:
 
 
 def asked_pause_s(headers: Mapping[str, str], now_s: float) -> float | None:
-    """The pause of `Retry-After`, seconds or a date (RFC 9110, section 10.2.3); None: there is none that can be read."""
+    """Parses `Retry-After`: seconds or a date (RFC 9110, section 10.2.3). Returns None if it is missing or malformed."""
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
         return float(text)
@@ -171,7 +171,7 @@ def asked_pause_s(headers: Mapping[str, str], now_s: float) -> float | None:
 
 
 def _seconds_of(date: str) -> float | None:
-    """An HTTP date as seconds since 1970; None: it is none."""
+    """Returns an HTTP date as seconds since 1970; None if it is malformed."""
     try:
         return parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):

@@ -1,7 +1,7 @@
-"""An endpoint as a store: a batch is written by posting it, and the position is kept in the consumer group.
+"""An endpoint as a store: posts batches, and keeps positions in the consumer group.
 
-What the group keeps of a partition is its offset and, as its note, the position in full. Messages of a partition are posted one
-after the other, lists and erasures in the order of the topic. An erasure is a message of its own and is never given up.
+The group keeps the offset of each partition and, as metadata, its full position. Messages of a partition are posted one at a time,
+in the order of the topic. An erasure is a message of its own and is retried for ever.
 """
 
 import logging
@@ -21,13 +21,13 @@ SINK: Final = "webhook"
 
 
 class Note(msgspec.Struct, frozen=True, array_like=True):
-    """What the group keeps of a partition.
+    """What the group keeps about a partition.
 
     Attributes:
-        position: How far it was followed.
-        began_at: When its present pass began, ms.
-        replayed: Number of the last request for a list that was answered; -1: none.
-        sent_at: Time of the newest message, ms; 0: an earlier version kept the note.
+        position: How far the partition was followed.
+        began_at: Start of the current pass, ms.
+        replayed: Number of the last replay request that was handled; -1 for none.
+        sent_at: Timestamp of the newest message, ms; 0 in notes of earlier versions.
     """
 
     position: Position
@@ -40,11 +40,11 @@ _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(Note).decode
 _decode_list: Final = msgspec.json.Decoder(dict[str, Any]).decode  # whole: a raw field is not checked
 _MESSAGE_BYTES: Final = 900_000
-"""Of lists in a message, unless one alone is larger: nginx takes 1 MB by default."""
+"""Largest size of the lists in a message, unless one alone is larger: nginx accepts 1 MB by default."""
 
 
 class Group(Protocol):
-    """What the sink needs of its membership in a consumer group."""
+    """Membership in a consumer group, as far as the sink uses it."""
 
     @property
     def version(self) -> int: ...
@@ -55,7 +55,7 @@ class Group(Protocol):
 
 
 class WebhookStore:
-    """`stream.api.store.FollowedStore` on an endpoint, of the table of lists alone."""
+    """Implements `stream.api.store.FollowedStore` for lists by posting to an endpoint."""
 
     def __init__(
         self,
@@ -114,8 +114,8 @@ class WebhookStore:
         return True
 
     async def complete(self, table: Table, partition: int, position: Position) -> int | None:
-        """Says that the partition was sent whole: an earlier pass may have left more at the receiver, also one that the group has
-        forgotten, as it does when its topic is deleted.
+        """Posts `recommendations.reconciled`. The receiver may hold more from an earlier pass, even from one that the group forgot
+        when its topic was deleted.
         """
         del table
         note = self._notes[partition]
@@ -132,8 +132,8 @@ class WebhookStore:
         await self._sender.close()
 
     def _parts(self, partition: int, rows: Sequence[Row]) -> list[list[Row]]:
-        """The rows of each message, in order: an erasure alone, lists together without those that a later record supersedes, and
-        without what is no list of its user: an erasure would not reach it.
+        """Groups rows into messages, in order. An erasure stands alone. Skips lists that a later record supersedes, and records
+        that are not a list of their key's user, because that user's erasure would not cover them.
         """
         newest = {row.key: row.offset for row in rows}
         parts: list[list[Row]] = []
@@ -145,7 +145,7 @@ class WebhookStore:
                 self._count("superseded")
             elif not _is_list_of(row.key, row.value):
                 self._count("refused")
-                text = "the record at offset %d of partition %d is no list of its user, who keeps the former one; it is not sent"
+                text = "the record at offset %d of partition %d is not a list of its user, who keeps the last one; it is not sent"
                 logger.error(text, row.offset, partition)
             elif parts and parts[-1][0].value is not None and self._has_room(parts[-1], held + len(row.value)):
                 parts[-1].append(row)
@@ -159,7 +159,7 @@ class WebhookStore:
         return len(part) < self._batch_lists and held <= _MESSAGE_BYTES
 
     async def _send(self, partition: int, part: Sequence[Row], prefix: str = "lists") -> None:
-        """Posts one message; lists that are not taken become dead letters."""
+        """Posts one message. Lists that the endpoint does not accept become dead letters."""
         note = self._notes[partition]
         epoch = note.position.epoch
         name = f"{prefix}-{epoch}-{partition}-{note.began_at}-{part[0].offset}-{part[-1].offset}"
@@ -185,7 +185,7 @@ class WebhookStore:
         logger.error(text, len(part), partition, part[0].offset, part[-1].offset, why)
 
     async def _replay(self, partition: int) -> None:
-        """Sends what was asked for, as the topic says it now, up to the position; what follows that comes by itself."""
+        """Sends the current lists of the users in replay requests, up to the position. Later records are sent anyway."""
         note = self._notes[partition]
         requests = self._requests.of(partition, note.position.epoch, note.replayed)
         due = [one for one in requests if one.offset < note.position.next_offset]
@@ -203,7 +203,7 @@ class WebhookStore:
         self._notes[partition] = note
 
     def _body(self, partition: int, kind: Kind, data: Updated | Erased | Reconciled) -> bytes:
-        """A partition's messages never go back in time, also where the clock of a later owner is behind."""
+        """Encodes a message. Timestamps of a partition never decrease, even if its next owner's clock is behind."""
         note = self._notes[partition]
         at = max(self._clock_ms(), note.began_at, note.sent_at)
         self._notes[partition] = msgspec.structs.replace(note, sent_at=at)

@@ -24,11 +24,11 @@ async def test_a_first_load_says_how_far_it_has_come(monkeypatch: pytest.MonkeyP
                 await asyncio.sleep(0.001)
 
     saying = asyncio.create_task(sinks.say_progress(follower))
-    await said("25 % of what the topic holds is read")
+    await said("25 % of the topic is read")
     share = 0.5
-    await said("50 % of what the topic holds is read")
+    await said("50 % of the topic is read")
     ready.set()
     await asyncio.sleep(0)
     ready.clear()
-    await said("50 % of what the topic holds is read")
+    await said("50 % of the topic is read")
     saying.cancel()
