@@ -15,9 +15,10 @@ from litestar.testing import AsyncTestClient
 from stream.api.api_keys import ApiKey, Scope, encode_api_key, make_api_key
 from stream.api.app import make_app
 from stream.api.store import Store
-from stream.core.events import Item
+from stream.core.events import Erasure, Item
 from stream.core.feedback import Mark, UserFeedback, encode_feedback
 from stream.core.kept_interactions import KeptSession
+from stream.core.known_erasures import KnownErasures
 from stream.core.outputs import Cause, Modalities, ModelName, Output, RankedItem, Recommendation
 from stream.core.partitioner import partition_of
 from stream.core.state import (
@@ -120,11 +121,14 @@ def erase(log: Log, user: str, term: int = 1) -> None:
         append(log, CHANGELOG, user, Output(state_key(user.encode()), None, stamp(term)))
 
 
-def mark_erased(log: Log, user: str, until_ms: int, term: int = 1) -> None:
+def mark_erased(log: Log, user: str, until_ms: int, term: int = 1, event_id: str | None = None) -> None:
     """What an erasure leaves: no state, and a marker under a keyed hash."""
     erase(log, user, term)
-    key = erasure_marker_key(user.encode(), StepSettings().erasure_key.get_secret_value().encode())
-    append(log, CHANGELOG, user, Output(key, encode_state(ErasureMarker(1, until_ms, until_ms, {})), stamp(term)))
+    secret = StepSettings().erasure_key.get_secret_value().encode()
+    known = KnownErasures(user.encode(), secret)
+    known.add(Erasure(user, event_id=event_id))
+    marker = encode_state(ErasureMarker(1, until_ms, until_ms, {}, known.ids))
+    append(log, CHANGELOG, user, Output(erasure_marker_key(user.encode(), secret), marker, stamp(term)))
 
 
 def append(log: Log, topic: str, user: str, output: Output) -> None:

@@ -141,7 +141,13 @@ _LINKS: Final[tuple[tuple[tuple[str, str], str, tuple[str, str], dict[str, Any]]
         ("delete", "/v1/users/{user_id}"),
         "202",
         ("get", "/v1/users/{user_id}/erasures/{until_ms}"),
-        {"parameters": {"path.user_id": "$request.path.user_id", "path.until_ms": "$response.body#/erased_until"}},
+        {
+            "parameters": {
+                "path.user_id": "$request.path.user_id",
+                "path.until_ms": "$response.body#/erased_until",
+                "query.event_id": "$response.body#/event_id",
+            }
+        },
     ),
     (("get", "/v1/items"), "200", ("get", "/v1/items"), {"parameters": {"query.after": "$response.body#/next"}}),
     (

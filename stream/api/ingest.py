@@ -169,9 +169,13 @@ def check_user_id(user_id: str, field: str) -> None:
         raise ApiError(400, f"{field} must have 1 to {limits.USER_ID_BYTES} bytes")
 
 
-def erasure_event(user_id: str) -> OutgoingEvent:
-    """Without a time: the user is erased up to the record's Kafka timestamp, whatever this machine's clock says."""
-    event_id = str(uuid4())
+def erasure_event(user_id: str, idempotency_key: str | None) -> OutgoingEvent:
+    """Without a time: the user is erased up to the record's Kafka timestamp, whatever this machine's clock says.
+
+    Sent again with its key it has the same id, and the step drops it.
+    """
+    request = uuid4().hex if idempotency_key is None else idempotency_key
+    event_id = blake2b(f"{request}|{user_id}".encode(), digest_size=12).hexdigest()
     return OutgoingEvent("erasures", user_id, event_id, _encode(Erasure(user_id, event_id=event_id)))
 
 

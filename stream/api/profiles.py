@@ -83,6 +83,18 @@ class HeadSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
     growing: bytes = b""
 
 
+class MarkerSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What is kept of `ErasureMarker`.
+
+    Attributes:
+        erased_at: Up to when the user was erased, ms.
+        erasure_ids: As in `KnownErasures`.
+    """
+
+    erased_at: int
+    erasure_ids: bytes = b""
+
+
 class FactsSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What is kept of `Facts`.
 
@@ -129,11 +141,17 @@ class FeedbackSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 _encode = msgspec.msgpack.Encoder().encode
 decode_head_summary = msgspec.msgpack.Decoder(HeadSummary).decode
-decode_erased_at = msgspec.msgpack.Decoder(int).decode
+_decode_marker = msgspec.msgpack.Decoder(int | MarkerSummary).decode
 decode_facts_summary = msgspec.msgpack.Decoder(FactsSummary).decode
 decode_feedback_summary = msgspec.msgpack.Decoder(FeedbackSummary).decode
 _decode_interactions = msgspec.msgpack.Decoder(tuple[SeenInteraction, ...]).decode
 HEAD, FACTS, MARKER, FEEDBACK = head_key(b""), facts_key(b""), b"m", feedback_key(b"")
+
+
+def decode_marker_summary(value: bytes) -> MarkerSummary:
+    """Returns what is kept of an erasure marker; an earlier version kept the time alone."""
+    kept = _decode_marker(value)
+    return MarkerSummary(kept) if isinstance(kept, int) else kept
 
 
 def is_kept(key: bytes) -> bool:
@@ -148,7 +166,8 @@ def summary_of(key: bytes, value: bytes, *, keep_clicks: bool = False) -> bytes:
         StatesUnreadableError: the record is damaged, or a later version wrote it.
     """
     if key[:1] == MARKER:
-        return _encode(decode_erasure_marker(value).erased_at)
+        marker = decode_erasure_marker(value)
+        return _encode(MarkerSummary(marker.erased_at, marker.erasure_ids))
     if key[:1] == FEEDBACK:
         return _encode(_feedback_summary(value))
     if key[:1] == HEAD:

@@ -212,24 +212,28 @@ async def own_stream(
 
 
 @delete("/v1/users/{user_id:str}", status_code=202, opt={SCOPE: Scope.ERASE}, responses=problems(*READING), summary="Forget a user")
-async def erase(api: UsesApi, user_id: UserPath, request: Authenticated) -> Receipt:
-    """Sends an erasure event. State, list and training examples go once a worker reads it; the receipt says where to ask."""
-    return await _erase(api, user_id, request)
+async def erase(api: UsesApi, user_id: UserPath, request: Authenticated, idempotency_key: IdempotencyKey = None) -> Receipt:
+    """Sends an erasure event. State, list and training examples go once a worker reads it; the receipt says where to ask.
+
+    Sent again with its `Idempotency-Key`, it erases nothing that came since.
+    """
+    return await _erase(api, user_id, request, idempotency_key)
 
 
-async def _erase(api: Api, user_id: str, request: Authenticated) -> Receipt:
+async def _erase(api: Api, user_id: str, request: Authenticated, idempotency_key: str | None) -> Receipt:
     check_user_id(user_id, "user_id")
-    event = erasure_event(user_id)
+    event = erasure_event(user_id, idempotency_key)
     (until_ms,) = await api.sink.send([event])
     if until_ms is None:
         raise ApiError(503, "Kafka did not take the erasure: try again", {"Retry-After": "1"})
-    return Receipt(event.event_id, until_ms, f"{request.scope['raw_path'].decode()}/erasures/{until_ms}")
+    path = request.scope["raw_path"].decode()
+    return Receipt(event.event_id, until_ms, f"{path}/erasures/{until_ms}?event_id={event.event_id}")
 
 
 @delete("/v1/users/batch", status_code=202, opt={SCOPE: Scope.ERASE}, include_in_schema=False)
-async def erase_batch(api: UsesApi, request: Authenticated) -> Receipt:
+async def erase_batch(api: UsesApi, request: Authenticated, idempotency_key: IdempotencyKey = None) -> Receipt:
     """Erases the user `batch`, whose path a route of its own would hide."""
-    return await _erase(api, "batch", request)
+    return await _erase(api, "batch", request, idempotency_key)
 
 
 @get(
@@ -239,11 +243,21 @@ async def erase_batch(api: UsesApi, request: Authenticated) -> Receipt:
     summary="How far an erasure is",
 )
 async def erasure(
-    api: UsesApi, user_id: UserPath, until_ms: Annotated[int, PathParameter(description="`erased_until` of the receipt.", ge=0)]
+    api: UsesApi,
+    user_id: UserPath,
+    until_ms: Annotated[int, PathParameter(description="`erased_until` of the receipt.", ge=0)],
+    event_id: Annotated[
+        str | None,
+        QueryParameter(
+            description="`event_id` of the receipt: of an erasure that was sent again, the first one counts.",
+            min_length=1,
+            max_length=limits.ID_CHARACTERS,
+        ),
+    ] = None,
 ) -> ErasureStatus:
     """Whether this replica still holds anything of the user from before the erasure."""
     check_user_id(user_id, "user_id")
-    return ErasureStatus(await api.service.is_erased(user_id, until_ms), api.service.age_s())
+    return ErasureStatus(await api.service.is_erased(user_id, until_ms, event_id), api.service.age_s())
 
 
 @post(

@@ -11,13 +11,15 @@ from stream.api.profile_answer import Profile, profile_of
 from stream.api.profiles import (
     FactsSummary,
     HeadSummary,
-    decode_erased_at,
     decode_facts_summary,
     decode_feedback_summary,
     decode_head_summary,
+    decode_marker_summary,
 )
 from stream.api.served_lists import ServedLists
 from stream.api.store import Store, Table
+from stream.core.events import Erasure
+from stream.core.known_erasures import KnownErasures
 from stream.core.outputs import Recommendation
 from stream.core.partitioner import partition_of
 from stream.core.state import erasure_marker_key, facts_key, feedback_key, head_key
@@ -115,11 +117,16 @@ class ReadService:
         head, erased_at = await self._head_and_erasure(number, key)
         return Trace(kept is not None or head is not None, erased_at)
 
-    async def is_erased(self, user: str, until_ms: int) -> bool:
-        """Whether the store holds nothing of the user from before an erasure."""
+    async def is_erased(self, user: str, until_ms: int, event_id: str | None = None) -> bool:
+        """Whether the store holds nothing of the user from before an erasure. One that was sent again reaches up to the first."""
         (kept,), (head,) = await self._lists_and_heads([user])
         number, key = self._key(user)
-        (feedback,) = await self._store.read(Table.STATES, [(number, feedback_key(key))])
+        keys = [(number, feedback_key(key)), (number, erasure_marker_key(key, self._erasure_key))]
+        feedback, marker = await self._store.read(Table.STATES, keys)
+        if event_id is not None and marker is not None:
+            erased = decode_marker_summary(marker)
+            if KnownErasures(key, self._erasure_key, erased.erasure_ids).contains(Erasure(user, event_id=event_id)):
+                until_ms = min(until_ms, erased.erased_at)
         if head is not None and head.erased_at < until_ms:
             return False
         if feedback is not None and decode_feedback_summary(feedback).oldest_at <= until_ms:
@@ -136,7 +143,7 @@ class ReadService:
         value, marker = await self._store.read(Table.STATES, keys)
         head = None if value is None else decode_head_summary(value)
         by_head = -1 if head is None else head.erased_at
-        return head, max(by_head, -1 if marker is None else decode_erased_at(marker))
+        return head, max(by_head, -1 if marker is None else decode_marker_summary(marker).erased_at)
 
     def _key(self, user: str) -> Key:
         key = user.encode()

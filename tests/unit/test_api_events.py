@@ -17,15 +17,18 @@ from stream.api.store import StoreAwayError
 from stream.api.stream_places import Place
 from stream.api.streams import Stream, stream_lists
 from stream.core.events import NATIVE_FORMAT_HEADER, Click, Erasure, Purchase, Source, Transcript
+from stream.core.outputs import Output
 from stream.core.partitioner import partition_of
 from stream.core.records import Batch, PlainRecord
+from stream.core.state import Head, encode_state, head_key
 from stream.errors import IsthmusError
 from stream.kafka.cluster.event_sink import OutgoingEvent
+from stream.kafka.faust.changelog import term_headers as stamp
 from stream.metrics import Metrics
 from stream.services.api import now_ms
 from stream.services.http_server import serve
 from tests import api, world
-from tests.api import ITEMS, NOW, PARTITIONS, TOPICS, Replica, replica
+from tests.api import CHANGELOG, ITEMS, NOW, PARTITIONS, TOPICS, Replica, replica
 
 CLICK: dict[str, Any] = {"type": "click", "user_id": "u", "occurred_at": NOW, "tags": ["home"]}
 PURCHASE: dict[str, Any] = {"type": "purchase", "user_id": "u", "occurred_at": NOW, "items": ["item-01"], "event_id": "p1"}
@@ -220,6 +223,26 @@ async def test_an_erasure_is_sent_and_its_receipt_says_when_it_is_done_here(runn
     assert (await running.get(receipt["status_url"])).json()["done"] is True
     assert (await running.get("/v1/users/u/profile")).status_code == 404
     assert (await running.get("/v1/users/u/recommendations")).json()["fallback"] == "catalogue"
+
+
+async def test_an_erasure_that_is_sent_again_with_its_key_reaches_up_to_the_first(running: Replica) -> None:
+    """It is the same event of this user, so the step drops it. Both receipts say when the first is done; the user may be back."""
+    key = {"Idempotency-Key": "request-1"}
+    first, again = [(await running.client.delete("/v1/users/u", headers=key)).json() for _ in range(2)]
+    others = [(await running.client.delete(path)).json() for path in ("/v1/users/u", "/v1/users/v")]
+    others.append((await running.client.delete("/v1/users/v", headers=key)).json())
+    assert first["event_id"] == again["event_id"]
+    assert len({one["event_id"] for one in (first, *others)}) == 4
+    api.put_state(running.log, "u")
+    await running.settled()
+    assert (await running.get(again["status_url"])).json()["done"] is False
+    api.mark_erased(running.log, "u", first["erased_until"], event_id=first["event_id"])
+    head = Head(newest_at=NOW, erased_at=first["erased_until"])
+    api.append(running.log, CHANGELOG, "u", Output(head_key(b"u"), encode_state(head), stamp(1)))
+    await running.settled()
+    late = f"/v1/users/u/erasures/{first['erased_until'] + 1}?event_id="
+    asked = (first["status_url"], late + first["event_id"], late + "another")
+    assert [(await running.get(url)).json()["done"] for url in asked] == [True, True, False]
 
 
 class Client:
