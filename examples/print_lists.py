@@ -1,15 +1,12 @@
-"""Prints each user's list as it changes. It reads committed records only, so it suits both delivery guarantees.
+"""Prints each user's list as it changes: `python -m examples.print_lists localhost:9092`. It suits both delivery guarantees."""
 
-python -m examples.print_lists localhost:9092
-"""
-
-import argparse
 import asyncio
 import json
+from argparse import Namespace
 
 from aiokafka import AIOKafkaConsumer
 
-from examples.secured import add_options, client_options
+from examples.secured import client_options, parsed
 
 
 def line(key: bytes, value: bytes | None) -> str:
@@ -22,25 +19,12 @@ def line(key: bytes, value: bytes | None) -> str:
     return f"{recommendation['user_id']}: {items}  [{recommendation['model']['name']}, {why}]"
 
 
-async def follow(options: argparse.Namespace) -> None:
-    consumer = AIOKafkaConsumer(
-        "recommendations",
-        bootstrap_servers=options.bootstrap,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-        **client_options(options),
-    )
-    async with consumer:
+async def follow(options: Namespace) -> None:
+    read = {"bootstrap_servers": options.bootstrap, "auto_offset_reset": "earliest", "isolation_level": "read_committed"}
+    async with AIOKafkaConsumer("recommendations", **read, **client_options(options)) as consumer:
         async for record in consumer:
             print(line(record.key, record.value), flush=True)
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("bootstrap")
-    add_options(parser)
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    asyncio.run(follow(arguments()))
+    asyncio.run(follow(parsed("bootstrap")))

@@ -12,6 +12,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ca-file", type=Path, help="PEM file with the authorities that sign the brokers' certificates")
 
 
+def parsed(*names: str) -> argparse.Namespace:
+    """The command line: arguments of these names, and the options above."""
+    parser = argparse.ArgumentParser()
+    for name in names:
+        parser.add_argument(name)
+    add_options(parser)
+    return parser.parse_args()
+
+
 def client_options(options: argparse.Namespace) -> dict[str, Any]:
     """What aiokafka's clients take."""
     if options.username is None:
