@@ -1,13 +1,15 @@
 """The trainer on real Kafka: newest examples of a compacted topic, announcements, and `isthmus train --every` until a signal."""
 
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from kafka import KafkaProducer
-from kafka.admin import NewTopic
+from kafka.admin import NewPartitions, NewTopic
 
 from stream.core.announcements import ModelAnnouncement, decode_announcement
 from stream.core.catalogue_records import ItemTable
@@ -85,6 +87,20 @@ def test_reading_on_returns_only_new_records(kafka: str, topic: str, reader: Com
     send(kafka, topic, [record(example) for example in purchases(3, first=5)])
     assert reader.read_on() == 3
     assert len(examples_in(reader)) == 8
+
+
+def test_a_reader_that_goes_on_reads_partitions_that_were_added(kafka: str, topic: str, reader: CompactedTopic) -> None:
+    """By hand, or because the topic was made again with another count: a trainer that runs for weeks would miss their examples."""
+    send(kafka, topic, [record(example) for example in purchases(5)])
+    reader.read_on()
+    with closing(admin_client(kafka)) as admin:
+        admin.create_partitions({topic: NewPartitions(12)})
+    deadline = time.monotonic() + 60
+    while len(read_all(kafka, topic)) < 12:
+        assert time.monotonic() < deadline, "the partitions were not added"
+    send(kafka, topic, [record(example) for example in purchases(40, first=5)])
+    reader.read_on()
+    assert len(examples_in(reader)) == 45
 
 
 def test_an_empty_topic_has_no_examples(reader: CompactedTopic) -> None:

@@ -10,6 +10,7 @@ from kafka.errors import KafkaError
 from stream.core.catalogue_records import ItemTable
 from stream.kafka.cluster.clients import TopicError
 from stream.kafka.cluster.compacted_topic import CompactedTopic, read_items
+from stream.kafka.cluster.topics import TopicShape
 
 TOPIC = "training-examples"
 
@@ -21,6 +22,7 @@ class Consumer:
         self.records: list[Any] = []
         self.at = 0
         self.epoch = 1
+        self.partitions = 1
 
     def write(self, offset: int, timestamp: int, key: bytes, value: bytes | None) -> None:
         """Loses what the log held from the offset on, and continues with this record."""
@@ -51,9 +53,9 @@ class Consumer:
 @pytest.fixture
 def consumer(monkeypatch: pytest.MonkeyPatch) -> Consumer:
     made = Consumer()
-    made.partitions_for_topic = lambda _: {0}  # type: ignore[attr-defined]
-    monkeypatch.setattr("stream.kafka.cluster.compacted_topic.topic_epochs", lambda *_: {TOPIC: made.epoch})
+    monkeypatch.setattr("stream.kafka.cluster.compacted_topic.topic_shape", lambda *_: TopicShape(made.epoch, made.partitions))
     made.assign = lambda _: None  # type: ignore[attr-defined]
+    made.close = lambda: None  # type: ignore[attr-defined]
     monkeypatch.setattr("stream.kafka.cluster.compacted_topic.ConsumerClient", lambda **_: made)
     for offset in range(4):
         made.write(offset, 100 + offset, b"k%d" % offset, b"old")

@@ -29,7 +29,7 @@ from stream.kafka.cluster.clients import BOOTSTRAP_MS, ConsumerClient, TopicErro
 from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch
 from stream.kafka.cluster.skips import read_skips
 from stream.kafka.cluster.topic_reader import poll_until
-from stream.kafka.cluster.topics import TOMBSTONE_RETENTION_MS, topic_epochs
+from stream.kafka.cluster.topics import TOMBSTONE_RETENTION_MS, TopicShape, topic_shape
 
 logger = logging.getLogger(__name__)
 _SILENT_S: Final = 600.0  # longer than an operator's command waits: a trainer outlasts a broker's restart
@@ -52,19 +52,19 @@ class CompactedTopic:
         self._last: dict[Any, tuple[int, int]] = {}  # offset and timestamp of each partition's last record
         self._bootstrap, self._topic = bootstrap, topic
         self._read_at = time.time()
-        self._epoch = self._read_epoch()
+        self._shape = self._read_shape()
         self._where = f"{topic} at {bootstrap}"
+        self._open(self._shape)
+
+    def _open(self, shape: TopicShape) -> None:
+        """Begins to read a topic. A consumer that knows former partitions would not learn of others for minutes."""
         try:
             self._consumer: Any = ConsumerClient(
-                bootstrap_servers=bootstrap, check_crcs=RaiseAtCorruptBatch(partial(read_skips, bootstrap))
+                bootstrap_servers=self._bootstrap, check_crcs=RaiseAtCorruptBatch(partial(read_skips, self._bootstrap))
             )
-            partitions = self._consumer.partitions_for_topic(topic)
         except KafkaError as error:
             raise TopicError(f"{self._where} cannot be read ({type(error).__name__})") from error
-        if not partitions:
-            self.close()
-            raise TopicError(f"{self._where} is missing: run `isthmus topics`")
-        self._partitions = [TopicPartition(topic, number) for number in sorted(partitions)]
+        self._partitions = [TopicPartition(self._topic, number) for number in range(shape.partitions)]
         self._consumer.assign(self._partitions)
         self._consumer.seek_to_beginning(*self._partitions)
 
@@ -92,17 +92,23 @@ class CompactedTopic:
         """
         began_at = time.time()
         try:
-            epoch = self._read_epoch()
+            shape = self._read_shape()
+            is_other = shape != self._shape
+            if is_other:
+                self._consumer.close()
+                self._open(shape)
             ends = self._consumer.end_offsets(self._partitions)
-            is_other = epoch != self._epoch or not self._is_continued(ends)
+            is_other = is_other or not self._is_continued(ends)
         except KafkaError as error:
             raise TopicError(f"{self._where} cannot be read ({type(error).__name__})") from error
         if is_other:
-            text = "%s was recreated, or its log was cut: it is read whole again and replaces what was read before"
+            text = (
+                "%s was recreated, or its log was cut or got partitions: it is read whole again and replaces what was read before"
+            )
             logger.error(text, self._where)
         replace = is_other or began_at - self._read_at > _MAX_AGE_S
         if replace:
-            self._epoch = epoch
+            self._shape = shape
             self._last.clear()
             self._consumer.seek_to_beginning(*self._partitions)
         return self._read(ends, began_at), replace
@@ -111,9 +117,9 @@ class CompactedTopic:
         """What was read is not used: the next reading begins at the beginning."""
         self._read_at = float("-inf")
 
-    def _read_epoch(self) -> int:
+    def _read_shape(self) -> TopicShape:
         try:
-            return topic_epochs(self._bootstrap, [self._topic])[self._topic]
+            return topic_shape(self._bootstrap, self._topic)
         except IsthmusError as error:
             raise TopicError(str(error)) from error
 

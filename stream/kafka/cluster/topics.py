@@ -163,15 +163,33 @@ def create_or_check(
     return lines
 
 
+class TopicShape(NamedTuple):
+    """Which topic of its name one is, and its number of partitions."""
+
+    epoch: int
+    partitions: int
+
+
+def topic_shape(bootstrap: str, name: str) -> TopicShape:
+    """Raises IsthmusError where the broker cannot be reached, or the topic is missing."""
+    described = _described(bootstrap, [name])
+    return TopicShape(epochs_of(described)[name], counts_of(described)[name])
+
+
 def topic_epochs(bootstrap: str, names: Iterable[str]) -> dict[str, int]:
     """Each topic's epoch: 63 bits of its Kafka topic id, which changes when a topic is recreated.
 
     Raises:
         IsthmusError: the broker cannot be reached, or a topic is missing.
     """
+    return epochs_of(_described(bootstrap, names))
+
+
+def _described(bootstrap: str, names: Iterable[str]) -> list[Mapping[str, Any]]:
+    """Topics as an admin client describes them; raises IsthmusError where one is missing."""
     admin = admin_client(bootstrap)
     try:
-        described = admin.describe_topics(list(names))
+        described: list[Mapping[str, Any]] = admin.describe_topics(list(names))
     except KafkaError as error:
         raise IsthmusError(f"topics at {bootstrap}: {error}") from error
     finally:
@@ -179,7 +197,7 @@ def topic_epochs(bootstrap: str, names: Iterable[str]) -> dict[str, int]:
     missing = [topic["name"] for topic in described if topic["error_code"]]
     if missing:
         raise IsthmusError(f"topics missing at {bootstrap}: {', '.join(missing)}; run `isthmus topics`")
-    return epochs_of(described)
+    return described
 
 
 def epochs_of(described: Iterable[Mapping[str, Any]]) -> dict[str, int]:
