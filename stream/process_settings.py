@@ -202,6 +202,11 @@ class ApiSettings(Section):
     oidc_token_url: Annotated[str, Field(pattern=_ENDPOINT)] | None = Field(
         None, description="the provider's token endpoint (https), which the agent page asks; it must admit the page's origin (CORS)"
     )
+    oidc_end_session_url: Annotated[str, Field(pattern=_ENDPOINT)] | None = Field(
+        None,
+        description="the provider's end_session_endpoint (https), where agents who log out end their session there too; none: it "
+        "goes on",
+    )
     oidc_login_scope: str = Field(
         "", description="what the agent page asks for; none: openid, and read and feedback with the prefix"
     )
@@ -261,6 +266,8 @@ class ApiSettings(Section):
         missing = [name for name, value in needed.items() if value is None]
         if 0 < len(missing) < len(needed):
             raise ValueError(f"agents cannot log in without {' and '.join(missing)}")
+        if missing and self.oidc_end_session_url is not None:
+            raise ValueError("oidc_end_session_url needs oidc_client_id: nobody logs out who cannot log in")
         if not missing and self.oidc_jwks is None:
             raise ValueError("oidc_client_id needs oidc_jwks: else no token of an agent opens anything")
         own = sorted(_OF_THE_LOG_IN & self.oidc_login_parameters.keys())

@@ -34,6 +34,7 @@ class LogInProvider:
         bent: Parameters that replace those of the redirect back; None takes one away.
         nonce: Replaces the nonce of ID tokens.
         asked: The authorization requests, and those for tokens.
+        ended: What came to its end session endpoint.
     """
 
     url: str
@@ -43,6 +44,7 @@ class LogInProvider:
     bent: dict[str, str | None] = field(default_factory=dict)
     nonce: str | None = None
     asked: list[dict[str, str]] = field(default_factory=list)
+    ended: list[dict[str, str]] = field(default_factory=list)
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     renewals: set[str] = field(default_factory=set)
 
@@ -112,6 +114,11 @@ async def log_in_provider(page_origin: str) -> AsyncIterator[LogInProvider]:
         made = provider.tokens(asked)
         return Response({"error": "invalid_grant"}, status_code=400) if made is None else Response(made, status_code=200)
 
-    app = Litestar([authorize, token], cors_config=CORSConfig(allow_origins=[page_origin]), openapi_config=None)
+    @post("/end")
+    async def end(request: Request[Any, Any, Any]) -> Redirect:
+        provider.ended.append({name: values[0] for name, values in parse_qs((await request.body()).decode()).items()})
+        return Redirect(provider.ended[-1]["post_logout_redirect_uri"], status_code=303)
+
+    app = Litestar([authorize, token, end], cors_config=CORSConfig(allow_origins=[page_origin]), openapi_config=None)
     async with serving(app, port):
         yield provider

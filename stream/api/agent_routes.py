@@ -1,7 +1,8 @@
 """The page of agents: the page itself, whom it shows, and the demo's token for it.
 
 Agents log in at the identity provider, by authorization code with PKCE (RFC 7636). The page, a public client, asks the provider's
-token endpoint itself, so its content security policy names that origin.
+token endpoint itself, so its content security policy names that origin. Who logs out is sent to the provider's end session endpoint
+by a form (OpenID Connect RP-Initiated Logout 1.0, section 2), for a URL would show the ID token.
 """
 
 import html
@@ -64,6 +65,7 @@ class LogIn(msgspec.Struct, frozen=True, omit_defaults=True):
         issuer: The provider; absent: nobody can log in.
         authorize_url: Its authorization endpoint.
         token_url: Its token endpoint.
+        end_session_url: Its end session endpoint; absent: its session goes on.
         client_id: The page's id there.
         scope: What the page asks for.
         parameters: Further parameters of the authorization request.
@@ -74,6 +76,7 @@ class LogIn(msgspec.Struct, frozen=True, omit_defaults=True):
     issuer: str | None = None
     authorize_url: str | None = None
     token_url: str | None = None
+    end_session_url: str | None = None
     client_id: str | None = None
     scope: str = ""
     parameters: Mapping[str, str] = {}
@@ -96,7 +99,9 @@ async def agent_page(api: UsesApi) -> Response[bytes]:
     """The page of agents. It holds no data."""
     made = log_in_of(api)
     content = html.escape(msgspec.json.encode(made).decode())
-    return page("agent.html", log_in=content, connect=() if made.token_url is None else (_origin(made.token_url),))
+    connect = () if made.token_url is None else (_origin(made.token_url),)
+    forms = () if made.end_session_url is None else ("'self'", _origin(made.end_session_url))
+    return page("agent.html", log_in=content, connect=connect, forms=forms)
 
 
 def log_in_of(api: Api) -> LogIn:
@@ -109,6 +114,7 @@ def log_in_of(api: Api) -> LogIn:
         issuer=own.oidc_issuer,
         authorize_url=own.oidc_authorize_url,
         token_url=own.oidc_token_url,
+        end_session_url=own.oidc_end_session_url,
         client_id=own.oidc_client_id,
         scope=own.oidc_login_scope or scope,
         parameters=own.oidc_login_parameters,

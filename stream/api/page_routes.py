@@ -20,7 +20,7 @@ _TYPES: Final = {
 }
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src {connect}; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'"
+    "form-action {forms}; frame-ancestors 'none'"
 )
 FilePath = Annotated[str, PathParameter(max_length=64)]
 AcceptEncoding = Annotated[str, HeaderParameter(name="Accept-Encoding", description="`gzip` gets it compressed.", max_length=256)]
@@ -43,17 +43,21 @@ def _page_files() -> frozenset[str]:
     return frozenset(name for name in names - {"snippet.js"} if name.endswith((".css", ".js")))
 
 
-def page(name: str, *, connect: Sequence[str] = (), **values: str) -> Response[bytes]:
-    """A page with the values that stand in it, which are HTML already, by their names; `connect`: origins that it may ask too."""
+def page(name: str, *, connect: Sequence[str] = (), forms: Sequence[str] = (), **values: str) -> Response[bytes]:
+    """A page with the values that stand in it, which are HTML already, by their names; `connect`: origins that it may ask too;
+    `forms`: where its forms may lead, redirects included.
+    """
     content = _read(name)
     for place, value in values.items():
         content = content.replace(b"{%s}" % place.encode(), value.encode())
-    return _file(name, content, connect=connect)
+    return _file(name, content, connect=connect, forms=forms)
 
 
-def _file(name: str, content: bytes, accept_encoding: str = "", connect: Sequence[str] = ()) -> Response[bytes]:
+def _file(
+    name: str, content: bytes, accept_encoding: str = "", connect: Sequence[str] = (), forms: Sequence[str] = ()
+) -> Response[bytes]:
     headers = {
-        "Content-Security-Policy": _POLICY.format(connect=" ".join(("'self'", *connect))),
+        "Content-Security-Policy": _POLICY.format(connect=" ".join(("'self'", *connect)), forms=" ".join(forms) or "'none'"),
         "Referrer-Policy": "no-referrer",
         "ETag": f'"{blake2b(content, digest_size=12).hexdigest()}"',
     }

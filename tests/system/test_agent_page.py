@@ -142,6 +142,30 @@ async def test_an_agent_logs_in_and_leaves_no_token_and_no_id_behind(desk: Desk)
     assert "code=" not in page.url
 
 
+@pytest.mark.parametrize("ends", [True, False])
+async def test_logging_out_ends_the_providers_session_where_it_offers_that(tmp_path: Path, chromium: Browser, ends: bool) -> None:
+    """By a form, so that the ID token is in no URL; the page is then as before a log-in. Without the setting, nobody is told."""
+    log, port = api.new_log(), listening()
+    url, jwks = url_of(port), str(oidc.write_keys(tmp_path / "jwks.json", rsa=oidc.RSA))
+    async with log_in_provider(url) as provider:
+        settings = {"oidc_jwks": jwks, **provider.settings, **({"oidc_end_session_url": f"{provider.url}/end"} if ends else {})}
+        async with replica(log, tmp_path / "store", **settings) as running, serving(running.app, port):
+            page = await Desk(running, url, provider, await chromium.new_context(), tmp_path / "audit").logged_in()
+            urls: list[str] = []
+            page.on("request", lambda request: urls.append(request.url))
+            await page.click("#log-out")
+            await expect(page.locator("#log-in-button")).to_be_visible(timeout=WITHIN_MS)
+            await until(lambda: len(provider.ended) == ends)
+            if ends:
+                await page.wait_for_url(f"{url}/agent")
+                (told,) = provider.ended
+                assert told.pop("id_token_hint").startswith("eyJ")
+                assert told == {"client_id": "agent-page", "post_logout_redirect_uri": f"{url}/agent"}
+                await expect(page.locator("#log-in-button")).to_be_visible(timeout=WITHIN_MS)
+            await expect(page.locator("#warn")).to_have_text("")
+            assert not [one for one in urls if "eyJ" in one]
+
+
 BENT: dict[str, tuple[dict[str, str | None], str | None]] = {
     "not begun by this page": ({"state": "somebody's"}, None),
     "Another provider": ({"iss": "https://other.example"}, None),

@@ -29,6 +29,7 @@ LOG_IN: dict[str, Any] = {
     "oidc_authorize_url": "https://id.example/authorize?tenant=1",
     "oidc_token_url": "https://tokens.example:8443/oauth/token",
 }
+IN_THE_LOG_IN = ("oidc_client_id", "oidc_authorize_url", "oidc_token_url")
 USER = "a/../b?c#d"
 
 
@@ -63,6 +64,15 @@ async def test_the_page_may_ask_the_token_endpoint_and_nobody_else(running: Repl
     assert made["parameters"] == {"audience": '">'}
     assert (made["client_id"], made["length"]) == ("isthmus-agents", 5)
     assert not re.search(r"<script(?![^>]*src=)|\son\w+=|<style|\sstyle=", answer.text)
+
+
+async def test_the_page_may_send_a_form_to_the_end_session_endpoint_alone(tmp_path: Path) -> None:
+    """And be led back from there."""
+    ends = {"oidc_end_session_url": "https://id.example/logout?tenant=1"}
+    async with replica(api.new_log(), tmp_path / "store", **{**LOG_IN, "oidc_jwks": str(tmp_path / "none"), **ends}) as started:
+        answer = await started.get("/agent")
+    assert "form-action 'self' https://id.example;" in answer.headers["content-security-policy"]
+    assert log_in_in(answer.text)["end_session_url"] == ends["oidc_end_session_url"]
 
 
 async def test_a_profile_comes_with_its_list_for_any_id(running: Replica) -> None:
@@ -127,6 +137,8 @@ async def test_the_demos_token_is_for_its_own_page_alone(tmp_path: Path) -> None
         {"oidc_authorize_url": "javascript:alert(1)"},
         {"oidc_authorize_url": "http://localhost.evil.example/authorize"},
         {"oidc_login_parameters": {"state": "mine"}},
+        {"oidc_end_session_url": "http://id.example/logout"},
+        {"oidc_end_session_url": "https://id.example/logout", **dict.fromkeys(IN_THE_LOG_IN)},
     ],
 )
 def test_settings_with_which_agents_could_not_log_in_safely_are_refused(changes: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ const KEPT = "isthmus.log-in", EARLY_MS = 20000;
 const here = location.origin + location.pathname;
 export const settings = JSON.parse(document.querySelector('meta[name="isthmus-log-in"]').content);
 
-let session = null; // {access, renewal, ends}
+let session = null; // {access, renewal, ends, hint: the ID token}
 let renewing = null; // while it runs
 
 export class LogInError extends Error {}
@@ -47,6 +47,7 @@ export async function comeBack() {
   const made = await ask({ grant_type: "authorization_code", code: answer.get("code"), redirect_uri: here, code_verifier: kept.verifier });
   const agent = nameIn(made.id_token, kept.nonce);
   session = sessionOf(made);
+  session.hint = made.id_token;
   return { agent };
 }
 
@@ -106,7 +107,20 @@ export async function token() {
 /** Renews a session, unless the agent logs out meanwhile. Where that fails, the token serves until its end. */
 async function renew(before) {
   const made = before.renewal ? await ask({ grant_type: "refresh_token", refresh_token: before.renewal }).catch(() => null) : null;
-  if (made !== null && session === before) session = sessionOf(made, before.renewal);
+  if (made !== null && session === before) session = { ...sessionOf(made, before.renewal), hint: before.hint };
+}
+
+/** Forgets the tokens, and ends the session at the provider where it offers that. A form leads there and back: the ID token is in no URL. */
+export function logOut() {
+  const hint = session?.hint;
+  forget();
+  if (!settings.end_session_url || !hint) return;
+  const form = Object.assign(document.createElement("form"), { method: "post", action: settings.end_session_url });
+  const fields = { id_token_hint: hint, client_id: settings.client_id, post_logout_redirect_uri: here };
+  form.append(...Object.entries(fields).map(([name, value]) => Object.assign(document.createElement("input"), { type: "hidden", name, value })));
+  document.body.append(form);
+  form.submit();
+  form.remove();
 }
 
 /** Forgets the tokens. */

@@ -2,7 +2,7 @@
  *
  * What producers wrote (ids, names, tags) is shown as text alone. A user id is in no URL: it travels in bodies.
  */
-import { LogInError, comeBack, enterDemo, forget, leave, obstacle, settings, token } from "./agent-login.js";
+import { LogInError, comeBack, enterDemo, forget, leave, logOut, obstacle, settings, token } from "./agent-login.js";
 import { ACTIONS, basis, count, dayOf, lasted, name, reason, timeOf, when } from "./agent-words.js";
 
 const PLACEMENT = "agent", CHANNEL = "phone", RESERVE = 3, PAUSES_MS = [400, 1600, 5000];
@@ -280,7 +280,7 @@ at("find").addEventListener("submit", (event) => {
   if (id) find(id);
 });
 at("log-in-button").addEventListener("click", () => leave());
-at("log-out").addEventListener("click", () => loggedOut());
+at("log-out").addEventListener("click", () => { logOut(); loggedOut(); });
 at("again").addEventListener("click", () => find(current.id));
 at("close").addEventListener("click", () => { close(); say(""); at("user").focus(); });
 begin();
