@@ -326,7 +326,8 @@ def test_only_a_successful_heartbeat_is_recorded(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(driver.AIOKafkaConsumerThread, "on_start", started)
     guarded: Any = GuardedThread.__new__(GuardedThread)
     coordinator = SimpleNamespace(_do_heartbeat=beat, generation=4)
-    guarded._ensure_consumer = lambda: SimpleNamespace(_coordinator=coordinator)
+    fetcher = SimpleNamespace(_fetch_min_bytes=1, _fetch_max_wait_ms=1_500, _proc_fetch_request=None)
+    guarded._ensure_consumer = lambda: SimpleNamespace(_coordinator=coordinator, _fetcher=fetcher)
 
     async def run() -> bool:
         await guarded.on_start()
@@ -358,6 +359,15 @@ def test_adding_offsets_first_to_a_transaction_waits_for_less_time() -> None:
     assert "BACKOFF_OVERRIDE" not in inspect.getsource(sender.AddOffsetsToTxnHandler.handle_response)
     for handler in (sender.AddPartitionsToTxnHandler, sender.AddOffsetsToTxnHandler, sender.EndTxnHandler):
         assert "raise ProducerFenced()" in inspect.getsource(handler.handle_response)
+
+
+def test_the_fetcher_asks_for_records_as_gathering_expects() -> None:
+    """Each request takes bytes and wait from the fetcher; the handler returns whether there were records."""
+    assert parameters(Fetcher._proc_fetch_request) == ["self", "assignment", "node_id", "request"]
+    request = inspect.getsource(Fetcher._get_actions_per_node)
+    assert "self._fetch_max_wait_ms,\n                self._fetch_min_bytes," in request
+    assert "self._proc_fetch_request(assignment, node_id, request)" in inspect.getsource(Fetcher._fetch_requests_routine)
+    assert "return needs_wakeup" in inspect.getsource(Fetcher._proc_fetch_request)
 
 
 def test_a_rejoin_can_still_be_requested() -> None:

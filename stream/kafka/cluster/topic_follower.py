@@ -21,6 +21,8 @@ logger = logging.getLogger("isthmus")
 CHECK_S: Final = 5.0
 _CHECK_TIMEOUT_S: Final = 10.0
 _AGAIN_S: Final = 1.0
+_MAX_WAIT_MS: Final = 2_000
+"""A fetch of what does not come costs as much as one that returns a record; a record is answered at once all the same."""
 
 
 class Apply(Protocol):
@@ -61,7 +63,9 @@ async def _follow_log(
     """Reads a topic whole and follows it; returns once its log does not continue what was read."""
     epoch = (await view.epochs([topic])).get(topic)
     async with (
-        _consumer(bootstrap, topic, auto_offset_reset="earliest", check_crcs=SkipCorruptBatches()) as consumer,
+        _consumer(
+            bootstrap, topic, auto_offset_reset="earliest", check_crcs=SkipCorruptBatches(), fetch_max_wait_ms=_MAX_WAIT_MS
+        ) as consumer,
         _consumer(
             bootstrap, auto_offset_reset="none", check_crcs=PassCorruptBatches(), max_partition_fetch_bytes=MARK_FETCH_BYTES
         ) as mark_reader,

@@ -46,6 +46,7 @@ from stream.kafka.faust.batch_consumer import BatchConsumer
 from stream.kafka.faust.batch_transport import FetchPolicy
 from stream.kafka.faust.changelog import Fetched
 from stream.kafka.faust.changelog_reading import assign_from, readable
+from stream.kafka.faust.gathering import Gathering
 
 _CHANGELOG_RECORDS: Final = 2_000
 _READER_WAIT_MS: Final = 10
@@ -89,6 +90,7 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
             return self.is_answered
 
         coordinator._do_heartbeat = recorded
+        self._gathering = Gathering(self._ensure_consumer()._fetcher)
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         batch_reading.install()
@@ -152,6 +154,7 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         subscription = consumer._subscription.subscription
         states = {} if subscription is None else {tp: subscription.assignment.state_value(tp) for tp in active_partitions or ()}
         self.positions = {tp: state.position for tp, state in states.items() if state is not None and state.has_valid_position}
+        self._gathering.taken(sum(map(len, records.values())), time.monotonic())
         self._note_resumed(records)
         self._count_reconnections(consumer, states)
         return records
