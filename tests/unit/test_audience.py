@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +152,20 @@ def test_a_signal_removes_the_copy_of_the_states(tmp_path: Path) -> None:
     assert (process.returncode, list(tmp_path.iterdir())) == (128 + signal.SIGTERM, [])
 
 
+@pytest.fixture
+def defaults() -> Iterator[None]:
+    """Signals do what they do by default, also under nohup or in a shell's background, where some are ignored."""
+    former = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.usefixtures("defaults")
 def test_a_second_signal_does_not_interrupt_the_removal(number: signal.Signals) -> None:
     """Somebody who waits for the end of a large removal presses Ctrl-C again."""
-    removed, former = [], signal.getsignal(number)
+    removed: list[str] = []
 
     def work() -> None:
         try:
@@ -168,17 +178,15 @@ def test_a_second_signal_does_not_interrupt_the_removal(number: signal.Signals) 
     with pytest.raises(SystemExit) as ended, cleaning_up_at_signals():
         work()
     assert (ended.value.code, removed) == (128 + number, ["everything"])
-    assert signal.getsignal(number) is former
+    assert signal.getsignal(number) is signal.SIG_DFL
 
 
+@pytest.mark.usefixtures("defaults")
 def test_a_signal_that_the_parent_ignores_stays_ignored() -> None:
     """A command under nohup outlives its terminal."""
-    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with cleaning_up_at_signals():
-            signal.raise_signal(signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, former)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with cleaning_up_at_signals():
+        signal.raise_signal(signal.SIGHUP)
 
 
 async def test_states_are_restored_as_a_worker_restores_them(tmp_path: Path) -> None:
