@@ -97,7 +97,7 @@ follow the settings; `NAME` is the process's own (`worker.name`, `encoder.name`)
 (`api.redis_url`). Nothing needs a right on the cluster: since Kafka 3.0, whoever
 may write to a topic may write idempotently. [Connect to a secured Kafka](../guides/secured_kafka.md) says how to connect.
 
-`isthmus demo --kafka` and `isthmus replay` start or use all parts and need what all of them need."""
+`isthmus demo --kafka` starts all parts and needs what all of them need."""
     exactly_once = Settings.model_construct(
         topics=TopicSettings(),
         worker=WorkerSettings(),

@@ -38,7 +38,7 @@ def client_context(files: TlsFiles, section: str) -> ssl.SSLContext:
         try:
             context.load_cert_chain(files.certificate_file, files.key_file, password)
         except (OSError, ssl.SSLError) as error:
-            key, words = files.key_file or "in the same file", _words(error)
+            key, words = files.key_file or f"{section}.key_file is not set: in the same file", _words(error)
             raise IsthmusError(
                 f"{section}.certificate_file {files.certificate_file} and its key ({key}) cannot be used ({words}): check both "
                 f"files, that they belong together, and {section}.key_password"

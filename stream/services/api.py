@@ -76,10 +76,11 @@ async def _api(settings: Settings, startup: Startup, *, insecure: bool) -> None:
     from stream.kafka.cluster.event_sink import open_event_sink
     from stream.kafka.cluster.rights import Process
     from stream.metrics import Metrics
-    from stream.services.http_server import serve
+    from stream.services.http_server import check_tls, serve
     from stream.services.process import check_topics, followed
 
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.api
+    check_tls(own)
     startup.step(f"checking topics at {bootstrap}")
     await asyncio.to_thread(check_topics, Process.API, settings)
     stop, metrics, store = stop_on_signals(), Metrics(), await open_store(settings)

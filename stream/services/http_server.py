@@ -90,17 +90,25 @@ def _raise_file_limit(connections: int) -> None:
 
 
 def check_tls(own: ApiSettings) -> None:
-    """Raises IsthmusError where certificate and key cannot be used."""
+    """Raises IsthmusError if certificate and key of the API cannot be used; the message names the files."""
     import ssl
 
     if own.tls_certificate is None:
         if own.tls_key is not None:
-            raise IsthmusError("api.tls_key is set without api.tls_certificate: plain HTTP would be served")
+            raise IsthmusError(
+                "api.tls_key is set without api.tls_certificate: plain HTTP would be served; set the certificate that it belongs to"
+            )
         return
     try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(own.tls_certificate, own.tls_key)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(own.tls_certificate, own.tls_key, "")  # without a password, OpenSSL would ask on the terminal
     except (OSError, ssl.SSLError) as error:
-        raise IsthmusError(f"api.tls_certificate and api.tls_key cannot be used: {error}") from None
+        what = error.strerror or (error.reason if isinstance(error, ssl.SSLError) else "") or type(error).__name__
+        key = own.tls_key or "api.tls_key is not set: in the same file"
+        raise IsthmusError(
+            f"api.tls_certificate {own.tls_certificate} and its key ({key}) cannot be used ({what}): check both files, that they "
+            "belong together, and that the key has no password"
+        ) from None
 
 
 def _listen(own: ApiSettings) -> socket.socket:

@@ -58,10 +58,12 @@ def through_kafka(
     from stream.kafka.cluster.event_sink import HEADERS
     from stream.kafka.cluster.lag import group_lag
     from stream.kafka.cluster.producer import produce
+    from stream.kafka.cluster.rights import Process, require_rights
     from stream.kafka.cluster.topics import create_or_check, source_topics
     from training.datasets.tables.to_events import item_events, user_events
 
     address, topics = settings.kafka.bootstrap, settings.topics
+    require_rights(Process.REPLAY, settings)
     create_or_check(address, topics, settings.application, dev=settings.kafka.dev)
     children = [] if folder is None else _children(settings, folder)
     try:

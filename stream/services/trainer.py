@@ -144,7 +144,10 @@ def run_config(settings: Settings, options: TrainerOptions) -> RunConfig:
 
 def _open_registry(settings: Settings, startup: Startup) -> Registry:
     startup.step(f"opening registry {settings.registry.uri}")
+    from models.trusted_folders import located
     from stream.services.model_trust import folder_trust
+
+    located(settings.registry_folder, settings.trusted_folders)  # now, and not after an hour of training
     from training.registry import Registry
 
     return Registry(settings.registry.uri, settings.registry_folder, settings.application, trust=folder_trust(settings))

@@ -4,8 +4,7 @@ The plain listener is the tests' own: whoever comes through it may do everything
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -52,6 +51,7 @@ class SecuredBroker:
         self.authority = Authority(folder / "certificates")
         self.stranger = Authority(folder / "stranger", "another authority")
         self._changes = 0
+        self._almighty: Any = None
         self._kafka = LocalKafka(folder / "kafka")
         self.ports = dict(zip(_LISTENERS, free_ports(len(_LISTENERS)), strict=True))
         self._kafka.properties = self._properties()
@@ -61,6 +61,8 @@ class SecuredBroker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._almighty is not None:
+            self._almighty.close()
         self._kafka.stop()
 
     @property
@@ -71,28 +73,28 @@ class SecuredBroker:
     def address(self, listener: str) -> str:
         return f"localhost:{self.ports[listener]}"
 
-    @contextmanager
-    def _admin(self) -> Iterator[Any]:
-        """Somebody who may do everything, whoever this process is meanwhile."""
-        now = current_security().settings
-        use_security(KafkaSettings())
-        try:
-            with closing(admin_client(self.plain)) as admin:
-                yield admin
-        finally:
-            use_security(now)
+    @property
+    def _admin(self) -> Any:
+        """Somebody who may do everything, whoever this process is meanwhile. Made once: a walk over all ACLs asks often."""
+        if self._almighty is None:
+            now = current_security().settings
+            use_security(KafkaSettings())
+            try:
+                self._almighty = admin_client(self.plain)
+            finally:
+                use_security(now)
+        return self._almighty
 
     def add_users(self, names: Sequence[str]) -> None:
         """Makes SCRAM users with the password of all."""
-        with self._admin() as admin:
-            for kind in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):  # a request must not name a user twice
-                answers = admin.alter_user_scram_credentials([UserScramCredentialUpsertion(name, kind, PASSWORD) for name in names])
-                assert not any(answers.values()), answers
+        for kind in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):  # a request must not name a user twice
+            wanted = [UserScramCredentialUpsertion(name, kind, PASSWORD) for name in names]
+            answers = self._admin.alter_user_scram_credentials(wanted)
+            assert not any(answers.values()), answers
 
     def allow(self, user: str, rights: Iterable[Right]) -> None:
         """Gives a user rights, and waits until it has them."""
-        with self._admin() as admin:
-            assert not admin.create_acls([_acl(user, right) for right in rights])["failed"]
+        assert not self._admin.create_acls([_acl(user, right) for right in rights])["failed"]
         self._wait_for_acls()
 
     def deny(self, user: str, right: Right) -> None:
@@ -100,8 +102,7 @@ class SecuredBroker:
         acl = _acl(user, right)
         pattern = ACLResourcePatternType.LITERAL
         wanted = ResourcePatternFilter(acl.resource_pattern.resource_type, right.name, pattern)
-        with self._admin() as admin:
-            admin.delete_acls([ACLFilter(acl.principal, "*", acl.operation, acl.permission_type, wanted)])
+        self._admin.delete_acls([ACLFilter(acl.principal, "*", acl.operation, acl.permission_type, wanted)])
         self._wait_for_acls()
 
     def _wait_for_acls(self) -> None:
@@ -110,12 +111,11 @@ class SecuredBroker:
         name = f"change-{self._changes}"
         mark = _acl("app", Right("READ", Kind.GROUP, name))
         wanted = ResourcePatternFilter(ResourceType.GROUP, name, ACLResourcePatternType.LITERAL)
-        with self._admin() as admin:
-            admin.create_acls([mark])
-            deadline = time.monotonic() + 30
-            while not admin.describe_acls(ACLFilter(None, None, ACLOperation.ANY, ACLPermissionType.ANY, wanted))[0]:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+        self._admin.create_acls([mark])
+        deadline = time.monotonic() + 30
+        while not self._admin.describe_acls(ACLFilter(None, None, ACLOperation.ANY, ACLPermissionType.ANY, wanted))[0]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
     def settings(self, listener: str = "SCRAM", **changes: Any) -> KafkaSettings:
         """Right settings for a listener and the user `app`, and changes of them."""

@@ -177,9 +177,11 @@ def publish(bootstrap: str, folder: Path, version: str) -> None:
 
 
 def test_a_champion_is_swapped_in_and_a_corrupt_one_refused_without_a_restart(bootstrap: str, tmp_path: Path) -> None:
-    """Lists carry the model version; the refusal is counted with its reason; the catalogue is followed live."""
+    """Lists carry the model version; the refusal is counted with its reason; the catalogue is followed live. One in a folder that
+    is not trusted is refused, too.
+    """
     port = free_port()
-    child = worker(bootstrap, tmp_path, port=port)
+    child = worker(bootstrap, tmp_path, port=port, more={"ISTHMUS_REGISTRY__FOLDER": str(tmp_path / "models")})
     number = 0
 
     def version_of_next_list() -> str:
@@ -206,11 +208,14 @@ def test_a_champion_is_swapped_in_and_a_corrupt_one_refused_without_a_restart(bo
         producer.close()
         assert version_of_next_list() == "0"
         for version in ("1", "2"):
-            publish(bootstrap, tmp_path / version, version)
+            publish(bootstrap, tmp_path / "models" / version, version)
             wait_for(lambda: f'version="{version}"' in metrics(), [child], 20, "the swap")  # noqa: B023
             assert version_of_next_list() == version
-        publish(bootstrap, tmp_path / "3", "3")
-        wait_for(lambda: 'isthmus_model_refusals_total{reason="hash"} 1.0' in metrics(), [child], 20, "the refusal")
+        publish(bootstrap, tmp_path / "models" / "3", "3")
+        publish(bootstrap, tmp_path / "models-elsewhere" / "4", "4")
+        for reason in ("hash", "untrusted"):
+            refused = f'isthmus_model_refusals_total{{reason="{reason}"}} 1.0'
+            wait_for(lambda: refused in metrics(), [child], 20, f"the refusal ({reason})")  # noqa: B023
         assert version_of_next_list() == "2"
         assert "isthmus_catalogue_items 5.0" in metrics()
     finally:

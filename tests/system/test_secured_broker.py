@@ -1,6 +1,7 @@
 """Secured brokers: every way in with every client, and every refusal named as what it is."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -11,7 +12,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from faust.transport.drivers import aiokafka as driver
 from kafka.errors import KafkaError
+from pydantic import SecretStr
+from typer.testing import CliRunner
 
+from stream.cli.main import app
 from stream.connection_settings import KafkaSettings
 from stream.errors import IsthmusError
 from stream.kafka.app import make_app
@@ -169,3 +173,39 @@ def connect_consumer(bootstrap: str) -> None:
 
 def connect_producer(bootstrap: str) -> None:
     asyncio.run(produce(bootstrap, [], {}, lambda _: None))
+
+
+AS_A_PROCESS = (
+    "a wrong password",
+    "a wrong authority",
+    "an expired certificate",
+    "another host's certificate",
+    "plain text to TLS",
+    "TLS to plain text",
+    "no certificate of ours",
+    "a wrong client secret",
+)
+
+
+@pytest.mark.parametrize("case", AS_A_PROCESS)
+@pytest.mark.parametrize("command", [["worker", "--metrics-port", "0"], ["keys", "list"]], ids=lambda command: command[0])
+def test_a_process_and_a_command_that_are_not_let_in_end_with_the_reason(
+    secured_broker: SecuredBroker, token_server: TokenServer, tmp_path: Path, case: str, command: list[str]
+) -> None:
+    """Within 10 s, by an error that is printed as it is and ends with exit code 2."""
+    change, words = REFUSALS[case]
+    variables = variables_of(change(secured_broker, token_server.url)) | {"ISTHMUS_WORKER__STATE_DIR": str(tmp_path)}
+    began = time.monotonic()
+    ended = CliRunner().invoke(app, command, env=variables)
+    assert time.monotonic() - began < WITHIN_S
+    assert isinstance(ended.exception, IsthmusError), ended.output
+    assert re.search(words, str(ended.exception))
+
+
+def variables_of(settings: KafkaSettings) -> dict[str, str]:
+    """The variables that make these settings."""
+    return {
+        f"ISTHMUS_KAFKA__{name}".upper(): str(value.get_secret_value() if isinstance(value, SecretStr) else value)
+        for name in settings.model_fields_set
+        if (value := getattr(settings, name)) is not None
+    }

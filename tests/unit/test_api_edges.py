@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import ipaddress
 import logging
+import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,8 +19,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
 from stream.api.app import make_app
+from stream.cli.main import app
 from stream.errors import IsthmusError
 from stream.metrics import Metrics
 from stream.process_settings import ApiSettings
@@ -169,6 +172,30 @@ async def test_certificate_files_that_cannot_be_used_are_named(tmp_path: Path) -
             with pytest.raises(IsthmusError, match=r"api\.tls_certificate"):
                 async with served(running, **wrong):
                     pass
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        (("crt",), r"its key \(api\.tls_key is not set: in the same file\) cannot be used"),
+        (("crt", "locked"), r"cannot be used .*: check both files, that they belong together, and that the key has no password"),
+        ((None, "key"), r"api\.tls_key is set without api\.tls_certificate: plain HTTP would be served"),
+    ],
+)
+def test_the_api_says_what_is_wrong_with_its_certificate_before_it_asks_a_broker(
+    tmp_path: Path, named: tuple[str | None, ...], words: str
+) -> None:
+    """There is none here. A key with a password is refused, too, instead of a question on the terminal."""
+    crt, key = certificate(tmp_path)
+    loaded = serialization.load_pem_private_key(key.read_bytes(), None)
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"secret")
+    (tmp_path / "locked").write_bytes(loaded.private_bytes(*form))
+    paths = {"crt": crt, "key": key, "locked": tmp_path / "locked"}
+    options = zip(("ISTHMUS_API__TLS_CERTIFICATE", "ISTHMUS_API__TLS_KEY"), named, strict=False)
+    variables = {name: str(paths[one]) for name, one in options if one}
+    ended = CliRunner().invoke(app, ["api", "--bootstrap", "127.0.0.1:9"], env=variables)
+    assert isinstance(ended.exception, IsthmusError), ended.output
+    assert re.search(words, str(ended.exception))
 
 
 async def test_an_insecure_api_asks_for_no_key_and_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -127,6 +127,20 @@ async def test_a_stranger_gets_the_catalogue_and_then_popularitys_list(running: 
     assert [one["item"] for one in answer["items"]] == list(ITEMS[:-6:-1])
 
 
+async def test_a_model_elsewhere_than_the_settings_say_is_not_read(
+    running: Replica, tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was there before stays; the refusal is counted, and said with what to do."""
+    folder = tmp_path_factory.mktemp("elsewhere") / "1"
+    sha256 = write_ranker(folder, Popular("1", "", ITEMS, np.ones(len(ITEMS), dtype=np.float32)), version="1")
+    announced = ModelAnnouncement(role="champion", name="popular", version="1", uri=str(folder), sha256=sha256, published_at=NOW)
+    running.log.append(api.TOPICS.models, "champion", msgspec.json.encode(announced))
+    await running.until(lambda: asyncio.sleep(0, "model refused (untrusted)" in caplog.text))
+    assert running.parts.current.popularity is None
+    assert running.parts.api.metrics.total("model_refusals", "untrusted") == 1
+    assert "see registry.trusted_folders" in caplog.text
+
+
 async def test_items_that_no_model_scored_have_no_score(running: Replica) -> None:
     """Those that the step filled in from the catalogue, and whole lists by popularity or in the catalogue's order."""
     api.put_list(running.log, "u", ITEMS[:5], filled_from=3)

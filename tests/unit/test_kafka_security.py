@@ -1,5 +1,6 @@
 """The settings of a secured broker: what does not go together is refused, secrets come from files and are shown nowhere."""
 
+import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from stream.kafka.cluster.security import Security
 from stream.kafka.cluster.tokens import TokenError, TokenSource
 from stream.services.formats import schemas_of
 from stream.settings import leaves, load, secret_variables
+from tests.system.certificates import Authority
 from tests.system.token_server import SECRET, TokenServer
 
 USER = {"username": "app", "password": "x"}
@@ -147,6 +149,23 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "would not be used with security_protocol PLAINTEXT" in texts[0]
     assert "kafka.client_secret" in shown.output
     assert secret not in "".join([*texts, *errors])
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        (b"CERTIFICATE", r"its key \(kafka\.key_file is not set: in the same file\) cannot be used"),
+        (b"PRIVATE KEY", r"certificate_file .* cannot be used \(.*\): check both files, that they belong together"),
+    ],
+)
+def test_a_certificate_without_its_key_and_a_key_without_its_certificate_are_named(here: Path, kept: bytes, words: str) -> None:
+    """Before a broker is asked. A key file without a certificate file is refused by the settings."""
+    whole = Authority(here).issue("app").read_bytes()
+    part = re.findall(rb"-----BEGIN " + kept + rb"-----.*?-----END " + kept + rb"-----\n", whole, re.DOTALL)[0]
+    (here / "part.pem").write_bytes(part)
+    kafka = KafkaSettings(security_protocol="SSL", ca_file=here / "ca.pem", certificate_file=here / "part.pem")
+    with pytest.raises(IsthmusError, match=words):
+        _ = Security(kafka).ssl_context
 
 
 def test_a_token_is_renewed_when_half_of_its_life_is_over() -> None:

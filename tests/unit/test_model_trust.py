@@ -10,6 +10,8 @@ from models.trusted_folders import UntrustedFolderError
 from stream.core.announcements import ModelAnnouncement, encode_announcement, read_announcement
 from stream.process_settings import RegistrySettings
 from stream.services.model_trust import announcement_trust, folder_trust, outgoing
+from stream.services.startup import Startup
+from stream.services.trainer import _open_registry
 from stream.settings import Settings, load
 
 KEYS = ("first-key-of-a-test" * 2, "second-key-of-a-test" * 2)
@@ -51,6 +53,12 @@ def test_what_a_trainer_sends_its_workers_accept() -> None:
     value = encode_announcement(sent)
     assert read_announcement(value, announcement_trust(reader)) == sent
     assert read_announcement(value, announcement_trust(settings("shop", announcement_keys=KEYS))) != sent
+
+
+def test_a_trainer_whose_own_folder_is_not_trusted_says_so_before_it_trains() -> None:
+    """It would train for an hour, and then not announce what it wrote."""
+    with pytest.raises(UntrustedFolderError, match=r"'/models' does not lie below a trusted folder \(/other\)"):
+        _open_registry(settings(trusted_folders=("/other",)), Startup(lambda _: None))
 
 
 def test_a_folder_that_no_worker_would_read_is_not_announced() -> None:

@@ -45,6 +45,7 @@ class Process(StrEnum):
     MODELS = "models"
     AUDIENCE = "audience"
     TEXT_MODEL = "text-model stand-in"
+    REPLAY = "replay"
     ERASE = "erase"
     RESET = "reset"
     KEYS = "keys"
@@ -76,7 +77,7 @@ def rights_of(process: Process, settings: Settings, name: str = "NAME") -> list[
     rights = [Right("READ", Kind.TOPIC, topic) for topic in reads] + [Right("WRITE", Kind.TOPIC, topic) for topic in writes]
     if process in _CHECKING:
         rights += [Right("DESCRIBE_CONFIGS", Kind.TOPIC, topic) for topic in dict.fromkeys((*reads, *writes))]
-    if process is Process.TOPICS:
+    if process in {Process.TOPICS, Process.REPLAY}:
         rights += [
             Right(operation, Kind.TOPIC, spec.name)
             for spec in specs(settings.topics, settings.application)
@@ -84,6 +85,9 @@ def rights_of(process: Process, settings: Settings, name: str = "NAME") -> list[
         ]
         rights += [Right("DESCRIBE", Kind.TOPIC, spec.name) for spec in specs(settings.topics, settings.application)]
     rights += [Right("READ", Kind.GROUP, group) for group in _groups(process, settings, name)]
+    if process is Process.REPLAY:  # asks how far they are
+        groups = worker_group(settings.application), encoder_group(settings.application)
+        rights += [Right("DESCRIBE", Kind.GROUP, group) for group in groups]
     if process in _READING_BATCHES:
         rights.append(Right("DESCRIBE", Kind.GROUP, skips_group(settings.application)))
     return rights + [Right("WRITE", Kind.TRANSACTIONAL_ID, one) for one in _transactions(process, settings)]
@@ -97,6 +101,7 @@ _READING_BATCHES: Final = {
     Process.TRAINER,
     Process.AUDIENCE,
     Process.TEXT_MODEL,
+    Process.REPLAY,
     Process.ERASE,
     Process.RESET,
     Process.KEYS,
@@ -126,6 +131,7 @@ def _topics(process: Process, settings: Settings) -> tuple[list[str], list[str]]
         Process.MODELS: ([owners], [topics.models]),
         Process.AUDIENCE: ([changelog, topics.models, topics.items, owners], []),
         Process.TEXT_MODEL: ([topics.items, topics.clicks], []),
+        Process.REPLAY: ([topics.training_examples], [topics.items, *produced]),
         Process.ERASE: ([topics.training_examples, owners], [topics.training_examples, topics.erasures]),
         Process.RESET: (
             [*folded, topics.transcripts, changelog, topics.recommendations, topics.training_examples, owners],
