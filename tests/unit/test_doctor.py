@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from stream.cli.main import app
 from stream.connection_settings import KafkaSettings
 from stream.core.announcements import ModelAnnouncement
+from stream.core.limits import DAY_MS
 from stream.errors import IsthmusError
 from stream.kafka.cluster import survey
 from stream.kafka.cluster.access import AccessError, NoAnswerError
@@ -110,6 +111,18 @@ CASES: dict[str, tuple[Callable[[], list[Finding]], Status, str, str]] = {
         Status.FAILED,
         "items, models: missing",
         "run it",
+    ),
+    "erasures that leave before what they erase": (
+        lambda: checks.check_retentions("erasures", {"erasures": 7 * DAY_MS, "web-clicks": 30 * DAY_MS, "purchases": 7 * DAY_MS}),
+        Status.WARNING,
+        "erasures keeps its records for 7 days, and web-clicks for longer",
+        "--topic erasures --add-config retention.ms=2592000000",
+    ),
+    "inputs that are kept for ever": (
+        lambda: checks.check_retentions("erasures", {"erasures": 7 * DAY_MS, "web-clicks": -1, "purchases": 30 * DAY_MS}),
+        Status.WARNING,
+        "and purchases, web-clicks for longer",
+        "retention.ms=-1",
     ),
     "topics that may not be described": (
         lambda: checks.check_topics({}, ["items"]),
@@ -541,6 +554,14 @@ def test_a_group_that_no_broker_keeps_is_named(monkeypatch: pytest.MonkeyPatch) 
         IsthmusError, match=r"no broker keeps the group workers .*: look at the brokers that hold __consumer_offsets"
     ):
         survey_of(monkeypatch, Admin(groups=CoordinatorNotAvailableError())).group("workers", ["web-clicks"])
+
+
+@pytest.mark.parametrize(
+    "retentions", [{}, {"erasures": -1, "web-clicks": -1}, {"erasures": 9, "web-clicks": 9}, {"web-clicks": 9}]
+)
+def test_erasures_that_are_kept_for_as_long_as_the_inputs_are_no_finding(retentions: dict[str, int]) -> None:
+    """So are retentions that this user may not read."""
+    assert checks.check_retentions("erasures", retentions) == []
 
 
 def test_a_topic_that_may_not_be_described_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

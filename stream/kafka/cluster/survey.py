@@ -21,6 +21,7 @@ _COORDINATOR_S: Final = 5.0
 _AGAIN_S: Final = 0.2
 _OFFSETS_TOPIC: Final = "__consumer_offsets"
 _LEAST: Final = "min.insync.replicas"
+_RETENTION: Final = "retention.ms"
 _UNKNOWN_TOPIC: Final = 3
 _NOT_AUTHORIZED: Final = 29
 
@@ -101,7 +102,7 @@ class Survey:
     def partitions(self, topics: Iterable[str]) -> list[PartitionState]:
         """The state of every partition of the topics that exist."""
         found = {name: topic for name, topic in self._described(topics).items() if not topic["error_code"]}
-        needed = self._least_in_sync(found)
+        needed = self._setting(_LEAST, found)
         return [
             PartitionState(
                 name,
@@ -156,11 +157,15 @@ class Survey:
         described = self._admin.describe_topics(names) if names else []
         return {topic["name"]: topic for topic in described if topic["error_code"] != _NOT_AUTHORIZED}
 
-    def _least_in_sync(self, topics: Iterable[str]) -> dict[str, int]:
-        """`min.insync.replicas` of the topics, as far as this user may read it."""
+    def retentions_ms(self, topics: Iterable[str]) -> dict[str, int]:
+        """For how long the topics keep a record, at least, as far as this user may read it; -1: for ever."""
+        return self._setting(_RETENTION, (name for name, topic in self._described(topics).items() if not topic["error_code"]))
+
+    def _setting(self, key: str, topics: Iterable[str]) -> dict[str, int]:
+        """A number among the settings of topics, as far as this user may read it."""
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in topics]
         found = self._admin.describe_configs(resources, config_filter="all")["topic"] if resources else {}
-        return {name: int(values[_LEAST]["value"]) for name, values in found.items() if _LEAST in values}
+        return {name: int(values[key]["value"]) for name, values in found.items() if key in values}
 
     def _offsets(self, partitions: Sequence[Any], spec: OffsetSpec) -> Mapping[Any, int]:
         found = self._admin.list_partition_offsets(dict.fromkeys(partitions, spec)) if partitions else {}

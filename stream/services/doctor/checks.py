@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stream.core import limits
 from stream.kafka.cluster.access import NoAnswerError
 from stream.kafka.cluster.rights import command_for
 from stream.services.doctor.findings import Finding, failed, not_checked, ok, warning
@@ -89,6 +90,21 @@ def check_topics(problems: Mapping[str, Sequence[TopicProblem]], unseen: Sequenc
     if unseen:
         found.append(not_checked("topics", f"this user may not describe {', '.join(unseen)}"))
     return found or [ok("topics", f"{len(problems)} topics are as they must be")]
+
+
+def check_retentions(erasures: str, retentions_ms: Mapping[str, int]) -> list[Finding]:
+    """Whether the topic of erasures keeps its records for as long as the inputs whose users they erase; -1 is for ever.
+
+    A new application, or one whose changelog is lost, knows of erasures only what their topic still holds.
+    """
+    own = retentions_ms.get(erasures, -1)
+    longer = [name for name, kept_ms in retentions_ms.items() if own >= 0 and (kept_ms < 0 or kept_ms > own)]
+    if not longer:
+        return []
+    most = -1 if any(retentions_ms[name] < 0 for name in longer) else max(retentions_ms[name] for name in longer)
+    found = f"{erasures} keeps its records for {own / limits.DAY_MS:g} days, and {', '.join(sorted(longer))} for longer: an "
+    found += "application that reads them anew, after its changelog was lost or under a new name, brings erased users back"
+    return [warning("topics", found, f"kafka-configs --alter --topic {erasures} --add-config retention.ms={most}")]
 
 
 class TopicFormat(NamedTuple):

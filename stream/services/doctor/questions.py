@@ -125,7 +125,10 @@ class Deployment:
         wanted = [spec for spec in specs(self._settings.topics, self._settings.application) if spec.name in names]
         with self._survey() as survey:
             problems = survey.topics(wanted)
+            produced = [self._settings.topics.name_of(row.role) for row in INPUTS if not row.is_derived]
+            retentions_ms = survey.retentions_ms(set(produced) & names)
         found = checks.check_topics(problems, [spec.name for spec in wanted if spec.name not in problems])
+        found += checks.check_retentions(self._settings.topics.erasures, retentions_ms)
         return [*found, *checks.check_owners(self._foreign())]
 
     def _foreign(self) -> list[str]:
