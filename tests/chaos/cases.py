@@ -2,11 +2,14 @@
 
 from typing import Final
 
-from tests.chaos import brokers, damage, erasures, inputs, members, names, surroundings
+from tests.chaos import applications, brokers, damage, erasures, inputs, members, names, surroundings
 from tests.chaos.stage import Case
 
 SHORT: Final = members.SHORT
 CASES: Final[dict[str, Case]] = {
     case.name: case
-    for case in (*members.CASES, *names.CASES, *brokers.CASES, *inputs.CASES, *erasures.CASES, *damage.CASES, *surroundings.CASES)
+    for case in (
+        *(*members.CASES, *names.CASES, *applications.CASES, *brokers.CASES),
+        *(*inputs.CASES, *erasures.CASES, *damage.CASES, *surroundings.CASES),
+    )
 }

@@ -97,6 +97,17 @@ class Verdict:
         return self.committed_equals_end and not any((*wrong, self.two_contents, self.stray_dead_letters))
 
 
+def together(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdicts on several applications as one: their counts added."""
+    counted = [name for name in Verdict.__dataclass_fields__ if name not in {"committed_equals_end", "examples_of"}]
+    sums: dict[str, Any] = {name: sum(getattr(one, name) for one in verdicts) for name in counted}
+    examples: dict[str, list[str]] = {}
+    for one in verdicts:
+        for kind, some in one.examples_of.items():
+            examples[kind] = [*examples.get(kind, []), *some][:5]
+    return Verdict(**sums, committed_equals_end=all(one.committed_equals_end for one in verdicts), examples_of=examples)
+
+
 def judge(observed: Observed, ranker: Ranker | None, settings: StepConfig) -> Verdict:
     """Compares histories, lists and examples user by user and counts the differences."""
     wanted, found = expected(observed, ranker, settings), found_in(observed)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
+from stream.application import DEFAULT, encoder_group, worker_group
 from stream.core.events import Item, Source
 from stream.core.ranking import Catalogue
 from stream.core.records import Batch, Boundaries, PlainRecord
@@ -15,7 +16,7 @@ from tests.chaos.check import Observed
 from tests.chaos.sender import Place, Sent
 from tests.system.exact import newest, read_all
 
-WORKERS, ENCODERS = "isthmus-profiles", "isthmus-encoder"
+WORKERS, ENCODERS = worker_group(DEFAULT), encoder_group(DEFAULT)
 
 
 def batches_of(bootstrap: str, sources: Mapping[str, Source], numbers: Collection[int] | None = None) -> list[Batch]:
@@ -56,10 +57,12 @@ def observe(
     former: Sequence[Batch] = (),
     numbers: Collection[int] | None = None,
     boundaries: Mapping[tuple[str, int], Boundaries] | None = None,
+    application: str = DEFAULT,
 ) -> Observed:
     """Reads the topics. `former` holds records that the topics lost meanwhile, `boundaries` where partitions were cut; `numbers`
-    limits the partitions (default: all).
+    limits the partitions (default: all). `topics` are those of `application`.
     """
+    workers, encoders = worker_group(application), encoder_group(application)
 
     def continued(batches: Sequence[Batch]) -> list[Batch]:
         return [batch._replace(boundaries=(boundaries or {}).get((batch.topic, batch.partition), ())) for batch in batches]
@@ -67,9 +70,9 @@ def observe(
     sources = source_topics(topics)
     inputs = {*sources, topics.transcripts}
     catalogue = newest(read_all(bootstrap, topics.items)).values()
-    progress = [group_lag(bootstrap, WORKERS, sources), group_lag(bootstrap, ENCODERS, [topics.transcripts])]
+    progress = [group_lag(bootstrap, workers, sources), group_lag(bootstrap, encoders, [topics.transcripts])]
     sent = read_all(bootstrap, topics.recommendations, numbers)
-    states, late = restored(read_all(bootstrap, changelog_name(WORKERS), numbers))
+    states, late = restored(read_all(bootstrap, changelog_name(workers), numbers))
     return Observed(
         batches=[
             *(batch for batch in former if batch.topic in sources),

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from stream.application import DEFAULT, encoder_group, own_folder, worker_group
 from stream.core.ranking import Ranker
 from stream.core.records import Batch, Boundaries
 from stream.core.step import StepConfig
@@ -25,9 +26,9 @@ from stream.kafka.cluster.lag import GroupLag, group_lag
 from stream.kafka.cluster.local_broker import free_port
 from stream.kafka.cluster.topics import create_or_check, source_topics
 from stream.services.child_processes import ChildProcess
-from stream.settings import TopicSettings
+from stream.settings import Settings, TopicSettings
 from tests.chaos.champion import publish_champion
-from tests.chaos.check import Verdict, judge
+from tests.chaos.check import Verdict, judge, together
 from tests.chaos.cluster import Cluster
 from tests.chaos.observe import ENCODERS, WORKERS, observe
 from tests.chaos.sender import Sender
@@ -41,17 +42,24 @@ _RESTART_AFTER_S: Final = 1.0
 _POLL_S: Final = 0.5
 
 
+def topics_of(application: str) -> TopicSettings:
+    return Settings(application=application, topics=TOPICS).topics
+
+
 class Skipped(Exception):  # noqa: N818  (an outcome, not an error)
     """The case cannot run on this machine; the message says why."""
 
 
 class Process:
-    """One worker or encoder that can be killed, paused and restarted under its name."""
+    """One worker or encoder of an application that can be killed, paused and restarted under its name."""
 
-    def __init__(self, command: str, name: str, bootstrap: str, folder: Path, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: str, name: str, bootstrap: str, folder: Path, variables: Mapping[str, str], application: str = DEFAULT
+    ) -> None:
         self.name = name
-        self.log = folder / f"{name}.log"
-        self.state = folder / "state" / name
+        self.application = application
+        self.log = folder / f"{application}-{name}.log"
+        self.state = own_folder(folder / "state", application) / name
         self.ended_by_itself = 0
         self._port = free_port()
         self._arguments = [command, "--bootstrap", bootstrap, "--name", name, "--metrics-port", str(self._port)]
@@ -60,6 +68,7 @@ class Process:
             "ISTHMUS_TOPICS__PARTITIONS": str(TOPICS.partitions),
             "ISTHMUS_KAFKA__DEV": "true",
             "ISTHMUS_REGISTRY__FOLDER": str(folder),
+            "ISTHMUS_APPLICATION": application,
             **variables,
         }
         self._child: ChildProcess | None = None
@@ -143,6 +152,7 @@ class Case:
         sent_once: whether a duplicate fails the case (a consumer of committed records sees none).
         exact: whether differences fail the case; without it, they are only reported.
         why: why the case is not exact.
+        beside: other applications with the same inputs, each with its own worker and encoder of the same names.
     """
 
     name: str
@@ -159,6 +169,7 @@ class Case:
     sent_once: bool = False
     exact: bool = True
     why: str = ""
+    beside: tuple[str, ...] = ()
 
 
 class Stage:
@@ -174,17 +185,22 @@ class Stage:
         self.boundaries: dict[tuple[str, int], Boundaries] = {}
         self.notes: list[str] = []
         self.processes: dict[str, Process] = {}
-        self.ranker: Ranker | None = None
+        self.rankers: dict[str, Ranker | None] = {}
+        """The champion of each application."""
         self.afterwards = ExitStack()
         self.sender = Sender(self.bootstrap, TOPICS.model_dump(), seed, case.rate, repeat=case.repeat)
 
     def __getitem__(self, name: str) -> Process:
         return self.processes[name]
 
-    def add(self, command: str, name: str) -> Process:
-        """Starts another worker or encoder."""
-        made = Process(command, name, self.bootstrap, self.folder, self.case.variables)
-        self.processes[name] = made
+    @property
+    def applications(self) -> tuple[str, ...]:
+        return (DEFAULT, *self.case.beside)
+
+    def add(self, command: str, name: str, application: str = DEFAULT) -> Process:
+        """Starts another worker or encoder; one of another application is found under APPLICATION/NAME."""
+        made = Process(command, name, self.bootstrap, self.folder, self.case.variables, application)
+        self.processes[name if application == DEFAULT else f"{application}/{name}"] = made
         made.start()
         return made
 
@@ -207,17 +223,22 @@ class Stage:
             time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
         return True
 
-    def progress(self, group: str = WORKERS) -> GroupLag:
+    def progress(self, group: str = WORKERS, application: str = DEFAULT) -> GroupLag:
         """Returns the lag of a group, or zeros while the broker does not answer."""
+        topics = topics_of(application)
         try:
-            return group_lag(self.bootstrap, group, SOURCES if group == WORKERS else [TOPICS.transcripts])
+            if group == WORKERS:
+                return group_lag(self.bootstrap, worker_group(application), source_topics(topics))
+            return group_lag(self.bootstrap, encoder_group(application), [topics.transcripts])
         except IsthmusError:
             return GroupLag(0, 0)
 
-    def wait_for_progress(self, records: int = 1, seconds: float = FOLD_S) -> None:
+    def wait_for_progress(self, records: int = 1, seconds: float = FOLD_S, application: str = DEFAULT) -> None:
         """Waits until this many more records are committed."""
-        before = self.progress().committed
-        self.until(lambda: self.progress().committed >= before + records, seconds, "the folding of more events")
+        before = self.progress(application=application).committed
+        self.until(
+            lambda: self.progress(application=application).committed >= before + records, seconds, "the folding of more events"
+        )
 
     def forget_acknowledged(self, topic: str) -> None:
         """Drops the acknowledgements of a topic about to be deleted: its offsets will no longer be valid."""
@@ -232,8 +253,11 @@ class Stage:
 
     def is_settled(self) -> bool:
         """Returns whether everything is committed. Encoders are asked first because they produce input for the workers."""
-        encoders = self.progress(ENCODERS)
-        workers = self.progress()
+        return all(self._is_settled(application) for application in self.applications)
+
+    def _is_settled(self, application: str) -> bool:
+        encoders = self.progress(ENCODERS, application)
+        workers = self.progress(WORKERS, application)
         return encoders.end > 0 and workers.end > 0 and encoders.lag == 0 and workers.lag == 0
 
 
@@ -264,15 +288,10 @@ def run_case(case: Case, folder: Path, seed: int) -> dict[str, Any]:
 
 def play(stage: Stage) -> Verdict:
     """Starts the processes, injects the faults while events flow, waits until everything is folded, and checks the result."""
-    case, bootstrap = stage.case, stage.bootstrap
-    create_or_check(bootstrap, TOPICS, dev=case.brokers == 1)
-    if case.model:
-        stage.ranker = publish_champion(bootstrap, TOPICS.models, stage.folder / "model")
+    case = stage.case
     try:
-        for number in range(1, case.workers + 1):
-            stage.add("worker", f"worker-{number}")
-        for number in range(1, case.encoders + 1):
-            stage.add("encoder", f"encoder-{number}")
+        for application in stage.applications:
+            _begin(stage, application)
         stage.sender.start()
         stage.until(lambda: stage.progress().committed > 0, FOLD_S, "the folding of the first events")
         case.faults(stage)
@@ -287,6 +306,30 @@ def play(stage: Stage) -> Verdict:
             if process.is_running:
                 process.kill()
         stage.afterwards.close()
-    observed = observe(bootstrap, TOPICS, stage.sender.acknowledged, stage.former, boundaries=stage.boundaries)
-    (stage.folder / "observed.pickle").write_bytes(pickle.dumps(observed))
-    return judge(observed, stage.ranker, StepConfig(partitions=TOPICS.partitions))
+    return together([_judged(stage, application) for application in stage.applications])
+
+
+def _begin(stage: Stage, application: str) -> None:
+    """Makes the topics of an application, announces its champion, and starts its processes."""
+    case, topics = stage.case, topics_of(application)
+    create_or_check(stage.bootstrap, topics, application, dev=case.brokers == 1)
+    folder = own_folder(stage.folder, application) / "model"
+    stage.rankers[application] = publish_champion(stage.bootstrap, topics.models, folder) if case.model else None
+    for number in range(1, case.workers + 1):
+        stage.add("worker", f"worker-{number}", application)
+    for number in range(1, case.encoders + 1):
+        stage.add("encoder", f"encoder-{number}", application)
+
+
+def _judged(stage: Stage, application: str) -> Verdict:
+    sender = stage.sender
+    observed = observe(
+        stage.bootstrap,
+        topics_of(application),
+        sender.acknowledged,
+        stage.former,
+        boundaries=stage.boundaries,
+        application=application,
+    )
+    (own_folder(stage.folder, application) / "observed.pickle").write_bytes(pickle.dumps(observed))
+    return judge(observed, stage.rankers[application], StepConfig(partitions=TOPICS.partitions))
