@@ -22,6 +22,7 @@ from stream.connection_settings import Section
 from stream.core import outputs
 from stream.core.announcements import ModelAnnouncement
 from stream.core.events import INPUTS, JSON, MSGPACK, Item
+from stream.formats.flat import FlatRecommendation
 from stream.kafka.cluster.owners import Owner
 from stream.kafka.cluster.rights import Process, rights_of
 from stream.kafka.cluster.topics import TopicSpec, specs
@@ -31,17 +32,20 @@ from stream.settings import Settings, TopicSettings
 
 ROOT: Final = Path(__file__).parents[1]
 REFERENCE: Final = ROOT / "docs" / "reference"
+AVRO: Final = "application/avro"
 PAYLOADS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
     **{row.role: (row.event_type, row.content_type) for row in INPUTS},
     "items": (Item, JSON),
     "models": (ModelAnnouncement, JSON),
     "recommendations": (outputs.Recommendation, JSON),
+    "flat_recommendations": (FlatRecommendation, AVRO),
     "training_examples": (outputs.TrainingExample, MSGPACK),
     "dead_letters": (outputs.DeadLetter, JSON),
     "api_keys": (ApiKey, JSON),
     "replayed": (outputs.Replayed, JSON),
     "applications": (Owner, JSON),
 }
+_ALL_TOPICS: Final = TopicSettings(flat=True)
 CLOUD_EVENTS: Final = {"recommendations", "dead_letters"}
 _BY_US: Final = PAYLOADS.keys() - {"items"} - {row.role for row in INPUTS if not row.is_derived}
 _BOUNDS: Final = {"maxLength": "characters", "maxItems": "of them"}
@@ -80,12 +84,13 @@ def metrics_page() -> str:
 
 def topics_page() -> str:
     rows = ["| topic | key | partitions | settings | message |", "| --- | --- | --- | --- | --- |"]
-    for spec in specs(TopicSettings()):
+    for spec in specs(_ALL_TOPICS):
         settings = ", ".join(f"{key}={value}" for key, value in spec.settings.items())
         message, kind = PAYLOADS.get(spec.role, (None, "msgpack"))
         named = f"{message.__name__} ({kind.rpartition('/')[2]})" if message else f"state records ({kind})"
         rows.append(f"| `{spec.name}` | {spec.keyed_by} | {spec.partitions} | {settings} | {named} |")
     text = "Replication 3 with `min.insync.replicas` 2; 1 with `--dev`. Names and the partition count are settings (`[topics]`)."
+    text += " `flat-recommendations` is there with `topics.flat` only."
     return f"# Topics\n\n{_WRITTEN}{text}\n\n" + "\n".join(rows) + "\n"
 
 
@@ -93,13 +98,13 @@ def acls_page() -> str:
     text = """What each process and command needs where brokers have an authorizer: these ACLs, all of them literal names, and no
 others. Give each process a user of its own. A process that lacks one says at its start which, and the command that gives it. Names
 follow the settings; `NAME` is the process's own (`worker.name`, `encoder.name`). The rows with a transactional id are for
-`delivery.guarantee = "exactly_once"`, one for each partition number; the group of the API is for replicas that share a store
-(`api.redis_url`). Nothing needs a right on the cluster: since Kafka 3.0, whoever
-may write to a topic may write idempotently. [Connect to a secured Kafka](../guides/secured_kafka.md) says how to connect.
+`delivery.guarantee = "exactly_once"`, one for each partition number; those with `flat-recommendations` are for `topics.flat`; the
+group of the API is for replicas that share a store (`api.redis_url`). Nothing needs a right on the cluster: since Kafka 3.0,
+whoever may write to a topic may write idempotently. [Connect to a secured Kafka](../guides/secured_kafka.md) says how to connect.
 
 `isthmus demo --kafka` starts all parts and needs what all of them need."""
     exactly_once = Settings.model_construct(
-        topics=TopicSettings(),
+        topics=_ALL_TOPICS,
         worker=WorkerSettings(),
         api=ApiSettings(redis_url="redis://shared"),
         postgres=PostgresSettings(),
@@ -140,7 +145,7 @@ def _plain(text: str) -> str:
 
 def messages_page() -> str:
     """Every message with its fields, from the same types as the AsyncAPI document."""
-    roles = {spec.role: spec for spec in specs(TopicSettings())}
+    roles = {spec.role: spec for spec in specs(_ALL_TOPICS)}
     text = (
         "Every message that crosses a topic, with its fields. Readers must ignore fields that they do not know. "
         "Inputs may come [in another format](../guides/formats.md) and with other names. "
@@ -188,7 +193,7 @@ def asyncapi() -> str:
     for schema in components.values():
         _document_properties(schema)
     headers = {name: {"type": "string"} for name in ("ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time")}
-    documented = [spec for spec in specs(TopicSettings()) if spec.role in PAYLOADS]
+    documented = [spec for spec in specs(_ALL_TOPICS) if spec.role in PAYLOADS]
     document = {
         "asyncapi": "3.0.0",
         "info": {"title": "Isthmus", "version": version("isthmus"), "description": "Clicks and calls in, recommendations out."},

@@ -1,16 +1,20 @@
 """What is wrong with a setting, where its value is from, and what to write instead. No value is quoted: it may be a secret."""
 
+import json
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, get_origin
 
 from pydantic import ValidationError
 
 from stream.errors import IsthmusError
 from stream.variables import FROM_FILE, PREFIX
+
+_LIST: Final = '["one", "two"]'
+_OBJECT: Final = '{"name": "value"}'
 
 
 def read_file(file: Path) -> dict[str, Any]:
@@ -72,3 +76,23 @@ def _origin(name: str, file: Path, content: Mapping[str, Any], options: Mapping[
 
 def _is_within(name: str, section: str) -> bool:
     return name == section or name.startswith(f"{section}.")
+
+
+def not_json(fields: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each variable of a section, list or mapping whose value is not JSON. `fields`: those of all settings, by name."""
+    written_as_json: dict[str, str] = {}
+    for name, field in fields.items():
+        keys = getattr(field.annotation, "model_fields", None)
+        if keys is not None:
+            written_as_json[name] = _OBJECT
+            kinds = {key: get_origin(inner.annotation) for key, inner in keys.items()}
+            written_as_json |= {
+                f"{name}.{key}": _LIST if kind is tuple else _OBJECT for key, kind in kinds.items() if kind in {tuple, dict}
+            }
+    for name, example in written_as_json.items():
+        variable = f"{PREFIX}{name.replace('.', '__')}".upper()
+        value = os.environ.get(variable)
+        try:
+            json.loads(value or "null")
+        except ValueError:
+            yield f"setting {name} ({variable}): is not JSON; write it as {example}"

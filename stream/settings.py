@@ -5,12 +5,10 @@ variables, which win over the file.
 is an error; an unknown variable has no effect and is named (`stream.variables`).
 """
 
-import json
 import os
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -50,7 +48,7 @@ from stream.process_settings import (
     WebhookSettings,
     WorkerSettings,
 )
-from stream.setting_errors import lines_of, read_file
+from stream.setting_errors import lines_of, not_json, read_file
 from stream.variables import FROM_FILE, PREFIX, contents_of_files, unread_variables
 
 _FIELDS: Final[dict[str, tuple[str, ...]]] = {
@@ -58,9 +56,6 @@ _FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "items": Item.__struct_encode_fields__,
 }
 """Our fields of each input, which a mapping may name."""
-
-_LIST: Final = '["one", "two"]'
-_OBJECT: Final = '{"name": "value"}'
 
 
 if TYPE_CHECKING:  # mypy cannot see the fields of a created model
@@ -131,6 +126,13 @@ class TopicSettings(_InputNames):
     dead_letters: str = Field("dead-letters", description="topic of events that could not be used")
     replayed: str = Field(
         "replayed-dead-letters", description="topic of the dead letters that `isthmus dead-letters replay` has sent"
+    )
+    flat_recommendations: str = Field(
+        "flat-recommendations", description="topic of the newest list of each user as flat Avro, one record a rank; see topics.flat"
+    )
+    flat: bool = Field(
+        False,
+        description="whether lists are sent to flat_recommendations too; their schemas are registered in schema_registry.url",
     )
     api_keys: str = Field("api-keys", description="topic of the API's keys: hashes only")
     applications: str = Field(
@@ -333,7 +335,7 @@ def load(**sections: Any) -> Settings:
     except ValidationError as error:
         raise IsthmusError("\n".join(lines_of(error, config_file(), _names(), {}))) from None
     except SettingsError as error:
-        raise IsthmusError("\n".join(_not_json()) or str(error)) from None
+        raise IsthmusError("\n".join(not_json(Settings.model_fields)) or str(error)) from None
 
 
 def _names() -> list[str]:
@@ -344,26 +346,6 @@ def _names() -> list[str]:
         keys = section.model_fields if isinstance(section, type) and issubclass(section, Section) else {}
         found += [f"{name}.{key}" for key in keys] or [name]
     return found
-
-
-def _not_json() -> Iterator[str]:
-    """A line for each variable of a section, list or mapping whose value is not JSON."""
-    written_as_json: dict[str, str] = {}
-    for name, field in Settings.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
-            written_as_json[name] = _OBJECT
-            kinds = {key: get_origin(inner.annotation) for key, inner in section.model_fields.items()}
-            written_as_json |= {
-                f"{name}.{key}": _LIST if kind is tuple else _OBJECT for key, kind in kinds.items() if kind in {tuple, dict}
-            }
-    for name, example in written_as_json.items():
-        variable = f"{PREFIX}{name.replace('.', '__')}".upper()
-        value = os.environ.get(variable)
-        try:
-            json.loads(value or "null")
-        except ValueError:
-            yield f"setting {name} ({variable}): is not JSON; write it as {example}"
 
 
 def with_changes(settings: Settings, section: str, **changes: object) -> Settings:

@@ -54,7 +54,13 @@ class FakeRegistry:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                status, content = registry._answer_to(self.path, self.headers.get("Authorization"))
+                self._answer(b"")
+
+            def do_POST(self) -> None:
+                self._answer(self.rfile.read(int(self.headers["Content-Length"])))
+
+            def _answer(self, document: bytes) -> None:
+                status, content = registry._answer_to(self.path, self.headers.get("Authorization"), document)
                 self.send_response(status)
                 self.send_header("Content-Type", CONTENT_TYPE)
                 self.send_header("Content-Length", str(len(content)))
@@ -96,28 +102,36 @@ class FakeRegistry:
         """Schemas that nothing is kept of in a folder."""
         return Schemas(self.client(), None)
 
-    def _answer_to(self, path: str, authorization: str | None) -> tuple[int, bytes]:
+    def _registered(self, subject: str, text: str) -> int:
+        known = [number for number, one in self.schemas.items() if (one.subject, one.text) == (subject, text)]
+        return known[0] if known else self.add(json.loads(text), subject)
+
+    def _answer_to(self, path: str, authorization: str | None, document: bytes) -> tuple[int, bytes]:
         self.asked.append(path)
         if self.answer is not None:
             return self.answer
         if self.user is not None and authorization != f"Basic {base64.b64encode(':'.join(self.user).encode()).decode()}":
             return 401, b'{"error_code":401,"message":"Unauthorized"}'
-        if path == "/subjects":
-            return 200, json.dumps(sorted({one.subject for one in self.schemas.values()})).encode()
-        if path.startswith("/subjects/"):
-            wanted = path.removeprefix("/subjects/").partition("/")[0]
-            found = [one for one in self.schemas.values() if one.subject == wanted]
-            return (200, _document(found[0])) if found else (404, b'{"error_code":40401,"message":"Subject not found"}')
-        schema_id = int(path.rpartition("/")[2])
-        if schema_id not in self.schemas:
-            return 404, b'{"error_code":40403,"message":"Schema not found"}'
-        return 200, _document(self.schemas[schema_id])
+        found = self._found(path, document)
+        missing = {"error_code": 40401 if path.startswith("/subjects") else 40403, "message": "not found"}
+        return (404 if found is None else 200), json.dumps(missing if found is None else found).encode()
+
+    def _found(self, path: str, document: bytes) -> Any:
+        _, kind, *names = path.partition("?")[0].split("/")
+        if kind == "schemas":
+            one = self.schemas.get(int(names[-1]))
+            return None if one is None else _document(one)
+        if not names:
+            return sorted({one.subject for one in self.schemas.values()})
+        if document:
+            return {"id": self._registered(names[0], json.loads(document)["schema"])}
+        return next((_document(one) for one in self.schemas.values() if one.subject == names[0]), None)
 
 
-def _document(one: Registered) -> bytes:
+def _document(one: Registered) -> dict[str, Any]:
     document: dict[str, Any] = {"schema": one.text}
     if one.type != "AVRO":
         document["schemaType"] = one.type
     if one.references:
         document["references"] = one.references
-    return json.dumps(document).encode()
+    return document

@@ -3,6 +3,7 @@
 Source: https://docs.confluent.io/platform/current/schema-registry/develop/api.html
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from threading import Lock
 from typing import Any, Final, NamedTuple
@@ -72,6 +73,10 @@ class _Answer(msgspec.Struct, rename="camel"):
     references: tuple[_Named, ...] | None = None
 
 
+class _Registered(msgspec.Struct):
+    id: int
+
+
 class SchemaRegistry:
     """A client of one registry. May be used from several threads; it neither repeats nor keeps anything."""
 
@@ -107,17 +112,27 @@ class SchemaRegistry:
             self._follow(referred, found)
             found[named.name] = Reference(named.name, referred.schema)
 
+    def register(self, subject: str, schema: str) -> int:
+        """Registers an Avro schema, unless the subject has it; returns its id.
+
+        Raises:
+            RegistryError: the registry does not take it.
+        """
+        path = f"/subjects/{quote(subject, safe='')}/versions"
+        answer: _Registered = self._decoded(self._ask("POST", path, {"schema": schema}), _Registered)
+        return answer.id
+
     def subjects(self) -> list[str]:
         """Returns the names of all subjects.
 
         Raises:
             RegistryError: the registry does not say.
         """
-        names: list[str] = self._decoded(self._get("/subjects"), list[str])
+        names: list[str] = self._decoded(self._ask("GET", "/subjects"), list[str])
         return names
 
     def _schema_at(self, path: str) -> _Answer:
-        answer: _Answer = self._decoded(self._get(path), _Answer)
+        answer: _Answer = self._decoded(self._ask("GET", path), _Answer)
         return answer
 
     def _decoded(self, content: bytes, kind: Any) -> Any:
@@ -126,9 +141,9 @@ class SchemaRegistry:
         except msgspec.MsgspecError:
             raise self._strange("what it answers is no registry's answer") from None
 
-    def _get(self, path: str) -> bytes:
+    def _ask(self, method: str, path: str, document: Mapping[str, str] | None = None) -> bytes:
         try:
-            with self.open().stream("GET", f"{self.url}{path}") as answer:
+            with self.open().stream(method, f"{self.url}{path}", json=document) as answer:
                 content = b""
                 for piece in answer.iter_bytes():
                     content += piece
@@ -166,7 +181,10 @@ class SchemaRegistry:
             return UnknownSchemaError(f"the schema registry at {self.url} has no such schema")
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             text = f"the schema registry at {self.url} refuses us ({status})"
-            return RegistryError(f"{text}: check schema_registry.username and password, and what this user may read")
+            return RegistryError(f"{text}: check schema_registry.username and password, and what this user may do")
+        if status == HTTPStatus.CONFLICT:
+            text = f"the schema registry at {self.url} refuses a schema of ours: the subject has another that is not compatible"
+            return RegistryError(f"{text}; name another topic (topics.flat_recommendations), or delete the subject")
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code is not None:
             return RegistryError(f"the schema registry at {self.url} cannot answer now ({code or status})")
         return self._strange(f"it answers {code or status}")

@@ -69,7 +69,8 @@ class Schemas:
         try:
             found = self.registry.schema(schema_id)
         except UnknownSchemaError:
-            self._denied[schema_id] = self._clock() + DENIED_S
+            now = self._clock()
+            self._denied = {one: until for one, until in self._denied.items() if until > now} | {schema_id: now + DENIED_S}
             self.observe("denied")
             text = "the schema registry at %s has no schema %d: records with it become dead letters"
             logger.error(text, self.registry.url, schema_id)  # noqa: TRY400  (the text says all)
@@ -80,6 +81,24 @@ class Schemas:
         self.observe("fetched")
         self._keep(schema_id, found)
         self._add(schema_id, found)
+
+    def registered(self, subject: str, schema: str) -> int:
+        """The id of an Avro schema of ours, which is registered where the registry does not know it.
+
+        Raises:
+            RegistryError: the registry does not say, and nothing is kept of an earlier answer.
+        """
+        name = hashlib.sha256(f"{subject}\n{schema}".encode()).hexdigest()[:16]
+        file = None if self._folder is None else self._folder / f"{name}.id"
+        try:
+            number = self.registry.register(subject, schema)
+        except RegistryError:
+            if file is None or not file.is_file():
+                raise
+            return int(file.read_text())
+        if file is not None:
+            self._write(file, str(number).encode())
+        return number
 
     def _add(self, schema_id: int, schema: RegisteredSchema) -> None:
         self._types[schema_id] = schema.type
@@ -96,12 +115,14 @@ class Schemas:
 
     def _keep(self, schema_id: int, schema: RegisteredSchema) -> None:
         """Writes a schema to the folder, whole or not at all. What cannot be written is fetched again by the next process."""
-        if self._folder is None:
-            return
-        part = self._folder / f"{uuid4().hex}.part"
+        if self._folder is not None:
+            self._write(self._folder / f"{schema_id}.json", msgspec.json.encode(schema))
+
+    def _write(self, file: Path, content: bytes) -> None:
+        part = file.with_name(f"{uuid4().hex}.part")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(msgspec.json.encode(schema))
-            part.replace(self._folder / f"{schema_id}.json")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(content)
+            part.replace(file)
         except OSError as error:
-            logger.warning("schema %d is not kept in %s (%s): a start needs the registry", schema_id, self._folder, error.strerror)
+            logger.warning("%s is not kept (%s): a start needs the registry", file, error.strerror)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stream.connection_settings import SchemaRegistrySettings
+    from stream.formats.flat import FlatLists
     from stream.formats.gate import SchemaGate
     from stream.formats.schemas import Schemas
     from stream.formats.topic_decoder import TopicDecoder
@@ -74,3 +75,23 @@ def schema_gate(settings: Settings, roles: Iterable[str]) -> SchemaGate | None:
     from stream.formats.gate import SchemaGate
 
     return SchemaGate(decoders)
+
+
+def flat_lists(settings: Settings) -> FlatLists | None:
+    """Returns what turns lists into flat ones, with their schemas registered; None where none are sent.
+
+    Raises:
+        IsthmusError: the registry does not take the schemas, or the topic is not noted for lists as long as these.
+    """
+    topic = settings.topics.flat_recommendations
+    if not settings.topics.flat:
+        return None
+    from stream.formats.decoders import require_library
+    from stream.kafka.cluster.owners import longest_flat_list
+
+    require_library(ValueFormat.AVRO, "topics.flat")
+    from stream.formats.flat import KEY_SCHEMA, VALUE_SCHEMA, FlatLists
+
+    schemas = schemas_of(settings)
+    key_id, value_id = schemas.registered(f"{topic}-key", KEY_SCHEMA), schemas.registered(f"{topic}-value", VALUE_SCHEMA)
+    return FlatLists(key_id, value_id, longest_flat_list(settings))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stream.application import worker_group
 from stream.core.events import STEP_INPUTS
-from stream.services.formats import count_schema_requests, schema_gate
+from stream.services.formats import count_schema_requests, flat_lists, schema_gate
 from stream.services.instance_name import take_name
 from stream.services.process import (
     background,
@@ -73,6 +73,7 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     follower = ServedModelFollower(served, metrics, load, items=items, trust=announcement_trust(settings))
     gate = schema_gate(settings, [row.role for row in STEP_INPUTS if not row.is_derived])
     count_schema_requests(settings, metrics)
+    flat = flat_lists(settings)
     report_items = partial(
         report_unusable_items, bootstrap, settings.application, topics.items, topics.dead_letters, items, metrics
     )
@@ -107,6 +108,7 @@ async def _worker(settings: Settings, startup: Startup) -> None:
                     metrics=metrics,
                     limit=dead_letter_limit(settings),
                     in_flight=own.in_flight,
+                    flat=None if flat is None else flat.outputs,
                 )
                 guarantee = settings.delivery.guarantee
                 return app, add_profile_agent(app, context, guarantee=guarantee, supervision=supervision)

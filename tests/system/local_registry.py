@@ -1,5 +1,7 @@
 """A real schema registry on loopback: Apicurio Registry, which speaks Confluent's API below `/apis/ccompat/v7`."""
 
+import io
+import json
 import os
 import subprocess
 import time
@@ -7,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
+import fastavro
 import httpx
 import pytest
 
@@ -35,6 +38,7 @@ class LocalRegistry:
         self._log = folder / "registry.log"
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._schemas: dict[bytes, Any] = {}
 
     @property
     def url(self) -> str:
@@ -73,3 +77,11 @@ class LocalRegistry:
         answer = httpx.post(f"{self.url}/subjects/{subject}/versions", json=document, timeout=30)
         answer.raise_for_status()
         return int(answer.json()["id"])
+
+    def read(self, value: bytes) -> Any:
+        """A framed Avro value, read with the schema that the registry has under its id."""
+        schema = self._schemas.get(value[:5])
+        if schema is None:
+            answer = httpx.get(f"{self.url}/schemas/ids/{int.from_bytes(value[1:5])}", timeout=30)
+            schema = self._schemas[value[:5]] = fastavro.parse_schema(json.loads(answer.json()["schema"]))
+        return fastavro.schemaless_reader(io.BytesIO(value[5:]), schema, None)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -68,6 +69,15 @@ class Shop:
     def lists(self) -> dict[bytes, bytes]:
         return newest(read_all(self.broker.plain, f"{self.name}-recommendations"))
 
+    def flat_lists(self, registry: LocalRegistry) -> dict[tuple[str, int], dict[str, Any] | None]:
+        """The newest row of each user and rank, read as a stock consumer does: with the schemas that the registry has."""
+        found: dict[tuple[str, int], dict[str, Any] | None] = {}
+        for records in read_all(self.broker.plain, f"{self.name}-flat-recommendations").values():
+            for record in records:
+                key = registry.read(record.key or b"")
+                found[key["user_id"], key["rank"]] = None if record.value is None else registry.read(record.value)
+        return dict(sorted(found.items()))
+
     def dead_letters(self) -> list[dict[str, object]]:
         return [msgspec.json.decode(value) for value in newest(read_all(self.broker.plain, f"{self.name}-dead-letters")).values()]
 
@@ -77,13 +87,16 @@ class Shop:
         producer.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_from_an_avro_topic_on_a_secured_broker_to_recommendations(
     secured_broker: SecuredBroker, registry: LocalRegistry, tmp_path: Path, unique: str
 ) -> None:
-    """A dead letter keeps the bytes as they came, and so does its replay: once their schema is there, they are applied."""
+    """A dead letter keeps the bytes as they came, and so does its replay. The lists are there as flat Avro too, until the user is
+    erased; a worker whose lists are longer than the topic is noted for does not start.
+    """
     shop = Shop(secured_broker, registry.url, tmp_path, unique)
     shop.variables |= {f"ISTHMUS_MAPPING__CLICKS__{name.upper()}": expression for name, expression in MAPPING.items()}
+    shop.variables |= {"ISTHMUS_TOPICS__FLAT": "true", "ISTHMUS_STEP__LIST_LENGTH": "3"}
     shop.run("topics", "--dev")
     secured = [
         "--username",
@@ -105,13 +118,21 @@ def test_from_an_avro_topic_on_a_secured_broker_to_recommendations(
         assert letter["reason"] == "unknown_schema"
         shop.run("dead-letters", "replay", "--all")
         wait_for(lambda: len(shop.dead_letters()) == 2, [worker], 60, "the dead letter of what was replayed")
+        items = [item["item"] for item in msgspec.json.decode(shop.lists()[b"c-17"])["items"]]
+        flat = shop.flat_lists(registry).items()
+        assert [(rank, (row or {})["item"]) for (_, rank), row in flat] == list(enumerate(items, start=1))
+        shop.run("erase", "c-17", "--yes")
+        wait_for(lambda: not any(shop.flat_lists(registry).values()), [worker], 60, "the tombstones of all ranks")
+        assert list(shop.flat_lists(registry)) == [("c-17", rank) for rank in (1, 2, 3)]
     finally:
         worker.stop()
+    shop.variables["ISTHMUS_STEP__LIST_LENGTH"] = "4"
+    assert "is noted for lists of 3 items, and step.list_length is 4: run `isthmus topics`" in shop.run("worker", code=2)
     values = [record.value for found in read_all(secured_broker.plain, shop.clicks).values() for record in found]
     assert values.count(denied) == 2
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_partition_waits_on_kafka_as_on_the_embedded_log(secured_broker: SecuredBroker, tmp_path: Path, unique: str) -> None:
     """It is not fetched again while it waits, nothing behind it is committed, and it is read on without a restart."""
     with FakeRegistry() as registry:

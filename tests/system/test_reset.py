@@ -25,8 +25,9 @@ from stream.errors import IsthmusError
 from stream.kafka.cluster.clients import ConsumerClient, async_producer
 from stream.kafka.cluster.group_reset import members_of
 from stream.kafka.cluster.lag import group_lag
+from stream.kafka.cluster.owners import note_owned
 from stream.kafka.cluster.rights import Process
-from stream.kafka.cluster.topics import admin_client, changelog_name, source_topics, transactional_id
+from stream.kafka.cluster.topics import admin_client, changelog_name, create_or_check, source_topics, transactional_id
 from stream.kafka.faust.changelog import term_of
 from stream.process_settings import DeliverySettings
 from stream.services.child_processes import ChildProcess, wait_for
@@ -34,6 +35,7 @@ from stream.services.instance_name import take_name
 from stream.services.process import check_topics
 from stream.services.reset.reset import groups_of, open_reset
 from stream.settings import Settings
+from tests.schema_registry import FakeRegistry
 from tests.system.exact import actual, newest, read_all, users_of
 from tests.system.filled import NUMBERS, TERM, fold, send, settings_of, write
 from tests.world import Store, history_of
@@ -172,6 +174,22 @@ def test_a_reset_that_was_interrupted_anywhere_ends_the_same_when_it_is_run_agai
     last = [records[-1] for records in read_all(bootstrap, CHANGELOG).values() if records]
     assert {term_of(record.headers) for record in last} == {100 * (count - 1) + 2}
     assert group_lag(bootstrap, worker_group("isthmus"), [topics.clicks]).lag == len(USERS)
+
+
+@pytest.mark.usefixtures("stores")
+def test_a_reset_deletes_the_flat_rows_of_the_lists_that_it_deletes(settings: Settings) -> None:
+    """Of every rank that may have been sent."""
+    with FakeRegistry() as registry:
+        changes = {"topics": settings.topics.model_copy(update={"flat": True}), "schema_registry": registry.settings()}
+        flat = settings.model_copy(update={**changes, "cache_dir": settings.worker.state_dir / "cache"})
+        create_or_check(flat.kafka.bootstrap, flat.topics, dev=True)
+        note_owned(flat)
+        reset(flat)
+    records = [one for found in read_all(flat.kafka.bootstrap, flat.topics.flat_recommendations).values() for one in found]
+    lists = [one for found in read_all(flat.kafka.bootstrap, flat.topics.recommendations).values() for one in found]
+    (user,) = {one.key for one in lists if one.value is None}
+    assert [one.value for one in records] == [None] * flat.step.list_length
+    assert {(one.key or b"")[6:-1] for one in records} == {user}
 
 
 @pytest.mark.usefixtures("stores")

@@ -6,7 +6,7 @@ Nothing here knows in which order, or in which transaction.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ import numpy as np
 
 from stream.core.dead_letters import DeadLetterLimit
 from stream.core.events import Reason, Source
-from stream.core.outputs import Count, Outcome
+from stream.core.outputs import Count, Outcome, Output
 from stream.core.poison import step_many_isolating_poison
 from stream.core.records import Batch, time_span
 from stream.core.step import StepConfig, StepInput
@@ -67,6 +67,7 @@ class ProfileContext:
         metrics: Where it counts.
         limit: How many dead letters of a topic stop the worker.
         in_flight: Unacknowledged batches per partition number, at most.
+        flat: Turns lists into flat ones, which are sent too; None: they are not.
     """
 
     sources: Mapping[str, Source]
@@ -77,6 +78,7 @@ class ProfileContext:
     metrics: Metrics
     limit: DeadLetterLimit = field(default_factory=DeadLetterLimit)
     in_flight: int = 6
+    flat: Callable[[Iterable[Output]], Iterable[Output]] | None = None
 
 
 class ProfileAgent:
@@ -163,9 +165,11 @@ class ProfileAgent:
         return ProcessedBatch(event, self._emissions(outcome), changelog, persist)
 
     def _emissions(self, outcome: Outcome) -> list[Emission]:
-        topics = self._context.topics
+        topics, to_flat = self._context.topics, self._context.flat
+        flat = [] if to_flat is None else [Emission(topics.flat_recommendations, list(to_flat(outcome.recommendations)))]
         return [
             Emission(topics.recommendations, outcome.recommendations),
+            *flat,
             Emission(topics.training_examples, outcome.examples),
             Emission(topics.dead_letters, outcome.dead_letters),
         ]

@@ -41,11 +41,13 @@ class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
         recommendations: Topic of its lists, which tells two applications apart that both go without a name of their own; empty
             where a process does not know it.
         epoch: Of an owned topic: another topic that gets its name later has another; 0 for a group.
+        longest: Of the topic of flat lists: how long lists may be that were ever sent to it; 0 for all others.
     """
 
     application: str
     recommendations: str
     epoch: int = 0
+    longest: int = 0
 
     def includes(self, other: "Owner") -> bool:
         """Whether the other is this application, as far as it says."""
@@ -116,11 +118,27 @@ def note_owned(settings: Settings, *, adopt: bool = False) -> int:
     if not adopt:
         _refuse(settings, _owner(settings), owned, noted)
     epochs = _settled_epochs(settings, [name for kind, name in owned if kind is Kind.TOPIC])
-    wanted = {one: _owner(settings, epochs[one[1]] if one[0] is Kind.TOPIC else 0) for one in owned}
+    wanted = {one: _note(settings, one, epochs, noted.get(one)) for one in owned}
     missing = {one: owner for one, owner in wanted.items() if noted.get(one) != owner}
     write_notes(settings, {f"{kind}/{name}".encode(): _encode(owner) for (kind, name), owner in missing.items()})
     _refuse(settings, _owner(settings), owned, read_owners(settings))  # of two at the same moment, the last one's record counts
     return len(missing)
+
+
+def longest_flat_list(settings: Settings) -> int:
+    """How long lists may be that were ever sent to the topic of flat lists: so many ranks of a user may have a record.
+
+    Raises:
+        IsthmusError: lists are longer now, or nothing is noted of this topic.
+    """
+    topic = settings.topics.flat_recommendations
+    note = read_owners(settings).get((Kind.TOPIC, topic))
+    is_current = note is not None and note.epoch == _epochs(settings, [topic]).get(topic)
+    longest = note.longest if note is not None and is_current else 0
+    if longest < settings.step.list_length:
+        length = settings.step.list_length
+        raise IsthmusError(f"{topic} is noted for lists of {longest} items, and step.list_length is {length}: run `isthmus topics`")
+    return longest
 
 
 def read_owners(settings: Settings) -> dict[Owned, Owner]:
@@ -152,6 +170,15 @@ def _all_owned(settings: Settings) -> list[Owned]:
 
 def _owner(settings: Settings, epoch: int = 0) -> Owner:
     return Owner(settings.application, settings.topics.recommendations, epoch)
+
+
+def _note(settings: Settings, one: Owned, epochs: Mapping[str, int], before: Owner | None) -> Owner:
+    """What to note of a topic or group. Longer lists may still lie in a topic that is the same as before."""
+    owner = _owner(settings, epochs[one[1]] if one[0] is Kind.TOPIC else 0)
+    if one != (Kind.TOPIC, settings.topics.flat_recommendations):
+        return owner
+    longest = before.longest if before is not None and before.epoch == owner.epoch else 0
+    return msgspec.structs.replace(owner, longest=max(longest, settings.step.list_length))
 
 
 def _refuse(settings: Settings, ours: Owner, owned: Iterable[Owned], noted: Mapping[Owned, Owner]) -> None:

@@ -117,7 +117,8 @@ def _topics(process: Process, settings: Settings) -> tuple[list[str], list[str]]
     produced = [topics.name_of(row.role) for row in INPUTS if not row.is_derived]
     folded = [topics.name_of(row.role) for row in STEP_INPUTS]
     changelog = changelog_name(worker_group(application))
-    outputs = [topics.recommendations, topics.training_examples, topics.dead_letters]
+    flat = [topics.flat_recommendations] if topics.flat else []
+    outputs = [topics.recommendations, *flat, topics.training_examples, topics.dead_letters]
     owners = topics.applications
     return {
         Process.WORKER: ([*folded, topics.items, topics.models, changelog, owners], [*outputs, changelog]),
@@ -135,7 +136,7 @@ def _topics(process: Process, settings: Settings) -> tuple[list[str], list[str]]
         Process.ERASE: ([topics.training_examples, owners], [topics.training_examples, topics.erasures]),
         Process.RESET: (
             [*folded, topics.transcripts, changelog, topics.recommendations, topics.training_examples, owners],
-            [topics.recommendations, topics.training_examples, changelog, owners],
+            [topics.recommendations, *flat, topics.training_examples, changelog, owners],
         ),
         Process.KEYS: ([topics.api_keys, owners], [topics.api_keys]),
         Process.DEAD_LETTERS: ([topics.dead_letters, topics.replayed, owners, *inputs], [topics.replayed, *produced]),

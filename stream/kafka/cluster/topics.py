@@ -92,6 +92,11 @@ def specs(topics: TopicSettings, application: str = DEFAULT) -> list[TopicSpec]:
         TopicSpec("items", topics.items, "item", 1, _COMPACTED),
         TopicSpec("models", topics.models, "role", 1, _COMPACTED),
         TopicSpec("recommendations", topics.recommendations, "user", keyed, _COMPACTED),
+        *(
+            [TopicSpec("flat_recommendations", topics.flat_recommendations, "user and rank (Avro)", keyed, _COMPACTED)]
+            if topics.flat
+            else []
+        ),
         TopicSpec("training_examples", topics.training_examples, "user and purchase id (msgpack)", keyed, _LARGE),
         TopicSpec(
             "dead_letters",

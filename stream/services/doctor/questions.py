@@ -97,6 +97,10 @@ class Deployment:
         settings = self._settings
         for make in (step_config, item_format, transcript_format):
             make(settings)
+        if settings.topics.flat:
+            from stream.services.formats import schemas_of
+
+            schemas_of(settings)
         if Process.API in self._processes:
             from stream.services.api import signer_of
             from stream.services.http_server import check_tls

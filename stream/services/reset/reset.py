@@ -30,6 +30,7 @@ from stream.kafka.cluster.reset_note import ResetNote, read_note, write_note
 from stream.kafka.cluster.rights import Kind, Process, rights_of, topics_of
 from stream.kafka.cluster.topic_reader import open_topic_reader
 from stream.kafka.cluster.topics import admin_client, changelog_name, create_or_check
+from stream.services.formats import flat_lists
 from stream.services.instance_name import take_all_names
 from stream.services.reset.holdings import Holdings
 from stream.services.reset.target import find_target
@@ -118,11 +119,13 @@ class Reset:
         await _fence(self.settings)
         with open_topic_reader(self.settings.kafka.bootstrap) as reader:
             self._holdings.read_on(reader, step)  # what a transaction that was just settled has added
-        topics, numbers = self.settings.topics, range(self.settings.topics.partitions)
+        topics, numbers, flat = self.settings.topics, range(self.settings.topics.partitions), flat_lists(self.settings)
         async with _sending(self.settings.kafka.bootstrap) as send:
             for number in () if note.are_outputs_done else numbers:
                 step(f"deleting lists and examples, partition {number + 1} of {len(numbers)}")
                 await send(topics.recommendations, number, self._verdict.lists(number))
+                if flat is not None:
+                    await send(topics.flat_recommendations, number, flat.outputs(self._verdict.lists(number)))
                 await send(topics.training_examples, number, self._verdict.examples(number))
             write_note(self.settings, msgspec.structs.replace(note, are_outputs_done=True))
             for number in numbers:
