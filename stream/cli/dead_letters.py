@@ -183,4 +183,14 @@ def _time(at_ms: int) -> str:
 
 
 def _text(value: Any) -> str:
-    return "-" if value is None else bytes(value).decode(errors="replace")
+    """A value framed for a schema registry is shown in base64."""
+    from base64 import b64encode
+
+    from stream.core.framing import looks_framed, schema_id_of
+
+    if value is None:
+        return "-"
+    content = bytes(value)
+    if looks_framed(content):
+        return f"schema {schema_id_of(content)}, in base64 with its frame: {b64encode(content).decode()}"
+    return content.decode(errors="replace")

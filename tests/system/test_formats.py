@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class Shop:
                 found[key["user_id"], key["rank"]] = None if record.value is None else registry.read(record.value)
         return dict(sorted(found.items()))
 
-    def dead_letters(self) -> list[dict[str, object]]:
+    def dead_letters(self) -> list[dict[str, Any]]:
         return [msgspec.json.decode(value) for value in newest(read_all(self.broker.plain, f"{self.name}-dead-letters")).values()]
 
     def send(self, value: bytes, key: str = "c-17") -> None:
@@ -116,6 +117,10 @@ def test_from_an_avro_topic_on_a_secured_broker_to_recommendations(
         assert "cannot be decoded: the schema registry has no schema 1000000" in shop.run("doctor", "worker", code=1)
         (letter,) = shop.dead_letters()
         assert letter["reason"] == "unknown_schema"
+        coordinates = "/".join(str(part) for part in letter["origin"].values())
+        assert f"schema 1000000, in base64 with its frame: {b64encode(denied).decode()}" in shop.run(
+            "dead-letters", "show", coordinates
+        )
         shop.run("dead-letters", "replay", "--all")
         wait_for(lambda: len(shop.dead_letters()) == 2, [worker], 60, "the dead letter of what was replayed")
         items = [item["item"] for item in msgspec.json.decode(shop.lists()[b"c-17"])["items"]]
