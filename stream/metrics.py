@@ -130,7 +130,7 @@ DECLARED: Final[dict[str, Declared]] = {
     "model_info": Declared(Gauge, "1 for the served model version", ("name", "version")),
     "model_published_timestamp_seconds": Declared(Gauge, "when the served model was published; its age is time() minus this"),
     "model_swaps": Declared(Counter, "model versions that began to be served"),
-    "model_refusals": Declared(Counter, "announced model versions that this worker refused", ("reason",)),
+    "model_refusals": Declared(Counter, "announcements of models that this process refused", ("reason",)),
     "catalogue_items": Declared(Gauge, "items in the catalogue"),
     "live": Declared(Gauge, "1 while /livez returns 200: the event loop is not blocked and no partition is stalled"),
     "ready": Declared(Gauge, "1 while /readyz returns 200: partitions are assigned, tables restored, catalogue and models read"),

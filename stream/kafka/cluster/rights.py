@@ -83,7 +83,12 @@ def rights_of(process: Process, settings: Settings, name: str = "NAME") -> list[
             for spec in specs(settings.topics, settings.application)
             for operation in ("CREATE", "DESCRIBE_CONFIGS")
         ]
-        rights += [Right("DESCRIBE", Kind.TOPIC, spec.name) for spec in specs(settings.topics, settings.application)]
+        described = {*reads, *writes}  # READ and WRITE include it
+        rights += [
+            Right("DESCRIBE", Kind.TOPIC, spec.name)
+            for spec in specs(settings.topics, settings.application)
+            if spec.name not in described
+        ]
     rights += [Right("READ", Kind.GROUP, group) for group in _groups(process, settings, name)]
     if process is Process.REPLAY:  # asks how far they are
         groups = worker_group(settings.application), encoder_group(settings.application)
