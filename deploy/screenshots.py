@@ -27,10 +27,10 @@ SIZES: Final = {"desktop": (1280, 860), "phone": (390, 844)}
 SCHEMES: Final = ("light", "dark")
 COLOURS: Final = 96  # of the picture in the documentation: sharp text in a third of the bytes
 START_S: Final = 90
-MODEL_MS: Final = 180_000
+MODEL_MS: Final = 600_000  # a model within a minute on an idle machine
 ENOUGH: Final = re.compile(r"same ([3-9]\d\d|[\d,]{5,}) purchases")  # for shares that do not jump
 MOVES_MS: Final = 6_000  # until places, ways and lists have filled the page
-DEMO_ARGUMENTS: Final = ("--seconds", "900", "--seed", "1")
+DEMO_ARGUMENTS: Final = ("--seconds", "2400", "--seed", "1")
 BROWSER_ARGUMENTS: Final = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
 

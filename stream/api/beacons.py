@@ -39,7 +39,7 @@ class _Body(msgspec.Struct):
 
 def is_beacon(request: Request[Any, Any, Any]) -> bool:
     """Whether the credentials are to be sought in the body: it is text, and no header presents any."""
-    return request.content_type[0] == _TYPE and "authorization" not in request.headers
+    return "authorization" not in request.headers and request.content_type[0] == _TYPE
 
 
 async def credentials_of(request: Request[Any, Any, Any]) -> BeaconCredentials:

@@ -188,7 +188,9 @@ async def _say_how_to_ask(say: Callable[[str], None], parts: ApiParts, url: str,
     say(f"watch it live:   {url}/")
     say(f"open the shop:   {url}/shop")
     say(f"be an agent:     {url}/agent")
-    await parts.api.send([OutgoingEvent("clicks", USER, "", msgspec.json.encode(Click(USER, now_ms(), _TAGS)))])
+    click = OutgoingEvent("clicks", USER, "", msgspec.json.encode(Click(USER, now_ms(), _TAGS)))
+    while await parts.api.sink.send([click]) == [None]:  # noqa: ASYNC110  (a busy broker did not take it in time)
+        await asyncio.sleep(_POLL_S)
     while (answer := (await parts.api.service.lists([USER], _LISTED))[0]).recommendation_id is None:  # noqa: ASYNC110
         await asyncio.sleep(_POLL_S)
     first = next(entry for entry in answer.items if not parts.current.catalogue.is_repeatable(entry.item))
