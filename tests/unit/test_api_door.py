@@ -148,6 +148,17 @@ async def test_keys_are_found_by_the_whole_secret_and_end_on_time() -> None:
     assert keys.find(secret, NOW + 1_000) is None
 
 
+async def test_a_key_of_this_process_opens_though_no_topic_holds_it() -> None:
+    """Also after the topic was read again; it ends like any other."""
+    secret, key = make_api_key("own", [Scope.READ], NOW, NOW + 1_000)
+    keys = ApiKeys((key,))
+    await keys.on_records([], replace=True)
+    assert keys.find(secret, NOW) == key
+    assert keys.is_live(key, NOW)
+    assert keys.find(secret, NOW + 1_000) is None
+    assert not keys.is_live(key, NOW + 1_000)
+
+
 PATHS = [
     "/v1/users/a%2Frecommendations",
     "/v1/users/u%2F/profile",
