@@ -4,14 +4,17 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import fsspec
 import msgspec
 import pytest
+import torch
 
 from models.artifact import MANIFEST, ModelRefused, load_ranker, read_prior, verify_folder, write_ranker
 from models.popular import prior_of
+from models.systems import network_type
 from models.trusted_folders import FolderTrust, UntrustedFolderError, located
 from tests.rankers import random_ranker
 
@@ -252,6 +255,28 @@ def test_no_file_of_a_folder_decides_what_is_allocated_or_run(tmp_path: Path, na
     with pytest.raises(ModelRefused) as refused:
         load_ranker(str(tmp_path / "m"))
     assert refused.value.reason == ("items" if name == "items.json" else "weights")
+
+
+@pytest.mark.parametrize(("wrong", "devices"), [(False, ["meta", "cpu"]), (True, ["meta"])])
+def test_a_network_is_made_only_in_the_size_that_its_weights_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: bool, devices: list[str]
+) -> None:
+    """Its sizes are compared without allocating them: a size that the machine could just allocate would take its memory."""
+    write(tmp_path / "m", "latent_feature")
+    if wrong:
+        replaced(tmp_path / "m", "network.json", b'{"latent":1000,"hidden":1000}')
+    made: list[str] = []
+    network = network_type("latent_feature")
+
+    class Recorded(network):  # type: ignore[misc, valid-type]
+        def __init__(self, *arguments: object) -> None:
+            made.append(torch.empty(0).device.type)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("models.artifact.network_type", lambda _: Recorded)
+    with pytest.raises(ModelRefused, match="asks for other sizes") if wrong else nullcontext():
+        load_ranker(str(tmp_path / "m"))
+    assert made == devices
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b'{"files":1}', msgspec.json.encode({"files": {}})])
