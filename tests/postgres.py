@@ -1,4 +1,4 @@
-"""A real PostgreSQL server on loopback, and databases of it, for the sink's tests, chaos cases and benchmarks."""
+"""A real PostgreSQL server on loopback with databases, for the sink's tests, chaos cases and benchmarks."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ FAST = ("fsync=off", "full_page_writes=off")
 
 
 def binaries() -> Path | None:
-    """The folder of `initdb`: on the path, or where Debian keeps the newest version; None: there is no PostgreSQL."""
+    """Returns the folder of `initdb`, from the path or Debian's newest version; None without PostgreSQL."""
     found = shutil.which("initdb")
     if found is not None:
         return Path(found).resolve().parent
@@ -31,7 +31,7 @@ def binaries() -> Path | None:
 
 
 class LocalPostgres:
-    """A server with its data in a folder of its own. As root, which PostgreSQL refuses, it runs as the user `postgres`.
+    """A server with its own data folder. PostgreSQL refuses to run as root, so it then runs as the user `postgres`.
 
     `durable` is for tests that cut its power; all others do without fsync.
     """
@@ -71,7 +71,7 @@ class LocalPostgres:
                 return self
 
     def stop(self) -> None:
-        """Ends it at once, connections included, as a crash would."""
+        """Ends the server and its connections at once, like a crash."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(30)
@@ -98,7 +98,7 @@ class LocalPostgres:
 
 
 class Database:
-    """One database, and what stands in it."""
+    """A database and its contents."""
 
     def __init__(self, server: LocalPostgres, name: str) -> None:
         self.server = server
@@ -114,20 +114,20 @@ class Database:
             return [] if cursor.description is None else cursor.fetchall()
 
     def lists(self) -> dict[str, list[str]]:
-        """User -> items, in the form of one row a user."""
+        """Returns user -> items from the table with one row per user."""
         return {
             user: [one["item"] for one in items] for user, items in self._rows("SELECT user_id, items FROM isthmus.recommendations")
         }
 
     def ranks(self) -> dict[str, list[str]]:
-        """The same, in the form of one row a user and rank."""
+        """Returns user -> items from the table with one row per user and rank."""
         found: dict[str, list[str]] = {}
         for user, item in self._rows("SELECT user_id, item FROM isthmus.recommended_items ORDER BY user_id, rank"):
             found.setdefault(user, []).append(item)
         return found
 
     def _rows(self, query: str) -> list[Any]:
-        """Nothing, while the sink has not made the table."""
+        """Returns no rows while the sink has not created the table."""
         try:
             return self.ask(query)
         except psycopg.errors.UndefinedTable:
@@ -135,7 +135,7 @@ class Database:
 
 
 class CommitCutter:
-    """A proxy of a database that cuts each connection when it answers a COMMIT, `cuts` times: the client never learns of it."""
+    """A proxy that cuts the next `cuts` connections at the answer to a COMMIT, so that the client does not know the outcome."""
 
     def __init__(self, port: int, cuts: int) -> None:
         self.port = free_port()
@@ -178,7 +178,7 @@ class CommitCutter:
 
 
 def sink_variables(bootstrap: str, database: Database, partitions: int) -> Mapping[str, str]:
-    """The environment of a sink's process."""
+    """Returns the environment of a sink's process."""
     return {
         "ISTHMUS_KAFKA__BOOTSTRAP": bootstrap,
         "ISTHMUS_KAFKA__DEV": "true",

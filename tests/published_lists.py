@@ -1,4 +1,4 @@
-"""Lists of `recommendations` that tell which record they are, and what the topic says at the end, for sinks on real Kafka."""
+"""Publishes lists that identify their record, and reads the topic's final lists, for sinks on real Kafka."""
 
 import random
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from tests.system.exact import newest, read_all
 
 
 def made(user: str, number: int) -> bytes:
-    """A list of its own for each number: one to five items."""
+    """Returns a list with one to five items, different for each number."""
     return msgspec.json.encode(
         Recommendation(
             recommendation_id=f"{user}-{number}",
@@ -33,13 +33,13 @@ def ranks_of(number: int) -> int:
 
 
 def publish(bootstrap: str, topics: TopicSettings, rng: random.Random, count: int, users: int = 300) -> None:
-    """Lists and, of every tenth record, tombstones."""
+    """Publishes lists and, as every tenth record on average, tombstones."""
     names = [f"u{rng.randrange(users)}" for _ in range(count)]
     send(bootstrap, topics, ((user, None if rng.random() < 0.1 else made(user, number)) for number, user in enumerate(names)))
 
 
 def send(bootstrap: str, topics: TopicSettings, records: Iterable[tuple[str, bytes | None]]) -> None:
-    """Sends a value of each user; None deletes his list."""
+    """Sends values by user; None deletes the user's list."""
     producer: Any = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=5)
     for user, value in records:
         number = partition_of(user.encode(), topics.partitions)
@@ -49,7 +49,7 @@ def send(bootstrap: str, topics: TopicSettings, records: Iterable[tuple[str, byt
 
 
 def said(bootstrap: str, topics: TopicSettings) -> dict[str, list[str]]:
-    """What the topic says: user -> items."""
+    """Returns the lists of the topic: user -> items."""
     lists = newest(read_all(bootstrap, topics.recommendations))
     return {
         user.decode(): [one.item for one in msgspec.json.decode(value, type=Recommendation).items] for user, value in lists.items()

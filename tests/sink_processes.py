@@ -1,4 +1,4 @@
-"""Processes of one sink, started, stopped, killed and paused by their numbers, and the command for what they gave up."""
+"""Processes of a sink, started, stopped, killed and paused by number, and the command for dead letters."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from tests.system.readiness import readiness
 
 
 class Sinks:
-    """`isthmus sink KIND`, as often as it is started. The oldest process that runs has the number 0."""
+    """Processes of `isthmus sink KIND`. The oldest running one has the number 0."""
 
     def __init__(self, kind: str, environment: Mapping[str, str], folder: Path) -> None:
         self._kind = kind
@@ -56,7 +56,7 @@ class Sinks:
 
 
 def dead_letters(environment: Mapping[str, str], *arguments: str) -> str:
-    """What `isthmus dead-letters` says."""
+    """Runs `isthmus dead-letters` and returns its output."""
     command = [sys.executable, "-m", "stream.cli.main", "dead-letters", *arguments]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
     return done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""A sink that runs on an embedded log, whatever it brings lists into, and what happens to the log meanwhile."""
+"""Runs a sink of any kind on an embedded log, and changes the log."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +18,7 @@ from tests.api import TOPICS
 
 
 class Sink:
-    """A sink that runs. `problem` is what it says of the system on the other side; None: nothing is wrong."""
+    """A running sink. `problem` returns what is wrong with its target; None if nothing is."""
 
     def __init__(self, log: Log, follower: Follower, metrics: Metrics, problem: Callable[[], str | None]) -> None:
         self._log = log
@@ -27,7 +27,7 @@ class Sink:
         self.problem = problem
 
     async def settled(self) -> None:
-        """Everything that is in the log now was brought out."""
+        """Waits until the sink has written everything that is in the log now."""
         partitions = enumerate(self._log.topics[TOPICS.recommendations].partitions)
         ends = {(TOPICS.recommendations, number): partition.end for number, partition in partitions}
         await self.until(lambda: self._follower.ready.is_set() and self._is_at(ends))
@@ -52,7 +52,7 @@ async def running_sink(
     problem: Callable[[], str | None],
     reconcile_after_s: int,
 ) -> AsyncIterator[Sink]:
-    """Follows the log into the store, trying again soon, and closes the store in the end."""
+    """Follows the log into the store, with short pauses after errors, and closes the store at the end."""
     follower = make_follower(settings, name, store, EmbeddedLogReader(log), metrics, reconcile_after_s)
     with patch("stream.api.follower.AGAIN_S", 0.05):
         running = asyncio.create_task(follower.run())
@@ -70,6 +70,6 @@ def forget(log: Log, *users: str) -> None:
 
 
 def drop_tombstones(log: Log) -> None:
-    """As a broker compacts once `delete.retention.ms` has passed."""
+    """Compacts as a broker does after `delete.retention.ms`."""
     for partition in log.topics[TOPICS.recommendations].partitions:
         partition.records = [record for record in compact(partition.records) if record.value is not None]

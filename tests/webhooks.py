@@ -68,11 +68,11 @@ class Endpoint:
         return [message["type"] for message in self.taken]
 
     def updates(self) -> list[dict[str, Any]]:
-        """What was taken of lists."""
+        """Returns the data of accepted messages with lists."""
         return [message["data"] for message in self.taken if message["type"] == LISTS]
 
     def lists(self) -> dict[str, list[str]]:
-        """What a receiver knows that does as the messages say: user -> items."""
+        """Returns the lists of a receiver that follows the messages: user -> items."""
         known: dict[str, tuple[str, int, list[str]]] = {}
         for message in self.taken:
             data = message["data"]
@@ -88,7 +88,7 @@ class Endpoint:
 
 
 def out_of_order(messages: Sequence[dict[str, Any]]) -> list[str]:
-    """The messages of a pass over a partition that go back further than a crash allows, in words.
+    """Describes messages that go back further in a pass over a partition than a crash allows.
 
     A message is posted once the position is past the one before it. So after a crash a partition may be sent again from the end of
     the last message but one, cut into other messages. What a replay sends is left out.
@@ -111,7 +111,7 @@ def out_of_order(messages: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def webhook_variables(bootstrap: str, endpoint: Endpoint, partitions: int) -> Mapping[str, str]:
-    """The environment of a sink's process, which gives lists up after half a second."""
+    """Returns the environment of a sink's process, which gives up lists after half a second."""
     return {
         "ISTHMUS_KAFKA__BOOTSTRAP": bootstrap,
         "ISTHMUS_TOPICS__PARTITIONS": str(partitions),

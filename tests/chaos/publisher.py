@@ -1,4 +1,4 @@
-"""The producer of the sinks' cases: lists and tombstones of random users in transactions, some of which are aborted."""
+"""Publishes lists and tombstones of random users for the sinks' cases, in transactions, some of which are aborted."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ _LAST_S: Final = 120.0
 
 
 class Publisher:
-    """Sends from its own thread until stopped. `rate` is in records/s; users in `spared` are left alone.
+    """Publishes from its own thread until stopped. `rate` is in records/s. Skips the users in `spared`.
 
     Lists have the numbers from `first` on. One of an aborted transaction has a negative number, which no list of the topic has.
     """
@@ -56,7 +56,7 @@ class Publisher:
             except KafkaError:
                 if producer is not None:
                     await producer.stop()
-                producer = None  # it initialises its transactional id anew, which ends the transaction
+                producer = None  # a new one initialises the transactional id, which ends the transaction
             await asyncio.sleep(_PAUSE_S)
         if producer is not None:
             await producer.stop()

@@ -1,4 +1,4 @@
-"""Faults of sinks: killed, in rebalances, paused, cut off from what they fill, and away while users are erased."""
+"""Faults of sinks: kills, rebalances, pauses, cut connections, and absence while users are erased."""
 
 import time
 from contextlib import closing
@@ -16,12 +16,12 @@ from tests.system.exact import read_all
 KILLS, CUTS, AWAY_S, ERASED = 15, 20, 60.0, 150
 PAST_SESSION_S: Final = 45.0
 SHORT_LIVED: Final = {"delete.retention.ms": "65000", "segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01"}
-"""Of the topic. A follower that runs takes a minute of absence for short, so tombstones live longer than that."""
+"""Settings of the topic. A running follower tolerates an absence of a minute, so tombstones must live longer."""
 RECONCILED: Final = {f"ISTHMUS_{section}__RECONCILE_AFTER_S": "50" for section in ("POSTGRES", "WEBHOOK")}
 
 
 def kills(stage: SinkStage) -> None:
-    """In the first load too."""
+    """Also during the first load."""
     for _ in range(KILLS):
         stage.pause(0.05, 1.5)
         stage.sinks.kill()
@@ -48,7 +48,7 @@ def rebalances(stage: SinkStage) -> None:
 
 
 def pauses(stage: SinkStage) -> None:
-    """A process is paused past its session, wherever it is, while the other takes over, and wakes beside it."""
+    """A process is paused beyond its session timeout, resumes after the other has taken over, and runs beside it."""
     stage.wait_until_ready()
     for number in (0, 1):
         stage.pause(0.5, 3)
@@ -60,7 +60,7 @@ def pauses(stage: SinkStage) -> None:
 
 
 def away(stage: SinkStage) -> None:
-    """What an endpoint was not given within 20 s becomes dead letters, which are replayed."""
+    """Lists that the endpoint does not accept within 20 s become dead letters, which are replayed."""
     stage.wait_until_ready()
     stage.target.leave()
     stage.wait(AWAY_S)
@@ -80,7 +80,7 @@ def cuts(stage: SinkStage) -> None:
 
 
 def erased_while_down(stage: SinkStage) -> None:
-    """Users are erased while the sink is down, and others while it is paused; no tombstone is left when it comes back."""
+    """Users are erased while the sink is down, and others while it is paused. Their tombstones are gone when it returns."""
     shorten_lives(stage)
     stage.wait_until_ready()
     stage.sinks.kill()
@@ -99,7 +99,7 @@ def shorten_lives(stage: SinkStage) -> None:
 
 
 def erase_for_good(stage: SinkStage, users: list[str]) -> None:
-    """Sends tombstones, and waits until neither they nor any list of these users are in the topic."""
+    """Sends tombstones, and waits until the topic holds neither them nor any list of these users."""
     stage.publisher.spared |= {*users}
     stage.wait(2)  # past what is on its way
     send(stage.bootstrap, TOPICS, ((user, None) for user in users))
@@ -116,7 +116,7 @@ def erase_for_good(stage: SinkStage, users: list[str]) -> None:
 
 
 def recreated(stage: SinkStage) -> None:
-    """The topic is deleted and made again under the sink, with lists of fewer users."""
+    """The topic is deleted and recreated while the sink runs, with lists of fewer users."""
     stage.wait_until_ready()
     stage.publisher.stop()
     with closing(admin_client(stage.bootstrap)) as admin:

@@ -1,4 +1,4 @@
-"""What the sinks of a case fill: a PostgreSQL database or a webhook's endpoint, each with its faults, and what it saw meanwhile."""
+"""Targets of the sinks in chaos cases: a PostgreSQL database or a webhook endpoint, with their faults and checks."""
 
 import asyncio
 import threading
@@ -15,41 +15,41 @@ LOOK_S: Final = 0.3
 
 
 class Target(Protocol):
-    """One system that lists are brought into."""
+    """A system that sinks fill."""
 
     kind: str
 
     def variables(self, bootstrap: str, partitions: int) -> Mapping[str, str]:
-        """The environment of its sinks."""
+        """Returns environment variables for its sinks."""
         ...
 
     def standing(self) -> dict[str, list[str]]:
-        """What stands there: user -> items."""
+        """Returns its present lists: user -> items."""
         ...
 
     def progress(self) -> int:
-        """A number that grows while the sinks work."""
+        """Returns a number that grows while the sinks work."""
         ...
 
     def leave(self) -> None:
-        """Is away from now on."""
+        """Makes it unavailable."""
         ...
 
     def come_back(self) -> None: ...
 
     def cut(self) -> Callable[[], bool]:
-        """Takes the next change, and cuts the connection before the answer. Returns whether it has."""
+        """Accepts the next change and cuts the connection before the answer. The result says whether that has happened."""
         ...
 
     def wrong_meanwhile(self) -> list[str]:
-        """What was wrong at any time, in words."""
+        """Describes what was wrong at any time."""
         ...
 
     def close(self) -> None: ...
 
 
 class DatabaseTarget:
-    """A server of its own, with the table of one form. Sinks reach it through a proxy that can cut answers to COMMIT."""
+    """A PostgreSQL server with one form of the table. Sinks connect through a proxy that can cut answers to COMMIT."""
 
     kind = "postgres"
 
@@ -101,8 +101,8 @@ class DatabaseTarget:
 
 
 class RowCheck:
-    """What must hold of a user's rows at every moment: all are of one list, as many as it has ranks, and of no older list than
-    before. While a partition is read whole again, older records come first: passes after the first are not compared.
+    """Checks a user's rows: they belong to one list, there is one per rank, and the list is never older than before. Only the first
+    pass over a partition is checked for age, because later passes begin with older records.
     """
 
     def __init__(self, form: str) -> None:
@@ -111,7 +111,7 @@ class RowCheck:
         self._newest: dict[str, int] = {}
 
     def see(self, user: str, first: str, last: str, rows: int, generation: int) -> None:
-        """Takes one look at a user: his first and last `recommendation_id`, in the order of texts, his rows, and their pass."""
+        """Checks one observation of a user: first and last `recommendation_id` in text order, number of rows, and their pass."""
         number = int(last.removeprefix(f"{user}-"))
         if first != last or rows != (1 if self._form == "user" else ranks_of(number)):
             self.wrong.append(f"{rows} rows of {user} are of the lists {first} to {last}")
@@ -123,7 +123,7 @@ class RowCheck:
 
 
 class Watch:
-    """Looks at the rows of a database all the time, in a thread of its own."""
+    """Checks the rows of a database continuously in a thread."""
 
     def __init__(self, database: Database, form: str) -> None:
         self.check = RowCheck(form)
@@ -149,7 +149,7 @@ class Watch:
 
 
 class EndpointTarget:
-    """A receiver that does as the messages say."""
+    """A receiver that follows the messages."""
 
     kind = "webhook"
 

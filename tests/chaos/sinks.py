@@ -1,8 +1,8 @@
 """`make chaos-sinks`: faults of sinks on real Kafka, a real PostgreSQL and an endpoint; after each, writes its row to
 build/chaos-sinks.json.
 
-Lists and tombstones flow all the time, in transactions of which some are aborted. In the end nothing may stand in the database, or
-be known to the receiver, that the topic does not say, and nothing may be missing. `CASES="killed: endpoint"` runs the cases whose
+Lists and tombstones are published all the time, in transactions, some of which are aborted. At the end, database or receiver must
+hold exactly the lists of the topic. `CASES="killed: endpoint"` runs the cases whose
 names contain it; `SEED` varies the timing of the faults.
 """
 
@@ -35,7 +35,7 @@ TOPICS: Final = TopicSettings(partitions=4)
 COLUMNS: Final = ("lists", "surplus", "missing", "other", "seconds", "ok")
 RATE: Final = 300.0
 HELD: Final = 5_000
-"""Records that the topic holds at the start: what a first load reads."""
+"""Number of records in the topic at the start, which the first load reads."""
 SETTLE_S: Final = 300.0
 LATE_S: Final = 3.0
 _POLL_S: Final = 0.5
@@ -61,7 +61,7 @@ class SinkCase:
 
 
 class SinkStage:
-    """Everything that the faults of one case may touch. `rng` draws their timing."""
+    """What the faults of a case may use. `rng` decides their timing."""
 
     def __init__(self, case: SinkCase, broker: LocalKafka, target: Target, folder: Path, seed: int) -> None:
         self.broker = broker
@@ -77,7 +77,7 @@ class SinkStage:
         self.until(lambda: False, seconds, "", must=False)
 
     def pause(self, shortest_s: float, longest_s: float) -> None:
-        """Waits for a while that chance decides."""
+        """Waits for a random time."""
         self.wait(self.rng.uniform(shortest_s, longest_s))
 
     def until(self, condition: Callable[[], bool], seconds: float, what: str, *, must: bool = True) -> bool:
@@ -131,7 +131,7 @@ def run_case(case: SinkCase, target: str, folder: Path, seed: int) -> dict[str, 
 
 
 def play(stage: SinkStage, case: SinkCase) -> dict[str, Any]:
-    """Starts sinks on a topic with lists, injects the faults while more come, and compares the target with the topic."""
+    """Starts sinks on a topic with lists, injects faults while more lists arrive, and compares the target with the topic."""
     create_or_check(stage.bootstrap, TOPICS, dev=True)
     publish(stage.bootstrap, TOPICS, stage.rng, HELD)
     try:
@@ -151,7 +151,7 @@ def play(stage: SinkStage, case: SinkCase) -> dict[str, Any]:
 
 
 def differences(standing: Mapping[str, list[str]], wanted: Mapping[str, list[str]]) -> dict[str, Any]:
-    """Counts users who stand there against the topic, who are missing, and who have another list; names up to five of each."""
+    """Counts users who are surplus, missing, or have another list than in the topic, and names up to five of each."""
     names = {
         "surplus": sorted(standing.keys() - wanted.keys()),
         "missing": sorted(wanted.keys() - standing.keys()),
@@ -162,7 +162,7 @@ def differences(standing: Mapping[str, list[str]], wanted: Mapping[str, list[str
 
 
 def tracebacks(folder: Path) -> list[str]:
-    """The logs of sinks that hold an error that nobody caught."""
+    """Lists the logs of sinks with an uncaught error."""
     return [f"a traceback in {log.name}" for log in folder.glob("sink-*.log") if "Traceback" in log.read_text(errors="replace")]
 
 
