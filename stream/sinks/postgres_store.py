@@ -14,6 +14,7 @@ import msgspec
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.sql import Composed
 
 from stream.api.answers import decode_list
 from stream.api.store import Position, Table, continues
@@ -137,7 +138,7 @@ class PostgresStore:
             change.refused.extend(await apply(connection, change))
             if position.next_offset >= kept.next_offset:
                 as_of_ms = max(kept.as_of_ms, position.as_of_ms)
-                await connection.execute(self._sql.move, [position.next_offset, as_of_ms, partition])
+                await self._update(connection, self._sql.move, [position.next_offset, as_of_ms, partition])
         self._noted(partition, max(kept, position, key=lambda one: one.next_offset))
         self._report(partition, change)
         return True
@@ -151,7 +152,7 @@ class PostgresStore:
             deleted = 0
             if kept.generation > 1:
                 deleted = (await connection.execute(self._sql.sweep, [partition, kept.generation])).rowcount
-            await connection.execute(self._sql.complete, [partition])
+            await self._update(connection, self._sql.complete, [partition])
         return deleted
 
     async def close(self) -> None:
@@ -170,15 +171,19 @@ class PostgresStore:
         return is_current and kept.next_offset >= self._known.get(partition, 0)
 
     async def _locked(self, connection: AsyncConnection[Any], partition: int) -> Position | None:
-        """Locks the position of a partition until the transaction ends, and returns it.
+        """Locks the position of a partition until the transaction ends, and returns it."""
+        row = await (await connection.execute(self._sql.lock, [partition])).fetchone()
+        return None if row is None else _position(row)
+
+    async def _update(self, connection: AsyncConnection[Any], statement: Composed, values: Sequence[int]) -> None:
+        """Updates a locked position.
 
         Raises:
-            IsthmusError: a later version has migrated the tables under this process.
+            IsthmusError: a later version has migrated the tables while this process runs.
         """
-        row = await (await connection.execute(self._sql.lock, [partition])).fetchone()
-        version = await (await connection.execute(self._sql.version)).fetchone()
-        refuse_later_version(self._target.schema, version[0] if version is not None else 0)
-        return None if row is None else _position(row)
+        if not (await connection.execute(statement, values)).rowcount:
+            row = await (await connection.execute(self._sql.version)).fetchone()
+            refuse_later_version(self._target.schema, row[0] if row is not None else 0)
 
     def _report(self, partition: int, change: _Change) -> None:
         counts = {"superseded": change.superseded, "written": len(change.lists), "deleted": change.erased}

@@ -137,7 +137,8 @@ def statements(schema: str, form: Form) -> Statements:
     new = SQL(", ").join(SQL("{0} = excluded.{0}").format(Identifier(name)) for name, _ in shape.columns[shape.keys :])
     where = SQL("WHERE table_name = {} AND partition = %s").format(Quoted(shape.name))
     known = SQL("SELECT epoch, generation, next_offset, as_of_ms, complete FROM {} {}").format(positions, where)
-    version = SQL("SELECT max(version) FROM {}").format(Identifier(schema, "version"))
+    versions = Identifier(schema, "version")
+    ours = SQL("AND NOT EXISTS (SELECT 1 FROM {} WHERE version > {})").format(versions, Quoted(VERSION))
     return Statements(
         stage=SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DELETE ROWS").format(stage, _columns(shape)),
         clear=SQL("DELETE FROM {}").format(stage),
@@ -161,9 +162,9 @@ def statements(schema: str, form: Form) -> Statements:
             "next_offset = 0, as_of_ms = excluded.as_of_ms, complete = false "
             "RETURNING epoch, generation, next_offset, as_of_ms, complete"
         ).format(positions, Quoted(shape.name), table, known=known),
-        move=SQL("UPDATE {} SET next_offset = %s, as_of_ms = %s {}").format(positions, where),
-        complete=SQL("UPDATE {} SET complete = true {}").format(positions, where),
-        version=version,
+        move=SQL("UPDATE {} SET next_offset = %s, as_of_ms = %s {} {}").format(positions, where, ours),
+        complete=SQL("UPDATE {} SET complete = true {} {}").format(positions, where, ours),
+        version=SQL("SELECT max(version) FROM {}").format(versions),
     )
 
 
