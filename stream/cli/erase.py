@@ -65,7 +65,7 @@ def erase(
     if not yes:
         typer.confirm(f"erase {len(users)} users for good?", abort=True)
     require_access(Process.ERASE, settings)
-    require_one_count(settings.kafka.bootstrap, [settings.topics.training_examples, settings.topics.erasures])
+    require_one_count(settings.kafka.bootstrap, settings.topics)
     removed = erase_examples(settings.kafka.bootstrap, settings.topics.training_examples, set(users), typer.echo)
     made = [InputRecord("erasures", user, msgspec.json.encode(Erasure(user, until_ms, str(uuid4())))) for user in users]
     sent = asyncio.run(

@@ -256,13 +256,13 @@ def test_an_erasure_by_command_reaches_examples_that_no_state_knows(bootstrap: s
 
 
 @pytest.mark.parametrize("command", [("erase", "u", "--yes"), ("dead-letters", "replay", "--all")], ids=["erase", "replay"])
-def test_nothing_is_sent_by_key_where_partitions_were_added_to_one_topic(bootstrap: str, command: tuple[str, ...]) -> None:
+def test_nothing_is_sent_by_key_where_partitions_were_added_to_topics(bootstrap: str, command: tuple[str, ...]) -> None:
     """It would go to partitions that no worker reads: users would stay, though the command says that they are erased."""
     bury(bootstrap, reason=Reason.MAPPING, offset=0, value=b"{}", key=b"u")
     key = example_key("u", "p")
     send(bootstrap, TOPICS.training_examples, [(key, b"an example")])
     with closing(admin_client(bootstrap)) as admin:
-        admin.create_partitions({TOPICS.erasures: NewPartitions(4)})
+        admin.create_partitions({TOPICS.erasures: NewPartitions(4), TOPICS.training_examples: NewPartitions(4)})
     result = isthmus(bootstrap, *command)
     assert isinstance(result.exception, IsthmusError)
     assert "must have one partition count" in str(result.exception)

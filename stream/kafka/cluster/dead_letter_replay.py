@@ -151,7 +151,7 @@ class DeadLetterReplay:
         self._report = report
         self._replayed = read_replayed(reader, topics.replayed)
         self._origins = [topics.name_of(row.role) for row in INPUTS]
-        require_one_count(bootstrap, self._origins)
+        require_one_count(bootstrap, topics)
         self._epochs = topic_epochs(bootstrap, self._origins)
         self._bootstrap = bootstrap
 

@@ -215,15 +215,18 @@ def counts_of(described: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return {topic["name"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
 
 
-def require_one_count(bootstrap: str, names: Iterable[str]) -> None:
+def require_one_count(bootstrap: str, topics: TopicSettings) -> None:
     """Checks that topics keyed by user have one partition count, before a command sends or looks for records by their keys.
+
+    Topics that this user may not describe are left out.
 
     Raises:
         IsthmusError: the broker cannot be reached, or the counts differ.
     """
     admin = admin_client(bootstrap)
     try:
-        counts = counts_of(admin.describe_topics(list(names)))
+        roles = (*(row.role for row in INPUTS), "recommendations", "training_examples", "dead_letters")
+        counts = counts_of(admin.describe_topics([topics.name_of(role) for role in roles]))
     except KafkaError as error:
         raise IsthmusError(f"topics at {bootstrap}: {error}") from error
     finally:
