@@ -12,7 +12,9 @@ import msgspec
 import pytest
 from kafka import KafkaProducer
 
+from stream.application import worker_group
 from stream.core.framing import framed
+from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.local_broker import free_port
 from stream.services.child_processes import ChildProcess, wait_for
 from tests.schema_registry import FakeRegistry
@@ -20,7 +22,7 @@ from tests.system.exact import newest, read_all
 from tests.system.local_registry import LocalRegistry
 from tests.system.readiness import readiness
 from tests.system.secured_broker import PASSWORD, SecuredBroker
-from tests.system.test_schema_gate import CLICK, click
+from tests.system.test_schema_gate import CLICK, USERS, click
 
 MAPPING = {"user_id": "customer.id", "occurred_at": "viewedAt", "tags": "[page.section, page.object, action]", "event_id": "uuid"}
 
@@ -82,10 +84,16 @@ class Shop:
     def dead_letters(self) -> list[dict[str, Any]]:
         return [msgspec.json.decode(value) for value in newest(read_all(self.broker.plain, f"{self.name}-dead-letters")).values()]
 
-    def send(self, value: bytes, key: str = "c-17") -> None:
-        producer = KafkaProducer(bootstrap_servers=self.broker.plain, acks="all")
-        producer.send(self.clicks, key=key.encode(), value=value).get(30)
+    def send(self, key: str, *values: bytes) -> None:
+        """In one batch."""
+        producer = KafkaProducer(bootstrap_servers=self.broker.plain, acks="all", linger_ms=200)
+        sent = [producer.send(self.clicks, key=key.encode(), value=value) for value in values]
+        for one in sent:
+            one.get(30)
         producer.close()
+
+    def lag(self) -> int:
+        return group_lag(self.broker.plain, worker_group(self.name), [self.clicks]).lag
 
 
 @pytest.mark.timeout(600)
@@ -110,7 +118,7 @@ def test_from_an_avro_topic_on_a_secured_broker_to_recommendations(
     address = ["--bootstrap", secured_broker.address("SCRAM"), "--registry", registry.url, "--topic", shop.clicks]
     subprocess.run([sys.executable, "-m", "examples.produce_avro", *address, *secured], check=True)
     denied = framed(1_000_000, b"whatever it is")
-    shop.send(denied)
+    shop.send("c-17", denied)
     worker = shop.worker()
     try:
         wait_for(lambda: b"c-17" in shop.lists() and len(shop.dead_letters()) == 1, [worker], 120, "a list and a dead letter")
@@ -132,7 +140,9 @@ def test_from_an_avro_topic_on_a_secured_broker_to_recommendations(
     finally:
         worker.stop()
     shop.variables["ISTHMUS_STEP__LIST_LENGTH"] = "4"
-    assert "is noted for lists of 3 items, and step.list_length is 4: run `isthmus topics`" in shop.run("worker", code=2)
+    refused = "is noted for lists of 3 items, and step.list_length is 4: run `isthmus topics`"
+    assert refused in shop.run("worker", code=2)
+    assert refused in shop.run("doctor", "worker", code=1)
     values = [record.value for found in read_all(secured_broker.plain, shop.clicks).values() for record in found]
     assert values.count(denied) == 2
 
@@ -144,23 +154,22 @@ def test_a_partition_waits_on_kafka_as_on_the_embedded_log(secured_broker: Secur
         registry.add(CLICK)
         shop, port = Shop(secured_broker, registry.url, tmp_path, unique), free_port()
         shop.run("topics", "--dev")
-        for number in range(3):
-            shop.send(click(number, "c-17"), "c-17")
+        waiting, going_on = USERS
+        shop.send(waiting, *(click(number, waiting) for number in range(3)))
         worker = shop.worker(port)
         try:
-            wait_for(lambda: b"c-17" in shop.lists(), [worker], 120, "the first list")
+            wait_for(lambda: waiting.encode() in shop.lists(), [worker], 120, "the first list")
             registry.go()
             other = registry.add(CLICK, "other")
-            shop.send(click(3, "c-17"), "c-17")
-            shop.send(click(4, "c-17", other), "c-17")
+            shop.send(waiting, click(3, waiting), click(4, waiting, other), click(5, waiting, other))
+            shop.send(going_on, click(6, going_on))
+            wait_for(lambda: going_on.encode() in shop.lists(), [worker], 60, "the list of the other partition")
             wait_for(lambda: "has schema 2, which is not known (" in readiness(port), [worker], 60, "the word of what waits")
-            for number in range(5, 8):
-                shop.send(click(number, "user-1"), "user-1")
-                shop.send(click(number, "user-2"), "user-2")
-                shop.send(click(number, "user-3"), "user-3")
+            wait_for(lambda: shop.lag() == 2, [worker], 60, "the commit of what came before")
+            assert not shop.dead_letters()
             registry.come()
             wait_for(lambda: readiness(port) == "ok\n", [worker], 60, "readiness")
-            wait_for(lambda: {b"user-1", b"user-2", b"user-3"} <= shop.lists().keys(), [worker], 60, "the other users' lists")
+            wait_for(lambda: shop.lag() == 0, [worker], 60, "the commit of what waited")
         finally:
             worker.stop()
         log = (tmp_path / "worker.log").read_text()

@@ -16,16 +16,17 @@ from models.artifact import Manifest, ModelRefused, read_prior, verify_folder
 from stream.application import catalogue_group, encoder_group, worker_group
 from stream.core.events import INPUTS, UndecodableError, ValueFormat
 from stream.core.records import is_native
+from stream.errors import IsthmusError
 from stream.kafka.agents.followers import check_items
 from stream.kafka.cluster.compacted_topic import AnnouncementError, announced_champion, read_catalogue
-from stream.kafka.cluster.owners import NotOursError, require_owned
+from stream.kafka.cluster.owners import NotOursError, longest_flat_list, require_owned
 from stream.kafka.cluster.rights import Kind, Process, Right, missing_rights, principal_of, rights_of, topics_of
 from stream.kafka.cluster.security import current_security
 from stream.kafka.cluster.survey import Survey
 from stream.kafka.cluster.topic_reader import newest_records
 from stream.kafka.cluster.topics import source_topics, specs
 from stream.services.doctor import checks
-from stream.services.doctor.findings import Finding, not_checked, ok, warning
+from stream.services.doctor.findings import Finding, failed, not_checked, ok, warning
 from stream.services.instance_name import first_name
 from stream.services.model_trust import announcement_trust, folder_trust
 
@@ -133,7 +134,16 @@ class Deployment:
             retentions_ms = survey.retentions_ms(set(produced) & names)
         found = checks.check_topics(problems, [spec.name for spec in wanted if spec.name not in problems])
         found += checks.check_retentions(self._settings.topics.erasures, retentions_ms)
-        return [*found, *checks.check_owners(self._foreign())]
+        return [*found, *self._check_flat_lists(names), *checks.check_owners(self._foreign())]
+
+    def _check_flat_lists(self, names: Collection[str]) -> list[Finding]:
+        """Whether a worker's lists are longer than the topic of flat lists is noted for."""
+        if self._settings.topics.flat and self._settings.topics.flat_recommendations in names:
+            try:
+                longest_flat_list(self._settings)
+            except IsthmusError as error:
+                return [failed("topics", str(error))]
+        return []
 
     def _foreign(self) -> list[str]:
         """What is said of topics and groups that belong to another application."""
