@@ -6,6 +6,7 @@ PYTEST ?=
 WORKERS ?= 2
 CASES ?=
 SEED ?= 1
+RATE ?=
 PARTS ?=
 USERS ?=
 
@@ -47,7 +48,7 @@ chaos-api: setup-kafka ## replicas of the API with both stores under faults, 5 m
 	.venv/bin/python -m tests.chaos.api $(if $(SECONDS),--seconds $(SECONDS)) --seed $(SEED)
 
 chaos-sinks: setup-kafka ## faults of sinks on real Kafka and PostgreSQL, about an hour; CASES="killed: endpoint" chooses; writes build/chaos-sinks.json
-	.venv/bin/python -m tests.chaos.sinks --cases "$(CASES)" --seed $(SEED)
+	.venv/bin/python -m tests.chaos.sinks --cases "$(CASES)" --seed $(SEED) $(if $(RATE),--rate $(RATE))
 
 soak: setup-kafka ## half an hour (SECONDS) at 70 % of capacity, memory and descriptors watched; writes build/soak.json and .png
 	.venv/bin/python -m tests.chaos.soak $(if $(SECONDS),--seconds $(SECONDS))

@@ -8,7 +8,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from stream.kafka.cluster.topics import admin_client, create_or_check
 from tests.chaos.publisher import USERS, Publisher
-from tests.chaos.sinks import RATE, TOPICS, SinkCase, SinkStage
+from tests.chaos.sinks import TOPICS, SinkCase, SinkStage
 from tests.published_lists import send
 from tests.sink_processes import dead_letters
 from tests.system.exact import read_all
@@ -123,7 +123,7 @@ def recreated(stage: SinkStage) -> None:
         admin.delete_topics([TOPICS.recommendations])
     stage.wait(3)
     create_or_check(stage.bootstrap, TOPICS, dev=True)
-    stage.publisher = Publisher(stage.bootstrap, TOPICS, stage.rng.randrange(1_000), RATE)
+    stage.publisher = Publisher(stage.bootstrap, TOPICS, stage.rng.randrange(1_000), stage.rate)
     stage.publisher.spared = frozenset(f"u{number}" for number in range(USERS // 2))
     stage.publisher.start()
     stage.wait(35)  # topics are compared every 30 s

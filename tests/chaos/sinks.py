@@ -3,7 +3,7 @@ build/chaos-sinks.json.
 
 Lists and tombstones are published all the time, in transactions, some of which are aborted. At the end, database or receiver must
 hold exactly the lists of the topic. `CASES="killed: endpoint"` runs the cases whose
-names contain it; `SEED` varies the timing of the faults.
+names contain it; `SEED` varies the timing of the faults; `RATE` is in records/s, for a machine that is too busy for 300.
 """
 
 import argparse
@@ -63,7 +63,7 @@ class SinkCase:
 class SinkStage:
     """What the faults of a case may use. `rng` decides their timing."""
 
-    def __init__(self, case: SinkCase, broker: LocalKafka, target: Target, folder: Path, seed: int) -> None:
+    def __init__(self, case: SinkCase, broker: LocalKafka, target: Target, folder: Path, seed: int, rate: float) -> None:
         self.broker = broker
         self.bootstrap = broker.bootstrap
         self.target = target
@@ -71,7 +71,8 @@ class SinkStage:
         self.notes: list[str] = []
         self.variables = {**target.variables(self.bootstrap, TOPICS.partitions), **case.variables}
         self.sinks = Sinks(target.kind, self.variables, folder)
-        self.publisher = Publisher(self.bootstrap, TOPICS, seed, RATE, first=HELD)
+        self.rate = rate
+        self.publisher = Publisher(self.bootstrap, TOPICS, seed, rate, first=HELD)
 
     def wait(self, seconds: float) -> None:
         self.until(lambda: False, seconds, "", must=False)
@@ -105,7 +106,7 @@ class SinkStage:
         self.until(self.sinks.are_ready, SETTLE_S, "the readiness of the sinks")
 
 
-def run_case(case: SinkCase, target: str, folder: Path, seed: int) -> dict[str, Any]:
+def run_case(case: SinkCase, target: str, folder: Path, seed: int, rate: float) -> dict[str, Any]:
     """Runs a case on one target and returns its row. The folder is kept if the case failed."""
     began = time.monotonic()
     row: dict[str, Any] = {"case": f"{case.name}: {target}", "seed": seed, "ok": False}
@@ -116,7 +117,7 @@ def run_case(case: SinkCase, target: str, folder: Path, seed: int) -> dict[str, 
     stage = None
     try:
         with broker:
-            stage = SinkStage(case, broker, filled, folder, seed)
+            stage = SinkStage(case, broker, filled, folder, seed, rate)
             row |= play(stage, case)
             row["notes"] = [*stage.notes, *filled.wrong_meanwhile()[:5], *tracebacks(folder)]
             row["ok"] = not (row["surplus"] or row["missing"] or row["other"] or filled.wrong_meanwhile() or tracebacks(folder))
@@ -173,6 +174,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="", help="comma-separated: run cases whose names contain one of these (default: all)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=RATE, help="records/s (default: 300)")
     given = parser.parse_args()
     words = [word.strip() for word in given.cases.split(",") if word.strip()]
     named = {f"{case.name}: {target}": (case, target) for case in CASES for target in case.targets}
@@ -186,7 +188,7 @@ def main() -> int:
     for number, (name, (case, target)) in enumerate(chosen.items(), 1):
         print(f"[{number}/{len(chosen)}] {name} ...", flush=True)
         folder = BUILD / "chaos" / name.replace(": ", "-").replace(" ", "-")
-        rows.append(run_case(case, target, folder, given.seed))
+        rows.append(run_case(case, target, folder, given.seed, given.rate))
         print(table(rows[-1:], COLUMNS), flush=True)
         write(rows[-1], OUT, keep=number > 1 or bool(words))
     if len(rows) > 1:
