@@ -162,13 +162,13 @@ def _new_key(*scopes: Scope) -> tuple[str, ApiKey]:
 
 
 def _recent_users(stats: DemoStats) -> tuple[str, ...]:
-    """Users of recent lists, for an agent to look at: those who both clicked and called first, and not the newest, whose states
-    the API may not have yet.
+    """Users of recent lists, for an agent to look at: those who both clicked and called first, then those who did either, and not
+    the newest, whose states the API may not have yet.
     """
     from stream.api.answers import decode_list
 
     lists = [decode_list(value) for value in stats.recent]
-    lists.sort(key=lambda made: not (made.modalities.session and made.modalities.conversation))
+    lists.sort(key=lambda made: bool(made.modalities.session) + bool(made.modalities.conversation), reverse=True)
     return tuple(dict.fromkeys(made.user_id for made in lists))[:_EXAMPLES]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 LATEST = 6
-RECENT = 200
+RECENT = 400
 
 
 class _MadeBy(msgspec.Struct):
