@@ -77,9 +77,22 @@ class Gru(nn.Module):
     def forward(self, states: Tensor, gates: Tensor) -> Tensor:
         """Advances by one step: (n, hidden), (n, 3 hidden) -> (n, hidden)."""
         reset_in, update_in, new_in = gates.chunk(3, dim=1)
-        reset_own, update_own, new_own = self.recurrent(states).chunk(3, dim=1)
+        reset_own, update_own, new_own = self._of_states(states).chunk(3, dim=1)
         reset, update = torch.sigmoid(reset_in + reset_own), torch.sigmoid(update_in + update_own)
         return torch.lerp(torch.tanh(new_in + reset * new_own), states, update)
+
+    def _of_states(self, states: Tensor) -> Tensor:
+        """The recurrent product. In serving, that of a state of zeros, as of users in their first interaction, is not computed: it
+        is the bias.
+        """
+        if torch.is_inference_mode_enabled():
+            used = states.abs().amax(dim=1).nonzero()[:, 0]
+            if not len(used):
+                return self.recurrent.bias.expand(len(states), -1)
+            if len(used) < len(states):
+                return self.recurrent.bias.repeat(len(states), 1).index_copy_(0, used, self.recurrent(states[used]))
+        product: Tensor = self.recurrent(states)
+        return product
 
 
 class Head(nn.Module):

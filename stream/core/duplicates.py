@@ -48,7 +48,7 @@ def is_original_known(user: UserState, event: UserEvent, at_ms: int, gap_ms: int
     """
     if not isinstance(event, Click) or at_ms > user.head.newest_at:
         return False
-    click = click_of(event, at_ms)._replace(hashed_id=NO_ID)
+    click = msgspec.structs.replace(click_of(event, at_ms), hashed_id=NO_ID)
     return any(click.tags in session.nameless_at(at_ms) for session in _sessions_that_may_hold(user, click, gap_ms))
 
 

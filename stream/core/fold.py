@@ -25,7 +25,7 @@ from stream.core.events import (
 from stream.core.feedback import earliest_repetition, marks_of
 from stream.core.fold_context import FoldContext
 from stream.core.interactions import Part
-from stream.core.kept_interactions import KeptConversation, KeptInteraction, KeptSession
+from stream.core.kept_interactions import KeptConversation, KeptInteraction, KeptSession, session_of_click
 from stream.core.live_hit_rate import count_bought, count_feedback, count_hits
 from stream.core.outputs import Cause
 from stream.core.records import Record, first_received_ms
@@ -73,7 +73,7 @@ def is_usable(call: EncodedCall) -> bool:
 
 def _fold_click(user: UserState, event: Click, at_ms: int, context: FoldContext) -> None:
     click = click_of(event, at_ms)
-    if at_ms >= user.head.newest_purchase_at and _extends_session(user, click, context.gap_ms):
+    if at_ms >= user.head.newest_purchase_at and (_begins_history(user, click) or _extends_session(user, click, context.gap_ms)):
         return
     evicted = user.load_facts().evicted
     interactions = history.with_click(user.load_interactions(), click, context.gap_ms, evicted)
@@ -88,6 +88,14 @@ def _settle(user: UserState, interactions: list[KeptInteraction] | None, context
         return False
     if not user.settle(interactions, context.gap_ms):
         context.counts["beyond_bounds", "interaction"] += 1
+    return True
+
+
+def _begins_history(user: UserState, click: history.NewClick) -> bool:
+    """The fast path of a new user, of whom nothing has left the state: the click is the history."""
+    if user.stored or user.facts is not None or user.head.tail or click.at_ms < 0:
+        return False
+    user.head.tail = [session_of_click(click.at_ms, click.tags, click.session_id, click.hashed_id)]
     return True
 
 

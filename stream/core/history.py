@@ -26,11 +26,11 @@ _NO_ACTION: Final = (-(2**63), True)  # purchases may lie before 1970
 AnyInteraction = TypeVar("AnyInteraction", bound=Interaction)
 
 
-class NewClick(NamedTuple):
+class NewClick(msgspec.Struct, frozen=True, gc=False):
     """A click on its way into the history.
 
     Attributes:
-        at: Its time, ms.
+        at_ms: Its time, ms.
         tags: Its tags.
         session_id: Explicit session; "" without one.
         hashed_id: Hash of its event id, or `NO_ID`.

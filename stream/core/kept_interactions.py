@@ -11,7 +11,7 @@ from typing import Final
 
 from stream.core import limits
 from stream.core.interactions import Conversation, Part, Session, Tags, pack_time, session_of, unpack_time
-from stream.core.tokens import SEPARATOR
+from stream.core.tokens import SEPARATOR, join_tokens
 
 ID_BYTES: Final = 6
 """Of an id's hash. Only ids of one millisecond of one session, or of one conversation, are compared with each other."""
@@ -135,7 +135,12 @@ class KeptSession(Session, frozen=True, array_like=True, tag="s", gc=False):
 
 def session_of_click(at_ms: int, tags: Tags, session_id: str = "", hashed_id: bytes = NO_ID) -> KeptSession:
     """The session that a click begins: as `kept_session_of` gives it, in a fraction of the time."""
-    return KeptSession(at_ms, at_ms, session_id, "", b"", b"").with_newest(at_ms, tags, hashed_id)
+    distinct = dict.fromkeys(tags)
+    if len(distinct) < len(tags) or len(tags) > limits.SESSION_TAGS:
+        return KeptSession(at_ms, at_ms, session_id, "", b"", b"").with_newest(at_ms, tags, hashed_id)
+    marks = bytes((len(tags), *range(len(tags))))
+    ids = b"" if hashed_id == NO_ID else hashed_id
+    return KeptSession(at_ms, at_ms, session_id, join_tokens(tags), pack_time(at_ms), marks, b"", ids)
 
 
 def kept_session_of(

@@ -73,12 +73,18 @@ class _List(NamedTuple):
 
     Attributes:
         items: Best first: those that the ranker chose, then those that it does not know.
+        reserve: Those below them.
+        reserve_hash: See `hash_reserve`.
+        positions: Of the chosen items among the ranker's, best first.
         scores: Of the chosen items, rounded.
         fallback: As in `Recommendation`.
         support: What the list is based on.
     """
 
     items: tuple[str, ...]
+    reserve: tuple[str, ...]
+    reserve_hash: int
+    positions: list[int]
     scores: list[float]
     fallback: Fallback | None
     support: Modalities
@@ -103,15 +109,21 @@ def recommend(
     for moment, group in _by_offer(users, catalogue):
         post_filter = PostFilter(items, catalogue, moment)
         blocked = [catalogue.blocked(users[row].head.owned, users[row].head.excluded) for row in group]
-        tops = post_filter.top_scored(scores[group], blocked, k + reserve)
-        for row, (positions, values), not_offered in zip(group, tops, blocked, strict=True):
-            user = users[row]
-            filled = post_filter.fill(not_offered, k + reserve - len(positions))
+        ranked, shares = _distinct(group, blocked, supports)
+        tops = post_filter.top_scored(scores[[group[at] for at in ranked]], [blocked[at] for at in ranked], k + reserve)
+        lists = []
+        for at, (positions, values) in zip(ranked, tops, strict=True):
+            filled = post_filter.fill(blocked[at], k + reserve - len(positions))
             chosen = tuple(map(items.__getitem__, positions))
-            listed = _List((*chosen, *filled), values, *_basis(chosen, filled, supports[row], ranker))
-            if _is_new(user, listed, k, ranked_by, parts[row]):
-                because = _because(user, ranker, positions[0]) if explain and positions and not listed.fallback else None
-                _emit(user, listed, k, because, ranked_by.model, parts[row])
+            both, basis = (*chosen, *filled), _basis(chosen, filled, supports[group[at]], ranker)
+            lists.append(_List(both[:k], both[k:], hash_reserve(both[k:]), positions, values, *basis))
+        for row, share in zip(group, shares, strict=True):
+            user, listed = users[row], lists[share]
+            if _is_new(user, listed, ranked_by, parts[row]):
+                because = (
+                    _because(user, ranker, listed.positions[0]) if explain and listed.positions and not listed.fallback else None
+                )
+                _emit(user, listed, because, ranked_by.model, parts[row])
 
 
 def represent(users: Sequence[UserState], ranker: Ranker | None) -> tuple[Rows, list[Modalities]]:
@@ -244,6 +256,27 @@ def _scores(rows: Rows, ranker: Ranker | None, catalogue: Catalogue) -> tuple[Ro
     return ranker.rank_many(rows), ranker.items
 
 
+def _distinct(
+    group: Sequence[int], blocked: Sequence[AbstractSet[str]], supports: Sequence[Modalities]
+) -> tuple[list[int], list[int]]:
+    """Which rows of a group to rank, and for each row which of these it shares: users of whom nothing is read, and who may be
+    offered everything, have one list.
+    """
+    ranked: list[int] = []
+    shares: list[int] = []
+    shared: int | None = None
+    for at, (row, not_offered) in enumerate(zip(group, blocked, strict=True)):
+        is_common = not not_offered and supports[row] == _NOTHING
+        if is_common and shared is not None:
+            shares.append(shared)
+            continue
+        if is_common:
+            shared = len(ranked)
+        shares.append(len(ranked))
+        ranked.append(at)
+    return ranked, shares
+
+
 def _use_prior(scores: Rows, supports: list[Modalities], ranker: Ranker | None, parts: Sequence[PendingUsers]) -> None:
     """Replaces the scores of users of whom the ranker reads nothing, or whose scores are no numbers, by the items' popularity."""
     if ranker is not None:
@@ -262,10 +295,9 @@ def _basis(
     return "popularity" if support == _NOTHING else None, support
 
 
-def _is_new(user: UserState, listed: _List, k: int, ranked_by: _RankedBy, pending: PendingUsers) -> bool:
+def _is_new(user: UserState, listed: _List, ranked_by: _RankedBy, pending: PendingUsers) -> bool:
     """Whether a list must be sent, and notes it as the last one. The model determines which of its items were filled in."""
-    last = user.head.last_list
-    items, reserve = listed.items[:k], hash_reserve(listed.items[k:])
+    last, items, reserve = user.head.last_list, listed.items, listed.reserve_hash
     known = None if last is None else (last.items, last.reserve, last.fingerprint, last.fallback)
     if known == (items, reserve, ranked_by.fingerprint, listed.fallback) and pending.may_suppress(user):
         pending.outcome.counts["recommendations", "suppressed"] += 1
@@ -278,19 +310,17 @@ def _is_new(user: UserState, listed: _List, k: int, ranked_by: _RankedBy, pendin
 
 def _ranked(listed: _List) -> list[RankedItem]:
     """The items with rank and score. Says of those that were filled in below ranked ones that no model scored them."""
-    count = len(listed.scores)
-    ranked = list(map(RankedItem, listed.items, range(1, count + 1), listed.scores))
-    if count < len(listed.items):
+    count, items = len(listed.scores), (*listed.items, *listed.reserve)
+    ranked = list(map(RankedItem, items, range(1, count + 1), listed.scores))
+    if count < len(items):
         fallback: Fallback | None = "catalogue" if count else None
-        ranked += [RankedItem(item, rank, 0.0, fallback) for rank, item in enumerate(listed.items[count:], start=count + 1)]
+        ranked += [RankedItem(item, rank, 0.0, fallback) for rank, item in enumerate(items[count:], start=count + 1)]
     return ranked
 
 
-def _emit(
-    user: UserState, listed: _List, k: int, because: tuple[Reasoning, ...] | None, model: ModelName, part: PendingUsers
-) -> None:
+def _emit(user: UserState, listed: _List, because: tuple[Reasoning, ...] | None, model: ModelName, part: PendingUsers) -> None:
     """Adds a user's list to the outcome."""
-    cause, ranked, outcome = user.cause, _ranked(listed), part.outcome
+    cause, ranked, outcome, k = user.cause, _ranked(listed), part.outcome, len(listed.items)
     assert cause is not None
     recommendation = Recommendation(
         recommendation_id="",

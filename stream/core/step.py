@@ -37,7 +37,7 @@ from stream.core.parsing import key_rejection, parse
 from stream.core.partitioner import partition_of
 from stream.core.ranking import Catalogue, Ranker
 from stream.core.recommend import PendingUsers, recommend
-from stream.core.records import Batch, Coordinates, Record, is_native, is_older_epoch
+from stream.core.records import Batch, Coordinates, Record, epoch_at, is_native, is_older_epoch
 from stream.core.revisions import Occasion, emit_all_examples, erase_example
 from stream.core.state import (
     NEVER_ERASED,
@@ -225,15 +225,15 @@ def _load_known_erasures(users: Collection[UserState], states: StateStore, erasu
 def _handle(user: UserState, record: Record, event: UserEvent, context: _Context) -> None:
     """Decides what becomes of one event: unusable, a duplicate, erased, or applied to its user."""
     source, head, counts = context.source, user.head, context.outcome.counts
-    origin, number = coordinates_of(record, event, context.batch), context.source_number
-    moment_ms = _admitted_moment(user, record, event, origin, head.applied.get(number), context)
+    place, number = _place_of(record, event, context.batch), context.source_number
+    moment_ms = _admitted_moment(user, record, event, place, head.applied.get(number), context)
     if moment_ms is None:
         return
-    head.applied[number] = (origin.epoch, origin.offset)
+    head.applied[number] = place
     user.head_changed = True
     named = named_by_original(event, record.headers) if record.headers else None
     event = named or event
-    event_id = event.event_id or origin.event_id
+    event_id = event.event_id or coordinates_of(record, event, context.batch).event_id
     erased_at = head.erased_at
     if erased_at != NEVER_ERASED and (event.started_at if isinstance(event, EncodedCall) else moment_ms) <= erased_at:
         counts["events", source, "erased"] += 1
@@ -256,12 +256,12 @@ def _handle_feedback(user: UserState, record: Record, event: UserEvent, context:
     """As `_handle`, but the applied offset is in the feedback, so that the head is not written, and no list is caused."""
     assert isinstance(event, Feedback)
     source, head, counts, config = context.source, user.head, context.outcome.counts, context.config
-    origin, feedback = context.batch.coordinates(record), user.load_feedback()
+    place, feedback = _place_of(record, event, context.batch), user.load_feedback()
     applied = feedback.applied or head.applied.get(context.source_number)
-    moment_ms = _admitted_moment(user, record, event, origin, applied, context)
+    moment_ms = _admitted_moment(user, record, event, place, applied, context)
     if moment_ms is None:
         return
-    feedback.applied, feedback.is_changed = (origin.epoch, origin.offset), True
+    feedback.applied, feedback.is_changed = place, True
     if moment_ms <= head.erased_at != NEVER_ERASED:
         counts["events", source, "erased"] += 1
     elif is_repeated_feedback(feedback, event, moment_ms, config.feedback):
@@ -269,23 +269,25 @@ def _handle_feedback(user: UserState, record: Record, event: UserEvent, context:
     else:
         counts["events", source, "applied"] += 1
         _count_late(moment_ms, head.newest_at, source, context)
-        fold_event(user, event, Cause(event.event_id or origin.event_id, source, moment_ms), context.fold)
+        event_id = event.event_id or context.batch.coordinates(record).event_id
+        fold_event(user, event, Cause(event_id, source, moment_ms), context.fold)
 
 
 def _admitted_moment(
-    user: UserState, record: Record, event: UserEvent, origin: Coordinates, applied: tuple[int, int] | None, context: _Context
+    user: UserState, record: Record, event: UserEvent, place: tuple[int, int], applied: tuple[int, int] | None, context: _Context
 ) -> int | None:
     """The time of an event that is new and usable; None for any other, which was counted or became a dead letter.
 
-    `applied` is the epoch and offset up to which the state contains the topic; None: nothing.
+    `place` is the event's epoch and offset, `applied` those up to which the state contains the topic; None: nothing.
     """
-    source, counts, origin_epoch = context.source, context.outcome.counts, origin.epoch
+    source, counts = context.source, context.outcome.counts
+    origin_epoch, origin_offset = place
     epoch, offset = applied or (origin_epoch, -1)
-    if origin.offset <= offset if epoch == origin_epoch else is_older_epoch(origin_epoch, epoch):
+    if origin_offset <= offset if epoch == origin_epoch else is_older_epoch(origin_epoch, epoch):
         counts["events", source, "duplicate_offset"] += 1
         return None
     moment_ms = event_moment(event, record)
-    rejection = _unusable(user, record, event, origin, moment_ms, context)
+    rejection = _unusable(user, record, event, moment_ms, context)
     if rejection is not None:
         _reject(record, event, rejection, context)
         return None
@@ -318,15 +320,20 @@ def coordinates_of(record: Record, event: UserEvent | None, batch: Batch) -> Coo
     return batch.coordinates(record)
 
 
-def _unusable(
-    user: UserState, record: Record, event: UserEvent, origin: Coordinates, moment_ms: int, context: _Context
-) -> Rejection | None:
-    if user.wrong_partition or origin.partition != context.batch.partition:
+def _place_of(record: Record, event: UserEvent, batch: Batch) -> tuple[int, int]:
+    """Epoch and offset of an event; of an encoded call, those of its transcript."""
+    if isinstance(event, EncodedCall):
+        return event.origin_epoch, event.origin_offset
+    offset = record.offset
+    return (epoch_at(offset, batch.epoch, batch.boundaries) if batch.boundaries else batch.epoch), offset
+
+
+def _unusable(user: UserState, record: Record, event: UserEvent, moment_ms: int, context: _Context) -> Rejection | None:
+    if user.wrong_partition or (isinstance(event, EncodedCall) and event.origin_partition != context.batch.partition):
         error = "the key belongs to another partition: produce with Kafka's default partitioner, murmur2"
         return Rejection(Reason.WRONG_PARTITION, error)
     times, max_ahead_ms = context.times, context.config.max_ahead_ms
-    latest_ms = min(record.timestamp + max_ahead_ms, limits.LAST_TIME_MS)
-    if moment_ms > latest_ms or moment_ms < times.certain_from_ms:
+    if not times.certain_from_ms <= moment_ms <= limits.LAST_TIME_MS or moment_ms > record.timestamp + max_ahead_ms:
         rejection = _without_time(event, record, moment_ms) or times.rejection(moment_ms, record.timestamp, max_ahead_ms)
         if rejection is not None:
             return rejection

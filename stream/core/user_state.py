@@ -4,8 +4,9 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from stream.core import history, limits
 from stream.core.feedback import UserFeedback, encode_feedback
@@ -38,8 +39,7 @@ class StateStore(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class UserState:
+class UserState(msgspec.Struct):
     """A user's working copy.
 
     Attributes:
@@ -68,13 +68,13 @@ class UserState:
     stored: bool
     wrong_partition: bool = False
     facts: Facts | None = None
-    cached_interactions: list[KeptInteraction] = field(default_factory=list)
+    cached_interactions: list[KeptInteraction] = []
     facts_changed: bool = False
     head_changed: bool = False
     erased: bool = False
     cause: Cause | None = None
     broker_ms: int = 0
-    examples: dict[str, Output] = field(default_factory=dict)
+    examples: dict[str, Output] = {}
     feedback: UserFeedback | None = None
     erasures: KnownErasures | None = None
 
