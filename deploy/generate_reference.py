@@ -97,10 +97,11 @@ def topics_page() -> str:
 def acls_page() -> str:
     text = """What each process and command needs where brokers have an authorizer: these ACLs, all of them literal names, and no
 others. Give each process a user of its own. A process that lacks one says at its start which, and the command that gives it. Names
-follow the settings; `NAME` is the process's own (`worker.name`, `encoder.name`). The rows with a transactional id are for
-`delivery.guarantee = "exactly_once"`, one for each partition number; those with `flat-recommendations` are for `topics.flat`; the
-group of the API is for replicas that share a store (`api.redis_url`). Nothing needs a right on the cluster: since Kafka 3.0,
-whoever may write to a topic may write idempotently. [Connect to a secured Kafka](../guides/secured_kafka.md) says how to connect.
+follow the settings; `NAME` is the process's own (`worker.name`, `encoder.name`), and of `backfill` the new application's. The rows
+with a transactional id are for `delivery.guarantee = "exactly_once"`, one for each partition number; those with
+`flat-recommendations` are for `topics.flat`; the group of the API is for replicas that share a store (`api.redis_url`). Nothing
+needs a right on the cluster: since Kafka 3.0, whoever may write to a topic may write idempotently. [Connect to a secured
+Kafka](../guides/secured_kafka.md) says how to connect.
 
 `isthmus demo --kafka` starts all parts and needs what all of them need."""
     exactly_once = Settings.model_construct(

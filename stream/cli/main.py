@@ -22,6 +22,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "dead-letters": ("stream.cli.dead_letters", "Events that could not be used: list, show, replay."),
     "erase": ("stream.cli.erase", "Erase users."),
     "reset": ("stream.cli.reset", "Forget all states and read the inputs again."),
+    "backfill": ("stream.cli.backfill", "A new application beside the running one, and the switch to it."),
     "settings": ("stream.cli.settings", "Print all settings with their origin; secrets hidden."),
     "benchmark": ("stream.cli.benchmark", "Train and compare systems on a data set, as in the paper."),
     "dataset": ("stream.cli.dataset", "Data sets in the paper's layout: check, describe, import, synthesize."),

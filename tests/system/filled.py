@@ -22,7 +22,7 @@ from stream.process_settings import WorkerSettings
 from stream.settings import Settings, TopicSettings
 from tests import world
 from tests.group_offsets import commit
-from tests.system.exact import read_all
+from tests.system.exact import newest, read_all
 from tests.world import Store
 
 NUMBERS: Final = (0, 1)
@@ -55,9 +55,9 @@ def send(settings: Settings, events: Iterable[tuple[Source, UserEvent]]) -> None
             producer.send(topics[source], key=key, value=world.encode(event), partition=where).get(10)
 
 
-def fold(settings: Settings) -> dict[int, Store]:
-    """What workers would keep and send after all that the inputs hold, by partition number."""
-    stores = {number: Store() for number in NUMBERS}
+def fold(settings: Settings, before: dict[int, Store] | None = None) -> dict[int, Store]:
+    """What workers would keep and send after all that the inputs hold, by partition number, on top of what they held before."""
+    stores = {number: Store() for number in NUMBERS} if before is None else before
     sources = source_topics(settings.topics)
     epochs = topic_epochs(settings.kafka.bootstrap, sources)
     for topic, source in sources.items():
@@ -65,6 +65,8 @@ def fold(settings: Settings) -> dict[int, Store]:
             last = records[-1] if records else None
             watermark = Watermark(VERSION, epochs[topic], last.offset if last else -1, last.timestamp if last else -1)
             stores[number].records[watermark_key(topic)] = encode_watermark(watermark)
+            if not records:
+                continue
             batch = Batch(source, topic, epochs[topic], number, records)
             stores[number].apply(step(batch, stores[number], None, Catalogue(), StepConfig(partitions=len(NUMBERS))))
     return stores
@@ -72,12 +74,13 @@ def fold(settings: Settings) -> dict[int, Store]:
 
 def write(settings: Settings, stores: dict[int, Store], term: int = TERM) -> None:
     """Writes states, lists and examples as workers do, and commits the ends of the inputs."""
-    topics, bootstrap = settings.topics, settings.kafka.bootstrap
+    topics, bootstrap, changelog = settings.topics, settings.kafka.bootstrap, changelog_name(worker_group(settings.application))
+    before = {number: newest({number: records}) for number, records in read_all(bootstrap, changelog).items()}
     headers = list(term_headers(term))
     with closing(KafkaProducer(bootstrap_servers=bootstrap)) as producer:
         for number, store in stores.items():
             for topic, records in (
-                (changelog_name(worker_group(settings.application)), store.records),
+                (changelog, {**dict.fromkeys(before[number]), **store.records}),
                 (topics.recommendations, store.recommendations),
                 (topics.training_examples, store.examples),
             ):
@@ -91,3 +94,13 @@ def write(settings: Settings, stores: dict[int, Store], term: int = TERM) -> Non
             for number, records in read_all(bootstrap, topic).items()
         }
         commit(admin, worker_group(settings.application), ends)
+
+
+def delete_before_end(admin: Any, settings: Settings, topic: str) -> None:
+    """Deletes what a topic holds, as its retention would."""
+    ends = {
+        TopicPartition(topic, number): found[-1].offset + 1
+        for number, found in read_all(settings.kafka.bootstrap, topic).items()
+        if found
+    }
+    admin.delete_records(ends)

@@ -37,7 +37,7 @@ from stream.services.reset.reset import groups_of, open_reset
 from stream.settings import Settings
 from tests.schema_registry import FakeRegistry
 from tests.system.exact import actual, newest, read_all, users_of
-from tests.system.filled import NUMBERS, TERM, fold, send, settings_of, write
+from tests.system.filled import NUMBERS, TERM, delete_before_end, fold, send, settings_of, write
 from tests.world import Store, history_of
 
 NOW: Final = 1_750_000_000_000
@@ -78,16 +78,6 @@ def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., An
 def admin(empty_kafka: str) -> Iterator[Any]:
     with closing(admin_client(empty_kafka)) as client:
         yield client
-
-
-def delete_before_end(admin: Any, settings: Settings, topic: str) -> None:
-    """Deletes what a topic holds, as its retention would."""
-    ends = {
-        TopicPartition(topic, number): found[-1].offset + 1
-        for number, found in read_all(settings.kafka.bootstrap, topic).items()
-        if found
-    }
-    admin.delete_records(ends)
 
 
 def held(settings: Settings) -> tuple[Any, ...]:

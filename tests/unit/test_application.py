@@ -31,8 +31,8 @@ def settings_of(application: str, **sections: object) -> Settings:
 
 
 def names_of(settings: Settings) -> dict[Kind, set[str]]:
-    """All names on the cluster that any process or command uses, by kind."""
-    rights = [right for process in Process for right in rights_of(process, settings)]
+    """All names on the cluster that any process or command uses, by kind, but for those of the successor that a backfill makes."""
+    rights = [right for process in Process for right in rights_of(process, settings) if not right.name.startswith("NAME-")]
     return {kind: {right.name for right in rights if right.kind is kind} for kind in Kind}
 
 

@@ -130,6 +130,26 @@ CASES: dict[str, tuple[Callable[[], list[Finding]], Status, str, str]] = {
         "may not describe items",
         "",
     ),
+    "a topic of another application": (
+        lambda: checks.check_owners(
+            ["topic items belongs to shop\nname it otherwise", "group a belongs to shop\nname it otherwise"]
+        ),
+        Status.FAILED,
+        "topic items belongs to shop\ngroup a belongs to shop",
+        "name it otherwise",
+    ),
+    "a record that is not in the format of its topic": (
+        lambda: checks.check_formats("http://r", [], [checks.TopicFormat("web-clicks", "avro", 7, "schema 3 is not known")]),
+        Status.FAILED,
+        "web-clicks: the newest record, at offset 7, cannot be decoded: schema 3 is not known",
+        "correct [formats], or the producer",
+    ),
+    "a topic whose schema nobody registered": (
+        lambda: checks.check_formats("http://r", [], [checks.TopicFormat("web-clicks", "avro", None)]),
+        Status.WARNING,
+        "web-clicks has no record, and http://r no subject web-clicks-value",
+        "nothing, if its producer names subjects otherwise",
+    ),
     "no leader": (
         lambda: checks.check_partitions(partition(has_leader=False, in_sync=0)),
         Status.FAILED,
@@ -185,6 +205,12 @@ CASES: dict[str, tuple[Callable[[], list[Finding]], Status, str, str]] = {
         "`isthmus models announce`",
     ),
     "no model": (lambda: checks.check_model(None, None), Status.WARNING, "no champion is announced", "`isthmus train`"),
+    "a refused announcement": (
+        lambda: checks.check_model(None, "the announcement is not signed"),
+        Status.FAILED,
+        "the announcement is not signed",
+        "find out who wrote it",
+    ),
     "a refused model": (
         lambda: checks.check_model(ANNOUNCED, "a file is missing"),
         Status.FAILED,

@@ -110,10 +110,11 @@ def test_an_example_is_given_again_if_its_purchase_and_an_interaction_are_certai
 
 ERASED: Final[list[tuple[Source, UserEvent]]] = [
     (Source.CLICK, Click("u", NOW - 50 * MINUTE, ("old",), "c1")),
-    (Source.ERASURE, Erasure("u", NOW - 45 * MINUTE, "e")),
     (Source.CLICK, Click("u", NOW - 40 * MINUTE, ("new",), "c2")),
     (Source.PURCHASE, Purchase("u", NOW - 35 * MINUTE, ("item-1",), "p")),
+    (Source.ERASURE, Erasure("u", NOW - 45 * MINUTE, "e")),
 ]
+"""The erasure comes last, so that its marker holds the offsets of all."""
 
 
 @pytest.mark.parametrize("is_erasure_gone", [False, True])

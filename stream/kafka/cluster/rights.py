@@ -24,7 +24,7 @@ from stream.kafka.cluster.topics import (
     specs,
     transactional_id,
 )
-from stream.settings import Settings
+from stream.settings import Settings, names_after
 
 _COORDINATOR_S: Final = 10.0
 """A new broker needs some seconds until it keeps groups and transactions."""
@@ -48,6 +48,7 @@ class Process(StrEnum):
     REPLAY = "replay"
     ERASE = "erase"
     RESET = "reset"
+    BACKFILL = "backfill"
     KEYS = "keys"
     DEAD_LETTERS = "dead-letters"
 
@@ -89,6 +90,8 @@ def rights_of(process: Process, settings: Settings, name: str = "NAME") -> list[
             for spec in specs(settings.topics, settings.application)
             if spec.name not in described
         ]
+    if process is Process.BACKFILL:
+        rights += _rights_on_successor(settings, name)
     rights += [Right("READ", Kind.GROUP, group) for group in _groups(process, settings, name)]
     if process is Process.REPLAY:  # asks how far they are
         groups = worker_group(settings.application), encoder_group(settings.application)
@@ -96,6 +99,22 @@ def rights_of(process: Process, settings: Settings, name: str = "NAME") -> list[
     if process in _READING_BATCHES:
         rights.append(Right("DESCRIBE", Kind.GROUP, skips_group(settings.application)))
     return rights + [Right("WRITE", Kind.TRANSACTIONAL_ID, one) for one in _transactions(process, settings)]
+
+
+def _rights_on_successor(settings: Settings, name: str) -> list[Right]:
+    """What a backfill needs of the new application, by its name: to make its topics, to compare it, and to see its groups."""
+    topics = settings.topics.model_copy(update=names_after(name)["topics"])
+    shared = {settings.topics.items, settings.topics.applications, *(settings.topics.name_of(row.role) for row in INPUTS)}
+    own = [spec.name for spec in specs(topics, name) if spec.name not in shared]
+    past = [f"{name}-past-{row.default_name}" for row in INPUTS if not row.is_derived]
+    changelog = changelog_name(worker_group(name))
+    making = [Right(operation, Kind.TOPIC, one) for one in (*own, *past) for operation in ("CREATE", "DESCRIBE_CONFIGS")]
+    reading = [Right("READ", Kind.TOPIC, one) for one in (changelog, topics.recommendations)]
+    writing = [Right("WRITE", Kind.TOPIC, one) for one in (changelog, *past)]
+    described = {right.name for right in (*reading, *writing)}  # READ and WRITE include it
+    making += [Right("DESCRIBE", Kind.TOPIC, one) for one in own if one not in described]
+    groups = [group(one) for one in (settings.application, name) for group in (worker_group, encoder_group)]
+    return [*making, *reading, *writing, *(Right("DESCRIBE", Kind.GROUP, one) for one in groups)]
 
 
 _CHECKING: Final = {Process.WORKER, Process.ENCODER, Process.API, Process.POSTGRES, Process.WEBHOOK}
@@ -109,6 +128,7 @@ _READING_BATCHES: Final = {
     Process.REPLAY,
     Process.ERASE,
     Process.RESET,
+    Process.BACKFILL,
     Process.KEYS,
     Process.DEAD_LETTERS,
 }
@@ -142,6 +162,10 @@ def _topics(process: Process, settings: Settings) -> tuple[list[str], list[str]]
         Process.RESET: (
             [*folded, topics.transcripts, changelog, topics.recommendations, topics.training_examples, owners],
             [topics.recommendations, *flat, topics.training_examples, changelog, owners],
+        ),
+        Process.BACKFILL: (
+            [*inputs, topics.items, changelog, topics.recommendations, owners],
+            [topics.erasures, owners],
         ),
         Process.KEYS: ([topics.api_keys, owners], [topics.api_keys]),
         Process.DEAD_LETTERS: ([topics.dead_letters, topics.replayed, owners, *inputs], [topics.replayed, *produced]),

@@ -39,10 +39,10 @@ class Holdings:
     Args:
         folder: Of the store.
         settings: Of the application.
-        gives: Whether the inputs give an example of a partition number again.
+        gives: Whether the inputs give an example of a partition number again; None: examples are not read.
     """
 
-    def __init__(self, folder: str, settings: Settings, gives: Callable[[int, TrainingExample], bool]) -> None:
+    def __init__(self, folder: str, settings: Settings, gives: Callable[[int, TrainingExample], bool] | None = None) -> None:
         from rocksdict import Options, Rdict
 
         self._db: Any = Rdict(folder, Options(raw_mode=True))
@@ -50,8 +50,9 @@ class Holdings:
         self._kinds = {
             changelog_name(worker_group(settings.application)): STATES,
             settings.topics.recommendations: LISTS,
-            settings.topics.training_examples: EXAMPLES,
         }
+        if gives is not None:
+            self._kinds[settings.topics.training_examples] = EXAMPLES
         self._next: dict[str, dict[int, int]] = {}
         self._terms: dict[int, int] = {}
 
@@ -88,7 +89,7 @@ class Holdings:
         is_unreadable = isinstance(record.value, UnreadableValue)
         if kind == STATES:
             return b"" if is_unreadable else record.value
-        if kind == LISTS or is_unreadable:
+        if kind == LISTS or is_unreadable or self._gives is None:
             return NOT_GIVEN
         try:
             return GIVEN if self._gives(record.partition, decode_example(record.value)) else NOT_GIVEN

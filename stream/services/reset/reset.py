@@ -120,7 +120,7 @@ class Reset:
         with open_topic_reader(self.settings.kafka.bootstrap) as reader:
             self._holdings.read_on(reader, step)  # what a transaction that was just settled has added
         topics, numbers, flat = self.settings.topics, range(self.settings.topics.partitions), flat_lists(self.settings)
-        async with _sending(self.settings.kafka.bootstrap) as send:
+        async with sending(self.settings.kafka.bootstrap) as send:
             for number in () if note.are_outputs_done else numbers:
                 step(f"deleting lists and examples, partition {number + 1} of {len(numbers)}")
                 await send(topics.recommendations, number, self._verdict.lists(number))
@@ -177,7 +177,7 @@ async def _fence(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def _sending(bootstrap: str) -> AsyncIterator[Callable[[str, int, Iterable[Output]], Awaitable[None]]]:
+async def sending(bootstrap: str) -> AsyncIterator[Callable[[str, int, Iterable[Output]], Awaitable[None]]]:
     """Yields a function that sends records to a partition, and returns once they are acknowledged."""
     producer = async_producer(bootstrap)
     sender = KafkaSender(lambda: producer)

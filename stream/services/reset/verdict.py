@@ -31,7 +31,7 @@ from stream.kafka.faust.changelog import term_headers
 from stream.services.reset.holdings import EXAMPLES, GIVEN, LISTS, STATES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from stream.core.reset import Places
     from stream.services.reset.holdings import Holdings
@@ -93,7 +93,7 @@ class Verdict:
             counts.lists_gone += sum(1 for _ in self.lists(number))
             counts.examples += sum(1 for _ in self._holdings.items(EXAMPLES, number))
             counts.examples_gone += sum(1 for _ in self.examples(number))
-        self._check_markers()
+        require_readable_markers(self._holdings, self._numbers, self._erasure_key)
         return counts
 
     def _places(self, number: int) -> Places:
@@ -120,7 +120,7 @@ class Verdict:
         places = self._places(number)
         for user, _ in self._holdings.items(LISTS, number):
             (stored,) = self._holdings.states(number, [head_key(user)])
-            head = None if stored is None else _readable_head(stored)
+            head = None if stored is None else readable_head(stored)
             if head is None or not gives_list(head, places):
                 yield Output(user, None)
 
@@ -145,7 +145,7 @@ class Verdict:
                 yield Output(key, None, headers)
         for key, value in self._holdings.items(STATES, number, ERASURE_MARKER_PREFIX):
             yield Output(key, unapplied_marker(value), headers)
-        for user, head in self._erased_heads(number):
+        for user, head in erased_heads(self._holdings, number):
             key = erasure_marker_key(user, self._erasure_key)
             if self._holdings.states(number, [key]) == [None]:
                 yield Output(key, marker_of(head, now_ms), headers)
@@ -155,34 +155,37 @@ class Verdict:
         for topic, watermark in watermarks.items():
             yield Output(watermark_key(topic), encode_watermark(watermark), headers)
 
-    def _erased_heads(self, number: int) -> Iterator[tuple[bytes, Head]]:
-        """The users who were erased and came back."""
-        for user, stored in self._holdings.heads(number):
-            head = _readable_head(stored)
-            if head is not None and head.erased_at != NEVER_ERASED:
-                yield user, head
 
-    def _check_markers(self) -> None:
-        """Raises IsthmusError where markers cannot be read, or users who came back have theirs under another key."""
-        found = lost = markers = 0
-        for number in self._numbers:
-            for _, value in self._holdings.items(STATES, number, ERASURE_MARKER_PREFIX):
-                markers += 1
-                try:
-                    unapplied_marker(value)
-                except StatesUnreadableError as error:
-                    raise IsthmusError("an erasure marker cannot be read: a later version wrote it; use that one") from error
-            for user, _ in self._erased_heads(number):
-                is_found = self._holdings.states(number, [erasure_marker_key(user, self._erasure_key)]) != [None]
-                found, lost = found + is_found, lost + (not is_found)
-        if markers and lost and not found:
-            raise IsthmusError(
-                "step.erasure_key is not the one of the workers: erased users who came back have their markers under another. Set "
-                "the workers' key, or these users' erasures would be forgotten"
-            )
+def require_readable_markers(holdings: Holdings, numbers: Iterable[int], erasure_key: bytes) -> None:
+    """Raises IsthmusError where markers cannot be read, or users who came back have theirs under another key."""
+    found = lost = markers = 0
+    for number in numbers:
+        for _, value in holdings.items(STATES, number, ERASURE_MARKER_PREFIX):
+            markers += 1
+            try:
+                unapplied_marker(value)
+            except StatesUnreadableError as error:
+                raise IsthmusError("an erasure marker cannot be read: a later version wrote it; use that one") from error
+        for user, _ in erased_heads(holdings, number):
+            is_found = holdings.states(number, [erasure_marker_key(user, erasure_key)]) != [None]
+            found, lost = found + is_found, lost + (not is_found)
+    if markers and lost and not found:
+        raise IsthmusError(
+            "step.erasure_key is not the one of the workers: erased users who came back have their markers under another. Set "
+            "the workers' key, or these users' erasures would be forgotten"
+        )
 
 
-def _readable_head(stored: bytes) -> Head | None:
+def erased_heads(holdings: Holdings, number: int) -> Iterator[tuple[bytes, Head]]:
+    """The users of a partition number who were erased and came back."""
+    for user, stored in holdings.heads(number):
+        head = readable_head(stored)
+        if head is not None and head.erased_at != NEVER_ERASED:
+            yield user, head
+
+
+def readable_head(stored: bytes) -> Head | None:
+    """A head; None where it is damaged, or a later version wrote it."""
     try:
         return decode_head(stored)
     except StatesUnreadableError:
