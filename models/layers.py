@@ -4,13 +4,15 @@ A GRU receives its input's share of the gates ready-made. A linear layer on a ba
 interactions of a batch it is one product. So a network's `embed` returns gates, and a step costs the recurrent part alone.
 """
 
-from typing import cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding_bag, relu
+from torch.nn.functional import embedding_bag, pad, relu
 
-from models.features import FeatureBatch
+from models.features import Bag, FeatureBatch
+
+_UNKNOWN: Final = 0.5  # share of users whose holdings training hides
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
@@ -35,10 +37,7 @@ class BagLayer(nn.Module):
         nn.init.xavier_uniform_(self.weight)
 
     def forward(self, inputs: FeatureBatch) -> Tensor:
-        bag = inputs.bags[self.token_field]
-        summed: Tensor = embedding_bag(bag.indices, self.weight, bag.offsets, mode="sum", include_last_offset=True)
-        biased: Tensor = summed + self.bias
-        return biased
+        return bag_sums(inputs.bags[self.token_field], self.weight) + self.bias
 
     def of_multi_hot(self, rows: Tensor) -> Tensor:
         """Applies the layer to multi-hot rows, (n, tokens) -> (n, outputs)."""
@@ -59,6 +58,40 @@ class TextLayer(nn.Module):
         of_texts = inputs.texts @ self.weight + self.bias
         outputs: Tensor = of_texts.new_zeros(len(inputs), of_texts.shape[1]).index_copy(0, inputs.text_rows, of_texts)
         return outputs
+
+
+def bag_sums(bag: Bag, weight: Tensor, dropped: float = 0.0) -> Tensor:
+    """Returns the sum of each bag's rows of `weight`, (n bags, outputs); with dropout of so large a share of the tokens."""
+    indices, offsets = bag
+    if dropped:
+        kept = torch.rand(len(indices), device=indices.device) >= dropped
+        indices, offsets = indices[kept], pad(kept.cumsum(0), (1, 0))[offsets]
+    summed: Tensor = embedding_bag(indices, weight, offsets, mode="sum", include_last_offset=True)
+    return summed / (1 - dropped) if dropped else summed
+
+
+class HoldingsLayer(nn.Module):
+    """A linear layer on what users own and are not eligible for (`models.holdings`), (n users) -> (n, outputs).
+
+    A user of whom nothing is known yields zero. Training drops a share of the tokens, and of half of the users all of them: few
+    users own anything, so their weights would be overfitted long before the others have learned enough, and the network must know
+    users without holdings too. The weights begin at zero; a model folder of an earlier version has none, which is the same.
+    """
+
+    def __init__(self, items: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.weight = nn.Parameter(torch.zeros(2 * items + 1, outputs))
+
+    def forward(self, holdings: Bag) -> Tensor:
+        if not self.training:
+            return bag_sums(holdings, self.weight)
+        summed = bag_sums(holdings, self.weight, self.dropout)
+        return summed * (torch.rand(len(summed), 1, device=summed.device) >= _UNKNOWN)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        state_dict.setdefault(f"{prefix}weight", torch.zeros_like(self.weight))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class Gru(nn.Module):

@@ -6,7 +6,7 @@ side.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
 import msgspec
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.features import FeatureBatch, Featurizer
+from models.features import Bag, FeatureBatch, Featurizer
+from models.holdings import HoldingsReader
 from stream.core.interactions import Interaction
-from stream.core.ranking import Rows
+from stream.core.ranking import Holdings, Rows
 
 
 class GruConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +47,9 @@ class Network(nn.Module):
     uses_text_vectors: ClassVar[bool] = False
     uses_conversations: ClassVar[bool] = True
     uses_sessions: ClassVar[bool] = True
+    uses_holdings: ClassVar[bool] = False
+    """Whether `holder_logits` reads what users own. Such a network learns only from items that could be offered
+    (`training.example_arrays`)."""
     width: int
 
     def embed(self, inputs: FeatureBatch) -> Tensor:
@@ -63,6 +67,15 @@ class Network(nn.Module):
     def scores(self, states: Tensor) -> Tensor:
         """Returns probabilities, (n, I)."""
         return torch.sigmoid(self.logits(states))
+
+    def holder_logits(self, states: Tensor, holdings: Bag) -> Tensor:
+        """As `logits`, with what each user owns and is not eligible for (`models.holdings`)."""
+        del holdings
+        return self.logits(states)
+
+    def holder_scores(self, states: Tensor, holdings: Bag) -> Tensor:
+        """As `scores`, with what each user owns and is not eligible for."""
+        return torch.sigmoid(self.holder_logits(states, holdings))
 
 
 def encode(network: Network, rows: Tensor, lengths: Tensor) -> Tensor:
@@ -100,9 +113,11 @@ class NeuralRanker:
     network: Network
     config: msgspec.Struct
     """The network's configuration; written beside its weights."""
+    _holdings: HoldingsReader = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.network.eval()
+        object.__setattr__(self, "_holdings", HoldingsReader(self.items))
 
     @property
     def width(self) -> int:
@@ -111,6 +126,10 @@ class NeuralRanker:
     @property
     def reads_sessions(self) -> bool:
         return self.network.uses_sessions
+
+    @property
+    def reads_holdings(self) -> bool:
+        return self.network.uses_holdings
 
     def initial(self) -> Rows:
         return np.zeros(self.width, dtype=np.float32)
@@ -131,3 +150,8 @@ class NeuralRanker:
     def rank_many(self, representations: Rows) -> Rows:
         with torch.inference_mode():
             return cast("Rows", self.network.scores(torch.from_numpy(np.ascontiguousarray(representations))).numpy())
+
+    def rank_holders(self, representations: Rows, holdings: Sequence[Holdings | None]) -> Rows:
+        with torch.inference_mode():
+            states, bag = torch.from_numpy(np.ascontiguousarray(representations)), self._holdings.read(holdings).tensors()
+            return cast("Rows", self.network.holder_scores(states, bag).numpy())

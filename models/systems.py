@@ -39,6 +39,8 @@ _NETWORKS: Final = {
     "keyword": NetworkPath("keyword", "KeywordNetwork", is_joint=True),
     "latent_feature": NetworkPath("latent_feature", "LatentFeatureNetwork", is_joint=True),
     "relative_representation": NetworkPath("relative_representation", "RelativeRepresentation", is_joint=True),
+    "latent_feature+owned": NetworkPath("owned", "LatentFeatureOwned"),
+    "late_fusion+owned": NetworkPath("owned", "LateFusionOwned"),
     "isthmus": NetworkPath("isthmus", "IsthmusNetwork", is_joint=True),
 }
 

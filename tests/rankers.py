@@ -32,8 +32,10 @@ def small(name: str) -> Any:
     sizes, other = GruConfig(hidden=12, dense=10), GruConfig(hidden=8, dense=6)
     return {
         "latent_feature": LatentFeatureConfig(latent=6, hidden=12, dense=10),
+        "latent_feature+owned": LatentFeatureConfig(latent=6, hidden=12, dense=10),
         "isthmus": IsthmusConfig(units=12),
         "late_fusion": FusionConfig(session=sizes, conversation=other),
+        "late_fusion+owned": FusionConfig(session=sizes, conversation=other),
         "knowledge_distillation": DistillationConfig(session=sizes, conversation=other, student=other),
         "generative_imputation": GenerativeConfig(ranking=sizes, texts=other, sessions=other),
         "relative_representation": RelativeConfig(anchors=7, ranking=sizes, session=other, conversation=sizes),

@@ -1,6 +1,6 @@
 """Training examples as arrays, so that the training loop does no Python work per example."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.features import FeatureBatch, Features, Featurizer, spans
+from models.features import Bag, FeatureBatch, Features, Featurizer, spans
+from models.holdings import HoldingsBags, HoldingsReader
 from models.vocabulary import Indices
-from stream.core.examples import event_type
+from stream.core.examples import event_type, holdings_of
 from stream.core.interactions import Conversation, Interaction, Modality, Session, readable_interactions
 from stream.core.outputs import EventType, TrainingExample
 
@@ -24,12 +25,16 @@ class ExampleBatch:
         lengths: (b,) how many interactions each has; on the CPU.
         labels: (b, I) multi-hot, or whatever the stage's loss takes.
         weights: (b,)
+        holdings: what the users owned and were not eligible for.
+        choices: (b, I) 1 where an item counts for networks that read holdings.
     """
 
     inputs: FeatureBatch
     lengths: Tensor
     labels: Tensor
     weights: Tensor
+    holdings: Bag
+    choices: Tensor
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,10 @@ class Examples:
         labels: (n, I)
         weights: (n,)
         types: (n,) the purchase events' types.
+        holdings: what the users owned and were not eligible for.
+        choices: (n, I) 1 where an item could be offered, in examples of which some such item was bought and another was not. What
+            could not be offered was not bought for that reason alone, and a user with one item left had no choice: a network that
+            reads holdings would learn to infer the label from them.
     """
 
     features: Features
@@ -51,6 +60,8 @@ class Examples:
     labels: Tensor
     weights: Tensor
     types: NDArray[np.str_]
+    holdings: HoldingsBags
+    choices: Tensor
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -64,12 +75,17 @@ class Examples:
         lengths = self.starts[rows + 1] - self.starts[rows]
         chosen = self.indices[spans(self.starts[rows], lengths)]
         index = torch.from_numpy(rows)
-        labels, weights = self.labels[index], self.weights[index]
+        labels, weights, choices = (
+            per_example if device is None else per_example.to(device)
+            for per_example in (self.labels[index], self.weights[index], self.choices[index])
+        )
         return ExampleBatch(
             inputs=self.features.batch(chosen, device),
             lengths=torch.from_numpy(lengths),
-            labels=labels if device is None else labels.to(device),
-            weights=weights if device is None else weights.to(device),
+            labels=labels,
+            weights=weights,
+            holdings=self.holdings.select(rows).tensors(device),
+            choices=choices,
         )
 
     def of_modality(self, modality: Modality) -> "Examples":
@@ -93,6 +109,8 @@ class Examples:
             labels=self.labels[index],
             weights=self.weights[index],
             types=self.types[owners],
+            holdings=self.holdings.select(owners),
+            choices=self.choices[index],
         )
 
     def select(self, rows: Indices) -> "Examples":
@@ -106,6 +124,8 @@ class Examples:
             labels=self.labels[index],
             weights=self.weights[index],
             types=self.types[rows],
+            holdings=self.holdings.select(rows),
+            choices=self.choices[index],
         )
 
 
@@ -126,15 +146,10 @@ def examples_as_arrays(
     examples: Sequence[TrainingExample], histories: Sequence[Sequence[Interaction]], featurizer: Featurizer, items: Sequence[str]
 ) -> Examples:
     """Returns examples as arrays; `histories` are their readable interactions, none of them empty."""
-    columns_by_item = {item: column for column, item in enumerate(items)}
-    rows, columns = [], []
-    for row, example in enumerate(examples):
-        for item in example.items:
-            if item in columns_by_item:
-                rows.append(row)
-                columns.append(columns_by_item[item])
-    labels = torch.zeros(len(examples), len(items))
-    labels[rows, columns] = 1
+    columns = {item: column for column, item in enumerate(items)}
+    labels = _multi_hot([example.items for example in examples], columns)
+    offered = 1 - _multi_hot([example.excluded for example in examples], columns)
+    had_choice = (offered * labels).any(dim=1) & (offered * (1 - labels)).any(dim=1)
     flat = [interaction for history in histories for interaction in history]
     return Examples(
         features=featurizer.featurize(flat),
@@ -143,7 +158,17 @@ def examples_as_arrays(
         labels=labels,
         weights=torch.ones(len(examples)),
         types=np.array([_type(history) for history in histories], dtype=np.str_),
+        holdings=HoldingsReader(items).read([holdings_of(example) for example in examples]),
+        choices=offered * had_choice[:, None],
     )
+
+
+def _multi_hot(bags: Sequence[Sequence[str]], columns: Mapping[str, int]) -> Tensor:
+    """Returns a row for each bag of items, (n, I); unknown items are left out."""
+    chosen = [(row, columns[item]) for row, bag in enumerate(bags) for item in bag if item in columns]
+    rows = torch.zeros(len(bags), len(columns))
+    rows[[row for row, _ in chosen], [column for _, column in chosen]] = 1
+    return rows
 
 
 def newest_text_model(examples: Sequence[TrainingExample]) -> str | None:

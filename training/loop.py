@@ -55,9 +55,12 @@ class NotFiniteError(IsthmusError):
 
 
 def cross_entropy(network: Network, batch: ExampleBatch) -> Tensor:
-    """Returns binary cross-entropy, the mean over items, (b,)."""
-    logits = network.logits(encode(network, network.embed(batch.inputs), batch.lengths))
-    return binary_cross_entropy_with_logits(logits, batch.labels, reduction="none").mean(dim=1)
+    """Returns binary cross-entropy, the mean over items, (b,); of a network that reads holdings, over those that count for it."""
+    states = encode(network, network.embed(batch.inputs), batch.lengths)
+    if network.uses_holdings:
+        losses = binary_cross_entropy_with_logits(network.holder_logits(states, batch.holdings), batch.labels, reduction="none")
+        return (losses * batch.choices).mean(dim=1)
+    return binary_cross_entropy_with_logits(network.logits(states), batch.labels, reduction="none").mean(dim=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.popular import Popular, prior_of
+from stream.core.examples import holdings_of
 from stream.core.outputs import TrainingExample
-from stream.core.ranking import Ranker, masked_top_k, positions_of, readable_by
+from stream.core.ranking import Ranker, masked_top_k, positions_of, readable_by, score_rows
 
 K: Final = 3
 _CHUNK: Final = 1_000
@@ -48,7 +49,7 @@ def evaluate(ranker: Ranker, examples: Sequence[TrainingExample]) -> Evaluation:
     for start in range(0, len(examples), _CHUNK):
         chunk = examples[start : start + _CHUNK]
         histories = [readable_by(ranker, example.interactions) for example in chunk]
-        scores = ranker.rank_many(ranker.encode_many(histories)).copy()
+        scores = score_rows(ranker, ranker.encode_many(histories), map(holdings_of, chunk)).copy()
         excluded = positions_of([example.excluded for example in chunk], positions)
         for row, top in enumerate(masked_top_k(scores, excluded, K)):
             ranked = [ranker.items[position] for position in top]

@@ -21,6 +21,7 @@ from models.networks.isthmus import IsthmusConfig, IsthmusNetwork
 from models.networks.knowledge_distillation import DistillationConfig, KnowledgeDistillation
 from models.networks.late_fusion import FusionConfig, LateFusion
 from models.networks.neutral_imputation import NeutralImputation
+from models.networks.owned import LateFusionOwned
 from models.networks.relative_representation import Encoder, RelativeConfig, RelativeRepresentation
 from models.networks.unimodal import ConversationNetwork, SessionNetwork
 from models.systems import network_type
@@ -70,17 +71,23 @@ def _single_stage(name: str, batch: int = DEFAULT_BATCH, select: Select = every_
 
 
 def _fit_unimodal(trainer: StageTrainer, network: LateFusion, config: FusionConfig) -> None:
-    """Trains Session and Conversation to exactly the weights that they have as separate systems."""
+    """Trains Session and Conversation; without holdings, to exactly the weights that they have as separate systems."""
+    session, conversation = network.parts()
     network.session.load_state_dict(trainer.build(SessionNetwork, config.session).state_dict())
-    trainer.fit(network.session, StageOptions("session", SESSION_BATCH), _modality("session"))
+    trainer.fit(session, StageOptions("session", SESSION_BATCH), _modality("session"))
     network.conversation.load_state_dict(trainer.build(ConversationNetwork, config.conversation).state_dict())
-    trainer.fit(network.conversation, StageOptions("conversation", CONVERSATION_BATCH), _modality("conversation"))
+    trainer.fit(conversation, StageOptions("conversation", CONVERSATION_BATCH), _modality("conversation"))
 
 
-def _late_fusion(trainer: StageTrainer, config: FusionConfig, _: Network | None) -> LateFusion:
-    network = trainer.build(LateFusion, config)
-    _fit_unimodal(trainer, network, config)
-    return network
+def _late_fusion(kind: type[LateFusion]) -> Recipe:
+    """Returns the recipe of Late fusion, with or without holdings."""
+
+    def recipe(trainer: StageTrainer, config: FusionConfig, _: Network | None) -> Network:
+        network = trainer.build(kind, config)
+        _fit_unimodal(trainer, network, config)
+        return network
+
+    return recipe
 
 
 def _knowledge_distillation(trainer: StageTrainer, config: DistillationConfig, _: Network | None) -> KnowledgeDistillation:
@@ -233,11 +240,11 @@ def isthmus_loss(network: Network, batch: ExampleBatch) -> Tensor:
     owners = torch.arange(len(lengths), device=states.device).repeat_interleave(lengths)
     texts = states.new_zeros(len(lengths)).index_add(0, owners, batch.inputs.is_text.squeeze(1))
     both = ((texts > 0) & (texts < lengths)).unsqueeze(1)
-    joint = binary_cross_entropy_with_logits(isthmus.logits(states), batch.labels, reduction="none")
-    session, conversation = (
-        binary_cross_entropy_with_logits(logits, batch.labels, reduction="none") for logits in isthmus.per_modality_logits(states)
+    joint, session, conversation = (
+        binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")
+        for logits in isthmus.training_logits(states, batch.holdings)
     )
-    return (joint + SINGLE_MODALITY_WEIGHT * both * (session + conversation)).mean(dim=1)
+    return ((joint + SINGLE_MODALITY_WEIGHT * both * (session + conversation)) * batch.choices).mean(dim=1)
 
 
 def _isthmus(trainer: StageTrainer, config: IsthmusConfig, warm: Network | None) -> Network:
@@ -256,11 +263,13 @@ RECIPES: Final[dict[str, Recipe]] = {
     "session": _single_stage("session", SESSION_BATCH, _modality("session")),
     "conversation": _single_stage("conversation", CONVERSATION_BATCH, _modality("conversation")),
     "conversation_keyword": _single_stage("conversation_keyword", CONVERSATION_BATCH, _modality("conversation")),
-    "late_fusion": _late_fusion,
+    "late_fusion": _late_fusion(LateFusion),
+    "late_fusion+owned": _late_fusion(LateFusionOwned),
     "knowledge_distillation": _knowledge_distillation,
     "generative_imputation": _generative_imputation,
     "neutral_imputation": _neutral_imputation,
     "latent_feature": _single_stage("latent_feature", select=weighted),
+    "latent_feature+owned": _single_stage("latent_feature+owned", select=weighted),
     "relative_representation": _relative_representation,
     "isthmus": _isthmus,
 }

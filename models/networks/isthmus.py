@@ -12,10 +12,10 @@ from typing import ClassVar, Final, cast
 import msgspec
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, embedding_bag, relu
+from torch.nn.functional import dropout, relu
 
 from models.features import Bag, FeatureBatch, Featurizer
-from models.layers import linear
+from models.layers import HoldingsLayer, bag_sums, linear
 from models.network import Network
 
 _SMALL: Final = 0.05  # standard deviation of the initial token weights
@@ -42,6 +42,7 @@ class IsthmusNetwork(Network):
     default: ClassVar = IsthmusConfig()
     token_fields: ClassVar = ("tags", "clicks", "keywords")
     uses_text_vectors: ClassVar = True
+    uses_holdings: ClassVar = True
 
     def __init__(self, config: IsthmusConfig, featurizer: Featurizer, prior: Tensor) -> None:
         super().__init__()
@@ -55,6 +56,7 @@ class IsthmusNetwork(Network):
         self.texts = nn.Parameter(torch.empty(config.units, featurizer.text_width).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.full((2, config.units), 0.1))
         self.kept = nn.Parameter(torch.full((config.units,), _KEPT))
+        self.holdings = HoldingsLayer(len(prior), config.units, config.input_dropout)
         self.head = linear(config.units, len(prior))
         with torch.no_grad():
             self.head.bias.copy_(torch.logit(prior, eps=1e-4))
@@ -63,20 +65,10 @@ class IsthmusNetwork(Network):
         is_text = inputs.is_text
         evidence = torch.lerp(self.bias[0], self.bias[1], is_text)  # (n, units)
         for name, weight in self.tokens.items():
-            evidence = evidence + self._summed(inputs.bags[name], weight)
+            evidence = evidence + bag_sums(inputs.bags[name], weight, self.config.input_dropout if self.training else 0.0)
         texts = dropout(inputs.texts, self.config.input_dropout, self.training) @ self.texts.T
         evidence = relu(evidence.index_add(0, inputs.text_rows, texts))
         return torch.cat([evidence * (1 - is_text), evidence * is_text], dim=1)
-
-    def _summed(self, bag: Bag, weight: Tensor) -> Tensor:
-        """Returns the sum of each bag's rows of `weight`, (n, units); in training with dropout over the tokens."""
-        share = self.config.input_dropout if self.training else 0.0
-        indices, offsets = bag
-        if share:
-            kept = torch.rand(len(indices), device=indices.device) >= share
-            indices, offsets = indices[kept], torch.nn.functional.pad(kept.cumsum(0), (1, 0))[offsets]
-        summed: Tensor = embedding_bag(indices, weight, offsets, mode="sum", include_last_offset=True)
-        return summed / (1 - share)
 
     def advance(self, states: Tensor, rows: Tensor) -> Tensor:
         return torch.maximum(states * torch.sigmoid(self.kept).repeat(2), rows)
@@ -85,10 +77,19 @@ class IsthmusNetwork(Network):
         session, conversation = states.chunk(2, dim=1)
         return self.of_evidence(session + conversation)
 
-    def per_modality_logits(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the logits from the sessions alone and from the conversations alone, (n, I) each."""
+    def holder_logits(self, states: Tensor, holdings: Bag) -> Tensor:
         session, conversation = states.chunk(2, dim=1)
-        return self.of_evidence(session), self.of_evidence(conversation)
+        return self.of_evidence(session + conversation + self.holdings(holdings))
+
+    def training_logits(self, states: Tensor, holdings: Bag) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the logits from both modalities, from the sessions alone and from the conversations alone, (n, I) each."""
+        session, conversation = states.chunk(2, dim=1)
+        held = self.holdings(holdings)
+        return (
+            self.of_evidence(session + conversation + held),
+            self.of_evidence(session + held),
+            self.of_evidence(conversation + held),
+        )
 
     def of_evidence(self, evidence: Tensor) -> Tensor:
         """Returns the logits of pooled evidence, (n, units) -> (n, I)."""

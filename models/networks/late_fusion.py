@@ -37,6 +37,10 @@ class LateFusion(Network):
         self.row_sizes = [self.session.gru.gates + 1, self.conversation.gru.gates + 1]
         self.width = sum(self.state_sizes)
 
+    def parts(self) -> tuple[Network, Network]:
+        """Returns the networks that are trained apart, of sessions and of conversations."""
+        return self.session, self.conversation
+
     def embed(self, inputs: FeatureBatch) -> Tensor:
         return torch.cat([self.session.embed(inputs), self.conversation.embed(inputs)], dim=1)
 

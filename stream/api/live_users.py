@@ -1,6 +1,6 @@
 """Users as the live page shows them: their places on the map, the newest thing they did, and their way through it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
@@ -13,7 +13,7 @@ from stream.api.live_map import Place, SpaceMap
 from stream.core import limits
 from stream.core.interactions import Interaction, Session
 from stream.core.outputs import Modalities
-from stream.core.ranking import Catalogue, Ranker, Rows, readable_by
+from stream.core.ranking import Catalogue, Holdings, Ranker, Rows, readable_by, score_rows
 from stream.core.recommend import represent
 from stream.core.state import HEAD_PREFIX, Facts, Head, StatesUnreadableError, decode_facts, decode_head, facts_key
 from stream.core.user_state import UserState
@@ -65,7 +65,7 @@ def dots(scene: Scene, users: Sequence[UserState]) -> list[Dot]:
     if scene.ranker is None or scene.space is None or not users:
         return []
     rows, supports = represent(users, scene.ranker)
-    scores = _scores(scene.ranker, rows, supports)
+    scores = _scores(scene.ranker, rows, supports, map(_holdings, (user.head for user in users)))
     places = scene.space.place(scores)
     return [
         Dot(user.user_id, *place, support.session, support.conversation)
@@ -73,9 +73,13 @@ def dots(scene: Scene, users: Sequence[UserState]) -> list[Dot]:
     ]
 
 
-def _scores(ranker: Ranker, rows: Rows, supports: Sequence[Modalities]) -> Rows:
+def _holdings(head: Head) -> Holdings:
+    return Holdings(head.owned, head.excluded)
+
+
+def _scores(ranker: Ranker, rows: Rows, supports: Sequence[Modalities], holdings: Iterable[Holdings]) -> Rows:
     """As in lists: popularity where the model reads nothing."""
-    scores = ranker.rank_many(rows)
+    scores = score_rows(ranker, rows, holdings)
     scores[[row for row, support in enumerate(supports) if support == _NOTHING]] = ranker.prior
     return scores
 
@@ -122,7 +126,7 @@ def _led(scene: Scene, steps: list[Step], interactions: Sequence[Interaction], h
     readable = [readable_by(ranker, [interaction]) for interaction in interactions]
     beginnings = [[one for group in readable[:count] for one in group] for count in range(len(readable) + 1)]
     supports = [Modalities(len(beginning), 0) for beginning in beginnings]
-    scores = _scores(ranker, ranker.encode_many(beginnings), supports)
+    scores = _scores(ranker, ranker.encode_many(beginnings), supports, [_holdings(head)] * len(beginnings))
     places, ranks = space.place(scores), _ranks(scores, ranker.items, scene.catalogue.blocked(head.owned, head.excluded))
     return [
         _with_effect(scene, step, places[number], ranks[number - 1], ranks[number]) if readable[number - 1] else step

@@ -16,7 +16,7 @@ from stream.core.feedback import UserFeedback
 from stream.core.interactions import Conversation, Interaction, Session, conversation_of, session_of
 from stream.core.kept_interactions import KeptInteraction
 from stream.core.outputs import EventType, Shown, TrainingExample, encode_example
-from stream.core.ranking import Catalogue
+from stream.core.ranking import Catalogue, Holdings
 from stream.core.state import Facts, KeptPurchase
 
 _MOST_ITEMS: Final = 10 * limits.ITEMS
@@ -66,6 +66,13 @@ def post_filter_at(moment_ms: int, owned: Sequence[str], ineligible: Sequence[st
     offered = set(catalogue.offered_at(moment_ms))
     withdrawn = (item for item in catalogue.items if item not in offered)
     return tuple(sorted({*catalogue.blocked(owned, ineligible), *withdrawn}))
+
+
+def holdings_of(example: TrainingExample) -> Holdings | None:
+    """What the user owned and was not eligible for just before the purchase; None: not known."""
+    if example.owned is UNSET or example.ineligible is UNSET:
+        return None
+    return Holdings(example.owned, example.ineligible)
 
 
 def is_newest_of_id(purchase: KeptPurchase, facts: Facts) -> bool:

@@ -7,7 +7,7 @@ uses torch).
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,38 @@ class Ranker(Protocol):
     def rank_many(self, representations: Rows) -> Rows:
         """Scores in [0, 1]: (n, width) -> (n, items)."""
         ...
+
+
+class Holdings(NamedTuple):
+    """What a user owns and is not eligible for. Withdrawn items are no part of it: they say nothing of the user.
+
+    Attributes:
+        owned: Items owned, repeatable ones included.
+        ineligible: Items of the eligibility list that holds.
+    """
+
+    owned: Sequence[str]
+    ineligible: Sequence[str]
+
+
+class HoldingsRanker(Ranker, Protocol):
+    """A ranker that also reads what users own and are not eligible for. No representation depends on it."""
+
+    @property
+    def reads_holdings(self) -> bool:
+        """True. A ranker without this attribute reads none."""
+        ...
+
+    def rank_holders(self, representations: Rows, holdings: Sequence[Holdings | None]) -> Rows:
+        """As `rank_many`, with the holdings of each row's user; None: not known. `rank_many` knows of none."""
+        ...
+
+
+def score_rows(ranker: Ranker, representations: Rows, holdings: Iterable[Holdings | None]) -> Rows:
+    """Scores in [0, 1], (n, items), with the users' holdings if the ranker reads them."""
+    if getattr(ranker, "reads_holdings", False):
+        return cast("HoldingsRanker", ranker).rank_holders(representations, list(holdings))
+    return ranker.rank_many(representations)
 
 
 def readable_by(ranker: Ranker | None, interactions: Sequence[Interaction]) -> list[Interaction]:

@@ -29,7 +29,7 @@ from stream.core.outputs import (
     Reasoning,
     Recommendation,
 )
-from stream.core.ranking import SCORE_DIGITS, Catalogue, PostFilter, Ranker, Rows, readable_by
+from stream.core.ranking import SCORE_DIGITS, Catalogue, Holdings, PostFilter, Ranker, Rows, readable_by, score_rows
 from stream.core.state import LastList, Prefix, encode_state, hash_reserve
 from stream.core.user_state import UserState
 
@@ -101,7 +101,7 @@ def recommend(
         return
     parts = [part for part in pending for _ in part.users]
     rows, supports = represent(users, ranker)
-    scores, items = _scores(rows, ranker, catalogue)
+    scores, items = _scores(users, rows, ranker, catalogue)
     _use_prior(scores, supports, ranker, parts)
     ranked_by = _RankedBy(_NO_MODEL, "")
     if ranker is not None:
@@ -249,11 +249,16 @@ def _by_offer(users: Sequence[UserState], catalogue: Catalogue) -> list[tuple[in
     return [(moment, [row for row, other in enumerate(moments) if other == moment]) for moment in sorted(set(moments))]
 
 
-def _scores(rows: Rows, ranker: Ranker | None, catalogue: Catalogue) -> tuple[Rows, Sequence[str]]:
+def _scores(users: Sequence[UserState], rows: Rows, ranker: Ranker | None, catalogue: Catalogue) -> tuple[Rows, Sequence[str]]:
     """Scores, (n, items), and the items. Without a model: those of the catalogue, in its order."""
     if ranker is None:
         return np.zeros((len(rows), len(catalogue.items)), dtype=np.float32), tuple(catalogue.items)
-    return ranker.rank_many(rows), ranker.items
+    return score_users(users, rows, ranker), ranker.items
+
+
+def score_users(users: Sequence[UserState], rows: Rows, ranker: Ranker) -> Rows:
+    """The scores of users by their representations and by what they own and are not eligible for now, (n, items)."""
+    return score_rows(ranker, rows, (Holdings(user.head.owned, user.head.excluded) for user in users))
 
 
 def _distinct(
@@ -357,14 +362,14 @@ def _because(user: UserState, ranker: Ranker | None, position: int) -> tuple[Rea
         return None
     window = readable_by(ranker, user.load_interactions()[-limits.WINDOW :])
     histories = [window, *(window[:index] + window[index + 1 :] for index in range(len(window)))]
-    scores = ranker.rank_many(ranker.encode_many(histories))[:, position].astype(float)
-    score, without = scores[0], scores[1:]
-    strongest = sorted(range(len(window)), key=lambda index: -abs(score - without[index]))[:REASONS]
+    scores = score_users([user] * len(histories), ranker.encode_many(histories), ranker)[:, position].astype(float)
+    whole, without = scores[0], scores[1:]
+    strongest = sorted(range(len(window)), key=lambda index: -abs(whole - without[index]))[:REASONS]
     return tuple(
         Reasoning(
             window[index].modality,
             window[index].started_at,
-            round(float(score), SCORE_DIGITS),
+            round(float(whole), SCORE_DIGITS),
             round(float(without[index]), SCORE_DIGITS),
         )
         for index in strongest

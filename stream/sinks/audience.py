@@ -8,7 +8,7 @@ import numpy as np
 
 from stream.core.outputs import Fallback, Modalities
 from stream.core.ranking import SCORE_DIGITS, Catalogue, Ranker
-from stream.core.recommend import represent
+from stream.core.recommend import represent, score_users
 from stream.core.state import HEAD_PREFIX, StatesUnreadableError, decode_head
 from stream.core.user_state import StateStore, UserState
 from stream.errors import IsthmusError
@@ -57,7 +57,7 @@ class Audience:
         if not users:
             return []
         rows, supports = represent(users, self._ranker)
-        scores = self._ranker.rank_many(rows)
+        scores = score_users(users, rows, self._ranker)
         usable = np.atleast_1d(np.isfinite(scores).all(axis=1))
         prior = round(float(self._ranker.prior[self._column]), SCORE_DIGITS)
         return [

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load, save
 
 from models.artifact import MANIFEST, ModelRefused, load_ranker, write_ranker
 from models.popular import prior_of
-from models.systems import POPULAR, SYSTEMS
+from models.systems import DEFAULT, POPULAR, SYSTEMS, network_type
 from stream.core.interactions import Part, conversation_of, session_of
-from stream.core.ranking import Ranker, readable_by
+from stream.core.ranking import Holdings, Ranker, readable_by, score_rows
 from tests.rankers import TEXT_WIDTH, random_history, random_ranker
 
 ITEMS = ("a", "b", "c", "d", "e")
@@ -44,6 +45,41 @@ def test_advancing_one_by_one_gives_what_encoding_gives(ranker: Ranker, conversa
     assert np.abs(encoded - advanced).max() < 1e-3
     same = (np.argsort(-encoded, axis=1, kind="stable")[:, :3] == np.argsort(-advanced, axis=1, kind="stable")[:, :3]).all(axis=1)
     assert same.mean() >= 0.999
+
+
+def test_what_users_own_leaves_representations_alone(ranker: Ranker) -> None:
+    """Advancing agrees with encoding whatever users own. Unknown holdings give the scores without holdings."""
+    rng = np.random.default_rng(1)
+    histories = [random_history(rng, int(length)) for length in rng.integers(1, 11, size=200)]
+    holdings = [Holdings(*(tuple(rng.choice(ITEMS, size=2, replace=False)) for _ in range(2))) for _ in histories]
+    encoded, advanced = ranker.encode_many(histories), np.tile(ranker.initial(), (len(histories), 1))
+    for turn in range(10):
+        due = [row for row, history in enumerate(histories) if len(history) > turn]
+        advanced[due] = ranker.advance_many(advanced[due], [histories[row][turn] for row in due])
+    assert np.abs(score_rows(ranker, encoded, holdings) - score_rows(ranker, advanced, holdings)).max() < 1e-3
+    assert np.allclose(score_rows(ranker, encoded, [None] * len(histories)), ranker.rank_many(encoded))
+    assert np.allclose(score_rows(ranker, encoded[:3], holdings[:3]), score_rows(ranker, encoded, holdings)[:3], atol=1e-6)
+
+
+def test_what_users_own_moves_the_scores_of_rankers_that_read_it_and_of_no_other(ranker: Ranker) -> None:
+    """Owning an item, or not being eligible for it, moves other items' scores; an item that the model does not know moves none."""
+    rows = ranker.encode_many([random_history(np.random.default_rng(3), 3)] * 5)
+    empty, *others = Holdings((), ()), Holdings(("a",), ()), Holdings((), ("a",)), Holdings(("unknown",), ("unknown",))
+    nothing, owned, ineligible, strange, unknown = score_rows(ranker, rows, [empty, *others, None])
+    assert np.allclose(nothing, strange)
+    moved = [not np.allclose(nothing[1:], scores[1:]) for scores in (owned, ineligible, unknown)]
+    assert moved == [ranker.name != POPULAR and network_type(ranker.name).uses_holdings] * 3
+
+
+def test_a_folder_without_weights_for_holdings_is_read_as_one_that_ignores_them(tmp_path: Path) -> None:
+    """As 0.1.0 wrote it: its scores stay what they were, whatever users own."""
+    write(tmp_path / "m", DEFAULT)
+    weights = load((tmp_path / "m" / "weights.safetensors").read_bytes())
+    del weights["holdings.weight"]
+    replaced(tmp_path / "m", "weights.safetensors", save(weights))
+    former, whole = load_ranker(str(tmp_path / "m")), random_ranker(DEFAULT, ITEMS, prior_of([["a"], ["b", "a"]], ITEMS))
+    rows = former.encode_many([random_history(np.random.default_rng(3), 3)])
+    assert np.allclose(score_rows(former, rows, [Holdings(("a",), ("b",))]), whole.rank_many(rows))
 
 
 def test_a_batch_of_one_or_none_gives_what_a_large_batch_gives(ranker: Ranker) -> None:

@@ -16,7 +16,7 @@ from stream.core import limits
 from stream.core.announcements import ModelAnnouncement, encode_announcement
 from stream.core.events import Click, Source, UserEvent
 from stream.core.interactions import Interaction
-from stream.core.ranking import PostFilter, Ranker
+from stream.core.ranking import Holdings, PostFilter, Ranker, score_rows
 from stream.core.state import Facts, decode_facts, decode_head, facts_key, head_key
 from stream.core.step import StepConfig
 from stream.kafka.agents.followers import ServedModelFollower
@@ -47,7 +47,7 @@ def window(store: world.Store) -> Sequence[Interaction]:
 
 
 def full_list(store: world.Store, ranker: Ranker) -> tuple[str, ...]:
-    scores = ranker.rank_many(ranker.encode_many([window(store)]))
+    scores = score_rows(ranker, ranker.encode_many([window(store)]), [Holdings((), ())])
     top = PostFilter(ranker.items, world.catalogue(), world.NOW).top(scores, [()], 5)[0]
     return tuple(ranker.items[index] for index in top)
 
