@@ -233,6 +233,7 @@ def test_who_was_erased_stays_gone_although_files_hold_the_events_and_the_erasur
         if text.startswith("starting a worker"):
             raise Interrupted
 
+    note = None
     for _ in range(2):
         with pytest.raises(Interrupted):
             start_backfill(settings, "shop", past, stop_before_folding, past_markers=False)
@@ -240,6 +241,11 @@ def test_who_was_erased_stays_gone_although_files_hold_the_events_and_the_erasur
         assert note is not None
         assert note.phase is Phase.SENT
         write_backfill(settings, "shop", msgspec.structs.replace(note, phase=Phase.MARKED))  # it was sent, and not yet noted
+    assert note is not None
+    write_backfill(settings, "shop", msgspec.structs.replace(note, phase=Phase.READY))
+    with pytest.raises(IsthmusError, match="shop has not read 3 records of the past: run `isthmus backfill start shop` again"):
+        switched(settings)
+    write_backfill(settings, "shop", msgspec.structs.replace(note, phase=Phase.SENT))
     with pytest.raises(IsthmusError, match="the backfill of shop has begun with other files"):
         begin(settings)
     new = begin(settings, past)
