@@ -239,7 +239,6 @@ def test_from_a_time_on_the_rest_is_lost_and_the_lists_of_those_who_have_nothing
     settings: Settings, run: Callable[..., Any]
 ) -> None:
     """By Kafka's time. Workers read on at the first record since then."""
-    time.sleep(0.002)  # the next record has a later millisecond
     since_ms = time.time_ns() // 1_000_000
     send(settings, [(Source.CLICK, Click("u1", since_ms, ("home",), "later"))])
     write(settings, fold(settings), term=TERM + 1)
