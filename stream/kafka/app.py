@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-import signal
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -263,12 +262,3 @@ def relax_garbage_collector() -> None:
 
 async def _crashed(app: Any) -> None:
     await app._crashed.wait()
-
-
-def stop_on_signals() -> asyncio.Event:
-    """Returns an event that SIGTERM and SIGINT set."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop

@@ -72,12 +72,11 @@ def run_api(settings: Settings, startup: Startup, *, insecure: bool = False) -> 
 
 
 async def _api(settings: Settings, startup: Startup, *, insecure: bool) -> None:
-    from stream.kafka.app import stop_on_signals
     from stream.kafka.cluster.event_sink import open_event_sink
     from stream.kafka.cluster.rights import Process
     from stream.metrics import Metrics
     from stream.services.http_server import check_tls, serve
-    from stream.services.process import check_topics, followed
+    from stream.services.process import check_topics, followed, stop_on_signals
 
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.api
     check_tls(own)

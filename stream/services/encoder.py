@@ -13,7 +13,15 @@ from stream.core.watermarks import watermark_of_call
 from stream.errors import IsthmusError
 from stream.services.formats import count_schema_requests, schema_gate
 from stream.services.instance_name import take_name
-from stream.services.process import check_topics, dead_letter_limit, named, observed, starting_step, transcript_format
+from stream.services.process import (
+    check_topics,
+    dead_letter_limit,
+    named,
+    observed,
+    starting_step,
+    stop_on_signals,
+    transcript_format,
+)
 from stream.services.text_models import folder_of
 
 if TYPE_CHECKING:
@@ -43,7 +51,7 @@ def run_encoder(settings: Settings, startup: Startup) -> None:
 async def _encoder(settings: Settings, startup: Startup) -> None:
     from stream.kafka.agents.stateless_agent import StatelessContext
     from stream.kafka.agents.watchdog import Supervision
-    from stream.kafka.app import add_stateless_agent, make_app, run_with_renewal, stop_on_signals
+    from stream.kafka.app import add_stateless_agent, make_app, run_with_renewal
     from stream.kafka.cluster.rights import Process
     from stream.kafka.cluster.topics import topic_epochs
     from stream.metrics import Metrics

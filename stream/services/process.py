@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import time
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -179,6 +180,15 @@ def check_topics(process: Process, settings: Settings, name: str = "NAME") -> No
     create_or_check(
         settings.kafka.bootstrap, settings.topics, settings.application, create=False, only=names, tombstones_ms=relied_ms
     )
+
+
+def stop_on_signals() -> asyncio.Event:
+    """Returns an event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
 
 
 async def _end(tasks: Sequence[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:

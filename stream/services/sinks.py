@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from stream.errors import IsthmusError
 from stream.health import Beat, Health
-from stream.services.process import background, check_topics, running
+from stream.services.process import background, check_topics, running, stop_on_signals
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,7 +40,6 @@ def run_postgres_sink(settings: Settings, startup: Startup) -> None:
 
 
 async def _postgres_sink(settings: Settings, startup: Startup) -> None:
-    from stream.kafka.app import stop_on_signals
     from stream.kafka.cluster.group_membership import GroupMembership
     from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
     from stream.kafka.cluster.rights import Process
@@ -77,7 +76,6 @@ def run_webhook_sink(settings: Settings, startup: Startup) -> None:
 
 
 async def _webhook_sink(settings: Settings, startup: Startup) -> None:
-    from stream.kafka.app import stop_on_signals
     from stream.kafka.cluster.group_membership import GroupMembership
     from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
     from stream.kafka.cluster.rights import Process

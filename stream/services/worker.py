@@ -21,6 +21,7 @@ from stream.services.process import (
     observed,
     starting_step,
     step_config,
+    stop_on_signals,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     from stream.kafka.agents.profile_agent import ProfileContext
     from stream.kafka.agents.served_model import ServedModel
     from stream.kafka.agents.watchdog import Supervision
-    from stream.kafka.app import add_profile_agent, run_with_renewal, stop_on_signals
+    from stream.kafka.app import add_profile_agent, run_with_renewal
     from stream.kafka.cluster.rights import Process
     from stream.kafka.cluster.topics import changelog_name, source_topics, topic_epochs
     from stream.kafka.faust.user_table import check_changelog

@@ -83,9 +83,9 @@ async def _run(
     settings: Settings, options: DemoOptions, folder: Path, stats: DemoStats, world: Future[World], startup: Startup
 ) -> None:
     startup.step("loading the streaming libraries")
-    from stream.kafka.app import stop_on_signals
     from stream.services.demo.context import DemoContext
     from stream.services.demo.terminal import TerminalView
+    from stream.services.process import stop_on_signals
 
     stop = stop_on_signals()
     if options.seconds is not None:
