@@ -12,7 +12,7 @@ from stream.core.ranking import Catalogue
 from stream.core.records import Batch, PlainRecord
 from stream.core.state import StatesUnreadableError, decode_head, erasure_marker_key, facts_key, head_key
 from tests import world
-from tests.world import MINUTE, NOW, OrderRanker, Store, batch_of, call, deliver, run
+from tests.world import MINUTE, NOW, OrderRanker, Store, batch_of, call, deliver, run, settings
 
 HOUR = 60 * MINUTE
 
@@ -228,14 +228,15 @@ def test_erasure_leaves_tombstones_and_a_marker_and_nothing_else() -> None:
     assert run(store, batch_of(Source.CLICK, [(2, click(NOW + 1))])).new_users == 1
 
 
-def test_an_erasure_marker_outlives_what_a_replayed_dead_letter_may_bring_back() -> None:
-    """Inputs are kept for 7 days and dead letters for 30 more; after that, no erased event can be delivered again."""
-    outcomes: list[tuple[int, EventOutcome]] = [(36, "erased"), (38, "applied")]
-    for days, outcome in outcomes:
+def test_an_erasure_marker_is_kept_for_ever_or_for_the_time_that_is_set() -> None:
+    """With a time, no erased event may come later: 37 days are the inputs' 7 and the 30 of dead letters."""
+    outcomes: list[tuple[int | None, int, EventOutcome]] = [(37, 36, "erased"), (37, 38, "applied"), (None, 3_650, "erased")]
+    for kept, days, outcome in outcomes:
+        config = settings(marker_retention_ms=None if kept is None else kept * limits.DAY_MS)
         store = Store()
-        run(store, batch_of(Source.ERASURE, [(0, Erasure("u", NOW))]))
+        run(store, batch_of(Source.ERASURE, [(0, Erasure("u", NOW))]), config=config)
         later = batch_of(Source.CLICK, [(0, click(NOW))], now=NOW + days * limits.DAY_MS)
-        assert run(store, later).counts["events", Source.CLICK, outcome] == 1
+        assert run(store, later, config=config).counts["events", Source.CLICK, outcome] == 1
 
 
 def live_examples(store: Store) -> dict[str, set[str]]:
