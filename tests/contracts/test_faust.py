@@ -15,13 +15,14 @@ from typing import Any
 
 import faust
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.producer import sender
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.producer.transaction_manager import TransactionManager
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.transport.consumer import Consumer
@@ -352,13 +353,25 @@ def test_partitions_are_ours_in_the_coordinators_generation_and_sure_for_a_sessi
     assert consumer.is_member() is member
 
 
-def test_adding_offsets_first_to_a_transaction_waits_for_less_time() -> None:
-    """After a transaction that has just ended, aiokafka waits the configured backoff for offsets, but 20 ms for partitions."""
-    partitions = inspect.getsource(sender.AddPartitionsToTxnHandler.handle_response)
-    assert "return BACKOFF_OVERRIDE" in partitions
-    assert "BACKOFF_OVERRIDE" not in inspect.getsource(sender.AddOffsetsToTxnHandler.handle_response)
+def test_the_sender_of_transactions_is_as_ours_expects() -> None:
+    """`stream.kafka.cluster.transactions` replaces it before the producer starts, and waits for markers for less time."""
+    assert parameters(sender.Sender.__init__)[2:] == [
+        "acks",
+        "txn_manager",
+        "message_accumulator",
+        "retry_backoff_ms",
+        "request_timeout_ms",
+    ]
+    requests = inspect.getsource(sender.Sender._maybe_do_transactional_request)
+    for asked in ("_do_add_partitions_to_txn(tps)", "_do_add_offsets_to_txn(group_id)"):
+        assert f"create_task(self.{asked})" in requests
+    assert "return BACKOFF_OVERRIDE" in inspect.getsource(sender.AddPartitionsToTxnHandler.handle_response)
+    assert "self._sender.start()" in inspect.getsource(AIOKafkaProducer.start)
     for handler in (sender.AddPartitionsToTxnHandler, sender.AddOffsetsToTxnHandler, sender.EndTxnHandler):
         assert "raise ProducerFenced()" in inspect.getsource(handler.handle_response)
+    manager = inspect.getsource(TransactionManager)
+    for name in ("self._txn_consumer_group = None", "def txn_partitions", "def maybe_add_partition_to_txn(self, tp"):
+        assert name in manager
 
 
 def test_the_fetcher_asks_for_records_as_gathering_expects() -> None:

@@ -193,14 +193,22 @@ class Owner:
         self.crashes.append(error)
 
     async def send(self, topic: str, value: str) -> None:
-        """Delivers one batch with `value` as its only output and waits for the end of its transaction."""
+        """Delivers one batch with `value` as its only output and waits until it is acknowledged or will never be."""
         tp = SimpleNamespace(topic=TOPICS.clicks, partition=0)
         message = SimpleNamespace(topic=tp.topic, partition=0, offset=len(self.acked), generation_id=1, tp=tp)
         event = SimpleNamespace(message=message, ack=lambda: self.acked.append(value))
         await self.delivery.deliver(ProcessedBatch(event, [Emission(topic, [Output(b"k", value.encode())])]))
         line = self.delivery._queues[0]
-        if line.task is not None:
-            await asyncio.wait([line.task])
+        while line.task is not None and not line.task.done() and value not in self.acked:
+            await asyncio.sleep(0.01)
+
+
+async def committed(bootstrap: str, count: int) -> list[Any]:
+    """The committed lists once there are so many: an acknowledged transaction is visible as soon as its markers are written."""
+    deadline = time.monotonic() + 30
+    while len(found := read_all(bootstrap, TOPICS.recommendations)[0]) < count and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+    return found
 
 
 async def test_a_new_owner_of_a_partition_number_fences_off_the_previous_one(bootstrap: str, tmp_path: Path) -> None:
@@ -219,7 +227,7 @@ async def test_a_new_owner_of_a_partition_number_fences_off_the_previous_one(boo
     await second.send(topic, "second's")
     await first.send(topic, "first's, late")
     assert (first.acked, second.acked) == (["first's"], ["second's"])
-    assert [record.value for record in read_all(bootstrap, topic)[0]] == [b"first's", b"second's"]
+    assert [record.value for record in await committed(bootstrap, 2)] == [b"first's", b"second's"]
     assert first.rejoined == 1
     assert first.metrics.total("late_batches", "fenced") == len(first.abandoned) == 1
     await first.send(topic, "first's, still late")
@@ -247,7 +255,7 @@ async def test_waiting_batches_share_a_transaction_and_keep_their_order(bootstra
     await owner.delivery.acquire([0])
     await asyncio.gather(*(owner.send(TOPICS.recommendations, f"{number}") for number in range(20)))
     assert owner.acked == [f"{number}" for number in range(20)]
-    found = read_all(bootstrap, TOPICS.recommendations)[0]
+    found = await committed(bootstrap, 20)
     assert [record.value for record in found] == [f"{number}".encode() for number in range(20)]
     assert found[-1].offset < 19 + 4  # each transaction ends with a marker
     await owner.delivery.close()
