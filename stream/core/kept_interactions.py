@@ -194,8 +194,12 @@ class KeptConversation(Conversation, frozen=True, array_like=True, tag="c", gc=F
         return kept_conversation_of(identified, self.conversation_id, displaced_at)
 
     def lacks_before(self, moment_ms: int) -> bool:
-        """Whether later parts displaced some that ended before `moment_ms`, so that it cannot be given as it stood then."""
-        return self.displaced_at is not None and self.displaced_at < moment_ms <= self.ended_at
+        """Whether later parts displaced some that ended before `moment_ms`, and it cannot be given as it stood then, because fewer
+        than 8 are left. After an erasure there may be fewer at any time.
+        """
+        if self.displaced_at is None or self.displaced_at >= moment_ms:
+            return False
+        return sum(self.displaced_at <= part.ended_at < moment_ms for part in self.parts) < limits.PARTS
 
     def latest_start(self) -> int:
         """The latest start that it can have had before some time, ms: a part that ends later may have begun earlier."""

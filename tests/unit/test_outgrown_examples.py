@@ -10,6 +10,7 @@ import pytest
 
 from stream.core import limits
 from stream.core.events import Click, Eligibility, Erasure, Feedback, Purchase, Source, UserEvent
+from stream.core.interactions import Conversation
 from stream.core.kept_interactions import KeptConversation
 from stream.core.outputs import Count, TrainingExample, decode_example, example_key
 from stream.core.state import decode_facts, decode_head, encode_state, facts_key, head_key
@@ -297,6 +298,30 @@ def test_an_erasure_erases_an_example_that_the_state_no_longer_keeps_in_full(his
     worker = Worker(*history, click(2, "erased")).apply(erasure(erased_to))
     assert worker.store.examples[KEY] is None
     assert worker.apply(late).example() is None
+
+
+DISPLACED_AND_COVERED = [long_part(25, 26, 0), long_part(3, 32, 1), *[long_part(40 + n, 41 + n, 2 + n) for n in range(7)], bought()]
+"""The ninth part displaces the first by its end. An erasure of the second, which began earlier, makes room for it again."""
+
+
+def test_an_erasure_erases_an_example_that_should_show_a_displaced_part_again() -> None:
+    """Of the 8 parts, the erasure covers one. The displaced part would be among the last 8, and the state no longer keeps it."""
+    worker = Worker(*DISPLACED_AND_COVERED)
+    assert worker.example() is not None
+    worker.apply(erasure(5))
+    assert worker.store.examples[KEY] is None
+    assert worker.left_out() == 1
+
+
+def test_an_erased_example_of_a_call_comes_back_with_8_later_parts() -> None:
+    """A late part takes the place of the displaced one, so that the example lacks nothing."""
+    worker = Worker(*DISPLACED_AND_COVERED, erasure(5), long_part(60, 61, 9))
+    example = worker.example()
+    assert example is not None
+    (call,) = example.interactions
+    assert isinstance(call, Conversation)
+    assert [part.ended_at for part in call.parts] == [*(at(41 + n) for n in range(7)), at(61)]
+    assert worker.left_out() == 1
 
 
 def test_an_erasure_does_not_erase_an_example_because_impressions_are_known_in_part() -> None:
