@@ -253,7 +253,7 @@ class Stage:
         self.until(lambda: self.sender.is_quiet() and self.is_settled(), SETTLE_S, "the folding of all events so far")
 
     def is_settled(self) -> bool:
-        """Returns whether everything is committed, and stays so: a transaction that exactly once prepared ends a second after the last
+        """Returns whether everything is committed, and stays so: exactly once ends a prepared transaction a second after the last
         record, and its markers move the ends of topics. Encoders are asked first because they produce input for the workers.
         """
         if not all(self._is_settled(application) for application in self.applications):
