@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import numpy as np
@@ -31,6 +31,9 @@ from models.trusted_folders import (
 from models.vocabulary import Vocabulary
 from stream.core.ranking import Ranker, Rows
 from stream.errors import IsthmusError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 MANIFEST: Final = "manifest.json"
 UNREADABLE: Final = "unreadable"
@@ -274,8 +277,7 @@ def _neural(
         weights = load(contents["weights.safetensors"])
         with torch.device("meta"):  # allocates nothing: sizes in network.json are somebody else's choice, the weights are bounded
             planned = network_class(config, featurizer, torch.from_numpy(prior))
-        if {name: one.shape for name, one in planned.state_dict().items()} != {name: one.shape for name, one in weights.items()}:
-            raise ValueError("network.json asks for other sizes than the weights have")
+        _refuse_other_sizes(planned, weights)
         network = network_class(config, featurizer, torch.from_numpy(prior))
         network.load_state_dict(weights)
     except (
@@ -289,3 +291,11 @@ def _neural(
     return NeuralRanker(
         manifest.kind, manifest.version, fingerprint, items, prior, manifest.text_model, featurizer, network, config
     )
+
+
+def _refuse_other_sizes(planned: "nn.Module", weights: "dict[str, Tensor]") -> None:
+    """Raises ValueError if the weights do not fit. The network decides which of them an earlier version may lack."""
+    try:
+        planned.load_state_dict(weights, assign=True)
+    except RuntimeError:
+        raise ValueError("network.json asks for other sizes than the weights have") from None
