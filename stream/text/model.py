@@ -1,7 +1,7 @@
-"""The text model: a folder with the sentence encoder (ONNX), its tokenizer and the keyword list, under one hash.
+"""The text model: a folder with a sentence encoder, its tokenizer and the keyword list, under one hash.
 
-`encode` runs ONNX Runtime, without torch. `stream.text.export_onnx` makes the folder at set-up. What is loaded are the bytes whose
-hashes the manifest holds: no file is read twice, and none besides these.
+`stream.text.export_onnx` and `stream.text.distill` make such folders at set-up. What is loaded are the bytes whose hashes the
+manifest holds: no file is read twice, and none besides these.
 """
 
 import hashlib
@@ -10,24 +10,21 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from stream.errors import IsthmusError
+from stream.text.encoders import FILES, Kind, OnnxEncoder, SentenceEncoder, StaticEncoder, Vectors
 from stream.text.keywords import RULES, Keywords
 
-_FILES: Final = ("encoder.onnx", "tokenizer.json", "keywords.txt")
 CACHED: Final = 20_000  # sentences: 45 MB
 
 _LARGEST_FILE: Final = 1 << 30
 _AGAIN: Final = "make it again with `isthmus text-model`"
 
-Precision = Literal["float32", "int8"]
-
-Vectors = NDArray[np.float32]
+Precision = Literal["float32", "float16", "int8"]
 
 
 class _Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +37,8 @@ class _Manifest(msgspec.Struct, frozen=True, kw_only=True):
         precision: Of the encoder.
         files: Name -> SHA-256.
         keyword_rule: By which words were found; folders before the second rule name none.
+        encoder: Its kind; folders before the static encoders name none.
+        encoder_identity: See `EncoderFacts.identity`.
     """
 
     text_model: Annotated[str, msgspec.Meta(max_length=64)]
@@ -48,41 +47,54 @@ class _Manifest(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision
     files: dict[str, str]
     keyword_rule: int = 1
+    encoder: Kind = "onnx"
+    encoder_identity: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+
+
+class EncoderFacts(NamedTuple):
+    """What a manifest says of its encoder.
+
+    Attributes:
+        kind: How it encodes.
+        width: Of a sentence vector.
+        max_tokens: Where a sentence is cut.
+        precision: Of the numbers in the encoder's file.
+        identity: What the text model's hash holds in the place of that file's hash, if the file's last digits differ from machine
+            to machine.
+    """
+
+    kind: Kind
+    width: int
+    max_tokens: int
+    precision: Precision
+    identity: str | None = None
 
 
 class TextModel:
-    """A loaded text model. `hash` identifies encoder and keyword list together; a ranker is trained for one text model.
-
-    A sentence's vector depends on the sentence alone, up to the seventh digit, not on its batch or the cache. An int8 encoder
-    therefore runs one sentence at a time: ONNX Runtime scales a batch by its largest number, so that a coordinate would differ by
-    up to 0.07 depending on the other sentences.
-    """
+    """A loaded text model. `hash` identifies encoder and keyword list together; a ranker is trained for one text model."""
 
     def __init__(self, folder: Path, *, batch_sentences: int = 32, threads: int = 1, cached_sentences: int = CACHED) -> None:
-        import onnxruntime  # noqa: PLC0415  (only the encoder's process needs them)
-        from tokenizers import Tokenizer  # noqa: PLC0415
-
         manifest, contents = _verified(folder)
         self.width = manifest.width
         self.hash = manifest.text_model
         self.keywords = _keywords(folder, manifest, contents["keywords.txt"])
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        content = contents[FILES[manifest.encoder]], contents["tokenizer.json"]
         try:
-            self._session = onnxruntime.InferenceSession(contents["encoder.onnx"], options, providers=["CPUExecutionProvider"])
-            self._tokenizer = Tokenizer.from_str(contents["tokenizer.json"].decode())
-        except Exception as error:  # whatever both libraries raise
+            self._encoder: SentenceEncoder
+            if manifest.encoder == "static":
+                self._encoder = StaticEncoder(*content, manifest.width, manifest.max_tokens)
+            else:
+                batch = 1 if manifest.precision == "int8" else batch_sentences
+                self._encoder = OnnxEncoder(*content, manifest.max_tokens, batch, threads)
+        except Exception as error:  # whatever the libraries raise
             raise IsthmusError(f"{folder} cannot be loaded ({type(error).__name__}): {_AGAIN}") from error
-        self._tokenizer.enable_truncation(manifest.max_tokens)
-        self._tokenizer.enable_padding()
-        self._batch = 1 if manifest.precision == "int8" else batch_sentences
-        self._cached = cached_sentences
+        self._cached = cached_sentences if self._encoder.remember else 0
         self._cache: OrderedDict[str, Vectors] = OrderedDict()
 
     def encode(self, sentences: Sequence[str]) -> Vectors:
-        """Sentence vectors, (n, width) float32 of length 1; a sentence is cut at the encoder's 256 tokens.
+        """Sentence vectors, (n, width) float32; a sentence is cut at the encoder's 256 tokens.
 
-        Each is encoded once, in batches sorted by length; the vectors of the last used sentences are cached.
+        Each is encoded once; the vectors of the last used sentences are cached where that is faster.
         """
         known: dict[str, Vectors] = {}
         fresh: list[str] = []
@@ -93,12 +105,9 @@ class TextModel:
             else:
                 known[sentence] = vector
                 self._cache.move_to_end(sentence)
-        fresh.sort(key=len)
-        for start in range(0, len(fresh), self._batch):
-            batch = fresh[start : start + self._batch]
-            for sentence, vector in zip(batch, self._run(batch), strict=True):
-                known[sentence] = vector
-                self._remember(sentence, vector)
+        for sentence, vector in zip(fresh, self._encoder.encode(fresh), strict=True):
+            known[sentence] = vector
+            self._remember(sentence, vector)
         return np.stack([known[sentence] for sentence in sentences]) if sentences else np.zeros((0, self.width), dtype=np.float32)
 
     def _remember(self, sentence: str, vector: Vectors) -> None:
@@ -108,21 +117,16 @@ class TextModel:
             if len(self._cache) > self._cached:
                 self._cache.popitem(last=False)
 
-    def _run(self, sentences: Sequence[str]) -> Vectors:
-        encoded = self._tokenizer.encode_batch(list(sentences))
-        feed = {
-            "input_ids": np.array([sentence.ids for sentence in encoded], dtype=np.int64),
-            "attention_mask": np.array([sentence.attention_mask for sentence in encoded], dtype=np.int64),
-        }
-        vectors: Vectors = self._session.run(None, feed)[0]
-        return vectors
+
+def _files(kind: Kind) -> tuple[str, ...]:
+    return FILES[kind], "tokenizer.json", "keywords.txt"
 
 
 def check_folder(folder: Path) -> None:
     """Raises IsthmusError if a text model's files are missing."""
-    missing = [name for name in (*_FILES, "manifest.json") if not (folder / name).exists()]
-    if missing:
-        raise IsthmusError(f"{folder} is not a text model ({missing[0]} is missing): make one with `isthmus text-model import`")
+    for name in ("manifest.json", *(_files(_read_manifest(folder).encoder) if (folder / "manifest.json").exists() else ())):
+        if not (folder / name).exists():
+            raise IsthmusError(f"{folder} is not a text model ({name} is missing): make one with `isthmus text-model import`")
 
 
 def verified_hash(folder: Path) -> str:
@@ -147,7 +151,7 @@ def _verified(folder: Path) -> tuple[_Manifest, dict[str, bytes]]:
     """The manifest, and the content of every file, each as the manifest says it is."""
     check_folder(folder)
     manifest = _read_manifest(folder)
-    contents = {name: _content(folder, name) for name in _FILES}
+    contents = {name: _content(folder, name) for name in _files(manifest.encoder)}
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != manifest.files.get(name):
             raise IsthmusError(f"{folder} has another {name} than its manifest says: {_AGAIN}")
@@ -180,16 +184,19 @@ def _keywords(folder: Path, manifest: _Manifest, content: bytes) -> Keywords:
         raise IsthmusError(f"{folder} has a keyword list that is not UTF-8: {_AGAIN}") from None
 
 
-def finish_folder(folder: Path, keywords: Keywords, width: int, max_tokens: int, precision: Precision) -> str:
+def finish_folder(folder: Path, keywords: Keywords, encoder: EncoderFacts) -> str:
     """Writes keywords and manifest of a folder that has an encoder; returns the text model's hash (16 hex digits)."""
     (folder / "keywords.txt").write_text("\n".join(keywords.listed) + "\n", encoding="utf-8")
-    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in _FILES}
-    text_model = hashlib.sha256("".join([*hashes.values(), f"keyword rule {keywords.rule}"]).encode()).hexdigest()[:16]
+    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in _files(encoder.kind)}
+    hashed = {**hashes, FILES[encoder.kind]: encoder.identity or hashes[FILES[encoder.kind]]}
+    text_model = hashlib.sha256("".join([*hashed.values(), f"keyword rule {keywords.rule}"]).encode()).hexdigest()[:16]
     manifest = {
         "text_model": text_model,
-        "width": width,
-        "max_tokens": max_tokens,
-        "precision": precision,
+        "encoder": encoder.kind,
+        "encoder_identity": encoder.identity,
+        "width": encoder.width,
+        "max_tokens": encoder.max_tokens,
+        "precision": encoder.precision,
         "keyword_rule": keywords.rule,
         "files": hashes,
     }
@@ -197,18 +204,24 @@ def finish_folder(folder: Path, keywords: Keywords, width: int, max_tokens: int,
     return text_model
 
 
-def described(folder: Path) -> str:
-    """Describes a text model: its hash, its encoder's precision, how many keywords."""
+def encoder_facts(folder: Path) -> EncoderFacts:
+    """What the manifest of a text model says of its encoder."""
     manifest = _read_manifest(folder)
-    return f"{manifest.text_model} ({manifest.precision}, {len(read_keywords(folder).listed)} keywords)"
+    return EncoderFacts(manifest.encoder, manifest.width, manifest.max_tokens, manifest.precision, manifest.encoder_identity)
+
+
+def described(folder: Path) -> str:
+    """Describes a text model: its hash, its encoder, how many keywords."""
+    manifest = _read_manifest(folder)
+    return f"{manifest.text_model} ({manifest.encoder}, {manifest.precision}, {len(read_keywords(folder).listed)} keywords)"
 
 
 def with_keywords(source: Path, target: Path, keywords: Keywords) -> str:
     """Writes a copy of a text model with another keyword list; returns its hash. Raises IsthmusError if `source` is not one."""
     check_folder(source)
     target.mkdir(parents=True, exist_ok=True)
-    for name in _FILES[:2]:
+    facts = encoder_facts(source)
+    for name in _files(facts.kind)[:2]:
         if source != target:
             shutil.copy(source / name, target / name)
-    manifest = _read_manifest(source)
-    return finish_folder(target, keywords, manifest.width, manifest.max_tokens, manifest.precision)
+    return finish_folder(target, keywords, facts)

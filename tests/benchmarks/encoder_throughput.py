@@ -1,4 +1,4 @@
-"""Sentences per second of the encoder, compared with sentence-transformers: float and int8, with and without its sentence cache.
+"""Sentences per second of the encoders, compared with sentence-transformers: static, and ONNX with and without its sentence cache.
 
 Each contender runs in its own process on one core, in turns, on the same transcripts in the same batches. `python -m
 tests.benchmarks.encoder_throughput NAME` reads a `Task` from standard input and prints a row.
@@ -15,8 +15,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from stream.connection_settings import CACHE
-from stream.services.text_models import default_folder
+from stream.text.distill import distill_encoder
 from stream.text.export_onnx import PACKAGED, import_encoder, packaged_folder
 from stream.text.keywords import standing_in
 from stream.text.model import TextModel
@@ -27,24 +26,24 @@ PORTION: Final = 20
 """Calls in one batch of the encoder stage."""
 ROUNDS: Final = 2
 BASELINE: Final = "sentence-transformers"
-CONTENDERS: Final = (BASELINE, "float32", "float32, no memory", "int8", "int8, no memory")
+CONTENDERS: Final = (BASELINE, "float32", "float32, no memory", "int8", "int8, no memory", "static")
 
 
 class Task(msgspec.Struct):
-    """What to encode. `distinct`: no sentence repeats."""
+    """What to encode. `folder` holds a text model of each name; `distinct`: no sentence repeats."""
 
-    float32_folder: str
-    int8_folder: str
+    folder: str
     calls: int
     distinct: bool
 
 
 def rows(folder: Path, scale: float) -> Iterator[dict[str, Any]]:
     """Yields one row per contender and kind of transcripts; `speedup` is relative to sentence-transformers in the same run."""
-    float32 = folder / "text-float32"
-    import_encoder(PACKAGED, float32, standing_in([]), print, "float32")
+    for precision in ("float32", "int8"):
+        import_encoder(PACKAGED, folder / precision, standing_in([]), print, precision)
+    distill_encoder(PACKAGED, folder / "static", standing_in([]), print)
     for distinct in (False, True):
-        task = Task(str(float32), str(default_folder(CACHE)), max(PORTION, int(CALLS * scale)), distinct)
+        task = Task(str(folder), max(PORTION, int(CALLS * scale)), distinct)
         label = "all distinct" if distinct else f"calls, {_repeated(task):.0%} of the sentences repeated"
         found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
         for _ in range(ROUNDS):
@@ -101,8 +100,8 @@ def _encoder(name: str, task: Task) -> Any:
         torch.set_num_threads(1)
         model = SentenceTransformer(str(packaged_folder(PACKAGED)), device="cpu", local_files_only=True)
         return lambda texts: model.encode(texts, batch_size=32, normalize_embeddings=True)
-    folder = task.int8_folder if name.startswith("int8") else task.float32_folder
-    return TextModel(Path(folder), **({"cached_sentences": 0} if name.endswith("no memory") else {})).encode
+    encoder, _, without = name.partition(", ")
+    return TextModel(Path(task.folder) / encoder, **({"cached_sentences": 0} if without else {})).encode
 
 
 def main() -> None:

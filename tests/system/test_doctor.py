@@ -29,7 +29,7 @@ from stream.services.doctor.examination import advertised, examine
 from stream.services.doctor.findings import Finding, Status
 from stream.settings import Settings, TopicSettings
 from stream.text.keywords import Keywords
-from stream.text.model import finish_folder
+from stream.text.model import EncoderFacts, finish_folder
 from tests.group_offsets import commit
 from tests.purchases import ITEMS, purchases
 from tests.system.registries import registry_in, uri_of
@@ -46,7 +46,7 @@ def settings(empty_kafka: str, registry_folder: Path, tmp_path: Path) -> Setting
     folder.mkdir()
     for name in ("encoder.onnx", "tokenizer.json"):
         (folder / name).write_text(name)
-    finish_folder(folder, Keywords(["dog"], 2), 384, 256, "int8")
+    finish_folder(folder, Keywords(["dog"], 2), EncoderFacts("onnx", 384, 256, "int8"))
     return Settings(
         kafka=KafkaSettings(bootstrap=empty_kafka, dev=True),
         topics=TOPICS,

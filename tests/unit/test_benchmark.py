@@ -368,7 +368,7 @@ def test_the_command_writes_rows_a_report_and_a_plot(world: Path, tmp_path: Path
     assert union.events == 15
     assert union.map3 == pytest.approx(popular_by_hand(read_tables(world)), abs=1e-6)
     assert f"{union.hr3:.3f}" in (tmp_path / "r.md").read_text()
-    assert re.search(r"- text model: [0-9a-f]{16} \((int8|float32), \d+ keywords\)", (tmp_path / "r.md").read_text())
+    assert re.search(r"- text model: [0-9a-f]{16} \((static|onnx), \w+, \d+ keywords\)", (tmp_path / "r.md").read_text())
     assert (tmp_path / "r.png").exists()
     assert "encoding, once for this data" in output
     _, output = benchmark(world, tmp_path / "r.json", "--systems", "popular", "--seeds", "2")

@@ -20,7 +20,7 @@ from stream.kafka.cluster.tokens import TokenError, TokenSource
 from stream.metrics import Metrics
 from stream.services.metrics_reader import scrape
 from stream.text.keywords import Keywords
-from stream.text.model import TextModel, described, finish_folder, verified_hash
+from stream.text.model import EncoderFacts, TextModel, described, finish_folder, verified_hash
 from training.datasets.example_file import ExampleFileError, read_examples
 
 HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
@@ -187,7 +187,7 @@ def test_metrics_are_read_where_the_settings_say_and_nowhere_else() -> None:
 def text_model(tmp_path: Path) -> Path:
     for name in ("encoder.onnx", "tokenizer.json"):
         (tmp_path / name).write_text(name)
-    finish_folder(tmp_path, Keywords(["dog"], 2), 384, 256, "int8")
+    finish_folder(tmp_path, Keywords(["dog"], 2), EncoderFacts("onnx", 384, 256, "int8"))
     return tmp_path
 
 
@@ -227,7 +227,7 @@ def test_a_text_model_is_loaded_only_as_its_manifest_says(
 
 def test_a_network_that_is_none_is_refused_in_words(text_model: Path) -> None:
     """Its hash is right: somebody else made the folder."""
-    assert described(text_model).endswith("(int8, 1 keywords)")
+    assert described(text_model).endswith("(onnx, int8, 1 keywords)")
     with pytest.raises(IsthmusError, match="cannot be loaded"):
         TextModel(text_model)
 

@@ -37,7 +37,7 @@ from stream.services.doctor.findings import Finding, Status, document, failed, o
 from stream.services.doctor.questions import Deployment, space_of
 from stream.settings import MappingSettings, Settings
 from stream.text.keywords import Keywords
-from stream.text.model import finish_folder
+from stream.text.model import EncoderFacts, finish_folder
 from training.registry import ModelVersion
 
 AWAY = NoAnswerError("no broker answers at b:1 (Connection refused): check kafka.bootstrap")
@@ -407,7 +407,7 @@ def test_without_a_broker_the_other_checks_are_made_and_nothing_is_created(setti
     unasked = [name for name, one in found.items() if one.status is Status.NOT_CHECKED]
     assert unasked == ["ACLs", "topics", "partitions", "offsets", "model", "clock"]
     assert found["registry"] == warning("registry", f"{settings.registry.uri} does not exist yet", "`isthmus train` makes it")
-    assert "is not a text model (encoder.onnx is missing)" in found["text model"].found
+    assert "is not a text model (manifest.json is missing)" in found["text model"].found
     assert found["disk"].status is not Status.NOT_CHECKED
     assert steps[0] == "asking the brokers at 127.0.0.1:1"
     assert list(tmp_path.iterdir()) == []
@@ -479,7 +479,7 @@ def text_model(folder: Path) -> str:
     folder.mkdir()
     for name in ("encoder.onnx", "tokenizer.json"):
         (folder / name).write_text(name)
-    return finish_folder(folder, Keywords(["dog"], 2), 384, 256, "int8")
+    return finish_folder(folder, Keywords(["dog"], 2), EncoderFacts("onnx", 384, 256, "int8"))
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def mistaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("train --examples examples --seed -1", "'--seed': "),
         ("train --examples examples --data world", "--examples and --data both say what to train on"),
         ("train --data world --items a", "--items goes with --examples"),
-        ("benchmark --data world --out r.json", "encoder.onnx is missing): make one with `isthmus text-model import`"),
+        ("benchmark --data world --out r.json", "manifest.json is missing): make one with `isthmus text-model import`"),
     ],
 )
 def test_a_mistake_is_told_in_words(

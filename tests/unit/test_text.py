@@ -1,5 +1,7 @@
 """The encoder stage and the text model: every transcript is encoded or a dead letter, and no text gets out."""
 
+import json
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,17 +12,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from typer.testing import CliRunner
 
 from stream.cli.main import app
 from stream.core.events import NATIVE_FORMAT_HEADER, EncodedCall, Reason, Sentence, Source, Transcript
 from stream.core.records import Batch, PlainRecord
+from stream.errors import IsthmusError
 from stream.services.text_models import default_folder, with_stand_in
 from stream.settings import Settings
+from stream.text.distill import reduced, weighted
 from stream.text.encode_stage import Encoded, TranscriptFormat, encode_batch
-from stream.text.export_onnx import PACKAGED, import_encoder
+from stream.text.export_onnx import PACKAGED, import_encoder, quantize
 from stream.text.keywords import MOST, Keywords, keywords_of, standing_in
-from stream.text.model import TextModel, with_keywords
+from stream.text.model import EncoderFacts, TextModel, encoder_facts, finish_folder, verified_hash, with_keywords
 from training.datasets.synthetic.write_tables import write_tables
 
 START = 1_700_000_000_000
@@ -210,8 +217,8 @@ def test_an_import_into_a_folder_that_holds_a_text_model_says_so(tmp_path: Path)
     with_keywords(default_folder(Settings().cache_dir), tmp_path / "m", Keywords(["car"]))
     arguments = ["text-model", "import", "--out", str(tmp_path / "m")]
     kept = CliRunner().invoke(app, arguments)
-    assert (kept.exit_code, "is kept; --force exports it again" in kept.output) == (0, True)
-    for other in (["--precision", "float32"], ["another-encoder"]):
+    assert (kept.exit_code, "is kept; --force makes it again" in kept.output) == (0, True)
+    for other in (["--precision", "float32"], ["--encoder", "onnx", "--precision", "float32"], ["another-encoder"]):
         refused = CliRunner().invoke(app, [*arguments[:2], *other, *arguments[2:]])
         assert "--force replaces it" in str(refused.exception)
 
@@ -268,13 +275,89 @@ def float32_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def int8_folder(float32_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged encoder with its matrices in 8 bits."""
+    folder = shutil.copytree(float32_folder, tmp_path_factory.mktemp("int8") / "text")
+    quantize(folder / "encoder.onnx")
+    finish_folder(folder, standing_in([]), encoder_facts(folder)._replace(precision="int8"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def static_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A static encoder of a few tokens, whose vectors tell which tokens a sentence has."""
+    folder = tmp_path_factory.mktemp("static")
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "ok": 1, "car": 2, "flood": 3}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    np.save(folder / "embeddings.npy", np.eye(4, dtype=np.float16) * np.array([[0], [1], [3], [4]], dtype=np.float16))
+    finish_folder(folder, standing_in([]), EncoderFacts("static", 4, 8, "float16"))
+    return folder
+
+
+def test_a_static_encoder_gives_the_normalized_mean_of_its_tokens_vectors(static_folder: Path) -> None:
+    """Rows come in the order of the sentences; a sentence without a token has a zero vector; what is too long is cut."""
+    model = TextModel(static_folder)
+    vectors = model.encode(["car flood", "", "ok", "unknown", "flood car car", "ok " * 8 + "car"])
+    wanted: Any = [[0, 0, 0.6, 0.8], [0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 6 / 52**0.5, 4 / 52**0.5], [0, 1, 0, 0]]
+    np.testing.assert_allclose(vectors, wanted, atol=1e-6)
+    assert model.encode([" "]).tolist() == [[0, 0, 0, 0]]
+    assert model.encode([]).shape == (0, 4)
+
+
+def test_the_digits_of_a_static_encoder_are_not_part_of_its_hash(static_folder: Path, tmp_path: Path) -> None:
+    """Machines that distill the same model share a text model, whose files are checked all the same."""
+    facts, folder = EncoderFacts("static", 4, 8, "float16", "recipe"), shutil.copytree(static_folder, tmp_path / "m")
+    first = finish_folder(folder, standing_in([]), facts)
+    np.save(folder / "embeddings.npy", np.load(folder / "embeddings.npy") * np.float16(1.001))
+    with pytest.raises(IsthmusError, match=r"another embeddings\.npy"):
+        verified_hash(folder)
+    assert finish_folder(folder, standing_in([]), facts) == first == verified_hash(folder)
+    assert with_keywords(folder, tmp_path / "copy", standing_in([])) == first
+    assert with_keywords(folder, tmp_path / "other", Keywords(["other"])) != first
+    assert finish_folder(folder, standing_in([]), facts._replace(identity="another")) != first
+
+
+def test_distillation_keeps_the_first_components_and_gives_frequent_tokens_less_weight() -> None:
+    """The signs are fixed: machines would choose them differently."""
+    draws = np.random.default_rng(3)
+    vectors = (draws.normal(size=(50, 3)) * [9, 3, 0.001] @ np.linalg.qr(draws.normal(size=(3, 3)))[0]).astype(np.float32)
+    two = reduced(vectors, 2)
+    np.testing.assert_allclose(two, reduced(vectors[:, :].copy(), 3)[:, :2])
+    centred = vectors - vectors.mean(axis=0)
+    np.testing.assert_allclose(two @ two.T, centred @ centred.T, atol=0.1)
+    weights = weighted(np.ones((50, 1)))[:, 0]
+    assert (np.diff(weights) > 0).all()
+
+
+def test_an_encoder_of_an_unknown_kind_is_refused(static_folder: Path, tmp_path: Path) -> None:
+    """Not a traceback, and not a guess."""
+    folder = shutil.copytree(static_folder, tmp_path / "m")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "encoder": "quantum"}))
+    with pytest.raises(IsthmusError, match="a manifest that cannot be read"):
+        TextModel(folder)
+
+
+def test_a_table_that_does_not_fit_its_tokenizer_is_refused(static_folder: Path, tmp_path: Path) -> None:
+    """A token without a row would end the encoder at its first sentence."""
+    folder = shutil.copytree(static_folder, tmp_path / "m")
+    np.save(folder / "embeddings.npy", np.ones((3, 4), dtype=np.float16))
+    finish_folder(folder, standing_in([]), encoder_facts(folder))
+    with pytest.raises(IsthmusError, match="cannot be loaded"):
+        TextModel(folder)
+
+
 SAID = ("ok", "Good morning, how can I help you?", "I want to insure my new car.", "one moment please", "It was flooded " * 20)
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_a_vector_does_not_depend_on_what_is_remembered_or_shares_its_batch(float32_folder: Path, precision: str) -> None:
+@pytest.mark.parametrize("encoder", ["float32", "int8", "packaged"])
+def test_a_vector_does_not_depend_on_what_is_remembered_or_shares_its_batch(
+    float32_folder: Path, int8_folder: Path, encoder: str
+) -> None:
     """Alone, in company, remembered or not: the same up to the seventh digit."""
-    folder = float32_folder if precision == "float32" else default_folder(Settings().cache_dir)
+    folder = {"float32": float32_folder, "int8": int8_folder}.get(encoder, default_folder(Settings().cache_dir))
     remembering, forgetful = TextModel(folder), TextModel(folder, cached_sentences=0)
     together = forgetful.encode(SAID)
     for sentence, vector in zip(SAID, together, strict=True):
@@ -284,9 +367,9 @@ def test_a_vector_does_not_depend_on_what_is_remembered_or_shares_its_batch(floa
     assert np.allclose(remembering.encode(SAID[::-1])[::-1], together, atol=1e-6)
 
 
-def test_a_float32_encoder_is_another_text_model_near_the_packaged_int8_one(float32_folder: Path) -> None:
+def test_a_float32_encoder_is_another_text_model_near_the_int8_one(float32_folder: Path, int8_folder: Path) -> None:
     """Its hash differs, because a ranker is trained for one of them; another keyword list keeps its precision."""
-    plain, small = TextModel(float32_folder), TextModel(default_folder(Settings().cache_dir))
+    plain, small = TextModel(float32_folder), TextModel(int8_folder)
     assert plain.hash != small.hash
     cosines = (plain.encode(SAID) * small.encode(SAID)).sum(axis=1)
     assert 0.95 < cosines.min() < 0.99999
@@ -294,16 +377,16 @@ def test_a_float32_encoder_is_another_text_model_near_the_packaged_int8_one(floa
     assert np.array_equal(TextModel(float32_folder.parent / "other").encode(SAID), plain.encode(SAID))
 
 
-def test_the_sentences_used_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sentences_used_last_are_remembered(int8_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three sentences in a memory for two, the one that was not used again is encoded again."""
-    model = TextModel(default_folder(Settings().cache_dir), cached_sentences=2)
-    run, encoded = model._run, list[str]()
+    model = TextModel(int8_folder, cached_sentences=2)
+    encode, encoded = model._encoder.encode, list[str]()
 
-    def watched(batch: Sequence[str]) -> Any:
-        encoded.extend(batch)
-        return run(batch)
+    def watched(sentences: Sequence[str]) -> Any:
+        encoded.extend(sentences)
+        return encode(sentences)
 
-    monkeypatch.setattr(model, "_run", watched)
+    monkeypatch.setattr(model._encoder, "encode", watched)
     for sentence in ("one", "two", "one", "three", "one", "two"):
         model.encode([sentence])
     assert encoded == ["one", "two", "three", "two"]
