@@ -163,7 +163,7 @@ def _stranger(
 
 
 def _difference(made: Sequence[str], served: Sequence[str]) -> Changed | None:
-    if list(made) == list(served):
+    if list(made) == list(served[: len(made)]):  # what follows a list that was shorter than the limit replaces nothing
         return None
     return "filled" if len(served) >= len(made) else "filtered"
 

@@ -13,10 +13,10 @@ from litestar.params import HeaderParameter, PathParameter
 from stream.api.context import UsesApi, problems
 from stream.api.problems import ApiError
 
-_TYPES: Final = {
-    "html": "text/html; charset=utf-8",
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
+_TYPES: Final = {  # Litestar adds "; charset=utf-8" to text
+    "html": "text/html",
+    "css": "text/css",
+    "js": "text/javascript",
 }
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src {connect}; base-uri 'none'; "

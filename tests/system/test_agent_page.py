@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped]
 from playwright.async_api import Browser, BrowserContext, Page, expect
@@ -14,7 +15,7 @@ from playwright.async_api import Browser, BrowserContext, Page, expect
 from stream.core.feedback import REJECTED, Mark, UserFeedback, encode_feedback, hash_item
 from stream.core.interactions import Part
 from stream.core.kept_interactions import kept_conversation_of, kept_session_of
-from stream.core.outputs import Output, Reasoning
+from stream.core.outputs import Output, RankedItem, Reasoning
 from stream.core.state import Facts, Head, KeptPurchase, encode_state, facts_key, feedback_key, head_key
 from stream.kafka.embedded.log import Log
 from stream.kafka.faust.changelog import term_headers as stamp
@@ -242,6 +243,7 @@ async def test_an_answer_takes_the_item_away_and_the_reserve_fills_its_place(des
         assert named == (CUSTOMER, "phone", "agent", "7")
     await until(lambda: ("shown", ["item-00", "item-03", "item-04", "item-06", "item-07"]) in all_feedback(desk))
     assert ("shown", list(ITEMS[:5])) in all_feedback(desk)
+    assert await page.locator("#facts dd").nth(3).text_content() == "1 item, 1 accepted, 2 rejected"
     found = await Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
     await page.click("#again")
@@ -251,6 +253,30 @@ async def test_an_answer_takes_the_item_away_and_the_reserve_fills_its_place(des
 
 def all_feedback(desk: Desk) -> list[tuple[str, list[str]]]:
     return [(event["action"], event["items"]) for event in desk.feedback()]
+
+
+async def test_the_reasons_are_those_of_the_items_that_are_left(desk: Desk) -> None:
+    """Once the first is answered, none is compared with it, also after the profile is loaded again; hovering fills no button."""
+    made, scores = api.make_list("c-1"), {"item-00": 0.99, "item-01": 0.4, "item-02": 0.39}
+    items = tuple(RankedItem(one.item, one.rank, scores.get(one.item, 0.1)) for one in made.items)
+    record = msgspec.json.encode(msgspec.structs.replace(made, items=items))
+    api.append(desk.running.log, TOPICS.recommendations, "c-1", Output(b"c-1", record))
+    api.put_state(desk.running.log, "c-1")
+    page = await desk.customer("c-1")
+    assert await page.locator("#offers .note").count() == 0
+    button = page.get_by_role("button", name="Accepted: Item-00")
+    assert (await page.locator("#find button").bounding_box() or {"width": 0})["width"] < 200
+    await button.click()
+    await expect(page.locator("#facts dd").nth(3)).to_have_text("1 accepted")
+    for _ in range(2):
+        first, second = (page.locator("#offers .offer").nth(index) for index in (0, 1))
+        await expect(first.locator("h3")).to_have_text("Item-01")
+        assert await first.locator(".note").count() == 0
+        assert await second.locator(".note").text_content() == "Fits nearly as well as the first."
+        await page.click("#again")
+    hovered = page.get_by_role("button", name="Accepted: Item-01")
+    await hovered.hover()
+    assert await hovered.evaluate("button => getComputedStyle(button).backgroundColor") == "rgba(0, 0, 0, 0)"
 
 
 async def test_an_answer_that_cannot_be_sent_comes_back_to_the_list(desk: Desk) -> None:

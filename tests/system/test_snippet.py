@@ -357,4 +357,5 @@ async def test_the_snippet_is_small_and_needs_no_key(site: Site) -> None:
     answer = await site.running.client.get("/snippet.js", headers={"Authorization": "", "Accept-Encoding": "gzip"})
     assert answer.status_code == 200
     assert answer.headers["content-encoding"] == "gzip"
+    assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
     assert answer.num_bytes_downloaded < 6_000

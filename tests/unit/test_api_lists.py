@@ -106,6 +106,23 @@ async def test_a_limit_is_a_number_within_its_bounds(running: Replica, limit: st
     assert (answer.status_code, "limit" in answer.text) == (400, True)
 
 
+async def test_what_follows_a_list_shorter_than_the_limit_replaces_nothing(running: Replica) -> None:
+    """`changed` is absent until an item of the list goes."""
+    api.put_list(running.log, "v")
+
+    async def answered() -> dict[str, object]:
+        return dict((await running.get("/v1/users/v/recommendations?limit=19")).json())
+
+    async def is_known() -> bool:
+        return "recommendation_id" in await answered()
+
+    await running.until(is_known)
+    assert "changed" not in await answered()
+    api.withdraw(running.log, "item-01")
+    await running.until(lambda: catalogue_of(running, 19))
+    assert (await answered())["changed"] == "filled"
+
+
 async def test_limit_reaches_into_the_reserve(running: Replica) -> None:
     """Fewer, or more than the step's list length."""
     assert await running.items_of("u", limit=2) == ["item-00", "item-01"]

@@ -1,8 +1,5 @@
-/* What the page of agents says: times, reasons of offers, and what happened, in words. */
-const DAY_MS = 86400000;
-const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
-const dayOfYear = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric" });
-const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+/* What the page of agents says: reasons of offers, and what happened, in words. */
+import { on, timeOf } from "./times.js";
 
 export const MODALITIES = { session: "website visit", conversation: "call" };
 export const ACTIONS = {
@@ -11,23 +8,6 @@ export const ACTIONS = {
 
 export const count = (number, one, many = `${one}s`) => `${number.toLocaleString("en-GB")} ${number === 1 ? one : many}`;
 export const name = (item) => item.name || item.item;
-export const timeOf = (ms) => clock.format(ms);
-
-/** The day of a moment as people say it. */
-export function dayOf(ms, now = Date.now()) {
-  const start = new Date(now).setHours(0, 0, 0, 0);
-  if (ms >= start && ms < start + DAY_MS) return "Today";
-  if (ms >= start - DAY_MS && ms < start) return "Yesterday";
-  return (new Date(ms).getFullYear() === new Date(now).getFullYear() ? day : dayOfYear).format(ms);
-}
-
-function inSentence(ms, preposition) {
-  const said = dayOf(ms);
-  return said === "Today" || said === "Yesterday" ? said.toLowerCase() : preposition + said;
-}
-
-const on = (ms) => inSentence(ms, "on ");
-export const when = (ms) => `${inSentence(ms, "")}, ${timeOf(ms)}`;
 
 /** How long something took; "" for less than a minute. */
 export function lasted(started, ended) {
@@ -45,11 +25,11 @@ export function basis(list) {
   if (list.fallback) return `What customers buy most: ${model(list)} reads nothing of what this one did.`;
   const { session = 0, conversation = 0 } = list.modalities || {};
   const parts = [[session, "website visit"], [conversation, "call"]].filter(([number]) => number).map(([number, word]) => count(number, word));
-  const replaced = list.changed === "filled" ? " Offers that ended since then were replaced." : "";
+  const replaced = list.changed === "filled" ? " Items that can no longer be offered were replaced." : "";
   return `From the last ${parts.join(" and ") || "events"}, by ${model(list)}.${replaced}`;
 }
 
-/** Why an item stands on the list. `first` is the list's best item. */
+/** Why an item stands on the list. `first` is the best item that is left. */
 export function reason(entry, list, first, profile) {
   const answered = [...(profile?.last_answers || [])].reverse().find((one) => one.item.item === entry.item && one.action !== "selected");
   const before = answered ? `${ACTIONS[answered.action]} ${on(answered.occurred_at)}.` : "";
@@ -61,14 +41,14 @@ function ground(entry, list, first) {
   if (list.fallback === "catalogue") return "";
   if (list.fallback) return entry === first ? "Bought most by all customers." : "Often bought by all customers.";
   if (entry.score === undefined) return "Often bought by all customers; the model says nothing about it.";
-  if (entry === first) return ["Fits best", because(list)].filter(Boolean).join(", ") + ".";
+  if (entry === first) return because(entry, list);
   const share = first.score ? entry.score / first.score : 0;
-  return share >= 0.9 ? "Fits nearly as well as the first." : share >= 0.5 ? "Fits well." : "Fits less than those above.";
+  return share >= 0.9 ? "Fits nearly as well as the first." : share >= 0.5 ? "Fits well." : "";
 }
 
-/** The interaction without which the first item's score would be lowest. */
-function because(list) {
-  const [most] = [...(list.because || [])].sort((one, other) => one.score_without - other.score_without);
+/** The interaction without which the score would be lowest: it is known of the list's first item. "" where nothing is known. */
+function because(entry, list) {
+  const [most] = [...(entry === list.items[0] ? list.because || [] : [])].sort((one, other) => one.score_without - other.score_without);
   if (!most || most.score_without >= most.score_with) return "";
-  return `above all for the ${MODALITIES[most.modality]} ${on(most.started_at)}, ${timeOf(most.started_at)}`;
+  return `Fits best, above all for the ${MODALITIES[most.modality]} ${on(most.started_at)}, ${timeOf(most.started_at)}.`;
 }

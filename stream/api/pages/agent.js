@@ -3,7 +3,8 @@
  * What producers wrote (ids, names, tags) is shown as text alone. A user id is in no URL: it travels in bodies.
  */
 import { LogInError, comeBack, enterDemo, forget, leave, logOut, obstacle, settings, token } from "./agent-login.js";
-import { ACTIONS, basis, count, dayOf, lasted, name, reason, timeOf, when } from "./agent-words.js";
+import { ACTIONS, basis, count, lasted, name, reason } from "./agent-words.js";
+import { dayOf, timeOf, when } from "./times.js";
 
 const PLACEMENT = "agent", CHANNEL = "phone", RESERVE = 3, PAUSES_MS = [400, 1600, 5000];
 const BUTTONS = [["accepted", "Accepted"], ["rejected", "Rejected"], ["dismissed", "Not now"]];
@@ -81,7 +82,6 @@ function show() {
   const { id, profile } = current;
   at("customer").hidden = false;
   at("customer-title").textContent = `Customer ${id}`;
-  at("facts").replaceChildren(...facts(profile).map(([term, text]) => element("div", {}, element("dt", { textContent: term }), element("dd", { textContent: text }))));
   const owned = profile?.owned_items || [];
   at("unknown").hidden = Boolean(profile);
   at("owned-box").hidden = !owned.length;
@@ -91,15 +91,16 @@ function show() {
   shown();
 }
 
-function facts(profile) {
+function facts({ profile, answered }) {
   if (!profile) return [];
   const { feedback } = profile;
-  const answers = feedback ? ["accepted", "rejected"].filter((kind) => feedback[kind]).map((kind) => `${feedback[kind]} ${kind}`).join(", ") : "";
+  const total = (kind) => (feedback?.[kind] || 0) + answered.filter(({ action }) => action === kind).length;
+  const answers = ["accepted", "rejected"].filter(total).map((kind) => `${total(kind)} ${kind}`);
   return [
     ["Website visits", profile.modalities.session.toLocaleString("en-GB")],
     ["Calls", profile.modalities.conversation.toLocaleString("en-GB")],
     ["Purchases", profile.purchases.toLocaleString("en-GB")],
-    ["Offers so far", feedback?.items ? [count(feedback.items, "item"), answers].filter(Boolean).join(", ") : "none"],
+    ["Offers so far", [feedback?.items ? count(feedback.items, "item") : "", ...answers].filter(Boolean).join(", ") || "none"],
     ["Last seen", profile.newest_at ? when(profile.newest_at) : "never"],
   ];
 }
@@ -107,6 +108,7 @@ function facts(profile) {
 // The offers.
 
 function showOffers() {
+  at("facts").replaceChildren(...facts(current).map(([term, text]) => element("div", {}, element("dt", { textContent: term }), element("dd", { textContent: text }))));
   const items = current.items.slice(0, settings.length);
   at("basis").textContent = basis(current.list);
   at("offers").replaceChildren(...items.map(offer));
@@ -122,7 +124,7 @@ function offer(entry) {
     button.addEventListener("click", ({ detail }) => { if (detail < 2) answer(entry, action); }); // a double click is one answer
     return button;
   });
-  const text = reason(entry, current.list, current.list.items[0], current.profile);
+  const text = reason(entry, current.list, current.items[0], current.profile);
   return element("li", { className: "offer" },
     element("div", { className: "offer-text" }, element("h3", { textContent: name(entry) }), ...(text ? [element("p", { className: "note", textContent: text })] : [])),
     element("div", { className: "answers" }, ...buttons));
@@ -228,6 +230,7 @@ function loggedIn({ agent, examples = [] }) {
   at("find").hidden = at("logged-in").hidden = false;
   at("agent").textContent = agent;
   at("log-out").hidden = settings.is_demo === true;
+  at("demo").hidden = at("demo-clock").hidden = settings.is_demo !== true;
   at("examples").hidden = !examples.length;
   at("examples").append(...examples.map(example));
   say("");

@@ -88,6 +88,7 @@ class DemoProcesses:
             "ISTHMUS_REGISTRY__TRUSTED_FOLDERS": "[]",
             "ISTHMUS_ENCODER__TEXT_MODEL": str(self._text_model),
             "ISTHMUS_FEEDBACK__PLACEMENTS": self._placements,
+            "ISTHMUS_STEP__EXPLAIN": "true",
             "OMP_NUM_THREADS": "1",
         }
         child = ChildProcess([*command, "--bootstrap", self._bootstrap], environment, folder / f"{name}.log")

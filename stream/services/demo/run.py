@@ -63,19 +63,23 @@ def run_demo(settings: Settings, options: DemoOptions, startup: Startup) -> None
         world = pool.submit(make_live_world)
         folder = Path(temporary) if options.data is None else options.data.resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        settings = _declaring_placements(with_stand_in(settings, words_of_the_synthetic_world(), folder / "text-model"))
+        settings = _as_shown(with_stand_in(settings, words_of_the_synthetic_world(), folder / "text-model"))
         uvloop.run(_run(settings, options, folder, stats, world, startup))
     print_summary(stats)
     if options.summary is not None:
         options.summary.write_bytes(msgspec.json.format(msgspec.json.encode(stats.summary())))
 
 
-def _declaring_placements(settings: Settings) -> Settings:
-    """States store positions of placements, so those that are declared stay where they are."""
+def _as_shown(settings: Settings) -> Settings:
+    """Declares the pages' placements, and explains lists on the page of agents.
+
+    States store positions of placements, so those that are declared stay where they are.
+    """
     from stream.core import limits
     from stream.settings import with_changes
 
     names = tuple(dict.fromkeys((*settings.feedback.placements, *PLACEMENTS)))
+    settings = with_changes(settings, "step", explain=True)
     return with_changes(settings, "feedback", placements=names[: limits.PLACEMENTS])
 
 
