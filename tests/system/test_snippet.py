@@ -352,6 +352,58 @@ async def test_a_named_user_writes_and_reads_with_the_sites_token_alone(site: Si
     await expect(page.locator("#list .name").first).to_have_text("Item-03", timeout=WITHIN_S * 1_000)
 
 
+FOLLOWING = """() => {
+    window.heard = [];
+    isthmus.recommendations('one', (list) => { heard.push(list); isthmus.shown(list); });
+    isthmus.recommendations('two', () => { throw new Error('of the page'); });
+}"""
+
+
+async def test_a_page_has_one_stream_however_often_the_user_is_named_and_lists_are_asked_for(site: Site) -> None:
+    """Each change is heard and shown once; a list asked for later comes at once; an error of the page's own ends no stream."""
+    named = {user: (await site.running.client.post("/v1/tokens", json={"user_id": user})).json() for user in ("c-17", "c-18")}
+    page = await site.consenting()
+    await page.expose_function("backend", lambda user: named[user])
+    await page.evaluate(FOLLOWING)
+    for user in ("c-17", "c-18", "c-18", "c-17", "c-18"):
+        await page.evaluate(f"isthmus.user('{user}', () => backend('{user}'))")
+    await page.evaluate("isthmus.click(['named'])")
+    await eventually(site, named=1)
+    api.put_list(site.running.log, "c-17", items=api.ITEMS[3:8])
+    api.put_list(site.running.log, "c-18", items=api.ITEMS[4:9])
+    await expect(page.locator("#list .name").first).to_have_text("Item-04", timeout=WITHIN_S * 1_000)
+    await site.until(lambda: site.running.parts.api.changes.open == 1)
+    await site.until(lambda: ("shown", "one", api.ITEMS[4:9]) in site.feedback())
+    await page.evaluate("() => { isthmus.recommendations('three', (list) => heard.push(list)); }")
+    heard = await page.evaluate("heard.filter((list) => list.items[0].item === 'item-04').map((list) => list.placement)")
+    assert heard == ["one", "three"]
+    assert [entry for entry in site.feedback() if entry[1] == "one" and entry[2] == api.ITEMS[3:8]] == []
+
+
+async def test_a_token_that_comes_after_another_user_was_named_is_not_used(site: Site) -> None:
+    """The next user's stream and clicks have the next user's token, though the former user's was asked for first."""
+    named = {user: (await site.running.client.post("/v1/tokens", json={"user_id": user})).json() for user in ("c-17", "c-18")}
+    api.put_list(site.running.log, "c-17", items=api.ITEMS[3:8])
+    api.put_list(site.running.log, "c-18", items=api.ITEMS[4:9])
+    page, late = await site.consenting(), asyncio.Event()
+    asked = asyncio.Event()
+
+    async def backend(user: str) -> Any:
+        if user == "c-17":
+            asked.set()
+            await late.wait()
+        return named[user]
+
+    await page.expose_function("backend", backend)
+    await page.evaluate("isthmus.user('c-17', () => backend('c-17')); isthmus.click(['first'])")
+    await site.until(asked.is_set)
+    await page.evaluate("isthmus.user('c-18', () => backend('c-18')); isthmus.click(['second'])")
+    late.set()
+    await expect(page.locator("#list .name").first).to_have_text("Item-04", timeout=WITHIN_S * 1_000)
+    await eventually(site, second=1)
+    assert [event["user_id"] for event in site.sent()] == ["c-18"]
+
+
 async def test_the_snippet_is_small_and_needs_no_key(site: Site) -> None:
     """Under 6 kB as sent."""
     answer = await site.running.client.get("/snippet.js", headers={"Authorization": "", "Accept-Encoding": "gzip"})

@@ -15,10 +15,12 @@
   const BEACON_BYTES = 65536;
 
   const objects = navigator.globalPrivacyControl === true || navigator.doNotTrack === "1";
-  const streams = new Set();
+  const lists = new Set(); // {placement, onChange}: what `recommendations` was asked for
+  let following = null; // the AbortController of the one stream that runs for all of them
+  let newest = null; // {of, id, data}: the newest list, and whose it is
   let named = null; // {id, token()}: the user whom the site named
   let token = null; // {of, value, ends}: the newest user token, in memory only
-  let asking = null; // the request for a token, while it runs
+  let asking = null; // the request for a token, while it runs, of the user who is named then
   const beaconed = new Set(); // events that a beacon took, until the page is seen again
   let pause = 0, timer = null, sending = false;
 
@@ -45,8 +47,11 @@
   async function identity() {
     const of = named ? named.id : store.get(VISITOR);
     if (token && token.of === of && token.ends - EARLY_MS > Date.now()) return token;
-    asking ??= (named ? namedToken(named) : visitorToken(of)).finally(() => { asking = null; });
-    token = await asking;
+    const whom = named;
+    const asked = asking ??= (whom ? namedToken(whom) : visitorToken(of)).finally(() => { if (asking === asked) asking = null; });
+    const made = await asked;
+    if (named !== whom) return identity(); // another user was named meanwhile
+    token = made;
     return token;
   }
 
@@ -186,29 +191,36 @@
     keep("/v1/feedback", { action, channel: "web", items, placement, ...(served_id ? { served_id } : { recommendation_id }) });
   }
 
-  // Follows a stream of server-sent events by fetch, for EventSource sends no headers.
-  async function follow(stream) {
-    let last = "", pauses = 0;
-    while (!stream.stopped) {
+  // Follows the list by server-sent events until `signal` ends it; by fetch, for EventSource sends no headers.
+  async function follow(signal) {
+    let pauses = 0;
+    while (!signal.aborted) {
       try {
         const mine = await identity();
-        if (stream.stopped) return;
-        const headers = last ? { "Last-Event-ID": last } : {};
-        const answer = await request("/v1/me/events", { headers, signal: stream.abort.signal }, mine.value);
+        if (signal.aborted) return;
+        if (newest?.of !== mine.of) newest = null;
+        const headers = newest ? { "Last-Event-ID": newest.id } : {};
+        const answer = await request("/v1/me/events", { headers, signal }, mine.value);
         if (answer.status === 401) token = null;
         if (!answer.ok) throw failure(answer);
         for await (const { event, id, data } of events(answer.body)) {
+          if (signal.aborted) return;
           pauses = 0;
-          if (event === "erased") { token = null; last = ""; break; }
-          last = id;
-          if (!stream.stopped) stream.onChange({ ...JSON.parse(data), placement: stream.placement });
+          if (event === "erased") { token = newest = null; break; }
+          newest = { of: mine.of, id, data };
+          lists.forEach(tell);
         }
       } catch (error) {
-        if (stream.stopped) return;
+        if (signal.aborted) return;
         pauses = Math.max(grown(pauses), error.after || 0);
       }
       await wait(pauses || FIRST_PAUSE_MS);
     }
+  }
+
+  // An error of the page's own function is the page's: it ends no stream.
+  function tell({ placement, onChange }) {
+    try { onChange({ ...JSON.parse(newest.data), placement }); } catch (error) { console.error(error); }
   }
 
   async function* events(body) {
@@ -225,25 +237,26 @@
     }
   }
 
-  function begin(stream) {
-    stream.stopped = false;
-    stream.abort = new AbortController();
-    follow(stream);
+  // Begins the stream where lists are asked for, and ends it where there are none. Each has a controller of its own: one that was ended
+  // never goes on.
+  function attend() {
+    if (!lists.size || !allowed()) pauseStream();
+    else if (!following) follow((following = new AbortController()).signal);
   }
 
-  function end(stream) {
-    stream.stopped = true;
-    stream.abort?.abort();
+  function pauseStream() {
+    following?.abort();
+    following = null;
   }
 
   function begun() {
-    streams.forEach((stream) => stream.stopped !== false && begin(stream));
+    attend();
     flush();
   }
 
   function forgetVisitor() {
-    streams.forEach(end);
-    token = null;
+    pauseStream();
+    token = newest = null;
   }
 
   window.isthmus = Object.freeze({
@@ -262,9 +275,11 @@
     allowed,
     /** Names the user: an id, and a function that asks the site's backend for `{token, expires_at}`. Without them: anonymous. */
     user(id, getToken) {
+      if (id !== named?.id) token = newest = null;
       named = id ? { id, token: getToken } : null;
-      token = null;
-      streams.forEach((stream) => { if (stream.stopped === false) { end(stream); begin(stream); } });
+      asking = null;
+      pauseStream();
+      attend();
       plan(SOON_MS);
     },
     /** A click, by its tags. */
@@ -275,10 +290,15 @@
     selected(item, list) { answered("selected", [item], list); },
     /** Calls `onChange` with the list now and whenever it changes; returns a function that ends this. */
     recommendations(placement, onChange) {
-      const stream = { placement, onChange, stopped: true };
-      streams.add(stream);
-      if (allowed()) begin(stream);
-      return () => { end(stream); streams.delete(stream); };
+      const list = { placement, onChange };
+      lists.add(list);
+      if (newest) Promise.resolve().then(() => newest && lists.has(list) && tell(list));
+      attend();
+      return () => {
+        lists.delete(list);
+        if (!lists.size) newest = null;
+        attend();
+      };
     },
   });
 })();
