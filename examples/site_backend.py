@@ -13,7 +13,12 @@ PAGE = Template("""<!doctype html><html lang="en"><title>Our shop</title><script
 <button id="agree" onclick="isthmus.consent(true)">Recommend by my clicks</button><ol id="list"></ol>
 <button id="dog" onclick="isthmus.click(['pets', 'dog'])">Dog insurance</button>
 <script data-user="$user">const user = document.currentScript.dataset.user;
-if (user) isthmus.user(user, async () => (await fetch("/token", {method: "POST"})).json());
+async function token() {
+  const answer = await fetch("/token", {method: "POST"});
+  if (!answer.ok) throw new Error(`no token: $${answer.status}`);
+  return answer.json();
+}
+if (user) isthmus.user(user, token);
 isthmus.recommendations("front page", (list) => document.getElementById("list").replaceChildren(
   ...list.items.map(({item, name}) => Object.assign(document.createElement("li"), {textContent: name ?? item}))));</script>""")
 

@@ -404,6 +404,22 @@ async def test_a_token_that_comes_after_another_user_was_named_is_not_used(site:
     assert [event["user_id"] for event in site.sent()] == ["c-18"]
 
 
+async def test_a_user_without_a_token_is_not_asked_for(site: Site) -> None:
+    """A backend that answers with an error as JSON gets the question again, after pauses that grow; the API gets none until there is a token."""
+    issued = (await site.running.client.post("/v1/tokens", json={"user_id": "c-17"})).json()
+    api.put_list(site.running.log, "c-17", items=api.ITEMS[3:8])
+    page = await site.consenting()
+    answers: list[Any] = [{"detail": "no"}, None, {"token": issued["token"]}]
+    asked: list[str] = []
+    refused: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/v1/me/" in request.url and answers else None)
+    page.on("response", lambda answer: refused.append(answer.url) if answer.status >= 400 else None)
+    await page.expose_function("backend", lambda: answers.pop(0) if answers else issued)
+    await page.evaluate("isthmus.user('c-17', () => backend())")
+    await expect(page.locator("#list .name").first).to_have_text("Item-03", timeout=WITHIN_S * 1_000)
+    assert (asked, refused) == ([], [])
+
+
 async def test_the_snippet_is_small_and_needs_no_key(site: Site) -> None:
     """Under 6 kB as sent."""
     answer = await site.running.client.get("/snippet.js", headers={"Authorization": "", "Accept-Encoding": "gzip"})

@@ -57,6 +57,7 @@
 
   async function namedToken(user) {
     const issued = await user.token();
+    if (typeof issued?.token !== "string" || !Number.isFinite(issued.expires_at)) throw new Error("getToken gave no {token, expires_at}");
     return { of: user.id, value: issued.token, ends: issued.expires_at };
   }
 
