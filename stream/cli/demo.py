@@ -18,6 +18,7 @@ def demo(
     summary: Annotated[Path | None, typer.Option(help="write the summary as JSON")] = None,
     data: Annotated[Path | None, typer.Option(help="without --kafka: keep log, tables and models in this folder")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="seed of the users; default: random")] = None,
+    port: Annotated[int, typer.Option(help="port of the API and its pages; 0 chooses a free one", min=0, max=65_535)] = 0,
     metrics_port: Annotated[int, typer.Option(help="Prometheus port; 0 chooses a free one")] = 0,
 ) -> None:
     """Run the whole system with live synthetic users; a model is trained on their purchases and swapped in meanwhile.
@@ -42,4 +43,5 @@ def demo(
         from stream.settings import with_changes
 
         settings = with_changes(settings_with(dev=True), "worker", metrics_port=metrics_port)
+        settings = with_changes(settings, "api", port=port)
         run_demo(settings, DemoOptions(seconds, kafka, bootstrap, summary, data, seed), startup)

@@ -4,6 +4,7 @@ The long run, until a trained model serves, is for hand and eye.
 """
 
 import json
+import logging
 import re
 import shlex
 import signal
@@ -116,11 +117,12 @@ def address_of(printed: list[str], text: str) -> str:
 
 
 def open_the_shop(printed: list[str]) -> None:
-    """Its key makes a visitor."""
+    """Its key, which is printed too, makes a visitor."""
     address = address_of(printed, "open the shop")
     with urllib.request.urlopen(address, timeout=10) as answer:
         found = re.search(r'data-key="(isk_[^"]+)"', answer.read().decode())
     assert found is not None
+    assert any(f'data-key="{found[1]}"' in line for line in printed)
     assert post(f"{address.removesuffix('/shop')}/v1/visitors", {}, found[1])["user_id"].startswith("anon-")
 
 
@@ -148,9 +150,10 @@ def running_demo(folder: Path, *arguments: str) -> Iterator[list[str]]:
 
 @pytest.mark.timeout(240)
 def test_ctrl_c_ends_with_the_summary_while_metrics_and_api_are_served(tmp_path: Path) -> None:
-    """The requests that it prints show a list that changes, the pages are served; exit code 0, and nothing is left running."""
-    port = free_port()
-    with running_demo(tmp_path, "--metrics-port", str(port)) as printed:
+    """The requests that it prints show a list that changes, the pages are served where it was told; exit code 0; nothing stays."""
+    port, pages = free_port(), free_port()
+    with running_demo(tmp_path, "--metrics-port", str(port), "--port", str(pages)) as printed:
+        assert address_of(printed, "watch it live") == f"http://127.0.0.1:{pages}/"
         change_a_list(printed)
         watch(printed)
         open_a_profile(printed)
@@ -159,6 +162,19 @@ def test_ctrl_c_ends_with_the_summary_while_metrics_and_api_are_served(tmp_path:
         while not re.search(r'isthmus_feedback_items_total\{.*placement="agent"', metrics_at(port)):
             assert time.monotonic() < deadline
             time.sleep(0.2)
+
+
+def test_the_demo_says_of_what_it_plants_that_there_is_nothing_to_fix() -> None:
+    """The worker's advice, to replay, is for others: without a broker it could not be followed."""
+    from stream.kafka.agents.profile_agent import UNUSABLE
+    from stream.services.demo.embedded import without_advice
+
+    record = logging.makeLogRecord({"msg": UNUSABLE, "args": (1, "purchases", "what was bought may be offered again", "purchases")})
+    assert without_advice(record)
+    assert record.getMessage().startswith(
+        "1 records of purchases could not be used: what was bought may be offered again. The demo"
+    )
+    assert "replay" not in record.getMessage()
 
 
 def metrics_at(port: int) -> str:

@@ -38,7 +38,7 @@ _CONSEQUENCES: Final = {
     Source.PURCHASE: "what was bought may be offered again",
 }
 """Of dead letters that are worth a log line each batch. Those of clicks and calls are too many, and metrics are enough."""
-_UNUSABLE: Final = (
+UNUSABLE: Final = (
     "%d records of %s could not be used: %s. `isthmus dead-letters list --topic %s` says why; fix the cause and replay them"
 )
 _IDLE_ERASURES: Final[Mapping[Count, str]] = {
@@ -198,7 +198,7 @@ class ProfileAgent:
             logger.error("%d events of %s made the step raise; their dead letters contain the location", poisoned, batch.topic)
         if outcome.dead_letters and batch.source in _CONSEQUENCES:
             consequence = _CONSEQUENCES[batch.source]
-            logger.error(_UNUSABLE, len(outcome.dead_letters), batch.topic, consequence, batch.topic)
+            logger.error(UNUSABLE, len(outcome.dead_letters), batch.topic, consequence, batch.topic)
         exceeded = self._context.limit.add(batch.topic, len(batch.records), outcome.dead_letters, *time_span(batch.records))
         if exceeded is not None:
             raise IsthmusError(exceeded)

@@ -129,7 +129,7 @@ def _own_settings(context: DemoContext) -> Settings:
     from stream.settings import with_changes
 
     settings = with_changes(context.settings, "registry", trusted_folders=(str(context.folder),))
-    own = {"host": _HOST, "port": free_port(), "metrics_port": 0, "live": True, "keep_clicks": True}
+    own = {"host": _HOST, "port": context.settings.api.port or free_port(), "metrics_port": 0, "live": True, "keep_clicks": True}
     return with_changes(settings, "api", token_secrets=(SecretStr(secrets.token_hex(32)),), **own)
 
 
@@ -188,6 +188,8 @@ async def _say_how_to_ask(say: Callable[[str], None], parts: ApiParts, url: str,
     say(f"watch it live:   {url}/")
     say(f"open the shop:   {url}/shop")
     say(f"be an agent:     {url}/agent")
+    say(f'a page of yours: <script src="{url}/snippet.js" data-key="{parts.api.page_key}" defer></script>')
+    say(f"                 {_who_may_read(parts.api.settings.cors_origins)}; its key has the scope public")
     click = OutgoingEvent("clicks", USER, "", msgspec.json.encode(Click(USER, now_ms(), _TAGS)))
     while await parts.api.sink.send([click]) == [None]:  # noqa: ASYNC110  (a busy broker did not take it in time)
         await asyncio.sleep(_POLL_S)
@@ -198,3 +200,11 @@ async def _say_how_to_ask(say: Callable[[str], None], parts: ApiParts, url: str,
     curl = f"curl -sH 'Authorization: Bearer {key}'"
     say(f"ask for a list:  {curl} {url}/v1/users/{USER}/recommendations")
     say(f"then change it:  {curl} -H 'Content-Type: application/json' {url}/v1/events -d '{{\"events\": [{event}]}}'")
+    say("                 the key of both has the scopes read and write; all keys end with the demo")
+
+
+def _who_may_read(origins: Sequence[str]) -> str:
+    """Which other sites' pages may use the API."""
+    if origins:
+        return f"from {', '.join(origins)}"
+    return """from the origins in ISTHMUS_API__CORS_ORIGINS, such as '["http://localhost:8000"]' (none is set)"""
