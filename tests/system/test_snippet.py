@@ -405,7 +405,7 @@ async def test_a_token_that_comes_after_another_user_was_named_is_not_used(site:
 
 
 async def test_a_user_without_a_token_is_not_asked_for(site: Site) -> None:
-    """A backend that answers with an error as JSON gets the question again, after pauses that grow; the API gets none until there is a token."""
+    """A backend that answers with an error as JSON is asked again; the API is not, until there is a token."""
     issued = (await site.running.client.post("/v1/tokens", json={"user_id": "c-17"})).json()
     api.put_list(site.running.log, "c-17", items=api.ITEMS[3:8])
     page = await site.consenting()
