@@ -20,7 +20,8 @@ async function token() {
 }
 if (user) isthmus.user(user, token);
 isthmus.recommendations("front page", (list) => document.getElementById("list").replaceChildren(
-  ...list.items.map(({item, name}) => Object.assign(document.createElement("li"), {textContent: name ?? item}))));</script>""")
+  ...(list?.items ?? []).map(({item, name}) =>
+    Object.assign(document.createElement("li"), {textContent: name ?? item}))));</script>""")
 
 
 def site(api: str = "http://localhost:8080", log_in: str = "c-17") -> Litestar:

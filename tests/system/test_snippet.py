@@ -420,6 +420,25 @@ async def test_a_user_without_a_token_is_not_asked_for(site: Site) -> None:
     assert (asked, refused) == ([], [])
 
 
+@pytest.mark.parametrize("ends", ["isthmus.consent(false)", "isthmus.user()", "elsewhere"])
+async def test_the_list_of_a_named_user_leaves_the_page_with_the_user(site: Site, ends: str) -> None:
+    """The next person before the screen does not see it after a log-out, or once consent is withdrawn, here or in another tab."""
+    issued = (await site.running.client.post("/v1/tokens", json={"user_id": "c-17"})).json()
+    api.put_list(site.running.log, "c-17", items=api.ITEMS[3:8])
+    page, other = await site.consenting(), await site.open()
+    await page.expose_function("backend", lambda: issued)
+    await page.evaluate("isthmus.user('c-17', () => backend())")
+    await expect(page.locator("#list .name").first).to_have_text("Item-03", timeout=WITHIN_S * 1_000)
+    await page.evaluate("""() => {
+        window.heard = [];
+        isthmus.recommendations('page', (list) => heard.push(list && list.items[0].item));
+    }""")
+    await page.route("**/v1/me/events", lambda route: route.abort())
+    await (other.evaluate("isthmus.consent(false)") if ends == "elsewhere" else page.evaluate(ends))
+    await expect(page.locator("#list li")).to_have_count(0, timeout=WITHIN_S * 1_000)
+    assert await page.evaluate("heard") == ["item-03", None]
+
+
 async def test_the_snippet_is_small_and_needs_no_key(site: Site) -> None:
     """Under 6 kB as sent."""
     answer = await site.running.client.get("/snippet.js", headers={"Authorization": "", "Accept-Encoding": "gzip"})

@@ -43,6 +43,7 @@ function say(text) {
 }
 
 function show(list) {
+  if (!list) return clear();
   const ranks = new Map(list.items.map((entry, index) => [entry.item, index + 1]));
   document.getElementById("list").replaceChildren(...list.items.map((entry) => row(entry, ranks.get(entry.item), list)));
   document.getElementById("basis").textContent = basis(list);
@@ -50,6 +51,12 @@ function show(list) {
   if (document.visibilityState === "visible") isthmus.shown(list);
   if (clickedAt !== null) say(`The list followed your click in ${Math.round(performance.now() - clickedAt)} ms.`);
   clickedAt = null;
+}
+
+function clear() {
+  document.getElementById("list").replaceChildren();
+  document.getElementById("basis").textContent = "";
+  before = new Map();
 }
 
 function row(entry, rank, list) {
@@ -74,10 +81,6 @@ const consent = document.getElementById("consent");
 consent.checked = isthmus.allowed();
 consent.addEventListener("change", () => {
   if (isthmus.consent(consent.checked) !== consent.checked) say("Your browser asks sites not to track you, so nothing is sent.");
-  else if (!consent.checked) {
-    document.getElementById("list").replaceChildren();
-    before = new Map();
-    say("Forgotten on this computer; nothing more is sent.");
-  }
+  else if (!consent.checked) say("Forgotten on this computer; nothing more is sent.");
 });
 isthmus.recommendations("shop", show);

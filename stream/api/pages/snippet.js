@@ -182,8 +182,8 @@
   addEventListener("online", () => { pause = 0; flush(); });
   addEventListener("storage", ({ key }) => { // another tab gave or withdrew the consent
     if (key !== CONSENT && key !== null) return;
-    forgetVisitor();
     memory.clear();
+    forgetVisitor();
     if (allowed()) begun();
   });
 
@@ -199,7 +199,7 @@
       try {
         const mine = await identity();
         if (signal.aborted) return;
-        if (newest?.of !== mine.of) newest = null;
+        if (newest?.of !== mine.of) forgetList();
         const headers = newest ? { "Last-Event-ID": newest.id } : {};
         const answer = await request("/v1/me/events", { headers, signal }, mine.value);
         if (answer.status === 401) token = null;
@@ -207,7 +207,7 @@
         for await (const { event, id, data } of events(answer.body)) {
           if (signal.aborted) return;
           pauses = 0;
-          if (event === "erased") { token = newest = null; break; }
+          if (event === "erased") { token = null; forgetList(); break; }
           newest = { of: mine.of, id, data };
           lists.forEach(tell);
         }
@@ -221,7 +221,14 @@
 
   // An error of the page's own function is the page's: it ends no stream.
   function tell({ placement, onChange }) {
-    try { onChange({ ...JSON.parse(newest.data), placement }); } catch (error) { console.error(error); }
+    try { onChange(newest && { ...JSON.parse(newest.data), placement }); } catch (error) { console.error(error); }
+  }
+
+  // The list is no longer the page's to show: its user is another, was erased, or withdrew the consent.
+  function forgetList() {
+    if (!newest) return;
+    newest = null;
+    lists.forEach(tell);
   }
 
   async function* events(body) {
@@ -257,7 +264,8 @@
 
   function forgetVisitor() {
     pauseStream();
-    token = newest = null;
+    token = null;
+    forgetList();
   }
 
   window.isthmus = Object.freeze({
@@ -267,8 +275,8 @@
         store.set(CONSENT, "yes");
         begun();
       } else {
-        forgetVisitor();
         for (const name of store.names()) if (name.startsWith("isthmus.")) store.drop(name);
+        forgetVisitor();
       }
       return allowed();
     },
@@ -276,10 +284,11 @@
     allowed,
     /** Names the user: an id, and a function that asks the site's backend for `{token, expires_at}`. Without them: anonymous. */
     user(id, getToken) {
-      if (id !== named?.id) token = newest = null;
+      const another = (id || undefined) !== named?.id;
       named = id ? { id, token: getToken } : null;
       asking = null;
       pauseStream();
+      if (another) { token = null; forgetList(); }
       attend();
       plan(SOON_MS);
     },
@@ -289,7 +298,7 @@
     shown(list) { answered("shown", list.items.map((entry) => entry.item), list); },
     /** An item that the visitor chose from a list. */
     selected(item, list) { answered("selected", [item], list); },
-    /** Calls `onChange` with the list now and whenever it changes; returns a function that ends this. */
+    /** Calls `onChange` with the list now and whenever it changes, and with null where it must leave the page; returns a function that ends this. */
     recommendations(placement, onChange) {
       const list = { placement, onChange };
       lists.add(list);
