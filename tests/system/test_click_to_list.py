@@ -5,6 +5,7 @@ import os
 import statistics
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,8 @@ from stream.api.api_keys import ApiKeys, Scope, make_api_key
 from stream.api.app import make_app
 from stream.core.announcements import ModelAnnouncement
 from stream.core.events import Item
+from stream.core.interactions import session_of
+from stream.core.ranking import Ranker
 from stream.core.tokens import join_tokens
 from stream.kafka.cluster.compacted_topic import announce
 from stream.kafka.cluster.event_sink import open_event_sink
@@ -39,7 +42,7 @@ CLICKS = int(os.environ.get("SHOP_CLICKS", "3"))
 """`SHOP_CLICKS=30` gives the figures of the guide."""
 WITHIN_MS = 90_000
 PAGES = {"Home": "home", "Car": "car", "Dog and cat": "pets", "Health": "health"}
-"""Topics of the shop, and their names in tags: for the model below, each click changes the first five items."""
+"""Topics of the shop, and their names in tags."""
 CLICK_AND_SEE = """async (label) => {
     const list = document.getElementById("list");
     const names = () => [...list.querySelectorAll(".name")].map((name) => name.textContent).join();
@@ -53,13 +56,22 @@ CLICK_AND_SEE = """async (label) => {
 }"""
 
 
-def publish_a_model_that_reads_clicks(bootstrap: str, folder: Path) -> None:
-    """Of random weights: what is read in the shop changes its scores."""
+def ranker_that_reads_clicks() -> Ranker:
+    """The first of random weights under which each click in the shop changes the first five items of its visitor."""
     clicks = [("products", f"{page}-cover", "select") for page in PAGES.values()]
-    tags = sorted({tag for one in clicks for tag in one})
+    visits = [[session_of([(NOW + second, clicks[second]) for second in range(count)])] for count in range(1, len(clicks) + 1)]
+    tags, tokens = sorted({tag for one in clicks for tag in one}), [join_tokens(sorted(one)) for one in clicks]
     prior = np.linspace(0.9, 0.1, len(ITEMS), dtype=np.float32)
-    ranker = random_ranker("isthmus", ITEMS, prior, tags=tags, clicks=[join_tokens(sorted(one)) for one in clicks])
-    sha256 = write_ranker(folder, ranker, version="1")
+    for seed in range(1_000):
+        ranker = random_ranker("isthmus", ITEMS, prior, tags=tags, clicks=tokens, seed=seed)
+        scores = np.vstack([prior, ranker.rank_many(ranker.encode_many(visits))])
+        if all(not np.array_equal(*two) for two in pairwise(np.argsort(-scores, axis=1, kind="stable")[:, :5])):
+            return ranker
+    raise AssertionError("no weights change the list at each click")
+
+
+def publish_a_model_that_reads_clicks(bootstrap: str, folder: Path) -> None:
+    sha256 = write_ranker(folder, ranker_that_reads_clicks(), version="1")
     champion = ModelAnnouncement(role="champion", name="isthmus", version="1", uri=str(folder), sha256=sha256, published_at=NOW)
     announce(bootstrap, TOPICS.models, champion)
 
