@@ -354,7 +354,7 @@ async def test_a_named_user_writes_and_reads_with_the_sites_token_alone(site: Si
 
 FOLLOWING = """() => {
     window.heard = [];
-    isthmus.recommendations('one', (list) => { heard.push(list); isthmus.shown(list); });
+    isthmus.recommendations('one', (list) => { heard.push(list); if (list) isthmus.shown(list); });
     isthmus.recommendations('two', () => { throw new Error('of the page'); });
 }"""
 
@@ -375,7 +375,7 @@ async def test_a_page_has_one_stream_however_often_the_user_is_named_and_lists_a
     await site.until(lambda: site.running.parts.api.changes.open == 1)
     await site.until(lambda: ("shown", "one", api.ITEMS[4:9]) in site.feedback())
     await page.evaluate("() => { isthmus.recommendations('three', (list) => heard.push(list)); }")
-    heard = await page.evaluate("heard.filter((list) => list.items[0].item === 'item-04').map((list) => list.placement)")
+    heard = await page.evaluate("heard.filter((list) => list?.items[0].item === 'item-04').map((list) => list.placement)")
     assert heard == ["one", "three"]
     assert [entry for entry in site.feedback() if entry[1] == "one" and entry[2] == api.ITEMS[3:8]] == []
 
@@ -437,6 +437,35 @@ async def test_the_list_of_a_named_user_leaves_the_page_with_the_user(site: Site
     await (other.evaluate("isthmus.consent(false)") if ends == "elsewhere" else page.evaluate(ends))
     await expect(page.locator("#list li")).to_have_count(0, timeout=WITHIN_S * 1_000)
     assert await page.evaluate("heard") == ["item-03", None]
+
+
+async def test_a_hidden_page_holds_no_connection_and_gets_what_it_missed_when_it_is_seen(site: Site) -> None:
+    """It goes on from its last list: one without a change is not sent again. With eight hidden tabs, a ninth one sends."""
+    tabs = [await site.consenting()]
+    user = await tabs[0].evaluate("localStorage.getItem('isthmus.visitor')")
+    for _ in range(8):
+        await turn(tabs[-1], "hidden")
+        tabs.append(await site.consenting())
+    await site.until(lambda: site.running.parts.api.changes.open == 1)
+    await click(tabs[-1], "ninth")
+    await eventually(site, ninth=1)
+    await tabs[0].evaluate(
+        "() => { window.heard = []; isthmus.recommendations('page', (list) => heard.push(list.items[0].item)); }"
+    )
+    before = await tabs[0].evaluate("heard")
+    asked: list[str | None] = []
+    tabs[0].on("request", lambda request: asked.append(request.headers.get("last-event-id")) if "/v1/me/" in request.url else None)
+    await turn(tabs[0], "visible")
+    await site.until(lambda: site.running.parts.api.changes.open == 2)
+    await turn(tabs[0], "hidden")
+    await site.until(lambda: site.running.parts.api.changes.open == 1)
+    api.put_list(site.running.log, user, items=api.ITEMS[3:8])
+    await expect(tabs[-1].locator("#list .name").first).to_have_text("Item-03", timeout=WITHIN_S * 1_000)
+    await turn(tabs[0], "visible")
+    await expect(tabs[0].locator("#list .name").first).to_have_text("Item-03", timeout=WITHIN_S * 1_000)
+    assert await tabs[0].evaluate("heard") == [*before, "item-03"]
+    assert asked
+    assert all(asked)
 
 
 async def test_the_snippet_is_small_and_needs_no_key(site: Site) -> None:

@@ -153,6 +153,7 @@
   // The page may end here: what is kept goes by a beacon, which outlives the page. Nobody hears what becomes of a beacon, and some
   // are blocked, so the events stay kept until `fetch` has confirmed them: when the page is seen again, or by the next page.
   function leave() {
+    attend();
     const user = named ? token && token.ends > Date.now() && token.of : store.get(VISITOR);
     if (!user || !allowed()) return;
     const kept = keptOf(user);
@@ -173,7 +174,9 @@
   }
 
   function back() {
+    if (!allowed()) forgetVisitor(); // a page that the browser had put away hears nothing of other tabs
     beaconed.clear();
+    attend();
     plan(SOON_MS); // also what former pages left
   }
   addEventListener("visibilitychange", () => (document.visibilityState === "hidden" ? leave() : back()));
@@ -245,10 +248,10 @@
     }
   }
 
-  // Begins the stream where lists are asked for, and ends it where there are none. Each has a controller of its own: one that was ended
-  // never goes on.
+  // Begins the stream where lists are asked for and seen, and else ends it: with HTTP/1.1 a browser opens six connections to a host, for
+  // all tabs together. Each has a controller of its own: one that was ended never goes on.
   function attend() {
-    if (!lists.size || !allowed()) pauseStream();
+    if (!lists.size || !allowed() || document.visibilityState === "hidden") pauseStream();
     else if (!following) follow((following = new AbortController()).signal);
   }
 
