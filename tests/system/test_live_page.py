@@ -39,6 +39,17 @@ MARKUP = "<img src=x onerror=window.hacked=1>"
 WITHIN_MS = 30_000
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 860}}
 RANKER = world.OrderRanker()
+CROWDED = """async () => {
+  const { SpaceMap } = await import("/pages/live-map.js");
+  const old = document.getElementById("map"), box = old.cloneNode(true);
+  old.replaceWith(box);
+  const item = (_, index) => ({ item: `${index}`, name: `Insurance number ${index}`,
+    x: Math.cos(index / 6), y: Math.sin(index / 6) });
+  new SpaceMap(box, () => {}).show({ version: "crowded", items: Array.from({ length: 38 }, item), dots: [] });
+  const rooms = [...box.querySelectorAll("text")].map((text) => text.getBBox());
+  const meet = (a, b) => a.x < b.x + b.width && b.x < a.x + a.width && a.y + 2 < b.y + b.height && b.y + 2 < a.y + a.height;
+  return [rooms.length, rooms.filter((a, index) => rooms.slice(index + 1).some((b) => meet(a, b))).length];
+}"""
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -177,7 +188,7 @@ async def test_the_page_shows_what_happens_and_a_picked_users_list_follows(site:
     async with site.busy():
         page = await site.open()
         await expect(page.locator("#state")).to_have_text("Live", timeout=WITHIN_MS)
-        await expect(page.locator("#happened li.call").first).to_contain_text("dog", timeout=WITHIN_MS)
+        await expect(page.locator("#happened li.call").first).to_contain_text("keywords: dog", timeout=WITHIN_MS)
         await expect(page.locator("#happened li.purchase").first).to_contain_text("item-", timeout=WITHIN_MS)
         await expect(page.locator("#dots")).to_have_attribute(
             "aria-label", "Map of the shared space: 20 customers among 6 items", timeout=WITHIN_MS
@@ -223,6 +234,15 @@ async def test_nothing_that_a_producer_writes_runs_and_axe_finds_nothing(site: S
         found = await Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
         await page.context.close()
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_no_name_on_a_crowded_map_lies_on_another(site: Site, size: str) -> None:
+    """Those without room are left out; most have some."""
+    page = await site.open(size)
+    named, overlapping = await page.evaluate(CROWDED)
+    assert named > 15
+    assert overlapping == 0
 
 
 @pytest.mark.parametrize("site", [False], indirect=True)

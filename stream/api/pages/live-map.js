@@ -2,7 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const SPREAD_MS = 450, GLIDE_MS = 450, TRAIL_MS = 1800, FLIGHT_MS = 700, FORGET_MS = 90000;
-const MOST = 600, NEAR_PX = 18, CHARACTERS = 16, LISTED_CHARACTERS = 13, NARROW_PX = 420;
+const MOST = 600, NEAR_PX = 18, CHARACTERS = 16, LISTED_CHARACTERS = 13, GAP_PX = 3;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 function shape(dot) {
@@ -107,7 +107,7 @@ export class SpaceMap {
     this.canvas.getContext("2d").setTransform(scale, 0, 0, scale, 0, 0);
     this.marks.setAttribute("viewBox", `0 0 ${this.width} ${this.height}`);
     this.radiusX = this.width / 2 - Math.min(104, this.width * 0.24);
-    this.radiusY = this.height / 2 - 58;
+    this.radiusY = this.height / 2 - 66;
     this.#mark();
   }
 
@@ -200,6 +200,10 @@ export class SpaceMap {
     if (this.#items.length) {
       marks.push(svg("text", { class: "port click", x: 0, y: 14 }, "website"), svg("text", { class: "port call", x: 0, y: this.height - 6 }, "call centre"));
       const taken = [{ left: 0, right: 70, top: 0, bottom: 20 }, { left: 0, right: 75, top: this.height - 22, bottom: this.height }];
+      for (const { item, x, y } of this.#items) {
+        const [left, top] = this.#point(x, y);
+        taken.push({ item, left: left - 4, right: left + 4, top: top - 4, bottom: top + 4 });
+      }
       const rank = new Map(this.#listed.map((item, index) => [item, index + 1]));
       const inOrder = [...this.#items].sort((one, other) => (rank.get(one.item) ?? 99) - (rank.get(other.item) ?? 99));
       for (const item of inOrder) marks.push(...this.#anchor(item, rank.get(item.item), taken));
@@ -212,18 +216,25 @@ export class SpaceMap {
     const [x, y] = this.#point(item.x, item.y), listed = rank ? " listed" : "";
     const marks = [svg("circle", { class: `anchor${listed}`, cx: x, cy: y, r: rank ? 4 : 3 })];
     const text = rank ? lines(`${rank}. ${item.name}`, LISTED_CHARACTERS) : lines(item.name, CHARACTERS);
-    const size = { width: Math.max(...text.map((line) => line.length)) * (rank ? 7.3 : 6.2) * (this.width < NARROW_PX ? 0.92 : 1) + 4, height: text.length * 13 };
-    for (const away of rank ? [0, 14, 28, 42] : [0, 14, 28]) {
+    const size = { width: this.#widest(text, listed), height: text.length * 13 };
+    for (const away of [0, 14, 28, 42, -14, -28]) {
       const room = this.#room(item, x, y, away, size);
-      if (taken.some((other) => room.left < other.right && room.right > other.left && room.top < other.bottom && room.bottom > other.top)) continue;
+      if (taken.some((other) => other.item !== item.item && room.left < other.right + GAP_PX && room.right + GAP_PX > other.left && room.top < other.bottom && room.bottom > other.top)) continue;
       if (room.top < -4 || room.bottom > this.height + 4) continue;
       taken.push(room);
       const label = svg("text", { class: `name${listed}`, "text-anchor": room.side });
       text.forEach((line, index) => label.append(svg("tspan", { x: room.x, y: room.top + 10.5 + 13 * index }, line)));
-      if (away) marks.push(svg("line", { class: "leader", x1: x, y1: y, x2: x, y2: item.y > 0 ? room.top : room.bottom }));
+      if (away) marks.push(svg("line", { class: "leader", x1: x, y1: y, ...room.end }));
       return [...marks, label];
     }
     return marks;
+  }
+
+  /** The width of the widest line as the page's font draws it. */
+  #widest(text, listed) {
+    const context = this.canvas.getContext("2d"), style = getComputedStyle(this.marks);
+    context.font = `${listed ? 650 : 400} ${style.fontSize} ${style.fontFamily}`;
+    return Math.ceil(Math.max(...text.map((line) => context.measureText(line).width)));
   }
 
   /** Where a name may stand: outside the circle, and `away` further up or down. */
@@ -234,7 +245,8 @@ export class SpaceMap {
     const wanted = labelX - (isUpright ? width / 2 : side === "end" ? width : 0);
     const left = Math.max(-6, Math.min(this.width + 6 - width, wanted));
     const centre = y + (isUpright ? Math.sign(item.y) * (8 + height / 2) : item.y * 6) + Math.sign(item.y) * away;
-    return { x: labelX + left - wanted, side, left, right: left + width, top: centre - height / 2, bottom: centre + height / 2 };
+    const end = isUpright ? { x2: x, y2: item.y > 0 ? centre - height / 2 : centre + height / 2 } : { x2: labelX - Math.sign(item.x) * 2, y2: centre };
+    return { x: labelX + left - wanted, side, left, right: left + width, top: centre - height / 2, bottom: centre + height / 2, end };
   }
 
   #wayMarks() {

@@ -1,7 +1,13 @@
 /* The live page: what comes on its stream, shown as text and on the map. Whatever producers wrote is set as text alone. */
 import { SpaceMap } from "./live-map.js";
+import { when } from "./times.js";
 
-const LONGEST_PAUSE_MS = 15000, QUIET_MS = 9000, ROWS = 9, STEPS = 4, FEW = 100;
+const LONGEST_PAUSE_MS = 15000, QUIET_MS = 9000, ROWS = 9, STEPS = 4, FEW = 100, AVERAGED = 10; // frames, two a second
+const REASONS = {
+  empty: "empty", not_json: "no JSON", invalid: "fields missing or wrong", missing_key: "without a key", key_mismatch: "key and user differ", wrong_partition: "in the wrong partition",
+  too_far_ahead: "from the future", implausible_time: "time implausible", mapping: "refused by the mapping", poison: "made the step fail", unreadable: "unreadable",
+  undelivered: "not delivered", undecodable: "schema does not fit", unknown_schema: "schema unknown",
+};
 const KINDS = { click: "Click", call: "Call", purchase: "Bought" };
 const $ = (id) => document.getElementById(id);
 const locale = (value, digits = 0) => Number(value).toLocaleString("en", { maximumFractionDigits: digits });
@@ -16,6 +22,7 @@ let model = null;
 let paused = false;
 let stream = null;
 let applied = 0; // events a second
+const rates = []; // of the last frames
 const shownAt = { click: 0, call: 0, purchase: 0 };
 
 const map = new SpaceMap($("map"), (user) => pick(user, true));
@@ -111,8 +118,7 @@ function showPicture(picture) {
 function showFrame(frame) {
   map.remove(frame.gone);
   map.add(frame.dots);
-  applied = Object.values(frame.per_s).reduce((sum, rate) => sum + rate, 0);
-  for (const kind of ["click", "call", "purchase"]) $(`rate-${kind}`).textContent = locale(frame.per_s[kind] ?? 0);
+  showRates(frame.per_s);
   if (frame.freshness_ms !== null) $("freshness").textContent = frame.freshness_ms < 10000 ? `${locale(frame.freshness_ms)} ms` : `${locale(frame.freshness_ms / 1000)} s`;
   $("lists").textContent = `${locale(frame.lists_per_s)} new lists a second`;
   const next = frame.happened.reduce((best, one) => best && shownAt[best.kind] <= shownAt[one.kind] ? best : one, null);
@@ -120,6 +126,18 @@ function showFrame(frame) {
   if (frame.gone.includes(picked.user)) pick("", false);
   choose(frame);
   showModel(frame.now);
+}
+
+/** Averages over some seconds: calls are few, and would be none in most frames. */
+function showRates(perS) {
+  rates.push(perS);
+  if (rates.length > AVERAGED) rates.shift();
+  applied = 0;
+  for (const kind of Object.keys(KINDS)) {
+    const rate = rates.reduce((sum, one) => sum + (one[kind] ?? 0), 0) / rates.length;
+    applied += rate;
+    $(`rate-${kind}`).textContent = locale(rate, rate < 10 ? 1 : 0);
+  }
 }
 
 /** One event a frame, of the kind that was not seen for longest: more cannot be read. */
@@ -135,7 +153,9 @@ function showHappened(one) {
 
 function wording(one) {
   if (one.kind === "purchase") return one.what.slice(0, 2).join(", ") + (one.what.length > 2 ? ` and ${one.what.length - 2} more` : "");
-  return one.what.join(" · ") || (one.kind === "call" ? "without a listed keyword" : "without a tag");
+  const what = one.what.join(" · ");
+  if (one.kind === "call") return what ? `keywords: ${what}` : "without a listed keyword";
+  return what || "without a tag";
 }
 
 // 3: one customer
@@ -204,9 +224,9 @@ function basis(list) {
 }
 
 function step(one) {
-  const count = one.kind === "click" ? `${one.count} ${one.count === 1 ? "click" : "clicks"}: ` : one.kind === "call" ? `${one.count} ${one.count === 1 ? "sentence" : "sentences"}: ` : "";
+  const count = one.kind === "click" ? `${one.count} ${one.count === 1 ? "click" : "clicks"}: ` : one.kind === "call" ? `${one.count} ${one.count === 1 ? "sentence" : "sentences"}, ` : "";
   const words = element("span", { className: "words", textContent: count + wording(one) });
-  const at = element("time", { dateTime: new Date(one.at).toISOString(), textContent: new Date(one.at).toLocaleString([], { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" }) });
+  const at = element("time", { dateTime: new Date(one.at).toISOString(), textContent: when(one.at) });
   const made = element("li", { className: one.kind }, element("strong", { textContent: `${one.kind === "click" ? "Visit" : KINDS[one.kind]} ` }), at, element("br", {}), words);
   for (const move of one.rose) made.append(element("span", { className: "effect", textContent: `→ ${move.name} rose from ${move.before} to ${move.after}` }));
   return made;
@@ -230,7 +250,7 @@ function showNumbers(numbers) {
   $("lag-note").textContent = waiting && applied ? `as many as come in ${waiting / applied < 0.1 ? "less than 0.1" : locale(waiting / applied, 1)} s` : `in ${lag.length} topics`;
   const dead = Object.entries(numbers.dead_letters);
   $("dead").textContent = locale(dead.reduce((sum, [, count]) => sum + count, 0));
-  $("dead-note").textContent = dead.map(([reason, count]) => `${reason} ${locale(count)}`).join(", ") + (isDemo && dead.length ? " (the demo plants some)" : "");
+  $("dead-note").textContent = dead.map(([reason, count]) => `${REASONS[reason] ?? reason}: ${locale(count)}`).join(", ") + (isDemo && dead.length ? " (the demo plants some)" : "");
   if (numbers.answered < numbers.asked) $("lag-note").textContent += `; ${numbers.answered} of ${numbers.asked} processes answer`;
   showQuality(numbers.quality);
 }
@@ -270,7 +290,7 @@ function visitor() {
 }
 
 if (isDemo) {
-  $("demo").hidden = false;
+  $("demo").hidden = $("demo-clock").hidden = false;
   const look = () => { $("me").hidden = !visitor(); };
   addEventListener("storage", look);
   addEventListener("focus", look);

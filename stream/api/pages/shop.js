@@ -30,8 +30,12 @@ function topic([title, page]) {
   return element("li", { className: "card" }, element("h2", { textContent: title }), ...buttons);
 }
 
+function invite() {
+  say(isthmus.allowed() ? "Click something." : "Allow it below, and the list follows your clicks.");
+}
+
 function click(tags) {
-  if (!isthmus.allowed()) return say("Allow it below, and the list follows your clicks.");
+  if (!isthmus.allowed()) return invite();
   clickedAt = performance.now();
   isthmus.click(tags);
   say("Sent. Waiting for the new list …");
@@ -81,6 +85,8 @@ const consent = document.getElementById("consent");
 consent.checked = isthmus.allowed();
 consent.addEventListener("change", () => {
   if (isthmus.consent(consent.checked) !== consent.checked) say("Your browser asks sites not to track you, so nothing is sent.");
-  else if (!consent.checked) say("Forgotten on this computer; nothing more is sent.");
+  else if (consent.checked) invite();
+  else say("Forgotten on this computer; nothing more is sent.");
 });
+invite();
 isthmus.recommendations("shop", show);
