@@ -99,8 +99,13 @@ def quantize(path: Path) -> None:
 
     plain = path.with_suffix(".float32.onnx")
     path.rename(plain)
-    logging.getLogger().setLevel(logging.ERROR)  # it recommends a preparation that changes nothing for this graph
-    quantize_dynamic(plain, path, per_channel=True, weight_type=QuantType.QInt8, reduce_range=True)
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it recommends a preparation that changes nothing for this graph
+    try:
+        quantize_dynamic(plain, path, per_channel=True, weight_type=QuantType.QInt8, reduce_range=True)
+    finally:
+        root.setLevel(level)
     plain.unlink()
 
 

@@ -46,6 +46,9 @@ class Sender:
                 for part in self._parts:
                     connection.sendall(part)
                     self.sent += len(part)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65_536):  # the rest of the request: closing before it is read would reset the connection
+                    pass
 
     @contextmanager
     def running(self) -> Iterator[None]:
