@@ -16,10 +16,10 @@ _Partition = tuple[str, int]
 
 
 class _Held(NamedTuple):
-    """Where a partition waits, and for which schema."""
+    """Where a partition waits, and for which schema; None if the registry answered while it was being stopped."""
 
     offset: int
-    schema_id: int
+    schema_id: int | None
     decoder: TopicDecoder
 
 
@@ -47,19 +47,17 @@ class SchemaGate:
         return None
 
     def hold(self, partition: _Partition, record: Record) -> None:
-        """Notes that a partition waits at a record of which `first_waiting` said so."""
+        """Notes that a partition was stopped at a record of which `first_waiting` said so, so that it is read on in any case."""
         decoder = self._decoders[partition[0]]
-        waiting = decoder.unsettled([record])
-        if not waiting:
-            return
+        schema_id = next(iter(decoder.unsettled([record])), None)
         before = self._held.get(partition)
-        self._held[partition] = _Held(record.offset, waiting[0], decoder)
-        if before is None or before.offset != record.offset:
+        self._held[partition] = _Held(record.offset, schema_id, decoder)
+        if schema_id is not None and (before is None or before.offset != record.offset):
             logger.error("%s. This partition waits; the others go on", self._text(partition))
 
     def released(self) -> list[_Partition]:
         """Partitions that wait no longer; each is named once."""
-        found = [partition for partition, held in self._held.items() if held.decoder.schemas.is_settled(held.schema_id)]
+        found = [partition for partition in self._held if not self._waits(partition)]
         for partition in found:
             logger.info("%s-%d is read on at offset %d", *partition, self._held.pop(partition).offset)
         return found
@@ -79,10 +77,15 @@ class SchemaGate:
 
     def check(self) -> str | None:
         """What health says: which partitions wait."""
-        return "; ".join(map(self._text, self._held)) or None
+        return "; ".join(map(self._text, filter(self._waits, self._held))) or None
+
+    def _waits(self, partition: _Partition) -> bool:
+        _, schema_id, decoder = self._held[partition]
+        return schema_id is not None and not decoder.schemas.is_settled(schema_id)
 
     def _text(self, partition: _Partition) -> str:
         (topic, number), (offset, schema_id, _) = partition, self._held[partition]
+        assert schema_id is not None
         why = self._errors.get(schema_id, "the schema registry has not answered yet")
         return f"{topic}-{number}: the record at offset {offset} has schema {schema_id}, which is not known ({why})"
 

@@ -13,6 +13,7 @@ from stream.core.events import Source, ValueFormat
 from stream.core.framing import framed
 from stream.core.outputs import Output
 from stream.core.partitioner import partition_of
+from stream.core.records import PlainRecord
 from stream.core.step import StepConfig
 from stream.formats.gate import SchemaGate
 from stream.formats.topic_decoder import TopicDecoder
@@ -179,3 +180,20 @@ async def test_a_denied_schema_is_a_dead_letter_and_our_json_never_waits(log: tu
         await topics.append_to(TOPICS.clicks, partition_of(user.encode(), 2), Output(user.encode(), own, HEADERS), None)
         await until(lambda: running.applied() == 1)
         await running.end()
+
+
+def test_a_partition_that_was_stopped_is_read_on_although_the_registry_answered_meanwhile(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Between the question and the stop lies a seek: without a note nobody would read on, and health would say that all is well."""
+    with FakeRegistry() as registry:
+        schema_id = registry.add(CLICK)
+        decoder = TopicDecoder("formats.clicks", ValueFormat.AVRO, registry.known())
+        gate, record = SchemaGate({TOPICS.clicks: decoder}), PlainRecord(7, 0, b"u", framed(schema_id, b""), [])
+        decoder.schemas.settle([schema_id])
+        gate.hold((TOPICS.clicks, 0), record)
+        assert gate.partitions() == {(TOPICS.clicks, 0)}
+        assert gate.check() is None
+        assert gate.released() == [(TOPICS.clicks, 0)]
+        assert gate.released() == []
+    assert "waits" not in caplog.text

@@ -136,10 +136,11 @@ def _carry_erasures(settings: Settings, new: Settings, both: _Both) -> None:
             f"{new.application} has not read {count} erasures, which have left their topic. Stop its workers and encoders "
             f"({', '.join(living)}), and run this again: it carries them over"
         )
-    asyncio.run(write_markers(new, missing, {number: both.new.term(number) + 1 for number in missing}))
     erasures = list(_erasures_of(settings, both, missing))
     headers, topics = ((NATIVE_FORMAT_HEADER, b"1"),), settings.topics.model_dump()
+    # The markers come last: where this is cut off before them, the next run still misses them.
     asyncio.run(produce(settings.kafka.bootstrap, erasures, topics, lambda _: None, headers))
+    asyncio.run(write_markers(new, missing, {number: both.new.term(number) + 1 for number in missing}))
     raise IsthmusError(
         f"{count} erasures were carried over: start the workers and encoders of {new.application}, then run this again"
     )
