@@ -7,12 +7,11 @@ from typing import Any, Final, NamedTuple
 
 from kafka import TopicPartition
 from kafka.admin import OffsetSpec
-from kafka.errors import GroupIdNotFoundError
 from kafka.structs import OffsetAndMetadata
 
 from stream.core.reset import NO_RECORD_MS
 from stream.errors import IsthmusError
-from stream.kafka.cluster.lag import NO_GROUP_YET
+from stream.kafka.cluster.lag import NO_GROUP_YET, from_coordinator
 from stream.kafka.cluster.partition import Partition
 
 _COORDINATOR_S: Final = 15.0
@@ -92,14 +91,4 @@ def committed_notes(admin: Any, group: str, partitions: list[Any]) -> dict[Parti
 
 
 def _from_coordinator(ask: Callable[[], Mapping[Any, Any]]) -> Mapping[Any, Any]:
-    """The answer of the broker that keeps a group, which a new or restarted one gives after a while; empty without a group."""
-    deadline = time.monotonic() + _COORDINATOR_S
-    while True:
-        try:
-            return ask()
-        except GroupIdNotFoundError:
-            return {}
-        except NO_GROUP_YET as error:
-            if time.monotonic() > deadline:
-                raise IsthmusError(f"no broker keeps the groups yet ({type(error).__name__}): try again") from error
-            time.sleep(_AGAIN_S)
+    return from_coordinator(ask, _COORDINATOR_S, "the groups yet", "try again")

@@ -1,6 +1,7 @@
 """How far a consumer group is behind, from the broker's committed and end offsets."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from kafka import TopicPartition
@@ -19,6 +20,31 @@ from stream.kafka.cluster.topics import admin_client
 
 NO_GROUP_YET: Final = (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, GroupIdNotFoundError, NotCoordinatorError)
 """A broker's answers for a while after its start, and before a group's first commit."""
+_AGAIN_S: Final = 0.2
+
+
+def from_coordinator(ask: Callable[[], Mapping[Any, Any]], wait_s: float, whose: str, to_do: str) -> Mapping[Any, Any]:
+    """The answer of the broker that keeps a group, which a new or restarted one gives after a while; empty without a group.
+
+    Args:
+        ask: Asks it.
+        wait_s: For how long it is asked again.
+        whose: What it keeps, for the error.
+        to_do: What to do then.
+
+    Raises:
+        IsthmusError: it does not come up.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return ask()
+        except GroupIdNotFoundError:
+            return {}
+        except NO_GROUP_YET as error:
+            if time.monotonic() > deadline:
+                raise IsthmusError(f"no broker keeps {whose} ({type(error).__name__}): {to_do}") from error
+            time.sleep(_AGAIN_S)
 
 
 class GroupLag(NamedTuple):

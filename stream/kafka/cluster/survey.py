@@ -10,15 +10,13 @@ from typing import Any, Final, NamedTuple
 
 from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
-from kafka.errors import GroupIdNotFoundError, KafkaError
+from kafka.errors import KafkaError
 
-from stream.errors import IsthmusError
-from stream.kafka.cluster.lag import NO_GROUP_YET
+from stream.kafka.cluster.lag import from_coordinator
 from stream.kafka.cluster.topics import TopicProblem, TopicSpec, admin_client, topic_problems
 
 ANSWER_MS: Final = 5_000
 _COORDINATOR_S: Final = 5.0
-_AGAIN_S: Final = 0.2
 _OFFSETS_TOPIC: Final = "__consumer_offsets"
 _LEAST: Final = "min.insync.replicas"
 _RETENTION: Final = "retention.ms"
@@ -182,22 +180,7 @@ class Survey:
         return committed, len(described[group]["members"]) if described else 0
 
     def _from_coordinator(self, group: str, ask: Callable[[], Mapping[Any, Any]]) -> Mapping[Any, Any]:
-        """The answer of the broker that keeps a group, which a new or restarted one gives after a while; empty without a group.
-
-        Raises:
-            IsthmusError: it does not come up.
-        """
-        deadline = time.monotonic() + _COORDINATOR_S
-        while True:
-            try:
-                return ask()
-            except GroupIdNotFoundError:
-                return {}
-            except NO_GROUP_YET as error:
-                if time.monotonic() > deadline:
-                    why = f"{type(error).__name__}): look at the brokers that hold {_OFFSETS_TOPIC}"
-                    raise IsthmusError(f"no broker keeps the group {group} ({why}") from error
-            time.sleep(_AGAIN_S)
+        return from_coordinator(ask, _COORDINATOR_S, f"the group {group}", f"look at the brokers that hold {_OFFSETS_TOPIC}")
 
 
 def _now_ms() -> float:
