@@ -59,15 +59,15 @@ def start(
 def switch(
     name: Name,
     lose_history: Annotated[
-        bool, typer.Option("--lose-history", help="go on although users get lists that know less than those they have")
+        bool, typer.Option("--lose-history", help="go on although the new application lacks what left the inputs")
     ] = False,
     bootstrap: Bootstrap = None,
 ) -> None:
     """Check that the new application may replace the running one, and say what consumers read from now on.
 
     Stop the running application's workers and encoders first; those of the new one go on. Over all users, no list may have older
-    applied offsets than the one it replaces; erasures that came since the backfill began are compared, and carried over where
-    they have left their topic.
+    applied offsets than the one it replaces, and nothing may be lost that has left the inputs; erasures that came since the
+    backfill began are compared, and carried over where they have left their topic.
 
     Example: isthmus backfill switch shop-2
     """
@@ -84,7 +84,7 @@ def switch(
             done = switching.switch(settings, name, startup.step, lose_history=lose_history)
     typer.echo(f"checked {done.users} users: no list has older applied offsets than the one it replaces")
     if done.lost:
-        typer.echo(f"{done.lost} users get lists that know less: their newest events have left the inputs")
+        typer.echo(f"{done.lost} users lose what {settings.application} knows of them and the inputs no longer hold")
     typer.echo("consumers read from now on:")
     for former, new in outputs_of(settings, done.new):
         typer.echo(f"  {new}  instead of  {former}")

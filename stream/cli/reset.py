@@ -74,7 +74,7 @@ def reset(
 
 def _plan(found: Reset) -> list[str]:
     from stream.services.reset.reset import groups_of
-    from stream.services.reset.verdict import inputs_of
+    from stream.services.reset.verdict import LOSSES, inputs_of
 
     counts, target, settings = found.counts, found.target, found.settings
     where = "their beginning" if target.since_ms is None else f"what Kafka received from {_time(target.since_ms)} on"
@@ -89,14 +89,11 @@ def _plan(found: Reset) -> list[str]:
         f"stores     in {settings.worker_state_dir} are deleted; those of other machines follow by themselves",
     ]
     lost = counts.losers
-    kinds = ", ".join(f"{lost[one]} {text}" for one, text in _LOST.items())
+    kinds = ", ".join(f"{lost[one]} {text}" for one, text in LOSSES.items())
     lines.append(f"lost       {lost['any']} users have something from before that: {kinds}")
     if counts.unreadable:
         lines.append(f"           and {counts.unreadable} states cannot be read, so that it is not known what they lose")
     return lines
-
-
-_LOST = {"history": "history", "owned": "owned items", "eligibility": "eligibility", "feedback": "feedback"}
 
 
 def _require_consent(found: Reset, *, lose_history: bool, yes: bool) -> None:

@@ -267,8 +267,8 @@ def _fold_feedback(user: UserState, event: Feedback, at_ms: int, context: FoldCo
         revise_examples(user, changes.since_ms, context, Occasion.LATE_FEEDBACK)
 
 
-def _erase_feedback(user: UserState, erased_at: int) -> None:
-    """The head takes over the applied offset, for the case that no feedback is left."""
+def erase_feedback(user: UserState, erased_at: int) -> None:
+    """Forgets the feedback up to a time. The head takes over the applied offset, for the case that none is left."""
     feedback = user.load_feedback()
     if feedback.applied is None:
         return
@@ -283,7 +283,7 @@ def _fold_erasure(user: UserState, erased_at: int, context: FoldContext) -> None
     held = _contents(user)
     head.erased_at = newest_erasure(head.erased_at, erased_at)
     user.erased = user.facts_changed = True
-    _erase_feedback(user, erased_at)
+    erase_feedback(user, erased_at)
     _erase_purchases(user, erased_at, context)
     _erase_eligibility(facts, erased_at)
     facts.evicted = _evicted_after(facts.evicted, erased_at)

@@ -175,15 +175,11 @@ class KeptConversation(Conversation, frozen=True, array_like=True, tag="c", gc=F
 
     def part_of(self, hashed_id: bytes) -> Part | None:
         """The part of this identity."""
-        return next((part for part, other in zip(self.parts, self._split_ids(), strict=True) if other == hashed_id != NO_ID), None)
+        return next((part for part, other in self.identified_parts() if other == hashed_id != NO_ID), None)
 
     def with_part(self, part: Part, hashed_id: bytes) -> "KeptConversation":
         """The conversation with one more part, in place of an older one of the same identity."""
-        identified = [
-            (other, other_id)
-            for other, other_id in zip(self.parts, self._split_ids(), strict=True)
-            if other_id != hashed_id or hashed_id == NO_ID
-        ]
+        identified = [entry for entry in self.identified_parts() if entry[1] != hashed_id or hashed_id == NO_ID]
         if len(identified) == limits.PARTS and _part_order((part, hashed_id)) <= _part_order(identified[0]):
             return self
         insort(identified, (part, hashed_id), key=_part_order)
@@ -207,7 +203,7 @@ class KeptConversation(Conversation, frozen=True, array_like=True, tag="c", gc=F
 
     def after(self, moment_ms: int) -> "KeptConversation | None":
         """The parts that began after `moment_ms` (erasure). The displaced ones ended before all kept ones."""
-        identified = [entry for entry in zip(self.parts, self._split_ids(), strict=True) if entry[0].started_at > moment_ms]
+        identified = [entry for entry in self.identified_parts() if entry[0].started_at > moment_ms]
         if not identified:
             return None
         displaced_at = None
@@ -215,9 +211,10 @@ class KeptConversation(Conversation, frozen=True, array_like=True, tag="c", gc=F
             displaced_at = max(self.displaced_at, moment_ms + 1)
         return kept_conversation_of(identified, self.conversation_id, displaced_at)
 
-    def _split_ids(self) -> list[bytes]:
+    def identified_parts(self) -> list[tuple[Part, bytes]]:
+        """The parts with the hashes of their identities."""
         ids = self.ids or NO_ID * len(self.parts)
-        return [ids[start : start + ID_BYTES] for start in range(0, len(ids), ID_BYTES)]
+        return list(zip(self.parts, [ids[start : start + ID_BYTES] for start in range(0, len(ids), ID_BYTES)], strict=True))
 
 
 def _part_order(identified: tuple[Part, bytes]) -> tuple[int, int, int, bytes, bytes]:

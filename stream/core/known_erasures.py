@@ -11,6 +11,18 @@ from stream.core.events import Erasure
 from stream.core.kept_interactions import ID_BYTES
 
 
+def split_ids(ids: bytes) -> list[bytes]:
+    """The hashes that an erasure marker keeps one after the other."""
+    return [ids[start : start + ID_BYTES] for start in range(0, len(ids), ID_BYTES)]
+
+
+def joined_ids(before: bytes, newer: bytes) -> bytes:
+    """The hashes of two markers of one user, the newer ones last, each once. The first are pushed out where there are too many."""
+    known = set(split_ids(newer))
+    both = b"".join(one for one in split_ids(before) if one not in known) + newer
+    return both[-limits.ERASURES * ID_BYTES :]
+
+
 class KnownErasures:
     """The last 8 of a user.
 
@@ -29,7 +41,7 @@ class KnownErasures:
 
     def contains(self, erasure: Erasure) -> bool:
         hashed = self._hash(erasure)
-        return bool(hashed) and any(hashed == self.ids[start : start + ID_BYTES] for start in range(0, len(self.ids), ID_BYTES))
+        return bool(hashed) and hashed in split_ids(self.ids)
 
     def add(self, erasure: Erasure) -> bool:
         """Notes an erasure, unless it has a time or no id. Returns whether this pushes the oldest one out."""

@@ -13,6 +13,7 @@ import msgspec
 from stream.core.events import Source
 from stream.core.feedback import UserFeedback
 from stream.core.interactions import Session
+from stream.core.known_erasures import joined_ids, split_ids
 from stream.core.outputs import TrainingExample
 from stream.core.records import Boundaries, epoch_at
 from stream.core.state import (
@@ -22,8 +23,6 @@ from stream.core.state import (
     ErasureMarker,
     Facts,
     Head,
-    decode_erasure_marker,
-    encode_state,
 )
 
 NO_RECORD_MS: Final = 2**63 - 1
@@ -119,15 +118,19 @@ def gives_example(example: TrainingExample, places: Places, max_ahead_ms: int) -
     return is_read(Source.PURCHASE, example.occurred_at) and any(is_read(source, at_ms) for source, at_ms in shown)
 
 
-def unapplied_marker(stored: bytes) -> bytes:
-    """An erasure marker that keeps out what came before the erasure, and nothing because it was applied before.
-
-    Raises:
-        StatesUnreadableError: the marker cannot be decoded.
-    """
-    return encode_state(msgspec.structs.replace(decode_erasure_marker(stored), applied={}))
+def marker_of(head: Head, stored: ErasureMarker | None, now_ms: int) -> ErasureMarker | None:
+    """The erasure marker that a user who was erased and came back should have; None: it is there. 0.1.0 left some without."""
+    if head.erased_at == NEVER_ERASED or (stored is not None and stored.erased_at >= head.erased_at):
+        return None
+    return ErasureMarker(VERSION, head.erased_at, now_ms, {}, b"" if stored is None else stored.erasure_ids)
 
 
-def marker_of(head: Head, now_ms: int) -> bytes:
-    """The erasure marker of a user who was erased, came back, and has none."""
-    return encode_state(ErasureMarker(VERSION, head.erased_at, now_ms, {}))
+def merged_marker(former: ErasureMarker, new: ErasureMarker | None) -> ErasureMarker | None:
+    """The marker that lets a new application know of an erasure what the former one does; None: it knows it."""
+    if new is None:
+        return msgspec.structs.replace(former, applied={})
+    ids = joined_ids(former.erasure_ids, new.erasure_ids)
+    if former.erased_at <= new.erased_at and set(split_ids(ids)) <= set(split_ids(new.erasure_ids)):
+        return None
+    erased_at, written_at = max(former.erased_at, new.erased_at), max(former.written_at, new.written_at)
+    return ErasureMarker(VERSION, erased_at, written_at, new.applied, ids)

@@ -28,7 +28,7 @@ from stream.core.events import (
     UserEvent,
 )
 from stream.core.feedback import FeedbackConfig, UserFeedback
-from stream.core.fold import event_moment, fold_event, is_usable, note_erasure
+from stream.core.fold import erase_feedback, event_moment, fold_event, is_usable, note_erasure
 from stream.core.fold_context import FoldContext
 from stream.core.known_erasures import KnownErasures
 from stream.core.live_hit_rate import ExposureLabels
@@ -44,6 +44,7 @@ from stream.core.state import (
     NO_EVENT,
     SOURCE_NUMBERS,
     VERSION,
+    ErasureMarker,
     Head,
     decode_erasure_marker,
     decode_head,
@@ -193,17 +194,20 @@ def _load(admitted: Sequence[tuple[Record, UserEvent]], states: StateStore, cont
         head = Head() if stored is None else decode_head(stored)
         marker = markers.get(key)
         wrong_partition = stored is None and marker is None and partition_of(key, config.partitions) != batch.partition
-        if marker is not None:
-            erased = decode_erasure_marker(marker)
-            retention_ms = config.marker_retention_ms
-            if retention_ms is None or erased.written_at + retention_ms > batch.records[0].timestamp:
-                head.erased_at, head.applied = erased.erased_at, erased.applied
+        if marker is not None and _still_holds(erased := decode_erasure_marker(marker), context):
+            head.erased_at, head.applied = erased.erased_at, erased.applied
         users[user_id] = UserState(key, user_id, head, states, stored=stored is not None, wrong_partition=wrong_partition)
     if batch.source is Source.FEEDBACK:
         _load_feedback(users.values(), states)
     elif batch.source is Source.ERASURE:
-        _load_known_erasures(users.values(), states, config.erasure_key)
+        _load_known_erasures(users.values(), states, context)
     return users
+
+
+def _still_holds(marker: ErasureMarker, context: _Context) -> bool:
+    """Whether a marker has not expired."""
+    retention_ms = context.config.marker_retention_ms
+    return retention_ms is None or marker.written_at + retention_ms > context.batch.records[0].timestamp
 
 
 def _load_feedback(users: Collection[UserState], states: StateStore) -> None:
@@ -213,13 +217,16 @@ def _load_feedback(users: Collection[UserState], states: StateStore) -> None:
         user.feedback = UserFeedback() if stored is None else decode_user_feedback(stored)
 
 
-def _load_known_erasures(users: Collection[UserState], states: StateStore, erasure_key: bytes) -> None:
-    """Reads which erasures the markers of all users of a batch know. One that has expired knows none."""
-    found = states.get_many([erasure_marker_key(user.key, erasure_key) for user in users])
-    for user, marker in zip(users, found, strict=True):
-        is_expired = user.head.erased_at == NEVER_ERASED
-        ids = b"" if marker is None or is_expired else decode_erasure_marker(marker).erasure_ids
-        user.erasures = KnownErasures(user.key, erasure_key, ids)
+def _load_known_erasures(users: Collection[UserState], states: StateStore, context: _Context) -> None:
+    """Reads which erasures the markers of all users of a batch know. One that has expired knows none, unless the head remembers its
+    erasure. The head may know nothing of one that holds: a backfill writes the marker before its erasure is read.
+    """
+    key = context.config.erasure_key
+    found = states.get_many([erasure_marker_key(user.key, key) for user in users])
+    for user, stored in zip(users, found, strict=True):
+        marker = None if stored is None else decode_erasure_marker(stored)
+        is_known = marker is not None and (user.head.erased_at != NEVER_ERASED or _still_holds(marker, context))
+        user.erasures = KnownErasures(user.key, key, marker.erasure_ids if marker is not None and is_known else b"")
 
 
 def _handle(user: UserState, record: Record, event: UserEvent, context: _Context) -> None:
@@ -241,6 +248,7 @@ def _handle(user: UserState, record: Record, event: UserEvent, context: _Context
             erase_example(user, event_id, context.fold)
         elif isinstance(event, Erasure):
             note_erasure(user, event, context.fold)
+            _erase_remains(user, context)
             emit_all_examples(user, context.fold, Occasion.COVERED_ERASURE)
         return
     gap_ms = context.config.session_gap_ms
@@ -250,6 +258,15 @@ def _handle(user: UserState, record: Record, event: UserEvent, context: _Context
     user.broker_ms = record.timestamp
     user.cause = Cause(event_id, source, moment_ms)
     _apply(user, event, user.cause, context)
+
+
+def _erase_remains(user: UserState, context: _Context) -> None:
+    """Forgets what a marker covers that was written without its erasure: feedback, and a list that a lost state sent."""
+    marks, erased_at = user.load_feedback().marks, user.head.erased_at
+    if marks and marks[0].at_ms <= erased_at:
+        erase_feedback(user, erased_at)
+    if not user.stored:
+        context.outcome.recommendations.append(Output(user.key, None))
 
 
 def _handle_feedback(user: UserState, record: Record, event: UserEvent, context: _Context) -> None:

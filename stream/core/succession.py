@@ -1,44 +1,196 @@
-"""Whether a user's state in a new application may replace the one in the former: it must not know less of the inputs."""
+"""Whether a user's state in a new application may replace the one in the former: it must not know less.
 
+What the inputs hold, the new application reads as its settings say, so there the applied offsets count. What has left the inputs is
+compared event by event, as far as the states keep events.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 
+from stream.core import limits
 from stream.core.events import Source
-from stream.core.reset import Places
-from stream.core.state import NEVER_ERASED, SOURCE_NUMBERS, ErasureMarker, Head
+from stream.core.feedback import UserFeedback
+from stream.core.interactions import Part, unpack_time
+from stream.core.kept_interactions import KeptConversation, KeptInteraction, KeptSession
+from stream.core.reset import Loss, Place, Places
+from stream.core.state import NEVER_ERASED, SOURCE_NUMBERS, ErasureMarker, Facts, Head, KeptPurchase
 
 _CAUSING: Final = (Source.CLICK, Source.CALL, Source.PURCHASE, Source.ELIGIBILITY)
+_NONE: Final = -1  # as `Evicted.newest_ended_at`
+_NEVER: Final = -(2**63)
+AnyKept = TypeVar("AnyKept", bound=KeptInteraction)
 
 
 class Succession(StrEnum):
-    """How a user's new list compares with the former."""
+    """How a user's new state compares with the former."""
 
     NEWER = "newer"
     BEHIND = "behind"
     LOST = "lost"
 
 
-def succession(former: Head, new: Head | None, marker: ErasureMarker | None, places: Places) -> Succession:
+class Known(NamedTuple):
+    """What an application knows of a user; a record that is not there is blank."""
+
+    head: Head
+    facts: Facts
+    feedback: UserFeedback
+
+
+class Gone:
+    """Which events may have left the inputs, so that a new application needs them from elsewhere.
+
+    Args:
+        former: The user in the former application.
+        places: What the inputs hold.
+        erased_at: What was up to then, nobody is to know, ms.
+        max_ahead_ms: An event is at most so far ahead of its Kafka timestamp.
+    """
+
+    def __init__(self, former: Known, places: Places, erased_at: int, max_ahead_ms: int) -> None:
+        self._applied = {source: former.head.applied.get(SOURCE_NUMBERS[source]) for source in Source}
+        self._applied[Source.FEEDBACK] = former.feedback.applied
+        self._places = places
+        self._erased_at = erased_at
+        self._max_ahead_ms = max_ahead_ms
+
+    def has(self, source: Source, at_ms: int, began_ms: int | None = None) -> bool:
+        """Whether an event may be gone that had to be kept; it began at `began_ms`, unless that is its time."""
+        if (at_ms if began_ms is None else began_ms) <= self._erased_at != NEVER_ERASED:
+            return False
+        return self._places[source].lacks(at_ms - self._max_ahead_ms, self._applied[source])
+
+
+def succession(former: Known, new: Known, marker: ErasureMarker | None, places: Places) -> Succession:
     """Compares by applied offsets, and where the inputs no longer hold the former's last events by the newest event time.
 
     Args:
         former: The user in the former application.
-        new: The user in the new one; None: not there.
+        new: The user in the new one.
         marker: The user's erasure marker in the new one: an erased user may lack what came before.
         places: What the inputs hold.
     """
-    if marker is not None and marker.erased_at >= former.newest_at:
+    if marker is not None and marker.erased_at >= former.head.newest_at:
         return Succession.NEWER
     for source in _CAUSING:
-        applied, place = former.applied.get(SOURCE_NUMBERS[source]), places[source]
-        if applied is None or not place.holds(applied):
-            continue
-        epoch, offset = (-1, -1) if new is None else new.applied.get(SOURCE_NUMBERS[source], (-1, -1))
-        if epoch not in {place.epoch, applied[0]} or offset < applied[1]:
+        applied, place = former.head.applied.get(SOURCE_NUMBERS[source]), places[source]
+        if applied is not None and place.holds(applied) and _is_behind(applied, new.head.applied, source, place):
             return Succession.BEHIND
-    return Succession.LOST if new is None or new.newest_at < former.newest_at else Succession.NEWER
+    return Succession.LOST if new.head.newest_at < former.head.newest_at else Succession.NEWER
 
 
-def is_marker_newer(former: ErasureMarker, new: ErasureMarker | None) -> bool:
-    """Whether the former application knows of a later erasure than the new one."""
-    return former.erased_at > (NEVER_ERASED if new is None else new.erased_at)
+def _is_behind(applied: tuple[int, int], new: dict[int, tuple[int, int]], source: Source, place: Place) -> bool:
+    epoch, offset = new.get(SOURCE_NUMBERS[source], (-1, -1))
+    return epoch not in {place.epoch, applied[0]} or offset < applied[1]
+
+
+def loss_between(former: Known, new: Known, gone: Gone) -> Loss:
+    """What the former application knows of a user and the new one does not, although it is not known to have less room for it."""
+    return Loss(
+        _lacks_clicks(former, new, gone) or _lacks_parts(former, new, gone) or _lacks_purchases(former.facts, new.facts, gone),
+        _lacks_actions(former.facts, new.facts, gone),
+        _lacks_eligibility(former.facts, new.facts, gone),
+        _lacks_marks(former.feedback, new.feedback, gone),
+    )
+
+
+def _lacks_clicks(former: Known, new: Known, gone: Gone) -> bool:
+    """By their times: id and tags are what the settings make of a record."""
+    sessions = _kept(new, KeptSession)
+    missing = Counter(at_ms for at_ms in _click_times(_kept(former, KeptSession)) if gone.has(Source.CLICK, at_ms))
+    missing.subtract(_click_times(sessions))
+    return any(
+        not _may_be_evicted(at_ms, new) and not any(_may_have_displaced(session, at_ms) for session in sessions)
+        for at_ms, count in missing.items()
+        if count > 0
+    )
+
+
+def _click_times(sessions: Iterable[KeptSession]) -> list[int]:
+    return [at_ms for session in sessions for at_ms, _ in session.clicks()]
+
+
+def _may_have_displaced(session: KeptSession, at_ms: int) -> bool:
+    """Whether a full session may have held a click that later ones displaced."""
+    return session.click_count == limits.CLICKS and session.started_at <= at_ms <= unpack_time(session.times)
+
+
+def _lacks_parts(former: Known, new: Known, gone: Gone) -> bool:
+    """By their times, or by identity where a newer one replaced it."""
+    calls = {call.conversation_id: call for call in _kept(new, KeptConversation)}
+    return any(
+        gone.has(Source.CALL, part.ended_at, part.started_at)
+        and not _may_be_evicted(part.ended_at, new)
+        and not (call.conversation_id in calls and _holds_part(calls[call.conversation_id], part, hashed_id))
+        for call in _kept(former, KeptConversation)
+        for part, hashed_id in call.identified_parts()
+    )
+
+
+def _holds_part(call: KeptConversation, part: Part, hashed_id: bytes) -> bool:
+    """Whether a call holds a part, or may have displaced it."""
+    times = part.started_at, part.ended_at
+    same = call.part_of(hashed_id)
+    is_there = any((one.started_at, one.ended_at) == times for one in call.parts)
+    if is_there or (same is not None and (same.started_at, same.ended_at) >= times):
+        return True
+    return call.displaced_at is not None and call.displaced_at <= part.ended_at <= call.parts[0].ended_at
+
+
+def _kept(known: Known, kind: type[AnyKept]) -> list[AnyKept]:
+    return [one for one in (*known.facts.interactions, *known.head.tail) if isinstance(one, kind)]
+
+
+def _may_be_evicted(at_ms: int, new: Known) -> bool:
+    return at_ms <= new.facts.evicted.newest_ended_at != _NONE
+
+
+def _lacks_purchases(former: Facts, new: Facts, gone: Gone) -> bool:
+    """By time, kind and items: the id of one without any differs where it came another way."""
+    wanted = Counter(_bought(one for one in former.purchases if gone.has(Source.PURCHASE, one.occurred_at)))
+    missing = wanted - Counter(_bought(new.purchases))
+    is_full = len(new.purchases) == limits.PURCHASES
+    return any(not (is_full and at_ms <= new.purchases[0].occurred_at) for at_ms, _, _ in missing)
+
+
+def _bought(purchases: Iterable[KeptPurchase]) -> list[tuple[int, bool, str]]:
+    return [(one.occurred_at, one.bought, item) for one in purchases for item in one.items]
+
+
+def _lacks_actions(former: Facts, new: Facts, gone: Gone) -> bool:
+    """Of an item that was bought or cancelled, the newest action counts."""
+    known, is_full = _actions(new), len(new.owned_before) >= limits.OWNED
+    oldest = min((at_ms for at_ms, _ in new.owned_before.values()), default=0)
+    return any(
+        gone.has(Source.PURCHASE, at_ms) and known.get(item, _NEVER) < at_ms and not (is_full and at_ms <= oldest)
+        for item, at_ms in _actions(former).items()
+    )
+
+
+def _actions(facts: Facts) -> dict[str, int]:
+    """Item -> time of its newest action, ms."""
+    found = {item: at_ms for item, (at_ms, _) in facts.owned_before.items()}
+    for purchase in facts.purchases:
+        found.update((item, max(purchase.occurred_at, found.get(item, _NEVER))) for item in purchase.items)
+    return found
+
+
+def _lacks_eligibility(former: Facts, new: Facts, gone: Gone) -> bool:
+    known = {one.occurred_at: set(one.excluded) for one in new.eligibility}
+    is_full = len(known) >= limits.ELIGIBILITY_LISTS
+    return any(
+        gone.has(Source.ELIGIBILITY, one.occurred_at)
+        and not set(one.excluded) <= known.get(one.occurred_at, set())
+        and not (is_full and one.occurred_at < min(known))
+        for one in former.eligibility
+    )
+
+
+def _lacks_marks(former: UserFeedback, new: UserFeedback, gone: Gone) -> bool:
+    known = {mark.identity: mark.at_ms for mark in new.marks}
+    return any(
+        gone.has(Source.FEEDBACK, mark.at_ms) and known.get(mark.identity, _NEVER) < mark.at_ms and mark.at_ms > new.evicted_at
+        for mark in former.marks
+    )

@@ -1,5 +1,6 @@
 """`isthmus backfill` on real Kafka: a new application beside the running one, who is gone in it, what keeps the switch back."""
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from stream.application import worker_group
 from stream.cli.backfill import app
-from stream.core.events import Click, Erasure, Source, UserEvent
+from stream.core.events import Click, Erasure, Feedback, Source, UserEvent
 from stream.core.state import erasure_marker_key, head_key
 from stream.errors import IsthmusError
 from stream.kafka.cluster.backfill_note import Phase, read_backfill, write_backfill
@@ -110,29 +111,40 @@ def test_lists_that_know_less_because_the_inputs_do_need_a_word_of_their_own(set
     """The clicks have left their topic, and no file held them."""
     delete_before_end(admin, settings, "web-clicks")
     let_read(begin(settings))
-    with pytest.raises(IsthmusError, match=r"6 of 6 users would get lists that know less: .* or go on with --lose-history"):
+    with pytest.raises(IsthmusError, match=r"6 of 6 users would lose what isthmus knows of them \(6 history\): .* --lose-history"):
         switched(settings)
     assert switched(settings, lose_history=True) == 6
 
 
-def test_an_erasure_that_came_between_and_left_its_topic_is_carried_over(settings: Settings, admin: Any) -> None:
-    """Only while no worker of the new application runs. What it holds of the user goes, and what comes later stays out."""
-    new = begin(settings)
-    let_read(new)
-    send(settings, [(Source.ERASURE, Erasure("u2", NOW + 10, "e2"))])
+def test_erasures_that_came_between_and_left_their_topic_are_carried_over(settings: Settings, admin: Any) -> None:
+    """Only while no worker of the new application runs. What it holds of the users goes, of one also where that is feedback only,
+    and what comes later stays out. An erasure without a time is known by its id: sent again, it erases nothing that came since.
+    """
+    send(settings, [(Source.FEEDBACK, Feedback("seen", NOW, "web", "shown", ("item-1",), "f"))])
     write(settings, fold(settings), TERM + 1)
+    new, bootstrap = begin(settings), settings.kafka.bootstrap
+    let_read(new)
+    send(settings, [(Source.ERASURE, Erasure("u2", None, "again")), (Source.ERASURE, Erasure("seen", NOW + 10, "e2"))])
+    write(settings, fold(settings), TERM + 2)
     delete_before_end(admin, settings, "erasures")
-    with closing(ConsumerClient(bootstrap_servers=settings.kafka.bootstrap, group_id=worker_group("shop"), client_id="w")) as one:
+    with closing(ConsumerClient(bootstrap_servers=bootstrap, group_id=worker_group("shop"), client_id="w")) as one:
         one.subscribe(["web-clicks"])
         wait_for(lambda: bool(one.poll(timeout_ms=100) or members_of(admin, [worker_group("shop")])), [], 60, "the membership")
-        with pytest.raises(IsthmusError, match=r"shop has not read 1 erasures.*Stop its workers and encoders \(w on 127.0.0.1"):
+        with pytest.raises(IsthmusError, match=r"shop has not read 2 erasures.*Stop its workers and encoders \(w on 127.0.0.1"):
             switched(settings)
     wait_for(lambda: not members_of(admin, [worker_group("shop")]), [], 60, "the end of the membership")
-    with pytest.raises(IsthmusError, match=r"1 erasures were carried over: start the workers and encoders of shop"):
+    with pytest.raises(IsthmusError, match=r"2 erasures were carried over: start the workers and encoders of shop"):
+        switched(settings)
+    with pytest.raises(IsthmusError, match=r"shop has not read 2 erasures yet: let its workers read them"):
         switched(settings)
     let_read(new, 100)
-    assert "u2" not in users_of(actual(settings.kafka.bootstrap, new.topics, "shop"))
+    assert not {"u2", "seen"} & users_of(actual(bootstrap, new.topics, "shop"))
+    assert not [key for store in held(new).values() for key, value in store.records.items() if b"seen" in key and value]
     assert switched(settings) == 5
+    later = [(Source.CLICK, Click("u2", time.time_ns() // 1_000_000, ("later",), "c-later"))]
+    send(settings, [*later, (Source.ERASURE, Erasure("u2", None, "again"))])
+    let_read(new, 200)
+    assert "u2" in users_of(actual(bootstrap, new.topics, "shop"))
 
 
 def test_another_erasure_key_is_refused(settings: Settings) -> None:

@@ -2,19 +2,22 @@
 
 from typing import Any, Final
 
+import msgspec
 import pytest
 
 from stream.core import limits
 from stream.core.events import Click, Eligibility, Erasure, Feedback, Purchase, Source, UserEvent
 from stream.core.feedback import UserFeedback, decode_feedback
 from stream.core.outputs import decode_example
-from stream.core.reset import NO_RECORD_MS, Loss, Place, gives_example, gives_list, loss_of, marker_of, unapplied_marker
+from stream.core.reset import NO_RECORD_MS, Loss, Place, gives_example, gives_list, loss_of, marker_of, merged_marker
 from stream.core.state import (
+    ErasureMarker,
     Facts,
     Head,
     decode_erasure_marker,
     decode_facts,
     decode_head,
+    encode_state,
     erasure_marker_key,
     facts_key,
     feedback_key,
@@ -124,18 +127,35 @@ def test_after_a_reset_an_erased_user_has_what_came_later_and_nothing_else(is_er
     world.deliver(store, ERASED)
     key = erasure_marker_key(b"u", world.settings().erasure_key)
     left = Store()
-    left.records[key] = unapplied_marker(store.records[key])
+    left.records[key] = encode_state(msgspec.structs.replace(decode_erasure_marker(store.records[key]), applied={}))
     world.deliver(left, [event for event in ERASED if not (is_erasure_gone and event[0] is Source.ERASURE)])
     assert world.history_of(left) == world.history_of(store)
     assert tags(left) == {"new"}
 
 
 def test_a_marker_that_an_earlier_version_lost_is_made_of_the_head() -> None:
-    """It keeps the same events out."""
+    """It keeps the same events out; and one of an earlier erasure is not enough."""
     store = Store()
     world.deliver(store, ERASED)
-    marker = decode_erasure_marker(marker_of(decode_head(store.records[head_key(b"u")]), NOW))
-    assert (marker.erased_at, marker.applied) == (NOW - 45 * MINUTE, {})
+    head = decode_head(store.records[head_key(b"u")])
+    for before, ids in ((None, b""), (ErasureMarker(1, NOW - 60 * MINUTE, 0, {}, b"known1"), b"known1")):
+        assert marker_of(head, before, NOW) == ErasureMarker(1, NOW - 45 * MINUTE, NOW, {}, ids)
+    assert marker_of(head, ErasureMarker(1, NOW - 45 * MINUTE, 0, {}), NOW) is None
+    assert marker_of(Head(), None, NOW) is None
+
+
+def test_a_new_application_needs_a_marker_where_it_knows_of_less() -> None:
+    """Of a later erasure, or of one without a time by its id, so that it erases nothing when it is sent again. What the new
+    application knows besides stays.
+    """
+    marker = ErasureMarker(1, 50, 7, {0: (1, 9)}, b"known1")
+    assert merged_marker(marker, None) == ErasureMarker(1, 50, 7, {}, b"known1")
+    assert merged_marker(marker, marker) is None
+    assert merged_marker(marker, ErasureMarker(1, 60, 8, {}, b"known0known1")) is None
+    assert merged_marker(marker, ErasureMarker(1, 49, 8, {1: (1, 2)}, b"known1")) == ErasureMarker(1, 50, 8, {1: (1, 2)}, b"known1")
+    assert merged_marker(marker, ErasureMarker(1, 60, 8, {}, b"known2")) == ErasureMarker(1, 60, 8, {}, b"known1known2")
+    many = b"".join(b"known%d" % number for number in range(2, 10))
+    assert merged_marker(marker, ErasureMarker(1, 50, 8, {}, many)) is None, "there is room for the new application's only"
 
 
 def tags(store: Store) -> set[str]:

@@ -20,7 +20,7 @@ from stream.errors import IsthmusError
 from stream.kafka.cluster import group_reset
 from stream.kafka.cluster.group_reset import members_of, set_offsets
 from stream.services.reset.holdings import STATES, Holdings
-from stream.services.reset.verdict import require_readable_markers
+from stream.services.reset.markers import require_readable_markers
 from stream.settings import Settings
 
 PLACE = ("web-clicks", 0)

@@ -1,37 +1,67 @@
 """Whether a user's state in a new application may replace the one in the former."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
 import pytest
 
-from stream.core.events import Source
-from stream.core.reset import NO_RECORD_MS, Place
-from stream.core.state import SOURCE_NUMBERS, ErasureMarker, Head
-from stream.core.succession import Succession, is_marker_newer, succession
+from stream.core.events import Click, Eligibility, EncodedCall, Erasure, Feedback, Purchase, Source, UserEvent
+from stream.core.feedback import UserFeedback, decode_feedback
+from stream.core.reset import NO_RECORD_MS, Loss, Place
+from stream.core.state import (
+    NEVER_ERASED,
+    SOURCE_NUMBERS,
+    ErasureMarker,
+    Facts,
+    Head,
+    decode_facts,
+    decode_head,
+    facts_key,
+    feedback_key,
+    head_key,
+)
+from stream.core.succession import Gone, Known, Succession, loss_between, succession
+from tests import world
+from tests.properties.random_events import Events, outgrowing_events, random_events
+from tests.world import MINUTE, NOW, Store
 
 CLICK = SOURCE_NUMBERS[Source.CLICK]
 PLACES = {source: Place(1, 5, NO_RECORD_MS) for source in Source}
 """The inputs hold the offsets from 5 on."""
+GONE = {source: Place(7, 5, NO_RECORD_MS) for source in Source}
+"""They hold nothing of what was applied."""
 
 
-def head(epoch: int, offset: int, newest_at: int = 100) -> Head:
-    return Head(applied={CLICK: (epoch, offset)}, newest_at=newest_at)
+def known(head: Head) -> Known:
+    return Known(head, Facts(), UserFeedback())
+
+
+def user(epoch: int, offset: int, newest_at: int = 100) -> Known:
+    return known(Head(applied={CLICK: (epoch, offset)}, newest_at=newest_at))
+
+
+NOBODY = known(Head())
 
 
 @pytest.mark.parametrize(
     ("former", "new", "found"),
     [
-        (head(1, 7), head(1, 7), Succession.NEWER),
-        (head(1, 7), head(1, 9), Succession.NEWER),
-        (head(1, 7), head(1, 6), Succession.BEHIND),
-        (head(1, 7), head(3, 9), Succession.BEHIND),
-        (head(1, 7), None, Succession.BEHIND),
-        (head(1, 4), head(3, 0), Succession.NEWER),
-        (head(1, 4), head(3, 0, newest_at=99), Succession.LOST),
-        (head(1, 4), None, Succession.LOST),
-        (head(2, 7), head(3, 0), Succession.NEWER),
-        (head(1, 7), head(1, 7, newest_at=99), Succession.LOST),
+        (user(1, 7), user(1, 7), Succession.NEWER),
+        (user(1, 7), user(1, 9), Succession.NEWER),
+        (user(1, 7), user(1, 6), Succession.BEHIND),
+        (user(1, 7), user(3, 9), Succession.BEHIND),
+        (user(1, 7), NOBODY, Succession.BEHIND),
+        (user(1, 4), user(3, 0), Succession.NEWER),
+        (user(1, 4), user(3, 0, newest_at=99), Succession.LOST),
+        (user(1, 4), NOBODY, Succession.LOST),
+        (user(2, 7), user(3, 0), Succession.NEWER),
+        (user(1, 7), user(1, 7, newest_at=99), Succession.LOST),
+        (NOBODY, NOBODY, Succession.NEWER),
     ],
 )
-def test_a_user_must_not_know_less_in_the_new_application(former: Head, new: Head | None, found: Succession) -> None:
+def test_a_user_must_not_know_less_in_the_new_application(former: Known, new: Known, found: Succession) -> None:
     """By offsets where the inputs hold the former's last event, and else by the newest event time: files gave it, or nothing."""
     assert succession(former, new, None, PLACES) is found
 
@@ -39,19 +69,94 @@ def test_a_user_must_not_know_less_in_the_new_application(former: Head, new: Hea
 def test_who_was_erased_meanwhile_may_know_less() -> None:
     """The erasure covers all that the former application knows."""
     for erased_at, found in ((100, Succession.NEWER), (99, Succession.BEHIND)):
-        assert succession(head(1, 7), None, ErasureMarker(1, erased_at, 0, {}), PLACES) is found
+        assert succession(user(1, 7), NOBODY, ErasureMarker(1, erased_at, 0, {}), PLACES) is found
 
 
 def test_after_a_cut_of_the_log_the_new_application_has_the_epoch_of_the_topic() -> None:
     """It never saw the cut; the former one's epoch is the later one."""
     cut = {source: Place(1, 5, NO_RECORD_MS, ((6, 2),)) for source in Source}
-    assert succession(head(2, 7), head(1, 7), None, cut) is Succession.NEWER
-    assert succession(head(2, 7), head(1, 6), None, cut) is Succession.BEHIND
+    assert succession(user(2, 7), user(1, 7), None, cut) is Succession.NEWER
+    assert succession(user(2, 7), user(1, 6), None, cut) is Succession.BEHIND
 
 
-def test_a_marker_is_newer_if_it_covers_more() -> None:
-    """Or if there is none in the new application."""
-    marker = ErasureMarker(1, 50, 0, {})
-    assert is_marker_newer(marker, None)
-    assert is_marker_newer(marker, ErasureMarker(1, 49, 0, {}))
-    assert not is_marker_newer(marker, ErasureMarker(1, 50, 9, {}))
+EVENTS: list[tuple[Source, UserEvent]] = [
+    (Source.CLICK, Click("u", NOW - 90 * MINUTE, ("a",), "c1")),
+    (Source.CLICK, Click("u", NOW - 20 * MINUTE, ("b",), "c2")),
+    (Source.CALL, world.call("call", NOW - 80 * MINUTE, NOW - 70 * MINUTE)),
+    (Source.PURCHASE, Purchase("u", NOW - 60 * MINUTE, ("item-1", "item-2"), "p1")),
+    (Source.PURCHASE, Purchase("u", NOW - 50 * MINUTE, ("item-1",), "p2")),
+    (Source.ELIGIBILITY, Eligibility("u", NOW - 40 * MINUTE, ("item-3",))),
+    (Source.FEEDBACK, Feedback("u", NOW - 30 * MINUTE, "web", "shown", ("item-4",), "f")),
+]
+LOSSES = (
+    Loss(history=True),
+    Loss(history=True),
+    Loss(history=True),
+    Loss(history=True, owned=True),
+    Loss(history=True, owned=True),
+    Loss(eligibility=True),
+    Loss(feedback=True),
+)
+
+
+def folded(events: Sequence[tuple[Source, UserEvent]]) -> Known:
+    store, offsets = Store(), dict.fromkeys(Source, -1)
+    for source, event in events:
+        offsets[source] += 1
+        own = msgspec.structs.replace(event, origin_offset=offsets[source]) if isinstance(event, EncodedCall) else event
+        world.run(store, world.batch_of(source, [(offsets[source], own)]))
+    head, facts, feedback = store.get_many([head_key(b"u"), facts_key(b"u"), feedback_key(b"u")])
+    return Known(
+        Head() if head is None else decode_head(head),
+        Facts() if facts is None else decode_facts(facts),
+        UserFeedback() if feedback is None else decode_feedback(feedback),
+    )
+
+
+def lost(former: Known, new: Known, places: Any = GONE, erased_at: int = NEVER_ERASED) -> Loss:
+    return loss_between(former, new, Gone(former, places, erased_at, 5 * MINUTE))
+
+
+@pytest.mark.parametrize(("number", "loss"), list(enumerate(LOSSES)))
+def test_each_event_that_has_left_the_inputs_must_be_known(number: int, loss: Loss) -> None:
+    """Whatever newer ones the new application has; unless the inputs hold it, or an erasure covers it."""
+    (source, event), others = EVENTS[number], [one for index, one in enumerate(EVENTS) if index != number]
+    at = event.started_at if isinstance(event, EncodedCall) else event.occurred_at
+    assert isinstance(at, int)
+    former, new = folded(EVENTS), folded(others)
+    assert lost(former, former) == Loss()
+    assert lost(former, new) == loss
+    assert lost(former, new, erased_at=at) == Loss()
+    assert lost(former, new, erased_at=at - 1) == loss
+    end = event.ended_at if isinstance(event, EncodedCall) else at
+    for first_ms, found in ((end - 5 * MINUTE, Loss()), (end - 5 * MINUTE + 1, loss)):
+        assert lost(former, new, {**GONE, source: Place(1, 5, first_ms)}) == found
+    assert lost(former, new, {**GONE, source: Place(1, 0, NO_RECORD_MS)}) == Loss()
+
+
+def _known_by_topic(events: Events, rng: np.random.Generator) -> list[tuple[Source, UserEvent]]:
+    """Without erasures, in any order between topics."""
+    topics = {source: list(found) for source, found in events.items() if found and source is not Source.ERASURE}
+    taken: list[tuple[Source, UserEvent]] = []
+    while topics:
+        source = list(topics)[int(rng.integers(len(topics)))]
+        taken.append((source, topics[source].pop(0)))
+        topics = {other: left for other, left in topics.items() if left}
+    return taken
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_nothing_is_missed_of_what_the_new_application_was_given(seed: int) -> None:
+    """Whatever more it was given, in any order: what it has no room for is not lost."""
+    rng = np.random.default_rng(seed)
+    events = outgrowing_events(rng) if seed % 2 else random_events(rng, 1.0)
+    part = {source: [one for one in found if rng.random() < 0.7] for source, found in events.items()}
+    assert lost(folded(_known_by_topic(part, rng)), folded(_known_by_topic(events, rng))) == Loss()
+
+
+def test_an_erasure_forgets_what_need_not_be_known() -> None:
+    """The marker says up to when; and what came later is compared."""
+    erasure = (Source.ERASURE, Erasure("u", NOW - 55 * MINUTE, "e"))
+    former, new = folded(EVENTS), folded([*EVENTS, erasure])
+    assert lost(former, new, erased_at=NOW - 55 * MINUTE) == Loss()
+    assert any(lost(former, new))

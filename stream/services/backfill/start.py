@@ -19,8 +19,8 @@ from msgspec.structs import replace
 from stream.application import encoder_group, worker_group
 from stream.core.events import NATIVE_FORMAT_HEADER
 from stream.core.outputs import Output
-from stream.core.reset import NO_RECORD_MS, unapplied_marker
-from stream.core.state import ERASURE_MARKER_PREFIX
+from stream.core.reset import NO_RECORD_MS
+from stream.core.state import ErasureMarker, encode_state
 from stream.errors import IsthmusError
 from stream.kafka.cluster.backfill_note import BackfillNote, Phase, key_check, read_backfill, write_backfill
 from stream.kafka.cluster.clients import async_producer
@@ -33,10 +33,10 @@ from stream.kafka.faust.changelog import term_headers
 from stream.services.backfill.files import files_in, identity_of, read_events
 from stream.services.backfill.successor import past_topics, successor_of, variables_of_past, with_past
 from stream.services.child_processes import ChildProcess, wait_for
-from stream.services.reset.holdings import STATES, Holdings
+from stream.services.reset.holdings import Holdings
+from stream.services.reset.markers import markers_of, require_readable_markers
 from stream.services.reset.reset import sending
 from stream.services.reset.target import find_target
-from stream.services.reset.verdict import require_readable_markers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -126,13 +126,14 @@ def _copy_markers(settings: Settings, new: Settings, step: Callable[[str], None]
         with open_topic_reader(settings.kafka.bootstrap) as reader:
             holdings.read_on(reader, step)
         require_readable_markers(holdings, numbers, key)
-        markers = {number: dict(holdings.items(STATES, number, ERASURE_MARKER_PREFIX)) for number in numbers}
+        now_ms = time.time_ns() // 1_000_000
+        markers = {number: dict(markers_of(holdings, number, key, now_ms)) for number in numbers}
         asyncio.run(write_markers(new, markers, dict.fromkeys(numbers, _TERM)))
 
 
-async def write_markers(new: Settings, markers: Mapping[int, Mapping[bytes, bytes]], terms: Mapping[int, int]) -> None:
-    """Writes erasure markers, without applied offsets, into the changelog of an application whose workers do not run. `terms` are
-    higher than any in the changelog, by partition number.
+async def write_markers(new: Settings, markers: Mapping[int, Mapping[bytes, ErasureMarker]], terms: Mapping[int, int]) -> None:
+    """Writes erasure markers into the changelog of an application whose workers do not run. `terms` are higher than any in the
+    changelog, by partition number.
 
     Raises:
         IsthmusError: the broker does not take them.
@@ -141,7 +142,7 @@ async def write_markers(new: Settings, markers: Mapping[int, Mapping[bytes, byte
     try:
         async with sending(new.kafka.bootstrap) as send:
             for number, found in markers.items():
-                records = (Output(key, unapplied_marker(value), term_headers(terms[number])) for key, value in found.items())
+                records = (Output(key, encode_state(marker), term_headers(terms[number])) for key, marker in found.items())
                 await send(changelog, number, records)
     except KafkaError as error:
         raise IsthmusError(f"{changelog} does not take erasure markers ({type(error).__name__}): run the command again") from error

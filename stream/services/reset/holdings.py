@@ -7,14 +7,32 @@ over would survive the reset.
 from __future__ import annotations
 
 import time
+from heapq import merge
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from stream.application import worker_group
+from stream.core.feedback import UserFeedback
 from stream.core.outputs import decode_example
 from stream.core.parsing import UNUSABLE
-from stream.core.state import HEAD_PREFIX, WATERMARK_PREFIX
+from stream.core.state import (
+    FACTS_PREFIX,
+    FEEDBACK_PREFIX,
+    HEAD_PREFIX,
+    WATERMARK_PREFIX,
+    Facts,
+    Head,
+    StatesUnreadableError,
+    decode_facts,
+    decode_head,
+    decode_user_feedback,
+    facts_key,
+    feedback_key,
+    head_key,
+)
+from stream.core.succession import Known
 from stream.core.unreadable import UnreadableValue
 from stream.core.watermarks import Watermark, decode_watermark
 from stream.kafka.cluster.topics import changelog_name
@@ -110,9 +128,28 @@ class Holdings:
         found: list[bytes | None] = self._db.get([prefix + key for key in keys])
         return found
 
+    def known(self, number: int, user: bytes) -> Known:
+        """What the application knows of a user.
+
+        Raises:
+            StatesUnreadableError: one is damaged, or a later version wrote it.
+        """
+        head, facts, feedback = self.states(number, [head_key(user), facts_key(user), feedback_key(user)])
+        return Known(
+            Head() if head is None else decode_head(head),
+            Facts() if facts is None else decode_facts(facts),
+            UserFeedback() if feedback is None else decode_user_feedback(feedback),
+        )
+
     def heads(self, number: int) -> Iterator[tuple[bytes, bytes]]:
         """The users of a partition number with their heads."""
         return ((key[len(HEAD_PREFIX) :], value) for key, value in self.items(STATES, number, HEAD_PREFIX))
+
+    def users(self, number: int) -> Iterator[bytes]:
+        """The users of whom a partition number holds any state record, each once, in order."""
+        kinds = (HEAD_PREFIX, FACTS_PREFIX, FEEDBACK_PREFIX)
+        each = [(key[len(kind) :] for key, _ in self.items(STATES, number, kind)) for kind in kinds]
+        return (user for user, _ in groupby(merge(*each)))
 
     def watermarks(self, number: int) -> dict[str, Watermark]:
         """The watermarks of a partition number by topic, as far as they can be read."""
@@ -127,6 +164,14 @@ class Holdings:
     def term(self, number: int) -> int:
         """The highest term in a partition number of the changelog."""
         return self._terms.get(number, 0)
+
+
+def readable_head(stored: bytes | None) -> Head | None:
+    """A head; None where there is none, it is damaged, or a later version wrote it."""
+    try:
+        return None if stored is None else decode_head(stored)
+    except StatesUnreadableError:
+        return None
 
 
 def _prefix(kind: bytes, number: int) -> bytes:

@@ -6,37 +6,32 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from stream.core.events import STEP_INPUTS
-from stream.core.feedback import UserFeedback
 from stream.core.outputs import Output, decode_example_key
 from stream.core.parsing import UNUSABLE
-from stream.core.reset import gives_list, loss_of, marker_of, unapplied_marker
+from stream.core.reset import gives_list, loss_of
 from stream.core.state import (
     ERASURE_MARKER_PREFIX,
     NEVER_ERASED,
     WATERMARK_PREFIX,
-    Facts,
-    Head,
     StatesUnreadableError,
-    decode_facts,
-    decode_head,
-    decode_user_feedback,
+    encode_state,
     erasure_marker_key,
-    facts_key,
-    feedback_key,
     head_key,
 )
 from stream.core.watermarks import encode_watermark, watermark_key
-from stream.errors import IsthmusError
 from stream.kafka.faust.changelog import term_headers
-from stream.services.reset.holdings import EXAMPLES, GIVEN, LISTS, STATES
+from stream.services.reset.holdings import EXAMPLES, GIVEN, LISTS, STATES, readable_head
+from stream.services.reset.markers import markers_of, require_readable_markers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from stream.core.reset import Places
     from stream.services.reset.holdings import Holdings
     from stream.services.reset.target import Target
 
+LOSSES: Final = {"history": "history", "owned": "owned items", "eligibility": "eligibility", "feedback": "feedback"}
+"""What users may lose, in words."""
 _LEFT_OUT: Final = (ERASURE_MARKER_PREFIX, WATERMARK_PREFIX)
 
 
@@ -59,7 +54,7 @@ class Counts:
     lists_gone: int = 0
     examples: int = 0
     examples_gone: int = 0
-    losers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("any", "history", "owned", "eligibility", "feedback"), 0))
+    losers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("any", *LOSSES), 0))
     unreadable: int = 0
 
     @property
@@ -85,9 +80,9 @@ class Verdict:
         counts = Counts()
         for number in self._numbers:
             places = self._places(number)
-            for user, stored in self._holdings.heads(number):
+            for user in self._holdings.users(number):
                 counts.users += 1
-                self._add_loss(counts, number, user, stored, places)
+                self._add_loss(counts, number, user, places)
             counts.markers += sum(1 for _ in self._holdings.items(STATES, number, ERASURE_MARKER_PREFIX))
             counts.lists += sum(1 for _ in self._holdings.items(LISTS, number))
             counts.lists_gone += sum(1 for _ in self.lists(number))
@@ -99,15 +94,9 @@ class Verdict:
     def _places(self, number: int) -> Places:
         return self._target.places(number, self._holdings.watermarks(number))
 
-    def _add_loss(self, counts: Counts, number: int, user: bytes, stored: bytes, places: Places) -> None:
-        facts, feedback = self._holdings.states(number, [facts_key(user), feedback_key(user)])
+    def _add_loss(self, counts: Counts, number: int, user: bytes, places: Places) -> None:
         try:
-            loss = loss_of(
-                decode_head(stored),
-                Facts() if facts is None else decode_facts(facts),
-                UserFeedback() if feedback is None else decode_user_feedback(feedback),
-                places,
-            )
+            loss = loss_of(*self._holdings.known(number, user), places)
         except StatesUnreadableError:
             counts.unreadable += 1
             return
@@ -120,7 +109,7 @@ class Verdict:
         places = self._places(number)
         for user, _ in self._holdings.items(LISTS, number):
             (stored,) = self._holdings.states(number, [head_key(user)])
-            head = None if stored is None else readable_head(stored)
+            head = readable_head(stored)
             if head is None or not gives_list(head, places):
                 yield Output(user, None)
 
@@ -135,61 +124,26 @@ class Verdict:
             user = decode_example_key(example_key)[0].encode()
         except UNUSABLE:
             return True  # not ours
-        return self._holdings.states(number, [erasure_marker_key(user, self._erasure_key)]) != [None]
+        head, marker = self._holdings.states(number, [head_key(user), erasure_marker_key(user, self._erasure_key)])
+        known = readable_head(head)
+        return marker is not None or (known is not None and known.erased_at != NEVER_ERASED)
 
     def states(self, number: int, now_ms: int) -> Iterator[Output]:
-        """The changelog records that leave erasure markers, without applied offsets, and the watermarks of a new beginning."""
+        """The changelog records that leave erasure markers, without applied offsets, and the watermarks of a new beginning.
+
+        The markers come first: some are made of heads, and a reset that is interrupted finds no head again.
+        """
         headers = term_headers(self._holdings.term(number) + 1)
+        for key, marker in markers_of(self._holdings, number, self._erasure_key, now_ms):
+            yield Output(key, encode_state(marker), headers)
         for key, _ in self._holdings.items(STATES, number):
             if not key.startswith(_LEFT_OUT):
                 yield Output(key, None, headers)
-        for key, value in self._holdings.items(STATES, number, ERASURE_MARKER_PREFIX):
-            yield Output(key, unapplied_marker(value), headers)
-        for user, head in erased_heads(self._holdings, number):
-            key = erasure_marker_key(user, self._erasure_key)
-            if self._holdings.states(number, [key]) == [None]:
-                yield Output(key, marker_of(head, now_ms), headers)
         stored = self._holdings.watermarks(number)
         watermarks = self._target.watermarks(number, stored)
         yield from (Output(watermark_key(topic), None, headers) for topic in stored.keys() - watermarks.keys())
         for topic, watermark in watermarks.items():
             yield Output(watermark_key(topic), encode_watermark(watermark), headers)
-
-
-def require_readable_markers(holdings: Holdings, numbers: Iterable[int], erasure_key: bytes) -> None:
-    """Raises IsthmusError where markers cannot be read, or users who came back have theirs under another key."""
-    found = lost = markers = 0
-    for number in numbers:
-        for _, value in holdings.items(STATES, number, ERASURE_MARKER_PREFIX):
-            markers += 1
-            try:
-                unapplied_marker(value)
-            except StatesUnreadableError as error:
-                raise IsthmusError("an erasure marker cannot be read: a later version wrote it; use that one") from error
-        for user, _ in erased_heads(holdings, number):
-            is_found = holdings.states(number, [erasure_marker_key(user, erasure_key)]) != [None]
-            found, lost = found + is_found, lost + (not is_found)
-    if markers and lost and not found:
-        raise IsthmusError(
-            "step.erasure_key is not the one of the workers: erased users who came back have their markers under another. Set "
-            "the workers' key, or these users' erasures would be forgotten"
-        )
-
-
-def erased_heads(holdings: Holdings, number: int) -> Iterator[tuple[bytes, Head]]:
-    """The users of a partition number who were erased and came back."""
-    for user, stored in holdings.heads(number):
-        head = readable_head(stored)
-        if head is not None and head.erased_at != NEVER_ERASED:
-            yield user, head
-
-
-def readable_head(stored: bytes) -> Head | None:
-    """A head; None where it is damaged, or a later version wrote it."""
-    try:
-        return decode_head(stored)
-    except StatesUnreadableError:
-        return None
 
 
 def inputs_of(target: Target) -> list[str]:
