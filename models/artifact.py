@@ -7,6 +7,7 @@ nothing is allocated that is larger than the files (`models.trusted_folders` bou
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 
 from models import folders
 from models.popular import Popular
+from models.reliability import Reliability
 from models.systems import POPULAR, SYSTEMS, network_type
 from models.trusted_folders import (
     ANYWHERE,
@@ -29,6 +31,7 @@ from models.trusted_folders import (
     shown,
 )
 from models.vocabulary import Vocabulary
+from stream.core.calibration import Calibration
 from stream.core.ranking import Ranker, Rows
 from stream.errors import IsthmusError
 
@@ -44,6 +47,7 @@ _REASONS: Final[dict[type[folders.FolderError], str]] = {
     FolderTooLargeError: "size",
     PlainNameError: "name",
 }
+_CALIBRATION: Final = "calibration.json"
 _WIDEST_TEXT: Final = 1 << 16
 
 
@@ -64,6 +68,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         text_model: the text model that encoded the conversations; None where the model reads none.
         training: the configuration that the model was trained with.
         metrics: from the evaluation after training.
+        reliability: of its probabilities, from the same; None for a model that has none.
         last_event_ms: the time of the newest example seen.
         examples: how many the model was trained on.
         code_version: the version of Isthmus that trained it.
@@ -79,6 +84,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     examples: int
     code_version: str
     files: dict[str, str]
+    reliability: Reliability | None = None
 
 
 class _ItemsFile(msgspec.Struct, frozen=True):
@@ -102,6 +108,7 @@ def write_ranker(
     version: str,
     training: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
+    reliability: Reliability | None = None,
     last_event_ms: int = 0,
     examples: int = 0,
     code_version: str = "",
@@ -127,6 +134,7 @@ def write_ranker(
             text_model=ranker.text_model,
             training=dict(training or {}),
             metrics=dict(metrics or {}),
+            reliability=reliability,
             last_event_ms=last_event_ms,
             examples=examples,
             code_version=code_version,
@@ -151,10 +159,12 @@ def _network_contents(ranker: Ranker) -> dict[str, bytes]:
         "text_width": ranker.featurizer.text_width,
     }
     weights = {name: weight.contiguous() for name, weight in ranker.network.state_dict().items()}
+    calibration = {} if ranker.calibration is None else {_CALIBRATION: msgspec.json.encode(ranker.calibration)}
     return {
         "reader.json": json.dumps(featurizer).encode(),
         "network.json": msgspec.json.encode(ranker.config),
         "weights.safetensors": save(weights),
+        **calibration,
     }
 
 
@@ -289,8 +299,30 @@ def _neural(
     if not all(torch.isfinite(weight).all() for weight in weights.values()):
         raise ModelRefused("weights", f"{shown(uri)}: a weight is not finite")
     return NeuralRanker(
-        manifest.kind, manifest.version, fingerprint, items, prior, manifest.text_model, featurizer, network, config
+        manifest.kind,
+        manifest.version,
+        fingerprint,
+        items,
+        prior,
+        manifest.text_model,
+        featurizer,
+        network,
+        config,
+        _calibration(uri, contents),
     )
+
+
+def _calibration(uri: str, contents: Mapping[str, bytes]) -> Calibration | None:
+    """Returns the calibration; None for a folder without one, as those of 0.1.0."""
+    if _CALIBRATION not in contents:
+        return None
+    try:
+        calibration = msgspec.json.decode(contents[_CALIBRATION], type=Calibration)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ModelRefused("calibration", f"{shown(uri)}: {_CALIBRATION}: {error}") from None
+    if not (math.isfinite(calibration.intercept) and 0 < calibration.slope < math.inf):
+        raise ModelRefused("calibration", f"{shown(uri)}: {_CALIBRATION}: a slope above 0 and an intercept are needed")
+    return calibration
 
 
 def _refuse_other_sizes(planned: "nn.Module", weights: "dict[str, Tensor]") -> None:

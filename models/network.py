@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from models.features import Bag, FeatureBatch, Featurizer
 from models.holdings import HoldingsReader
+from stream.core.calibration import Calibration
 from stream.core.interactions import Interaction
 from stream.core.ranking import Holdings, Rows
 
@@ -113,6 +114,7 @@ class NeuralRanker:
     network: Network
     config: msgspec.Struct
     """The network's configuration; written beside its weights."""
+    calibration: Calibration | None = None
     _holdings: HoldingsReader = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

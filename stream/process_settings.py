@@ -56,7 +56,10 @@ class StepSettings(Section):
         description="how long an erasure keeps old events out; none: for ever, at 60 to 180 bytes for each erased user. With a "
         "bound, what is read again or backfilled later brings erased users back",
     )
-    explain: bool = Field(False, description="whether recommendations have `because`; costs additional encodings of the history")
+    explain: bool = Field(
+        False,
+        description="whether items have `because`: the interactions that speak for them; costs up to 22 encodings a list",
+    )
     erasure_key: Annotated[SecretStr, AfterValidator(_fits_the_hash)] = Field(
         SecretStr("isthmus"),
         description="secret key of the hash that hides the user of an erasure marker; 1 to 64 bytes; set your own",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.popular import Popular, prior_of
 from stream.core.examples import holdings_of
 from stream.core.outputs import TrainingExample
-from stream.core.ranking import Ranker, masked_top_k, positions_of, readable_by, score_rows
+from stream.core.ranking import Ranker, Rows, masked_top_k, positions_of, readable_by, score_rows
 
 K: Final = 3
 _CHUNK: Final = 1_000
@@ -45,16 +45,25 @@ class EventTypeMetrics(NamedTuple):
 def evaluate(ranker: Ranker, examples: Sequence[TrainingExample]) -> Evaluation:
     """Ranks what each example's user could be offered, and compares the first three with what was bought."""
     hits, precisions = np.zeros(len(examples)), np.zeros(len(examples))
-    positions = {item: position for position, item in enumerate(ranker.items)}
     for start in range(0, len(examples), _CHUNK):
         chunk = examples[start : start + _CHUNK]
-        histories = [readable_by(ranker, example.interactions) for example in chunk]
-        scores = score_rows(ranker, ranker.encode_many(histories), map(holdings_of, chunk)).copy()
-        excluded = positions_of([example.excluded for example in chunk], positions)
-        for row, top in enumerate(masked_top_k(scores, excluded, K)):
+        scores, offered = offered_scores(ranker, chunk)
+        scores[~offered] = -np.inf
+        for row, top in enumerate(masked_top_k(scores, [[]] * len(chunk), K)):
             ranked = [ranker.items[position] for position in top]
             hits[start + row], precisions[start + row] = evaluate_one(ranked, set(chunk[row].items))
     return Evaluation(np.array([example.type for example in examples], dtype=np.str_), hits, precisions)
+
+
+def offered_scores(ranker: Ranker, examples: Sequence[TrainingExample]) -> tuple[Rows, NDArray[np.bool_]]:
+    """Returns the scores of all items, (n, items), and which of them each example's user could be offered."""
+    histories = [readable_by(ranker, example.interactions) for example in examples]
+    scores = score_rows(ranker, ranker.encode_many(histories), map(holdings_of, examples)).copy()
+    offered = np.ones(scores.shape, dtype=bool)
+    positions = {item: position for position, item in enumerate(ranker.items)}
+    for row, excluded in enumerate(positions_of([example.excluded for example in examples], positions)):
+        offered[row, excluded] = False
+    return scores, offered
 
 
 def evaluate_one(ranked: Sequence[str], bought: set[str]) -> tuple[float, float]:

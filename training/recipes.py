@@ -255,7 +255,7 @@ def _isthmus(trainer: StageTrainer, config: IsthmusConfig, warm: Network | None)
         network.load_state_dict(warm.state_dict())
     options = StageOptions("isthmus", 256, isthmus_loss, learning_rate=3e-3, ema_decay=0.98)
     validated = trainer.fit(first, options)
-    trainer.refit(network, replace(options, name="isthmus, all events"), validated.best_epoch)
+    trainer.refit(network, replace(options, name="isthmus, all events"), validated.best_epoch, validated=first)
     return network
 
 

@@ -28,7 +28,7 @@ class NothingToLearnError(IsthmusError):
     """The examples hold nothing that a system could learn from."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class StageTrainer:
     """Trains the stages of one system.
 
@@ -40,6 +40,7 @@ class StageTrainer:
         prior: (I,) the items' popularity.
         context: configuration, progress and checkpoints.
         stages: how each finished stage went, in order; filled by `fit` and `refit`.
+        validated: the network before `refit`, which did not learn from the validation examples; None for systems that never do.
     """
 
     training: Examples
@@ -49,6 +50,7 @@ class StageTrainer:
     prior: Tensor
     context: FitContext
     stages: dict[str, FitResult] = field(default_factory=dict)
+    validated: Network | None = None
 
     def build(self, network: type[AnyNetwork], config: Any) -> AnyNetwork:
         """Returns a new network; its initial weights depend on the seed alone, whatever was trained before."""
@@ -69,8 +71,9 @@ class StageTrainer:
             raise NothingToLearnError(f"{options.name}: no purchase events to learn this from")
         return self._fit(network, training, validation, options, self.context)
 
-    def refit(self, network: Network, options: StageOptions, epochs: int) -> FitResult:
-        """Trains one stage on all examples, validation included, for a fixed number of epochs."""
+    def refit(self, network: Network, options: StageOptions, epochs: int, validated: Network) -> FitResult:
+        """Trains one stage on all examples, validation included, for a fixed number of epochs. `validated` learned without it."""
+        self.validated = validated
         config = msgspec.structs.replace(self.context.config, epochs=epochs)
         return self._fit(network, self.all_examples, None, options, replace(self.context, config=config))
 

@@ -5,6 +5,7 @@ Sizes and dropout are declared beside the networks, stages and batches in `train
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,6 +19,7 @@ from models.popular import prior_of
 from models.systems import POPULAR, SYSTEMS, network_type
 from stream.core.outputs import TrainingExample
 from stream.core.ranking import Ranker
+from training.calibration import fit_calibration, pairs_of
 from training.checkpoints import Checkpoints, fingerprint_of
 from training.example_arrays import examples_as_arrays, newest_text_model, readable_histories
 from training.loop import FitContext, FitResult, TrainingConfig
@@ -57,7 +59,8 @@ def train_system(
     progress: ProgressReporter = SILENT,
     checkpoints: Path | None = None,
 ) -> TrainedSystem:
-    """Trains a system of `models.systems.SYSTEMS`. A ranker's prior is the popularity in training and validation together.
+    """Trains a system of `models.systems.SYSTEMS`. A ranker's prior is the popularity in training and validation together, and its
+    calibration is of the validation part.
 
     `warm`: a ranker whose weights are the initial ones if system, configuration, items and text model are the same; systems of
     several stages ignore it. `checkpoints`: a folder from which an interrupted training resumes.
@@ -88,7 +91,9 @@ def train_system(
     network = recipe_of(name)(trainer, network_config, start.network if start else None)
     prior = trainer.prior.numpy()
     ranker = NeuralRanker(name, "0", "trained", tuple(items), prior, text_model, trainer.featurizer, network, network_config)
-    return TrainedSystem(ranker, trainer.stages)
+    unseen = ranker if trainer.validated is None else replace(ranker, network=trainer.validated)
+    calibration = fit_calibration(pairs_of(unseen, validation))
+    return TrainedSystem(replace(ranker, calibration=calibration), trainer.stages)
 
 
 def _stage_trainer(

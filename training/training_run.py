@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from models.artifact import UNTRUSTED, ModelRefused, load_ranker, read_manifest, write_ranker
+from models.reliability import Reliability
 from models.systems import DEFAULT, POPULAR, network_type
 from models.trusted_folders import FolderTrust
 from stream.core.announcements import ModelAnnouncement
@@ -21,6 +22,7 @@ from stream.core.outputs import Role, TrainingExample
 from stream.core.ranking import Ranker
 from stream.errors import IsthmusError
 from training import distributed
+from training.calibration import reliability
 from training.gate import Verdict, decide, refuse_too_few
 from training.loop import TrainingConfig
 from training.metrics import evaluate, metrics_by_type, popular_ranker
@@ -188,8 +190,11 @@ def _register(
     metrics = {"validation_loss": trained.validation_loss}
     for by_type in metrics_by_type(evaluate(trained.ranker, fresh)):
         metrics |= {f"hr3_{by_type.event_type}": by_type.hr3, f"map3_{by_type.event_type}": by_type.map3}
+    judged = reliability(trained.ranker, fresh)
+    if judged is not None:
+        metrics["calibration_error"] = judged.error
     params = {"examples": count, "epochs": trained.epochs, "seed": config.training.seed, "last_event_ms": last_ms}
-    return number, _write(trained.ranker, number, registry, configuration_of(config), params, metrics)
+    return number, _write(trained.ranker, number, registry, configuration_of(config), params, metrics, judged)
 
 
 def _write(
@@ -199,6 +204,7 @@ def _write(
     training: Mapping[str, Any],
     params: Mapping[str, int],
     metrics: Mapping[str, float],
+    judged: Reliability | None = None,
 ) -> Ranker:
     """Writes the version's folder, registers it, and returns the ranker as a worker would load it."""
     folder = registry.new_folder(number)
@@ -208,6 +214,7 @@ def _write(
         version=number,
         training=training,
         metrics=metrics,
+        reliability=judged,
         last_event_ms=params["last_event_ms"],
         examples=params["examples"],
         code_version=code_version(),

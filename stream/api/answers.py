@@ -14,7 +14,7 @@ import numpy as np
 
 from stream.api.profiles import HeadSummary
 from stream.api.served_lists import ServedLists
-from stream.core.outputs import Fallback, Modalities, ModelName, Reasoning, Recommendation
+from stream.core.outputs import Fallback, Modalities, ModelName, RankedItem, Reasoning, Recommendation
 from stream.core.ranking import Catalogue, PostFilter, Ranker, Rows
 
 decode_list: Final = msgspec.json.Decoder(Recommendation).decode
@@ -29,12 +29,17 @@ class OfferedItem(msgspec.Struct, frozen=True, omit_defaults=True):
         rank: Place on the list, from 1.
         name: The catalogue's name of it.
         score: The model's score; absent where no model scored it for this user.
+        probability: That the item is in the user's next purchase event, given that there is one; absent likewise, and
+            where the model has no calibration.
+        because: The interactions that speak for the item, the strongest first, where asked for and made.
     """
 
     item: str
     rank: int
     name: str | None = None
     score: float | None = None
+    probability: float | None = None
+    because: tuple[Reasoning, ...] | None = None
 
 
 class ListAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -52,7 +57,7 @@ class ListAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         fallback: What ranked the list instead of the model: `popularity` or `catalogue`, as in the topic `recommendations`.
         changed: Whether items of the list went since it was made: `filtered`, or `filled` where others took their places.
         placement: The placement that was asked for, where it is declared; otherwise `other`.
-        because: The interactions that moved the first item most, where asked for and made.
+        because: The first item's `because`, where asked for and made; the list's items may have gone since.
     """
 
     items: tuple[OfferedItem, ...]
@@ -121,7 +126,7 @@ def answer(
         allowed += others[: question.limit - len(allowed)]
     return ListAnswer(
         user_id=user_id,
-        items=_named(allowed, _scores(kept), catalogue),
+        items=_named(allowed, _scored(kept), catalogue, explain=question.explain),
         age_s=question.age_s,
         model=kept.model,
         recommendation_id=kept.recommendation_id,
@@ -140,11 +145,11 @@ def _served_id(user_id: str, items: Sequence[str], model: ModelName | None, ques
     return question.served.issue(user_id, version, items, question.now_ms, question.placement)
 
 
-def _scores(kept: Recommendation) -> dict[str, float]:
-    """The scores of those items that a model scored."""
+def _scored(kept: Recommendation) -> dict[str, RankedItem]:
+    """Those items that a model scored."""
     if kept.fallback is not None:
         return {}
-    return {one.item: one.score for one in (*kept.items, *kept.reserve) if one.fallback is None}
+    return {one.item: one for one in (*kept.items, *kept.reserve) if one.fallback is None}
 
 
 def _stranger(
@@ -192,9 +197,17 @@ def _top(
     return [*top, *post_filter.fill(blocked, question.limit - len(top))] if fill else top
 
 
-def _named(items: Sequence[str], scores: Mapping[str, float], catalogue: Catalogue) -> tuple[OfferedItem, ...]:
+def _named(
+    items: Sequence[str], scored: Mapping[str, RankedItem], catalogue: Catalogue, *, explain: bool = False
+) -> tuple[OfferedItem, ...]:
     known = catalogue.items
     return tuple(
-        OfferedItem(item, rank, known[item].name if item in known else None, scores.get(item))
+        _offered(item, rank, known[item].name if item in known else None, scored.get(item), explain=explain)
         for rank, item in enumerate(items, start=1)
     )
+
+
+def _offered(item: str, rank: int, name: str | None, scored: RankedItem | None, *, explain: bool) -> OfferedItem:
+    if scored is None:
+        return OfferedItem(item, rank, name)
+    return OfferedItem(item, rank, name, scored.score, scored.probability, scored.because if explain else None)

@@ -10,6 +10,9 @@ import typer
 from stream.cli.options import Bootstrap
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from models.reliability import Reliability
     from stream.settings import Settings
     from training.registry import ModelVersion, Registry
 
@@ -53,16 +56,35 @@ def list_() -> None:
 
 @app.command()
 def show(version: str) -> None:
-    """One version: folder, hash, metrics.
+    """One version: folder, hash, metrics, and how true its probabilities are.
 
     Example: isthmus models show 3
     """
+    from models.artifact import ModelRefused, read_manifest
+
     _, registry = _registry()
     found = registry.get(version)
     for name, value in (found._asdict() | {"metrics": ""}).items():
         typer.echo(f"{name:<8} {value}")
     for name, number in sorted(found.metrics.items()):
         typer.echo(f"  {name:<22} {number:.4f}")
+    try:
+        manifest, _ = read_manifest(found.uri, found.sha256, registry.trust)
+    except ModelRefused as refused:
+        typer.echo(f"its folder cannot be read: {refused}", err=True)
+        return
+    for line in _reliability(manifest.reliability):
+        typer.echo(line)
+
+
+def _reliability(found: Reliability | None) -> Iterator[str]:
+    """The reliability curve as a table; nothing of a version without one."""
+    if found is None:
+        return
+    yield "of the first three items of each list, on fresh events:"
+    yield "  probability     bought      pairs"
+    for one in found.bins:
+        yield f"  {one.predicted:>11.4f} {one.bought:>10.4f} {one.pairs:>10}"
 
 
 @app.command()

@@ -46,6 +46,24 @@ class ModelName(msgspec.Struct, frozen=True, gc=False):
     role: Role = "champion"
 
 
+class Reasoning(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """One interaction that speaks for an item.
+
+    Attributes:
+        modality: Of the interaction.
+        started_at: Start of the interaction, ms.
+        score_with: The item's score.
+        score_without: Its score if the interaction had not happened.
+        score_alone: Its score if nothing else had happened; absent in lists of 0.1.0.
+    """
+
+    modality: Modality
+    started_at: int
+    score_with: float
+    score_without: float
+    score_alone: float | None = None
+
+
 class RankedItem(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One item of a list.
 
@@ -54,12 +72,17 @@ class RankedItem(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         rank: 1 for the first.
         score: The model's score in [0, 1], 4 digits; 0 if no model scored it.
         fallback: "catalogue" for an item that the model does not know, below those that it ranked.
+        probability: That the item is in the user's next purchase event, given that there is one; 4 digits. Absent if no model
+            scored the item, and for models without a calibration.
+        because: With `step.explain`: the interactions that speak for the item, the strongest first; not for the reserve.
     """
 
     item: str
     rank: int
     score: float
     fallback: Fallback | None = None
+    probability: float | None = None
+    because: tuple[Reasoning, ...] | None = None
 
 
 class Modalities(msgspec.Struct, frozen=True, gc=False):
@@ -72,22 +95,6 @@ class Modalities(msgspec.Struct, frozen=True, gc=False):
 
     session: int
     conversation: int
-
-
-class Reasoning(msgspec.Struct, frozen=True, gc=False):
-    """One interaction that contributed to the first item's score.
-
-    Attributes:
-        modality: Of the interaction.
-        started_at: Start of the interaction, ms.
-        score_with: The first item's score.
-        score_without: Its score if the interaction had not happened.
-    """
-
-    modality: Modality
-    started_at: int
-    score_with: float
-    score_without: float
 
 
 class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -103,7 +110,7 @@ class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         modalities: What it is based on.
         fallback: What ranked it instead of the model: popularity, if the model reads nothing of the user's history; the catalogue's
             order, before the first model and if the model knows no item that may be offered.
-        because: With `step.explain`: the interactions that contributed most.
+        because: With `step.explain`: the first item's `because`.
         reserve: The items ranked next, for readers that must replace a withdrawn one; not part of the list.
         schema_version: Version of this schema.
     """

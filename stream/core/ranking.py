@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from stream.core.calibration import Calibration
 from stream.core.events import Item, to_milliseconds
 from stream.core.interactions import Interaction, readable_interactions
 
@@ -94,6 +95,20 @@ class HoldingsRanker(Ranker, Protocol):
         ...
 
 
+class CalibratedRanker(Ranker, Protocol):
+    """A ranker whose scores can be told as probabilities."""
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """None, or no such attribute: its scores have an order and no other meaning."""
+        ...
+
+
+def calibration_of(ranker: Ranker | None) -> Calibration | None:
+    """The ranker's calibration, if it has one."""
+    return getattr(ranker, "calibration", None)
+
+
 def score_rows(ranker: Ranker, representations: Rows, holdings: Iterable[Holdings | None]) -> Rows:
     """Scores in [0, 1], (n, items), with the users' holdings if the ranker reads them."""
     if getattr(ranker, "reads_holdings", False):
@@ -159,6 +174,20 @@ class Catalogue:
         return any(start_ms < moment <= end_ms for start, end in self._offers.values() for moment in (start, end))
 
 
+class Top(NamedTuple):
+    """The best items of one user.
+
+    Attributes:
+        positions: Of the items among the ranker's, best first.
+        scores: Theirs, rounded.
+        probabilities: Theirs, rounded; None without a calibration.
+    """
+
+    positions: list[int]
+    scores: list[float]
+    probabilities: list[float] | None = None
+
+
 class PostFilter:
     """Chooses the top k of a ranker's items, for one catalogue at one time. One that was never published withdraws nothing."""
 
@@ -171,16 +200,20 @@ class PostFilter:
 
     def top(self, scores: Rows, blocked: Sequence[Iterable[str]], k: int) -> list[list[int]]:
         """Per row of scores (n, items): positions of the best k items that may be offered, ties in item order."""
-        return [positions for positions, _ in self.top_scored(scores, blocked, k)]
+        return [top.positions for top in self.top_scored(scores, blocked, k)]
 
-    def top_scored(self, scores: Rows, blocked: Sequence[Iterable[str]], k: int) -> list[tuple[list[int], list[float]]]:
-        """`top` with the rounded scores of the items."""
+    def top_scored(
+        self, scores: Rows, blocked: Sequence[Iterable[str]], k: int, calibration: Calibration | None = None
+    ) -> list[Top]:
+        """`top` with the rounded scores of the items, and their probabilities."""
         masked = scores.copy()
         masked[:, self._withdrawn] = -np.inf
         order, counts = _masked_order(masked, positions_of(blocked, self._positions), k)
-        values = np.round(np.take_along_axis(scores, order, axis=1).astype(np.float64), SCORE_DIGITS)
-        rows = zip(order.tolist(), values.tolist(), counts, strict=True)
-        return [(positions[:count], row_values[:count]) for positions, row_values, count in rows]
+        values = np.take_along_axis(scores, order, axis=1).astype(np.float64)
+        columns = [order.tolist(), np.round(values, SCORE_DIGITS).tolist()]
+        if calibration is not None:
+            columns.append(np.round(calibration.probabilities(values), SCORE_DIGITS).tolist())
+        return [Top(*(row[:count] for row in rows)) for count, *rows in zip(counts, *columns, strict=True)]
 
     def fill(self, blocked: AbstractSet[str], count: int) -> list[str]:
         """Up to `count` items that the ranker does not know and that may be offered, in catalogue order."""

@@ -7,16 +7,18 @@ The list is always what `encode_many` of the last 10 interactions gives. A cache
 tail are encoded once, and only the tail, which may still grow, is advanced over at each event.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from itertools import repeat
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
-from stream.core import limits
 from stream.core.cloud_events import DEFAULT_APPLICATION, cloud_event
+from stream.core.explain import reasons_for
 from stream.core.interactions import Interaction, Session, readable_interactions
 from stream.core.outputs import (
     CauseTimes,
@@ -29,11 +31,10 @@ from stream.core.outputs import (
     Reasoning,
     Recommendation,
 )
-from stream.core.ranking import SCORE_DIGITS, Catalogue, Holdings, PostFilter, Ranker, Rows, readable_by, score_rows
+from stream.core.ranking import Catalogue, Holdings, PostFilter, Ranker, Rows, calibration_of, readable_by, score_rows
 from stream.core.state import LastList, Prefix, encode_state, hash_reserve
 from stream.core.user_state import UserState
 
-REASONS: Final = 3
 _NO_MODEL: Final = ModelName("none", "0")
 _NOTHING: Final = Modalities(0, 0)
 _EMPTY_ID: Final = b'"recommendation_id":""'
@@ -77,6 +78,7 @@ class _List(NamedTuple):
         reserve_hash: See `hash_reserve`.
         positions: Of the chosen items among the ranker's, best first.
         scores: Of the chosen items, rounded.
+        probabilities: Likewise; None where none are known.
         fallback: As in `Recommendation`.
         support: What the list is based on.
     """
@@ -86,6 +88,7 @@ class _List(NamedTuple):
     reserve_hash: int
     positions: list[int]
     scores: list[float]
+    probabilities: list[float] | None
     fallback: Fallback | None
     support: Modalities
 
@@ -110,20 +113,23 @@ def recommend(
         post_filter = PostFilter(items, catalogue, moment)
         blocked = [catalogue.blocked(users[row].head.owned, users[row].head.excluded) for row in group]
         ranked, shares = _distinct(group, blocked, supports)
-        tops = post_filter.top_scored(scores[[group[at] for at in ranked]], [blocked[at] for at in ranked], k + reserve)
+        tops = post_filter.top_scored(
+            scores[[group[at] for at in ranked]], [blocked[at] for at in ranked], k + reserve, calibration_of(ranker)
+        )
         lists = []
-        for at, (positions, values) in zip(ranked, tops, strict=True):
+        for at, (positions, values, probabilities) in zip(ranked, tops, strict=True):
             filled = post_filter.fill(blocked[at], k + reserve - len(positions))
             chosen = tuple(map(items.__getitem__, positions))
-            both, basis = (*chosen, *filled), _basis(chosen, filled, supports[group[at]], ranker)
-            lists.append(_List(both[:k], both[k:], hash_reserve(both[k:]), positions, values, *basis))
+            both, (fallback, support) = (*chosen, *filled), _basis(chosen, filled, supports[group[at]], ranker)
+            meant = None if fallback else probabilities  # a prior is no score of the model's
+            lists.append(_List(both[:k], both[k:], hash_reserve(both[k:]), positions, values, meant, fallback, support))
         for row, share in zip(group, shares, strict=True):
             user, listed = users[row], lists[share]
             if _is_new(user, listed, ranked_by, parts[row]):
-                because = (
-                    _because(user, ranker, listed.positions[0]) if explain and listed.positions and not listed.fallback else None
-                )
-                _emit(user, listed, because, ranked_by.model, parts[row])
+                reasons = None
+                if explain and ranker is not None and listed.positions and not listed.fallback:
+                    reasons = reasons_for(user, ranker, listed.positions[:k])
+                _emit(user, listed, reasons, ranked_by.model, parts[row])
 
 
 def represent(users: Sequence[UserState], ranker: Ranker | None) -> tuple[Rows, list[Modalities]]:
@@ -313,19 +319,26 @@ def _is_new(user: UserState, listed: _List, ranked_by: _RankedBy, pending: Pendi
     return True
 
 
-def _ranked(listed: _List) -> list[RankedItem]:
+def _ranked(listed: _List, reasons: Sequence[tuple[Reasoning, ...]] | None) -> list[RankedItem]:
     """The items with rank and score. Says of those that were filled in below ranked ones that no model scored them."""
     count, items = len(listed.scores), (*listed.items, *listed.reserve)
-    ranked = list(map(RankedItem, items, range(1, count + 1), listed.scores))
+    columns: list[Iterable[Any]] = [items, range(1, count + 1), listed.scores]
+    if listed.probabilities is not None:
+        columns += [repeat(None), listed.probabilities]
+    ranked = list(map(RankedItem, *columns))
+    if reasons is not None:
+        ranked[: len(reasons)] = [replace(one, because=why) for one, why in zip(ranked, reasons, strict=False)]
     if count < len(items):
         fallback: Fallback | None = "catalogue" if count else None
         ranked += [RankedItem(item, rank, 0.0, fallback) for rank, item in enumerate(items[count:], start=count + 1)]
     return ranked
 
 
-def _emit(user: UserState, listed: _List, because: tuple[Reasoning, ...] | None, model: ModelName, part: PendingUsers) -> None:
+def _emit(
+    user: UserState, listed: _List, reasons: Sequence[tuple[Reasoning, ...]] | None, model: ModelName, part: PendingUsers
+) -> None:
     """Adds a user's list to the outcome."""
-    cause, ranked, outcome, k = user.cause, _ranked(listed), part.outcome, len(listed.items)
+    cause, ranked, outcome, k = user.cause, _ranked(listed, reasons), part.outcome, len(listed.items)
     assert cause is not None
     recommendation = Recommendation(
         recommendation_id="",
@@ -336,7 +349,7 @@ def _emit(user: UserState, listed: _List, because: tuple[Reasoning, ...] | None,
         items=tuple(ranked[:k]),
         modalities=listed.support,
         fallback=listed.fallback,
-        because=because,
+        because=None if reasons is None else reasons[0],
         reserve=tuple(ranked[k:]),
     )
     outcome.recommendations.append(_output_with_id(recommendation, user, part.application))
@@ -354,23 +367,3 @@ def _output_with_id(recommendation: Recommendation, user: UserState, application
     recommendation_id = blake2b(content + encode_state(user.head.applied), digest_size=12).hexdigest()
     value = content.replace(_EMPTY_ID, _ID % recommendation_id.encode(), 1)
     return Output(user.key, value, cloud_event(recommendation_id, "isthmus.recommendation", user.broker_ms, application))
-
-
-def _because(user: UserState, ranker: Ranker | None, position: int) -> tuple[Reasoning, ...] | None:
-    """The interactions that change the score of the item at `position` most when left out; None without a ranker."""
-    if ranker is None:
-        return None
-    window = readable_by(ranker, user.load_interactions()[-limits.WINDOW :])
-    histories = [window, *(window[:index] + window[index + 1 :] for index in range(len(window)))]
-    scores = score_users([user] * len(histories), ranker.encode_many(histories), ranker)[:, position].astype(float)
-    whole, without = scores[0], scores[1:]
-    strongest = sorted(range(len(window)), key=lambda index: -abs(whole - without[index]))[:REASONS]
-    return tuple(
-        Reasoning(
-            window[index].modality,
-            window[index].started_at,
-            round(float(whole), SCORE_DIGITS),
-            round(float(without[index]), SCORE_DIGITS),
-        )
-        for index in strongest
-    )

@@ -70,7 +70,7 @@ class StepConfig:
         allowed_lateness_ms: Events later than this are counted as beyond.
         marker_retention_ms: How long an erasure marker keeps old events out; None: for ever.
         erasure_key: 1 to 64 bytes; without it nobody can attribute an erasure marker to its user.
-        explain: Adds `because` to each list; encodes every history up to 11 times.
+        explain: Adds `because` to each list; encodes up to 22 parts of each history.
         mappers: Field mappings of producers with other field names than ours.
         decoders: Of sources whose topics are not JSON: how a value becomes JSON.
         times: Unit and plausible times of each source.

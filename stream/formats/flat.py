@@ -39,6 +39,7 @@ class FlatRecommendation(msgspec.Struct, frozen=True):
         model: The system that ranked the list; "none" before the first model.
         model_version: Its version.
         fallback: What ranked the list instead of the model, or the item below the list's.
+        probability: That the item is in the user's next purchase event, given that there is one.
     """
 
     item: str
@@ -48,6 +49,7 @@ class FlatRecommendation(msgspec.Struct, frozen=True):
     model: str
     model_version: str
     fallback: Fallback | None = None
+    probability: float | None = None
 
 
 def _record(name: str, fields: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -66,6 +68,7 @@ _VALUE: Final = _record(
         ("model", "string"),
         ("model_version", "string"),
         ("fallback", ["null", "string"]),
+        ("probability", ["null", "double"]),
     ],
 )
 KEY_SCHEMA: Final = json.dumps(_KEY)
@@ -101,6 +104,7 @@ class FlatLists:
                     found.model.name,
                     found.model.version,
                     found.fallback or item.fallback,
+                    item.probability,
                 )
                 yield Output(self._key(user_id, item.rank), framed(self._value_id, _written(_parsed_value, row)))
         for rank in range(length + 1, self._longest + 1):

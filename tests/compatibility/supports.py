@@ -98,9 +98,6 @@ class Translation:
         content["modalities"] = dict(zip(("session", "conversation"), _read(content["modalities"], ranker), strict=True))
         if not any(content["modalities"].values()):
             content.setdefault("fallback", "popularity")
-            content.pop("because", None)
-        elif "because" in content:
-            content["because"] = [reason for reason in content["because"] if content["modalities"][reason["modality"]]]
         return content
 
     def _prefix(self, prefix: Prefix) -> Prefix:

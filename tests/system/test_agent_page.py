@@ -49,7 +49,7 @@ def put_customer(log: Log, user: str) -> None:
     )
     for name, record in records:
         api.append(log, CHANGELOG, user, Output(name, record, stamp(1)))
-    reasons = (Reasoning("session", NOW - 5 * HOUR, 0.99, 0.97), Reasoning("conversation", NOW - 3 * HOUR, 0.99, 0.4))
+    reasons = (Reasoning("conversation", NOW - 3 * HOUR, 0.99, 0.4), Reasoning("session", NOW - 5 * HOUR, 0.99, 0.97))
     api.put_list(log, user, because=reasons)
 
 
@@ -277,6 +277,26 @@ async def test_the_reasons_are_those_of_the_items_that_are_left(desk: Desk) -> N
     hovered = page.get_by_role("button", name="Accepted: Item-01")
     await hovered.hover()
     assert await hovered.evaluate("button => getComputedStyle(button).backgroundColor") == "rgba(0, 0, 0, 0)"
+
+
+async def test_each_item_says_which_visit_or_call_speaks_for_it(desk: Desk) -> None:
+    """Where the list explains every item; an item for which no interaction speaks says how it compares with the first."""
+    made = api.make_list("c-2")
+    reasons = {
+        "item-00": (Reasoning("conversation", NOW - 24 * HOUR, 0.99, 0.2, 0.9),),
+        "item-01": (Reasoning("session", NOW, 0.98, 0.3, 0.9),),
+    }
+    items = tuple(msgspec.structs.replace(one, because=reasons.get(one.item, ())) for one in made.items)
+    record = msgspec.json.encode(msgspec.structs.replace(made, items=items, because=reasons["item-00"]))
+    api.append(desk.running.log, TOPICS.recommendations, "c-2", Output(b"c-2", record))
+    api.put_state(desk.running.log, "c-2")
+    page = await desk.customer("c-2")
+    first, second, third = [
+        await page.locator("#offers .offer").nth(index).locator(".note").text_content() or "" for index in range(3)
+    ]
+    assert first.startswith("Fits best, above all for the call")
+    assert second.startswith("Fits, above all for the website visit")
+    assert third == "Fits nearly as well as the first."
 
 
 async def test_an_answer_that_cannot_be_sent_comes_back_to_the_list(desk: Desk) -> None:

@@ -137,6 +137,11 @@ def test_models_are_listed_shown_promoted_and_rolled_back(tmp_path: Path) -> Non
     shown = CliRunner().invoke(models.app, ["show", "2"]).output
     assert "map3_union" in shown
     assert "sha256" in shown
+    assert "calibration_error" in shown
+    curve = [line.split() for line in shown.partition("probability")[2].splitlines()[1:]]
+    assert len(curve) == 10
+    assert [float(row[0]) for row in curve] == sorted(float(row[0]) for row in curve)
+    assert sum(int(row[2]) for row in curve) % 3 == 0
     assert "version 1 is champion again" in CliRunner().invoke(models.app, ["rollback", "--no-announce"]).output
     assert "version 2 is champion" in CliRunner().invoke(models.app, ["promote", "2", "--no-announce"]).output
     assert CliRunner().invoke(models.app, ["list"]).output.splitlines() == listed

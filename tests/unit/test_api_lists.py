@@ -12,9 +12,9 @@ from models.artifact import write_ranker
 from models.popular import Popular
 from stream.api.answers import Popularity
 from stream.core.announcements import ModelAnnouncement
-from stream.core.outputs import ModelName
+from stream.core.outputs import ModelName, Output, Reasoning
 from tests import api
-from tests.api import ITEMS, NOW, Replica, replica
+from tests.api import ITEMS, NOW, TOPICS, Replica, replica
 
 
 @pytest.fixture
@@ -43,6 +43,29 @@ async def test_a_list_has_names_its_id_its_model_and_its_age(running: Replica) -
     assert 0 <= answer["age_s"] < 5
     assert "changed" not in answer
     assert "fallback" not in answer
+
+
+async def test_probabilities_and_reasons_are_those_of_the_list(running: Replica) -> None:
+    """Of items of the reserve too; reasons only where asked for."""
+    why = Reasoning("session", NOW - 1, 0.99, 0.1, 0.98)
+    made = api.make_list("sure")
+    items = [msgspec.structs.replace(one, probability=0.5, because=(why,)) for one in made.items]
+    reserve = [msgspec.structs.replace(one, probability=0.25) for one in made.reserve]
+    record = msgspec.json.encode(msgspec.structs.replace(made, items=tuple(items), reserve=tuple(reserve)))
+    api.append(running.log, TOPICS.recommendations, "sure", Output(b"sure", record))
+    api.withdraw(running.log, ITEMS[0])
+    await running.until(lambda: catalogue_of(running, 19))
+    await running.until(lambda: knows(running, "sure"))
+    answer = (await running.get("/v1/users/sure/recommendations?explain=true")).json()
+    assert [one["probability"] for one in answer["items"]] == [0.5] * 4 + [0.25]
+    assert [one.get("because") for one in answer["items"]] == [[msgspec.to_builtins(why)]] * 4 + [None]
+    answer = (await running.get("/v1/users/sure/recommendations")).json()
+    assert not any("because" in one for one in answer["items"])
+
+
+async def knows(running: Replica, user: str) -> bool:
+    answer = (await running.get(f"/v1/users/{user}/recommendations")).json()
+    return "recommendation_id" in answer
 
 
 async def test_withdrawn_items_are_replaced_although_no_event_came(running: Replica) -> None:

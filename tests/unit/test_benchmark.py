@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import models
 import training.evaluation.modality_ablation
 from models.popular import Popular
+from models.reliability import Reliability, ReliabilityBin
 from stream.cli.benchmark import app
 from stream.core.interactions import Conversation
 from stream.errors import IsthmusError
@@ -185,8 +186,20 @@ def test_a_report_holds_means_errors_differences_and_what_was_left_out(tmp_path:
     assert "sign-flip" in text
     assert "Left out: b (no calls)." in text
     assert "somewhere" in text
+    assert "tenth" not in text
     plot(result_rows(runs, TYPES), "a plot", tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 5_000
+
+
+def test_a_report_holds_the_reliability_of_systems_with_probabilities() -> None:
+    """Means over the seeds: of the error, and of each bin's probability and share bought."""
+    found = [
+        Reliability(error, (ReliabilityBin(0.1, 0.1 - error, 5), ReliabilityBin(0.8, 0.8 + error, 5))) for error in (0.02, 0.04)
+    ]
+    runs = [msgspec.structs.replace(run("a", seed, 1, 1, 1, 1), reliability=one) for seed, one in enumerate(found)]
+    text = markdown([*runs, run("b", 0, 1, 1, 1, 1)], TYPES, {})
+    assert "| a      | 0.0300 | 0.100 0.070 | 0.800 0.830 |" in text
+    assert text.count("| b ") == 1
 
 
 def test_the_results_page_pools_draws_event_by_event_and_tests_the_findings(tmp_path: Path) -> None:

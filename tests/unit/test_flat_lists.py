@@ -59,7 +59,18 @@ def test_a_list_is_a_record_a_rank_with_primitive_fields() -> None:
     assert first["recommendation_id"] == made["recommendation_id"]
     assert (first["score"], first["model"], first["model_version"]) == (made["items"][0]["score"], "order", "1")
     assert (first["occurred_at"].timestamp() * 1_000, first["fallback"]) == (NOW, None)
+    assert first["probability"] is None
     assert all(not isinstance(value, dict | list) for value in first.values())
+
+
+def test_a_probability_is_a_field_of_its_own() -> None:
+    """Readers of the schema without it go on: the field is optional."""
+    (sent,) = lists(Store(), 1)
+    made = json.loads(sent.value or b"")
+    made["items"][0]["probability"] = 0.25
+    (row,) = FlatLists(1, 2, longest=1).outputs([sent._replace(value=json.dumps(made).encode())])
+    assert read(row.value or b"", VALUE, 2)["probability"] == 0.25
+    assert {"name": "probability", "type": ["null", "double"], "default": None} in json.loads(VALUE_SCHEMA)["fields"]
 
 
 def test_ranks_that_a_list_does_not_have_get_tombstones_up_to_the_longest_ever_sent() -> None:

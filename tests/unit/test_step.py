@@ -1,5 +1,7 @@
 """What one batch causes: lists, examples, duplicates, dead letters, erasure."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -21,10 +23,10 @@ def click(at: int = NOW - MINUTE, *tags: str, **fields: str) -> Click:
     return Click("u", at, tags or ("home",), **fields)
 
 
-def sent(store: Store) -> dict[str, object]:
+def sent(store: Store) -> dict[str, Any]:
     value = store.recommendations[b"u"]
     assert value is not None
-    recommendation: dict[str, object] = msgspec.json.decode(value)
+    recommendation: dict[str, Any] = msgspec.json.decode(value)
     return recommendation
 
 
@@ -373,16 +375,16 @@ def test_a_call_of_another_text_model_is_kept_but_not_read() -> None:
     assert sent(store)["fallback"] == "popularity"
 
 
-def test_an_explained_list_names_what_contributed_to_its_first_item() -> None:
-    """The score with and without each interaction, the strongest first."""
+def test_an_explained_list_names_what_speaks_for_each_item() -> None:
+    """Each item with its own score and reasons; the list repeats those of the first. The reserve has none."""
     store = Store()
     events = [(number, click(at, f"tag{number}")) for number, at in enumerate([NOW - 5 * HOUR, NOW - 3 * HOUR, NOW - HOUR])]
     run(store, batch_of(Source.CLICK, events), OrderRanker(), config=world.settings(explain=True))
-    because = sent(store)["because"]
-    assert isinstance(because, list)
-    effects = [abs(reason["score_with"] - reason["score_without"]) for reason in because]
-    assert len(because) == 3
-    assert effects == sorted(effects, reverse=True)
+    made = sent(store)
+    assert made["because"] == made["items"][0]["because"]
+    assert all(reason["score_with"] == item["score"] for item in made["items"] for reason in item["because"])
+    assert any(item["because"] != made["because"] for item in made["items"])
+    assert not any("because" in item for item in made["reserve"])
 
 
 def test_a_growing_session_writes_the_head_alone() -> None:

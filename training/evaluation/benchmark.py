@@ -14,9 +14,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.reliability import Reliability
 from stream.core.outputs import TrainingExample
 from stream.core.ranking import Ranker
 from stream.errors import IsthmusError
+from training.calibration import reliability
 from training.metrics import Evaluation, evaluate, metrics_by_type
 from training.split import split
 
@@ -71,6 +73,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         event_types: the first letter of each test event's type.
         hits: at 3, by test event.
         average_precisions: at 3, by test event.
+        reliability: of the probabilities, on all test events; None in older files, and for systems without any.
         left_out: why there is no result; None where there is one.
     """
 
@@ -82,6 +85,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     event_types: str = ""
     hits: tuple[float, ...] = ()
     average_precisions: tuple[float, ...] = ()
+    reliability: Reliability | None = None
     left_out: str | None = None
 
 
@@ -179,6 +183,7 @@ def _run(system: str, seed: int, splits: Splits, train: Train, store: RunStore) 
         event_types="".join(kind[0] for kind in evaluation.types),
         hits=tuple(evaluation.hits.tolist()),
         average_precisions=tuple(evaluation.average_precisions.tolist()),
+        reliability=reliability(ranker, splits.test),
     )
 
 

@@ -25,6 +25,10 @@ TEST: Final = (
     "Differences are of AP@3, paired by purchase event (each event's mean over the seeds), ± their standard error over the events; "
     "p is of a two-sided sign-flip test (10,000 draws), not corrected for the number of comparisons."
 )
+CALIBRATION: Final = (
+    "Probabilities of the first three items of each list, by tenths from the least probable to the most: mean probability and "
+    "share bought; expected calibration error."
+)
 _PURPOSE: Final = "HR@3 / MAP@3 with the post filter, mean over {seeds}; test part: {events}."
 Means = Mapping[tuple[str, str], tuple[Mean, Mean]]
 
@@ -52,7 +56,22 @@ def markdown(runs: Sequence[Run], types: NDArray[np.str_], facts: Mapping[str, s
     compared = differences(runs, types)
     if compared:
         lines += ["", f"MAP@3 minus {BASELINE}'s:", "", *_differences(systems, compared), "", TEST]
-    return "\n".join([*lines, *left_out(runs)]) + "\n"
+    return "\n".join([*lines, *_calibration(systems, runs), *left_out(runs)]) + "\n"
+
+
+def _calibration(systems: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """Returns a paragraph and a table of the reliability curves, means over the seeds; nothing where no system has one."""
+    table = []
+    for system in systems:
+        judged = [run.reliability for run in runs if run.system == system and run.reliability is not None]
+        if judged:
+            bins = zip(*(one.bins for one in judged), strict=True)
+            curve = [f"{np.mean([one.predicted for one in at]):.3f} {np.mean([one.bought for one in at]):.3f}" for at in bins]
+            table.append([system, f"{np.mean([one.error for one in judged]):.4f}", *curve])
+    if not table:
+        return []
+    header = ["system", "error", *(f"tenth {number}" for number in range(1, len(table[0]) - 1))]
+    return ["", CALIBRATION, "", *aligned([header, *table])]
 
 
 def left_out(runs: Sequence[Run]) -> list[str]:

@@ -41,14 +41,16 @@ function ground(entry, list, first) {
   if (list.fallback === "catalogue") return "";
   if (list.fallback) return entry === first ? "Bought most by all customers." : "Often bought by all customers.";
   if (entry.score === undefined) return "Often bought by all customers; the model says nothing about it.";
-  if (entry === first) return because(entry, list);
+  const why = because(entry, first, list);
+  if (why || entry === first) return why;
   const share = first.score ? entry.score / first.score : 0;
   return share >= 0.9 ? "Fits nearly as well as the first." : share >= 0.5 ? "Fits well." : "";
 }
 
-/** The interaction without which the score would be lowest: it is known of the list's first item. "" where nothing is known. */
-function because(entry, list) {
-  const [most] = [...(entry === list.items[0] ? list.because || [] : [])].sort((one, other) => one.score_without - other.score_without);
-  if (!most || most.score_without >= most.score_with) return "";
-  return `Fits best, above all for the ${MODALITIES[most.modality]} ${on(most.started_at)}, ${timeOf(most.started_at)}.`;
+/** The interaction that speaks most for the item. "" where nothing is known. */
+function because(entry, first, list) {
+  const [most] = entry.because || (entry === list.items[0] ? list.because : undefined) || [];
+  if (!most) return "";
+  const fits = entry === first ? "Fits best" : "Fits";
+  return `${fits}, above all for the ${MODALITIES[most.modality]} ${on(most.started_at)}, ${timeOf(most.started_at)}.`;
 }
