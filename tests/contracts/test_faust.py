@@ -15,11 +15,12 @@ from typing import Any
 
 import faust
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.producer import sender
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.producer.transaction_manager import TransactionManager
@@ -33,6 +34,7 @@ from mode.services import ServiceTask
 from stream.kafka.embedded.transport import Transport
 from stream.kafka.faust.batch_consumer import BatchConsumer
 from stream.kafka.faust.batch_transport import BatchTransport, FetchPolicy
+from stream.kafka.faust.fetched_positions import FetchedPositions
 from stream.kafka.faust.recovery import SafeRecovery
 from stream.kafka.faust.transport import REQUEST_TIMEOUT_MS, GuardedThread, KafkaConsumer, KafkaTransport
 
@@ -136,13 +138,31 @@ def test_both_transports_offer_what_the_apps_use(transport: type) -> None:
 
 
 class FakeKafka:
-    """The part of an aiokafka consumer that the thread uses."""
+    """The part of an aiokafka consumer that the thread uses, with aiokafka's own assignments."""
 
     def __init__(self, committed: dict[TP, int | None]) -> None:
         self.committed = committed
         self.sought: list[object] = []
-        self._subscription = SimpleNamespace(is_assigned=lambda _: True)
+        self.paused: list[TP] = []
+        self._subscription: Any = SimpleNamespace(is_assigned=lambda _: True, subscription=None)
         self._fetcher = SimpleNamespace(seek_to=lambda tp, offset: self.sought.append((tp, offset)))
+
+    def assign(self, positions: dict[TP, int]) -> None:
+        """As the coordinator does, also where the same partitions are assigned again."""
+        if self._subscription.subscription is None:
+            self._subscription = SubscriptionState()
+            self._subscription.subscribe({tp.topic for tp in positions})
+        self._subscription.assign_from_subscribed({TopicPartition(*tp) for tp in positions})
+        for tp, position in positions.items():
+            self._subscription.seek(TopicPartition(*tp), position)
+
+    def fetch(self, guarded: Any, positions: dict[TP, int]) -> None:
+        """Assigns partitions, and leaves them where a fetch would."""
+        self.assign(positions)
+        assert guarded._fetched.note(self, positions) == positions
+
+    def pause(self, tp: TP) -> None:
+        self.paused.append(tp)
 
     async def seek_to_committed(self) -> dict[TP, int | None]:
         return self.committed
@@ -169,6 +189,7 @@ def thread(
         transport=SimpleNamespace(fetch_policy=FetchPolicy(recreated=recreated)),
     )
     guarded._ensure_consumer = lambda: kafka
+    guarded._fetched = FetchedPositions()
 
     async def call_thread(function: Any, *arguments: Any) -> Any:
         return await function(*arguments)
@@ -201,19 +222,80 @@ def test_a_fetch_keeps_to_the_partitions_that_were_active_at_its_start(monkeypat
 @pytest.mark.parametrize(("flow_active", "generation"), [(False, 1), (True, 0)])
 def test_records_of_an_outdated_fetch_are_fetched_again(flow_active: bool, generation: int) -> None:
     """Correction 2: the flow stopped or the generation changed during the fetch."""
-    kafka = FakeKafka({})
     records = {SOURCE: [SimpleNamespace(offset=7), SimpleNamespace(offset=8)]}
-    assert asyncio.run(thread(kafka, flow_active=flow_active)._seek_back_stale(records, generation)) == {}
-    assert kafka.sought == [(SOURCE, 7)]
+
+    async def fetch() -> list[object]:
+        kafka = FakeKafka({})
+        guarded = thread(kafka, flow_active=flow_active)
+        kafka.fetch(guarded, {SOURCE: 9})
+        assert await guarded._seek_back_stale(records, generation) == {}
+        return kafka.sought
+
+    assert asyncio.run(fetch()) == [(SOURCE, 7)]
 
 
 def test_records_of_partitions_no_longer_active_are_fetched_again() -> None:
     """Correction 2: those of the other partitions are delivered."""
-    kafka = FakeKafka({})
     other = TP("web-clicks", 1)
     records = {SOURCE: [SimpleNamespace(offset=7)], other: [SimpleNamespace(offset=3)]}
-    assert set(asyncio.run(thread(kafka)._seek_back_stale(records, 1))) == {SOURCE}
-    assert kafka.sought == [(other, 3)]
+
+    async def fetch() -> list[object]:
+        kafka = FakeKafka({})
+        guarded = thread(kafka)
+        kafka.fetch(guarded, {SOURCE: 8, other: 4})
+        assert set(await guarded._seek_back_stale(records, 1)) == {SOURCE}
+        return kafka.sought
+
+    assert asyncio.run(fetch()) == [(other, 3)]
+
+
+@pytest.mark.parametrize("happens", ["nothing", "the same partitions are assigned again", "others are", "it is sought"])
+def test_an_offset_of_a_fetch_is_sought_only_where_the_fetch_left_the_partition(happens: str) -> None:
+    """Records of an outdated fetch, and the first one of which the schema is not known. Before it lie records that were dropped
+    with the former assignment: beyond them, they would be passed over.
+    """
+
+    async def fetch() -> tuple[bool, list[object], list[TP]]:
+        kafka = FakeKafka({})
+        guarded = thread(kafka, flow_active=False)
+        kafka.fetch(guarded, {SOURCE: 9})
+        if happens == "it is sought":
+            kafka._subscription.seek(TopicPartition(*SOURCE), 5)
+        elif happens != "nothing":
+            kafka.assign({SOURCE: 9} if happens.startswith("the same") else {TP("web-clicks", 1): 9})
+        await guarded._seek_back_stale({SOURCE: [SimpleNamespace(offset=7)]}, 1)
+        return await guarded.wait_at(SOURCE, 8), kafka.sought, kafka.paused
+
+    is_current = happens == "nothing"
+    assert asyncio.run(fetch()) == (is_current, [(SOURCE, 7), (SOURCE, 8)] if is_current else [], [SOURCE] if is_current else [])
+
+
+def test_a_partition_that_was_assigned_anew_is_not_held_for_a_schema() -> None:
+    """Its records are fetched again, and judged again. Nobody would release it."""
+    held: list[object] = []
+
+    class Gate:
+        async def first_waiting(self, *_: object) -> int:
+            return 1
+
+        def hold(self, *held_at: object) -> None:
+            held.append(held_at)
+
+    class Consumer(BatchConsumer):
+        flow_active = True
+        waits = True
+
+        async def _wait_at(self, tp: TP, offset: int) -> bool:
+            del tp, offset
+            return self.waits
+
+    consumer = Consumer()
+    consumer.app = SimpleNamespace(consumer_generation_id=1)
+    consumer.transport = SimpleNamespace(fetch_policy=SimpleNamespace(gate=Gate()))
+    records = [SimpleNamespace(offset=7), SimpleNamespace(offset=8)]
+    for consumer.waits in (True, False):
+        assert asyncio.run(consumer._without_waiting(SOURCE, records, 1, 0)) == records[:1]
+        assert held == [(SOURCE, records[1])]
 
 
 def test_uncommitted_source_partitions_are_sought_to_their_beginning() -> None:

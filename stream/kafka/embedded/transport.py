@@ -117,9 +117,10 @@ class EmbeddedConsumer(BatchConsumer, Consumer):
                     return {tp: records}
         return {}
 
-    async def _wait_at(self, tp: TP, offset: int) -> None:
+    async def _wait_at(self, tp: TP, offset: int) -> bool:
         self._positions[tp] = offset
         self._paused.add(tp)
+        return True
 
     async def retry(self, partitions: Iterable[tuple[str, int]]) -> None:
         self._paused -= {TP(*partition) for partition in partitions}

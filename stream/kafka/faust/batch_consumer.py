@@ -60,8 +60,7 @@ class BatchConsumer:
         index = await gate.first_waiting((tp.topic, tp.partition), records)
         if index is None:
             return records
-        if self._flows(generation, stops):
-            await self._wait_at(tp, records[index].offset)
+        if self._flows(generation, stops) and await self._wait_at(tp, records[index].offset):
             gate.hold((tp.topic, tp.partition), records[index])
         return records[:index]
 
@@ -70,8 +69,8 @@ class BatchConsumer:
         if gate is not None and (released := gate.released()):
             await self.retry(released)
 
-    async def _wait_at(self, tp: TP, offset: int) -> None:
-        """Seeks an offset and fetches nothing of the partition until `retry`."""
+    async def _wait_at(self, tp: TP, offset: int) -> bool:
+        """Seeks an offset of the last fetch and fetches nothing of the partition until `retry`. False: it was assigned anew."""
         raise NotImplementedError
 
     def _flows(self, generation: int, stops: int) -> bool:

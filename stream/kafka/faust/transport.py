@@ -46,6 +46,7 @@ from stream.kafka.faust.batch_consumer import BatchConsumer
 from stream.kafka.faust.batch_transport import FetchPolicy
 from stream.kafka.faust.changelog import Fetched
 from stream.kafka.faust.changelog_reading import assign_from, readable
+from stream.kafka.faust.fetched_positions import FetchedPositions
 from stream.kafka.faust.gathering import Gathering
 
 _CHANGELOG_RECORDS: Final = 2_000
@@ -76,6 +77,7 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         super().__init__(*args, **kwargs)
         self.reconnections: dict[Partition, int] = {}
         self._connections: dict[Partition, Any] = {}
+        self._fetched = FetchedPositions()
 
     async def on_start(self) -> None:
         await super().on_start()
@@ -151,12 +153,11 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         max_records: int | None = None,
     ) -> Any:
         records = await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
-        subscription = consumer._subscription.subscription
-        states = {} if subscription is None else {tp: subscription.assignment.state_value(tp) for tp in active_partitions or ()}
-        self.positions = {tp: state.position for tp, state in states.items() if state is not None and state.has_valid_position}
+        tps = {*(active_partitions or ()), *records}
+        self.positions = self._fetched.note(consumer, tps)
         self._gathering.taken(sum(map(len, records.values())), time.monotonic())
         self._note_resumed(records)
-        self._count_reconnections(consumer, states)
+        self._count_reconnections(consumer, tps)
         return records
 
     def _note_resumed(self, records: Mapping[Any, Sequence[Any]]) -> None:
@@ -175,16 +176,19 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         consumer.resume(*(tp for tp in tps if consumer._subscription.is_assigned(tp)))
 
-    async def wait_at(self, tp: TP, offset: int) -> None:
-        """Seeks back to an offset and fetches nothing of the partition until `retry`."""
+    async def wait_at(self, tp: TP, offset: int) -> bool:
+        """Seeks back to an offset and fetches nothing of the partition until `retry`. False: it was assigned anew meanwhile."""
         self.positions = {other: position for other, position in self.positions.items() if other != tp}
-        await self.call_thread(self._wait_at, tp, offset)
+        is_waiting: bool = await self.call_thread(self._wait_at, tp, offset)
+        return is_waiting
 
-    async def _wait_at(self, tp: Any, offset: int) -> None:
+    async def _wait_at(self, tp: Any, offset: int) -> bool:
         kafka = self._ensure_consumer()
-        if kafka._subscription.is_assigned(tp):
-            kafka._fetcher.seek_to(tp, offset)
-            kafka.pause(tp)
+        if not self._fetched.holds(kafka, tp):
+            return False
+        kafka._fetcher.seek_to(tp, offset)
+        kafka.pause(tp)
+        return True
 
     def _count_reconnections(self, consumer: Any, partitions: Iterable[Any]) -> None:
         """Called after a fetch: what it returned came over these connections, or over earlier ones."""
@@ -211,6 +215,11 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
 
     async def _seek_back(self, tp: Any, offset: int) -> None:
         kafka = self._ensure_consumer()
+        if self._fetched.holds(kafka, tp):
+            kafka._fetcher.seek_to(tp, offset)
+
+    async def _seek(self, tp: Any, offset: int) -> None:
+        kafka = self._ensure_consumer()
         if kafka._subscription.is_assigned(tp):
             kafka._fetcher.seek_to(tp, offset)
 
@@ -225,7 +234,7 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
             await self.call_thread(self._ensure_consumer().seek_to_beginning, *unread)
         resumed = {tp: offset for tp in committed if (offset := consumer.resume_at.get((tp.topic, tp.partition))) is not None}
         for tp, offset in resumed.items():
-            await self.call_thread(self._seek_back, tp, offset)
+            await self.call_thread(self._seek, tp, offset)
         if obsolete or resumed:
             await self.commit({**dict.fromkeys(obsolete, 0), **resumed})
         return {**{tp: None if tp in obsolete else offset for tp, offset in committed.items()}, **resumed}
@@ -281,8 +290,9 @@ class KafkaConsumer(BatchConsumer, driver.Consumer):
     async def retry(self, partitions: Iterable[tuple[str, int]]) -> None:
         await self._thread.retry(partitions)
 
-    async def _wait_at(self, tp: TP, offset: int) -> None:
-        await self._thread.wait_at(tp, offset)
+    async def _wait_at(self, tp: TP, offset: int) -> bool:
+        is_waiting: bool = await self._thread.wait_at(tp, offset)
+        return is_waiting
 
     async def verify_all_partitions_active(self) -> None:
         """Nothing: `stream.health` watches committed offsets.
