@@ -18,10 +18,14 @@ def start(
     name: Name,
     data: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, help="folder of events older than the inputs: clicks.ndjson and so on"),
+        typer.Option(exists=True, file_okay=False, help="folder of events of the past: clicks.ndjson and so on"),
     ] = None,
     past_markers: Annotated[
         bool, typer.Option("--past-markers", help="go on although events are older than erasure markers are kept")
+    ] = False,
+    leave_out_unnamed: Annotated[
+        bool,
+        typer.Option("--leave-out-unnamed", help="leave events without event_id that are as new as the inputs to these"),
     ] = False,
     bootstrap: Bootstrap = None,
 ) -> None:
@@ -30,9 +34,10 @@ def start(
     The new application reads the same inputs and writes to topics of its own, so that nobody notices it before the switch. Its
     workers and encoders are started as usual, with the variables that this command prints.
 
-    With --data, a worker and an encoder of this command first fold the events in the files that are older than what the inputs
-    hold. Each line of clicks.ndjson, transcripts.ndjson, purchases.ndjson, eligibility.ndjson, erasures.ndjson or feedback.ndjson
-    is an event with our own field names.
+    With --data, a worker and an encoder of this command first fold the events in the files. Each line of clicks.ndjson,
+    transcripts.ndjson, purchases.ndjson, eligibility.ndjson, erasures.ndjson or feedback.ndjson is an event with our own field
+    names. One that the inputs hold too counts once, by its event_id; clicks and purchases without any that are as new as the
+    inputs are refused, or left out.
 
     A run that was interrupted is run again, and goes on.
 
@@ -48,7 +53,7 @@ def start(
 
         settings = settings_with(bootstrap)
         with cleaning_up_at_signals():
-            new = start_backfill(settings, name, data, startup.step, past_markers=past_markers)
+            new = start_backfill(settings, name, data, startup.step, past_markers=past_markers, leave_out_unnamed=leave_out_unnamed)
     typer.echo(f"{name} is ready to read the inputs. Start its encoders and workers beside those of {settings.application}, with:")
     for variable, value in variables_of(settings, new).items():
         typer.echo(f"  {variable}={value}")
@@ -59,7 +64,7 @@ def start(
 def switch(
     name: Name,
     lose_history: Annotated[
-        bool, typer.Option("--lose-history", help="go on although the new application lacks what left the inputs")
+        bool, typer.Option("--lose-history", help="go on although users lose events that have left the inputs, or have some twice")
     ] = False,
     bootstrap: Bootstrap = None,
 ) -> None:

@@ -36,8 +36,9 @@ def reset(
     inputs do not give again; it sets the offsets of workers and encoders. Encoded calls are passed over: the encoder makes them
     again. Erased users stay erased, and models stay.
 
-    What users have from before is lost: --dry-run counts them, and only --lose-history goes on. A run that was interrupted is
-    run again, and goes on; until it has ended, no worker or encoder starts.
+    What users have from before is lost, and so is what nobody has read yet: --dry-run counts both, and only --lose-history goes
+    on. Erasures are always read from their beginning. A run that was interrupted is run again, and goes on; until it has ended,
+    no worker or encoder starts.
 
     Example: isthmus reset --dry-run
     """
@@ -77,7 +78,9 @@ def _plan(found: Reset) -> list[str]:
     from stream.services.reset.verdict import LOSSES, inputs_of
 
     counts, target, settings = found.counts, found.target, found.settings
-    where = "their beginning" if target.since_ms is None else f"what Kafka received from {_time(target.since_ms)} on"
+    where = "their beginning"
+    if target.since_ms is not None:
+        where = f"what Kafka received from {_time(target.since_ms)} on, and erasures from their beginning"
     lines = [f"the application {settings.application} reads {', '.join(inputs_of(target))} again from {where}"]
     if found.interrupted is not None:
         lines.append(f"this goes on with the reset that began at {_time(found.interrupted.began_at)} and did not end")
@@ -91,6 +94,8 @@ def _plan(found: Reset) -> list[str]:
     lost = counts.losers
     kinds = ", ".join(f"{lost[one]} {text}" for one, text in LOSSES.items())
     lines.append(f"lost       {lost['any']} users have something from before that: {kinds}")
+    if counts.unread:
+        lines.append(f"unread     {counts.unread} records from before that, which no worker or encoder has read, are passed over")
     if counts.unreadable:
         lines.append(f"           and {counts.unreadable} states cannot be read, so that it is not known what they lose")
     return lines
@@ -100,7 +105,8 @@ def _require_consent(found: Reset, *, lose_history: bool, yes: bool) -> None:
     from stream.errors import IsthmusError
 
     if found.counts.are_any_lost and not lose_history:
-        raise IsthmusError("users would lose what the inputs no longer hold: nothing is changed. --lose-history goes on")
+        what = "what nobody has read yet" if found.counts.unread else "what the inputs no longer hold"
+        raise IsthmusError(f"users would lose {what}: nothing is changed. --lose-history goes on")
     if yes:
         return
     if not sys.stdin.isatty():

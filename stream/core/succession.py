@@ -5,7 +5,7 @@ compared event by event, as far as the states keep events.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple, TypeVar
 
@@ -94,6 +94,22 @@ def loss_between(former: Known, new: Known, gone: Gone) -> Loss:
         _lacks_eligibility(former.facts, new.facts, gone),
         _lacks_marks(former.feedback, new.feedback, gone),
     )
+
+
+def has_twice(former: Known, new: Known) -> bool:
+    """Whether the new application counts an event more often than the former one, under another id. Those that the former does not
+    keep are not judged.
+    """
+    once = Counter(_contents(former))
+    return any(count > once[one] > 0 for one, count in Counter(_contents(new)).items())
+
+
+def _contents(known: Known) -> Iterator[Hashable]:
+    """Clicks, parts of calls and bought or cancelled items, without their ids."""
+    yield from (click for session in _kept(known, KeptSession) for click in session.clicks())
+    calls = _kept(known, KeptConversation)
+    yield from ((call.conversation_id, part.started_at, part.ended_at) for call in calls for part in call.parts)
+    yield from _bought(known.facts.purchases)
 
 
 def _lacks_clicks(former: Known, new: Known, gone: Gone) -> bool:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from stream.application import worker_group
 from stream.cli.backfill import app
-from stream.core.events import Click, Erasure, Feedback, Source, UserEvent
+from stream.core.events import Click, Erasure, Feedback, Purchase, Source, UserEvent
 from stream.core.state import erasure_marker_key, head_key
 from stream.errors import IsthmusError
 from stream.kafka.cluster.backfill_note import Phase, read_backfill, write_backfill
@@ -21,7 +21,7 @@ from stream.kafka.cluster.clients import ConsumerClient
 from stream.kafka.cluster.group_reset import members_of
 from stream.kafka.cluster.topics import admin_client, changelog_name
 from stream.services.backfill.files import files_in, read_events
-from stream.services.backfill.start import start_backfill
+from stream.services.backfill.start import require_held, start_backfill, unnamed_as_new_as
 from stream.services.backfill.successor import successor_of
 from stream.services.backfill.switch import switch
 from stream.services.child_processes import wait_for
@@ -233,13 +233,53 @@ class Interrupted(BaseException):
     """Ends the command as a kill would."""
 
 
+def test_events_that_could_not_be_told_from_those_of_the_inputs_are_refused(settings: Settings, tmp_path: Path) -> None:
+    """Clicks and purchases without an id, as new as the inputs; nothing has begun then. Told to, the command leaves them out, and
+    says if the inputs may have lost them before the new workers could read them.
+    """
+    now, past = time.time_ns() // 1_000_000, past_in(tmp_path / "past")
+    for name, event in (("clicks", Click("u1", now, ("new",))), ("purchases", Purchase("u1", now - 2 * DAY, ("item-1",)))):
+        with (past / f"{name}.ndjson").open("ab") as file:
+            file.write(msgspec.json.encode(event) + b"\n")
+    with pytest.raises(IsthmusError, match=r"clicks.ndjson:4: 1 clicks and purchases without event_id, this one first, are as new"):
+        begin(settings, past)
+    assert read_backfill(settings, "shop") is None
+
+    def stop_before_folding(text: str) -> None:
+        if text.startswith("starting a worker"):
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        start_backfill(settings, "shop", past, stop_before_folding, leave_out_unnamed=True)
+    sent = {
+        one: sum(map(len, read_all(settings.kafka.bootstrap, f"shop-past-{one}").values())) for one in ("web-clicks", "purchases")
+    }
+    assert sent == {"web-clicks": len(PAST), "purchases": 1}
+    note = read_backfill(settings, "shop")
+    assert note is not None
+    left = list(unnamed_as_new_as(read_events(files_in(past)), settings, note.begins))
+    assert [one.where for one in left] == [f"{past / 'clicks.ndjson'}:4"]
+    require_held(settings, left, note.begins, note.begins)
+    with pytest.raises(IsthmusError, match=r"clicks.ndjson:4: this event was left to the inputs, and they may no longer hold it"):
+        require_held(settings, left, note.begins, dict.fromkeys(note.begins, now + DAY))
+
+
 @pytest.mark.timeout(400)
 def test_who_was_erased_stays_gone_although_files_hold_the_events_and_the_erasure_has_left_its_topic(
     settings: Settings, admin: Any, tmp_path: Path
 ) -> None:
-    """The others have their past in the new application, each event once, however often the command is interrupted."""
+    """The others have their past in the new application, each event once, however often the command is interrupted: also those
+    that are as new as the inputs, whether these hold them, never did, or lost them before the new workers read them.
+    """
     delete_before_end(admin, settings, "erasures")
-    past = past_in(tmp_path / "past")
+    past, now = past_in(tmp_path / "past"), time.time_ns() // 1_000_000
+    both, left = Click("u2", now, ("both",), "b"), Purchase("u2", now, ("item-1",), "l")
+    for name, event in (("clicks", both), ("clicks", Click("u2", now, ("file",), "f")), ("purchases", left)):
+        with (past / f"{name}.ndjson").open("ab") as file:
+            file.write(msgspec.json.encode(event) + b"\n")
+    send(settings, [(Source.CLICK, both), (Source.PURCHASE, left)])
+    write(settings, fold(settings, held(settings)), TERM + 1)
+    delete_before_end(admin, settings, "purchases")
 
     def stop_before_folding(text: str) -> None:
         if text.startswith("starting a worker"):
@@ -255,16 +295,19 @@ def test_who_was_erased_stays_gone_although_files_hold_the_events_and_the_erasur
         write_backfill(settings, "shop", msgspec.structs.replace(note, phase=Phase.MARKED))  # it was sent, and not yet noted
     assert note is not None
     write_backfill(settings, "shop", msgspec.structs.replace(note, phase=Phase.READY))
-    with pytest.raises(IsthmusError, match="shop has not read 3 records of the past: run `isthmus backfill start shop` again"):
+    with pytest.raises(IsthmusError, match="shop has not read 6 records of the past: run `isthmus backfill start shop` again"):
         switched(settings)
     write_backfill(settings, "shop", msgspec.structs.replace(note, phase=Phase.SENT))
     with pytest.raises(IsthmusError, match="the backfill of shop has begun with other files"):
         begin(settings)
     new = begin(settings, past)
-    assert len([one for found in read_all(settings.kafka.bootstrap, "shop-past-web-clicks").values() for one in found]) == len(PAST)
+    assert sum(map(len, read_all(settings.kafka.bootstrap, "shop-past-web-clicks").values())) == len(PAST) + 2
     let_read(new, 100)
     found, former = (actual(settings.kafka.bootstrap, one.topics, one.application) for one in (new, settings))
     assert users_of(found) == {*USERS, "gone"}
     assert history_of(found, "u3") == history_of(former, "u3")
     assert len(history_of(found, "u1")) == len(history_of(former, "u1")) + 1
+    sessions: Any = history_of(found, "u2")
+    assert [sorted(tags for _, tags in clicks) for _, _, _, clicks in sessions[:2]] == [[("home",)], [("both",), ("file",)]]
+    assert history_of(found, "u2")[2] == [(now, "l", True, ("item-1",))]
     assert switched(settings) == 6

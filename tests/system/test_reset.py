@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from aiokafka.errors import KafkaError
 from kafka import KafkaProducer, TopicPartition
+from kafka.structs import OffsetAndMetadata
 from typer.testing import CliRunner
 
 from stream.application import encoder_group, worker_group
@@ -28,7 +29,7 @@ from stream.kafka.cluster.group_reset import members_of
 from stream.kafka.cluster.lag import group_lag
 from stream.kafka.cluster.owners import note_owned
 from stream.kafka.cluster.rights import Process
-from stream.kafka.cluster.topics import admin_client, changelog_name, create_or_check, source_topics, transactional_id
+from stream.kafka.cluster.topics import admin_client, changelog_name, create_or_check, source_topics, topic_epochs, transactional_id
 from stream.kafka.faust.changelog import term_of
 from stream.process_settings import DeliverySettings
 from stream.services.child_processes import ChildProcess, wait_for
@@ -39,6 +40,8 @@ from stream.services.text_models import folder_of
 from stream.settings import Settings, with_changes
 from stream.text.keywords import Keywords
 from stream.text.model import with_keywords
+from tests import world
+from tests.group_offsets import commit
 from tests.schema_registry import FakeRegistry
 from tests.system.exact import actual, newest, read_all, users_of
 from tests.system.filled import NUMBERS, TERM, delete_before_end, fold, send, settings_of, write
@@ -255,6 +258,43 @@ def test_from_a_time_on_the_rest_is_lost_and_the_lists_of_those_who_have_nothing
     number = partition_of(b"u1", len(NUMBERS))
     clicks = read_all(settings.kafka.bootstrap, settings.topics.clicks)
     assert offsets[0][TopicPartition(settings.topics.clicks, number)][0] == clicks[number][-1].offset
+
+
+def test_what_nobody_has_read_is_not_passed_over_in_silence(settings: Settings, run: Callable[..., Any], empty_kafka: str) -> None:
+    """Erasures are read again from their beginning, whatever the time. Of the rest the command says how much it is, and asks for
+    the word: also of a call that was encoded from a transcript of before. One whose transcript is read again comes again.
+    """
+    send(settings, EVENTS)
+    write(settings, fold(settings))
+    topics, number = settings.topics, partition_of(b"u1", len(NUMBERS))
+    epoch = topic_epochs(empty_kafka, [topics.transcripts])[topics.transcripts]
+    transcript = Transcript("u1", "call-0", NOW, (Sentence("I want to insure my dog.", "user"),))
+
+    def send_call(offset: int) -> None:
+        call = world.call("call-0", NOW, NOW + 1_000, user="u1", offset=offset)
+        own = msgspec.structs.replace(call, origin_topic=topics.transcripts, origin_epoch=epoch, origin_partition=number)
+        with closing(KafkaProducer(bootstrap_servers=empty_kafka)) as producer:
+            for topic, value in ((topics.transcripts, msgspec.json.encode(transcript)), (topics.encoded_calls, world.encode(own))):
+                producer.send(topic, key=b"u1", value=value, partition=number).get(10)
+        committed = {TopicPartition(topics.transcripts, number): OffsetAndMetadata(offset + 1, "", None)}
+        with closing(admin_client(empty_kafka)) as admin:
+            commit(admin, encoder_group("isthmus"), committed)
+
+    send(settings, [(Source.ERASURE, Erasure("u2", NOW, "unread")), (Source.CLICK, Click("u2", NOW - 1, ("old",), "unread"))])
+    send_call(0)
+    until_later = time.time_ns() // 1_000_000
+    wait_for(lambda: time.time_ns() // 1_000_000 > until_later, [], 10, "the next millisecond")
+    since_ms = time.time_ns() // 1_000_000
+    send_call(1)
+    at = datetime.fromtimestamp(since_ms / 1_000, UTC).isoformat()
+    shown = run("--to-time", at, "--dry-run")
+    assert "and erasures from their beginning" in shown.output
+    assert "unread     2 records from before that, which no worker or encoder has read, are passed over" in shown.output
+    assert "unread " not in run("--dry-run").output
+    done = run("--to-time", at, "--yes", "--lose-history")
+    assert done.exit_code == 0, done.output
+    (_, _, _, _, offsets) = held(settings)
+    assert {offsets[0][TopicPartition(topics.erasures, one)][0] for one in NUMBERS} == {0}
 
 
 def start(settings: Settings, folder: Path, command: str) -> ChildProcess:

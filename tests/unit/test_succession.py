@@ -22,7 +22,7 @@ from stream.core.state import (
     feedback_key,
     head_key,
 )
-from stream.core.succession import Gone, Known, Succession, loss_between, succession
+from stream.core.succession import Gone, Known, Succession, has_twice, loss_between, succession
 from tests import world
 from tests.properties.random_events import Events, outgrowing_events, random_events
 from tests.world import MINUTE, NOW, Store
@@ -160,3 +160,23 @@ def test_an_erasure_forgets_what_need_not_be_known() -> None:
     former, new = folded(EVENTS), folded([*EVENTS, erasure])
     assert lost(former, new, erased_at=NOW - 55 * MINUTE) == Loss()
     assert any(lost(former, new))
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        (Source.CLICK, Click("u", NOW - 20 * MINUTE, ("b",), "another")),
+        (
+            Source.CALL,
+            msgspec.structs.replace(world.call("call", NOW - 80 * MINUTE, NOW - 70 * MINUTE), event_id="x", has_event_id=True),
+        ),
+        (Source.PURCHASE, Purchase("u", NOW - 60 * MINUTE, ("item-2",), "another")),
+    ],
+    ids=["click", "part of a call", "purchase"],
+)
+def test_an_event_that_came_under_two_ids_is_noticed(again: tuple[Source, UserEvent]) -> None:
+    """From a file and an input. Under one id it is known once, and one that is new is none."""
+    once, new = folded(EVENTS), [(Source.CLICK, Click("u", NOW - 21 * MINUTE, ("b",), "new")), *EVENTS]
+    assert not has_twice(once, folded(new))
+    assert has_twice(once, folded([*new, again]))
+    assert not has_twice(folded([*EVENTS, again]), folded([*new, again]))

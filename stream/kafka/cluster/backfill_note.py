@@ -27,7 +27,8 @@ class BackfillNote(msgspec.Struct, frozen=True, omit_defaults=True):
         key_check: Tells whether an erasure key is the one that the backfill began with.
         phase: What is done.
         files: Identifies the contents of the files; "" without files.
-        begins: Kafka timestamps of the first records of the inputs' partitions, ms, by topic/number: files give what is older.
+        begins: Kafka timestamps of the first records of the inputs' partitions, ms, by topic/number: events without
+            an id that are as new are left to the inputs.
     """
 
     former: str

@@ -84,10 +84,11 @@ def _answers(admin: Any, group: str, wanted: Mapping[Any, Any]) -> list[Any]:
     return list(_from_coordinator(lambda: admin.alter_group_offsets(group, dict(wanted))).values())
 
 
-def committed_notes(admin: Any, group: str, partitions: list[Any]) -> dict[Partition, str]:
-    """The metadata of a group's committed offsets."""
-    found = _from_coordinator(lambda: admin.list_group_offsets({group: partitions}))
-    return {(tp.topic, tp.partition): one.metadata or "" for tp, one in found.get(group, {}).items()}
+def committed_offsets(admin: Any, group: str, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, str]]:
+    """A group's committed offsets with their metadata, of partitions that have one."""
+    tps = [TopicPartition(*one) for one in partitions]
+    found = _from_coordinator(lambda: admin.list_group_offsets({group: tps})).get(group, {})
+    return {(tp.topic, tp.partition): (one.offset, one.metadata or "") for tp, one in found.items() if one.offset >= 0}
 
 
 def _from_coordinator(ask: Callable[[], Mapping[Any, Any]]) -> Mapping[Any, Any]:

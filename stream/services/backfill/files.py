@@ -9,7 +9,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stream.core.events import INPUTS, Erasure, InputTopic, Rejection, to_milliseconds
+from stream.core.events import INPUTS, Click, Erasure, InputTopic, Purchase, Rejection, to_milliseconds
 from stream.core.parsing import parse, parse_transcript
 from stream.core.partitioner import partition_of
 from stream.errors import IsthmusError
@@ -30,12 +30,16 @@ class PastEvent(NamedTuple):
         user: The user id.
         value: The line.
         at_ms: When it happened.
+        where: File and line.
+        is_named: Whether another record of the same event is recognised; not that of a click or purchase without an id.
     """
 
     role: str
     user: str
     value: bytes
     at_ms: int
+    where: str
+    is_named: bool
 
     def partition(self, count: int) -> int:
         return partition_of(self.user.encode(), count)
@@ -88,4 +92,5 @@ def _event(row: InputTopic, line: bytes, where: str) -> PastEvent:
     if at is None:
         assert isinstance(event, Erasure)
         raise IsthmusError(f"{where}: an erasure of the past needs occurred_at: without it, it would reach up to now")
-    return PastEvent(row.role, event.user_id, line, to_milliseconds(at))
+    is_named = event.event_id is not None or not isinstance(event, Click | Purchase)
+    return PastEvent(row.role, event.user_id, line, to_milliseconds(at), where, is_named)

@@ -39,7 +39,7 @@ from stream.services.reset.reset import sending
 from stream.services.reset.target import find_target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from stream.services.backfill.files import PastEvent
     from stream.settings import Settings
@@ -51,16 +51,24 @@ _LONGEST_S: Final = 30 * 86_400.0
 
 
 def start_backfill(
-    settings: Settings, name: str, data: Path | None, step: Callable[[str], None], *, past_markers: bool
+    settings: Settings,
+    name: str,
+    data: Path | None,
+    step: Callable[[str], None],
+    *,
+    past_markers: bool = False,
+    leave_out_unnamed: bool = False,
 ) -> Settings:
     """Prepares the application `name` beside the running one, and returns its settings. A run that was interrupted goes on.
 
     Args:
         settings: Of the running application.
         name: Of the new one.
-        data: A folder with events of the past, from before what the inputs hold.
+        data: A folder with events of the past.
         step: Told what begins.
         past_markers: Whether to go on although events are older than erasure markers are kept.
+        leave_out_unnamed: Whether to leave events to the inputs that cannot be recognised there: clicks and purchases without an id
+            that are as new as these.
 
     Raises:
         IsthmusError: the name or a file cannot be used, the application holds something, or the broker refuses.
@@ -75,7 +83,10 @@ def start_backfill(
         raise IsthmusError(f"the backfill of {name} has begun with other files: run it with those, or name another application")
     step("reading the files")
     oldest_ms = min((event.at_ms for event in read_events(paths)), default=NO_RECORD_MS)
-    begins = {f"{topic}/{one}": start.first_ms for (topic, one), start in find_target(settings, None).starts.items()}
+    begins = _begins(settings) if note is None else note.begins
+    left = unnamed_as_new_as(read_events(paths), settings, begins)
+    if not leave_out_unnamed:
+        _require_none(left)
     _require_kept_markers(settings, min(oldest_ms, *begins.values()), past_markers=past_markers)
     require_ours(new)
     create_or_check(new.kafka.bootstrap, new.topics, name, dev=new.kafka.dev)
@@ -89,12 +100,52 @@ def start_backfill(
         _copy_markers(settings, new, step)
         note = _noted(settings, name, note, Phase.MARKED)
     if paths and note.phase is Phase.MARKED:
-        _send_past(new, paths, note.begins, step)
+        _send_past(settings, new, paths, note.begins, step)
         note = _noted(settings, name, note, Phase.SENT)
     if note.phase is Phase.SENT:
         _fold_past(settings, new, paths, step)
+        require_held(settings, unnamed_as_new_as(read_events(paths), settings, note.begins), note.begins, _begins(settings))
     _noted(settings, name, note, Phase.READY)
     return new
+
+
+def _begins(settings: Settings) -> dict[str, int]:
+    """Kafka timestamps of the first records of the inputs' partitions, ms, by topic/number."""
+    return {f"{topic}/{number}": start.first_ms for (topic, number), start in find_target(settings, None).starts.items()}
+
+
+def unnamed_as_new_as(events: Iterable[PastEvent], settings: Settings, begins: Mapping[str, int]) -> Iterator[PastEvent]:
+    """The events of which nobody could tell that an input holds them too, and that are as new as what it holds."""
+    return (one for one in events if not one.is_named and one.at_ms >= begins[_input_of(one, settings)])
+
+
+def _input_of(event: PastEvent, settings: Settings) -> str:
+    return f"{settings.topics.name_of(event.role)}/{event.partition(settings.topics.partitions)}"
+
+
+def _require_none(left: Iterator[PastEvent]) -> None:
+    first = next(left, None)
+    if first is not None:
+        raise IsthmusError(
+            f"{first.where}: {1 + sum(1 for _ in left)} clicks and purchases without event_id, this one first, are as new as what "
+            "the inputs hold: one that these hold too would count twice. Give them the event_ids of the inputs, or cut the files; "
+            "if the inputs hold all of them, --leave-out-unnamed leaves them out"
+        )
+
+
+def require_held(settings: Settings, left: Iterable[PastEvent], begun: Mapping[str, int], begins: Mapping[str, int]) -> None:
+    """Raises IsthmusError if events that were left to the inputs may have left these, which began with `begun` and now with
+    `begins`.
+    """
+    max_ahead_ms = settings.step.max_ahead_s * 1_000
+    moved = {place: first_ms for place, first_ms in begins.items() if first_ms > begun[place]}
+    in_moved = (one for one in left if _input_of(one, settings) in moved)
+    gone = next((one for one in in_moved if one.at_ms - max_ahead_ms < moved[_input_of(one, settings)]), None)
+    if gone is not None:
+        raise IsthmusError(
+            f"{gone.where}: this event was left to the inputs, and they may no longer hold it: begin again under another name, "
+            "with files that hold no event without event_id that is as new as the inputs"
+        )
 
 
 def _noted(settings: Settings, name: str, note: BackfillNote, phase: Phase) -> BackfillNote:
@@ -148,16 +199,17 @@ async def write_markers(new: Settings, markers: Mapping[int, Mapping[bytes, Eras
         raise IsthmusError(f"{changelog} does not take erasure markers ({type(error).__name__}): run the command again") from error
 
 
-def _send_past(new: Settings, paths: list[Path], begins: Mapping[str, int], step: Callable[[str], None]) -> None:
-    """Sends what is older than what the inputs hold; the rest comes from there."""
+def _send_past(
+    settings: Settings, new: Settings, paths: list[Path], begins: Mapping[str, int], step: Callable[[str], None]
+) -> None:
+    """Sends what the files hold. What the inputs hold too is recognised there, or left to them."""
     topics = past_topics(new)
     create_or_check(new.kafka.bootstrap, with_past(new).topics, new.application, dev=new.kafka.dev, only=set(topics.values()))
     with open_topic_reader(new.kafka.bootstrap) as reader:
         sent = {(topic, number): end for topic in topics.values() for number, end in reader.ends(topic).items()}
-    inputs, count = new.topics, new.topics.partitions
-    older = (one for one in read_events(paths) if one.at_ms < begins[f"{inputs.name_of(one.role)}/{one.partition(count)}"])
+    own = (one for one in read_events(paths) if one.is_named or one.at_ms < begins[_input_of(one, settings)])
     try:
-        asyncio.run(_produce(new, older, sent, step))
+        asyncio.run(_produce(new, own, sent, step))
     except KafkaError as error:
         raise IsthmusError(f"the broker does not take the past ({type(error).__name__}): run the command again") from error
 

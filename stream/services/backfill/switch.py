@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from stream.core.state import NEVER_ERASED, StatesUnreadableError, erasure_marker_key
-from stream.core.succession import Gone, Succession, loss_between, succession
+from stream.core.succession import Gone, Succession, has_twice, loss_between, succession
 from stream.errors import IsthmusError
 from stream.kafka.cluster.backfill_note import Phase, read_backfill, write_backfill
 from stream.kafka.cluster.group_reset import members_of
@@ -44,11 +44,12 @@ class Switched(NamedTuple):
 
 @dataclass
 class _Compared:
-    """The former application's users, how their states compare, and how many lose what."""
+    """The former application's users, how their states compare, how many lose what, and how many have events twice."""
 
     users: int = 0
     kinds: Counter[Succession] = field(default_factory=Counter)
     losses: Counter[str] = field(default_factory=Counter)
+    twice: int = 0
 
 
 def switch(settings: Settings, name: str, step: Callable[[str], None], *, lose_history: bool) -> Switched:
@@ -138,6 +139,7 @@ def _compare_one(found: _Compared, settings: Settings, both: Both, number: int, 
     if kind is Succession.NEWER and any(loss):
         kind = Succession.LOST
     found.kinds[kind] += 1
+    found.twice += has_twice(former, new)
     found.losses.update(name for name, is_lost in loss._asdict().items() if is_lost)
 
 
@@ -146,6 +148,11 @@ def _require_no_loss(found: _Compared, former: str, name: str, *, lose_history: 
         raise IsthmusError(
             f"{behind} of {found.users} users would get lists with older applied offsets than they have: {name} lacks events "
             "that the inputs hold. Let its encoders catch up, or look at its dead letters and settings"
+        )
+    if found.twice and not lose_history:
+        raise IsthmusError(
+            f"{found.twice} of {found.users} users have clicks, calls or purchases twice that {former} knows once: the files give "
+            "them other event_ids or times than the inputs. Start again with those of the inputs, or go on with --lose-history"
         )
     if (lost := found.kinds[Succession.LOST]) and not lose_history:
         what = (

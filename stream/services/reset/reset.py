@@ -33,6 +33,7 @@ from stream.kafka.cluster.topics import admin_client, changelog_name, create_or_
 from stream.services.formats import flat_lists
 from stream.services.instance_name import take_all_names
 from stream.services.reset.holdings import Holdings
+from stream.services.reset.passed_over import passed_over
 from stream.services.reset.target import find_target
 from stream.services.reset.verdict import Verdict
 
@@ -59,13 +60,14 @@ class Reset:
         counts: What is deleted and lost.
     """
 
-    def __init__(self, target: Target, interrupted: ResetNote | None, holdings: Holdings) -> None:
+    def __init__(self, target: Target, interrupted: ResetNote | None, holdings: Holdings, unread: int) -> None:
         self.settings = target.settings
         self.target = target
         self.interrupted = interrupted
         self._holdings = holdings
         self._verdict = Verdict(holdings, target)
         self.counts: Counts = self._verdict.counts()
+        self.counts.unread = unread
 
     def members(self) -> list[str]:
         """The living workers and encoders, in words."""
@@ -97,7 +99,7 @@ class Reset:
             raise IsthmusError(f"the broker did not take all of it ({what}): run the command again, which goes on") from error
         step("setting the offsets of the groups")
         with closing(admin_client(self.settings.kafka.bootstrap)) as admin:
-            for group, offsets in self.target.committed().items():
+            for group, offsets in self.target.offsets().items():
                 set_offsets(admin, group, offsets)
         step("deleting the stores of this machine")
         for folder in stores:
@@ -157,7 +159,8 @@ def open_reset(settings: Settings, since_ms: int | None, step: Callable[[str], N
         with open_topic_reader(settings.kafka.bootstrap) as reader:
             step("reading what the application holds")
             holdings.read_on(reader, step)
-        yield Reset(target, note, holdings)
+            unread = passed_over(reader, target, holdings)
+        yield Reset(target, note, holdings, unread)
 
 
 def groups_of(settings: Settings) -> tuple[str, str]:

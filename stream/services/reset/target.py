@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
-from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from stream.application import encoder_group, worker_group
@@ -13,7 +12,7 @@ from stream.core.events import STEP_INPUTS
 from stream.core.reset import NO_RECORD_MS, Place
 from stream.core.watermarks import VERSION, CommittedMark, Watermark, decode_mark, encode_mark
 from stream.errors import IsthmusError
-from stream.kafka.cluster.group_reset import Start, committed_notes, ends_of, starts_of
+from stream.kafka.cluster.group_reset import Start, committed_offsets, ends_of, starts_of
 from stream.kafka.cluster.topics import admin_client, topic_epochs
 
 if TYPE_CHECKING:
@@ -34,8 +33,11 @@ class Target(NamedTuple):
         settings: Of the application.
         since_ms: The time from which on they are read again, ms; None: from their beginnings.
         epochs: Of the inputs and the transcripts.
-        starts: Of their partitions. Encoded calls are passed over to their end: the encoder makes them again.
+        starts: Of their partitions. Erasures are always read from their beginning: read twice, they change nothing. Encoded calls
+            are passed over to their end: the encoder makes them again.
         cuts: Where the partitions of the transcripts were cut, as the encoder noted it.
+        begins: First offsets of the partitions.
+        committed: Offsets of workers and encoders, of partitions of which they committed one.
     """
 
     settings: Settings
@@ -43,6 +45,8 @@ class Target(NamedTuple):
     epochs: Mapping[str, int]
     starts: Mapping[Partition, Start]
     cuts: Mapping[Partition, Boundaries]
+    begins: Mapping[Partition, int] = {}
+    committed: Mapping[Partition, int] = {}
 
     def places(self, number: int, stored: Mapping[str, Watermark]) -> Places:
         """The places of a partition number. `stored` are the watermarks of its states, by topic."""
@@ -63,7 +67,7 @@ class Target(NamedTuple):
             for topic in topics
         }
 
-    def committed(self) -> dict[str, dict[Partition, tuple[int, str]]]:
+    def offsets(self) -> dict[str, dict[Partition, tuple[int, str]]]:
         """The offset and metadata to commit for each partition, by group."""
         application, transcripts = self.settings.application, self.settings.topics.transcripts
         workers = {one: (start.offset, "") for one, start in self.starts.items() if one[0] != transcripts}
@@ -87,20 +91,29 @@ def find_target(settings: Settings, since_ms: int | None) -> Target:
     Raises:
         IsthmusError: the broker cannot be reached, or a topic is missing.
     """
-    bootstrap, topics = settings.kafka.bootstrap, settings.topics
+    bootstrap, topics, numbers = settings.kafka.bootstrap, settings.topics, range(settings.topics.partitions)
     derived = [topics.name_of(row.role) for row in STEP_INPUTS if row.is_derived]
-    read = [topics.name_of(row.role) for row in STEP_INPUTS if not row.is_derived] + [topics.transcripts]
-    numbers = range(topics.partitions)
+    read = [topics.name_of(row.role) for row in STEP_INPUTS if not row.is_derived]
+    transcripts = [(topics.transcripts, number) for number in numbers]
+    inputs = [(topic, number) for topic in (*read, *derived) for number in numbers]
     try:
         with closing(admin_client(bootstrap)) as admin:
-            starts = starts_of(admin, [(topic, number) for topic in read for number in numbers], since_ms)
-            ends = ends_of(admin, [(topic, number) for topic in derived for number in numbers])
-            group, partitions = encoder_group(settings.application), [TopicPartition(topics.transcripts, one) for one in numbers]
-            marks = {one: decode_mark(note) for one, note in committed_notes(admin, group, partitions).items()}
+            first = starts_of(admin, [*inputs, *transcripts], None)
+            later = [one for one in (*inputs, *transcripts) if one[0] not in {topics.erasures, *derived}]
+            starts = first if since_ms is None else {**first, **starts_of(admin, later, since_ms)}
+            ends = ends_of(admin, [one for one in inputs if one[0] in derived])
+            encoded = committed_offsets(admin, encoder_group(settings.application), transcripts)
+            committed = {**committed_offsets(admin, worker_group(settings.application), inputs), **encoded}
     except KafkaError as error:
         raise IsthmusError(f"offsets at {bootstrap} cannot be read ({type(error).__name__})") from error
-    starts.update({one: Start(end, NO_RECORD_MS) for one, end in ends.items()})
-    epochs = topic_epochs(bootstrap, [*read, *derived])
-    known = {one: mark.watermark for one, mark in marks.items() if mark is not None}
-    cuts = {one: watermark.boundaries for one, watermark in known.items() if watermark.epoch == epochs[one[0]]}
-    return Target(settings, since_ms, epochs, starts, cuts)
+    epochs = topic_epochs(bootstrap, [*read, *derived, topics.transcripts])
+    marks = {one: mark.watermark for one, (_, note) in encoded.items() if (mark := decode_mark(note)) is not None}
+    return Target(
+        settings,
+        since_ms,
+        epochs,
+        {**starts, **{one: Start(end, NO_RECORD_MS) for one, end in ends.items()}},
+        {one: watermark.boundaries for one, watermark in marks.items() if watermark.epoch == epochs[one[0]]},
+        {one: start.offset for one, start in first.items()},
+        {one: offset for one, (offset, _) in committed.items()},
+    )

@@ -46,6 +46,7 @@ class Counts:
         examples: Training examples, and of these `examples_gone`, which they may not.
         losers: Users who lose history, owned items, eligibility or feedback, by that; and `any` of them.
         unreadable: Users whose states cannot be read; what they lose is not known.
+        unread: Records that neither a worker nor an encoder has read, and that are passed over.
     """
 
     users: int = 0
@@ -56,10 +57,11 @@ class Counts:
     examples_gone: int = 0
     losers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("any", *LOSSES), 0))
     unreadable: int = 0
+    unread: int = 0
 
     @property
     def are_any_lost(self) -> bool:
-        return bool(self.losers["any"] or self.unreadable)
+        return bool(self.losers["any"] or self.unreadable or self.unread)
 
 
 class Verdict:
