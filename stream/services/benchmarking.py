@@ -65,13 +65,14 @@ def run_benchmark(settings: Settings, options: BenchmarkOptions, say: Callable[[
         IsthmusError: unknown systems, an unusable place for results, or tables that are unusable or too small.
     """
     from stream.services.dataset_cache import prepare
+    from training.datasets.synthetic.answer_key import read_in_mind
     from training.evaluation.benchmark import TooSmallError, split_examples
 
     chosen = _chosen_systems(options.systems, joint=options.thin)
     out = _checked_place(options.out)
     prepared = prepare(settings, options.data, say)
     try:
-        parts = split_examples(prepared.examples)
+        parts = split_examples(prepared.examples, read_in_mind(options.data))
     except TooSmallError as error:
         raise IsthmusError(f"{options.data}: {error}") from None
     compare = _compare_thinned if options.thin else _compare_systems

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 _TRAINING: Final = (
     "anchors",
+    "calibration",
     "checkpoints",
     "distributed",
+    "evaluation/explanations",
     "example_arrays",
     "loop",
     "metrics",

@@ -246,7 +246,8 @@ def test_too_few_test_events_are_refused() -> None:
 
 def mixed(count: int) -> Splits:
     kinds = ("session", "conversation", "both", "session")
-    return Splits(*([msgspec.structs.replace(one, type=kinds[n % 4]) for n, one in enumerate(purchases(count))] for _ in range(3)))
+    examples = [msgspec.structs.replace(one, type=kinds[n % 4]) for n, one in enumerate(purchases(count))]
+    return Splits(examples, examples, examples)
 
 
 def test_an_ablation_removes_events_of_one_type_and_smaller_shares_are_subsets_of_larger_ones() -> None:

@@ -4,11 +4,12 @@ Every finished run is appended to a file with its result for each test event, so
 differences can be paired. This module does not know what a system is or how it is trained.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from time import perf_counter
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -19,6 +20,7 @@ from stream.core.outputs import TrainingExample
 from stream.core.ranking import Ranker
 from stream.errors import IsthmusError
 from training.calibration import reliability
+from training.evaluation.explanations import Faithfulness, InMind, faithfulness
 from training.metrics import Evaluation, evaluate, metrics_by_type
 from training.split import split
 
@@ -26,6 +28,8 @@ EVENT_TYPES: Final = ("conversation", "session", "both", "union")
 BASELINE: Final = "late_fusion"
 MIN_TEST: Final = 10
 FLIPS: Final = 10_000
+RESAMPLES: Final = 2_000
+Key = TypeVar("Key")
 _decode: Final = msgspec.json.Decoder
 
 
@@ -34,11 +38,12 @@ class TooSmallError(IsthmusError):
 
 
 class Splits(NamedTuple):
-    """A data set's examples in order of time, split as the paper does (`training.split`)."""
+    """A data set's examples in order of time, split as the paper does (`training.split`), and what users had in mind, if told."""
 
     training: Sequence[TrainingExample]
     validation: Sequence[TrainingExample]
     test: Sequence[TrainingExample]
+    in_mind: InMind = MappingProxyType({})
 
     @property
     def types(self) -> NDArray[np.str_]:
@@ -46,13 +51,13 @@ class Splits(NamedTuple):
         return np.array([example.type for example in self.test], dtype=np.str_)
 
 
-def split_examples(examples: Sequence[TrainingExample]) -> Splits:
+def split_examples(examples: Sequence[TrainingExample], in_mind: InMind = MappingProxyType({})) -> Splits:
     """Splits examples in order of time.
 
     Raises:
         TooSmallError: fewer than 10 test events.
     """
-    splits = Splits(*split(examples))
+    splits = Splits(*split(examples), in_mind)
     if len(splits.test) < MIN_TEST:
         raise TooSmallError(
             f"{len(examples)} purchase events with interactions leave {len(splits.test)} to test on; at least {MIN_TEST} "
@@ -74,6 +79,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         hits: at 3, by test event.
         average_precisions: at 3, by test event.
         reliability: of the probabilities, on all test events; None in older files, and for systems without any.
+        faithfulness: of the reasons, on the first test events; None in older files, and where no history is long enough.
         left_out: why there is no result; None where there is one.
     """
 
@@ -86,6 +92,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     hits: tuple[float, ...] = ()
     average_precisions: tuple[float, ...] = ()
     reliability: Reliability | None = None
+    faithfulness: Faithfulness | None = None
     left_out: str | None = None
 
 
@@ -184,6 +191,7 @@ def _run(system: str, seed: int, splits: Splits, train: Train, store: RunStore) 
         hits=tuple(evaluation.hits.tolist()),
         average_precisions=tuple(evaluation.average_precisions.tolist()),
         reliability=reliability(ranker, splits.test),
+        faithfulness=faithfulness(ranker, splits.test, splits.in_mind) if ranker.width else None,
     )
 
 
@@ -231,11 +239,15 @@ class PairedDifference(NamedTuple):
         mean: over the events.
         error: standard error over the events.
         p: of a two-sided sign-flip test.
+        low: of the 95 % bootstrap interval of the mean.
+        high: likewise.
     """
 
     mean: float
     error: float
     p: float
+    low: float
+    high: float
 
 
 def differences(runs: Sequence[Run], types: NDArray[np.str_], baseline: str = BASELINE) -> dict[tuple[str, str], PairedDifference]:
@@ -258,7 +270,7 @@ def differences(runs: Sequence[Run], types: NDArray[np.str_], baseline: str = BA
 
 
 def paired_difference(paired: NDArray[np.float64], flips: int = FLIPS) -> PairedDifference:
-    """Returns mean, standard error and p of differences (n,): how often random signs (10,000 draws, seed 0) give as extreme a mean.
+    """Returns the statistics of differences (n,); p is how often random signs (10,000 draws, seed 0) give as extreme a mean.
 
     >>> paired_difference(np.array([0.1, 0.2, 0.1, 0.2] * 5)).p
     0.0001
@@ -269,4 +281,25 @@ def paired_difference(paired: NDArray[np.float64], flips: int = FLIPS) -> Paired
     sums = np.abs(signs.astype(np.float32) @ nonzero.astype(np.float32))
     extreme = int((sums >= abs(nonzero.sum()) * (1 - 1e-5) - 1e-9).sum())
     error = float(np.std(paired, ddof=1) / np.sqrt(len(paired)))
-    return PairedDifference(float(paired.mean()), error, round((extreme + 1) / (flips + 1), 4))
+    low, high = np.quantile(_resampled_means(paired), [0.025, 0.975])
+    return PairedDifference(float(paired.mean()), error, round((extreme + 1) / (flips + 1), 4), float(low), float(high))
+
+
+def _resampled_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the means of 2,000 samples of the values with replacement, seed 0; one at a time, for memory."""
+    rng = np.random.default_rng(0)
+    return np.array([values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)])
+
+
+def holm(compared: Mapping[Key, PairedDifference]) -> dict[Key, PairedDifference]:
+    """Returns the differences with p corrected for their number (Holm 1979).
+
+    >>> found = {name: PairedDifference(0.0, 0.0, p, 0.0, 0.0) for name, p in (("a", 0.01), ("b", 0.04), ("c", 0.03))}
+    >>> [round(one.p, 4) for one in holm(found).values()]
+    [0.03, 0.06, 0.06]
+    """
+    corrected, least = {}, 0.0
+    for rank, key in enumerate(sorted(compared, key=lambda one: compared[one].p)):
+        least = max(least, min(1.0, compared[key].p * (len(compared) - rank)))
+        corrected[key] = compared[key]._replace(p=least)
+    return {key: corrected[key] for key in compared}

@@ -15,19 +15,18 @@ from training.evaluation.benchmark import (
     ResultRow,
     Run,
     differences,
+    holm,
     mean_of,
     result_rows,
 )
+from training.evaluation.trust_tables import trust_tables
 from training.markdown import aligned
 from training.plots import COLOURS, figure, panels, save, titled
 
 TEST: Final = (
-    "Differences are of AP@3, paired by purchase event (each event's mean over the seeds), ± their standard error over the events; "
-    "p is of a two-sided sign-flip test (10,000 draws), not corrected for the number of comparisons."
-)
-CALIBRATION: Final = (
-    "Probabilities of the first three items of each list, by tenths from the least probable to the most: mean probability and "
-    "share bought; expected calibration error."
+    "Differences are of AP@3, paired by purchase event (each event's mean over the seeds), ± their standard error over the events, "
+    "with 95 % bootstrap intervals (2,000 samples); p is of a two-sided sign-flip test (10,000 draws), corrected for the number of "
+    "comparisons in the table (Holm)."
 )
 _PURPOSE: Final = "HR@3 / MAP@3 with the post filter, mean over {seeds}; test part: {events}."
 Means = Mapping[tuple[str, str], tuple[Mean, Mean]]
@@ -56,22 +55,7 @@ def markdown(runs: Sequence[Run], types: NDArray[np.str_], facts: Mapping[str, s
     compared = differences(runs, types)
     if compared:
         lines += ["", f"MAP@3 minus {BASELINE}'s:", "", *_differences(systems, compared), "", TEST]
-    return "\n".join([*lines, *_calibration(systems, runs), *left_out(runs)]) + "\n"
-
-
-def _calibration(systems: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    """Returns a paragraph and a table of the reliability curves, means over the seeds; nothing where no system has one."""
-    table = []
-    for system in systems:
-        judged = [run.reliability for run in runs if run.system == system and run.reliability is not None]
-        if judged:
-            bins = zip(*(one.bins for one in judged), strict=True)
-            curve = [f"{np.mean([one.predicted for one in at]):.3f} {np.mean([one.bought for one in at]):.3f}" for at in bins]
-            table.append([system, f"{np.mean([one.error for one in judged]):.4f}", *curve])
-    if not table:
-        return []
-    header = ["system", "error", *(f"tenth {number}" for number in range(1, len(table[0]) - 1))]
-    return ["", CALIBRATION, "", *aligned([header, *table])]
+    return "\n".join([*lines, *trust_tables(runs), *left_out(runs)]) + "\n"
 
 
 def left_out(runs: Sequence[Run]) -> list[str]:
@@ -96,6 +80,7 @@ def _cell(means: tuple[Mean, Mean] | None) -> str:
 
 
 def _differences(systems: Sequence[str], compared: Mapping[tuple[str, str], PairedDifference]) -> list[str]:
+    compared = holm(compared)
     table = [["system", *EVENT_TYPES]]
     with_difference = [system for system in systems if any((system, kind) in compared for kind in EVENT_TYPES)]
     table += [[system, *(difference_cell(compared.get((system, kind))) for kind in EVENT_TYPES)] for system in with_difference]
@@ -103,11 +88,12 @@ def _differences(systems: Sequence[str], compared: Mapping[tuple[str, str], Pair
 
 
 def difference_cell(difference: PairedDifference | None) -> str:
-    """Returns mean, error and p as text; "" for None."""
+    """Returns mean, error, interval and p as text; "" for None."""
     if difference is None:
         return ""
     p = "p < .001" if difference.p < 0.001 else f"p = {difference.p:.3f}".replace("0.", ".")
-    return f"{difference.mean:+.4f} ± {difference.error:.4f} ({p})"
+    interval = f"{difference.low:+.4f} to {difference.high:+.4f}"
+    return f"{difference.mean:+.4f} ± {difference.error:.4f} ({interval}; {p})"
 
 
 def plot(rows: Sequence[ResultRow], title: str, path: Path) -> None:

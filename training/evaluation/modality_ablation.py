@@ -45,7 +45,8 @@ def variants_of(systems: Sequence[str], types: NDArray[np.str_]) -> list[Variant
 
 def ablate(splits: Splits, variant: Variant, seed: int) -> Splits:
     """Removes events of the ablated type from training and validation; the events kept at 25 % are among those kept at 50 %."""
-    return Splits(_ablate(splits.training, variant, seed), _ablate(splits.validation, variant, seed), splits.test)
+    training, validation = (_ablate(part, variant, seed) for part in (splits.training, splits.validation))
+    return splits._replace(training=training, validation=validation)
 
 
 def _ablate(examples: Sequence[TrainingExample], variant: Variant, seed: int) -> list[TrainingExample]:

@@ -17,9 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.errors import IsthmusError
-from training.evaluation.benchmark import BASELINE, EVENT_TYPES, PairedDifference, Run, event_types_of, paired_difference, read_runs
+from training.evaluation.benchmark import (
+    BASELINE,
+    EVENT_TYPES,
+    PairedDifference,
+    Run,
+    event_types_of,
+    holm,
+    paired_difference,
+    read_runs,
+)
 from training.evaluation.benchmark_report import TEST, difference_cell
 from training.evaluation.modality_ablation import AblationRow
+from training.evaluation.trust_tables import trust_tables
 from training.markdown import aligned
 
 PAGE: Final = Path("training/RESULTS.md")
@@ -54,6 +64,7 @@ class Corpus(NamedTuple):
         precisions: by system, average precision at 3, (seeds, n).
         left_out: system -> why it has no result.
         facts: draw -> lines of its report on data, command and versions.
+        trust: how true probabilities and reasons are, as tables.
     """
 
     name: str
@@ -64,6 +75,7 @@ class Corpus(NamedTuple):
     precisions: dict[str, NDArray[np.float64]]
     left_out: dict[str, str]
     facts: dict[str, list[str]]
+    trust: list[str]
 
 
 def read_corpora(folder: Path) -> list[Corpus]:
@@ -94,7 +106,8 @@ def _corpus(name: str, draws: Mapping[Path, Sequence[Run]]) -> Corpus:
     left_out = {run.system: run.left_out for runs in newest for run in runs if run.left_out is not None}
     names = tuple(path.name.removesuffix(".runs.jsonl") for path in paths)
     facts = {draw: _facts(path.with_name(f"{draw}.md")) for draw, path in zip(names, paths, strict=True)}
-    return Corpus(name, names, types, seeds, hits, precisions, left_out, facts)
+    trust = trust_tables([run for runs in newest for run in runs])
+    return Corpus(name, names, types, seeds, hits, precisions, left_out, facts, trust)
 
 
 def _newest(runs: Sequence[Run]) -> list[Run]:
@@ -123,6 +136,7 @@ def _section(corpus: Corpus) -> list[str]:
     lines = [f"## {corpus.name}", "", f"{len(corpus.types)} test events ({counts}){several}.", "", *_results(corpus)]
     if BASELINE in corpus.precisions:
         lines += ["", f"MAP@3 minus {BASELINE}'s:", "", *_compared(corpus), "", TEST]
+    lines += corpus.trust
     lines += ["", *(f"Left out: {system} ({reason})." for system, reason in corpus.left_out.items())] if corpus.left_out else []
     lines += ["", "The paper's findings here:", "", *(f"- {sentence}" for sentence in findings(corpus))]
     if corpus.name in _LIMITS:
@@ -151,8 +165,10 @@ def _mean_cell(by_seed: NDArray[np.float64]) -> str:
 def _compared(corpus: Corpus) -> list[str]:
     table = [["system", *EVENT_TYPES]]
     others = [system for system in corpus.precisions if system != BASELINE]
-    cells = {system: [difference_cell(_difference(corpus, system, BASELINE, kind)) for kind in EVENT_TYPES] for system in others}
-    return aligned([*table, *([system, *own] for system, own in cells.items())])
+    found = {(system, kind): _difference(corpus, system, BASELINE, kind) for system in others for kind in EVENT_TYPES}
+    compared = holm({key: difference for key, difference in found.items() if difference is not None})
+    rows = ([system, *(difference_cell(compared.get((system, kind))) for kind in EVENT_TYPES)] for system in others)
+    return aligned([*table, *rows])
 
 
 def _of(corpus: Corpus, kind: str) -> NDArray[np.bool_]:
@@ -174,14 +190,12 @@ def findings(corpus: Corpus) -> list[str]:
 
 def _shared_space(corpus: Corpus) -> str:
     claim = "Models with a shared space beat the uni-modal ones, each on its own events"
-    comparisons, holds = [], []
-    for system in SHARED:
-        for kind in ("session", "conversation"):
-            if system in corpus.precisions and kind in corpus.precisions:
-                difference = _difference(corpus, system, kind, kind)
-                if difference is not None:
-                    holds.append(difference.mean > 0 and difference.p < _SIGNIFICANT)
-                    comparisons.append(f"{system} on {kind} events {difference_cell(difference)}")
+    pairs = [(system, kind) for system in SHARED for kind in ("session", "conversation")]
+    known = [(system, kind) for system, kind in pairs if system in corpus.precisions and kind in corpus.precisions]
+    found = {(system, kind): _difference(corpus, system, kind, kind) for system, kind in known}
+    compared = holm({key: difference for key, difference in found.items() if difference is not None})
+    holds = [difference.mean > 0 and difference.p < _SIGNIFICANT for difference in compared.values()]
+    comparisons = [f"{system} on {kind} events {difference_cell(one)}" for (system, kind), one in compared.items()]
     return _finding(claim, holds, comparisons)
 
 
