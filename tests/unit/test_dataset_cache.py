@@ -13,7 +13,10 @@ NOT_IN_RESULTS = {
     "stream/errors.py",  # says what went wrong
     "training/progress.py",  # shows how far training is
 }
-PLOTS_AND_REPORTS = {f"training/{name}.py" for name in ("plots", "markdown", "evaluation/benchmark", "evaluation/benchmark_report")}
+PLOTS_AND_REPORTS = {
+    f"training/{name}.py"
+    for name in ("plots", "markdown", "evaluation/benchmark", "evaluation/benchmark_report", "evaluation/trust_tables")
+}
 
 
 def imports_of(path: Path) -> Iterator[Path]:
