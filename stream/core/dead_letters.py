@@ -7,6 +7,7 @@ A dead letter can be built and sent whatever the record contains. Who rejects: `
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import msgspec
@@ -69,6 +70,25 @@ class _Counted(NamedTuple):
     first_ms: int
 
 
+@dataclass(slots=True)
+class _Window:
+    """The last batches of one topic, with their sums: a window of single records has a thousand batches."""
+
+    batches: deque[_Counted] = field(default_factory=deque)
+    records: int = 0
+    dead: int = 0
+
+    def add(self, batch: _Counted) -> None:
+        self.batches.append(batch)
+        self.records += batch.records
+        self.dead += batch.dead
+
+    def drop_first(self) -> None:
+        first = self.batches.popleft()
+        self.records -= first.records
+        self.dead -= first.dead
+
+
 class DeadLetterLimit:
     """Detects a broken topic, as opposed to some broken events: too many of its last records became dead letters.
 
@@ -82,25 +102,26 @@ class DeadLetterLimit:
         self._window = window
         self._rare = rare
         self._rare_ms = rare_ms
-        self._batches: dict[str, deque[_Counted]] = {}
+        self._windows: dict[str, _Window] = {}
 
     def add(self, topic: str, records: int, letters: Sequence[Output], first_ms: int = 0, last_ms: int = 0) -> str | None:
         """Counts a batch and its dead letters. Returns an explanation if the limit is exceeded, else None.
 
         `first_ms` and `last_ms` are the broker's times of its first and last record.
         """
-        batches = self._batches.setdefault(topic, deque())
-        batches.append(_Counted(records, len(letters), first_ms))
-        total = sum(batch.records for batch in batches)
-        while len(batches) > 1 and self._is_enough(total - batches[0].records, last_ms - batches[1].first_ms):
-            total -= batches.popleft().records
-        dead = sum(batch.dead for batch in batches)
-        if not self._is_enough(total, last_ms - batches[0].first_ms) or dead <= self._share * total:
+        window = self._windows.setdefault(topic, _Window())
+        window.add(_Counted(records, len(letters), first_ms))
+        batches = window.batches
+        while len(batches) > 1 and self._is_enough(window.records - batches[0].records, last_ms - batches[1].first_ms):
+            window.drop_first()
+        enough = self._is_enough(window.records, last_ms - batches[0].first_ms)
+        if not enough or window.dead <= self._share * window.records:
             return None
         return (
-            f"{dead} of the last {total} records of {topic} are dead letters ({_most_frequent(letters)}), a larger share "
-            f"than dead_letters.stop_share = {self._share:g}: the topic, its mapping or this version is broken. The last batch "
-            "was not committed. Fix the cause, start again, then replay the earlier dead letters with `isthmus dead-letters replay`"
+            f"{window.dead} of the last {window.records} records of {topic} are dead letters "
+            f"({_most_frequent(letters)}), a larger share than dead_letters.stop_share = {self._share:g}: the topic, its mapping "
+            "or this version is broken. The last batch was not committed. Fix the cause, start again, then replay the earlier dead "
+            "letters with `isthmus dead-letters replay`"
         )
 
     def _is_enough(self, records: int, span_ms: int) -> bool:

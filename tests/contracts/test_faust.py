@@ -31,6 +31,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.services import ServiceTask
 
+from stream.kafka.cluster.clients import FETCHER_TIMEOUT_MS
 from stream.kafka.embedded.transport import Transport
 from stream.kafka.faust.batch_consumer import BatchConsumer
 from stream.kafka.faust.batch_transport import BatchTransport, FetchPolicy
@@ -463,6 +464,18 @@ def test_the_fetcher_asks_for_records_as_gathering_expects() -> None:
     assert "self._fetch_max_wait_ms,\n                self._fetch_min_bytes," in request
     assert "self._proc_fetch_request(assignment, node_id, request)" in inspect.getsource(Fetcher._fetch_requests_routine)
     assert "return needs_wakeup" in inspect.getsource(Fetcher._proc_fetch_request)
+
+
+def test_the_fetcher_is_woken_by_all_that_it_has_to_do() -> None:
+    """So a timeout of seconds delays nothing: answers, seeks, taken records, resumed and revoked partitions end its sleep."""
+    assert "fetcher_timeout=self._consumer_timeout" in inspect.getsource(AIOKafkaConsumer.start)
+    routine = inspect.getsource(Fetcher._fetch_requests_routine)
+    assert "set(chain(self._pending_tasks, other_futs, resume_futures))" in routine
+    assert "other_futs = [self._wait_consume_future, assignment.unassign_future]" in routine
+    for wakes in (Fetcher.seek_to, Fetcher.request_offset_reset, Fetcher.fetched_records):
+        assert "self._notify(self._wait_consume_future)" in inspect.getsource(wakes)
+    assert "backoff = self._fetcher_timeout" in inspect.getsource(Fetcher._get_actions_per_node)
+    assert inspect.signature(Fetcher.__init__).parameters["fetcher_timeout"].default < FETCHER_TIMEOUT_MS / 1_000
 
 
 def test_a_rejoin_can_still_be_requested() -> None:

@@ -1,12 +1,17 @@
 """Requests to the broker run in a thread and never take longer than a rebalance can wait."""
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
+from kafka import TopicPartition
+from kafka.admin import OffsetSpec
+from kafka.protocol.consumer import IsolationLevel
 
 from stream.kafka.cluster import admin_requests
+from stream.kafka.cluster.lag import group_offsets
 from stream.kafka.cluster.view import KafkaClusterView
 
 
@@ -63,3 +68,22 @@ async def test_after_an_error_the_next_request_reconnects(monkeypatch: pytest.Mo
             await cluster_view.epochs(["clicks"])
     assert await cluster_view.epochs(["clicks"]) == {"clicks": 7}
     assert broker.connections == 2
+
+
+def test_only_partitions_with_records_that_are_not_committed_are_asked_for_open_transactions() -> None:
+    """All that is committed is stable, so a worker that stands ready saves a request."""
+    read, behind = TopicPartition("clicks", 0), TopicPartition("clicks", 1)
+    asked: list[list[TopicPartition]] = []
+
+    def ends(partitions: dict[Any, OffsetSpec], isolation_level: Any = IsolationLevel.READ_UNCOMMITTED) -> dict[Any, Any]:
+        is_stable = isolation_level == IsolationLevel.READ_COMMITTED
+        asked.extend([list(partitions)] if is_stable else [])
+        return {tp: SimpleNamespace(offset=7 if is_stable else 9) for tp in partitions}
+
+    committed = {read: SimpleNamespace(offset=9), behind: SimpleNamespace(offset=4)}
+    admin = SimpleNamespace(list_partition_offsets=ends, list_group_offsets=lambda _: {"group": committed})
+    assert group_offsets(admin, "group", [read, behind]) == ({read: 9, behind: 4}, {read: 9, behind: 9}, {read: 9, behind: 7})
+    assert asked == [[behind]]
+    committed[behind] = SimpleNamespace(offset=9)
+    assert group_offsets(admin, "group", [read, behind])[2] == {read: 9, behind: 9}
+    assert asked == [[behind]]

@@ -1,7 +1,7 @@
 """A worker's health while its broker is away, and batches of a topic that was recreated."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +13,7 @@ from stream.health import Health
 from stream.kafka.agents.stateless_agent import StatelessAgent, StatelessContext
 from stream.kafka.agents.watchdog import Supervision, Watchdog
 from stream.kafka.cluster.corrupt_batches import CorruptBatch, Skip, StoppedPartitions
+from stream.kafka.cluster.topics import TopicShape
 from stream.kafka.cluster.view import Offsets
 from stream.kafka.delivery.committed_marks import CommittedMarks
 from stream.metrics import Metrics
@@ -38,8 +39,8 @@ class App:
 class Recreated:
     """A view in which every topic was recreated."""
 
-    async def epochs(self, names: list[str]) -> dict[str, int]:
-        return dict.fromkeys(names, 2)
+    async def shapes(self, names: list[str]) -> dict[str, TopicShape]:
+        return dict.fromkeys(names, TopicShape(epoch=2, partitions=2))
 
 
 WATERMARKS: Any = SimpleNamespace(is_doubtful=lambda _: False, boundaries=lambda _: (), advance=lambda *_: None)
@@ -93,14 +94,13 @@ async def test_a_batch_of_a_recreated_topic_is_abandoned(agent: str) -> None:
 class OneStopped:
     """A view of two partitions with work, one of which stopped at a corrupt batch; `allowed` is what may be skipped."""
 
+    count = 2
+
     def __init__(self) -> None:
         self.allowed: dict[tuple[str, int], Skip] = {}
 
-    async def epochs(self, names: list[str]) -> dict[str, int]:
-        return dict.fromkeys(names, 1)
-
-    async def counts(self, names: list[str]) -> dict[str, int]:
-        return dict.fromkeys(names, 2)
+    async def shapes(self, names: list[str]) -> dict[str, TopicShape]:
+        return dict.fromkeys(names, TopicShape(epoch=1, partitions=self.count))
 
     async def offsets(self, partitions: list[tuple[str, int]]) -> Offsets:
         ends = dict.fromkeys(partitions, 9)
@@ -116,8 +116,8 @@ async def test_a_partition_that_stopped_is_told_retried_and_not_taken_for_stalle
     app, health, view, stopped = App([]), Health(), OneStopped(), StoppedPartitions()
     retried: list[set[tuple[str, int]]] = []
 
-    async def position(_: Any) -> int:
-        return 3
+    async def positions(tps: Sequence[TP]) -> dict[TP, int]:
+        return dict.fromkeys(tps, 3)
 
     async def retry(partitions: set[tuple[str, int]]) -> None:
         retried.append(partitions)
@@ -128,7 +128,7 @@ async def test_a_partition_that_stopped_is_told_retried_and_not_taken_for_stalle
         assignment=lambda: tps,
         _unacked_messages=[],
         _committed_offset=dict.fromkeys(tps, 3),
-        position=position,
+        positions=positions,
         retry=retry,
     )
     supervision = Supervision(health=health, stalled_s=0, stopped=stopped)
@@ -163,12 +163,12 @@ async def test_an_open_transaction_of_another_producer_is_told_and_not_taken_for
     """Nobody can read past it, so a restart would not help. Once it ends, what it held up is work."""
     app, health, view = App([]), Health(), OneOpen()
 
-    async def position(_: Any) -> int:
-        return 3
+    async def positions(tps: Sequence[TP]) -> dict[TP, int]:
+        return dict.fromkeys(tps, 3)
 
     tp = TP("clicks", 0)
     app.consumer = SimpleNamespace(
-        is_answered=lambda: True, assignment=lambda: [tp], _unacked_messages=[], _committed_offset={tp: 3}, position=position
+        is_answered=lambda: True, assignment=lambda: [tp], _unacked_messages=[], _committed_offset={tp: 3}, positions=positions
     )
     supervision = Supervision(health=health, stalled_s=0)
     watchdog = Watchdog(app, view, {"clicks": 1}, Metrics(), WATERMARKS, supervision)  # type: ignore[arg-type]
@@ -184,13 +184,27 @@ async def test_an_open_transaction_of_another_producer_is_told_and_not_taken_for
     assert "clicks-0" in not_live
 
 
+async def test_partitions_with_work_count_as_behind_while_the_consumer_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread may be stuck, and nothing else would show it: a restart helps."""
+    app, health, tp = App([]), Health(), TP("clicks", 0)
+
+    async def positions(_: Sequence[TP]) -> dict[TP, int]:
+        await asyncio.Event().wait()
+        return {}
+
+    app.consumer = SimpleNamespace(
+        is_answered=lambda: True, assignment=lambda: [tp], _unacked_messages=[], _committed_offset={tp: 3}, positions=positions
+    )
+    monkeypatch.setattr("stream.kafka.agents.watchdog._POSITION_TIMEOUT_S", 0.01)
+    watchdog = Watchdog(app, OneStopped(), {"clicks": 1}, Metrics(), WATERMARKS, Supervision(health=health, stalled_s=0))  # type: ignore[arg-type]
+    await watchdog._observe()
+    await watchdog._observe()
+    (not_live,) = Health.wrong(health.live)
+    assert "clicks-0" in not_live
+
+
 class Grown(OneStopped):
     """A view in which somebody adds partitions to a topic."""
-
-    count = 2
-
-    async def counts(self, names: list[str]) -> dict[str, int]:
-        return dict.fromkeys(names, self.count)
 
 
 async def test_a_process_ends_when_partitions_are_added_to_its_input() -> None:
@@ -202,7 +216,11 @@ async def test_a_process_ends_when_partitions_are_added_to_its_input() -> None:
         crashes.append(error)
 
     app.crash = crash  # type: ignore[attr-defined]
-    app.consumer = SimpleNamespace(assignment=list, _unacked_messages=[])
+
+    async def positions(_: Sequence[TP]) -> dict[TP, int]:
+        return {}
+
+    app.consumer = SimpleNamespace(assignment=list, _unacked_messages=[], positions=positions)
     watchdog = Watchdog(app, view, {"erasures": 1}, Metrics(), WATERMARKS, Supervision())  # type: ignore[arg-type]
     await watchdog._observe()
     assert crashes == []

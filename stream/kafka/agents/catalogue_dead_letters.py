@@ -20,7 +20,7 @@ from stream.core.records import Record
 from stream.errors import IsthmusError
 from stream.formats.topic_decoder import wait_for_schemas
 from stream.kafka.cluster import batch_reading
-from stream.kafka.cluster.clients import READ_COMMITTED, async_consumer, async_producer
+from stream.kafka.cluster.clients import QUIET_WAIT_MS, READ_COMMITTED, async_consumer, async_producer
 from stream.kafka.cluster.corrupt_batches import SkipCorruptBatches
 from stream.kafka.cluster.topics import topic_epochs
 from stream.metrics import Metrics
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 AGAIN_S: Final = 5.0
-_FETCH_MS: Final = 1_000
+_FETCH_MS: Final = 10_000
 
 
 def rejected_items(records: Sequence[Record], form: ItemFormat) -> list[RejectedItem]:
@@ -91,6 +91,7 @@ async def _clients(bootstrap: str, group: str, items: str) -> "AsyncIterator[tup
         auto_offset_reset="earliest",
         isolation_level=READ_COMMITTED,
         check_crcs=SkipCorruptBatches(),
+        fetch_max_wait_ms=QUIET_WAIT_MS,
     )
     producer = async_producer(bootstrap, max_request_size=limits.RECORD_BYTES)
     try:

@@ -7,7 +7,7 @@ remembers, so the app has to be rebuilt (`renew`); the new one reads such a topi
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,6 +17,7 @@ from stream.formats.gate import SchemaGate
 from stream.health import NOT_ASSIGNED, Health, PartitionProgress, Stalls
 from stream.kafka.cluster.corrupt_batches import StoppedPartitions
 from stream.kafka.cluster.partition import Partition
+from stream.kafka.cluster.topics import TopicShape
 from stream.kafka.cluster.view import ClusterView, Offsets
 from stream.kafka.delivery.contracts import Message
 from stream.kafka.faust.changelog import changelog_recreated
@@ -82,6 +83,7 @@ class Watchdog:
         self._stopped = supervision.stopped
         self._gate = supervision.gate or SchemaGate({})
         self._is_reachable = True
+        self._shapes: Mapping[str, TopicShape] = {}
         health = supervision.health
         health.live["delivery"] = self._stalls.check
         health.ready["partitions"] = self._not_serving
@@ -115,13 +117,14 @@ class Watchdog:
         if self.renew.is_set():
             return False
         try:
-            current = await self._view.epochs([*self.epochs, *self._changelog])
+            self._shapes = await self._view.shapes([*self.epochs, *self._changelog])
         except OSError as error:
             if self._is_reachable:
                 logger.warning("cannot check whether a topic was recreated: %s", error or "no answer in time")
             self._is_reachable = False
             return True
         self._is_reachable = True
+        current = {name: shape.epoch for name, shape in self._shapes.items()}
         if any(name in current and current[name] != epoch for name, epoch in self._changelog.items()):
             await self._app.crash(IsthmusError(changelog_recreated(next(iter(self._changelog)))))
             return False
@@ -132,14 +135,11 @@ class Watchdog:
         return not changed
 
     async def _check_counts(self) -> None:
-        """Crashes the app if partitions were added to an input. Faust would learn of them in minutes, and what is sent to them
-        meanwhile, erasures too, would wait in silence.
+        """Crashes the app if `check_epochs` has found added partitions of an input. Faust would learn of them in minutes, and what
+        is sent to them meanwhile, erasures too, would wait in silence.
         """
         wanted = self._app.conf.topic_partitions
-        try:
-            counts = await self._view.counts(self.epochs)
-        except OSError:
-            return  # logged by `check_epochs`
+        counts = {name: shape.partitions for name, shape in self._shapes.items() if name in self.epochs}
         other = [f"{name} has {count} partitions now, not {wanted}" for name, count in counts.items() if count != wanted]
         if other:
             await self._app.crash(
@@ -214,21 +214,22 @@ class Watchdog:
         consumer: Any = self._app.consumer
         unacked = {(message.tp.topic, message.tp.partition) for message in list(consumer._unacked_messages)}
         behind = set()
-        for tp in list(consumer.assignment()):
+        tps = [tp for tp in consumer.assignment() if (tp.topic, tp.partition) in committed]
+        positions = await self._positions(tps)
+        for tp in tps:
             partition = (tp.topic, tp.partition)
-            if partition not in committed:
-                continue
             acknowledged = consumer._committed_offset[tp] or 0
-            if partition in unacked or acknowledged > committed[partition] or await self._position(tp) < stable[partition]:
+            if partition in unacked or acknowledged > committed[partition] or positions.get(tp, 0) < stable[partition]:
                 behind.add(partition)
         return behind
 
-    async def _position(self, tp: Any) -> int:
-        """The next offset to fetch; 0, so that the partition counts as behind, if the consumer does not answer."""
+    async def _positions(self, tps: Sequence[Any]) -> Mapping[Any, int]:
+        """The next offsets to fetch; none, so that all partitions count as behind, if the consumer does not answer."""
         try:
-            return await asyncio.wait_for(self._app.consumer.position(tp), _POSITION_TIMEOUT_S) or 0
+            found: Mapping[Any, int] = await asyncio.wait_for(self._app.consumer.positions(tps), _POSITION_TIMEOUT_S)
         except TimeoutError:
-            return 0
+            return {}
+        return found
 
     def _no_heartbeat(self) -> str | None:
         if self._not_serving() is not None or self._app.consumer.is_answered():

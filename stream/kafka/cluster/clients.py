@@ -35,6 +35,14 @@ READ_COMMITTED: Final = "read_committed"
 """Isolation level of every consumer: no effect without transactions, and a fenced worker's open transaction is never read."""
 logging.getLogger("kafka.admin._groups").setLevel(logging.ERROR)  # it warns of members whose metadata it does not know: Faust's
 BOOTSTRAP_MS: Final = 10_000  # 30 s by default: too long to wait for a mistyped address
+FETCHER_TIMEOUT_MS: Final = 10_000
+"""How long a consumer's fetcher may sleep. By default aiokafka wakes it every 0.2 s to look at each partition; all that it has to
+do wakes it anyway: answers, taken records, seeks, and resumed or revoked partitions.
+"""
+QUIET_WAIT_MS: Final = 5_000
+"""How long brokers hold back the fetch of a topic that is quiet most of the time. A fetch of what does not come costs as much as
+one that returns a record; a record is answered at once all the same.
+"""
 SLOW_TASK_S: Final = 5.0
 """kafka-python warns of a step of its event loop that takes longer. On a busy machine a step exceeds its default, 0.1 s, while it
 waits for a core or for Python's lock; and nobody but its own client waits for the loop.
@@ -78,7 +86,8 @@ def async_consumer(*topics: str, bootstrap: Any, **settings: Any) -> AIOKafkaCon
         AccessError: the brokers refuse us, here and below.
     """
     door.check(bootstrap)
-    return _Consumer(*topics, bootstrap_servers=bootstrap, **{**settings, **async_security_options()})
+    defaults = {"consumer_timeout_ms": FETCHER_TIMEOUT_MS}
+    return _Consumer(*topics, bootstrap_servers=bootstrap, **{**defaults, **settings, **async_security_options()})
 
 
 def async_producer(bootstrap: Any, **settings: Any) -> AIOKafkaProducer:

@@ -65,6 +65,7 @@ class AnswersOfAiokafka:
     def __init__(self, client: Any) -> None:
         self._client = client
         self._answers = Answers()
+        self.cluster = client.cluster  # the fetcher asks for it at each partition
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)

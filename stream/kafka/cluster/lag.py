@@ -94,6 +94,13 @@ def committed_and_end_offsets(admin: Any, group: str, partitions: list[Any]) -> 
     return {tp: max(0, offset.offset) for tp, offset in committed.items()}, ends
 
 
+def group_offsets(admin: Any, group: str, partitions: list[Any]) -> tuple[dict[Any, int], dict[Any, int], dict[Any, int]]:
+    """A group's committed offsets, the ends and the last stable offsets, by topic partition. All that is committed is stable."""
+    committed, ends = committed_and_end_offsets(admin, group, partitions)
+    behind = [tp for tp in partitions if committed.get(tp, 0) != ends[tp]]
+    return committed, ends, {**ends, **(last_stable_offsets(admin, behind) if behind else {})}
+
+
 def last_stable_offsets(admin: Any, partitions: list[Any]) -> dict[Any, int]:
     """By topic partition, the offset of the first record of an open transaction, or the end where none is open."""
     specs = dict.fromkeys(partitions, OffsetSpec.LATEST)

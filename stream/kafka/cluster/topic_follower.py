@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from stream.kafka.cluster import batch_reading
-from stream.kafka.cluster.clients import READ_COMMITTED, async_consumer
+from stream.kafka.cluster.clients import QUIET_WAIT_MS, READ_COMMITTED, async_consumer
 from stream.kafka.cluster.corrupt_batches import PassCorruptBatches, SkipCorruptBatches
 from stream.kafka.cluster.fetching import fetch_until
 from stream.kafka.cluster.log_state import MARK_FETCH_BYTES, Mark, read_log_states
@@ -21,8 +21,6 @@ logger = logging.getLogger("isthmus")
 CHECK_S: Final = 5.0
 _CHECK_TIMEOUT_S: Final = 10.0
 _AGAIN_S: Final = 1.0
-_MAX_WAIT_MS: Final = 2_000
-"""A fetch of what does not come costs as much as one that returns a record; a record is answered at once all the same."""
 
 
 class Apply(Protocol):
@@ -64,7 +62,7 @@ async def _follow_log(
     epoch = (await view.epochs([topic])).get(topic)
     async with (
         _consumer(
-            bootstrap, topic, auto_offset_reset="earliest", check_crcs=SkipCorruptBatches(), fetch_max_wait_ms=_MAX_WAIT_MS
+            bootstrap, topic, auto_offset_reset="earliest", check_crcs=SkipCorruptBatches(), fetch_max_wait_ms=QUIET_WAIT_MS
         ) as consumer,
         _consumer(
             bootstrap, auto_offset_reset="none", check_crcs=PassCorruptBatches(), max_partition_fetch_bytes=MARK_FETCH_BYTES
@@ -72,17 +70,18 @@ async def _follow_log(
     ):
         marks = await _read_whole(consumer, apply, replace=is_again)
         ready.set()
-        checked_s = time.monotonic()
+        check_at = time.monotonic() + CHECK_S
         while True:
-            for tp, records in (await consumer.getmany(timeout_ms=1_000)).items():
+            wait_ms = max(0, round((check_at - time.monotonic()) * 1_000))
+            for tp, records in (await consumer.getmany(timeout_ms=wait_ms)).items():
                 if tp in marks and records[0].offset <= marks[tp].offset:
                     return  # the position was beyond the end, and aiokafka has begun again
                 await apply(records)
                 marks[tp] = Mark(records[-1].offset, records[-1].timestamp)
-            if time.monotonic() - checked_s >= CHECK_S:
+            if time.monotonic() >= check_at:
                 if not await _is_continued(view, topic, epoch, mark_reader, marks):
                     return
-                checked_s = time.monotonic()
+                check_at = time.monotonic() + CHECK_S
 
 
 async def _read_whole(consumer: AIOKafkaConsumer, apply: Apply, *, replace: bool) -> dict[Any, Mark]:

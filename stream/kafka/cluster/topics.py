@@ -177,8 +177,7 @@ class TopicShape(NamedTuple):
 
 def topic_shape(bootstrap: str, name: str) -> TopicShape:
     """Raises IsthmusError where the broker cannot be reached, or the topic is missing."""
-    described = _described(bootstrap, [name])
-    return TopicShape(epochs_of(described)[name], counts_of(described)[name])
+    return shapes_of(_described(bootstrap, [name]))[name]
 
 
 def topic_epochs(bootstrap: str, names: Iterable[str]) -> dict[str, int]:
@@ -213,6 +212,12 @@ def epochs_of(described: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 def counts_of(described: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """The partition counts of the topics that exist, from an admin client's descriptions."""
     return {topic["name"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
+
+
+def shapes_of(described: Iterable[Mapping[str, Any]]) -> dict[str, TopicShape]:
+    """The shapes of the topics that exist, from an admin client's descriptions."""
+    counts = counts_of(described := list(described))
+    return {name: TopicShape(epoch, counts[name]) for name, epoch in epochs_of(described).items()}
 
 
 def require_one_count(bootstrap: str, topics: TopicSettings) -> None:

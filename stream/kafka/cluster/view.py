@@ -10,10 +10,10 @@ from kafka import TopicPartition
 
 from stream.kafka.cluster.admin_requests import AdminRequests
 from stream.kafka.cluster.corrupt_batches import Skip
-from stream.kafka.cluster.lag import committed_and_end_offsets, last_stable_offsets
+from stream.kafka.cluster.lag import group_offsets
 from stream.kafka.cluster.partition import Partition
 from stream.kafka.cluster.skips import skips_in
-from stream.kafka.cluster.topics import counts_of, epochs_of
+from stream.kafka.cluster.topics import TopicShape, epochs_of, shapes_of
 
 
 class Offsets(NamedTuple):
@@ -37,8 +37,8 @@ class ClusterView(Protocol):
         """The epochs of the topics that exist."""
         ...
 
-    async def counts(self, topics: Iterable[str]) -> dict[str, int]:
-        """How many partitions the topics have that exist."""
+    async def shapes(self, topics: Iterable[str]) -> dict[str, TopicShape]:
+        """The epochs and partition counts of the topics that exist."""
         ...
 
     async def offsets(self, partitions: Iterable[Partition]) -> Offsets: ...
@@ -61,13 +61,12 @@ class KafkaClusterView:
         described = await self._requests.request(lambda admin: admin.describe_topics(list(topics)))
         return epochs_of(described)
 
-    async def counts(self, topics: Iterable[str]) -> dict[str, int]:
-        return counts_of(await self._requests.request(lambda admin: admin.describe_topics(list(topics))))
+    async def shapes(self, topics: Iterable[str]) -> dict[str, TopicShape]:
+        return shapes_of(await self._requests.request(lambda admin: admin.describe_topics(list(topics))))
 
     async def offsets(self, partitions: Iterable[Partition]) -> Offsets:
         tps = [TopicPartition(*partition) for partition in partitions]
-        committed, ends = await self._requests.request(committed_and_end_offsets, self._group, tps)
-        stable = await self._requests.request(last_stable_offsets, tps)
+        committed, ends, stable = await self._requests.request(group_offsets, self._group, tps)
         return Offsets(
             {(tp.topic, tp.partition): committed.get(tp, 0) for tp in tps},
             {(tp.topic, tp.partition): end for tp, end in ends.items()},

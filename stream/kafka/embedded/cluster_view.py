@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from stream.kafka.cluster.corrupt_batches import Skip
 from stream.kafka.cluster.partition import Partition
+from stream.kafka.cluster.topics import TopicShape
 from stream.kafka.cluster.view import Offsets
 from stream.kafka.embedded.log import Log
 
@@ -18,8 +19,9 @@ class EmbeddedClusterView:
     async def epochs(self, topics: Iterable[str]) -> dict[str, int]:
         return self._log.epochs([name for name in topics if name in self._log.topics])
 
-    async def counts(self, topics: Iterable[str]) -> dict[str, int]:
-        return {name: len(self._log.topics[name].partitions) for name in topics if name in self._log.topics}
+    async def shapes(self, topics: Iterable[str]) -> dict[str, TopicShape]:
+        counts = {name: len(self._log.topics[name].partitions) for name in topics if name in self._log.topics}
+        return {name: TopicShape(epoch, counts[name]) for name, epoch in self._log.epochs(list(counts)).items()}
 
     async def offsets(self, partitions: Iterable[Partition]) -> Offsets:
         committed = self._log.committed.get(self._group, {})

@@ -182,6 +182,9 @@ class EmbeddedConsumer(BatchConsumer, Consumer):
     async def position(self, tp: TP) -> int | None:
         return self._positions.get(tp)
 
+    async def positions(self, tps: Iterable[TP]) -> Mapping[TP, int]:
+        return {tp: self._positions[tp] for tp in tps if tp in self._positions}
+
     def assignment(self) -> set[TP]:
         return set(self._assigned)
 

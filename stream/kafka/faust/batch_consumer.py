@@ -132,6 +132,10 @@ class BatchConsumer:
         """Whether the group answers heartbeats now."""
         return True
 
+    async def positions(self, tps: Iterable[TP]) -> Mapping[TP, int]:
+        """The next offsets to fetch, of assigned partitions that have one yet."""
+        raise NotImplementedError
+
     async def committed_offsets(self, partitions: Iterable[Partition]) -> Mapping[Partition, int]:
         """The group's committed offsets; 0: none."""
         raise NotImplementedError

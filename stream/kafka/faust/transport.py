@@ -12,7 +12,7 @@ Both belong to faust-streaming 0.15 and aiokafka 0.14; tests/contracts/test_faus
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from stream.core import limits
 from stream.core.records import Record
 from stream.kafka.cluster import batch_reading
 from stream.kafka.cluster.batch_sender import KafkaSender
-from stream.kafka.cluster.clients import READ_COMMITTED, async_consumer, async_producer
+from stream.kafka.cluster.clients import FETCHER_TIMEOUT_MS, READ_COMMITTED, async_consumer, async_producer
 from stream.kafka.cluster.corrupt_batches import (
     CorruptBatch,
     CorruptBatchPolicy,
@@ -98,6 +98,7 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         batch_reading.install()
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = READ_COMMITTED
+        consumer._consumer_timeout = FETCHER_TIMEOUT_MS / 1_000
         consumer._check_crcs = _PausesPartition(consumer, transport.fetch_policy.stopped)
         commit = consumer.commit
 
@@ -127,6 +128,15 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         tps = [TopicPartition(*partition) for partition in partitions]
         found = await self.call_thread(self._ensure_consumer()._coordinator.fetch_committed_offsets, tps)
         return {(tp.topic, tp.partition): committed for tp, committed in found.items() if committed.offset >= 0}
+
+    async def positions_of(self, tps: Iterable[TP]) -> dict[TP, int]:
+        """The present positions, of assigned partitions that have one."""
+        return await self.call_thread(self._positions_of, tps)
+
+    async def _positions_of(self, tps: Iterable[TP]) -> dict[TP, int]:
+        subscription = self._ensure_consumer()._subscription
+        states = {tp: subscription.subscription.assignment.state_value(tp) for tp in tps if subscription.is_assigned(tp)}
+        return {tp: state.position for tp, state in states.items() if state.has_valid_position}
 
     @property
     def generation(self) -> int:
@@ -305,6 +315,9 @@ class KafkaConsumer(BatchConsumer, driver.Consumer):
         """Nothing if transactions commit the offsets: a late commit from here would turn them back."""
         return True if self.transport.commits_in_transactions else await super()._commit(offsets)
 
+    async def positions(self, tps: Iterable[TP]) -> Mapping[TP, int]:
+        return await self._thread.positions_of(tps)
+
     async def committed_offsets(self, partitions: Iterable[Partition]) -> Mapping[Partition, int]:
         found = await self._thread.committed(partitions)
         return {partition: found[partition].offset if partition in found else 0 for partition in partitions}
@@ -317,9 +330,14 @@ class KafkaConsumer(BatchConsumer, driver.Consumer):
         found: int = self._thread.reconnections.get(partition, 0)
         return found
 
+    @cached_property
+    def _session_s(self) -> float:
+        timeout_s: float = self.app.conf.broker_session_timeout  # Faust takes 20 us to find a setting
+        return timeout_s
+
     def is_member(self) -> bool:
         age_s: float = time.monotonic() - self._thread.heartbeat_at
-        return age_s < self.app.conf.broker_session_timeout
+        return age_s < self._session_s
 
     def is_answered(self) -> bool:
         age_s: float = time.monotonic() - self._thread.heartbeat_at
