@@ -27,13 +27,13 @@ def decoder_of(schema: RegisteredSchema) -> ToJson:
     """
     form = FORMAT_OF_TYPE.get(schema.type)
     if form is None:
-        return _refuses(f"its schema is of the type {schema.type[:20]!r}, which is not known")
+        return refusing(f"its schema is of the type {schema.type[:20]!r}, which is not known")
     try:
         return _guarded(_compile(form, schema))
     except INFRASTRUCTURE_ERRORS:
         raise
     except Exception as error:  # noqa: BLE001  (libraries raise what they like for a schema that they do not take)
-        return _refuses(f"its schema cannot be used ({_what(error)})")
+        return refusing(f"its schema cannot be used ({_what(error)})")
 
 
 def _compile(form: ValueFormat, schema: RegisteredSchema) -> ToJson:
@@ -65,7 +65,9 @@ def _guarded(decode: ToJson) -> ToJson:
     return guarded
 
 
-def _refuses(error: str) -> ToJson:
+def refusing(error: str) -> ToJson:
+    """The decoder of what was written with a schema that cannot be used."""
+
     def refuse(_: bytes) -> bytes:
         raise UndecodableError(error)
 

@@ -33,6 +33,18 @@ class UnknownSchemaError(IsthmusError):
     """The registry says that there is no schema with an id."""
 
 
+class UnusableSchemaError(IsthmusError):
+    """The registry has a schema that nobody should read: it refers to itself in a circle, or to too many others.
+
+    Attributes:
+        type: AVRO or PROTOBUF.
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.type = kind
+
+
 class Reference(NamedTuple):
     """A schema that another one refers to.
 
@@ -92,25 +104,34 @@ class SchemaRegistry:
 
         Raises:
             UnknownSchemaError: the registry has no schema with this id.
+            UnusableSchemaError: what it refers to has no end.
             RegistryError: it does not say.
         """
         answer = self._schema_at(f"/schemas/ids/{schema_id}")
-        references: dict[str, Reference] = {}
-        if answer.schema_type != JSON_TYPE:  # what a JSON schema refers to is not needed to read
-            self._follow(answer, references)
-        return RegisteredSchema(answer.schema_type, answer.schema, tuple(references.values()))
+        is_needed = answer.schema_type != JSON_TYPE  # what a JSON schema refers to is not needed to read
+        return RegisteredSchema(answer.schema_type, answer.schema, tuple(self._references(answer)) if is_needed else ())
 
-    def _follow(self, answer: _Answer, found: dict[str, Reference]) -> None:
-        """Adds what a schema refers to, depth first. The registry allows no circles; a name that is known is not followed again."""
-        for named in answer.references or ():
-            if named.name in found:
-                continue
-            if len(found) >= _MOST_REFERENCES:
-                raise RegistryError(f"the schema registry at {self.url} has a schema with more than {_MOST_REFERENCES} references")
-            path = f"/subjects/{quote(named.subject, safe='')}/versions/{named.version}?deleted=true"
-            referred = self._schema_at(path)
-            self._follow(referred, found)
-            found[named.name] = Reference(named.name, referred.schema)
+    def _references(self, schema: _Answer) -> list[Reference]:
+        """What a schema refers to, depth first. A name that is known is not followed again. A registry should allow no circles."""
+        found: dict[str, Reference] = {}
+        opened: dict[str, _Answer] = {}
+        left = [iter(schema.references or ())]
+        while left:
+            named = next(left[-1], None)
+            if named is None:
+                left.pop()
+                if left:  # the innermost is done; the outermost is the schema itself
+                    name, answer = opened.popitem()
+                    found[name] = Reference(name, answer.schema)
+            elif named.name in opened:
+                raise UnusableSchemaError(schema.schema_type, f"it refers to {named.name[:100]} in a circle")
+            elif named.name not in found:
+                if len(found) + len(opened) >= _MOST_REFERENCES:
+                    raise UnusableSchemaError(schema.schema_type, f"it refers to more than {_MOST_REFERENCES} others")
+                path = f"/subjects/{quote(named.subject, safe='')}/versions/{named.version}?deleted=true"
+                opened[named.name] = self._schema_at(path)
+                left.append(iter(opened[named.name].references or ()))
+        return list(found.values())
 
     def register(self, subject: str, schema: str) -> int:
         """Registers an Avro schema, unless the subject has it; returns its id.

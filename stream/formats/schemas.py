@@ -14,8 +14,8 @@ from uuid import uuid4
 import msgspec
 
 from stream.core.events import ToJson
-from stream.formats.decoders import decoder_of
-from stream.formats.registry import RegisteredSchema, RegistryError, SchemaRegistry, UnknownSchemaError
+from stream.formats.decoders import decoder_of, refusing
+from stream.formats.registry import RegisteredSchema, RegistryError, SchemaRegistry, UnknownSchemaError, UnusableSchemaError
 
 logger = logging.getLogger("isthmus")
 DENIED_S: Final = 60.0
@@ -74,6 +74,12 @@ class Schemas:
             self.observe("denied")
             text = "the schema registry at %s has no schema %d: records with it become dead letters"
             logger.error(text, self.registry.url, schema_id)  # noqa: TRY400  (the text says all)
+            return
+        except UnusableSchemaError as error:
+            self.observe("fetched")
+            text = "schema %d of the schema registry at %s cannot be used (%s): records with it become dead letters"
+            logger.error(text, schema_id, self.registry.url, error)  # noqa: TRY400  (the text says all)
+            self._types[schema_id], self._decoders[schema_id] = error.type, refusing(f"its schema cannot be used ({error})")
             return
         except RegistryError:
             self.observe("failed")

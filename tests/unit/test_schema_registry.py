@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from stream.connection_settings import SchemaRegistrySettings
+from stream.core.events import UndecodableError
 from stream.errors import IsthmusError
 from stream.formats.registry import RegistryError, SchemaRegistry, UnknownSchemaError
 from stream.formats.schemas import DENIED_S, Schemas
@@ -69,6 +70,43 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_a_line(
         schemas.settle([number])
     assert schemas.decoder(number) is not None
     assert "a start needs the registry" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "why"),
+    [
+        ("AVRO", 1, "it refers to n0 in a circle"),
+        ("PROTOBUF", 3, "it refers to n1 in a circle"),
+        ("AVRO", 1_001, "it refers to more than 1000 others"),
+    ],
+)
+def test_references_without_an_end_cost_the_records_of_their_schema_only(
+    registry: FakeRegistry, caplog: pytest.LogCaptureFixture, kind: str, length: int, why: str
+) -> None:
+    """A registry should refuse a circle. The schema is settled: its partition does not wait, and its records are dead letters."""
+    for number in range(length):
+        following = (number + 1) % length
+        registry.add("string", f"s{number}", kind, [(f"n{following}", f"s{following}")])
+    schemas = registry.known()
+    schemas.settle([1])
+    assert len(registry.asked) <= length + 1
+    assert f"cannot be used ({why}): records with it become dead letters" in caplog.text
+    found = schemas.decoder(1)
+    assert found is not None
+    assert found[0] == kind
+    with pytest.raises(UndecodableError, match=why):
+        found[1](b"\x02a")
+
+
+def test_what_several_schemas_refer_to_is_asked_for_once(registry: FakeRegistry) -> None:
+    """And comes before them. A deep chain is as good as a short one."""
+    registry.add("string", "root", references=[("left", "left"), ("right", "right")])
+    for name in ("left", "right"):
+        registry.add("string", name, references=[("n0", "n0")])
+    for number in range(400):
+        registry.add("string", f"n{number}", references=[(f"n{number + 1}", f"n{number + 1}")] if number < 399 else [])
+    names = [one.name for one in registry.client().schema(1).references]
+    assert names == [*(f"n{number}" for number in reversed(range(400))), "left", "right"]
 
 
 def test_a_denial_holds_for_a_minute(registry: FakeRegistry) -> None:
