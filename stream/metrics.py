@@ -137,6 +137,9 @@ DECLARED: Final[dict[str, Declared]] = {
     "stalled_partitions": Declared(Gauge, "partitions that have work and whose committed offset does not move"),
     "stopped_partitions": Declared(Gauge, "partitions that stopped at a damaged batch"),
     "waiting_partitions": Declared(Gauge, "partitions that wait for a schema, because the registry does not say what it is"),
+    "misfit_topics": Declared(
+        Gauge, "topics of this process whose settings were changed so that it would not start with them; looked at every 5 minutes"
+    ),
     "schema_requests": Declared(
         Counter,
         "questions to the schema registry for a schema that was not known: fetched, denied (it has none with this id, and the "

@@ -14,6 +14,7 @@ from stream.errors import IsthmusError
 from stream.services.formats import count_schema_requests, schema_gate
 from stream.services.instance_name import take_name
 from stream.services.process import (
+    background,
     check_topics,
     dead_letter_limit,
     named,
@@ -52,9 +53,10 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
     from stream.kafka.agents.stateless_agent import StatelessContext
     from stream.kafka.agents.watchdog import Supervision
     from stream.kafka.app import add_stateless_agent, make_app, run_with_renewal
-    from stream.kafka.cluster.rights import Process
+    from stream.kafka.cluster.rights import Process, rights_of, topics_of
     from stream.kafka.cluster.topics import topic_epochs
     from stream.metrics import Metrics
+    from stream.services.topic_watch import watch_topics
 
     bootstrap, topics, own, name = settings.kafka.bootstrap, settings.topics, settings.encoder, encoder_group(settings.application)
     startup.step(f"checking topics at {bootstrap}")
@@ -66,9 +68,12 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
     gate = schema_gate(settings, ["transcripts"])
     count_schema_requests(settings, metrics)
 
+    watched = topics_of(rights_of(Process.ENCODER, settings, instance.name))
+
     async with (
         observed(settings, name, own.metrics_port, metrics) as (health, view),
         named(bootstrap, name, instance, (topics.transcripts, 0), health, stop) as settled,
+        background("topic settings", partial(watch_topics, settings, watched, metrics), health),
     ):
 
         def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watchdog]:

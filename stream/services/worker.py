@@ -55,11 +55,12 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     from stream.kafka.agents.served_model import ServedModel
     from stream.kafka.agents.watchdog import Supervision
     from stream.kafka.app import add_profile_agent, run_with_renewal
-    from stream.kafka.cluster.rights import Process
+    from stream.kafka.cluster.rights import Process, rights_of, topics_of
     from stream.kafka.cluster.topics import changelog_name, source_topics, topic_epochs
     from stream.kafka.faust.user_table import check_changelog
     from stream.metrics import Metrics
     from stream.services.model_trust import announcement_trust, folder_trust
+    from stream.services.topic_watch import watch_topics
 
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.worker
     startup.step(f"checking topics at {bootstrap}")
@@ -79,6 +80,8 @@ async def _worker(settings: Settings, startup: Startup) -> None:
         report_unusable_items, bootstrap, settings.application, topics.items, topics.dead_letters, items, metrics
     )
 
+    watched = topics_of(rights_of(Process.WORKER, settings, instance.name))
+
     async with observed(settings, name, own.metrics_port, metrics) as (health, view):
         follows = {topics.items: follower.on_items, topics.models: follower.on_models}
         health.ready["model"] = follower.missing
@@ -88,6 +91,7 @@ async def _worker(settings: Settings, startup: Startup) -> None:
             followed(bootstrap, follows, health, stop, startup),
             background("model retries", follower.keep_retrying, health),
             background("catalogue reports", report_items, health),
+            background("topic settings", partial(watch_topics, settings, watched, metrics), health),
         ):
 
             def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watchdog]:
