@@ -35,7 +35,7 @@ def readable(tp: Any, records: Sequence[Any], skips: Callable[[tuple[str, int]],
         if skip is None or not skip.first <= record.offset <= skip.last:
             raise IsthmusError(
                 f"{tp.topic}-{tp.partition}: the record at offset {record.offset} does not parse ({record.value.error}), so the "
-                f"newest state of a user cannot be restored. `isthmus topics skip {tp.topic} {tp.partition} {record.offset}` goes "
-                "on with the state before it"
+                f"newest state of a user cannot be restored. `isthmus topics skip {tp.topic} {tp.partition} {record.offset}` says "
+                "what giving it up costs"
             )
     return [record for record in records if type(record.value) is not UnreadableValue]
