@@ -11,7 +11,6 @@ from stream.core.events import Click, Eligibility, EncodedCall, Erasure, Feedbac
 from stream.core.feedback import UserFeedback, decode_feedback
 from stream.core.reset import NO_RECORD_MS, Loss, Place
 from stream.core.state import (
-    NEVER_ERASED,
     SOURCE_NUMBERS,
     ErasureMarker,
     Facts,
@@ -22,7 +21,7 @@ from stream.core.state import (
     feedback_key,
     head_key,
 )
-from stream.core.succession import Gone, Known, Succession, has_twice, loss_between, succession
+from stream.core.succession import Erased, Known, Succession, compare, erased_in, has_twice
 from tests import world
 from tests.properties.random_events import Events, outgrowing_events, random_events
 from tests.world import MINUTE, NOW, Store
@@ -63,20 +62,31 @@ NOBODY = known(Head())
 )
 def test_a_user_must_not_know_less_in_the_new_application(former: Known, new: Known, found: Succession) -> None:
     """By offsets where the inputs hold the former's last event, and else by the newest event time: files gave it, or nothing."""
-    assert succession(former, new, None, PLACES) is found
+    assert compare(former, new, None, PLACES, 0).kind is found
 
 
 def test_who_was_erased_meanwhile_may_know_less() -> None:
     """The erasure covers all that the former application knows."""
-    for erased_at, found in ((100, Succession.NEWER), (99, Succession.BEHIND)):
-        assert succession(user(1, 7), NOBODY, ErasureMarker(1, erased_at, 0, {}), PLACES) is found
+    for erased_at, found in ((100, Succession.NEWER), (99, Succession.LOST)):
+        assert compare(user(1, 7), NOBODY, Erased(erased_at, erased_at), PLACES, 0).kind is found
 
 
 def test_after_a_cut_of_the_log_the_new_application_has_the_epoch_of_the_topic() -> None:
     """It never saw the cut; the former one's epoch is the later one."""
     cut = {source: Place(1, 5, NO_RECORD_MS, ((6, 2),)) for source in Source}
-    assert succession(user(2, 7), user(1, 7), None, cut) is Succession.NEWER
-    assert succession(user(2, 7), user(1, 6), None, cut) is Succession.BEHIND
+    assert compare(user(2, 7), user(1, 7), None, cut, 0).kind is Succession.NEWER
+    assert compare(user(2, 7), user(1, 6), None, cut, 0).kind is Succession.BEHIND
+
+
+def test_both_applications_have_erased_what_their_markers_and_heads_say() -> None:
+    """What the new one alone erased is a loss: a repetition of an erasure without a time may have reached further there."""
+    marker, later, back = (ErasureMarker(1, at, 0, {}) for at in (50, 60, 70))
+    head = known(Head(erased_at=back.erased_at))
+    assert erased_in(NOBODY, marker, None) is None
+    assert erased_in(NOBODY, None, marker) == Erased(50, None)
+    assert erased_in(NOBODY, marker, later) == Erased(60, 50)
+    assert erased_in(NOBODY, later, marker) == Erased(50, 50)
+    assert erased_in(head, None, later) == Erased(60, 60)
 
 
 EVENTS: list[tuple[Source, UserEvent]] = [
@@ -113,8 +123,8 @@ def folded(events: Sequence[tuple[Source, UserEvent]]) -> Known:
     )
 
 
-def lost(former: Known, new: Known, places: Any = GONE, erased_at: int = NEVER_ERASED) -> Loss:
-    return loss_between(former, new, Gone(former, places, erased_at, 5 * MINUTE))
+def lost(former: Known, new: Known, places: Any = GONE, erased: Erased | None = None) -> Loss:
+    return compare(former, new, erased, places, 5 * MINUTE).loss
 
 
 @pytest.mark.parametrize(("number", "loss"), list(enumerate(LOSSES)))
@@ -126,8 +136,8 @@ def test_each_event_that_has_left_the_inputs_must_be_known(number: int, loss: Lo
     former, new = folded(EVENTS), folded(others)
     assert lost(former, former) == Loss()
     assert lost(former, new) == loss
-    assert lost(former, new, erased_at=at) == Loss()
-    assert lost(former, new, erased_at=at - 1) == loss
+    assert lost(former, new, erased=Erased(at, at)) == Loss()
+    assert lost(former, new, erased=Erased(at, at - 1)) == lost(former, new, erased=Erased(at, None)) == loss
     end = event.ended_at if isinstance(event, EncodedCall) else at
     for first_ms, found in ((end - 5 * MINUTE, Loss()), (end - 5 * MINUTE + 1, loss)):
         assert lost(former, new, {**GONE, source: Place(1, 5, first_ms)}) == found
@@ -154,12 +164,20 @@ def test_nothing_is_missed_of_what_the_new_application_was_given(seed: int) -> N
     assert lost(folded(_known_by_topic(part, rng)), folded(_known_by_topic(events, rng))) == Loss()
 
 
-def test_an_erasure_forgets_what_need_not_be_known() -> None:
-    """The marker says up to when; and what came later is compared."""
-    erasure = (Source.ERASURE, Erasure("u", NOW - 55 * MINUTE, "e"))
-    former, new = folded(EVENTS), folded([*EVENTS, erasure])
-    assert lost(former, new, erased_at=NOW - 55 * MINUTE) == Loss()
-    assert any(lost(former, new))
+def test_of_an_erased_user_each_later_event_must_be_known_wherever_the_inputs_begin() -> None:
+    """The offsets say nothing: the new application notes none of an event that it leaves out. It is behind only if it lacks an
+    event that the inputs hold, and has not read as far.
+    """
+    erased_at = NOW - 55 * MINUTE
+    erasure, erased = (Source.ERASURE, Erasure("u", erased_at, "e")), Erased(erased_at, erased_at)
+    whole = {source: Place(1, 0, 0) for source in Source}
+    former = folded([*EVENTS, erasure])
+    again = [one for one in EVENTS if one[0] is not Source.CALL]
+    assert compare(former, folded([*again, erasure]), erased, whole, 0) == (Succession.NEWER, Loss())
+    behind = folded([*EVENTS[:1], *EVENTS[2:], erasure])
+    assert compare(former, behind, erased, whole, 0) == (Succession.BEHIND, Loss(history=True))
+    assert compare(former, behind, erased, {**whole, Source.CLICK: Place(7, 5, NO_RECORD_MS)}, 0).kind is Succession.LOST
+    assert compare(former, behind, Erased(NOW, erased_at), whole, 0).kind is Succession.LOST
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
-from stream.core.state import NEVER_ERASED, StatesUnreadableError, erasure_marker_key
-from stream.core.succession import Gone, Succession, has_twice, loss_between, succession
+from stream.core.state import StatesUnreadableError, erasure_marker_key
+from stream.core.succession import Succession, compare, erased_in, has_twice
 from stream.errors import IsthmusError
 from stream.kafka.cluster.backfill_note import Phase, read_backfill, write_backfill
 from stream.kafka.cluster.group_reset import members_of
@@ -40,6 +40,14 @@ class Switched(NamedTuple):
     new: Settings
     users: int
     lost: int
+
+
+class _User(NamedTuple):
+    """A user of a partition number, and whether there are erasures that the former application has not read."""
+
+    number: int
+    key: bytes
+    is_erased_since: bool
 
 
 @dataclass
@@ -117,27 +125,29 @@ def _require_caught_up(target: Target, name: str, both: Both) -> None:
 
 def _compare(target: Target, both: Both) -> _Compared:
     """How what is known of all users of the former application compares."""
-    found = _Compared()
-    for number in range(target.settings.topics.partitions):
-        places = target.places(number, both.former.watermarks(number))
-        for user in both.former.users(number):
-            found.users += 1
-            _compare_one(found, target.settings, both, number, user, places)
+    found, topic = _Compared(), target.settings.topics.erasures
+    with open_topic_reader(target.settings.kafka.bootstrap) as reader:
+        for number in range(target.settings.topics.partitions):
+            watermarks = both.former.watermarks(number)
+            read_to = watermarks[topic].offset + 1 if topic in watermarks else 0
+            erased_since = {record.key for record in reader.records(topic, {number: read_to})}
+            places = target.places(number, watermarks)
+            for user in both.former.users(number):
+                _compare_one(found, target.settings, both, _User(number, user, user in erased_since), places)
     return found
 
 
-def _compare_one(found: _Compared, settings: Settings, both: Both, number: int, user: bytes, places: Places) -> None:
-    key = settings.step.erasure_key.get_secret_value().encode()
-    marker = stored_marker(both.new, number, erasure_marker_key(user, key))
+def _compare_one(found: _Compared, settings: Settings, both: Both, user: _User, places: Places) -> None:
+    key = erasure_marker_key(user.key, settings.step.erasure_key.get_secret_value().encode())
+    former_marker, new_marker = (stored_marker(one, user.number, key) for one in both)
+    found.users += 1
     try:
-        former, new = both.former.known(number, user), both.new.known(number, user)
+        former, new = (one.known(user.number, user.key) for one in both)
     except StatesUnreadableError:
         found.kinds[Succession.LOST] += 1  # what it lacks is not known
         return
-    gone = Gone(former, places, NEVER_ERASED if marker is None else marker.erased_at, settings.step.max_ahead_s * 1_000)
-    loss, kind = loss_between(former, new, gone), succession(former, new, marker, places)
-    if kind is Succession.NEWER and any(loss):
-        kind = Succession.LOST
+    erased = erased_in(former, new_marker if user.is_erased_since else former_marker, new_marker)
+    kind, loss = compare(former, new, erased, places, settings.step.max_ahead_s * 1_000)
     found.kinds[kind] += 1
     found.twice += has_twice(former, new)
     found.losses.update(name for name, is_lost in loss._asdict().items() if is_lost)
