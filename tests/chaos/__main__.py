@@ -14,7 +14,7 @@ from tests.chaos.cases import CASES
 from tests.chaos.rows import table, write
 from tests.chaos.stage import BUILD, run_case
 
-COLUMNS: Final = ("events", "lost", "applied_twice", "wrong_last", "duplicates_sent", "committed_equals_end", "seconds", "ok")
+COLUMNS: Final = ("events", "lost", "applied_twice", "wrong_last", "duplicates_sent", "all_committed", "seconds", "ok")
 
 
 def main() -> int:

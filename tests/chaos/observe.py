@@ -3,16 +3,17 @@
 from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
+from kafka import TopicPartition
 
 from stream.application import DEFAULT, encoder_group, worker_group
 from stream.core.events import Item, Source
 from stream.core.ranking import Catalogue
 from stream.core.records import Batch, Boundaries, PlainRecord
-from stream.kafka.cluster.lag import group_lag
-from stream.kafka.cluster.topics import changelog_name, source_topics, topic_epochs
+from stream.kafka.cluster.lag import committed_and_end_offsets
+from stream.kafka.cluster.topics import admin_client, changelog_name, source_topics, topic_epochs
 from stream.kafka.faust.changelog import term_of
 from stream.settings import TopicSettings
-from tests.chaos.check import Observed
+from tests.chaos.check import Observed, uncommitted
 from tests.chaos.sender import Place, Sent
 from tests.system.exact import newest, read_all
 
@@ -70,17 +71,17 @@ def observe(
     sources = source_topics(topics)
     inputs = {*sources, topics.transcripts}
     catalogue = newest(read_all(bootstrap, topics.items)).values()
-    progress = [group_lag(bootstrap, workers, sources), group_lag(bootstrap, encoders, [topics.transcripts])]
+    read = batches_of(bootstrap, sources, numbers), batches_of(bootstrap, {topics.transcripts: Source.CALL}, numbers)
     sent = read_all(bootstrap, topics.recommendations, numbers)
     states, late = restored(read_all(bootstrap, changelog_name(workers), numbers))
     return Observed(
         batches=[
             *(batch for batch in former if batch.topic in sources),
-            *continued(batches_of(bootstrap, sources, numbers)),
+            *continued(read[0]),
         ],
         transcripts=[
             *(batch for batch in former if batch.topic == topics.transcripts),
-            *continued(batches_of(bootstrap, {topics.transcripts: Source.CALL}, numbers)),
+            *continued(read[1]),
         ],
         acknowledged={place: event for place, event in acknowledged.items() if place[0] in inputs},
         catalogue=Catalogue(msgspec.json.decode(value, type=Item) for value in catalogue),
@@ -89,6 +90,16 @@ def observe(
         recommendations=[(record.key, record.value) for records in sent.values() for record in records],
         examples=newest(read_all(bootstrap, topics.training_examples, numbers)),
         dead_letters=frozenset(newest(read_all(bootstrap, topics.dead_letters, numbers))),
-        committed=sum(one.committed for one in progress),
-        end=sum(one.end for one in progress),
+        uncommitted=sum(_uncommitted(bootstrap, group, found) for group, found in zip((workers, encoders), read, strict=True)),
     )
+
+
+def _uncommitted(bootstrap: str, group: str, batches: Sequence[Batch]) -> int:
+    """As `uncommitted` counts it, for a group that reads the batches' partitions."""
+    admin = admin_client(bootstrap)
+    try:
+        found = committed_and_end_offsets(admin, group, [TopicPartition(batch.topic, batch.partition) for batch in batches])
+    finally:
+        admin.close()
+    committed, ends = ({(tp.topic, tp.partition): offset for tp, offset in offsets.items()} for offsets in found)
+    return uncommitted(batches, committed, ends)

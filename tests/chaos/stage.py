@@ -40,7 +40,6 @@ SETTLE_S: Final = 300.0
 FOLD_S: Final = 400.0
 _RESTART_AFTER_S: Final = 1.0
 _POLL_S: Final = 0.5
-_PREPARED_S: Final = 2.0
 
 
 def topics_of(application: str) -> TopicSettings:
@@ -253,12 +252,7 @@ class Stage:
         self.until(lambda: self.sender.is_quiet() and self.is_settled(), SETTLE_S, "the folding of all events so far")
 
     def is_settled(self) -> bool:
-        """Returns whether everything is committed, and stays so: exactly once ends a prepared transaction a second after the last
-        record, and its markers move the ends of topics. Encoders are asked first because they produce input for the workers.
-        """
-        if not all(self._is_settled(application) for application in self.applications):
-            return False
-        time.sleep(_PREPARED_S)
+        """Returns whether everything is committed. Encoders are asked first because they produce input for the workers."""
         return all(self._is_settled(application) for application in self.applications)
 
     def _is_settled(self, application: str) -> bool:

@@ -11,7 +11,7 @@ from stream.core.records import Batch, PlainRecord
 from stream.core.step import StepConfig, step
 from tests import world
 from tests.chaos.api_lists import Writer, Written
-from tests.chaos.check import Observed, Verdict, judge, letter_key
+from tests.chaos.check import Observed, Verdict, judge, letter_key, uncommitted
 from tests.world import MINUTE, NOW, Store, batch_of, call
 
 RANKER = world.OrderRanker()
@@ -59,8 +59,7 @@ def observed(applied: list[Batch], **changes: object) -> Observed:
         recommendations=sent,
         examples={key: value for key, value in store.examples.items() if value is not None},
         dead_letters=frozenset(),
-        committed=18,
-        end=18,
+        uncommitted=0,
     )
     return replace(seen, **changes)  # type: ignore[arg-type]
 
@@ -163,8 +162,14 @@ def test_unencoded_calls_undelivered_events_and_dead_letters_are_counted() -> No
 
 
 def test_what_is_not_committed_is_not_exact() -> None:
-    """Though all is applied."""
-    assert not verdict(batches(), committed=17).is_exact
+    """Though all is applied. A transaction's marker behind the last record need not be."""
+    assert not verdict(batches(), uncommitted=1).is_exact
+    (clicks,) = (batch for batch in batches() if batch.topic == "web-clicks")
+    place, end = (clicks.topic, clicks.partition), clicks.records[-1].offset + 1
+    assert uncommitted([clicks], {place: end}, {place: end + 1}) == 0
+    assert uncommitted([clicks], {place: end - 1}, {place: end + 1}) == 1
+    assert uncommitted([clicks], {}, {place: end}) == len(clicks.records)
+    assert uncommitted([clicks], {place: end + 2}, {place: end}) == 2
 
 
 def test_the_facts_of_a_user_are_counted_one_by_one() -> None:
