@@ -29,7 +29,7 @@ from stream.kafka.cluster import clients
 from stream.kafka.cluster.access import door
 from stream.kafka.cluster.clients import AdminClient, ConsumerClient, async_consumer, async_producer, producer_client
 from stream.kafka.cluster.security import use_security
-from stream.kafka.faust.transport import KafkaProducer as FaustProducer
+from stream.kafka.faust.producer import KafkaProducer as FaustProducer
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = [path for folder in ("stream", "training", "models") for path in (ROOT / folder).rglob("*.py")]

@@ -36,8 +36,9 @@ from stream.kafka.embedded.transport import Transport
 from stream.kafka.faust.batch_consumer import BatchConsumer
 from stream.kafka.faust.batch_transport import BatchTransport, FetchPolicy
 from stream.kafka.faust.fetched_positions import FetchedPositions
+from stream.kafka.faust.producer import REQUEST_TIMEOUT_MS
 from stream.kafka.faust.recovery import SafeRecovery
-from stream.kafka.faust.transport import REQUEST_TIMEOUT_MS, GuardedThread, KafkaConsumer, KafkaTransport
+from stream.kafka.faust.transport import GuardedThread, KafkaConsumer, KafkaTransport
 
 SOURCE = TP("web-clicks", 0)
 CHANGELOG = TP("changelog", 0)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from stream.application import DEFAULT, skips_group
 from stream.errors import IsthmusError
@@ -197,6 +198,20 @@ class StoppedPartitions:
     def check(self) -> str | None:
         """What health says: which partitions stopped."""
         return "; ".join(batch.to_text() for batch in self.batches()) or None
+
+
+class PausesPartition:
+    """A `CorruptBatchPolicy`: a corrupt batch pauses its partition, so that it is not fetched again at once."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, stopped: StoppedPartitions) -> None:
+        self._consumer = consumer
+        self._stopped = stopped
+
+    def skip_to(self, batch: CorruptBatch) -> int | None:
+        after = self._stopped.skip_to(batch)
+        if after is None:
+            self._consumer.pause(TopicPartition(batch.topic, batch.partition))
+        return after
 
 
 def _end_of_skip(skip: Skip | None, batch: CorruptBatch) -> int | None:

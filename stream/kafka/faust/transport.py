@@ -27,18 +27,16 @@ from stream.core import limits
 from stream.core.records import Record
 from stream.kafka.cluster import batch_reading
 from stream.kafka.cluster.batch_sender import KafkaSender
-from stream.kafka.cluster.clients import FETCHER_TIMEOUT_MS, READ_COMMITTED, async_consumer, async_producer
+from stream.kafka.cluster.clients import FETCHER_TIMEOUT_MS, READ_COMMITTED, async_consumer
 from stream.kafka.cluster.corrupt_batches import (
-    CorruptBatch,
     CorruptBatchPolicy,
     PassCorruptBatches,
+    PausesPartition,
     RaiseAtCorruptBatch,
-    StoppedPartitions,
 )
 from stream.kafka.cluster.fetching import fetch_until
 from stream.kafka.cluster.log_state import MARK_FETCH_BYTES, LogState, Mark, read_last_records, read_log_states
 from stream.kafka.cluster.partition import Partition
-from stream.kafka.cluster.security import current_security
 from stream.kafka.cluster.skips import read_skips
 from stream.kafka.cluster.view import ClusterView, KafkaClusterView
 from stream.kafka.delivery.contracts import Sender
@@ -48,15 +46,13 @@ from stream.kafka.faust.changelog import Fetched
 from stream.kafka.faust.changelog_reading import assign_from, readable
 from stream.kafka.faust.fetched_positions import FetchedPositions
 from stream.kafka.faust.gathering import Gathering
+from stream.kafka.faust.producer import KafkaProducer
 
 _CHANGELOG_RECORDS: Final = 2_000
 _READER_WAIT_MS: Final = 10
 """A reader of what exists never waits for new records: with the default, half a second behind the last one."""
 _HEARTBEATS: Final = 3
 """After this many intervals without an answer the broker counts as away; one answer may be late."""
-REQUEST_TIMEOUT_MS: Final = 20_000
-_TRANSACTIONAL: Final = {"linger_ms": 0, "retry_backoff_ms": 10, "transaction_timeout_ms": 30_000}
-"""With the default backoff of 100 ms, each transaction that follows another closely would wait that long."""
 
 
 class GuardedThread(driver.AIOKafkaConsumerThread):
@@ -99,7 +95,7 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = READ_COMMITTED
         consumer._consumer_timeout = FETCHER_TIMEOUT_MS / 1_000
-        consumer._check_crcs = _PausesPartition(consumer, transport.fetch_policy.stopped)
+        consumer._check_crcs = PausesPartition(consumer, transport.fetch_policy.stopped)
         commit = consumer.commit
 
         async def commit_with_metadata(offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
@@ -250,20 +246,6 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
         return {**{tp: None if tp in obsolete else offset for tp, offset in committed.items()}, **resumed}
 
 
-class _PausesPartition:
-    """A `CorruptBatchPolicy`: a corrupt batch pauses its partition, so that it is not fetched again at once."""
-
-    def __init__(self, consumer: AIOKafkaConsumer, stopped: StoppedPartitions) -> None:
-        self._consumer = consumer
-        self._stopped = stopped
-
-    def skip_to(self, batch: CorruptBatch) -> int | None:
-        after = self._stopped.skip_to(batch)
-        if after is None:
-            self._consumer.pause(TopicPartition(batch.topic, batch.partition))
-        return after
-
-
 class KafkaConsumer(BatchConsumer, driver.Consumer):
     """Faust's Kafka consumer with batch delivery."""
 
@@ -342,33 +324,6 @@ class KafkaConsumer(BatchConsumer, driver.Consumer):
     def is_answered(self) -> bool:
         age_s: float = time.monotonic() - self._thread.heartbeat_at
         return self._thread.is_answered and age_s < _HEARTBEATS * self.app.conf.broker_heartbeat_interval
-
-
-class KafkaProducer(driver.Producer):
-    """Idempotent without transactions: a retry neither reorders nor duplicates.
-
-    aiokafka uses one setting for request timeout and batch expiry; they are set separately here. A request times out after
-    `REQUEST_TIMEOUT_MS` and is sent again on a new connection, because one that was cut on one side never answers. A batch expires
-    after Faust's 20 minutes: it outlasts a broker's absence, and never expires before a later batch is sent.
-    """
-
-    def _settings_extra(self) -> Mapping[str, Any]:
-        return {"acks": "all", "enable_idempotence": True, "compression_type": current_security().compression}
-
-    def _new_producer(self, transactional_id: str | None = None) -> Any:
-        return _with_request_timeout(super()._new_producer(transactional_id))
-
-    def transactional(self, transactional_id: str) -> AIOKafkaProducer:
-        """A producer for one transactional id, not started."""
-        settings = {**self._settings_default(), **self._settings_extra(), **_TRANSACTIONAL}
-        bootstrap = settings.pop("bootstrap_servers")
-        return _with_request_timeout(async_producer(bootstrap, **settings, transactional_id=transactional_id))
-
-
-def _with_request_timeout(producer: Any) -> Any:
-    producer.client._request_timeout_ms = REQUEST_TIMEOUT_MS
-    producer._sender._request_timeout_ms = REQUEST_TIMEOUT_MS
-    return producer
 
 
 class KafkaTransport(driver.Transport):
