@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("isthmus")
 EVERY_S: Final = 300.0
-"""A look takes some 50 ms of a core, for a connection and a question for each topic."""
+"""A look takes some 15 ms of a core, for a connection and a question for each topic."""
 
 
 async def watch_topics(settings: Settings, names: Collection[str], metrics: Metrics) -> None:
