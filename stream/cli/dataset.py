@@ -31,6 +31,9 @@ def synthesize(
             min=0, max=1, help="share of a user's later purchases that are decided by what he owns: each item has a successor"
         ),
     ] = 0.0,
+    plain_texts: Annotated[
+        bool, typer.Option("--plain-texts", help="items have names and texts that share no word with the tags (tables only)")
+    ] = False,
     check: Annotated[
         bool, typer.Option(help="compare the tables with the calibration; exit code 1 where one differs too much")
     ] = False,
@@ -50,7 +53,7 @@ def synthesize(
         _refuse_to_overwrite(events, force=force)
     typer.echo(f"This is {NOTICE}.")
     began = perf_counter()
-    _write_tables(out, purchases, seed, follow_ups)
+    _write_tables(out, purchases, seed, follow_ups, plain_texts=plain_texts)
     typer.echo(f"{purchases} purchase events in {out}, {perf_counter() - began:.1f} s")
     if events is not None:
         _write_events(events, purchases, seed, follow_ups)
@@ -162,12 +165,12 @@ def _refuse_to_overwrite(folder: Path, *, force: bool) -> None:
         raise IsthmusError(f"{folder} is not empty: choose another folder, or overwrite what is there with --force")
 
 
-def _write_tables(out: Path, purchases: int, seed: int, follow_ups: float) -> None:
+def _write_tables(out: Path, purchases: int, seed: int, follow_ups: float, *, plain_texts: bool) -> None:
     from stream.services.progress_bar import progress_bar
     from training.datasets.synthetic.write_tables import write_tables
 
     with progress_bar("purchase events", purchases) as show:
-        write_tables(out, purchases, seed, follow_ups=follow_ups, progress=show)
+        write_tables(out, purchases, seed, follow_ups=follow_ups, plain_texts=plain_texts, progress=show)
 
 
 def _write_events(out: Path, purchases: int, seed: int, follow_ups: float) -> None:

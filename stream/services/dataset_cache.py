@@ -174,5 +174,6 @@ def _hash(paths: Iterable[Path], more: str = "") -> str:
 
 
 def _tables(folder: Path) -> Iterator[Path]:
-    names = ("data_*.csv", "data_*.csv.gz", "items.csv", "items.csv.gz", "data_*/data_*.csv", "data_*/data_*.csv.gz")
+    tables = "data_*", "items", "item_texts", "data_*/data_*"
+    names = (f"{table}.csv{packed}" for table in tables for packed in ("", ".gz"))
     yield from sorted(path for name in names for path in folder.glob(name))

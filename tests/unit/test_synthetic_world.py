@@ -15,6 +15,7 @@ import pytest
 from stream.core.events import Item, Purchase, Rejection, Source, Transcript
 from stream.core.limits import DAY_MS
 from stream.core.parsing import parse
+from stream.text.words import words
 from tests import linear_reference as linear
 from training.datasets.synthetic import NOTICE, benchmark_load
 from training.datasets.synthetic.calls import write_call, write_short_call
@@ -25,7 +26,7 @@ from training.datasets.synthetic.random_draws import RandomDraws
 from training.datasets.synthetic.sessions import SHORT, all_tags, write_session
 from training.datasets.synthetic.world import draw_lives, make_world
 from training.datasets.synthetic.write_tables import ANSWERS, write_tables
-from training.datasets.tables.reader import read_tables
+from training.datasets.tables.reader import Tables, read_tables
 from training.datasets.tables.to_events import user_events
 from training.datasets.tables.writer import COLUMNS
 
@@ -78,6 +79,22 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Pa
         write_tables(tmp_path / name, 300, seed)
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     assert digest(tmp_path / "a") != digest(tmp_path / "c")
+
+
+def test_plain_texts_share_no_word_with_the_tags_and_change_nothing_else(tmp_path: Path) -> None:
+    """Names and texts alone are others, and tags and names of the world as it is do share words."""
+    for name, plain in (("named", False), ("plain", True)):
+        write_tables(tmp_path / name, 300, 3, plain_texts=plain)
+    named, plain = read_tables(tmp_path / "named"), read_tables(tmp_path / "plain")
+    spoken = {word for tag in all_tags() for word in words(tag.replace("-", " "))}
+
+    def shared(tables: Tables) -> set[str]:
+        return spoken & {word for text in (*tables.items.values(), *tables.texts.values()) for word in words(text)}
+
+    assert shared(plain) == set()
+    assert "home" in shared(named)
+    assert list(plain.texts) == list(plain.items)
+    assert plain._replace(items=named.items, texts=named.texts) == named
 
 
 def test_what_is_owned_decides_later_purchases_where_follow_ups_are_set() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.core.events import Click, Eligibility, EncodedCall, Purchase, Transcript, to_milliseconds
+from stream.core.events import Click, Eligibility, EncodedCall, Item, Purchase, Transcript, to_milliseconds
 from stream.core.interactions import Conversation, Session
 from stream.core.records import Batch, PlainRecord
 from training.datasets.examples_from_tables import examples_of
@@ -104,6 +104,15 @@ def test_without_a_table_of_items_those_that_occur_are_used_numbers_first(tmp_pa
     write(tmp_path, data_purchase_events=events, data_post_filter=allowed)
     (tmp_path / "items.csv").unlink()
     assert list(read_tables(tmp_path).items) == ["9", "10", "x", "²"]
+
+
+def test_items_may_have_texts_which_become_part_of_their_events(tmp_path: Path) -> None:
+    """The table is optional; a text of an item that does not exist is a fault."""
+    tables = read_tables(write(tmp_path, item_texts="item_id,text\nx,what it is\n"))
+    texts = [msgspec.json.decode(event.value, type=Item).text for event in item_events(tables)]
+    assert texts == ["what it is" if item == "x" else None for item in tables.items]
+    with pytest.raises(TableError, match=r"item_texts\.csv, row 2: item z is not in items"):
+        read_tables(write(tmp_path, item_texts="item_id,text\nz,what it is\n"))
 
 
 def test_ids_written_as_floats_are_read_as_whole_numbers(tmp_path: Path) -> None:

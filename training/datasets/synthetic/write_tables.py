@@ -15,6 +15,7 @@ import numpy as np
 from training.datasets.synthetic import NOTICE, calibration
 from training.datasets.synthetic.calls import write_call
 from training.datasets.synthetic.catalogue import CATALOGUE, REPEATABLE
+from training.datasets.synthetic.plain_texts import PLAIN_TEXTS
 from training.datasets.synthetic.random_draws import RandomDraws
 from training.datasets.synthetic.sessions import write_session
 from training.datasets.synthetic.world import Life, PlannedPurchase, World, draw_lives, make_world
@@ -47,11 +48,18 @@ class _Numbering:
 
 
 def write_tables(
-    out: Path, purchase_events: int, seed: int, *, follow_ups: float = 0.0, progress: Callable[[int], object] = lambda _: None
+    out: Path,
+    purchase_events: int,
+    seed: int,
+    *,
+    follow_ups: float = 0.0,
+    plain_texts: bool = False,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> None:
     """Writes all tables of a world with so many purchase events; `progress` is called with each event written.
 
-    `follow_ups`: share of later purchases that are decided by what the user owns.
+    `follow_ups`: share of later purchases that are decided by what the user owns. `plain_texts`: items have names and texts
+    without the words of the tags.
 
     Overwrites existing tables; the caller decides whether it may.
     """
@@ -62,17 +70,26 @@ def write_tables(
         (purchase.moment, index, number) for index, life in enumerate(lives) for number, purchase in enumerate(life.purchases)
     )
     (out / ANSWERS.parent).mkdir(parents=True, exist_ok=True)
-    more = f" --follow-ups {follow_ups}" if follow_ups else ""
+    more = (f" --follow-ups {follow_ups}" if follow_ups else "") + (" --plain-texts" if plain_texts else "")
     (out / "README.md").write_text(_README.format(notice=NOTICE, purchases=purchase_events, seed=seed, more=more))
     with ExitStack() as files:
         rows = {name: open_table(files, out / name, columns) for name, columns in COLUMNS.items()}
         answers = open_table(files, out / ANSWERS, _ANSWER_COLUMNS)
-        for item in CATALOGUE:
-            rows["items.csv"]((item.number, item.name))
+        _write_items(files, out, rows["items.csv"], plain=plain_texts)
         numbering = _Numbering()
         for event_id, (_, index, number) in enumerate(ordered, 1):
             _write_event(rows, answers, draws, world, numbering, lives[index], index, number, event_id)
             progress(event_id)
+
+
+def _write_items(files: ExitStack, out: Path, write_name: WriteRow, *, plain: bool) -> None:
+    """Writes the names; texts only where they are plain, so that a seed gives the same tables as before there were texts."""
+    write_text = open_table(files, out / "item_texts.csv", ("item_id", "text")) if plain else None
+    for item in CATALOGUE:
+        name, text = PLAIN_TEXTS[item.number] if plain else (item.name, item.text)
+        write_name((item.number, name))
+        if write_text is not None:
+            write_text((item.number, text))
 
 
 def _write_event(

@@ -1,13 +1,14 @@
 """Reads and checks tables in the paper's layout: CSV or CSV.gz files in one folder.
 
 The tables are `data_users`, `data_sessions`, `data_purchase_events`, `data_post_filter`, conversations
-(`training.datasets.tables.conversations`) and optionally `items`. In the paper's own data several purchase events of a user share
-interactions, at most the last 10 are listed, and `event_number` need not start at 1.
+(`training.datasets.tables.conversations`) and optionally `items` and `item_texts`. In the paper's own data several purchase events
+of a user share interactions, at most the last 10 are listed, and `event_number` need not start at 1.
 """
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from stream.core import limits
@@ -40,6 +41,7 @@ class Tables(NamedTuple):
         allowed: purchase event id -> the items that may be recommended; any item where there is no entry.
         items: id -> name.
         encoded: replaces `conversations` where there is no text; None where there are no conversations either.
+        texts: id -> description, of the items that have one.
     """
 
     interactions: list[InteractionRow]
@@ -49,6 +51,7 @@ class Tables(NamedTuple):
     allowed: dict[int, set[str]]
     items: dict[str, str]
     encoded: EncodedConversations | None = None
+    texts: Mapping[str, str] = MappingProxyType({})
 
 
 def read_tables(folder: Path) -> Tables:
@@ -112,7 +115,7 @@ def _read(folder: Path, report: Report) -> Tables:
     for event, first in first_rows.items():
         if (excluded := len(items) - len(allowed[event])) > limits.ITEMS:
             report(first.problem(f"event {event} excludes {excluded:,} items; an eligibility list holds at most {limits.ITEMS:,}"))
-    return Tables(interactions, sessions, conversations, purchases, allowed, items, encoded)
+    return Tables(interactions, sessions, conversations, purchases, allowed, items, encoded, _texts(folder, items, report))
 
 
 def _sessions(folder: Path, report: Report) -> dict[str, list[tuple[str, ...]]]:
@@ -162,6 +165,17 @@ def _catalogue(folder: Path, report: Report) -> dict[str, str]:
         else:
             names[ident(item)] = name
     return names
+
+
+def _texts(folder: Path, items: Container[str], report: Report) -> dict[str, str]:
+    """Returns the items' descriptions; empty where there is no such table."""
+    texts: dict[str, str] = {}
+    for file, row, (item, text) in rows_of(folder, "item_texts", ("item_id", "text"), report, optional=True):
+        if ident(item) in items:
+            texts[ident(item)] = text
+        else:
+            report(Problem(file, row, f"item {item} is not in items"))
+    return texts
 
 
 def _unlisted_items(purchases: dict[int, list[str]], allowed: dict[int, set[str]]) -> dict[str, str]:

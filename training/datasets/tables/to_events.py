@@ -86,7 +86,7 @@ class _Slot(NamedTuple):
 def item_events(tables: Tables) -> Iterator[TableEvent]:
     """Yields the catalogue. Items are repeatable, because the tables' own post filter says what may be recommended."""
     for item, name in tables.items.items():
-        yield TableEvent("items", item, _json(Item(item, name, repeatable=True)), START_MS)
+        yield TableEvent("items", item, _json(Item(item, name, tables.texts.get(item), repeatable=True)), START_MS)
 
 
 def user_events(tables: Tables, purchase_events: int | None = None) -> Iterator[TableEvent]:
