@@ -21,6 +21,7 @@ from stream.cli.main import COMMANDS, app
 from stream.connection_settings import Section
 from stream.core import outputs
 from stream.core.announcements import ModelAnnouncement
+from stream.core.encoded_items import EncodedItem
 from stream.core.events import INPUTS, JSON, MSGPACK, Item
 from stream.formats.flat import FlatRecommendation
 from stream.kafka.cluster.owners import Owner
@@ -36,6 +37,7 @@ AVRO: Final = "application/avro"
 PAYLOADS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
     **{row.role: (row.event_type, row.content_type) for row in INPUTS},
     "items": (Item, JSON),
+    "encoded_items": (EncodedItem, MSGPACK),
     "models": (ModelAnnouncement, JSON),
     "recommendations": (outputs.Recommendation, JSON),
     "flat_recommendations": (FlatRecommendation, AVRO),

@@ -5,8 +5,8 @@ advancing over its rows, so the two cannot disagree. A composite system is a net
 side.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, cast
 
 import msgspec
@@ -78,6 +78,19 @@ class Network(nn.Module):
         """As `scores`, with what each user owns and is not eligible for."""
         return torch.sigmoid(self.holder_logits(states, holdings))
 
+    @property
+    def sold(self) -> Tensor | None:
+        """(I,) 1 for items with a purchase in training, 0 for those scored by their texts; None: the network knows no texts."""
+        return None
+
+    def item_units(self, vectors: Tensor) -> Tensor:
+        """Returns what `new_logits` needs of items by the vectors of their texts, (n, text width) -> (n, units)."""
+        raise NotImplementedError
+
+    def new_logits(self, states: Tensor, units: Tensor) -> Tensor:
+        """As `logits`, of items that training did not know, by their `item_units`."""
+        raise NotImplementedError
+
 
 def encode(network: Network, rows: Tensor, lengths: Tensor) -> Tensor:
     """Returns the state after all rows of each history, (b, width).
@@ -115,11 +128,17 @@ class NeuralRanker:
     config: msgspec.Struct
     """The network's configuration; written beside its weights."""
     calibration: Calibration | None = None
+    added: Tensor | None = None
+    """(n, units) what the network makes of the last n items' texts; None: it was trained with all of them."""
     _holdings: HoldingsReader = field(init=False, repr=False, compare=False)
+    _new: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.network.eval()
-        object.__setattr__(self, "_holdings", HoldingsReader(self.items))
+        base, sold = self.base_items, self.network.sold
+        unsold = () if sold is None else (base[index] for index in (sold == 0).nonzero()[:, 0].tolist())
+        object.__setattr__(self, "_holdings", HoldingsReader(base))
+        object.__setattr__(self, "_new", frozenset((*unsold, *self.items[len(base) :])))
 
     @property
     def width(self) -> int:
@@ -132,6 +151,30 @@ class NeuralRanker:
     @property
     def reads_holdings(self) -> bool:
         return self.network.uses_holdings
+
+    @property
+    def reads_item_texts(self) -> bool:
+        return self.network.sold is not None
+
+    @property
+    def base_items(self) -> tuple[str, ...]:
+        return self.items[: len(self.items) - (0 if self.added is None else len(self.added))]
+
+    @property
+    def new_items(self) -> frozenset[str]:
+        return self._new
+
+    def with_new_items(self, vectors: Mapping[str, Rows]) -> "NeuralRanker":
+        base = self.base_items
+        known = set(base)
+        width = self.featurizer.text_width
+        new = {item: vector for item, vector in vectors.items() if item not in known and len(vector) == width}
+        if not new or not self.reads_item_texts:
+            return replace(self, items=base, prior=self.prior[: len(base)], added=None)
+        with torch.inference_mode():
+            added = self.network.item_units(torch.from_numpy(np.stack(list(new.values()))))
+        prior = np.concatenate([self.prior[: len(base)], np.zeros(len(new), dtype=np.float32)])
+        return replace(self, items=(*base, *new), prior=prior, added=added)
 
     def initial(self) -> Rows:
         return np.zeros(self.width, dtype=np.float32)
@@ -151,9 +194,15 @@ class NeuralRanker:
 
     def rank_many(self, representations: Rows) -> Rows:
         with torch.inference_mode():
-            return cast("Rows", self.network.scores(torch.from_numpy(np.ascontiguousarray(representations))).numpy())
+            states = torch.from_numpy(np.ascontiguousarray(representations))
+            return cast("Rows", self._with_added(self.network.scores(states), states).numpy())
 
     def rank_holders(self, representations: Rows, holdings: Sequence[Holdings | None]) -> Rows:
         with torch.inference_mode():
             states, bag = torch.from_numpy(np.ascontiguousarray(representations)), self._holdings.read(holdings).tensors()
-            return cast("Rows", self.network.holder_scores(states, bag).numpy())
+            return cast("Rows", self._with_added(self.network.holder_scores(states, bag), states).numpy())
+
+    def _with_added(self, scores: Tensor, states: Tensor) -> Tensor:
+        if self.added is None:
+            return scores
+        return torch.cat([scores, torch.sigmoid(self.network.new_logits(states, self.added))], dim=1)

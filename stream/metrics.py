@@ -132,6 +132,8 @@ DECLARED: Final[dict[str, Declared]] = {
     "model_swaps": Declared(Counter, "model versions that began to be served"),
     "model_refusals": Declared(Counter, "announcements of models that this process refused", ("reason",)),
     "catalogue_items": Declared(Gauge, "items in the catalogue"),
+    "new_items": Declared(Gauge, "items that the served model ranks by their texts alone"),
+    "foreign_items": Declared(Gauge, "items encoded with another text model than the served model needs: it does not rank them"),
     "live": Declared(Gauge, "1 while /livez returns 200: the event loop is not blocked and no partition is stalled"),
     "ready": Declared(Gauge, "1 while /readyz returns 200: partitions are assigned, tables restored, catalogue and models read"),
     "stalled_partitions": Declared(Gauge, "partitions that have work and whose committed offset does not move"),
@@ -152,11 +154,12 @@ DECLARED: Final[dict[str, Declared]] = {
         Counter,
         "records of followed topics that do not parse, left out",
         ("topic",),
-        from_start=(("items",), ("models",)),
+        from_start=(("items",), ("encoded-items",), ("models",)),
     ),
     "encoder_transcripts": Declared(
         Counter, "transcripts read, by outcome", ("outcome",), from_start=(("encoded",), ("dead_letter",))
     ),
+    "encoder_items": Declared(Counter, "texts of items encoded, by outcome", ("outcome",), from_start=(("encoded",), ("failed",))),
     "encoder_sentences": Declared(Counter, "sentences encoded"),
     "encoder_seconds": Declared(Histogram, "time to encode a batch", (), _SECONDS),
     "api_requests": Declared(Counter, "answers of the API", ("route", "status")),

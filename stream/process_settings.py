@@ -56,6 +56,13 @@ class StepSettings(Section):
         description="how long an erasure keeps old events out; none: for ever, at 60 to 180 bytes for each erased user. With a "
         "bound, what is read again or backfilled later brings erased users back",
     )
+    new_items_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of a list's places for new items, which the model knows by their texts alone; a hash of user, item and "
+        "day chooses among them",
+    )
     explain: bool = Field(
         False,
         description="whether items have `because`: the interactions that speak for them; costs up to 22 encodings a list",

@@ -120,6 +120,7 @@ class TopicSettings(_InputNames):
     """Topic names: those of the inputs (`stream.core.events.INPUTS`), then the others."""
 
     items: str = Field("items", description="topic of the catalogue: items by item id")
+    encoded_items: str = Field("encoded-items", description="topic of the vectors of the items' texts, by item id")
     models: str = Field("models", description="topic of announcements: the model version in each role")
     recommendations: str = Field("recommendations", description="topic of the newest list of each user")
     training_examples: str = Field("training-examples", description="topic of the newest training example of each purchase")

@@ -36,8 +36,10 @@ SESSION_BATCH: Final = 256
 CONVERSATION_BATCH: Final = 512
 IMPUTATION_BATCH: Final = 128
 SINGLE_MODALITY_WEIGHT: Final = 0.5  # weight of the loss of one modality alone, where a user has both
+TEXT_WEIGHT: Final = 0.3  # weight of what the items' texts alone predict
 RARE_WEIGHT: Final = 2.0  # weight of events of the rarer modality
 _CHUNK: Final = 1_000
+_CALLS: Final = 20_000  # the newest ones, from which the space of texts is found
 
 Recipe = Callable[[StageTrainer, Any, Network | None], Network]
 """(trainer, network configuration, warm network or None) -> the trained network."""
@@ -232,7 +234,8 @@ def _fill_anchors(buffer: Tensor, encoder: Encoder, anchors: Examples) -> None:
 def isthmus_loss(network: Network, batch: ExampleBatch) -> Tensor:
     """Binary cross-entropy of all interactions plus, for users with both modalities, half as much of each modality alone, (b,).
 
-    So the evidence of one modality is complete without the other, as in Late fusion, and both still share one space.
+    So the evidence of one modality is complete without the other, as in Late fusion, and both still share one space. Where the
+    network knows items' texts, their own predictions count too, of items with sales.
     """
     isthmus = cast("IsthmusNetwork", network)
     states = encode(network, network.embed(batch.inputs), batch.lengths)
@@ -244,7 +247,11 @@ def isthmus_loss(network: Network, batch: ExampleBatch) -> Tensor:
         binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")
         for logits in isthmus.training_logits(states, batch.holdings)
     )
-    return ((joint + SINGLE_MODALITY_WEIGHT * both * (session + conversation)) * batch.choices).mean(dim=1)
+    losses = joint + SINGLE_MODALITY_WEIGHT * both * (session + conversation)
+    if isthmus.sold is None:
+        return (losses * batch.choices).mean(dim=1)
+    by_text = binary_cross_entropy_with_logits(isthmus.text_logits(states), batch.labels, reduction="none")
+    return ((losses + TEXT_WEIGHT * by_text) * batch.choices * isthmus.sold).mean(dim=1)
 
 
 def _isthmus(trainer: StageTrainer, config: IsthmusConfig, warm: Network | None) -> Network:
@@ -253,10 +260,48 @@ def _isthmus(trainer: StageTrainer, config: IsthmusConfig, warm: Network | None)
     if warm is not None:
         first.load_state_dict(warm.state_dict())
         network.load_state_dict(warm.state_dict())
+    if trainer.texts is not None:
+        trainer = _from_first_sales(trainer)
+        for one in (first, network):
+            _fit_texts(one, trainer)
     options = StageOptions("isthmus", 256, isthmus_loss, learning_rate=3e-3, ema_decay=0.98)
     validated = trainer.fit(first, options)
     trainer.refit(network, replace(options, name="isthmus, all events"), validated.best_epoch, validated=first)
     return network
+
+
+def _from_first_sales(trainer: StageTrainer) -> StageTrainer:
+    """Returns the trainer with examples in which an item counts only from its first purchase on.
+
+    A new item was not bought before because it did not exist. If that counted, its score would fall with its first training.
+    """
+    examples, count = trainer.all_examples, len(trainer.training)
+    choices = examples.choices * examples.labels.cummax(dim=0).values
+    return replace(
+        trainer,
+        training=replace(trainer.training, choices=choices[:count]),
+        validation=replace(trainer.validation, choices=choices[count:]),
+        all_examples=replace(examples, choices=choices),
+    )
+
+
+def _fit_texts(network: IsthmusNetwork, trainer: StageTrainer) -> None:
+    """Finds the space of tags, calls and items' texts, whatever a warm start's was: texts may have changed."""
+    texts = trainer.texts
+    if network.item_texts is None or texts is None:
+        return
+    features, tags = trainer.all_examples.features, trainer.featurizer.vocabularies["tags"].tokens
+    sessions = int((features.text_index < 0).sum())
+    counts = np.bincount(features.bags["tags"][0], minlength=len(tags))
+    width = trainer.featurizer.text_width
+    items = [texts.items.get(item, np.zeros(width, dtype=np.float32)) for item in trainer.items]
+    network.item_texts.fit(
+        tags=torch.from_numpy(texts.encode(tags)),
+        items=torch.from_numpy(np.stack(items)),
+        calls=torch.from_numpy(features.texts[-_CALLS:]),
+        rarity=torch.from_numpy(np.log(max(sessions, 1) / np.maximum(counts, 1)).astype(np.float32)),
+        sold=(trainer.prior > 0).float(),
+    )
 
 
 RECIPES: Final[dict[str, Recipe]] = {

@@ -1,6 +1,6 @@
 """What a recipe works with: the examples of one training, and how to build and train a network on them, stage by stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from models.network import Network
 from stream.errors import IsthmusError
 from training.example_arrays import Examples
 from training.loop import FitContext, FitResult, StageOptions, fit
+from training.text_vectors import TextVectors
 
 Select = Callable[[Examples], Examples]
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
@@ -39,6 +40,8 @@ class StageTrainer:
         featurizer: of all networks of the system.
         prior: (I,) the items' popularity.
         context: configuration, progress and checkpoints.
+        items: their ids.
+        texts: of items and tags; None where the network reads none.
         stages: how each finished stage went, in order; filled by `fit` and `refit`.
         validated: the network before `refit`, which did not learn from the validation examples; None for systems that never do.
     """
@@ -49,6 +52,8 @@ class StageTrainer:
     featurizer: Featurizer
     prior: Tensor
     context: FitContext
+    items: Sequence[str] = ()
+    texts: TextVectors | None = None
     stages: dict[str, FitResult] = field(default_factory=dict)
     validated: Network | None = None
 

@@ -27,6 +27,7 @@ from training.metrics import popular_ranker
 from training.progress import SILENT, ProgressReporter
 from training.recipes import recipe_of
 from training.stages import NothingToLearnError, StageTrainer
+from training.text_vectors import TextVectors
 
 AS_THE_PAPER: Final = TrainingConfig()
 
@@ -58,12 +59,15 @@ def train_system(
     warm: Ranker | None = None,
     progress: ProgressReporter = SILENT,
     checkpoints: Path | None = None,
+    texts: TextVectors | None = None,
 ) -> TrainedSystem:
     """Trains a system of `models.systems.SYSTEMS`. A ranker's prior is the popularity in training and validation together, and its
     calibration is of the validation part.
 
-    `warm`: a ranker whose weights are the initial ones if system, configuration, items and text model are the same; systems of
-    several stages ignore it. `checkpoints`: a folder from which an interrupted training resumes.
+    `texts`: what a network that scores items by their texts learns from. Without it, or if it is of another text model than the
+    newest call, the network is trained without texts. `warm`: a ranker whose weights are the initial ones if system, configuration,
+    items and text model are the same; systems of several stages ignore it. `checkpoints`: a folder from which an interrupted
+    training resumes.
 
     Raises:
         KeyError: no system has this name.
@@ -81,10 +85,14 @@ def train_system(
     network_class = network_type(name)
     network_config = network_class.default if config.network is None else config.network
     text_model = newest_text_model(training) if network_class.uses_conversations else None
+    texts = texts if texts is not None and texts.text_model == text_model else None
+    network_config = _without_unknown_texts(network_config, texts)
     start = _warm_start(warm, name, network_config, items, text_model)
-    run = fingerprint_of(name, config, items, start.fingerprint if start else None, training, validation) if checkpoints else ""
+    named = [*items, *(texts.items if texts else ())]
+    run = fingerprint_of(name, config, named, start.fingerprint if start else None, training, validation) if checkpoints else ""
     context = FitContext(config, progress, Checkpoints(checkpoints, run) if checkpoints else None)
     trainer = _stage_trainer(network_class, training, validation, items, text_model, start, context)
+    trainer = replace(trainer, items=items, texts=texts)
     if _shows_nothing(trainer.all_examples.features):
         fields = [*network_class.token_fields, *(["sentence vectors"] if network_class.uses_text_vectors else [])]
         raise NothingToLearnError(f"{name}: no purchase events to learn this from: none shows any {' or '.join(fields)}")
@@ -94,6 +102,11 @@ def train_system(
     unseen = ranker if trainer.validated is None else replace(ranker, network=trainer.validated)
     calibration = fit_calibration(pairs_of(unseen, validation))
     return TrainedSystem(replace(ranker, calibration=calibration), trainer.stages)
+
+
+def _without_unknown_texts(config: msgspec.Struct, texts: TextVectors | None) -> msgspec.Struct:
+    """Returns the configuration of a network that needs no more than there is."""
+    return msgspec.structs.replace(config, text_units=0) if texts is None and hasattr(config, "text_units") else config
 
 
 def _stage_trainer(

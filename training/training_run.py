@@ -29,6 +29,7 @@ from training.metrics import evaluate, metrics_by_type, popular_ranker
 from training.progress import SILENT, ProgressReporter
 from training.registry import ModelVersion, Registry, RegistryError
 from training.split import MIN_EXAMPLES, split
+from training.text_vectors import TextVectors
 from training.train_system import TrainedSystem, train_system
 
 
@@ -79,11 +80,12 @@ def train_once(
     config: RunConfig,
     progress: ProgressReporter = SILENT,
     checkpoints: Path | None = None,
+    texts: TextVectors | None = None,
 ) -> RunResult:
     """Trains on `examples` (newest revisions, in order of time), registers the version and lets the gate decide.
 
     With several processes (`training.distributed`) all of them train and the main process registers and evaluates. `checkpoints`: a
-    folder from which an interrupted training resumes.
+    folder from which an interrupted training resumes. `texts`: of the items, where they are known.
 
     Raises:
         TooFewExamplesError: fewer than 50 examples.
@@ -105,7 +107,15 @@ def train_once(
         return RunResult(None, refusal.reason)  # before training, because no candidate could pass
     started = time.monotonic()
     trained = train_system(
-        config.system, training, validation, items, config.training, warm=served, progress=progress, checkpoints=checkpoints
+        config.system,
+        training,
+        validation,
+        items,
+        config.training,
+        warm=served,
+        progress=progress,
+        checkpoints=checkpoints,
+        texts=texts,
     )
     progress.log(f"{config.system}: trained on {len(training)} examples in {time.monotonic() - started:.1f} s")
     if distributed.rank() > 0:

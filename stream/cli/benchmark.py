@@ -1,4 +1,4 @@
-"""`isthmus benchmark`: the paper's comparison on a data set, and a test of its second finding."""
+"""`isthmus benchmark`: the paper's comparison on a data set, a test of its second finding, and items that training has not seen."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +22,14 @@ def benchmark(
             "vice versa: does one modality help to learn from the other?",
         ),
     ] = False,
+    unseen: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="take so many items, drawn by each seed, out of training whole, and judge what systems make of them by their "
+            "texts; all means popular and isthmus",
+        ),
+    ] = 0,
 ) -> None:
     """Train and compare systems on a data set, as in the paper: HR@3 and MAP@3 by event type, with errors over seeds and paired
     differences to Late fusion.
@@ -35,4 +43,4 @@ def benchmark(
     from stream.cli.settings_overrides import settings_with
     from stream.services.benchmarking import BenchmarkOptions, run_benchmark
 
-    typer.echo(run_benchmark(settings_with(), BenchmarkOptions(data, out, systems, seeds, thin), typer.echo))
+    typer.echo(run_benchmark(settings_with(), BenchmarkOptions(data, out, systems, seeds, thin, unseen), typer.echo))

@@ -75,6 +75,7 @@ class RankedItem(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         probability: That the item is in the user's next purchase event, given that there is one; 4 digits. Absent if no model
             scored the item, and for models without a calibration.
         because: With `step.explain`: the interactions that speak for the item, the strongest first; not for the reserve.
+        new: Whether the model version has seen no purchase of it, and knows it by its text alone.
     """
 
     item: str
@@ -83,6 +84,7 @@ class RankedItem(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     fallback: Fallback | None = None
     probability: float | None = None
     because: tuple[Reasoning, ...] | None = None
+    new: bool = False
 
 
 class Modalities(msgspec.Struct, frozen=True, gc=False):

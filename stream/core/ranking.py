@@ -17,6 +17,7 @@ from stream.core.events import Item, to_milliseconds
 from stream.core.interactions import Interaction, readable_interactions
 
 Rows = NDArray[np.float32]
+_NOTHING: Final[AbstractSet[str]] = frozenset()
 
 
 class Ranker(Protocol):
@@ -109,6 +110,37 @@ def calibration_of(ranker: Ranker | None) -> Calibration | None:
     return getattr(ranker, "calibration", None)
 
 
+class TextRanker(Ranker, Protocol):
+    """A ranker that can also score items that its training did not know, by the vectors of their texts."""
+
+    @property
+    def reads_item_texts(self) -> bool:
+        """Whether it can. A ranker without this attribute cannot."""
+        ...
+
+    @property
+    def base_items(self) -> tuple[str, ...]:
+        """The items of its training. `items` begins with them."""
+        ...
+
+    @property
+    def new_items(self) -> AbstractSet[str]:
+        """The others, and those of its training that nobody had bought."""
+        ...
+
+    def with_new_items(self, vectors: Mapping[str, Rows]) -> "TextRanker":
+        """The same ranker for its `base_items` and for these, by the vectors of their texts, (text width,) each.
+
+        Fingerprint and representations stay the same. What depends on the vectors alone is computed here, once.
+        """
+        ...
+
+
+def new_items_of(ranker: Ranker | None) -> AbstractSet[str]:
+    """The items that a ranker knows by their texts alone."""
+    return getattr(ranker, "new_items", _NOTHING)
+
+
 def score_rows(ranker: Ranker, representations: Rows, holdings: Iterable[Holdings | None]) -> Rows:
     """Scores in [0, 1], (n, items), with the users' holdings if the ranker reads them."""
     if getattr(ranker, "reads_holdings", False):
@@ -127,7 +159,6 @@ SCORE_DIGITS: Final = 4
 """Of the scores in lists."""
 
 _NEVER: Final = (0, 0)
-_NOTHING_BLOCKED: Final[AbstractSet[str]] = frozenset()
 
 
 class Catalogue:
@@ -166,7 +197,7 @@ class Catalogue:
     def blocked(self, owned: Sequence[str], excluded: Sequence[str]) -> AbstractSet[str]:
         """The items that one user may not be offered: those not eligible, and those owned and not repeatable."""
         if not owned and not excluded:
-            return _NOTHING_BLOCKED
+            return _NOTHING
         return {*excluded, *(item for item in owned if not self.is_repeatable(item))}
 
     def changes_between(self, start_ms: int, end_ms: int) -> bool:
@@ -191,7 +222,9 @@ class Top(NamedTuple):
 class PostFilter:
     """Chooses the top k of a ranker's items, for one catalogue at one time. One that was never published withdraws nothing."""
 
-    def __init__(self, items: Sequence[str], catalogue: Catalogue, moment_ms: int) -> None:
+    def __init__(self, items: Sequence[str], catalogue: Catalogue, moment_ms: int, new: AbstractSet[str] = _NOTHING) -> None:
+        self.items = items
+        self._new = new
         self._positions = {item: position for position, item in enumerate(items)}
         self._withdrawn = catalogue.positions_not_offered(items, moment_ms) if catalogue.is_published else []
         self._catalogue = catalogue
@@ -215,6 +248,11 @@ class PostFilter:
             columns.append(np.round(calibration.probabilities(values), SCORE_DIGITS).tolist())
         return [Top(*(row[:count] for row in rows)) for count, *rows in zip(counts, *columns, strict=True)]
 
+    def new_positions(self) -> list[int]:
+        """Positions of the new items that are on offer."""
+        withdrawn = set(self._withdrawn)
+        return [position for item, position in self._positions.items() if item in self._new and position not in withdrawn]
+
     def fill(self, blocked: AbstractSet[str], count: int) -> list[str]:
         """Up to `count` items that the ranker does not know and that may be offered, in catalogue order."""
         if count <= 0:
@@ -225,6 +263,13 @@ class PostFilter:
         if not self._unranked:
             return []
         return list(islice((item for item in self._unranked if item not in blocked), count))
+
+
+def top_of(scores: Rows, positions: list[int], calibration: Calibration | None) -> Top:
+    """What a list says of items that were chosen otherwise; `scores` are those of one user, (items,)."""
+    values = scores[positions].astype(np.float64)
+    probabilities = None if calibration is None else np.round(calibration.probabilities(values), SCORE_DIGITS).tolist()
+    return Top(positions, np.round(values, SCORE_DIGITS).tolist(), probabilities)
 
 
 def positions_of(blocked: Sequence[Iterable[str]], positions: Mapping[str, int]) -> list[list[int]]:

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from stream.core.cloud_events import DEFAULT_APPLICATION, cloud_event
 from stream.core.explain import reasons_for
+from stream.core.exploration import Exploration, explored_lists
 from stream.core.interactions import Interaction, Session, readable_interactions
 from stream.core.outputs import (
     CauseTimes,
@@ -31,7 +32,18 @@ from stream.core.outputs import (
     Reasoning,
     Recommendation,
 )
-from stream.core.ranking import Catalogue, Holdings, PostFilter, Ranker, Rows, calibration_of, readable_by, score_rows
+from stream.core.ranking import (
+    Catalogue,
+    Holdings,
+    PostFilter,
+    Ranker,
+    Rows,
+    calibration_of,
+    new_items_of,
+    readable_by,
+    score_rows,
+    top_of,
+)
 from stream.core.state import LastList, Prefix, encode_state, hash_reserve
 from stream.core.user_state import UserState
 
@@ -63,10 +75,11 @@ class PendingUsers(NamedTuple):
 
 
 class _RankedBy(NamedTuple):
-    """What ranked the lists of a batch: a model version and its fingerprint, or no model and ""."""
+    """What ranked the lists of a batch: a model version, its fingerprint and the items new to it, or no model, "" and none."""
 
     model: ModelName
     fingerprint: str
+    new: AbstractSet[str]
 
 
 class _List(NamedTuple):
@@ -94,10 +107,17 @@ class _List(NamedTuple):
 
 
 def recommend(
-    pending: Sequence[PendingUsers], ranker: Ranker | None, catalogue: Catalogue, k: int, reserve: int, *, explain: bool
+    pending: Sequence[PendingUsers],
+    ranker: Ranker | None,
+    catalogue: Catalogue,
+    k: int,
+    reserve: int,
+    *,
+    explain: bool,
+    new_share: float = 0.0,
 ) -> None:
     """Ranks the items for all users at once. Adds to each one's outcome the list of `k` items, with `reserve` more below it, that
-    differs from the last one sent.
+    differs from the last one sent. `new_share` of its places are for items that the ranker knows by their texts alone.
     """
     users = [user for part in pending for user in part.users]
     if not users:
@@ -106,16 +126,20 @@ def recommend(
     rows, supports = represent(users, ranker)
     scores, items = _scores(users, rows, ranker, catalogue)
     _use_prior(scores, supports, ranker, parts)
-    ranked_by = _RankedBy(_NO_MODEL, "")
+    ranked_by = _RankedBy(_NO_MODEL, "", frozenset())
     if ranker is not None:
-        ranked_by = _RankedBy(ModelName(ranker.name, ranker.version), ranker.fingerprint)
+        ranked_by = _RankedBy(ModelName(ranker.name, ranker.version), ranker.fingerprint, new_items_of(ranker))
+    is_exploring = bool(new_share and ranked_by.new)
     for moment, group in _by_offer(users, catalogue):
-        post_filter = PostFilter(items, catalogue, moment)
+        post_filter = PostFilter(items, catalogue, moment, ranked_by.new)
         blocked = [catalogue.blocked(users[row].head.owned, users[row].head.excluded) for row in group]
-        ranked, shares = _distinct(group, blocked, supports)
-        tops = post_filter.top_scored(
-            scores[[group[at] for at in ranked]], [blocked[at] for at in ranked], k + reserve, calibration_of(ranker)
-        )
+        ranked, shares = _distinct(group, blocked, supports, may_share=not is_exploring)
+        own, calibration = scores[[group[at] for at in ranked]], calibration_of(ranker)
+        tops = post_filter.top_scored(own, [blocked[at] for at in ranked], k + reserve, calibration)
+        if is_exploring:
+            explorers = [Exploration(new_share, users[group[at]].key, users[group[at]].head.newest_at) for at in ranked]
+            mixed = explored_lists([top.positions for top in tops], explorers, [blocked[at] for at in ranked], post_filter, k)
+            tops = [top_of(own[at], row, calibration) for at, row in enumerate(mixed)]
         lists = []
         for at, (positions, values, probabilities) in zip(ranked, tops, strict=True):
             filled = post_filter.fill(blocked[at], k + reserve - len(positions))
@@ -129,7 +153,7 @@ def recommend(
                 reasons = None
                 if explain and ranker is not None and listed.positions and not listed.fallback:
                     reasons = reasons_for(user, ranker, listed.positions[:k])
-                _emit(user, listed, reasons, ranked_by.model, parts[row])
+                _emit(user, listed, reasons, ranked_by, parts[row])
 
 
 def represent(users: Sequence[UserState], ranker: Ranker | None) -> tuple[Rows, list[Modalities]]:
@@ -268,16 +292,16 @@ def score_users(users: Sequence[UserState], rows: Rows, ranker: Ranker) -> Rows:
 
 
 def _distinct(
-    group: Sequence[int], blocked: Sequence[AbstractSet[str]], supports: Sequence[Modalities]
+    group: Sequence[int], blocked: Sequence[AbstractSet[str]], supports: Sequence[Modalities], *, may_share: bool
 ) -> tuple[list[int], list[int]]:
     """Which rows of a group to rank, and for each row which of these it shares: users of whom nothing is read, and who may be
-    offered everything, have one list.
+    offered everything, have one list, unless each explores.
     """
     ranked: list[int] = []
     shares: list[int] = []
     shared: int | None = None
     for at, (row, not_offered) in enumerate(zip(group, blocked, strict=True)):
-        is_common = not not_offered and supports[row] == _NOTHING
+        is_common = may_share and not not_offered and supports[row] == _NOTHING
         if is_common and shared is not None:
             shares.append(shared)
             continue
@@ -319,8 +343,10 @@ def _is_new(user: UserState, listed: _List, ranked_by: _RankedBy, pending: Pendi
     return True
 
 
-def _ranked(listed: _List, reasons: Sequence[tuple[Reasoning, ...]] | None) -> list[RankedItem]:
-    """The items with rank and score. Says of those that were filled in below ranked ones that no model scored them."""
+def _ranked(listed: _List, reasons: Sequence[tuple[Reasoning, ...]] | None, new: AbstractSet[str]) -> list[RankedItem]:
+    """The items with rank and score. Says of those that were filled in below ranked ones that no model scored them, and which of
+    the others are new to it.
+    """
     count, items = len(listed.scores), (*listed.items, *listed.reserve)
     columns: list[Iterable[Any]] = [items, range(1, count + 1), listed.scores]
     if listed.probabilities is not None:
@@ -328,6 +354,8 @@ def _ranked(listed: _List, reasons: Sequence[tuple[Reasoning, ...]] | None) -> l
     ranked = list(map(RankedItem, *columns))
     if reasons is not None:
         ranked[: len(reasons)] = [replace(one, because=why) for one, why in zip(ranked, reasons, strict=False)]
+    if new and not new.isdisjoint(items[:count]):
+        ranked = [replace(one, new=True) if one.item in new else one for one in ranked]
     if count < len(items):
         fallback: Fallback | None = "catalogue" if count else None
         ranked += [RankedItem(item, rank, 0.0, fallback) for rank, item in enumerate(items[count:], start=count + 1)]
@@ -335,17 +363,21 @@ def _ranked(listed: _List, reasons: Sequence[tuple[Reasoning, ...]] | None) -> l
 
 
 def _emit(
-    user: UserState, listed: _List, reasons: Sequence[tuple[Reasoning, ...]] | None, model: ModelName, part: PendingUsers
+    user: UserState,
+    listed: _List,
+    reasons: Sequence[tuple[Reasoning, ...]] | None,
+    ranked_by: _RankedBy,
+    part: PendingUsers,
 ) -> None:
     """Adds a user's list to the outcome."""
-    cause, ranked, outcome, k = user.cause, _ranked(listed, reasons), part.outcome, len(listed.items)
+    cause, ranked, outcome, k = user.cause, _ranked(listed, reasons, ranked_by.new), part.outcome, len(listed.items)
     assert cause is not None
     recommendation = Recommendation(
         recommendation_id="",
         user_id=user.user_id,
         occurred_at=user.broker_ms,
         caused_by=cause,
-        model=model,
+        model=ranked_by.model,
         items=tuple(ranked[:k]),
         modalities=listed.support,
         fallback=listed.fallback,

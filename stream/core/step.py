@@ -71,6 +71,7 @@ class StepConfig:
         marker_retention_ms: How long an erasure marker keeps old events out; None: for ever.
         erasure_key: 1 to 64 bytes; without it nobody can attribute an erasure marker to its user.
         explain: Adds `because` to each list; encodes up to 22 parts of each history.
+        new_share: Share of a list's places for items that the model knows by their texts alone.
         mappers: Field mappings of producers with other field names than ours.
         decoders: Of sources whose topics are not JSON: how a value becomes JSON.
         times: Unit and plausible times of each source.
@@ -87,6 +88,7 @@ class StepConfig:
     marker_retention_ms: int | None = None
     erasure_key: bytes = b"isthmus"
     explain: bool = False
+    new_share: float = 0.0
     mappers: Mapping[Source, FieldMapper] = field(default_factory=dict)
     decoders: Mapping[Source, ToJson] = field(default_factory=dict)
     times: Mapping[Source, TimeRule] = field(default_factory=lambda: DEFAULT_RULES)
@@ -134,7 +136,8 @@ def step_many(inputs: Sequence[StepInput], ranker: Ranker | None, catalogue: Cat
         PendingUsers([user for user in users if user.may_need_list()], outcome, part.batch.notified_users, config.application)
         for part, (users, outcome) in zip(inputs, folded, strict=True)
     ]
-    recommend(pending, ranker, catalogue, config.list_length, config.reserve_length, explain=config.explain)
+    k, reserve = config.list_length, config.reserve_length
+    recommend(pending, ranker, catalogue, k, reserve, explain=config.explain, new_share=config.new_share)
     for part, (users, outcome) in zip(inputs, folded, strict=True):
         now_ms = part.batch.records[-1].timestamp if part.batch.records else 0
         for user in users:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stream.services.dataset_cache import Prepared
     from stream.settings import Settings
     from training.evaluation.benchmark import Run, RunStore, Splits, Train
+    from training.evaluation.unseen_items import Draw
 
 _BESIDE: Final = (".runs.jsonl", ".md", ".png")
 
@@ -27,6 +28,7 @@ class BenchmarkOptions(NamedTuple):
         systems: "all", or names of systems, comma-separated.
         seeds: How many times each system is trained.
         thin: Whether to measure modality ablation instead of the paper's comparison.
+        unseen: How many items each draw takes out of training; 0: the paper's comparison.
     """
 
     data: Path
@@ -34,12 +36,13 @@ class BenchmarkOptions(NamedTuple):
     systems: str
     seeds: int
     thin: bool
+    unseen: int = 0
 
     @property
     def command(self) -> str:
         """The command line that repeats this call, without paths of this machine."""
-        thin = " --thin" if self.thin else ""
-        return f"isthmus benchmark --data {self.data.name} --systems {self.systems} --seeds {self.seeds}{thin}"
+        more = " --thin" if self.thin else f" --unseen {self.unseen}" if self.unseen else ""
+        return f"isthmus benchmark --data {self.data.name} --systems {self.systems} --seeds {self.seeds}{more}"
 
 
 class Report(NamedTuple):
@@ -68,14 +71,16 @@ def run_benchmark(settings: Settings, options: BenchmarkOptions, say: Callable[[
     from training.datasets.synthetic.answer_key import read_in_mind
     from training.evaluation.benchmark import TooSmallError, split_examples
 
-    chosen = _chosen_systems(options.systems, joint=options.thin)
+    if options.thin and options.unseen:
+        raise IsthmusError("--thin and --unseen are two comparisons: choose one")
+    chosen = _chosen_systems(options.systems, joint=options.thin, unseen=bool(options.unseen))
     out = _checked_place(options.out)
     prepared = prepare(settings, options.data, say)
     try:
         parts = split_examples(prepared.examples, read_in_mind(options.data))
     except TooSmallError as error:
         raise IsthmusError(f"{options.data}: {error}") from None
-    compare = _compare_thinned if options.thin else _compare_systems
+    compare = _compare_thinned if options.thin else _compare_unseen if options.unseen else _compare_systems
     report = compare(options._replace(out=out), chosen, prepared, parts, say)
     return _write(report, out)
 
@@ -89,7 +94,7 @@ def _compare_systems(
     from training.evaluation.benchmark import compare, result_rows
     from training.evaluation.benchmark_report import markdown, plot
 
-    runs = compare(systems, range(options.seeds), parts, _trainer(prepared.items), _known_runs(options, prepared), say)
+    runs = compare(systems, range(options.seeds), parts, _trainer(prepared), _known_runs(options, prepared), say)
     rows = result_rows(runs, parts.types)
     title = f"{options.data.name}: MAP@3 by purchase events' type"
     return Report(
@@ -112,7 +117,7 @@ def _compare_thinned(
     names = list(dict.fromkeys(variant.name for variant in variants_of(systems, parts.types)))
     if not names:
         raise IsthmusError(f"{options.data}: all events to judge on are of both modalities: --thin needs some of one alone")
-    train = variant_trainer(_trainer(prepared.items), systems)
+    train = variant_trainer(_trainer(prepared), systems)
     runs: Sequence[Run] = compare(names, range(options.seeds), parts, train, _known_runs(options, prepared), say)
     points = points_of(runs, systems, parts.types)
     title = f"{options.data.name}: one modality thinned out, judged on the other"
@@ -124,12 +129,53 @@ def _compare_thinned(
     )
 
 
+def _compare_unseen(
+    options: BenchmarkOptions, systems: list[str], prepared: Prepared, parts: Splits, say: Callable[[str], None]
+) -> Report:
+    """Items that training has not seen: each system trained without and with them, beside the likeness of texts."""
+    import msgspec
+
+    from training.evaluation import text_similarity, unseen_items
+    from training.evaluation.benchmark import TooSmallError
+
+    texts = prepared.texts()
+    if texts is None or not texts.items:
+        raise IsthmusError(f"{options.data}: --unseen needs transcripts, and names or texts of items (items.csv, item_texts.csv)")
+    try:
+        draws = [unseen_items.draw_items(parts, prepared.items, options.unseen, seed) for seed in range(options.seeds)]
+    except TooSmallError as error:
+        raise IsthmusError(f"{options.data}: {error}") from None
+    trained = _trainer(prepared)
+    width = len(next(iter(texts.items.values())))
+
+    def train(system: str, seed: int, part: Splits) -> Ranker:
+        if system == text_similarity.NAME:
+            return text_similarity.TextSimilarity(tuple(prepared.items), texts, width)
+        return trained(system, seed, part)
+
+    names = [text_similarity.NAME, *systems]
+    comparison = unseen_items.Comparison(names, draws, parts, _keywords_left(options.data))
+    runs = unseen_items.compare(comparison, train, _known_runs(options, prepared), say)
+    rows = unseen_items.unseen_rows(runs, {draw.seed: draw for draw in draws})
+    text = unseen_items.report(rows, runs, _facts(options, prepared))
+    return Report("Items that training has not seen", text, msgspec.json.encode(rows), None)
+
+
+def _keywords_left(data: Path) -> Callable[[Draw], frozenset[str]]:
+    """Which of the keywords the calls list that a draw leaves. Examples are not encoded again for each draw."""
+    from stream.services.dataset_cache import training_keywords
+    from training.datasets.tables.reader import read_tables
+
+    tables = read_tables(data)
+    return lambda draw: frozenset(training_keywords(tables, draw.items).listed)
+
+
 def _known_runs(options: BenchmarkOptions, prepared: Prepared) -> RunStore:
     """The runs that an earlier call finished on the same data with the same code; new ones are appended."""
     from stream.services.dataset_cache import training_code
     from training.evaluation.benchmark import RunStore
 
-    code = training_code(_versions(), thin=options.thin)
+    code = training_code(_versions(), "thin" if options.thin else "unseen" if options.unseen else "")
     return RunStore(options.out.with_suffix(".runs.jsonl"), prepared.fingerprint, code)
 
 
@@ -154,9 +200,11 @@ def _checked_place(out: Path) -> Path:
     return out
 
 
-def _chosen_systems(wanted: str, *, joint: bool) -> list[str]:
-    from models.systems import JOINT, SYSTEMS
+def _chosen_systems(wanted: str, *, joint: bool, unseen: bool) -> list[str]:
+    from models.systems import DEFAULT, JOINT, POPULAR, SYSTEMS
 
+    if wanted == "all" and unseen:
+        return [POPULAR, DEFAULT]
     if wanted == "all":
         return [name for name in SYSTEMS if not joint or name in JOINT]
     chosen = list(dict.fromkeys(name.strip() for name in wanted.split(",") if name.strip()))
@@ -167,18 +215,23 @@ def _chosen_systems(wanted: str, *, joint: bool) -> list[str]:
     return chosen
 
 
-def _trainer(items: Sequence[str]) -> Train:
+def _trainer(prepared: Prepared) -> Train:
     from training.evaluation.benchmark import TooSmallError
     from training.loop import TrainingConfig
     from training.progress import progress_bar
     from training.stages import NothingToLearnError
     from training.train_system import train_system
 
+    texts = prepared.texts()
+
     def train(system: str, seed: int, parts: Splits) -> Ranker:
         config = TrainingConfig(seed=seed)
         try:
             with progress_bar(lambda _: None) as reporter:
-                return train_system(system, parts.training, parts.validation, items, config, progress=reporter).ranker
+                trained = train_system(
+                    system, parts.training, parts.validation, prepared.items, config, progress=reporter, texts=texts
+                )
+                return trained.ranker
         except NothingToLearnError as error:  # the comparison leaves such a system out
             raise TooSmallError(str(error)) from None
 
@@ -218,4 +271,5 @@ def _write(report: Report, out: Path) -> str:
     page.write_text(f"# {report.title}\n\n{report.text}")
     if report.plot is not None:
         report.plot(plot)
-    return f"\n{report.text}\nwritten: {out}, {page}, {plot}"
+    files = [out, page, *([] if report.plot is None else [plot])]
+    return f"\n{report.text}\nwritten: {', '.join(map(str, files))}"

@@ -1,4 +1,7 @@
-"""The encoder as a process: transcripts in, encoded calls out, until a signal stops it. It runs without torch."""
+"""The encoder as a process: transcripts in, encoded calls out, and the catalogue's vectors, until a signal stops it.
+
+It runs without torch.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,15 @@ from stream.application import encoder_group
 from stream.core.events import Source
 from stream.core.watermarks import watermark_of_call
 from stream.errors import IsthmusError
+from stream.services.catalogue_encoding import CatalogueEncoding, kafka_sender
 from stream.services.formats import count_schema_requests, schema_gate
 from stream.services.instance_name import take_name
 from stream.services.process import (
     background,
     check_topics,
     dead_letter_limit,
+    followed,
+    item_format,
     named,
     observed,
     starting_step,
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
     from stream.metrics import Metrics
     from stream.services.startup import Startup
     from stream.settings import Settings
+    from stream.text.model import TextModel
 
 logger = logging.getLogger("isthmus")
 ENCODER_BATCH: Final = 64  # transcripts: half a second of work
@@ -64,16 +71,25 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
     check_topics(Process.ENCODER, settings, instance.name)
     stop, metrics = stop_on_signals(), Metrics()
     startup.step(f"loading text model {folder_of(settings)}")
-    process = batch_encoder(settings, metrics)
+    model = load_text_model(settings)
+    process = batch_encoder(settings, metrics, model)
+    catalogue = CatalogueEncoding(model, item_format(settings), metrics)
+    follows = {topics.encoded_items: catalogue.on_encoded_items, topics.items: catalogue.on_items}
     gate = schema_gate(settings, ["transcripts"])
     count_schema_requests(settings, metrics)
 
     watched = topics_of(rights_of(Process.ENCODER, settings, instance.name))
 
+    async def encode_catalogue() -> None:
+        async with kafka_sender(bootstrap, topics.encoded_items) as send:
+            await catalogue.run(send)
+
     async with (
         observed(settings, name, own.metrics_port, metrics) as (health, view),
         named(bootstrap, name, instance, (topics.transcripts, 0), health, stop) as settled,
         background("topic settings", partial(watch_topics, settings, watched, metrics), health),
+        followed(bootstrap, follows, health, stop, startup),
+        background("catalogue encoding", encode_catalogue, health),
     ):
 
         def build(epochs: Mapping[str, int], recreated: frozenset[str]) -> tuple[Any, Watchdog]:
@@ -104,17 +120,23 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
         await run_with_renewal(build, view, topic_epochs(bootstrap, [topics.transcripts]), stop)
 
 
-def batch_encoder(settings: Settings, metrics: Metrics) -> Callable[[Batch], list[Emission]]:
-    """Loads the text model; returns the function that encodes and counts one batch, for `stream.kafka.agents.stateless_agent`."""
+def load_text_model(settings: Settings) -> TextModel:
+    """Loads the text model that the settings name, or the packaged one."""
+    from stream.text.model import TextModel
+
+    own = settings.encoder
+    return TextModel(
+        folder_of(settings), batch_sentences=own.batch_sentences, threads=own.threads, cached_sentences=own.cached_sentences
+    )
+
+
+def batch_encoder(settings: Settings, metrics: Metrics, model: TextModel) -> Callable[[Batch], list[Emission]]:
+    """Returns the function that encodes and counts one batch, for `stream.kafka.agents.stateless_agent`."""
     from stream.core.records import time_span
     from stream.kafka.delivery.contracts import Emission
     from stream.text.encode_stage import encode_batch
-    from stream.text.model import TextModel
 
-    own, topics = settings.encoder, settings.topics
-    model = TextModel(
-        folder_of(settings), batch_sentences=own.batch_sentences, threads=own.threads, cached_sentences=own.cached_sentences
-    )
+    topics = settings.topics
     if not model.keywords.listed:
         logger.warning("calls get no keywords because the text model's list is empty: make one with `isthmus text-model stand-in`")
     form = transcript_format(settings)

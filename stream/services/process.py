@@ -67,6 +67,7 @@ def step_config(settings: Settings) -> StepConfig:
         marker_retention_ms=None if step.marker_retention_s is None else 1_000 * step.marker_retention_s,
         erasure_key=step.erasure_key.get_secret_value().encode(),
         explain=step.explain,
+        new_share=step.new_items_share,
         mappers={row.source: field_mapper(f"mapping.{row.role}", fields) for row, fields in mappings.items() if fields},
         decoders={source: decoder for source, decoder in decoders.items() if decoder is not None},
         times={row.source: step_rule(settings, row) for row in INPUTS if not row.is_derived},

@@ -17,7 +17,7 @@ from stream.kafka.cluster.rights import Process
 from stream.services.process import item_format
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from stream.core.announcements import ModelAnnouncement
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stream.settings import Settings
     from training.progress import ProgressReporter
     from training.registry import Registry
+    from training.text_vectors import TextVectors
     from training.training_run import RunConfig, RunResult
 
 
@@ -60,10 +61,14 @@ class ExampleSource(NamedTuple):
     Attributes:
         examples: Reads the newest examples, in order of time.
         item_ids: Reads the items to rank, after the examples.
+        texts: Returns the items' texts by id, as they were read with the ids; empty where there are none.
+        text_model: The folder of the text model that encoded the examples' calls; None: the one that the settings name.
     """
 
     examples: Callable[[], Sequence[TrainingExample]]
     item_ids: Callable[[], Sequence[str]]
+    texts: Callable[[], Mapping[str, str]] = dict
+    text_model: Callable[[], Path | None] = lambda: None
 
 
 def train_and_announce(
@@ -82,10 +87,12 @@ def train_and_announce(
     config, source, send = run_config(settings, options), example_source(settings, options, say), _sender(settings, options)
     with distributed.process_group():
         examples, item_ids = distributed.broadcast(lambda: (source.examples(), source.item_ids()))
+        texts = text_vectors_of(settings, source, examples, say)
         with distributed.main_process_first():
             registry = _open_registry(settings, startup)
         startup.end(f"training on {len(examples)} examples")
-        result = _train(registry, examples, item_ids, config, lambda finished: _announce(finished, send), options.resume, say)
+        task = TrainingTask(examples, item_ids, texts)
+        result = _train(registry, task, config, lambda finished: _announce(finished, send), options.resume, say)
         return result if distributed.rank() == 0 else None
 
 
@@ -123,7 +130,8 @@ def train_periodically(
     startup.end(f"training every {every_s:g} s")
 
     def run(examples: Sequence[TrainingExample]) -> RunResult:
-        return _run(registry, examples, source.item_ids(), config, announcer.announce, ProgressReporter(say_unless_stopped))
+        task = TrainingTask(examples, source.item_ids(), text_vectors_of(settings, source, examples, say))
+        return _run(registry, task, config, announcer.announce, ProgressReporter(say_unless_stopped))
 
     retrain(source.examples, run, announcer, every_s, stop)
 
@@ -153,10 +161,49 @@ def _open_registry(settings: Settings, startup: Startup) -> Registry:
     return Registry(settings.registry.uri, settings.registry_folder, settings.application, trust=folder_trust(settings))
 
 
+def text_vectors_of(
+    settings: Settings, source: ExampleSource, examples: Sequence[TrainingExample], say: Callable[[str], None]
+) -> TextVectors | None:
+    """Returns the vectors of the items' texts, if there are any and the text model of the newest call is at hand."""
+    from stream.services.text_models import folder_of
+    from stream.services.text_vectors import text_vectors
+    from training.example_arrays import newest_text_model
+
+    texts, needed = source.texts(), newest_text_model(examples)
+    if needed is None or not any(texts.values()):
+        return None
+    folder = source.text_model() or folder_of(settings)
+    try:
+        found = text_vectors(folder, texts)
+    except IsthmusError as error:
+        say(f"the model will not rank new items by their texts: {error}")
+        return None
+    if found.text_model != needed:
+        say(
+            f"the model will not rank new items by their texts: {folder} is text model {found.text_model}, and calls were encoded "
+            f"with {needed}: set encoder.text_model of the trainer as the encoder's"
+        )
+        return None
+    return found
+
+
+class TrainingTask(NamedTuple):
+    """What one run learns from.
+
+    Attributes:
+        examples: In order of time.
+        item_ids: The items to rank.
+        texts: The vectors of their texts; None where there are none.
+    """
+
+    examples: Sequence[TrainingExample]
+    item_ids: Sequence[str]
+    texts: TextVectors | None
+
+
 def _train(
     registry: Registry,
-    examples: Sequence[TrainingExample],
-    item_ids: Sequence[str],
+    task: TrainingTask,
     config: RunConfig,
     publish: Callable[[RunResult], None],
     resume: Path | None,
@@ -168,7 +215,7 @@ def _train(
     try:
         with progress_bar(say) as reporter:
             own = reporter if distributed.rank() == 0 else SILENT
-            result = _run(registry, examples, item_ids, config, publish, own, resume)
+            result = _run(registry, task, config, publish, own, resume)
     except TopicError as error:
         raise IsthmusError(not_announced(error)) from None
     try:
@@ -180,8 +227,7 @@ def _train(
 
 def _run(
     registry: Registry,
-    examples: Sequence[TrainingExample],
-    item_ids: Sequence[str],
+    task: TrainingTask,
     config: RunConfig,
     publish: Callable[[RunResult], None],
     reporter: ProgressReporter,
@@ -190,13 +236,14 @@ def _run(
     """One training run. Where there is no champion yet, popularity is published first, so that workers have something to serve."""
     from training import distributed, training_run
 
+    examples, item_ids, texts = task
     with distributed.main_process_first():
         if registry.version_in_role("champion") is None and examples:
             known = examples[: max(1, len(examples) * 8 // 10)]  # what is newer stays fresh for the gate
             first = training_run.publish_popular(known, item_ids, registry)
             publish(first)
             reporter.log(first.reason)
-    return training_run.train_once(examples, item_ids, registry, config, reporter, resume)
+    return training_run.train_once(examples, item_ids, registry, config, reporter, resume, texts)
 
 
 def _announce(result: RunResult, send: Callable[[ModelAnnouncement], None]) -> None:
@@ -226,7 +273,7 @@ def _source_of_tables(settings: Settings, folder: Path, say: Callable[[str], Non
     from stream.services.dataset_cache import examples_to_train_on
 
     read = cache(lambda: examples_to_train_on(settings, folder, say))
-    return ExampleSource(lambda: read()[0], lambda: read()[1])
+    return ExampleSource(lambda: read().examples, lambda: read().items, lambda: read().item_texts, lambda: read().text_model)
 
 
 def _source_of_file(file: Path, items: list[str] | None) -> ExampleSource:
@@ -240,6 +287,8 @@ def _source_of_file(file: Path, items: list[str] | None) -> ExampleSource:
 
 
 def _source_of_topics(settings: Settings) -> ExampleSource:
+    from stream.text.item_texts import item_text
+
     require_access(Process.TRAINER, settings)
     examples = CompactedTopic(settings.kafka.bootstrap, settings.topics.training_examples)
     catalogue, table = CompactedTopic(settings.kafka.bootstrap, settings.topics.items), ItemTable(item_format(settings))
@@ -248,13 +297,16 @@ def _source_of_topics(settings: Settings) -> ExampleSource:
         examples.read_on()
         return examples_in(examples)
 
+    def texts() -> Mapping[str, str]:
+        return {item.item_id: item_text(item.name, item.text) for item in table.items.values()}
+
     def item_ids() -> Sequence[str]:
         items = [item.item_id for item in read_items(catalogue, table)]
         if table.is_published and not items:
             raise IsthmusError(f"every item of topic {settings.topics.items} is withdrawn: publish the items that may be offered")
         return items or _bought(examples_in(examples))
 
-    return ExampleSource(read, item_ids)
+    return ExampleSource(read, item_ids, texts)
 
 
 def _items_to_rank(examples: Sequence[TrainingExample], items: list[str] | None) -> Sequence[str]:

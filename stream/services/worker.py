@@ -83,7 +83,11 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     watched = topics_of(rights_of(Process.WORKER, settings, instance.name))
 
     async with observed(settings, name, own.metrics_port, metrics) as (health, view):
-        follows = {topics.items: follower.on_items, topics.models: follower.on_models}
+        follows = {
+            topics.items: follower.on_items,
+            topics.encoded_items: follower.on_encoded_items,
+            topics.models: follower.on_models,
+        }
         health.ready["model"] = follower.missing
         claimed = named(bootstrap, name, instance, (topics.clicks, 0), health, stop)
         async with (

@@ -10,6 +10,7 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
@@ -90,12 +91,17 @@ class TextModel:
             raise IsthmusError(f"{folder} cannot be loaded ({type(error).__name__}): {_AGAIN}") from error
         self._cached = cached_sentences if self._encoder.remember else 0
         self._cache: OrderedDict[str, Vectors] = OrderedDict()
+        self._lock = Lock()  # calls and the catalogue are encoded in two threads
 
     def encode(self, sentences: Sequence[str]) -> Vectors:
         """Sentence vectors, (n, width) float32; a sentence is cut at the encoder's 256 tokens.
 
-        Each is encoded once; the vectors of the last used sentences are cached where that is faster.
+        Each is encoded once; the vectors of the last used sentences are cached where that is faster. Threads take turns.
         """
+        with self._lock:
+            return self._encode(sentences)
+
+    def _encode(self, sentences: Sequence[str]) -> Vectors:
         known: dict[str, Vectors] = {}
         fresh: list[str] = []
         for sentence in dict.fromkeys(sentences):

@@ -167,14 +167,14 @@ def test_the_results_page_shows_the_code_of_the_last_run_and_reads_files_without
 
 def test_the_code_hash_depends_on_the_sources_and_the_versions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It changes with a network or a library's version; the ablation's code matters to ablations only."""
-    known = training_code("torch 1", thin=False)
-    assert training_code("torch 1", thin=False) == known
-    assert training_code("torch 2", thin=False) != known
-    assert training_code("torch 1", thin=True) != known
+    known = training_code("torch 1")
+    assert training_code("torch 1") == known
+    assert training_code("torch 2") != known
+    assert training_code("torch 1", "thin") != known
     shutil.copytree(Path(models.__path__[0]), tmp_path / "models")
     (tmp_path / "models" / "networks" / "keyword.py").write_text("changed")
     monkeypatch.setattr(models, "__path__", [str(tmp_path / "models")])
-    assert training_code("torch 1", thin=False) != known
+    assert training_code("torch 1") != known
 
 
 def test_a_report_holds_means_errors_differences_and_what_was_left_out(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_training_on_tables_uses_these_keywords_and_names_the_text_model_to_serv
     """An encoder with the named folder serves the trained model. A text model that the settings name is used unchanged."""
     settings = Settings(cache_dir=cache_of(tmp_path))
     options = TrainerOptions(system="isthmus", data=tables_of_calls(tmp_path / "tables", 40))
-    load, names = example_source(settings, options, print)
+    load, names = example_source(settings, options, print)[:2]
     examples, printed = load(), capsys.readouterr().out
     assert list(names()) == ["x"]
     folder = next((tmp_path / "cache" / "benchmark").glob("*/text-model"))
@@ -337,7 +337,7 @@ def test_training_on_tables_uses_these_keywords_and_names_the_text_model_to_serv
     calls = [one for example in examples for one in example.interactions if isinstance(one, Conversation)]
     assert {call.keywords for call in calls} == {("roof", "damage", "roof damage")}
     chosen = settings.encoder.model_copy(update={"text_model": tmp_path / "cache" / "text-model"})
-    load, _ = example_source(settings.model_copy(update={"encoder": chosen}), options, print)
+    load, *_ = example_source(settings.model_copy(update={"encoder": chosen}), options, print)
     assert newest_text_model(load()) == TextModel(tmp_path / "cache" / "text-model").hash
     assert "keywords" not in capsys.readouterr().out
 

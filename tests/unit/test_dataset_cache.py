@@ -64,7 +64,7 @@ def test_the_code_key_covers_every_module_that_trains_and_evaluates() -> None:
         )
         - NOT_IN_RESULTS
     )
-    listed = relative(training_sources(thin=False))
+    listed = relative(training_sources())
     assert needed <= listed
     assert of_package(listed, "training") - needed == {"training/split.py"}  # which events are the test part
 
@@ -78,7 +78,7 @@ def test_the_code_key_of_an_ablation_covers_the_ablation() -> None:
         "training/evaluation/modality_ablation.py",
     )
     needed = of_package(needed, "training", "models") - NOT_IN_RESULTS - PLOTS_AND_REPORTS
-    assert needed <= relative(training_sources(thin=True))
+    assert needed <= relative(training_sources("thin"))
 
 
 def test_the_data_key_covers_every_module_that_makes_examples() -> None:
@@ -89,7 +89,7 @@ def test_the_data_key_covers_every_module_that_makes_examples() -> None:
     assert needed - NOT_IN_RESULTS <= relative(example_sources())
 
 
-@pytest.mark.parametrize("sources", [training_sources(thin=True), example_sources()], ids=["training", "examples"])
+@pytest.mark.parametrize("sources", [training_sources("thin"), example_sources()], ids=["training", "examples"])
 def test_every_file_in_a_key_exists(sources: list[Path]) -> None:
     """A missing one would be an error at the first use; here it is one before."""
     assert [path for path in sources if not path.is_file()] == []

@@ -83,8 +83,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Pa
 
 def test_plain_texts_share_no_word_with_the_tags_and_change_nothing_else(tmp_path: Path) -> None:
     """Names and texts alone are others, and tags and names of the world as it is do share words."""
-    for name, plain in (("named", False), ("plain", True)):
-        write_tables(tmp_path / name, 300, 3, plain_texts=plain)
+    for name in ("named", "plain"):
+        write_tables(tmp_path / name, 300, 3, plain_texts=name == "plain")
     named, plain = read_tables(tmp_path / "named"), read_tables(tmp_path / "plain")
     spoken = {word for tag in all_tags() for word in words(tag.replace("-", " "))}
 

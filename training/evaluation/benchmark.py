@@ -81,6 +81,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         reliability: of the probabilities, on all test events; None in older files, and for systems without any.
         faithfulness: of the reasons, on the first test events; None in older files, and where no history is long enough.
         left_out: why there is no result; None where there is one.
+        places: with unseen items, the place of the best of those bought, by test event; 0 where none was.
     """
 
     data: str
@@ -94,6 +95,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     reliability: Reliability | None = None
     faithfulness: Faithfulness | None = None
     left_out: str | None = None
+    places: tuple[int, ...] = ()
 
 
 def event_types_of(runs: Sequence[Run]) -> NDArray[np.str_]:

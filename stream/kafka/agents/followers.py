@@ -1,4 +1,4 @@
-"""Keeps a worker's catalogue and model up to date: every worker reads the topics `items` and `models` whole.
+"""Keeps a worker's catalogue and model up to date: every worker reads the topics `items`, `encoded-items` and `models` whole.
 
 A champion is loaded and verified in a thread; the swap is one assignment that the next batch sees. A model that does not fit is
 refused with a reason, and the worker keeps serving the one it has.
@@ -6,15 +6,18 @@ refused with a reason, and the worker keeps serving the one it has.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Final, cast
 
 from models.artifact import UNREADABLE, ModelRefused, load_ranker
+from stream.core import limits
 from stream.core.announcements import UNSIGNED, AnnouncementTrust, ModelAnnouncement
 from stream.core.catalogue_records import ItemFormat, ItemTable
+from stream.core.encoded_items import EncodedItem, EncodedItemTable
 from stream.core.events import Reason
 from stream.core.poison import INFRASTRUCTURE_ERRORS, failure_location
-from stream.core.ranking import Catalogue, Ranker
+from stream.core.ranking import Catalogue, Ranker, TextRanker, new_items_of
 from stream.core.records import Record
 from stream.core.unreadable import readable
 from stream.formats.topic_decoder import wait_for_schemas
@@ -27,7 +30,7 @@ RETRY_S: Final = 30.0
 
 
 class ServedModelFollower:
-    """Applies records of `items` and `models` to a `ServedModel`.
+    """Applies records of `items`, `encoded-items` and `models` to a `ServedModel`.
 
     `load` reads a model folder, given its URI and SHA-256, and refuses one that is not trusted; `trust` says whose announcements
     count.
@@ -47,6 +50,9 @@ class ServedModelFollower:
         self._load = load
         self._form = items
         self._table = ItemTable(items)
+        self._encoded = EncodedItemTable()
+        self._loaded: Ranker | None = None
+        self._new: tuple[Ranker | None, Mapping[str, EncodedItem]] = (None, {})
         self._champion: ModelAnnouncement | None = None
         self._unreadable: ModelAnnouncement | None = None
         self._lock = asyncio.Lock()
@@ -66,6 +72,38 @@ class ServedModelFollower:
         self._served.catalogue = self._table.catalogue()
         self._metrics.gauge("catalogue_items").set(len(self._table.items))
         self._metrics.gauge("unusable_items").set(len(self._table.unusable))
+        self._serve_new_items()
+
+    async def on_encoded_items(self, records: Sequence[Record], *, replace: bool = False) -> None:
+        """Applies vectors of items' texts. With `replace` the records are all that there are."""
+        if replace:
+            self._encoded = EncodedItemTable()
+        unusable = self._encoded.apply(records)
+        if unusable:
+            text = "%d of %d records of encoded-items cannot be used, or are more than are kept: their items are not ranked"
+            logger.warning(text, unusable, len(records))
+        self._count_unreadable("encoded-items", unusable)
+        self._serve_new_items()
+
+    def _serve_new_items(self) -> None:
+        """Lets the served model rank what is in the catalogue and was encoded for it. Its own items' texts are part of it."""
+        ranker = self._loaded
+        if ranker is None or not getattr(ranker, "reads_item_texts", False):
+            self._metrics.gauge("new_items").set(0)
+            return
+        base, known = cast("TextRanker", ranker), set(ranker.items)
+        missing = [item for item in self._served.catalogue.items if item not in known]
+        encoded = [self._encoded.items[item] for item in missing if item in self._encoded.items]
+        new = {item.item_id: item for item in encoded if item.text_model == ranker.text_model}
+        self._metrics.gauge("foreign_items").set(len(encoded) - len(new))
+        if len(new) > limits.NEW_ITEMS:
+            logger.warning("%d items are new to the model; %d of them are ranked: train it again", len(new), limits.NEW_ITEMS)
+            new = dict(islice(new.items(), limits.NEW_ITEMS))
+        if self._new[0] is ranker and self._new[1] == new:
+            return
+        self._new = ranker, new
+        self._served.ranker = base.with_new_items({item: one.numbers() for item, one in new.items()})
+        self._metrics.gauge("new_items").set(len(new_items_of(self._served.ranker)))
 
     async def on_models(self, records: Sequence[Record], *, replace: bool = False) -> None:
         """Loads the newest champion among the records.
@@ -128,7 +166,8 @@ class ServedModelFollower:
         self._announced.check_newer(announced, self._champion)
         ranker = await asyncio.to_thread(self._load, announced.uri, announced.sha256)
         check_items(ranker.items, self._served.catalogue, announced.uri)
-        self._served.ranker = ranker
+        self._served.ranker = self._loaded = ranker
+        self._serve_new_items()
         self._champion = announced
         self._metrics.clear("model_info")
         self._metrics.gauge("model_info", announced.name, announced.version).set(1)

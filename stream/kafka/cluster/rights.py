@@ -146,8 +146,14 @@ def _topics(process: Process, settings: Settings) -> tuple[list[str], list[str]]
     outputs = [topics.recommendations, *flat, topics.training_examples, topics.dead_letters]
     owners = topics.applications
     return {
-        Process.WORKER: ([*folded, topics.items, topics.models, changelog, owners], [*outputs, changelog]),
-        Process.ENCODER: ([topics.transcripts, topics.encoded_calls, owners], [topics.encoded_calls, topics.dead_letters]),
+        Process.WORKER: (
+            [*folded, topics.items, topics.encoded_items, topics.models, changelog, owners],
+            [*outputs, changelog],
+        ),
+        Process.ENCODER: (
+            [topics.transcripts, topics.encoded_calls, topics.items, topics.encoded_items, owners],
+            [topics.encoded_calls, topics.encoded_items, topics.dead_letters],
+        ),
         Process.TRAINER: ([topics.training_examples, topics.items, owners], [topics.models]),
         Process.API: ([topics.recommendations, changelog, topics.items, topics.models, topics.api_keys, owners], produced),
         Process.POSTGRES: ([topics.recommendations, owners], []),

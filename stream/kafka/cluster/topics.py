@@ -32,7 +32,7 @@ _DERIVED: Final = {"cleanup.policy": "delete", "retention.ms": str(7 * limits.DA
 _INPUT: Final = {**_DERIVED, "message.timestamp.type": "LogAppendTime"}
 
 
-_UNDIVIDED: Final = frozenset({"items", "models", "api_keys", "applications", "replayed"})
+_UNDIVIDED: Final = frozenset({"items", "encoded_items", "models", "api_keys", "applications", "replayed"})
 _ONE_ALWAYS: Final = "delete it, run `isthmus topics`, and send its records again; only topics keyed by user may have more"
 
 
@@ -90,6 +90,7 @@ def specs(topics: TopicSettings, application: str = DEFAULT) -> list[TopicSpec]:
     return [
         *(TopicSpec(row.role, topics.name_of(row.role), "user", keyed, _input_settings(row)) for row in INPUTS),
         TopicSpec("items", topics.items, "item", 1, _COMPACTED),
+        TopicSpec("encoded_items", topics.encoded_items, "item", 1, _COMPACTED),
         TopicSpec("models", topics.models, "role", 1, _COMPACTED),
         TopicSpec("recommendations", topics.recommendations, "user", keyed, _COMPACTED),
         *(

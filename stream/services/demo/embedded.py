@@ -32,7 +32,7 @@ from stream.services.demo.api import on_log, serve_demo_api
 from stream.services.demo.catching_up import catch_up, repeated
 from stream.services.demo.context import MIN_JUDGED
 from stream.services.demo.live_users import send_live
-from stream.services.encoder import ENCODER_BATCH, batch_encoder
+from stream.services.encoder import ENCODER_BATCH, batch_encoder, load_text_model
 from stream.services.model_trust import announcement_trust
 from stream.services.process import dead_letter_limit, item_format, step_config
 
@@ -167,7 +167,8 @@ async def _worker(context: DemoContext, log: Log, metrics: Metrics, served: Serv
 async def _encoder(context: DemoContext, log: Log, metrics: Metrics, stop: asyncio.Event) -> None:
     """Loads the text model in a thread: the first recommendations follow from clicks and do not wait for it."""
     settings, topics = context.settings, context.settings.topics
-    process = await asyncio.to_thread(batch_encoder, settings, metrics)
+    model = await asyncio.to_thread(load_text_model, settings)
+    process = batch_encoder(settings, metrics, model)
     data = context.folder / "encoder"
     group = encoder_group(settings.application)
     app = make_app(group, f"embedded://{NAME}", data=data, partitions=topics.partitions, batch_records=ENCODER_BATCH)
