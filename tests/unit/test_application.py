@@ -58,7 +58,8 @@ def test_the_default_application_keeps_the_names_of_earlier_versions() -> None:
     assert {"isthmus-profiles", "isthmus-encoder", "isthmus-catalogue", "isthmus-skips", "isthmus-api"} <= names[Kind.GROUP]
     assert {"isthmus-sink-postgres", "isthmus-sink-webhook"} <= names[Kind.GROUP]
     assert {"isthmus-profiles-0", "isthmus-encoder-7"} <= names[Kind.TRANSACTIONAL_ID]
-    own = {"recommendations", "training-examples", "dead-letters", "replayed-dead-letters", "models", "api-keys", "encoded-calls"}
+    own = {"recommendations", "training-examples", "dead-letters", "replayed-dead-letters", "models", "api-keys"}
+    own |= {"encoded-calls", "encoded-items"}
     assert names[Kind.TOPIC] == SHARED | own | {"isthmus-profiles-users-changelog"}
 
 
