@@ -9,12 +9,13 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, relu
 
 from models.features import FeatureBatch
 from models.layers import bag_sums
 
 _STRENGTH: Final = 2.0
+_SHARPNESS: Final = 0.1
 _EPSILON: Final = 1e-4
 _RAREST: Final = 0.05  # weight of a tag that every session has
 
@@ -46,6 +47,7 @@ class ItemTexts(nn.Module):
         self.tag_weights = nn.Parameter(torch.zeros(max(tags, 1)))  # logarithms
         self.strength = nn.Parameter(torch.full((2,), _STRENGTH))  # of sessions and of conversations
         self.kept = nn.Parameter(torch.zeros(()))  # logit of the memory's decay
+        self.sharpness = nn.Parameter(torch.full((), _SHARPNESS))
         self.base = nn.Parameter(base.clone())
 
     def fit(self, tags: Tensor, items: Tensor, calls: Tensor, rarity: Tensor, sold: Tensor) -> None:
@@ -97,5 +99,9 @@ class ItemTexts(nn.Module):
         return states * torch.sigmoid(self.kept) + rows
 
     def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """Returns the logits of items in the space, or of the model's own, (n, d) -> (n, items)."""
-        return self.base + states @ (self.items if items is None else items).T
+        """Returns the logits of items in the space, or of the model's own, (n, d) -> (n, items).
+
+        They grow faster than likeness: a little of it says little, and an item that a user named is almost certain.
+        """
+        likeness = states @ (self.items if items is None else items).T
+        return self.base + likeness + self.sharpness * relu(likeness).square()

@@ -171,13 +171,15 @@ def send_events(bootstrap: str, users: int) -> None:
         bought = msgspec.json.encode(Purchase(user, START_MS + 10_000, (f"item-{number % 3}",), event_id=f"p{number}"))
         producer.send(TOPICS.purchases, key=user.encode(), value=bought)
     producer.send(TOPICS.transcripts, key=b"u0", value=msgspec.json.encode(TRANSCRIPT))
+    for item in ITEMS[:3]:
+        producer.send(TOPICS.items, key=item.encode(), value=msgspec.json.encode(Item(item, f"{item} insurance")))
     producer.close()
 
 
 @pytest.mark.timeout(400)
 def test_the_main_job_runs_with_the_least_rights(broker: SecuredBroker, tmp_path: Path, registry_folder: Path) -> None:
-    """Topics are noted as ours, events become lists, calls are encoded, a model is announced and served, a user is erased, the API
-    answers; exactly once, so that transactional ids are needed too. No log shows the password.
+    """Topics are noted as ours, events become lists, calls and items are encoded, a model is announced and served, a user is
+    erased, the API answers; exactly once, so that transactional ids are needed too. No log shows the password.
     """
     registry_folder.rename(tmp_path / "registry")
     noted = command(broker, Process.TOPICS, tmp_path, "topics")
@@ -188,6 +190,7 @@ def test_the_main_job_runs_with_the_least_rights(broker: SecuredBroker, tmp_path
     try:
         wait_for(lambda: lists(broker).keys() >= {b"u%d" % one for one in range(30)}, children, 90, "the lists of all users")
         wait_for(lambda: len(newest(read_all(broker.plain, TOPICS.encoded_calls))) == 1, children, 90, "the encoding of the call")
+        wait_for(lambda: len(newest(read_all(broker.plain, TOPICS.encoded_items))) == 3, children, 90, "the items' vectors")
         trained = command(broker, Process.TRAINER, tmp_path)
         assert newest(read_all(broker.plain, TOPICS.models)).keys() == {b"champion"}, trained.stderr
         key = command(broker, Process.KEYS, tmp_path, "keys", "make", "shop", "--scope", "read")

@@ -22,7 +22,7 @@ from stream.services.dataset_cache import training_code, training_keywords
 from stream.services.trainer import TrainerOptions, example_source
 from stream.settings import Settings
 from stream.text.model import TextModel
-from tests.purchases import ITEMS, purchases
+from tests.purchases import ITEMS, mixed_purchases, purchases
 from training.datasets.synthetic.write_tables import write_tables
 from training.datasets.tables.reader import InteractionRow, Tables, read_tables
 from training.evaluation.benchmark import (
@@ -53,6 +53,7 @@ from training.evaluation.modality_ablation import (
     verdict,
 )
 from training.evaluation.results_page import crossing, page, read_corpora, write_page
+from training.evaluation.unseen_items import Draw, UnseenRow, without
 from training.example_arrays import newest_text_model
 
 TYPES = np.array(["session", "conversation", "both", "session"])
@@ -387,6 +388,47 @@ def test_the_command_writes_rows_a_report_and_a_plot(world: Path, tmp_path: Path
     assert "encoding, once for this data" in output
     _, output = benchmark(world, tmp_path / "r.json", "--systems", "popular", "--seeds", "2")
     assert "encoding" not in output
+
+
+def test_items_are_taken_out_of_training_and_judged(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Popularity cannot know them, and does when it was trained on all. Rows say what was drawn; a second call trains nothing."""
+    monkeypatch.setenv("ISTHMUS_CACHE_DIR", str(cache_of(tmp_path)))
+    options = ("--systems", "popular", "--seeds", "2", "--unseen", "2")
+    _, output = benchmark(world, tmp_path / "u.json", *options)
+    rows = msgspec.json.decode((tmp_path / "u.json").read_bytes(), type=list[UnseenRow])
+    by = {(row.system, row.seed, row.event_type): row for row in rows}
+    assert {row.system for row in rows} == {
+        name for system in ("popular", "text similarity") for name in (system, f"{system}, trained on all")
+    }
+    for seed in range(2):
+        unseen, whole = by["popular", seed, "unseen"], by["popular, trained on all", seed, "unseen"]
+        assert len(unseen.items) == 2
+        assert unseen.events + by["popular", seed, "seen"].events == 15
+        assert unseen.map3 == 0
+        assert unseen.place is not None
+        assert whole.place is not None
+        assert unseen.place > whole.place
+    assert by["popular", 0, "unseen"].items != by["popular", 1, "unseen"].items
+    assert "seen MAP@3" in output
+    runs = (tmp_path / "u.runs.jsonl").read_bytes()
+    benchmark(world, tmp_path / "u.json", *options)
+    assert (tmp_path / "u.runs.jsonl").read_bytes() == runs
+
+
+def test_what_came_before_an_unseen_purchase_is_gone_from_all_examples() -> None:
+    """Its event, its interactions where they precede other events too, what others own of it, and keywords that only it had."""
+    first, other, later = mixed_purchases(3)
+    first = msgspec.structs.replace(first, items=("gone",))
+    later = msgspec.structs.replace(
+        later, user_id=first.user_id, owned=("gone", "item-1"), interactions=(*first.interactions, *later.interactions)
+    )
+    splits = without(Splits([first, other, later], [later], [first]), Draw(0, frozenset({"gone"})), frozenset())
+    assert [example.user_id for example in splits.training] == [other.user_id, first.user_id]
+    assert splits.training[1].owned == ("item-1",)
+    assert len(splits.training[1].interactions) == len(later.interactions) - len(first.interactions)
+    assert [example.items for example in splits.test] == [("gone",)]
+    kept = [one for part in (splits.training, splits.test) for example in part for one in example.interactions]
+    assert {keyword for one in kept if isinstance(one, Conversation) for keyword in one.keywords} == set()
 
 
 def test_data_without_conversations_can_be_compared_too(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
