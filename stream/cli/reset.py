@@ -95,7 +95,8 @@ def _plan(found: Reset) -> list[str]:
     kinds = ", ".join(f"{lost[one]} {text}" for one, text in LOSSES.items())
     lines.append(f"lost       {lost['any']} users have something from before that: {kinds}")
     if counts.unread:
-        lines.append(f"unread     {counts.unread} records from before that, which no worker or encoder has read, are passed over")
+        which = "which no worker or encoder has read, or whose states are lost"
+        lines.append(f"unread     {counts.unread} records from before that, {which}, are passed over")
     if counts.unreadable:
         lines.append(f"           and {counts.unreadable} states cannot be read, so that it is not known what they lose")
     return lines

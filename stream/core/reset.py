@@ -5,7 +5,7 @@ place is the first one that the topic ever had. What cannot be told for certain 
 that is deleted too early comes again with the inputs, and one that stays too long would stay for ever.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -71,30 +71,29 @@ class Loss(NamedTuple):
     feedback: bool = False
 
 
-def loss_of(head: Head, facts: Facts, feedback: UserFeedback, places: Places) -> Loss:
-    """What of a user a reset loses."""
+def loss_of(head: Head, facts: Facts, feedback: UserFeedback, places: Places, max_ahead_ms: int) -> Loss:
+    """What of a user a reset loses. An event is at most `max_ahead_ms` ahead of its Kafka timestamp."""
 
     def lacks(source: Source, at_ms: int) -> bool:
         applied = feedback.applied if source is Source.FEEDBACK else head.applied.get(SOURCE_NUMBERS[source])
-        return places[source].lacks(at_ms, applied)
+        return places[source].lacks(at_ms - max_ahead_ms, applied)
 
     sources = ((Source.CLICK if isinstance(one, Session) else Source.CALL, one) for one in (*facts.interactions, *head.tail))
     lists = facts.eligibility
     return Loss(
         any(lacks(source, one.started_at) for source, one in sources),
-        any(lacks(Source.PURCHASE, at_ms) for at_ms in _bought_at(head.owned, facts)),
-        bool(head.excluded and lists) and lacks(Source.ELIGIBILITY, lists[-1].occurred_at),
+        any(lacks(Source.PURCHASE, at_ms) for at_ms in newest_actions(facts).values()),
+        bool(lists) and lacks(Source.ELIGIBILITY, lists[-1].occurred_at),
         any(lacks(Source.FEEDBACK, mark.at_ms) for mark in feedback.marks),
     )
 
 
-def _bought_at(owned: Iterable[str], facts: Facts) -> list[int]:
-    """When each owned item was last bought, ms."""
-    newest = {item: at_ms for item, (at_ms, bought) in facts.owned_before.items() if bought}
+def newest_actions(facts: Facts) -> dict[str, int]:
+    """Item -> time of its newest action, ms. A cancellation is one: without it, a purchase that comes late would count again."""
+    found = {item: at_ms for item, (at_ms, _) in facts.owned_before.items()}
     for purchase in facts.purchases:
-        if purchase.bought:
-            newest.update(dict.fromkeys(purchase.items, purchase.occurred_at))
-    return [newest[item] for item in owned if item in newest]
+        found.update((item, max(purchase.occurred_at, found.get(item, purchase.occurred_at))) for item in purchase.items)
+    return found
 
 
 def gives_list(head: Head, places: Places) -> bool:

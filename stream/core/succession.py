@@ -14,7 +14,7 @@ from stream.core.events import Source
 from stream.core.feedback import UserFeedback
 from stream.core.interactions import Part, unpack_time
 from stream.core.kept_interactions import KeptConversation, KeptInteraction, KeptSession
-from stream.core.reset import Loss, Place, Places
+from stream.core.reset import Loss, Place, Places, newest_actions
 from stream.core.state import NEVER_ERASED, SOURCE_NUMBERS, ErasureMarker, Facts, Head, KeptPurchase
 
 _CAUSING: Final = (Source.CLICK, Source.CALL, Source.PURCHASE, Source.ELIGIBILITY)
@@ -221,28 +221,21 @@ def _bought(purchases: Iterable[KeptPurchase]) -> list[tuple[int, bool, str]]:
 
 def _lacks_actions(former: Facts, new: Facts, needed: _Needed) -> bool:
     """Of an item that was bought or cancelled, the newest action counts."""
-    known, is_full = _actions(new), len(new.owned_before) >= limits.OWNED
+    known, is_full = newest_actions(new), len(new.owned_before) >= limits.OWNED
     oldest = min((at_ms for at_ms, _ in new.owned_before.values()), default=0)
     return any(
         needed.has(Source.PURCHASE, at_ms) and known.get(item, _NEVER) < at_ms and not (is_full and at_ms <= oldest)
-        for item, at_ms in _actions(former).items()
+        for item, at_ms in newest_actions(former).items()
     )
 
 
-def _actions(facts: Facts) -> dict[str, int]:
-    """Item -> time of its newest action, ms."""
-    found = {item: at_ms for item, (at_ms, _) in facts.owned_before.items()}
-    for purchase in facts.purchases:
-        found.update((item, max(purchase.occurred_at, found.get(item, _NEVER))) for item in purchase.items)
-    return found
-
-
 def _lacks_eligibility(former: Facts, new: Facts, needed: _Needed) -> bool:
+    """Also an empty list: without it, an older one holds."""
     known = {one.occurred_at: set(one.excluded) for one in new.eligibility}
     is_full = len(known) >= limits.ELIGIBILITY_LISTS
     return any(
         needed.has(Source.ELIGIBILITY, one.occurred_at)
-        and not set(one.excluded) <= known.get(one.occurred_at, set())
+        and not (one.occurred_at in known and set(one.excluded) <= known[one.occurred_at])
         and not (is_full and one.occurred_at < min(known))
         for one in former.eligibility
     )

@@ -289,12 +289,31 @@ def test_what_nobody_has_read_is_not_passed_over_in_silence(settings: Settings, 
     at = datetime.fromtimestamp(since_ms / 1_000, UTC).isoformat()
     shown = run("--to-time", at, "--dry-run")
     assert "and erasures from their beginning" in shown.output
-    assert "unread     2 records from before that, which no worker or encoder has read, are passed over" in shown.output
+    assert "unread     2 records from before that, which no worker or encoder has read, or whose states" in shown.output
     assert "unread " not in run("--dry-run").output
     done = run("--to-time", at, "--yes", "--lose-history")
     assert done.exit_code == 0, done.output
     (_, _, _, _, offsets) = held(settings)
     assert {offsets[0][TopicPartition(topics.erasures, one)][0] for one in NUMBERS} == {0}
+
+
+def test_what_is_committed_but_in_no_state_counts_as_unread(settings: Settings, stores: dict[int, Store]) -> None:
+    """Somebody moved the group's offset, or the changelog was lost. What the states contain does not count."""
+
+    def unread() -> int:
+        with open_reset(settings, since_ms, lambda _: None) as found:
+            return found.counts.unread
+
+    since_ms = time.time_ns() // 1_000_000 + 1
+    wait_for(lambda: time.time_ns() // 1_000_000 > since_ms, [], 10, "the next millisecond")
+    assert unread() == 0
+    send(settings, [(Source.CLICK, Click(user, NOW, ("new",), f"new-{user}")) for user in ("u1", "u2")])
+    since_ms = time.time_ns() // 1_000_000 + 1
+    wait_for(lambda: time.time_ns() // 1_000_000 > since_ms, [], 10, "the next millisecond")
+    write(settings, stores, term=100)
+    assert unread() == 2
+    write(settings, {number: Store() for number in NUMBERS}, term=200)
+    assert unread() == sum(source is not Source.ERASURE for source, _ in EVENTS) + 2
 
 
 def start(settings: Settings, folder: Path, command: str) -> ChildProcess:

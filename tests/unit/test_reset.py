@@ -55,7 +55,7 @@ def places(**changed: Place) -> dict[Source, Place]:
 
 def test_inputs_that_hold_everything_lose_nothing() -> None:
     """Although their records may have come long after the events: they were sent from an archive."""
-    assert loss_of(*states_of(filled()), places()) == Loss()
+    assert loss_of(*states_of(filled()), places(), 0) == Loss()
 
 
 @pytest.mark.parametrize(
@@ -70,19 +70,49 @@ def test_inputs_that_hold_everything_lose_nothing() -> None:
 def test_what_is_older_than_the_first_record_that_is_read_again_is_lost(source: str, at_ms: int, lost: Loss) -> None:
     """By the event's own time; of another life of the topic also where the topic begins at offset 0."""
     for place in (Place(1, 1, at_ms + 1), Place(1, 1, NO_RECORD_MS), Place(7, 0, at_ms + 1)):
-        assert loss_of(*states_of(filled()), places(**{source: place})) == lost
-    assert loss_of(*states_of(filled()), places(**{source: Place(1, 0, at_ms)})) == Loss()
+        assert loss_of(*states_of(filled()), places(**{source: place}), 0) == lost
+    assert loss_of(*states_of(filled()), places(**{source: Place(1, 0, at_ms)}), 0) == Loss()
 
 
 def test_an_item_that_was_bought_again_or_is_owned_no_more_is_not_lost() -> None:
     """What is read again gives it, or it is not there to be lost."""
     store, place = filled(), places(purchase=Place(1, 1, NOW - 39 * MINUTE))
     world.run(store, world.batch_of(Source.PURCHASE, [(1, Purchase("u", NOW - 10 * MINUTE, ("item-1",), "again"))]))
-    assert not loss_of(*states_of(store), place).owned
+    assert not loss_of(*states_of(store), place, 0).owned
     store = filled()
     cancelled = Purchase("u", NOW - 10 * MINUTE, ("item-1",), "no", action="cancelled")
     world.run(store, world.batch_of(Source.PURCHASE, [(1, cancelled)]))
-    assert not loss_of(*states_of(store), place).owned
+    assert not loss_of(*states_of(store), place, 0).owned
+
+
+def test_an_event_ahead_of_its_kafka_timestamp_may_have_left_the_inputs() -> None:
+    """Its producer's clock is ahead of the broker's, at most as far as an event may be."""
+    read_again = places(click=Place(1, 1, NOW - 53 * MINUTE))
+    assert loss_of(*states_of(filled()), read_again, 5 * MINUTE) == Loss(history=True)
+    assert loss_of(*states_of(filled()), read_again, 3 * MINUTE) == Loss()
+
+
+@pytest.mark.parametrize(
+    ("taken_back", "late", "lost"),
+    [
+        (
+            Purchase("u", NOW - 20 * MINUTE, ("item-1",), "o", "cancelled"),
+            Purchase("u", NOW - 40 * MINUTE, ("item-1",), "o"),
+            "owned",
+        ),
+        (Eligibility("u", NOW - 20 * MINUTE, ()), Eligibility("u", NOW - 30 * MINUTE, ("item-1",)), "eligibility"),
+    ],
+    ids=["cancellation", "empty list"],
+)
+def test_what_takes_an_older_event_back_is_lost_too(taken_back: Any, late: Any, lost: str) -> None:
+    """The older one, as from a nightly file, came after it and is read again, so that it would hold."""
+    store, source = Store(), Source.PURCHASE if lost == "owned" else Source.ELIGIBILITY
+    world.deliver(store, [(source, taken_back), (source, late)])
+    head, facts = (store.records[key(b"u")] for key in (head_key, facts_key))
+    known = decode_head(head), decode_facts(facts), UserFeedback()
+    assert not known[0].owned
+    assert not known[0].excluded
+    assert loss_of(*known, places(**{source.value: Place(1, 1, NOW - 10 * MINUTE)}), 0) == Loss(**{lost: True})
 
 
 def test_a_list_is_given_again_if_the_last_event_of_any_input_that_causes_lists_is_read_again() -> None:

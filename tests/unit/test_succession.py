@@ -144,6 +144,15 @@ def test_each_event_that_has_left_the_inputs_must_be_known(number: int, loss: Lo
     assert lost(former, new, {**GONE, source: Place(1, 0, NO_RECORD_MS)}) == Loss()
 
 
+def test_an_empty_eligibility_list_must_be_known_too() -> None:
+    """Without it, the older list holds."""
+    older, empty = (Eligibility("u", NOW - minutes * MINUTE, items) for minutes, items in ((40, ("item-3",)), (30, ())))
+    former, new = (folded([(Source.ELIGIBILITY, one) for one in lists]) for lists in ((older, empty), (older,)))
+    assert not former.head.excluded
+    assert set(new.head.excluded) == {"item-3"}
+    assert lost(former, new) == Loss(eligibility=True)
+
+
 def _known_by_topic(events: Events, rng: np.random.Generator) -> list[tuple[Source, UserEvent]]:
     """Without erasures, in any order between topics."""
     topics = {source: list(found) for source, found in events.items() if found and source is not Source.ERASURE}

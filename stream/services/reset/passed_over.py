@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from stream.core.events import STEP_INPUTS, EncodedCall, Source
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def passed_over(reader: TopicReader, target: Target, holdings: Holdings) -> int:
-    """How many records from before the places where the inputs are read again are neither committed nor in the states.
+    """How many records from before the places where the inputs are read again nobody has read, or are in no state all the same.
 
-    Offsets without a record count, too. Of encoded calls only those count that the encoder does not make again.
+    Beyond what is committed, offsets without a record count, too. Of encoded calls only those count that the encoder does not make
+    again.
     """
     topics, found = target.settings.topics, 0
     for number in range(topics.partitions):
@@ -31,8 +33,28 @@ def passed_over(reader: TopicReader, target: Target, holdings: Holdings) -> int:
                 place = target.places(number, stored)[row.source]
                 found += _lost_calls(reader, partition, _read_to(target, partition, known), place)
                 partition, known = (topics.transcripts, number), None
+            else:
+                found += _in_no_state(reader, target, partition, holdings)
             found += max(0, target.starts[partition].offset - _read_to(target, partition, known))
     return found
+
+
+def _in_no_state(reader: TopicReader, target: Target, partition: Partition, holdings: Holdings) -> int:
+    """How many committed records the states do not contain: somebody moved the group's offset, or the changelog lost states.
+
+    Without any watermark, states are of a version before these, and only the committed offset is known.
+    """
+    topic, number = partition
+    stored = holdings.watermarks(number)
+    known, first = stored.get(topic), target.begins[partition]
+    end = min(target.committed.get(partition, first), target.starts[partition].offset)
+    if known is not None and known.epoch == target.epochs[topic]:
+        first = max(first, known.offset + 1)
+    elif not stored and any(holdings.users(number)):
+        return 0
+    if first >= end:
+        return 0
+    return sum(1 for _ in takewhile(lambda record: record.offset < end, reader.records(topic, {number: first})))
 
 
 def _read_to(target: Target, partition: Partition, watermark: Watermark | None) -> int:

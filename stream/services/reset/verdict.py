@@ -46,7 +46,7 @@ class Counts:
         examples: Training examples, and of these `examples_gone`, which they may not.
         losers: Users who lose history, owned items, eligibility or feedback, by that; and `any` of them.
         unreadable: Users whose states cannot be read; what they lose is not known.
-        unread: Records that neither a worker nor an encoder has read, and that are passed over.
+        unread: Records that neither a worker nor an encoder has read, or that are in no state, and that are passed over.
     """
 
     users: int = 0
@@ -97,8 +97,9 @@ class Verdict:
         return self._target.places(number, self._holdings.watermarks(number))
 
     def _add_loss(self, counts: Counts, number: int, user: bytes, places: Places) -> None:
+        max_ahead_ms = self._target.settings.step.max_ahead_s * 1_000
         try:
-            loss = loss_of(*self._holdings.known(number, user), places)
+            loss = loss_of(*self._holdings.known(number, user), places, max_ahead_ms)
         except StatesUnreadableError:
             counts.unreadable += 1
             return
