@@ -82,6 +82,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         faithfulness: of the reasons, on the first test events; None in older files, and where no history is long enough.
         left_out: why there is no result; None where there is one.
         places: with unseen items, the place of the best of those bought, by test event; 0 where none was.
+        hidden_precisions: with unseen items, the average precisions at 3 if these are not shown.
     """
 
     data: str
@@ -96,6 +97,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     faithfulness: Faithfulness | None = None
     left_out: str | None = None
     places: tuple[int, ...] = ()
+    hidden_precisions: tuple[float, ...] = ()
 
 
 def event_types_of(runs: Sequence[Run]) -> NDArray[np.str_]:

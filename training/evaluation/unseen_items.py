@@ -54,6 +54,7 @@ class UnseenRow(msgspec.Struct, frozen=True):
         train_s: how long training took.
         items: the draw.
         place: on "unseen", the mean place of the best-ranked drawn item that was bought, from 1.
+        map3_hidden: on "seen", what MAP@3 is if the drawn items are not shown: the difference is what they cost the others.
     """
 
     system: str
@@ -65,6 +66,7 @@ class UnseenRow(msgspec.Struct, frozen=True):
     train_s: float
     items: tuple[str, ...]
     place: float | None = None
+    map3_hidden: float | None = None
 
 
 def draw_items(splits: Splits, items: Sequence[str], count: int, seed: int) -> Draw:
@@ -139,16 +141,19 @@ def _call_with(interaction: Interaction, keywords: AbstractSet[str]) -> Interact
 
 
 class Judged(NamedTuple):
-    """Results of the test events, in their order; `places` is 0 where none of the draw was bought."""
+    """Results of the test events, in their order; `places` is 0 where none of the draw was bought, and `hidden` are the average
+    precisions without the draw's items.
+    """
 
     hits: list[float]
     average_precisions: list[float]
     places: list[int]
+    hidden: list[float]
 
 
 def judge(ranker: Ranker, test: Sequence[TrainingExample], draw: Draw) -> Judged:
     """Ranks what each user could be offered. Where an item of the draw was bought, only such items count."""
-    judged = Judged([], [], [])
+    judged = Judged([], [], [], [])
     positions = {item: position for position, item in enumerate(ranker.items)}
     for start in range(0, len(test), _CHUNK):
         chunk = test[start : start + _CHUNK]
@@ -161,6 +166,8 @@ def judge(ranker: Ranker, test: Sequence[TrainingExample], draw: Draw) -> Judged
             hit, precision = evaluate_one(order[:K], bought)
             judged.hits.append(hit)
             judged.average_precisions.append(precision)
+            shown = [item for item in order if item not in draw.items]
+            judged.hidden.append(evaluate_one(shown, set(example.items))[1])
             places = [place for place, item in enumerate(order, start=1) if item in bought]
             judged.places.append(min(places, default=len(order)) if draw.has_bought(example) else 0)
     return judged
@@ -203,7 +210,7 @@ def compare(comparison: Comparison, train: Train, store: RunStore, say: Callable
     for draw, system, of in product(comparison.draws, comparison.systems, ("", f", {WHOLE}")):
         label = f"{system}{of}, draw {draw.seed} ({', '.join(sorted(draw.items))})"
         run = store.get(f"{system}{of}", draw.seed)
-        if run is None or (run.left_out is None and len(run.places) != len(comparison.splits.test)):
+        if run is None or (run.left_out is None and len(run.hidden_precisions) != len(comparison.splits.test)):
             say(f"{label} ...")
             try:
                 trained = whole(system) if of else _train(system, _without(comparison, draw), train)
@@ -239,6 +246,7 @@ def _judged_run(name: str, draw: Draw, test: Sequence[TrainingExample], trained:
         hits=tuple(judged.hits),
         average_precisions=tuple(judged.average_precisions),
         places=tuple(judged.places),
+        hidden_precisions=tuple(judged.hidden),
     )
 
 
@@ -270,6 +278,7 @@ def unseen_rows(runs: Sequence[Run], draws: Mapping[int, Draw]) -> list[UnseenRo
                     train_s=run.train_s,
                     items=tuple(sorted(draws[run.seed].items)),
                     place=round(float(places[chosen].mean()), 2) if kind == UNSEEN else None,
+                    map3_hidden=round(float(np.array(run.hidden_precisions)[chosen].mean()), 6) if kind == SEEN else None,
                 )
             )
     return rows
@@ -280,13 +289,14 @@ def report(rows: Sequence[UnseenRow], runs: Sequence[Run], facts: Mapping[str, s
     lines = [f"- {name}: {fact}" for name, fact in facts.items()]
     draws = len({row.seed for row in rows})
     lines += ["", f"Mean over {draws} draws ± standard error. `{UNSEEN}`: events that bought a drawn item, which alone counts."]
-    table = [["system", "unseen HR@3", "unseen MAP@3", "place", "seen HR@3", "seen MAP@3", "seen MAP@3 - trained on all"]]
+    table = [["system", "unseen HR@3", "unseen MAP@3", "place", "seen HR@3", "seen MAP@3", "- not shown", "- trained on all"]]
     for system in dict.fromkeys(row.system for row in rows):
         own = {kind: [row for row in rows if (row.system, row.event_type) == (system, kind)] for kind in (UNSEEN, SEEN)}
         places = [row.place for row in own[UNSEEN] if row.place is not None]
         values = (
             *([row.hr3 for row in own[UNSEEN]], [row.map3 for row in own[UNSEEN]], places),
-            *([row.hr3 for row in own[SEEN]], [row.map3 for row in own[SEEN]], _losses(rows, system)),
+            *([row.hr3 for row in own[SEEN]], [row.map3 for row in own[SEEN]]),
+            *([row.map3 - (row.map3_hidden or 0.0) for row in own[SEEN]], _losses(rows, system)),
         )
         table.append([system, *(_cell(mean_of(one)) if one else "" for one in values)])
     return "\n".join([*lines, "", *aligned(table), *left_out(runs)]) + "\n"
