@@ -412,6 +412,7 @@ def test_only_a_successful_heartbeat_is_recorded(monkeypatch: pytest.MonkeyPatch
     guarded: Any = GuardedThread.__new__(GuardedThread)
     coordinator = SimpleNamespace(_do_heartbeat=beat, generation=4)
     fetcher = SimpleNamespace(_fetch_min_bytes=1, _fetch_max_wait_ms=1_500, _proc_fetch_request=None)
+    guarded.consumer = SimpleNamespace(transport=SimpleNamespace(commits_in_transactions=False))
     guarded._ensure_consumer = lambda: SimpleNamespace(_coordinator=coordinator, _fetcher=fetcher)
 
     async def run() -> bool:

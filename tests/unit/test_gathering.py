@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stream.kafka.faust.gathering import GATHER_MS, Gathering
+from stream.kafka.faust.gathering import GATHER_MS, TRANSACTION_MS, Gathering
 
 AT_ONCE = (1, 1_500)
 
@@ -55,3 +55,14 @@ def test_a_fetch_that_gathered_in_vain_is_followed_by_one_that_waits_for_the_nex
 def test_a_take_without_records_ends_the_gathering() -> None:
     """Faust asks once a second, whatever comes."""
     assert taken([9, 9, 0], 0.001).asks == AT_ONCE
+
+
+def test_with_transactions_a_fetch_gathers_for_longer() -> None:
+    """As long as a transaction takes, and at half the rate."""
+    fetcher = Fetcher()
+    gathering = Gathering(fetcher, TRANSACTION_MS)
+    gathering.taken(1, 1_000.0)
+    gathering.taken(2, 1_000.02)
+    assert fetcher.asks[1] == TRANSACTION_MS > GATHER_MS
+    gathering.taken(1, 1_000.05)
+    assert fetcher.asks == AT_ONCE

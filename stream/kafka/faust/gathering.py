@@ -10,6 +10,8 @@ from typing import Any, Final
 
 GATHER_MS: Final = 12
 """A record waits half of it on average, no longer than it would wait for the rounds that are saved."""
+TRANSACTION_MS: Final = 24
+"""The same with transactions, which take longer than a round: a batch that comes during one waits for it to end."""
 _RECORDS: Final = 2
 """Fewer are not worth waiting for."""
 _MIN_BYTES: Final = 32_768
@@ -22,8 +24,9 @@ class Gathering:
     A fetch that gathered in vain is followed by one that is answered at once: nobody polls an idle topic.
     """
 
-    def __init__(self, fetcher: Any) -> None:
+    def __init__(self, fetcher: Any, gather_ms: int = GATHER_MS) -> None:
         self._fetcher = fetcher
+        self._gather_ms = gather_ms
         self._at_once = fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms
         self._taken_at = time.monotonic()
         process = fetcher._proc_fetch_request
@@ -39,7 +42,8 @@ class Gathering:
     def taken(self, count: int, now: float) -> None:
         """Called with the number of records that were taken from the fetcher, before it fetches the next ones."""
         elapsed_s, self._taken_at = now - self._taken_at, now
-        self._set(gathers=count * GATHER_MS >= _RECORDS * elapsed_s * 1_000)
+        self._set(gathers=count * self._gather_ms >= _RECORDS * elapsed_s * 1_000)
 
     def _set(self, *, gathers: bool) -> None:
-        self._fetcher._fetch_min_bytes, self._fetcher._fetch_max_wait_ms = (_MIN_BYTES, GATHER_MS) if gathers else self._at_once
+        asks = (_MIN_BYTES, self._gather_ms) if gathers else self._at_once
+        self._fetcher._fetch_min_bytes, self._fetcher._fetch_max_wait_ms = asks

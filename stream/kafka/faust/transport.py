@@ -45,7 +45,7 @@ from stream.kafka.faust.batch_transport import FetchPolicy
 from stream.kafka.faust.changelog import Fetched
 from stream.kafka.faust.changelog_reading import assign_from, readable
 from stream.kafka.faust.fetched_positions import FetchedPositions
-from stream.kafka.faust.gathering import Gathering
+from stream.kafka.faust.gathering import GATHER_MS, TRANSACTION_MS, Gathering
 from stream.kafka.faust.producer import KafkaProducer
 
 _CHANGELOG_RECORDS: Final = 2_000
@@ -88,7 +88,8 @@ class GuardedThread(driver.AIOKafkaConsumerThread):
             return self.is_answered
 
         coordinator._do_heartbeat = recorded
-        self._gathering = Gathering(self._ensure_consumer()._fetcher)
+        gather_ms = TRANSACTION_MS if self.consumer.transport.commits_in_transactions else GATHER_MS
+        self._gathering = Gathering(self._ensure_consumer()._fetcher, gather_ms)
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         batch_reading.install()
