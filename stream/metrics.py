@@ -137,7 +137,7 @@ DECLARED: Final[dict[str, Declared]] = {
     "live": Declared(Gauge, "1 while /livez returns 200: the event loop is not blocked and no partition is stalled"),
     "ready": Declared(Gauge, "1 while /readyz returns 200: partitions are assigned, tables restored, catalogue and models read"),
     "stalled_partitions": Declared(Gauge, "partitions that have work and whose committed offset does not move"),
-    "stopped_partitions": Declared(Gauge, "partitions that stopped at a damaged batch"),
+    "stopped_partitions": Declared(Gauge, "partitions of inputs and of followed topics that stopped at a damaged batch"),
     "waiting_partitions": Declared(Gauge, "partitions that wait for a schema, because the registry does not say what it is"),
     "misfit_topics": Declared(
         Gauge, "topics of this process whose settings were changed so that it would not start with them; looked at every 5 minutes"

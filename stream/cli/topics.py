@@ -51,7 +51,8 @@ def skip(
     partition: Annotated[int, typer.Argument(help="partition number")],
     offset: Annotated[int, typer.Argument(help="an offset of the damaged batch, as log and /readyz name it")],
     lose_states: Annotated[
-        bool, typer.Option("--lose-states", help="give up a part of the changelog: `isthmus reset` has to follow")
+        bool,
+        typer.Option("--lose-states", help="give up what may have held deletions: it says what has to follow"),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     bootstrap: Bootstrap = None,
@@ -62,39 +63,43 @@ def skip(
     includes what the broker cannot find behind it, and finding out takes up to a minute. First make sure that no other replica
     holds the batch whole. A whole batch is refused.
 
-    Of the changelog, in which a record that does not parse is given up in the same way, this loses states, and the deletions of
-    erased users. It needs --lose-states, and `isthmus reset` before a worker starts.
+    A batch of a compacted topic, or of erasures, may have held deletions: of erased users, withdrawn items, revoked keys.
+    Nobody can say of which, and they would come back. It needs --lose-states, and the command says what has to follow. Of the
+    changelog, a record that does not parse is given up in the same way.
 
     Example: isthmus topics skip web-clicks 3 1700
     """
-    from stream.application import worker_group
     from stream.cli.settings_overrides import settings_with
     from stream.errors import IsthmusError
     from stream.kafka.cluster.owners import require_access
-    from stream.kafka.cluster.rights import Process
+    from stream.kafka.cluster.rights import Process, require_rights
+    from stream.kafka.cluster.skip_costs import cost_of
     from stream.kafka.cluster.skips import allow_skip
     from stream.kafka.cluster.topic_reader import open_topic_reader
-    from stream.kafka.cluster.topics import changelog_name
 
     settings = settings_with(bootstrap)
-    require_access(Process.SKIP, settings)
+    if topic == settings.topics.applications:  # its notes of owners cannot be read
+        require_rights(Process.SKIP, settings)
+    else:
+        require_access(Process.SKIP, settings)
     with open_topic_reader(settings.kafka.bootstrap, skips=False) as reader:
         batch = reader.damage_at(topic, partition, offset)
-    is_changelog = topic == changelog_name(worker_group(settings.application))
     if batch is None:
         raise IsthmusError(f"{topic}-{partition}: what is stored at offset {offset} is whole; nothing is skipped")
     extent = f"offsets {batch.offset} to {batch.next_offset - 1} of {topic}-{partition}"
-    if is_changelog and not lose_states:
+    cost = cost_of(topic, settings)
+    if cost is not None and not lose_states:
+        then = "; ".join(cost.then)
+        first = f"; {cost.first}" if cost.first else ""
         raise IsthmusError(
-            f"{extent} held states of users, and what was erased of others, nobody knows of whom: users would go back to older "
-            "states, and erased ones come back. Nothing is skipped. --lose-states goes on; stop all workers before"
+            f"{extent} held {cost.held}. Nothing is skipped. --lose-states goes on{first}. What has to follow: {then}"
         )
     if not yes:
         typer.confirm(f"give up {extent} for good?", abort=True)
     allow_skip(settings.kafka.bootstrap, batch)
-    if not is_changelog:
+    if cost is None:
         typer.echo(f"{extent} will be skipped; a stopped partition goes on within 10 s")
         return
-    typer.echo(f"{extent} will be skipped. Before a worker starts:")
-    typer.echo(f"  send each erasure again that {settings.topics.erasures} no longer holds: `isthmus erase USER --at TIME`")
-    typer.echo("  run `isthmus reset`: it reads the inputs again, and all erasures that are left")
+    typer.echo(f"{extent} will be skipped. It held {cost.held}. What has to follow:")
+    for step in cost.then:
+        typer.echo(f"  {step}")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from stream.api.store import Store, Table
     from stream.api.streams import Changes
     from stream.core.ranking import Ranker, Rows
+    from stream.kafka.cluster.corrupt_batches import StoppedPartitions
     from stream.kafka.cluster.event_sink import EventSink
     from stream.kafka.cluster.log_reader import LogReader
     from stream.metrics import Metrics
@@ -72,8 +73,10 @@ def run_api(settings: Settings, startup: Startup, *, insecure: bool = False) -> 
 
 
 async def _api(settings: Settings, startup: Startup, *, insecure: bool) -> None:
+    from stream.kafka.cluster.corrupt_batches import StoppedPartitions
     from stream.kafka.cluster.event_sink import open_event_sink
     from stream.kafka.cluster.rights import Process
+    from stream.kafka.cluster.stopped_reading import report_stopped
     from stream.metrics import Metrics
     from stream.services.http_server import check_tls, serve
     from stream.services.process import check_topics, followed, stop_on_signals
@@ -82,16 +85,17 @@ async def _api(settings: Settings, startup: Startup, *, insecure: bool) -> None:
     check_tls(own)
     startup.step(f"checking topics at {bootstrap}")
     await asyncio.to_thread(check_topics, Process.API, settings)
-    stop, metrics, store = stop_on_signals(), Metrics(), await open_store(settings)
+    stop, metrics, store, stopped = stop_on_signals(), Metrics(), await open_store(settings), StoppedPartitions()
     try:
         async with open_event_sink(bootstrap, topics.model_dump(), topics.partitions, own.send_timeout_s) as sink:
-            parts = make_parts(settings, store, _reader(settings), sink, metrics, insecure=insecure)
+            parts = make_parts(settings, store, _reader(settings, stopped), sink, metrics, insecure=insecure)
+            report_stopped(parts.api.health, metrics, stopped)
             follows = {
                 topics.api_keys: parts.api.keys.on_records,
                 topics.items: parts.current.on_items,
                 topics.models: parts.current.on_models,
             }
-            async with followed(bootstrap, follows, parts.api.health, stop, startup), following(parts, stop):
+            async with followed(bootstrap, follows, parts.api.health, stop, startup, stopped), following(parts, stop):
                 startup.watch(lambda: None if parts.missing() is None else "reading lists and states of users")
                 await serve(parts.api, metrics, stop, metrics_host=settings.health.metrics_host)
     finally:
@@ -110,15 +114,15 @@ async def open_store(settings: Settings) -> Store:
     return RocksDBStore(settings.api_state_dir / own.name)
 
 
-def _reader(settings: Settings) -> LogReader:
+def _reader(settings: Settings, stopped: StoppedPartitions) -> LogReader:
     """Reads all partitions, or, for a shared store, those that the group of the replicas assigns."""
     from stream.kafka.cluster.group_membership import GroupMembership
     from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
 
     bootstrap, own = settings.kafka.bootstrap, settings.api
     if own.redis_url is None:
-        return KafkaLogReader(bootstrap)
-    return KafkaLogReader(bootstrap, GroupMembership(bootstrap, own.redis_prefix, *_tables(settings)))
+        return KafkaLogReader(bootstrap, stopped=stopped)
+    return KafkaLogReader(bootstrap, GroupMembership(bootstrap, own.redis_prefix, *_tables(settings)), stopped=stopped)
 
 
 def _tables(settings: Settings) -> dict[str, Table]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,9 +33,10 @@ from stream.services.process import (
 from stream.services.text_models import folder_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from stream.core.records import Batch
+    from stream.health import Health
     from stream.kafka.agents.watchdog import Watchdog
     from stream.kafka.delivery.contracts import Emission
     from stream.metrics import Metrics
@@ -60,7 +62,9 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
     from stream.kafka.agents.stateless_agent import StatelessContext
     from stream.kafka.agents.watchdog import Supervision
     from stream.kafka.app import add_stateless_agent, make_app, run_with_renewal
+    from stream.kafka.cluster.corrupt_batches import StoppedPartitions
     from stream.kafka.cluster.rights import Process, rights_of, topics_of
+    from stream.kafka.cluster.stopped_reading import report_stopped
     from stream.kafka.cluster.topics import topic_epochs
     from stream.metrics import Metrics
     from stream.services.topic_watch import watch_topics
@@ -69,7 +73,7 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
     startup.step(f"checking topics at {bootstrap}")
     instance = take_name(settings.worker_state_dir / "encoders", own.name, settings.host)
     check_topics(Process.ENCODER, settings, instance.name)
-    stop, metrics = stop_on_signals(), Metrics()
+    stop, metrics, stopped = stop_on_signals(), Metrics(), StoppedPartitions()
     startup.step(f"loading text model {folder_of(settings)}")
     model = load_text_model(settings)
     process = batch_encoder(settings, metrics, model)
@@ -84,11 +88,17 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
         async with kafka_sender(bootstrap, topics.encoded_items) as send:
             await catalogue.run(send)
 
+    @asynccontextmanager
+    async def follow(health: Health) -> AsyncIterator[None]:
+        report_stopped(health, metrics, stopped)
+        async with followed(bootstrap, follows, health, stop, startup, stopped):
+            yield
+
     async with (
         observed(settings, name, own.metrics_port, metrics) as (health, view),
         named(bootstrap, name, instance, (topics.transcripts, 0), health, stop) as settled,
         background("topic settings", partial(watch_topics, settings, watched, metrics), health),
-        followed(bootstrap, follows, health, stop, startup),
+        follow(health),
         background("catalogue encoding", encode_catalogue, health),
     ):
 
@@ -102,7 +112,9 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
                 instance=instance.name,
                 session_timeout_s=settings.delivery.session_timeout_s,
             )
-            supervision = Supervision(view=view, health=health, recreated=recreated, stalled_s=settings.health.stalled_s, gate=gate)
+            supervision = Supervision(
+                view=view, health=health, recreated=recreated, stalled_s=settings.health.stalled_s, gate=gate, followed=stopped
+            )
             guarantee = settings.delivery.guarantee
             context = StatelessContext(
                 topic=topics.transcripts,

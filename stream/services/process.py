@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from stream.core.events import InputTopic
+    from stream.kafka.cluster.corrupt_batches import StoppedPartitions
     from stream.kafka.cluster.names import NameClaim
     from stream.kafka.cluster.rights import Process
     from stream.kafka.cluster.topic_follower import Apply
@@ -343,9 +344,10 @@ async def followed(
     health: Health,
     stop: asyncio.Event,
     startup: Startup,
+    stopped: StoppedPartitions,
 ) -> AsyncIterator[None]:
     """Follows whole topics inside the context. It is entered once their present contents are applied, one topic after the other,
-    because a model is checked against the catalogue.
+    because a model is checked against the catalogue. A partition that stops at a damaged batch is noted in `stopped`.
 
     A follower that ends sets `stop`, and its error is raised on leaving: the worker would go on serving an outdated model.
     """
@@ -357,7 +359,7 @@ async def followed(
             startup.step(f"reading topic {topic} to its end")
             ready = asyncio.Event()
             health.ready[topic] = lambda ready=ready: None if ready.is_set() else "is not read whole yet"  # type: ignore[misc]
-            tasks.append(asyncio.create_task(follow_topic(bootstrap, topic, apply, ready)))
+            tasks.append(asyncio.create_task(follow_topic(bootstrap, topic, apply, ready, stopped)))
             await asyncio.wait({tasks[-1], asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
             if tasks[-1].done():
                 await tasks[-1]

@@ -40,9 +40,11 @@ def run_postgres_sink(settings: Settings, startup: Startup) -> None:
 
 
 async def _postgres_sink(settings: Settings, startup: Startup) -> None:
+    from stream.kafka.cluster.corrupt_batches import StoppedPartitions
     from stream.kafka.cluster.group_membership import GroupMembership
     from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
     from stream.kafka.cluster.rights import Process
+    from stream.kafka.cluster.stopped_reading import report_stopped
     from stream.metrics import Metrics
     from stream.sinks.postgres_store import SINK, PostgresStore, Target
     from stream.sinks.postgres_tables import Owner
@@ -55,7 +57,10 @@ async def _postgres_sink(settings: Settings, startup: Startup) -> None:
     target = Target(own.dsn.get_secret_value(), own.db_schema, own.rows, topics.partitions, owner, own.timeout_s)
     store = PostgresStore(target, metrics)
     health.ready["database"] = store.problem
-    reader = KafkaLogReader(bootstrap, GroupMembership(bootstrap, own.group, topics.recommendations), own.batch_records)
+    stopped = StoppedPartitions()
+    report_stopped(health, metrics, stopped)
+    membership = GroupMembership(bootstrap, own.group, topics.recommendations)
+    reader = KafkaLogReader(bootstrap, membership, own.batch_records, stopped)
     follower = make_follower(settings, SINK, store, reader, metrics, own.reconcile_after_s)
     try:
         async with following(follower, health, stop), served(SINK, own.metrics_port, metrics, health, settings.health.metrics_host):
@@ -76,9 +81,11 @@ def run_webhook_sink(settings: Settings, startup: Startup) -> None:
 
 
 async def _webhook_sink(settings: Settings, startup: Startup) -> None:
+    from stream.kafka.cluster.corrupt_batches import StoppedPartitions
     from stream.kafka.cluster.group_membership import GroupMembership
     from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
     from stream.kafka.cluster.rights import Process
+    from stream.kafka.cluster.stopped_reading import report_stopped
     from stream.metrics import Metrics
     from stream.services.process import followed
     from stream.sinks.undelivered import Requests
@@ -91,7 +98,9 @@ async def _webhook_sink(settings: Settings, startup: Startup) -> None:
     await asyncio.to_thread(check_topics, Process.WEBHOOK, settings)
     stop, metrics, health = stop_on_signals(), Metrics(), Health()
     membership = GroupMembership(bootstrap, own.group, topics.recommendations)
-    reader, requests = KafkaLogReader(bootstrap, membership), Requests(topics.recommendations)
+    stopped = StoppedPartitions()
+    report_stopped(health, metrics, stopped)
+    reader, requests = KafkaLogReader(bootstrap, membership, stopped=stopped), Requests(topics.recommendations)
 
     @asynccontextmanager
     async def guard() -> AsyncIterator[None]:
@@ -106,7 +115,7 @@ async def _webhook_sink(settings: Settings, startup: Startup) -> None:
         follower = make_follower(settings, SINK, store, reader, metrics, own.reconcile_after_s)
         try:
             async with (
-                followed(bootstrap, {topics.replayed: requests.on_records}, health, stop, startup),
+                followed(bootstrap, {topics.replayed: requests.on_records}, health, stop, startup, stopped),
                 following(follower, health, stop),
                 served(SINK, own.metrics_port, metrics, health, settings.health.metrics_host),
                 background("progress", partial(say_progress, follower), health),

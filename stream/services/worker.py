@@ -55,7 +55,9 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     from stream.kafka.agents.served_model import ServedModel
     from stream.kafka.agents.watchdog import Supervision
     from stream.kafka.app import add_profile_agent, run_with_renewal
+    from stream.kafka.cluster.corrupt_batches import StoppedPartitions
     from stream.kafka.cluster.rights import Process, rights_of, topics_of
+    from stream.kafka.cluster.stopped_reading import report_stopped
     from stream.kafka.cluster.topics import changelog_name, source_topics, topic_epochs
     from stream.kafka.faust.user_table import check_changelog
     from stream.metrics import Metrics
@@ -69,7 +71,7 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     sources, name, folder = source_topics(topics), worker_group(settings.application), instance.folder
     changelog = topic_epochs(bootstrap, [changelog_name(name)])
     check_changelog(folder, changelog)
-    stop, metrics, served = stop_on_signals(), Metrics(), ServedModel()
+    stop, metrics, served, stopped = stop_on_signals(), Metrics(), ServedModel(), StoppedPartitions()
     items = item_format(settings)
     load = partial(load_ranker, trust=folder_trust(settings))
     follower = ServedModelFollower(served, metrics, load, items=items, trust=announcement_trust(settings))
@@ -89,10 +91,11 @@ async def _worker(settings: Settings, startup: Startup) -> None:
             topics.models: follower.on_models,
         }
         health.ready["model"] = follower.missing
+        report_stopped(health, metrics, stopped)
         claimed = named(bootstrap, name, instance, (topics.clicks, 0), health, stop)
         async with (
             claimed if own.static_membership else nullcontext() as settled,
-            followed(bootstrap, follows, health, stop, startup),
+            followed(bootstrap, follows, health, stop, startup, stopped),
             background("model retries", follower.keep_retrying, health),
             background("catalogue reports", report_items, health),
             background("topic settings", partial(watch_topics, settings, watched, metrics), health),
@@ -107,6 +110,7 @@ async def _worker(settings: Settings, startup: Startup) -> None:
                     changelog=changelog,
                     stalled_s=settings.health.stalled_s,
                     gate=gate,
+                    followed=stopped,
                 )
                 context = ProfileContext(
                     sources=sources,

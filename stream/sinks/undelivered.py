@@ -5,6 +5,7 @@ owns the partition then sends the user's current list between two of its own mes
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -18,7 +19,9 @@ from stream.core.outputs import DeadLetter, Origin
 from stream.core.records import Record
 from stream.core.unreadable import readable
 from stream.kafka.cluster.clients import READ_COMMITTED, async_consumer
+from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch
 from stream.kafka.cluster.fetching import fetch_until
+from stream.kafka.cluster.skips import read_skips
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -132,7 +135,11 @@ def kafka_scan(bootstrap: str, topic: str) -> Scan:
     async def scan(partition: int, start: int, end: int) -> AsyncIterator[Sequence[Record]]:
         tp = TopicPartition(topic, partition)
         consumer = async_consumer(
-            bootstrap=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest", isolation_level=READ_COMMITTED
+            bootstrap=bootstrap,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level=READ_COMMITTED,
+            check_crcs=RaiseAtCorruptBatch(partial(read_skips, bootstrap)),
         )
         try:
             await consumer.start()

@@ -22,6 +22,7 @@ from stream.core.interactions import session_of
 from stream.core.ranking import Ranker
 from stream.core.tokens import join_tokens
 from stream.kafka.cluster.compacted_topic import announce
+from stream.kafka.cluster.corrupt_batches import StoppedPartitions
 from stream.kafka.cluster.event_sink import open_event_sink
 from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
 from stream.kafka.cluster.producer import InputRecord, produce
@@ -89,7 +90,7 @@ async def shop(bootstrap: str, folder: Path) -> AsyncIterator[str]:
             own = msgspec.structs.replace(parts.api, keys=ApiKeys((key,)), page_key=secret)
             follows = {TOPICS.items: parts.current.on_items, TOPICS.models: parts.current.on_models}
             async with (
-                followed(bootstrap, follows, own.health, stop, Startup(lambda _: None)),
+                followed(bootstrap, follows, own.health, stop, Startup(lambda _: None), StoppedPartitions()),
                 following(parts, stop),
                 served(make_app(own, metrics), own.changes.end) as url,
             ):

@@ -9,6 +9,7 @@ from kafka import KafkaProducer
 
 from stream.kafka.agents.followers import ServedModelFollower
 from stream.kafka.agents.served_model import ServedModel
+from stream.kafka.cluster.corrupt_batches import StoppedPartitions
 from stream.kafka.cluster.local_broker import LocalKafka
 from stream.kafka.cluster.topic_follower import follow_topic
 from stream.kafka.cluster.topics import admin_client, create_or_check
@@ -55,7 +56,7 @@ async def test_a_followed_topic_that_was_refilled_replaces_the_catalogue(broker:
     served, ready = ServedModel(None), asyncio.Event()
     old = sorted(await asyncio.to_thread(publish, broker, "old", 100))
     follower = ServedModelFollower(served, Metrics())
-    following = asyncio.create_task(follow_topic(broker.bootstrap, TOPICS.items, follower.on_items, ready))
+    following = asyncio.create_task(follow_topic(broker.bootstrap, TOPICS.items, follower.on_items, ready, StoppedPartitions()))
     try:
         await asyncio.wait_for(ready.wait(), 30)
         assert set(served.catalogue.items) == set(old)

@@ -1,4 +1,4 @@
-"""`isthmus topics skip` on the changelog: what a batch of it held is not known, so that the command says what has to follow."""
+"""`isthmus topics skip` where deletions may be lost: what a batch held is not known, so the command says what has to follow."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +45,29 @@ def test_a_part_of_the_changelog_is_given_up_with_a_word_of_its_own_only(skipped
     assert [batch.topic for batch in skipped] == [CHANGELOG]
     assert "send each erasure again that erasures no longer holds" in done.output
     assert "run `isthmus reset`" in done.output
+
+
+@pytest.mark.parametrize(
+    ("topic", "told"),
+    [
+        ("recommendations", "erase again"),
+        ("training-examples", "erase again"),
+        ("api-keys", "a revoked key would be accepted again"),
+        ("items", "withdrawn"),
+        ("erasures", "send each erasure again"),
+        ("shop-profiles-users-changelog", "ISTHMUS_APPLICATION"),
+    ],
+)
+def test_every_topic_with_deletions_needs_the_word_and_says_what_has_to_follow(
+    skipped: list[CorruptBatch], topic: str, told: str
+) -> None:
+    """Not the own changelog alone: what was deleted would come back from any of them."""
+    refused = CliRunner().invoke(app, ["skip", topic, "0", "3", "--yes"])
+    assert told in str(refused.exception)
+    assert not skipped
+    done = CliRunner().invoke(app, ["skip", topic, "0", "3", "--yes", "--lose-states"])
+    assert told in done.output
+    assert len(skipped) == 1
 
 
 def test_a_batch_of_another_topic_needs_no_more_than_consent(skipped: list[CorruptBatch]) -> None:

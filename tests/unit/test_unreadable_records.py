@@ -16,7 +16,7 @@ from stream.core.parsing import parse
 from stream.core.records import Coordinates, PlainRecord
 from stream.core.unreadable import UnreadableValue
 from stream.errors import IsthmusError
-from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch, Skip, SkipCorruptBatches, StoppedPartitions
+from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch, Skip, StoppedPartitions
 from stream.kafka.cluster.damaged_headers import REFUSED, SILENT, SILENT_S, Answers
 from tests.batches import (
     ATTRIBUTES,
@@ -204,18 +204,17 @@ def test_an_answer_that_names_damage_stops_the_partition_at_once_and_silence_aft
     assert answers.check("tp", 6, 0, 9, b"") == (0, b"")
 
 
-def test_a_follower_waits_where_a_broker_is_silent_and_steps_over_a_damaged_header(caplog: pytest.LogCaptureFixture) -> None:
-    """Silence may end, so nothing is skipped for it; either is logged once."""
-    policy = SkipCorruptBatches()
-    assert [read_as_aiokafka(SILENT, policy, position=4) for _ in range(2)] == [([], 4)] * 2
-    assert [read_as_aiokafka(REFUSED, policy, position=offset)[1] for offset in (7, 8, 9)] == [8, 9, 10]
-    assert [record.message.count("clicks-0") for record in caplog.records] == [1, 1]
-
-
-def test_a_follower_goes_on_after_a_corrupt_batch() -> None:
-    """Catalogue and models are read as far as they are readable."""
-    records, _ = read_as_aiokafka(damage(build()) + build([b"3"], base_offset=3), SkipCorruptBatches())
-    assert [(record.offset, bytes(record.value)) for record in records] == [(0, b"\0"), (3, b"3")]
+def test_what_is_allowed_counts_for_one_damage_and_a_stop_ends_behind_it() -> None:
+    """The topic may be recreated under the same name. What lies before the damage is no sign that it is over."""
+    policy = StoppedPartitions()
+    policy.allow({("clicks", 0): Skip(1, 0, 2)})
+    policy.allow({("clicks", 1): Skip(1, 7, 7)})
+    assert read_as_aiokafka(damage(build()), policy)[1] == 3
+    assert read_as_aiokafka(damage(build()), policy)[1] == 0
+    policy.read_to(("clicks", 0), 0)
+    assert [batch.offset for batch in policy.batches()] == [0]
+    policy.read_to(("clicks", 0), 1)
+    assert not policy.batches()
 
 
 @READERS

@@ -21,8 +21,10 @@ from stream.errors import IsthmusError
 from stream.formats.topic_decoder import wait_for_schemas
 from stream.kafka.cluster import batch_reading
 from stream.kafka.cluster.clients import QUIET_WAIT_MS, READ_COMMITTED, async_consumer, async_producer
-from stream.kafka.cluster.corrupt_batches import SkipCorruptBatches
+from stream.kafka.cluster.corrupt_batches import StoppedPartitions
+from stream.kafka.cluster.stopped_reading import StopsAtDamage
 from stream.kafka.cluster.topics import topic_epochs
+from stream.kafka.cluster.view import KafkaClusterView
 from stream.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -55,13 +57,15 @@ async def report_unusable_items(
     """
     while True:
         try:
-            async with _clients(bootstrap, catalogue_group(application), items) as (consumer, producer):
+            async with _clients(bootstrap, catalogue_group(application), items) as (consumer, damage, producer):
                 while True:
+                    await damage.retry()
                     for tp, records in (await consumer.getmany(timeout_ms=_FETCH_MS)).items():
                         await wait_for_schemas(form.to_json, records)
                         rejected = rejected_items(records, form)
                         await _report(bootstrap, producer, dead_letters, tp, rejected, application.encode())
                         await consumer.commit({tp: records[-1].offset + 1})
+                        damage.note_read(tp, records[-1].offset + 1)
                         count_items(len(records), rejected, metrics)
         except (KafkaError, IsthmusError) as error:
             logger.warning("dead letters of %s wait: %s", items, error or type(error).__name__)
@@ -81,7 +85,7 @@ async def _report(
 
 
 @asynccontextmanager
-async def _clients(bootstrap: str, group: str, items: str) -> "AsyncIterator[tuple[Any, Any]]":
+async def _clients(bootstrap: str, group: str, items: str) -> "AsyncIterator[tuple[Any, StopsAtDamage, Any]]":
     batch_reading.install()
     consumer = async_consumer(
         items,
@@ -90,14 +94,16 @@ async def _clients(bootstrap: str, group: str, items: str) -> "AsyncIterator[tup
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         isolation_level=READ_COMMITTED,
-        check_crcs=SkipCorruptBatches(),
         fetch_max_wait_ms=QUIET_WAIT_MS,
     )
+    view = KafkaClusterView(bootstrap, "")
+    damage = StopsAtDamage(consumer, StoppedPartitions(), view)  # told by the follower of the same topic
     producer = async_producer(bootstrap, max_request_size=limits.RECORD_BYTES)
     try:
         await consumer.start()
         await producer.start()
-        yield consumer, producer
+        yield consumer, damage, producer
     finally:
         await consumer.stop()
         await producer.stop()
+        await view.close()

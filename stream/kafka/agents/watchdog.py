@@ -17,6 +17,7 @@ from stream.formats.gate import SchemaGate
 from stream.health import NOT_ASSIGNED, Health, PartitionProgress, Stalls
 from stream.kafka.cluster.corrupt_batches import StoppedPartitions
 from stream.kafka.cluster.partition import Partition
+from stream.kafka.cluster.stopped_reading import report_stopped
 from stream.kafka.cluster.topics import TopicShape
 from stream.kafka.cluster.view import ClusterView, Offsets
 from stream.kafka.delivery.contracts import Message
@@ -40,6 +41,7 @@ class Supervision:
         changelog: The changelog's epoch, by its name; empty: not watched.
         stalled_s: A partition is stalled if it has work and its committed offset has not moved for this long.
         stopped: Partitions that stopped at a damaged batch.
+        followed: Those of topics that the process follows whole.
         gate: Holds back records whose schema is not known; None: all topics are JSON.
     """
 
@@ -49,6 +51,7 @@ class Supervision:
     changelog: Mapping[str, int] = field(default_factory=dict)
     stalled_s: float = 300.0
     stopped: StoppedPartitions = field(default_factory=StoppedPartitions)
+    followed: StoppedPartitions = field(default_factory=StoppedPartitions)
     gate: SchemaGate | None = None
 
 
@@ -88,10 +91,9 @@ class Watchdog:
         health.live["delivery"] = self._stalls.check
         health.ready["partitions"] = self._not_serving
         health.ready["group"] = self._no_heartbeat
-        health.ready["damaged"] = self._stopped.check
         health.ready["schemas"] = self._gate.check
         metrics.gauge("stalled_partitions").set_function(lambda: float(len(self._stalls.stalled())))
-        metrics.gauge("stopped_partitions").set_function(lambda: float(len(self._stopped.batches())))
+        report_stopped(health, metrics, self._stopped, supervision.followed)
         metrics.gauge("waiting_partitions").set_function(lambda: float(len(self._gate.partitions())))
         app.timer(INTERVAL_S)(self._observe)
 

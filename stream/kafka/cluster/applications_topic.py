@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any, Final
 
 from kafka.errors import KafkaError
@@ -10,7 +11,8 @@ from stream.core.unreadable import readable
 from stream.errors import IsthmusError
 from stream.kafka.cluster.access import reason_of
 from stream.kafka.cluster.clients import ConsumerClient, producer_client
-from stream.kafka.cluster.corrupt_batches import SkipCorruptBatches
+from stream.kafka.cluster.corrupt_batches import RaiseAtCorruptBatch
+from stream.kafka.cluster.skips import read_skips
 from stream.kafka.cluster.topic_reader import TopicReader
 from stream.settings import Settings
 
@@ -22,11 +24,11 @@ def read_notes(settings: Settings) -> list[Note]:
     """All keys and values in order; the last one of a key counts, None removes it.
 
     Raises:
-        IsthmusError: the broker cannot be reached.
+        IsthmusError: the broker cannot be reached, or a batch is damaged: it may have noted a reset that is under way.
     """
     bootstrap, topic = settings.kafka.bootstrap, settings.topics.applications
     try:
-        consumer: Any = ConsumerClient(bootstrap_servers=bootstrap, check_crcs=SkipCorruptBatches())
+        consumer: Any = ConsumerClient(bootstrap_servers=bootstrap, check_crcs=RaiseAtCorruptBatch(partial(read_skips, bootstrap)))
         with closing(consumer):
             return [(record.key or b"", record.value) for record in readable(TopicReader(consumer).records(topic))]
     except KafkaError as error:

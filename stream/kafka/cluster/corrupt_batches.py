@@ -128,24 +128,6 @@ class RaiseAtCorruptBatch:
         return after
 
 
-class SkipCorruptBatches:
-    """For followers of compacted topics, which go on with what is readable: publishing the records again mends it.
-
-    Behind a damaged header they try one offset after the other. A broker that returns nothing is asked again, and told about once.
-    """
-
-    def __init__(self) -> None:
-        self._next_offset: dict[Partition, int] = {}
-
-    def skip_to(self, batch: CorruptBatch) -> int | None:
-        place = (batch.topic, batch.partition)
-        is_silent = batch.fault is Fault.SILENCE
-        if self._next_offset.get(place) != batch.offset:
-            logger.error("%s. %s", batch.to_text(), "Tried again" if is_silent else "Skipped here: publish the records again")
-        self._next_offset[place] = batch.offset if is_silent else batch.next_offset
-        return None if is_silent else batch.next_offset
-
-
 class PassCorruptBatches:
     """For readers that only compare positions: the process that reads the partition says what it makes of the batch."""
 
@@ -154,7 +136,10 @@ class PassCorruptBatches:
 
 
 class StoppedPartitions:
-    """For worker and encoder: the partition stops, the others go on. Called from the consumer's thread and the event loop's."""
+    """For processes: the partition stops, the others go on. Called from the consumer's thread and the event loop's.
+
+    What operators allow counts once, so that it cannot be applied to another topic of the same name.
+    """
 
     def __init__(self) -> None:
         self._stopped: dict[Partition, CorruptBatch] = {}
@@ -167,6 +152,7 @@ class StoppedPartitions:
             after = _end_of_skip(self._skips.get(place), batch)
             if after is not None:
                 self._stopped.pop(place, None)
+                self._skips.pop(place)
                 logger.warning("%s-%d: skips the damage at offset %d on purpose", *place, batch.offset)
                 return after
             known = self._stopped.get(place)
@@ -176,9 +162,9 @@ class StoppedPartitions:
         return None
 
     def allow(self, skips: Mapping[Partition, Skip]) -> None:
-        """Takes over what operators allow now."""
+        """Takes over what operators allow now of some partitions."""
         with self._lock:
-            self._skips = dict(skips)
+            self._skips |= skips
 
     def batches(self) -> list[CorruptBatch]:
         with self._lock:
@@ -188,6 +174,13 @@ class StoppedPartitions:
         """The partition is read on: the batch was whole this time, or was skipped."""
         with self._lock:
             self._stopped.pop(partition, None)
+
+    def read_to(self, partition: Partition, position: int) -> None:
+        """A partition was read up to before a position: on, if that is behind the batch."""
+        with self._lock:
+            batch = self._stopped.get(partition)
+            if batch is not None and position > batch.offset:
+                del self._stopped[partition]
 
     def keep(self, partitions: Iterable[Partition]) -> None:
         """Forgets partitions that went to another process."""

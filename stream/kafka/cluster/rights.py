@@ -131,6 +131,11 @@ _READING_BATCHES: Final = {
     Process.BACKFILL,
     Process.KEYS,
     Process.DEAD_LETTERS,
+    Process.API,
+    Process.POSTGRES,
+    Process.WEBHOOK,
+    Process.TOPICS,
+    Process.MODELS,
 }
 """Those that ask what may be skipped where they meet a corrupt batch."""
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaConsumer
@@ -12,9 +12,10 @@ from aiokafka.errors import KafkaError
 
 from stream.kafka.cluster import batch_reading
 from stream.kafka.cluster.clients import QUIET_WAIT_MS, READ_COMMITTED, async_consumer
-from stream.kafka.cluster.corrupt_batches import PassCorruptBatches, SkipCorruptBatches
+from stream.kafka.cluster.corrupt_batches import PassCorruptBatches, StoppedPartitions
 from stream.kafka.cluster.fetching import fetch_until
 from stream.kafka.cluster.log_state import MARK_FETCH_BYTES, Mark, read_log_states
+from stream.kafka.cluster.stopped_reading import StopsAtDamage
 from stream.kafka.cluster.view import KafkaClusterView
 
 logger = logging.getLogger("isthmus")
@@ -29,11 +30,12 @@ class Apply(Protocol):
     async def __call__(self, records: Sequence[Any], *, replace: bool = False) -> None: ...
 
 
-async def follow_topic(bootstrap: str, topic: str, apply: Apply, ready: asyncio.Event) -> None:
+async def follow_topic(bootstrap: str, topic: str, apply: Apply, ready: asyncio.Event, stopped: StoppedPartitions) -> None:
     """Applies all records of a topic, then new ones for ever; sets `ready` once all that existed at the start is applied.
 
     If the topic was recreated or its log was cut, checked every `CHECK_S`, it is read whole again and replaces what was applied;
-    until then `ready` is cleared. A batch whose checksum fails is logged and left out: publishing its records again mends it.
+    until then `ready` is cleared. A partition stops at a damaged batch, is noted in `stopped`, and goes on once the batch is whole
+    or an operator has given it up: what was applied stays, and at the start `ready` waits for it.
     """
     batch_reading.install()
     view = KafkaClusterView(bootstrap, "")
@@ -41,7 +43,7 @@ async def follow_topic(bootstrap: str, topic: str, apply: Apply, ready: asyncio.
     try:
         while True:
             try:
-                await _follow_log(bootstrap, topic, apply, ready, view, is_again=is_again)
+                await _follow_log(bootstrap, topic, apply, ready, view, stopped, is_again=is_again)
             except (OSError, KafkaError) as error:
                 if not is_again or ready.is_set():
                     raise
@@ -56,19 +58,25 @@ async def follow_topic(bootstrap: str, topic: str, apply: Apply, ready: asyncio.
 
 
 async def _follow_log(
-    bootstrap: str, topic: str, apply: Apply, ready: asyncio.Event, view: KafkaClusterView, *, is_again: bool
+    bootstrap: str,
+    topic: str,
+    apply: Apply,
+    ready: asyncio.Event,
+    view: KafkaClusterView,
+    stopped: StoppedPartitions,
+    *,
+    is_again: bool,
 ) -> None:
     """Reads a topic whole and follows it; returns once its log does not continue what was read."""
     epoch = (await view.epochs([topic])).get(topic)
+    mark_consumer = _new_consumer(
+        bootstrap, auto_offset_reset="none", check_crcs=PassCorruptBatches(), max_partition_fetch_bytes=MARK_FETCH_BYTES
+    )
     async with (
-        _consumer(
-            bootstrap, topic, auto_offset_reset="earliest", check_crcs=SkipCorruptBatches(), fetch_max_wait_ms=QUIET_WAIT_MS
-        ) as consumer,
-        _consumer(
-            bootstrap, auto_offset_reset="none", check_crcs=PassCorruptBatches(), max_partition_fetch_bytes=MARK_FETCH_BYTES
-        ) as mark_reader,
+        _stopping_consumer(bootstrap, topic, stopped, view) as (consumer, damage),
+        _started(mark_consumer) as mark_reader,
     ):
-        marks = await _read_whole(consumer, apply, replace=is_again)
+        marks = await _read_whole(consumer, damage, apply, replace=is_again)
         ready.set()
         check_at = time.monotonic() + CHECK_S
         while True:
@@ -77,6 +85,7 @@ async def _follow_log(
                 if tp in marks and records[0].offset <= marks[tp].offset:
                     return  # the position was beyond the end, and aiokafka has begun again
                 await apply(records)
+                damage.note_read(tp, records[-1].offset + 1)
                 marks[tp] = Mark(records[-1].offset, records[-1].timestamp)
             if time.monotonic() >= check_at:
                 if not await _is_continued(view, topic, epoch, mark_reader, marks):
@@ -84,13 +93,14 @@ async def _follow_log(
                 check_at = time.monotonic() + CHECK_S
 
 
-async def _read_whole(consumer: AIOKafkaConsumer, apply: Apply, *, replace: bool) -> dict[Any, Mark]:
+async def _read_whole(consumer: AIOKafkaConsumer, damage: StopsAtDamage, apply: Apply, *, replace: bool) -> dict[Any, Mark]:
     """Applies what a topic holds; returns the last record of each partition."""
     partitions = sorted(consumer.assignment())
     records: list[Any] = []
     marks: dict[Any, Mark] = {}
-    async for tp, fetched, _ in fetch_until(consumer, await consumer.end_offsets(partitions)):
+    async for tp, fetched, position in fetch_until(consumer, await consumer.end_offsets(partitions)):
         records += fetched
+        damage.note_read(tp, position)
         if fetched:
             marks[tp] = Mark(fetched[-1].offset, fetched[-1].timestamp)
     await apply(records, replace=replace)
@@ -115,8 +125,28 @@ async def _is_continued(
 
 
 @asynccontextmanager
-async def _consumer(bootstrap: str, *topics: str, **settings: Any) -> AsyncIterator[AIOKafkaConsumer]:
-    consumer = async_consumer(*topics, bootstrap=bootstrap, enable_auto_commit=False, isolation_level=READ_COMMITTED, **settings)
+async def _stopping_consumer(
+    bootstrap: str, topic: str, stopped: StoppedPartitions, view: KafkaClusterView
+) -> AsyncIterator[tuple[AIOKafkaConsumer, StopsAtDamage]]:
+    consumer = _new_consumer(bootstrap, topic, auto_offset_reset="earliest", fetch_max_wait_ms=QUIET_WAIT_MS)
+    damage = StopsAtDamage(consumer, stopped, view)
+    async with _started(consumer):
+        damage.begin()
+        retrying = asyncio.create_task(damage.keep_retrying())
+        try:
+            yield consumer, damage
+        finally:
+            retrying.cancel()
+            with suppress(asyncio.CancelledError):
+                await retrying
+
+
+def _new_consumer(bootstrap: str, *topics: str, **settings: Any) -> AIOKafkaConsumer:
+    return async_consumer(*topics, bootstrap=bootstrap, enable_auto_commit=False, isolation_level=READ_COMMITTED, **settings)
+
+
+@asynccontextmanager
+async def _started(consumer: AIOKafkaConsumer) -> AsyncIterator[AIOKafkaConsumer]:
     try:
         await consumer.start()
         yield consumer

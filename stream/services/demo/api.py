@@ -76,17 +76,18 @@ async def on_log(log: Log, settings: Settings, metrics: Metrics) -> AsyncIterato
 @asynccontextmanager
 async def on_broker(bootstrap: str, context: DemoContext, metrics_of_workers: Sequence[str]) -> AsyncIterator[Backend]:
     """A broker, with workers in other processes."""
+    from stream.kafka.cluster.corrupt_batches import StoppedPartitions
     from stream.kafka.cluster.event_sink import open_event_sink
     from stream.kafka.cluster.kafka_log_reader import KafkaLogReader
     from stream.services.process import followed
 
-    topics, own = context.settings.topics, context.settings.api
+    topics, own, stopped = context.settings.topics, context.settings.api, StoppedPartitions()
 
     def follow(follows: Mapping[str, Apply], health: Health, stop: asyncio.Event) -> AbstractAsyncContextManager[None]:
-        return followed(bootstrap, follows, health, stop, context.startup)
+        return followed(bootstrap, follows, health, stop, context.startup, stopped)
 
     async with open_event_sink(bootstrap, topics.model_dump(), topics.partitions, own.send_timeout_s) as sink:
-        yield Backend(KafkaLogReader(bootstrap), sink, reader_of_metrics(metrics_of_workers), follow)
+        yield Backend(KafkaLogReader(bootstrap, stopped=stopped), sink, reader_of_metrics(metrics_of_workers), follow)
 
 
 async def serve_demo_api(context: DemoContext, opening: AbstractAsyncContextManager[Backend], metrics: Metrics) -> None:
