@@ -33,7 +33,7 @@ def small(name: str) -> Any:
     return {
         "latent_feature": LatentFeatureConfig(latent=6, hidden=12, dense=10),
         "latent_feature+owned": LatentFeatureConfig(latent=6, hidden=12, dense=10),
-        "isthmus": IsthmusConfig(units=12, text_units=5),
+        "isthmus": IsthmusConfig(units=12, text_units=5, text_scale=4.0),
         "late_fusion": FusionConfig(session=sizes, conversation=other),
         "late_fusion+owned": FusionConfig(session=sizes, conversation=other),
         "knowledge_distillation": DistillationConfig(session=sizes, conversation=other, student=other),

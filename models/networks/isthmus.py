@@ -34,12 +34,15 @@ class IsthmusConfig(msgspec.Struct, frozen=True, kw_only=True):
         dropout: share of a user's units that training drops.
         input_dropout: share of the inputs that training drops.
         text_units: of the memory that items' texts are compared with; 0 as in models of earlier versions, which know no texts.
+        text_scale: what sentence vectors count, beside tokens; 1 as in models of earlier versions. They are shorter than one and
+            much alike, so at 1 they are learned last.
     """
 
     units: int = 128
     dropout: float = 0.3
     input_dropout: float = 0.2
     text_units: int = 0
+    text_scale: float = 1.0
 
 
 class IsthmusNetwork(Network):
@@ -47,7 +50,7 @@ class IsthmusNetwork(Network):
     (n, text units); so does a state.
     """
 
-    default: ClassVar = IsthmusConfig(text_units=40)
+    default: ClassVar = IsthmusConfig(dropout=0.6, text_units=40, text_scale=4.0)
     token_fields: ClassVar = ("tags", "clicks", "keywords")
     uses_text_vectors: ClassVar = True
     uses_holdings: ClassVar = True
@@ -82,7 +85,7 @@ class IsthmusNetwork(Network):
         for name, weight in self.tokens.items():
             evidence = evidence + bag_sums(inputs.bags[name], weight, self.config.input_dropout if self.training else 0.0)
         texts = dropout(inputs.texts, self.config.input_dropout, self.training) @ self.texts.T
-        evidence = relu(evidence.index_add(0, inputs.text_rows, texts))
+        evidence = relu(evidence.index_add(0, inputs.text_rows, texts * self.config.text_scale))
         rows = [evidence * (1 - is_text), evidence * is_text]
         if self.item_texts is not None:
             rows.append(self.item_texts.embed(inputs, self.config.input_dropout if self.training else 0.0))
