@@ -48,7 +48,9 @@ class StepSettings(Section):
     session_gap_s: int = Field(1_800, ge=1, description="a session ends after this long without a click")
     max_ahead_s: int = Field(300, ge=0, description="an event further ahead of its Kafka timestamp is a dead letter")
     allowed_lateness_s: int = Field(
-        86_400, ge=0, description="later events are counted separately (extent=beyond); none is dropped"
+        86_400,
+        ge=0,
+        description="later events are counted separately (extent=beyond), none dropped; a backfill reckons with inputs this late",
     )
     marker_retention_s: int | None = Field(
         None,

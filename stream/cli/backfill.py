@@ -25,7 +25,7 @@ def start(
     ] = False,
     leave_out_unnamed: Annotated[
         bool,
-        typer.Option("--leave-out-unnamed", help="leave events without event_id that are as new as the inputs to these"),
+        typer.Option("--leave-out-unnamed", help="leave events without event_id that the inputs may hold to these"),
     ] = False,
     bootstrap: Bootstrap = None,
 ) -> None:
@@ -36,8 +36,8 @@ def start(
 
     With --data, a worker and an encoder of this command first fold the events in the files. Each line of clicks.ndjson,
     transcripts.ndjson, purchases.ndjson, eligibility.ndjson, erasures.ndjson or feedback.ndjson is an event with our own field
-    names. One that the inputs hold too counts once, by its event_id; clicks and purchases without any that are as new as the
-    inputs are refused, or left out.
+    names. One that the inputs hold too counts once, by its event_id; clicks and purchases without any that the inputs may hold,
+    because they happened up to step.allowed_lateness_s before these begin, or later, are refused, or left out.
 
     A run that was interrupted is run again, and goes on.
 

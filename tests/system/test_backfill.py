@@ -21,7 +21,7 @@ from stream.kafka.cluster.clients import ConsumerClient
 from stream.kafka.cluster.group_reset import members_of
 from stream.kafka.cluster.topics import admin_client, changelog_name
 from stream.services.backfill.files import files_in, read_events
-from stream.services.backfill.start import require_held, start_backfill, unnamed_as_new_as
+from stream.services.backfill.start import require_held, start_backfill, unnamed_in_inputs
 from stream.services.backfill.successor import successor_of
 from stream.services.backfill.switch import switch
 from stream.services.child_processes import wait_for
@@ -234,14 +234,20 @@ class Interrupted(BaseException):
 
 
 def test_events_that_could_not_be_told_from_those_of_the_inputs_are_refused(settings: Settings, tmp_path: Path) -> None:
-    """Clicks and purchases without an id, as new as the inputs; nothing has begun then. Told to, the command leaves them out, and
-    says if the inputs may have lost them before the new workers could read them.
+    """Clicks and purchases without an id, as new as the inputs, or received by these as late as is allowed; nothing has begun then.
+    Told to, the command leaves them out, and says if the inputs may have lost them before the new workers could read them.
     """
     now, past = time.time_ns() // 1_000_000, past_in(tmp_path / "past")
-    for name, event in (("clicks", Click("u1", now, ("new",))), ("purchases", Purchase("u1", now - 2 * DAY, ("item-1",)))):
+    received_late = Purchase("u1", now - DAY // 2, ("item-2",))
+    send(settings, [(Source.PURCHASE, received_late)])
+    for name, event in (
+        ("clicks", Click("u1", now, ("new",))),
+        ("purchases", Purchase("u1", now - 2 * DAY, ("item-1",))),
+        ("purchases", received_late),
+    ):
         with (past / f"{name}.ndjson").open("ab") as file:
             file.write(msgspec.json.encode(event) + b"\n")
-    with pytest.raises(IsthmusError, match=r"clicks.ndjson:4: 1 clicks and purchases without event_id, this one first, are as new"):
+    with pytest.raises(IsthmusError, match=r"clicks.ndjson:4: 2 clicks and purchases without event_id, this one first, are as new"):
         begin(settings, past)
     assert read_backfill(settings, "shop") is None
 
@@ -257,8 +263,8 @@ def test_events_that_could_not_be_told_from_those_of_the_inputs_are_refused(sett
     assert sent == {"web-clicks": len(PAST), "purchases": 1}
     note = read_backfill(settings, "shop")
     assert note is not None
-    left = list(unnamed_as_new_as(read_events(files_in(past)), settings, note.begins))
-    assert [one.where for one in left] == [f"{past / 'clicks.ndjson'}:4"]
+    left = list(unnamed_in_inputs(read_events(files_in(past)), settings, note.begins))
+    assert [one.where for one in left] == [f"{past / 'clicks.ndjson'}:4", f"{past / 'purchases.ndjson'}:2"]
     require_held(settings, left, note.begins, note.begins)
     with pytest.raises(IsthmusError, match=r"clicks.ndjson:4: this event was left to the inputs, and they may no longer hold it"):
         require_held(settings, left, note.begins, dict.fromkeys(note.begins, now + DAY))

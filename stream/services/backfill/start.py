@@ -68,7 +68,7 @@ def start_backfill(
         step: Told what begins.
         past_markers: Whether to go on although events are older than erasure markers are kept.
         leave_out_unnamed: Whether to leave events to the inputs that cannot be recognised there: clicks and purchases without an id
-            that are as new as these.
+            that these may hold.
 
     Raises:
         IsthmusError: the name or a file cannot be used, the application holds something, or the broker refuses.
@@ -84,7 +84,7 @@ def start_backfill(
     step("reading the files")
     oldest_ms = min((event.at_ms for event in read_events(paths)), default=NO_RECORD_MS)
     begins = _begins(settings) if note is None else note.begins
-    left = unnamed_as_new_as(read_events(paths), settings, begins)
+    left = unnamed_in_inputs(read_events(paths), settings, begins)
     if not leave_out_unnamed:
         _require_none(left)
     _require_kept_markers(settings, min(oldest_ms, *begins.values()), past_markers=past_markers)
@@ -104,7 +104,7 @@ def start_backfill(
         note = _noted(settings, name, note, Phase.SENT)
     if note.phase is Phase.SENT:
         _fold_past(settings, new, paths, step)
-        require_held(settings, unnamed_as_new_as(read_events(paths), settings, note.begins), note.begins, _begins(settings))
+        require_held(settings, unnamed_in_inputs(read_events(paths), settings, note.begins), note.begins, _begins(settings))
     _noted(settings, name, note, Phase.READY)
     return new
 
@@ -114,9 +114,15 @@ def _begins(settings: Settings) -> dict[str, int]:
     return {f"{topic}/{number}": start.first_ms for (topic, number), start in find_target(settings, None).starts.items()}
 
 
-def unnamed_as_new_as(events: Iterable[PastEvent], settings: Settings, begins: Mapping[str, int]) -> Iterator[PastEvent]:
-    """The events of which nobody could tell that an input holds them too, and that are as new as what it holds."""
-    return (one for one in events if not one.is_named and one.at_ms >= begins[_input_of(one, settings)])
+def unnamed_in_inputs(events: Iterable[PastEvent], settings: Settings, begins: Mapping[str, int]) -> Iterator[PastEvent]:
+    """The events of which nobody could tell that an input holds them too, and that it may hold."""
+    return (one for one in events if _is_unnamed_in_input(one, settings, begins))
+
+
+def _is_unnamed_in_input(event: PastEvent, settings: Settings, begins: Mapping[str, int]) -> bool:
+    """`begins` are the broker's times. A producer that sends once a night has events of the day before after them."""
+    received_by_ms = event.at_ms + settings.step.allowed_lateness_s * 1_000
+    return not event.is_named and received_by_ms >= begins[_input_of(event, settings)]
 
 
 def _input_of(event: PastEvent, settings: Settings) -> str:
@@ -128,8 +134,8 @@ def _require_none(left: Iterator[PastEvent]) -> None:
     if first is not None:
         raise IsthmusError(
             f"{first.where}: {1 + sum(1 for _ in left)} clicks and purchases without event_id, this one first, are as new as what "
-            "the inputs hold: one that these hold too would count twice. Give them the event_ids of the inputs, or cut the files; "
-            "if the inputs hold all of them, --leave-out-unnamed leaves them out"
+            "the inputs hold, less step.allowed_lateness_s: one that these hold too would count twice. Give them the event_ids of "
+            "the inputs, or cut the files; if the inputs hold all of them, --leave-out-unnamed leaves them out"
         )
 
 
@@ -144,7 +150,7 @@ def require_held(settings: Settings, left: Iterable[PastEvent], begun: Mapping[s
     if gone is not None:
         raise IsthmusError(
             f"{gone.where}: this event was left to the inputs, and they may no longer hold it: begin again under another name, "
-            "with files that hold no event without event_id that is as new as the inputs"
+            "with files that hold no event without event_id that is as new as the inputs, less step.allowed_lateness_s"
         )
 
 
@@ -207,7 +213,7 @@ def _send_past(
     create_or_check(new.kafka.bootstrap, with_past(new).topics, new.application, dev=new.kafka.dev, only=set(topics.values()))
     with open_topic_reader(new.kafka.bootstrap) as reader:
         sent = {(topic, number): end for topic in topics.values() for number, end in reader.ends(topic).items()}
-    own = (one for one in read_events(paths) if one.is_named or one.at_ms < begins[_input_of(one, settings)])
+    own = (one for one in read_events(paths) if not _is_unnamed_in_input(one, settings, begins))
     try:
         asyncio.run(_produce(new, own, sent, step))
     except KafkaError as error:
