@@ -347,7 +347,8 @@ async def followed(
     stopped: StoppedPartitions,
 ) -> AsyncIterator[None]:
     """Follows whole topics inside the context. It is entered once their present contents are applied, one topic after the other,
-    because a model is checked against the catalogue. A partition that stops at a damaged batch is noted in `stopped`.
+    because a model is checked against the catalogue, or once `stop` is set. A partition that stops at a damaged batch is noted in
+    `stopped`.
 
     A follower that ends sets `stop`, and its error is raised on leaving: the worker would go on serving an outdated model.
     """
@@ -360,15 +361,25 @@ async def followed(
             ready = asyncio.Event()
             health.ready[topic] = lambda ready=ready: None if ready.is_set() else "is not read whole yet"  # type: ignore[misc]
             tasks.append(asyncio.create_task(follow_topic(bootstrap, topic, apply, ready, stopped)))
-            await asyncio.wait({tasks[-1], asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
+            await _until(tasks[-1], ready, stop)
             if tasks[-1].done():
                 await tasks[-1]
+            if stop.is_set():
+                break  # also where a damaged batch keeps a topic from being read
             tasks[-1].add_done_callback(lambda _: stop.set())
             health.ready[topic] = lambda ready=ready: None if ready.is_set() else "is being read again"  # type: ignore[misc]
         yield
     finally:
         ended = await _end(tasks)
     _raise_errors(tasks, ended)
+
+
+async def _until(task: asyncio.Task[None], *events: asyncio.Event) -> None:
+    """Waits until a task has ended or an event is set."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait([task, *waits], return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
 
 
 def starting_step(health: Health, group: str, assigned: str) -> str | None:

@@ -215,6 +215,11 @@ def test_what_is_allowed_counts_for_one_damage_and_a_stop_ends_behind_it() -> No
     assert [batch.offset for batch in policy.batches()] == [0]
     policy.read_to(("clicks", 0), 1)
     assert not policy.batches()
+    assert read_as_aiokafka(damage(build()), policy)[1] == 0
+    policy.forget(["items"])
+    assert policy.check() is not None
+    policy.forget(["clicks"])  # another process reads it now, and tells
+    assert policy.check() is None
 
 
 @READERS

@@ -182,6 +182,12 @@ class StoppedPartitions:
             if batch is not None and position > batch.offset:
                 del self._stopped[partition]
 
+    def forget(self, topics: Iterable[str]) -> None:
+        """Topics are read anew, or by another process."""
+        read = set(topics)
+        with self._lock:
+            self._stopped = {place: batch for place, batch in self._stopped.items() if place[0] not in read}
+
     def keep(self, partitions: Iterable[Partition]) -> None:
         """Forgets partitions that went to another process."""
         held = set(partitions)

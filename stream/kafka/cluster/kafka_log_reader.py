@@ -70,11 +70,11 @@ class KafkaLogReader:
             numbers = {topic: self._consumer.partitions_for_topic(topic) or await self._partitions(topic) for topic in topics}
             partitions = [TopicPartition(topic, number) for topic, found in numbers.items() for number in sorted(found)]
             partitions = await self._ours(partitions)
+            if self._stopped is not None:
+                self._stopped.forget(numbers)
             if not partitions:
                 return {}  # the group has more members than partitions
             self._consumer.assign(partitions)
-            if self._damage is not None:
-                self._damage.begin()
             begins = await self._consumer.beginning_offsets(partitions)
             ends = await self._consumer.end_offsets(partitions)
         except KafkaError as error:

@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from stream.health import Health
 from stream.kafka.cluster.corrupt_batches import PausesPartition, StoppedPartitions
+from stream.kafka.cluster.partition import Partition
 from stream.kafka.cluster.view import ClusterView
 from stream.metrics import Metrics
 
@@ -33,20 +34,13 @@ class StopsAtDamage:
         self._retry_at = 0.0
         consumer._check_crcs = PausesPartition(consumer, stopped)
 
-    def begin(self) -> None:
-        """Forgets what an earlier reading of the assigned partitions met."""
-        for tp in self._consumer.assignment():
-            self._stopped.resumed((tp.topic, tp.partition))
-
     def note_read(self, tp: Any, position: int) -> None:
         """Notes that a partition was read up to before a position."""
         self._stopped.read_to((tp.topic, tp.partition), position)
 
     async def retry(self) -> None:
         """Fetches the stopped partitions again, every `RETRY_S`."""
-        assigned = self._consumer.assignment()
-        places = [(batch.topic, batch.partition) for batch in self._stopped.batches()]
-        stopped = [place for place in places if TopicPartition(*place) in assigned]
+        stopped = self._stopped_here()
         if not stopped or time.monotonic() < self._retry_at:
             return
         self._retry_at = time.monotonic() + RETRY_S
@@ -55,7 +49,13 @@ class StopsAtDamage:
             self._stopped.allow(await self._view.skips(stopped, epochs))
         except OSError as error:
             logger.warning("what may be skipped cannot be read: %s", error or "no answer in time")
-        self._consumer.resume(*(TopicPartition(*place) for place in stopped))
+        self._consumer.resume(*(TopicPartition(*place) for place in self._stopped_here()))
+
+    def _stopped_here(self) -> list[Partition]:
+        """The stopped partitions that the consumer is assigned at present."""
+        assigned = self._consumer.assignment()
+        places = [(batch.topic, batch.partition) for batch in self._stopped.batches()]
+        return [place for place in places if TopicPartition(*place) in assigned]
 
     async def keep_retrying(self) -> None:
         while True:

@@ -69,12 +69,9 @@ async def _follow_log(
 ) -> None:
     """Reads a topic whole and follows it; returns once its log does not continue what was read."""
     epoch = (await view.epochs([topic])).get(topic)
-    mark_consumer = _new_consumer(
-        bootstrap, auto_offset_reset="none", check_crcs=PassCorruptBatches(), max_partition_fetch_bytes=MARK_FETCH_BYTES
-    )
     async with (
         _stopping_consumer(bootstrap, topic, stopped, view) as (consumer, damage),
-        _started(mark_consumer) as mark_reader,
+        _started(_mark_consumer(bootstrap)) as mark_reader,
     ):
         marks = await _read_whole(consumer, damage, apply, replace=is_again)
         ready.set()
@@ -130,8 +127,8 @@ async def _stopping_consumer(
 ) -> AsyncIterator[tuple[AIOKafkaConsumer, StopsAtDamage]]:
     consumer = _new_consumer(bootstrap, topic, auto_offset_reset="earliest", fetch_max_wait_ms=QUIET_WAIT_MS)
     damage = StopsAtDamage(consumer, stopped, view)
+    stopped.forget([topic])
     async with _started(consumer):
-        damage.begin()
         retrying = asyncio.create_task(damage.keep_retrying())
         try:
             yield consumer, damage
@@ -139,6 +136,12 @@ async def _stopping_consumer(
             retrying.cancel()
             with suppress(asyncio.CancelledError):
                 await retrying
+
+
+def _mark_consumer(bootstrap: str) -> AIOKafkaConsumer:
+    return _new_consumer(
+        bootstrap, auto_offset_reset="none", check_crcs=PassCorruptBatches(), max_partition_fetch_bytes=MARK_FETCH_BYTES
+    )
 
 
 def _new_consumer(bootstrap: str, *topics: str, **settings: Any) -> AIOKafkaConsumer:
