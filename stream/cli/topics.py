@@ -92,7 +92,7 @@ def skip(
         then = "; ".join(cost.then)
         first = f"; {cost.first}" if cost.first else ""
         raise IsthmusError(
-            f"{extent} held {cost.held}. Nothing is skipped. --lose-states goes on{first}. What has to follow: {then}"
+            f"{extent} may have held {cost.held}. Nothing is skipped. --lose-states goes on{first}. What has to follow: {then}"
         )
     if not yes:
         typer.confirm(f"give up {extent} for good?", abort=True)
@@ -100,6 +100,6 @@ def skip(
     if cost is None:
         typer.echo(f"{extent} will be skipped; a stopped partition goes on within 10 s")
         return
-    typer.echo(f"{extent} will be skipped. It held {cost.held}. What has to follow:")
+    typer.echo(f"{extent} will be skipped. It may have held {cost.held}. What has to follow:")
     for step in cost.then:
         typer.echo(f"  {step}")
