@@ -1,14 +1,17 @@
 """A topic that is followed whole, recreated or cut under its reader and refilled beyond the reader's position."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import pytest
+from aiokafka import AIOKafkaConsumer
 from kafka import KafkaProducer
 
 from stream.kafka.agents.followers import ServedModelFollower
 from stream.kafka.agents.served_model import ServedModel
+from stream.kafka.cluster.clients import QUIET_WAIT_MS
 from stream.kafka.cluster.corrupt_batches import StoppedPartitions
 from stream.kafka.cluster.local_broker import LocalKafka
 from stream.kafka.cluster.topic_follower import follow_topic
@@ -67,3 +70,29 @@ async def test_a_followed_topic_that_was_refilled_replaces_the_catalogue(broker:
         await asyncio.wait_for(ready.wait(), 5)
     finally:
         following.cancel()
+
+
+async def test_a_quiet_topic_is_read_whole_before_its_fetches_are_held_back(
+    broker: LocalKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker answers the requests of one connection in turn: the question where an empty topic ends would wait behind its fetch."""
+    ready, waits = asyncio.Event(), []
+    ask = AIOKafkaConsumer.end_offsets
+
+    async def end_offsets(consumer: Any, partitions: Any) -> Any:
+        waits.append(consumer)
+        assert consumer._fetcher._fetch_max_wait_ms < QUIET_WAIT_MS
+        return await ask(consumer, partitions)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "end_offsets", end_offsets)
+    follower = ServedModelFollower(ServedModel(None), Metrics())
+    following = asyncio.create_task(follow_topic(broker.bootstrap, TOPICS.models, follower.on_items, ready, StoppedPartitions()))
+    try:
+        async with asyncio.timeout(60):
+            await ready.wait()
+        (consumer,) = waits
+        assert consumer._fetcher._fetch_max_wait_ms == QUIET_WAIT_MS
+    finally:
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following

@@ -74,6 +74,9 @@ async def _follow_log(
         _started(_mark_consumer(bootstrap)) as mark_reader,
     ):
         marks = await _read_whole(consumer, damage, apply, replace=is_again)
+        consumer._fetcher._fetch_max_wait_ms = (
+            QUIET_WAIT_MS  # not before: where a topic ends is asked on the connection of the fetch
+        )
         ready.set()
         check_at = time.monotonic() + CHECK_S
         while True:
@@ -125,7 +128,7 @@ async def _is_continued(
 async def _stopping_consumer(
     bootstrap: str, topic: str, stopped: StoppedPartitions, view: KafkaClusterView
 ) -> AsyncIterator[tuple[AIOKafkaConsumer, StopsAtDamage]]:
-    consumer = _new_consumer(bootstrap, topic, auto_offset_reset="earliest", fetch_max_wait_ms=QUIET_WAIT_MS)
+    consumer = _new_consumer(bootstrap, topic, auto_offset_reset="earliest")
     damage = StopsAtDamage(consumer, stopped, view)
     stopped.forget([topic])
     async with _started(consumer):
