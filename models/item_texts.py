@@ -17,6 +17,7 @@ from models.layers import bag_sums
 _STRENGTH: Final = 2.0
 _SHARPNESS: Final = 0.1
 _EPSILON: Final = 1e-4
+_ENOUGH: Final = 20.0  # purchases that say as much of an item as its text
 _RAREST: Final = 0.05  # weight of a tag that every session has
 
 
@@ -26,6 +27,7 @@ class ItemTexts(nn.Module):
     Attributes:
         base: Logit of an item whose text says nothing.
         sold: (I,) 1 for items with a purchase in training; the others are scored by their texts alone.
+        reliance: (I,) what the text counts in an item's score: 1 without sales, and less the more purchases speak for themselves.
     """
 
     projection: Tensor
@@ -34,6 +36,7 @@ class ItemTexts(nn.Module):
     tags: Tensor
     items: Tensor
     sold: Tensor
+    reliance: Tensor
 
     def __init__(self, tags: int, items: int, text_width: int, units: int, base: Tensor) -> None:
         super().__init__()
@@ -44,13 +47,14 @@ class ItemTexts(nn.Module):
         self.register_buffer("tags", torch.zeros(max(tags, 1), units))
         self.register_buffer("items", torch.zeros(items, units))
         self.register_buffer("sold", torch.ones(items))
+        self.register_buffer("reliance", torch.ones(items))
         self.tag_weights = nn.Parameter(torch.zeros(max(tags, 1)))  # logarithms
         self.strength = nn.Parameter(torch.full((2,), _STRENGTH))  # of sessions and of conversations
         self.kept = nn.Parameter(torch.zeros(()))  # logit of the memory's decay
         self.sharpness = nn.Parameter(torch.full((), _SHARPNESS))
         self.base = nn.Parameter(base.clone())
 
-    def fit(self, tags: Tensor, items: Tensor, calls: Tensor, rarity: Tensor, sold: Tensor) -> None:
+    def fit(self, tags: Tensor, items: Tensor, calls: Tensor, rarity: Tensor, purchases: Tensor) -> None:
         """Finds the space: the principal directions of tags, items and calls, each kind around its own mean and of equal weight.
 
         Texts of one kind resemble one another more than they resemble what they are about: without their means, all items of an
@@ -61,7 +65,7 @@ class ItemTexts(nn.Module):
             items: (I, W) vectors of the items' texts; zeros where there is none.
             calls: (m, W) vectors of the calls.
             rarity: (V,) logarithm of sessions to sessions with the tag: the initial weights.
-            sold: (I,)
+            purchases: (I,) how often each item was bought in training.
         """
         kinds = [normalize(one[one.norm(dim=1) > 0], dim=1) for one in (tags, items, calls)]
         tag_mean, item_mean, call_mean = (one.mean(dim=0) if len(one) else torch.zeros(one.shape[1]) for one in kinds)
@@ -76,7 +80,8 @@ class ItemTexts(nn.Module):
             self.item_mean.copy_(item_mean)
             self.tags.zero_()[: len(tags)] = self._project(tags, tag_mean)
             self.items.copy_(self.project_items(items))
-            self.sold.copy_(sold)
+            self.sold.copy_(purchases > 0)
+            self.reliance.copy_(_ENOUGH / (_ENOUGH + purchases))
             self.tag_weights.zero_()[: len(tags)] = rarity.clamp(min=_RAREST).log()
 
     def project_items(self, vectors: Tensor) -> Tensor:

@@ -295,13 +295,16 @@ def _fit_texts(network: IsthmusNetwork, trainer: StageTrainer) -> None:
     counts = np.bincount(features.bags["tags"][0], minlength=len(tags))
     width = trainer.featurizer.text_width
     items = [texts.items.get(item, np.zeros(width, dtype=np.float32)) for item in trainer.items]
+    before = network.item_texts.reliance.clone()
     network.item_texts.fit(
         tags=torch.from_numpy(texts.encode(tags)),
         items=torch.from_numpy(np.stack(items)),
         calls=torch.from_numpy(features.texts[-_CALLS:]),
         rarity=torch.from_numpy(np.log(max(sessions, 1) / np.maximum(counts, 1)).astype(np.float32)),
-        sold=(trainer.prior > 0).float(),
+        purchases=trainer.all_examples.labels.sum(dim=0),
     )
+    with torch.no_grad():  # what the text no longer says of an item's popularity, the item says itself
+        network.head.bias.add_((before - network.item_texts.reliance) * network.item_texts.base)
 
 
 RECIPES: Final[dict[str, Recipe]] = {

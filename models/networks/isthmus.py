@@ -143,4 +143,4 @@ class IsthmusNetwork(Network):
         """Adds what the texts say. They learn from their own loss alone: what items with sales need would not hold for others."""
         if self.item_texts is None:
             return own
-        return own * self.item_texts.sold + self.text_logits(states).detach()
+        return own * self.item_texts.sold + self.item_texts.reliance * self.text_logits(states).detach()

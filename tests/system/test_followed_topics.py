@@ -75,7 +75,7 @@ async def test_a_followed_topic_that_was_refilled_replaces_the_catalogue(broker:
 async def test_a_quiet_topic_is_read_whole_before_its_fetches_are_held_back(
     broker: LocalKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A broker answers the requests of one connection in turn: the question where an empty topic ends would wait behind its fetch."""
+    """A broker answers a connection's requests in turn: the question where a quiet topic ends would wait behind its fetch."""
     ready, waits = asyncio.Event(), []
     ask = AIOKafkaConsumer.end_offsets
 

@@ -74,9 +74,8 @@ async def _follow_log(
         _started(_mark_consumer(bootstrap)) as mark_reader,
     ):
         marks = await _read_whole(consumer, damage, apply, replace=is_again)
-        consumer._fetcher._fetch_max_wait_ms = (
-            QUIET_WAIT_MS  # not before: where a topic ends is asked on the connection of the fetch
-        )
+        # Only now: a broker answers the requests of one connection in turn, and the topic's end was asked for on the fetch's.
+        consumer._fetcher._fetch_max_wait_ms = QUIET_WAIT_MS
         ready.set()
         check_at = time.monotonic() + CHECK_S
         while True:
