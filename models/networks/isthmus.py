@@ -50,7 +50,7 @@ class IsthmusNetwork(Network):
     (n, text units); so does a state.
     """
 
-    default: ClassVar = IsthmusConfig(dropout=0.6, text_units=40, text_scale=4.0)
+    default: ClassVar = IsthmusConfig(dropout=0.5, text_units=40, text_scale=4.0)
     token_fields: ClassVar = ("tags", "clicks", "keywords")
     uses_text_vectors: ClassVar = True
     uses_holdings: ClassVar = True
