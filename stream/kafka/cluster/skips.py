@@ -1,7 +1,7 @@
 """Batches that an operator gave up: noted on the broker, read by every process and command that meets such a batch."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from kafka import TopicPartition
 from kafka.errors import KafkaError
@@ -9,9 +9,12 @@ from kafka.structs import OffsetAndMetadata
 
 from stream.errors import IsthmusError
 from stream.kafka.cluster.corrupt_batches import CorruptBatch, Skip, current_skips_group
-from stream.kafka.cluster.lag import NO_GROUP_YET
+from stream.kafka.cluster.lag import NO_GROUP_YET, from_coordinator
 from stream.kafka.cluster.partition import Partition
 from stream.kafka.cluster.topics import admin_client, topic_epochs
+
+_COORDINATOR_S: Final = 30.0
+"""For how long the broker that keeps the notes is asked again: a new or restarted one takes a while."""
 
 
 def skips_in(admin: Any, partitions: Iterable[Partition], epochs: Mapping[str, int]) -> dict[Partition, Skip]:
@@ -51,14 +54,18 @@ def allow_skip(bootstrap: str, batch: CorruptBatch) -> None:
     """
     partition = TopicPartition(batch.topic, batch.partition)
     skip = Skip(topic_epochs(bootstrap, [batch.topic])[batch.topic], batch.offset, batch.next_offset - 1)
+    note = {partition: OffsetAndMetadata(batch.next_offset, skip.to_text(), None)}
     admin = admin_client(bootstrap)
+
+    def write() -> Mapping[Any, Any]:
+        errors: Mapping[Any, Any] = admin.alter_group_offsets(current_skips_group(), note)
+        if errors[partition].errno:
+            raise errors[partition]
+        return errors
+
     try:
-        errors = admin.alter_group_offsets(
-            current_skips_group(), {partition: OffsetAndMetadata(batch.next_offset, skip.to_text(), None)}
-        )
+        from_coordinator(write, _COORDINATOR_S, "what may be skipped yet", "try again")
     except KafkaError as error:
         raise IsthmusError(f"the broker at {bootstrap} does not take it ({type(error).__name__})") from error
     finally:
         admin.close()
-    if errors[partition].errno:
-        raise IsthmusError(f"the broker at {bootstrap} does not take it ({errors[partition].__name__})")
