@@ -188,6 +188,7 @@ def test_a_worker_reports_liveness_and_readiness(bootstrap: str, tmp_path: Path)
             "partitions: none are assigned yet",
             "partitions: being assigned, or their tables restored",
             "items: is not read whole yet",
+            "encoded-items: is not read whole yet",
             "models: is not read whole yet",
             "name: whether another process has this name is not known yet",
         }
