@@ -42,12 +42,18 @@ def contributions(scores: Rows) -> Rows:
     return added
 
 
-def _reasons(window: Sequence[Interaction], scores: Rows) -> tuple[Reasoning, ...]:
+def strongest(scores: Rows) -> list[int]:
+    """The positions of at most three interactions that speak for an item, the strongest first, from the scores of
+    `coalition_scores`, (2 n + 2,).
+    """
     added = contributions(scores).tolist()
-    strongest = sorted((index for index in range(len(window)) if added[index] > 0), key=lambda index: -added[index])
+    return sorted((index for index, one in enumerate(added) if one > 0), key=lambda index: -added[index])[:REASONS]
+
+
+def _reasons(window: Sequence[Interaction], scores: Rows) -> tuple[Reasoning, ...]:
     everything, _, *parts = [round(float(score), SCORE_DIGITS) for score in scores]
     without, alone = parts[: len(window)], parts[len(window) :]
     return tuple(
         Reasoning(window[index].modality, window[index].started_at, everything, without[index], alone[index])
-        for index in strongest[:REASONS]
+        for index in strongest(scores)
     )

@@ -363,11 +363,7 @@ def _ranked(listed: _List, reasons: Sequence[tuple[Reasoning, ...]] | None, new:
 
 
 def _emit(
-    user: UserState,
-    listed: _List,
-    reasons: Sequence[tuple[Reasoning, ...]] | None,
-    ranked_by: _RankedBy,
-    part: PendingUsers,
+    user: UserState, listed: _List, reasons: Sequence[tuple[Reasoning, ...]] | None, ranked_by: _RankedBy, part: PendingUsers
 ) -> None:
     """Adds a user's list to the outcome."""
     cause, ranked, outcome, k = user.cause, _ranked(listed, reasons, ranked_by.new), part.outcome, len(listed.items)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.core.examples import holdings_of
-from stream.core.explain import REASONS, coalition_scores, contributions
+from stream.core.explain import REASONS, coalition_scores, strongest
 from stream.core.interactions import Interaction
 from stream.core.limits import WINDOW
 from stream.core.outputs import TrainingExample
@@ -108,10 +108,9 @@ class _Curves:
         excluded = positions_of([example.excluded], self._positions)
         first = masked_top_k(scores[:1].copy(), excluded, 1)[0]
         item = first[0] if first else 0
-        added = contributions(scores[:, item]).tolist()
-        named = [index for index in sorted(range(len(window)), key=lambda one: -added[one]) if added[index] > 0][:REASONS]
-        explained = _Explained(item, float(scores[0, item]), named)
-        orders = [named, *(self._rng.permutation(len(window))[: len(named)].tolist() for _ in range(ORDERS))]
+        explained = _Explained(item, float(scores[0, item]), strongest(scores[:, item]))
+        named = len(explained.named)
+        orders = [explained.named, *(self._rng.permutation(len(window))[:named].tolist() for _ in range(ORDERS))]
         curves = self._curves(explained, window, orders, holdings)
         self.of_named.append(curves[0])
         self.of_random.append(curves[1:].mean(axis=0))

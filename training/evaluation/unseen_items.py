@@ -20,7 +20,7 @@ from stream.core.examples import holdings_of
 from stream.core.interactions import Conversation, Interaction
 from stream.core.outputs import TrainingExample
 from stream.core.ranking import Ranker, masked_top_k, positions_of, readable_by, score_rows
-from training.evaluation.benchmark import Mean, Run, RunStore, Splits, TooSmallError, mean_of
+from training.evaluation.benchmark import Mean, ResultRow, Run, RunStore, Splits, TooSmallError, mean_of
 from training.evaluation.benchmark_report import left_out
 from training.markdown import aligned
 from training.metrics import K, evaluate_one
@@ -41,7 +41,7 @@ class Draw(NamedTuple):
         return not self.items.isdisjoint(example.items)
 
 
-class UnseenRow(msgspec.Struct, frozen=True):
+class UnseenRow(ResultRow, frozen=True):
     """One row of the results file.
 
     Attributes:
@@ -57,13 +57,6 @@ class UnseenRow(msgspec.Struct, frozen=True):
         map3_hidden: on "seen", what MAP@3 is if the drawn items are not shown: the difference is what they cost the others.
     """
 
-    system: str
-    seed: int
-    event_type: str
-    events: int
-    hr3: float
-    map3: float
-    train_s: float
     items: tuple[str, ...]
     place: float | None = None
     map3_hidden: float | None = None
