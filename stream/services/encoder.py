@@ -63,7 +63,7 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
     from stream.kafka.agents.watchdog import Supervision
     from stream.kafka.app import add_stateless_agent, make_app, run_with_renewal
     from stream.kafka.cluster.corrupt_batches import StoppedPartitions
-    from stream.kafka.cluster.rights import Process, rights_of, topics_of
+    from stream.kafka.cluster.rights import Process
     from stream.kafka.cluster.stopped_reading import report_stopped
     from stream.kafka.cluster.topics import topic_epochs
     from stream.metrics import Metrics
@@ -72,7 +72,7 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
     bootstrap, topics, own, name = settings.kafka.bootstrap, settings.topics, settings.encoder, encoder_group(settings.application)
     startup.step(f"checking topics at {bootstrap}")
     instance = take_name(settings.worker_state_dir / "encoders", own.name, settings.host)
-    check_topics(Process.ENCODER, settings, instance.name)
+    watched = check_topics(Process.ENCODER, settings, instance.name)
     stop, metrics, stopped = stop_on_signals(), Metrics(), StoppedPartitions()
     startup.step(f"loading text model {folder_of(settings)}")
     model = load_text_model(settings)
@@ -81,8 +81,6 @@ async def _encoder(settings: Settings, startup: Startup) -> None:
     follows = {topics.encoded_items: catalogue.on_encoded_items, topics.items: catalogue.on_items}
     gate = schema_gate(settings, ["transcripts"])
     count_schema_requests(settings, metrics)
-
-    watched = topics_of(rights_of(Process.ENCODER, settings, instance.name))
 
     async def encode_catalogue() -> None:
         async with kafka_sender(bootstrap, topics.encoded_items) as send:

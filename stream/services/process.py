@@ -26,7 +26,7 @@ from stream.health import NOT_ASSIGNED, Beat, Health
 from stream.services.formats import topic_decoder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 
     from stream.core.events import InputTopic
     from stream.kafka.cluster.corrupt_batches import StoppedPartitions
@@ -161,8 +161,8 @@ def dead_letter_limit(settings: Settings) -> DeadLetterLimit:
     return DeadLetterLimit(own.stop_share, own.window_records, own.rare_records, own.rare_s * 1_000)
 
 
-def check_topics(process: Process, settings: Settings, name: str = "NAME") -> None:
-    """Checks that a process may do what it does, and its topics.
+def check_topics(process: Process, settings: Settings, name: str = "NAME") -> Collection[str]:
+    """Checks that a process may do what it does, and its topics. Returns their names.
 
     Raises:
         IsthmusError: the broker cannot be reached, an ACL or a topic is missing, or a topic does not match its specification.
@@ -182,6 +182,7 @@ def check_topics(process: Process, settings: Settings, name: str = "NAME") -> No
     create_or_check(
         settings.kafka.bootstrap, settings.topics, settings.application, create=False, only=names, tombstones_ms=relied_ms
     )
+    return names
 
 
 def stop_on_signals() -> asyncio.Event:

@@ -56,7 +56,7 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     from stream.kafka.agents.watchdog import Supervision
     from stream.kafka.app import add_profile_agent, run_with_renewal
     from stream.kafka.cluster.corrupt_batches import StoppedPartitions
-    from stream.kafka.cluster.rights import Process, rights_of, topics_of
+    from stream.kafka.cluster.rights import Process
     from stream.kafka.cluster.stopped_reading import report_stopped
     from stream.kafka.cluster.topics import changelog_name, source_topics, topic_epochs
     from stream.kafka.faust.user_table import check_changelog
@@ -67,7 +67,7 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     bootstrap, topics, own = settings.kafka.bootstrap, settings.topics, settings.worker
     startup.step(f"checking topics at {bootstrap}")
     instance = take_name(settings.worker_state_dir, own.name, settings.host)
-    check_topics(Process.WORKER, settings, instance.name)
+    watched = check_topics(Process.WORKER, settings, instance.name)
     sources, name, folder = source_topics(topics), worker_group(settings.application), instance.folder
     changelog = topic_epochs(bootstrap, [changelog_name(name)])
     check_changelog(folder, changelog)
@@ -81,8 +81,6 @@ async def _worker(settings: Settings, startup: Startup) -> None:
     report_items = partial(
         report_unusable_items, bootstrap, settings.application, topics.items, topics.dead_letters, items, metrics
     )
-
-    watched = topics_of(rights_of(Process.WORKER, settings, instance.name))
 
     async with observed(settings, name, own.metrics_port, metrics) as (health, view):
         follows = {
